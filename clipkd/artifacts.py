@@ -1,0 +1,227 @@
+"""Artefacts on disk: whole or absent, and never taken for something else.
+
+An artefact is a folder with a `manifest.json` that says what made it (its identity), what is known
+about it (facts), and the size and sha256 of each file. It is written aside, synced and renamed, so
+that a reader sees all of it or nothing; it is checked each time it is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkd.errors import DataError
+from clipkd.fingerprint import Identity, differences, digest, fingerprint
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, 64 hex digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def default_mode(is_folder: bool) -> int:
+    """Return the permissions that the user's umask gives (temporary files are made private)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return (0o777 if is_folder else 0o666) & ~mask
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path`; on success it is synced and takes `path`'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    aside = Path(name)
+    try:
+        yield aside
+        os.chmod(aside, default_mode(is_folder=False))
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file atomically: sorted keys, no NaN, one trailing newline."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raise DataError where it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is damaged: not JSON ({error})") from None
+
+
+@dataclass
+class Draft:
+    """An artefact in the making: put files into `path` and knowledge into `facts`."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
+    """Build the artefact `folder`; it appears, complete, when the block ends without an error.
+
+    Where two processes build the same artefact, the first to finish wins and the other's equal
+    result is dropped.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        draft = Draft(aside)
+        yield draft
+        seal(draft, kind, identity)
+        put_in_place(aside, folder, kind, identity)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def seal(draft: Draft, kind: str, identity: Identity) -> None:
+    """Write the manifest of a finished draft and sync everything."""
+    files = {}
+    for path in sorted(p for p in draft.path.rglob("*") if p.is_file()):
+        os.chmod(path, default_mode(is_folder=False))
+        sync(path)
+        entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        if path.suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            entry |= {"shape": list(array.shape), "dtype": str(array.dtype)}
+        files[path.relative_to(draft.path).as_posix()] = entry
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "fingerprint": fingerprint(identity),
+        "identity": identity,
+        "facts": draft.facts,
+        "files": files,
+    }
+    write_json(draft.path / MANIFEST, manifest | {"checksum": digest(manifest)})
+    os.chmod(draft.path, default_mode(is_folder=True))
+    sync(draft.path)
+
+
+def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity) -> None:
+    """Rename a sealed folder to its final name, over an empty, unfinished or outdated one."""
+    try:
+        os.rename(aside, folder)  # also replaces an empty folder, which Snakemake may have made
+    except OSError:
+        try:
+            open_artifact(folder, kind, identity)
+            return  # another writer was first, with the same content
+        except DataError:
+            outdated = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+            os.rename(folder, outdated / folder.name)
+            os.rename(aside, folder)
+            shutil.rmtree(outdated, ignore_errors=True)
+    sync(folder.parent)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened, checked artefact."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def identity(self) -> Identity:
+        return self.manifest["identity"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.manifest["facts"]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together, the manifest not counted."""
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the artefact's files."""
+        if name not in self.manifest["files"]:
+            raise DataError(f"{self.path / MANIFEST} lists no file '{name}'")
+        return self.path / name
+
+    def array(self, name: str) -> np.ndarray:
+        """Return the stored array `name`, memory-mapped and read-only."""
+        return np.load(self.file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest and check that it is undamaged; raise DataError where it is not."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataError(f"{path} has no format {FORMAT}: it was written by another version of clipkd; remove {folder}")
+    checksum = manifest.pop("checksum", None)
+    if checksum != digest(manifest):
+        raise DataError(f"{path} is damaged (its checksum does not fit); remove {folder} and make it again")
+    return manifest
+
+
+def open_artifact(folder: Path, kind: str, identity: Identity | None = None) -> Artifact:
+    """Open the artefact `folder`, checking its manifest, what it stands for, and every file's bytes.
+
+    Raises:
+        DataError: it is missing, damaged, of another kind, or made from something else than
+            `identity`; the message names the file or the differing field and what to do.
+    """
+    if not (folder / MANIFEST).exists():
+        raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing")
+    manifest = read_manifest(folder)
+    if manifest["kind"] != kind:
+        raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
+    if identity is not None and manifest["fingerprint"] != fingerprint(identity):
+        lines = "\n  ".join(differences(manifest["identity"], identity))
+        raise DataError(f"{folder} was made from something else than this run asks for; remove it to make it again:\n  {lines}")
+    for name, entry in manifest["files"].items():
+        check_file(folder / name, entry, folder)
+    return Artifact(folder, manifest)
+
+
+def check_file(path: Path, entry: dict[str, Any], folder: Path) -> None:
+    """Raise DataError unless a file has the size and sha256 of its manifest entry."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise DataError(f"{path} is damaged: {size} bytes, the manifest says {entry['bytes']}; remove {folder} and make it again")
+    if sha256(path) != entry["sha256"]:
+        raise DataError(f"{path} is damaged: its sha256 differs from the manifest's; remove {folder} and make it again")

@@ -1,0 +1,146 @@
+"""Cells of the grid: one cell is one student to train. No torch here: the Snakefile reads this."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from clipkd import datasets, methods, recipes, students, teachers
+from clipkd.datasets import DatasetSpec
+from clipkd.errors import InputError
+from clipkd.methods import Method
+from clipkd.recipes import Recipe
+from clipkd.students import StudentSpec
+from clipkd.teachers import TeacherSpec
+
+NO_TEACHER = "none"
+"""What stands for the teacher in the path and tables of a method without one."""
+
+TeacherSource = Literal["cached", "live"]
+LIVE = "-live"
+"""Ends the folder name of a run whose teacher ran live although its signal could be cached."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student to train, by names."""
+
+    recipe: str
+    dataset: str
+    student: str
+    teacher: str
+    train_type: str
+    seed: int
+    teacher_source: TeacherSource = "cached"
+    epochs: int = 200
+    source: str | None = None
+    """Where the dataset's data are, if not at the official place."""
+
+    @property
+    def dataset_spec(self) -> DatasetSpec:
+        return datasets.get(self.dataset, self.source)
+
+    @property
+    def student_spec(self) -> StudentSpec:
+        return students.get(self.student)
+
+    @property
+    def teacher_spec(self) -> TeacherSpec | None:
+        return None if self.teacher == NO_TEACHER else teachers.get(self.teacher)
+
+    @property
+    def method(self) -> Method:
+        return methods.get(self.train_type)
+
+    @property
+    def recipe_spec(self) -> Recipe:
+        return recipes.get(self.recipe)
+
+    @property
+    def is_cost_run(self) -> bool:
+        """True where the run only measures what the live teacher costs: no row of accuracy tables."""
+        return self.teacher_source == "live" and cacheable(self)
+
+    @property
+    def folder(self) -> str:
+        """The run's folder below results/runs, `/` between the axes."""
+        teacher = self.teacher if self.teacher == NO_TEACHER else teachers.get(self.teacher).name
+        train_type = self.train_type + (LIVE if self.is_cost_run else "")
+        return f"{self.recipe}/{self.dataset}/{self.student}/{teacher}/{train_type}/seed{self.seed}"
+
+
+def cacheable(cell: Cell) -> bool:
+    """Return whether the cell's teacher signal can be stored with the same mathematics."""
+    return cell.method.signal in {"nothing", "prototypes"} or cell.dataset_spec.augmentation == "flip"
+
+
+def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
+    """Return the cells of a checked config, each once, and what was left out and why.
+
+    A method without a teacher makes one cell, not one per teacher. Where no stored signal is exact
+    the teacher runs live.
+
+    Raises:
+        InputError: an unknown name, an impossible combination, or two blocks that ask for the same
+            run with different epochs.
+    """
+    sources = config.get("sources") or {}
+    cells: dict[str, tuple[Cell, str]] = {}
+    left_out: dict[str, None] = {}
+    for number, block in enumerate(config["grid"]):
+        where = f"grid[{number}] ('{block['name']}')"
+        for cell in block_cells(block, config, sources, left_out):
+            earlier, other = cells.setdefault(cell.folder, (cell, where))
+            if earlier != cell:
+                raise InputError(
+                    f"{where} and {other} both ask for the run {cell.folder}, with {cell.epochs} and {earlier.epochs} epochs"
+                )
+    return [cell for cell, _ in cells.values()], list(left_out)
+
+
+def block_cells(block: dict[str, Any], config: dict[str, Any], sources: dict[str, str], left_out: dict[str, None]) -> Iterator[Cell]:
+    """Yield the cells of one block of the grid."""
+    usable = [name for name in block["datasets"] if usable_dataset(name, sources, left_out)]
+    axes = (block["recipes"], usable, block["students"], block["train_types"], block["seeds"])
+    for recipe, dataset, student, train_type, seed in itertools.product(*axes):
+        source = sources.get(dataset)
+        spec, method = datasets.get(dataset, source), methods.get(train_type)
+        cell = Cell(
+            recipe=recipes.get(recipe).name,
+            dataset=spec.name,
+            student=students.get(student).name,
+            teacher=NO_TEACHER,
+            train_type=method.name,
+            seed=seed,
+            teacher_source=block.get("teacher_source", "cached"),
+            epochs=block.get("epochs", config["training"]["epochs"]),
+            source=source,
+        )
+        if method.signal == "nothing":
+            yield checked(cell)
+            continue
+        for teacher in block["teachers"]:
+            reason = teachers.get(teacher).available
+            if reason:
+                left_out[reason] = None
+            else:
+                yield checked(replace(cell, teacher=teachers.get(teacher).name))
+
+
+def usable_dataset(name: str, sources: dict[str, str], left_out: dict[str, None]) -> bool:
+    """Return whether the dataset's data can be had; note in `left_out` why not."""
+    spec = datasets.get(name, sources.get(name))
+    if spec.needs_source and name not in sources:
+        left_out[f"dataset '{name}' is never downloaded: give its folder as sources: {{{name}: FOLDER}}"] = None
+        return False
+    return True
+
+
+def checked(cell: Cell) -> Cell:
+    """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
+    method = cell.method
+    if cell.teacher_source == "live" and method.signal not in {"embeddings", "scores"}:
+        raise InputError(f"train type '{method.name}' has no live teacher: it reads {method.signal}, made once")
+    return cell if cacheable(cell) else replace(cell, teacher_source="live")

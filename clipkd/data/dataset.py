@@ -1,0 +1,260 @@
+"""The packed dataset: decoded once into uint8 arrays with a manifest, memory-mapped from then on.
+
+Images of one size lie in `<split>-images.npy` [N, H, W, 3]. Images of several sizes lie end to end
+in a flat `<split>-images.npy`, and `<split>-shapes.npy` [N, 3] says where each begins: offset,
+height, width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Literal, overload
+
+import numpy as np
+
+from clipkd.artifacts import Artifact, Draft, building, open_artifact, sha256
+from clipkd.datasets import DatasetSpec, Reading, Split
+from clipkd.errors import DataError, MachineError
+from clipkd.fingerprint import digest
+from clipkd.progress import progress, say
+
+SplitName = Literal["train", "test"]
+SPLITS: tuple[SplitName, SplitName] = ("train", "test")
+VALIDATION_SEED = 0
+
+
+class Ragged(Sequence[np.ndarray]):
+    """Images of several sizes, N arrays uint8 [H, W, 3], read from the disk as they are asked for."""
+
+    def __init__(self, pixels: np.ndarray, shapes: np.ndarray) -> None:
+        self.pixels = pixels
+        self.shapes = shapes
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @overload
+    def __getitem__(self, row: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, row: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        offset, height, width = (int(value) for value in self.shapes[row])
+        return self.pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened, checked dataset."""
+
+    spec: DatasetSpec
+    artifact: Artifact
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of their numbers."""
+        return self.artifact.facts["classes"]
+
+    @property
+    def content(self) -> str:
+        """The sha256 that stands for the bytes of all arrays."""
+        return self.artifact.facts["content"]
+
+    @cached_property
+    def train_labels(self) -> np.ndarray:
+        """Class numbers of the training images, int64 [N]."""
+        return np.array(self.artifact.array("train-labels"))
+
+    @cached_property
+    def test_labels(self) -> np.ndarray:
+        """Class numbers of the test images, int64 [M]."""
+        return np.array(self.artifact.array("test-labels"))
+
+    @cached_property
+    def validation(self) -> np.ndarray:
+        """Rows of `train` that are held out to choose epochs and probes, int64, ascending."""
+        return np.array(self.artifact.array("validation"))
+
+    @cached_property
+    def training(self) -> np.ndarray:
+        """Rows of `train` that are not held out, int64, ascending."""
+        return np.setdiff1d(np.arange(len(self.train_labels)), self.validation)
+
+    def labels(self, split: SplitName) -> np.ndarray:
+        """Return the class numbers of a split, int64 [N]."""
+        return self.train_labels if split == "train" else self.test_labels
+
+    @cached_property
+    def opened(self) -> dict[SplitName, np.ndarray | Ragged]:
+        ragged = self.artifact.facts["ragged"]
+        pixels = {split: self.artifact.array(f"{split}-images") for split in SPLITS}
+        return {
+            split: Ragged(pixels[split], np.array(self.artifact.array(f"{split}-shapes"))) if ragged else pixels[split]
+            for split in SPLITS
+        }
+
+    def images(self, split: SplitName) -> np.ndarray | Ragged:
+        """Return a split's images: uint8 [N, H, W, 3], memory-mapped, or `Ragged` where sizes differ."""
+        return self.opened[split]
+
+    def image(self, split: SplitName, row: int) -> np.ndarray:
+        """Return one image, uint8 [H, W, 3]."""
+        return self.images(split)[row]
+
+
+def open_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
+    """Open a packed dataset, every byte checked.
+
+    Raises:
+        DataError: it is missing, damaged, or packed from something else; says how to make it.
+    """
+    try:
+        return Dataset(spec, open_artifact(folder, "dataset", spec.identity()))
+    except DataError as error:
+        source = " --dataset-source FOLDER" if spec.needs_source else ""
+        raise DataError(f"{error}; run `clipkd download {spec.name}{source}`") from None
+
+
+def prepare(spec: DatasetSpec, folder: Path, source: str | None = None) -> Dataset:
+    """Open the packed dataset, or read it from its source and pack it.
+
+    Args:
+        spec: the dataset.
+        folder: where the packed dataset lies.
+        source: where the data are, if not at the official place.
+
+    Raises:
+        DataError: the source's data are damaged or incomplete; names the file, member or class.
+        InputError, MachineError: the source is wrong or out of reach; the disk is full.
+    """
+    if (folder / "manifest.json").exists():
+        try:
+            return Dataset(spec, open_artifact(folder, "dataset", spec.identity()))
+        except DataError as error:
+            say(f"{error}\n{spec.title}: packing it again")
+    reading = spec.read(source, folder.parent / ".downloads")
+    check(spec, reading)
+    try:
+        with building(folder, "dataset", spec.identity()) as draft:
+            pack(spec, reading, draft)
+    except OSError as error:
+        raise MachineError(f"{spec.title}: can't write {folder}: {error.strerror or error}") from error
+    return open_dataset(spec, folder)
+
+
+def check(spec: DatasetSpec, reading: Reading) -> None:
+    """Raise DataError where class names and labels are not what they must be; no image is read here."""
+    names = reading.classes
+    if spec.classes is not None and len(names) != spec.classes:
+        raise DataError(f"{spec.title} has {spec.classes} classes, its source names {len(names)}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{spec.title}: two classes are both named {', '.join(map(repr, repeated))}")
+    for split in SPLITS:
+        labels = getattr(reading, split).labels
+        if labels.dtype != np.int64 or labels.ndim != 1:
+            raise DataError(f"{spec.title}: {split} labels are {labels.dtype} {labels.shape}, not int64 [N]")
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if len(wrong):
+            raise DataError(
+                f"{spec.title}: {split} image {wrong[0]} has the label {labels[wrong[0]]}; "
+                f"there are {len(names)} classes, numbered from 0"
+            )
+        empty = [names[number] for number in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
+        if empty:
+            raise DataError(f"{spec.title}: no {split} image of class {', '.join(map(repr, empty))}")
+
+
+def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
+    """Write a reading's arrays and facts."""
+    for split in SPLITS:
+        read: Split = getattr(reading, split)
+        np.save(draft.path / f"{split}-labels.npy", read.labels)
+        images = progress(read.images, len(read.labels), f"{spec.title}: packing {split}", "images")
+        path = draft.path / f"{split}-images.npy"
+        if spec.image_size is not None:
+            write_even(path, images, (len(read.labels), spec.image_size, spec.image_size, 3))
+        else:
+            np.save(draft.path / f"{split}-shapes.npy", write_ragged(path, images, len(read.labels)))
+    held_out = validation_rows(reading.train.labels, spec.validation_fraction, reading.classes)
+    np.save(draft.path / "validation.npy", held_out)
+    draft.facts |= reading.facts | {
+        "classes": reading.classes,
+        "ragged": spec.image_size is None,
+        "train": len(reading.train.labels),
+        "test": len(reading.test.labels),
+        "validation": len(held_out),
+        "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
+    }
+
+
+def write_even(path: Path, images: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
+    """Write images of one size as an array [N, H, W, 3]."""
+    # Plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
+    count = 0
+    with path.open("wb") as stream:
+        write_header(stream, shape)
+        for count, image in enumerate(images, start=1):
+            check_image(image, path.name, count - 1)
+            if image.shape != shape[1:]:
+                raise DataError(f"{path.name}: image {count - 1} is {image.shape}, not {shape[1:]}")
+            stream.write(image.tobytes())
+    check_count(path, count, shape[0])
+
+
+def write_ragged(path: Path, images: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """Write images end to end as a flat array; return offset, height and width of each, int64 [N, 3]."""
+    shapes: list[tuple[int, int, int]] = []
+    total = 0
+    with path.open("wb") as stream:
+        start = write_header(stream, (0,))
+        for row, image in enumerate(images):
+            check_image(image, path.name, row)
+            shapes.append((total, *image.shape[:2]))
+            total += stream.write(image.tobytes())
+        stream.seek(0)
+        # numpy leaves room in a header for the first dimension to grow; the length stays the same.
+        assert write_header(stream, (total,)) == start
+    check_count(path, len(shapes), count)
+    return np.array(shapes, dtype=np.int64).reshape(-1, 3)
+
+
+def write_header(stream: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Write the .npy header of a uint8 array; return its length in bytes."""
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.tell()
+
+
+def check_image(image: np.ndarray, where: str, row: int) -> None:
+    """Raise DataError unless an image is uint8 [H, W, 3] with at least one pixel."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise DataError(f"{where}: image {row} is {image.dtype} {image.shape}, not uint8 [H, W, 3]")
+
+
+def check_count(path: Path, found: int, wanted: int) -> None:
+    """Raise DataError unless there are as many images as labels."""
+    if found != wanted:
+        raise DataError(f"{path.name}: {found} images, but {wanted} labels")
+
+
+def validation_rows(labels: np.ndarray, fraction: float, names: Sequence[str]) -> np.ndarray:
+    """Return the rows held out for selection, ascending: the same share of each class, at least one image.
+
+    Raises:
+        DataError: a class would have no image left to train on.
+    """
+    generator = np.random.default_rng(VALIDATION_SEED)
+    held_out = []
+    for number, name in enumerate(names):
+        rows = np.flatnonzero(labels == number)
+        count = max(1, round(fraction * len(rows)))
+        if count >= len(rows):
+            raise DataError(
+                f"class '{name}' has {len(rows)} training images, {count} to be held out for validation: none is left"
+            )
+        held_out.append(generator.permutation(rows)[:count])
+    return np.sort(np.concatenate(held_out))

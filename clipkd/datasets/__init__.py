@@ -1,0 +1,109 @@
+"""Datasets: one file is one dataset. The metadata here imports neither torch nor an image library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipkd.errors import InputError
+from clipkd.fingerprint import Identity
+from clipkd.registry import find, specs
+
+PROTOCOL = 1
+"""Bumped when the packed arrays of an unchanged source change."""
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Split:
+    """One official split as it is read from its source."""
+
+    labels: np.ndarray
+    """Class numbers, int64 [N]."""
+    images: Iterable[np.ndarray]
+    """N images in the order of `labels`, uint8 [H, W, 3]."""
+
+
+@dataclass
+class Reading:
+    """A dataset as it is read from its source, before it is packed."""
+
+    classes: list[str]
+    train: Split
+    test: Split
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Anything worth keeping in the manifest."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a dataset before it is downloaded."""
+
+    name: str
+    title: str
+    image_size: int | None
+    """Side of every image in pixels; None where the sizes differ."""
+    classes: int | None
+    """Number of classes; None where only the data tell."""
+    mean: tuple[float, float, float]
+    """The student's normalisation, in units of [0, 1]."""
+    std: tuple[float, float, float]
+    augmentation: Literal["flip", "random-resized-crop"]
+    validation_fraction: float
+    """Share of each class of the training split that is held out to choose epochs and probes."""
+    needs_source: bool = False
+    """True where the user must say where the data are."""
+
+    def source_identity(self) -> Identity:
+        """Return what the bytes of the source are, as far as it is known before reading them."""
+        raise NotImplementedError
+
+    def read(self, source: str | None, downloads: Path) -> Reading:
+        """Read the dataset from `source` (a URL, file or folder; None: the official place).
+
+        Args:
+            source: where the data are.
+            downloads: a folder for files that are fetched.
+
+        Raises:
+            InputError, DataError, MachineError: as the source is wrong, damaged or out of reach.
+        """
+        raise NotImplementedError
+
+    def identity(self) -> Identity:
+        """Return what makes the packed dataset."""
+        return {
+            "dataset": self.name,
+            "source": self.source_identity(),
+            "validation_fraction": self.validation_fraction,
+            "protocol": PROTOCOL,
+        }
+
+
+def names() -> list[str]:
+    """Return the names of the datasets that have a file of their own."""
+    return list(specs(__name__))
+
+
+def get(name: str, source: str | None = None) -> DatasetSpec:
+    """Return the dataset `name`, case ignored.
+
+    A name without a file of its own is a folder of images where the user says where it lies.
+    """
+    known = {spec.lower() for spec in names()}
+    if source is not None and str(name).lower() not in known:
+        from clipkd.datasets.image_folder import ImageFolder
+
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+            raise InputError(f"dataset name '{name}': use small letters, digits and '-', 63 at most")
+        return ImageFolder(name=name, title=name)
+    return find(__name__, "dataset", name)

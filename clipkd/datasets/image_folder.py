@@ -1,0 +1,40 @@
+"""Any folder of images: `train/<class>/*` and `val/<class>/*`, as torchvision's ImageFolder reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipkd.datasets import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading
+from clipkd.errors import InputError
+from clipkd.fingerprint import Identity
+
+
+@dataclass(frozen=True)
+class ImageFolder(DatasetSpec):
+    """A folder that the user has; it is never downloaded."""
+
+    image_size: int | None = None
+    classes: int | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    augmentation: str = "random-resized-crop"  # type: ignore[assignment]
+    validation_fraction: float = 0.02
+    needs_source: bool = True
+    pack_size: int = 256
+    """Images whose short side is longer are packed with this short side, in pixels."""
+
+    def source_identity(self) -> Identity:
+        # The content is only known once it is read: the packed manifest keeps its digest, and
+        # whatever is made from the dataset is checked against that.
+        return {"image_folder": self.name, "pack_size": self.pack_size}
+
+    def read(self, source: str | None, downloads: Path) -> Reading:
+        from clipkd.data.image_folder import read
+
+        if source is None:
+            raise InputError(
+                f"dataset '{self.name}' is a folder of images that is never downloaded: say where it is, "
+                f"with --dataset-source FOLDER or in the config as sources: {{{self.name}: FOLDER}}"
+            )
+        return read(Path(source), self.pack_size)

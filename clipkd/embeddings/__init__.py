@@ -1,0 +1,1 @@
+"""The embeddings stage: the teacher is run once, everything else reads what it left."""

@@ -1,0 +1,121 @@
+"""The head: class scores from embeddings, for teachers without a classifier of the dataset's classes.
+
+A linear probe on the stored embeddings; or, where the checkpoint was fine-tuned on the dataset, its
+own last layer. Either way the scores are a pure function of the store.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipkd.artifacts import building, open_artifact
+from clipkd.data.dataset import Dataset
+from clipkd.embeddings.teacher import Teacher
+from clipkd.errors import InputError
+from clipkd.layout import Embeddings
+from clipkd.progress import say
+
+STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5)
+"""L2 penalties that the validation split chooses from."""
+ITERATIONS = 200
+ROWS = 8192
+"""Images per piece when scores are written, so that memory does not grow with the dataset."""
+
+
+def fit_probe(vectors: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
+    """Return weight [C, D] and bias [C] of the multinomial logistic regression on vectors [N, D].
+
+    Minimises mean cross-entropy + strength / 2 * |W|^2 on standardised dimensions by L-BFGS; the
+    standardisation is folded into the returned layer.
+    """
+    mean, std = vectors.mean(dim=0), vectors.std(dim=0).clamp(min=1e-6)
+    standard = (vectors - mean) / std
+    weight = torch.zeros(classes, vectors.shape[1], device=vectors.device, requires_grad=True)
+    bias = torch.zeros(classes, device=vectors.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(F.linear(standard, weight, bias), labels) + strength / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(objective)
+    with torch.no_grad():
+        folded = weight / std
+        return folded.detach(), (bias - folded @ mean).detach()
+
+
+def accuracy(logits: Tensor, labels: Tensor, top: int = 1) -> float:
+    """Return the share of rows [N, C] whose label is among the `top` highest scores."""
+    best = logits.topk(min(top, logits.shape[1]), dim=1).indices
+    return (best == labels[:, None]).any(dim=1).float().mean().item()
+
+
+def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, device: torch.device) -> None:
+    """Make the head artefact: the layer, the class scores of every stored view, and its accuracy.
+
+    Args:
+        store: full embeddings.
+        dataset: for labels and the validation split.
+        teacher: only needed where the checkpoint's own head is used.
+        device: where the probe is fitted.
+    """
+    embeddings = open_artifact(store.folder, "embeddings", store.identity)
+    train, test = embeddings.array("train"), embeddings.array("test")
+    labels = {"train": torch.from_numpy(dataset.train_labels.copy()), "test": torch.from_numpy(dataset.test_labels.copy())}
+    rows = {"train": dataset.training, "validation": dataset.validation}
+    unflipped = {part: torch.from_numpy(train[index, 0].astype(np.float32)).to(device) for part, index in rows.items()}
+    unflipped["test"] = torch.from_numpy(test.astype(np.float32)).to(device)
+    targets = {part: labels["train"][index].to(device) for part, index in rows.items()} | {"test": labels["test"].to(device)}
+
+    if store.teacher.head_for == store.dataset.name:
+        weight, bias = own_head(teacher, len(dataset.classes))
+        facts: dict = {"head": "checkpoint", "l2": None}
+    else:
+        strength, weight, bias = best_probe(unflipped, targets, len(dataset.classes))
+        facts = {"head": "linear probe", "l2": strength}
+    weight, bias = weight.to(device), bias.to(device)
+    logits = {part: F.linear(vectors, weight, bias) for part, vectors in unflipped.items()}
+    facts["accuracy"] = {part: accuracy(logits[part], targets[part]) for part in logits}
+    facts["top5"] = {"test": accuracy(logits["test"], targets["test"], top=5)}
+    facts["dataset_content"] = dataset.content
+
+    folder, identity = store.head()
+    with building(folder, "head", identity) as draft:
+        draft.facts |= facts
+        np.save(draft.path / "weight.npy", weight.cpu().numpy())
+        np.save(draft.path / "bias.npy", bias.cpu().numpy())
+        for split, vectors in (("train", train), ("test", test)):
+            shape = (*vectors.shape[:-1], len(dataset.classes))
+            scores = np.lib.format.open_memmap(draft.path / f"scores-{split}.npy", mode="w+", dtype=np.float32, shape=shape)
+            for start in range(0, len(vectors), ROWS):
+                piece = torch.from_numpy(vectors[start : start + ROWS].astype(np.float32)).to(device)
+                scores[start : start + ROWS] = F.linear(piece, weight, bias).cpu().numpy()
+            scores.flush()
+    found = facts["accuracy"]
+    say(f"{facts['head']} of {store.teacher.title}: {found['validation']:.1%} validation, {found['test']:.1%} test accuracy")
+
+
+def best_probe(vectors: dict[str, Tensor], targets: dict[str, Tensor], classes: int) -> tuple[float, Tensor, Tensor]:
+    """Return the penalty with the best validation accuracy (the stronger, if equal) and its layer."""
+    best: tuple[float, float, Tensor, Tensor] | None = None
+    for strength in STRENGTHS:
+        weight, bias = fit_probe(vectors["train"], targets["train"], classes, strength)
+        right = accuracy(F.linear(vectors["validation"], weight, bias), targets["validation"])
+        if best is None or right > best[0]:
+            best = (right, strength, weight, bias)
+    assert best is not None
+    return best[1:]
+
+
+def own_head(teacher: Teacher | None, classes: int) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the checkpoint's classifier; InputError where it has other classes."""
+    if teacher is None or teacher.head is None:
+        raise InputError("the teacher's file says head_for, but its checkpoint has no classifier")
+    if teacher.head.out_features != classes:
+        raise InputError(f"the classifier of '{teacher.spec.name}' has {teacher.head.out_features} classes, the dataset {classes}")
+    return teacher.head.weight.detach().float(), teacher.head.bias.detach().float()

@@ -1,0 +1,115 @@
+"""Training a local teacher: a small Hugging Face ViT, from scratch, saved like a hub checkpoint."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipkd.artifacts import building, write_json
+from clipkd.data.dataset import Dataset
+from clipkd.data.pixels import enlarged, normalised, planes, squares, unit
+from clipkd.errors import InputError
+from clipkd.progress import progress, say
+from clipkd.teachers import TrainedTeacher
+
+
+def train_teacher(spec: TrainedTeacher, dataset: Dataset, folder: Path, device: torch.device) -> None:
+    """Train `spec` on the dataset's training rows and save the headless encoder as a teacher artefact.
+
+    AdamW, one-cycle, cross-entropy; random shifts are the only augmentation. The classifier that it
+    was trained with is not kept: as an `in21k` checkpoint, the teacher has no head of the dataset.
+    """
+    if dataset.spec.name != spec.dataset:
+        raise InputError(f"teacher '{spec.name}' is trained on {spec.dataset}, not on {dataset.spec.name}")
+    assert spec.image_size and spec.hidden_size and spec.mean and spec.std
+    start = time.perf_counter()
+    torch.manual_seed(spec.seed)
+    encoder = build(spec).to(device)
+    classifier = nn.Linear(spec.hidden_size, len(dataset.classes)).to(device)
+    size = dataset.spec.image_size or spec.image_size
+    pixels = {split: unit(planes(squares(dataset.images(split), size))).to(device) for split in ("train", "test")}
+    labels = {split: torch.from_numpy(dataset.labels(split).copy()).to(device) for split in ("train", "test")}
+    training = torch.from_numpy(dataset.training.copy()).to(device)
+
+    def scores(images: Tensor) -> Tensor:
+        inputs = enlarged(normalised(images, spec.mean, spec.std), spec.image_size)
+        return classifier(encoder(pixel_values=inputs).last_hidden_state[:, 0])
+
+    fit(spec, scores, [*encoder.parameters(), *classifier.parameters()], pixels["train"], labels["train"], training)
+    encoder.eval()
+    held_out = torch.from_numpy(dataset.validation.copy()).to(device)
+    with torch.inference_mode():
+        right = {
+            "validation": (scores(pixels["train"][held_out]).argmax(1) == labels["train"][held_out]).float().mean().item(),
+            "test": (scores(pixels["test"]).argmax(1) == labels["test"]).float().mean().item(),
+        }
+    seconds = time.perf_counter() - start
+    with building(folder, "teacher", spec.identity()) as draft:
+        encoder.cpu().save_pretrained(draft.path)
+        write_json(draft.path / "preprocessor_config.json", preprocessor(spec))
+        parameters = sum(parameter.numel() for parameter in encoder.parameters())
+        draft.facts |= {"source": "trained", "accuracy": right, "parameters": parameters, "seconds": round(seconds, 1)}
+    say(f"{spec.title}: {right['test']:.1%} test accuracy after {spec.epochs} epochs, {seconds:.0f} s")
+
+
+def build(spec: TrainedTeacher) -> nn.Module:
+    """Return a fresh ViT of the teacher's sizes, without a pooler."""
+    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+
+    from transformers import ViTConfig, ViTModel  # isort: skip
+
+    config = ViTConfig(
+        hidden_size=spec.hidden_size,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        intermediate_size=4 * (spec.hidden_size or 0),
+        image_size=spec.image_size,
+        patch_size=spec.patch_size,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return ViTModel(config, add_pooling_layer=False)
+
+
+def fit(spec: TrainedTeacher, scores, parameters: list[nn.Parameter], pixels: Tensor, labels: Tensor, rows: Tensor) -> None:
+    """Run the training loop."""
+    steps = -(-len(rows) // spec.batch_size)
+    optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, spec.learning_rate, total_steps=spec.epochs * steps)
+    generator = torch.Generator().manual_seed(spec.seed)
+    for _ in progress(range(spec.epochs), spec.epochs, f"training {spec.title}", unit="epoch"):
+        for batch in rows[torch.randperm(len(rows), generator=generator).to(rows.device)].split(spec.batch_size):
+            shifts = torch.randint(-spec.max_shift, spec.max_shift + 1, (2,), generator=generator).tolist()
+            loss = F.cross_entropy(scores(shifted(pixels[batch], *shifts)), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+
+
+def shifted(images: Tensor, down: int, right: int) -> Tensor:
+    """Return images moved by whole pixels, black where nothing is left."""
+    margin = max(abs(down), abs(right))
+    padded = F.pad(images, (margin,) * 4)
+    height, width = images.shape[-2:]
+    return padded[..., margin - down : margin - down + height, margin - right : margin - right + width]
+
+
+def preprocessor(spec: TrainedTeacher) -> dict:
+    """Return the image processor's settings, as Hugging Face writes them."""
+    assert spec.mean and spec.std
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": spec.image_size, "width": spec.image_size},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }

@@ -1,0 +1,112 @@
+"""View sets: which images a teacher sees, and how they are presented to it. No torch here.
+
+Two view sets that differ in any field are different artefacts: the order of resizing and flipping,
+and whose normalisation is used, change the embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from clipkd.datasets import DatasetSpec
+from clipkd.fingerprint import Identity
+from clipkd.recipes import Recipe
+from clipkd.students import StudentSpec
+from clipkd.teachers import TeacherSpec
+
+PROTOCOL = 1
+"""Bumped when the embeddings of an unchanged view set change."""
+
+POOLING = "last layer's class token, before any pooler"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first `per_class` training images of each class in an order shuffled by `seed`."""
+
+    per_class: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """How images are presented to a teacher."""
+
+    resize: Literal["tensor", "image"]
+    """`tensor`: flip, normalise, then resize the tensor. `image`: resize the 8-bit image, then flip
+    and normalise."""
+    source_size: int | None
+    """Side to which an image is brought first, in pixels (the student's input); None: its own size."""
+    image_size: int | None
+    """The teacher's input side, in pixels; None: as the checkpoint says."""
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    """None: the checkpoint's own."""
+    flips: bool
+    """Every training image also flipped; without a sample only."""
+    sample: Sample | None
+    """None: every image of both splits. Otherwise only the sample, each image in one flip drawn by
+    the sample's seed."""
+    crop: bool = False
+    """The sample's images are cropped at random (RandomResizedCrop), drawn by its seed."""
+
+    def identity(self) -> Identity:
+        return asdict(self) | {"interpolation": "bilinear, antialiased", "pooling": POOLING}
+
+
+def full_views(recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teacher: TeacherSpec) -> ViewSet:
+    """Return the views of every image of both splits.
+
+    Where the training augmentation is a flip, they cover exactly what the teacher would be shown in
+    training. Where it is random crops, they only serve the linear probe, and no flips are made.
+    """
+    same_size = recipe.teacher_view == "native" or student.image_size == dataset.image_size or dataset.image_size is None
+    return ViewSet(
+        resize="tensor",
+        source_size=None if same_size else student.image_size,
+        image_size=teacher.image_size,
+        **normalisation(recipe, dataset, teacher),
+        flips=dataset.augmentation == "flip",
+        sample=None,
+    )
+
+
+def prototype_views(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec, sample: Sample) -> ViewSet:
+    """Return the views of the few images per class that become class prototypes."""
+    return ViewSet(
+        resize=recipe.prototype_resize,
+        source_size=None,
+        image_size=teacher.image_size,
+        **normalisation(recipe, dataset, teacher),
+        flips=False,
+        sample=sample,
+        crop=dataset.augmentation == "random-resized-crop",
+    )
+
+
+def normalisation(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec) -> dict:
+    """Return the mean and standard deviation that the recipe gives the teacher's input."""
+    source = teacher if recipe.teacher_normalisation == "teacher" else dataset
+    return {"mean": source.mean, "std": source.std}
+
+
+def embeddings_identity(dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet, dtype: str) -> Identity:
+    """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
+    return {
+        "dataset": dataset.identity(),
+        "teacher": teacher.identity(),
+        "views": views.identity(),
+        "dtype": dtype,
+        "protocol": PROTOCOL,
+    }
+
+
+def prototypes_identity(embeddings: Identity, form: str) -> Identity:
+    """Return what makes class prototypes: a pure function of the sample's embeddings."""
+    return {"embeddings": embeddings, "form": form, "protocol": PROTOCOL}
+
+
+def head_identity(embeddings: Identity, head_for: str | None) -> Identity:
+    """Return what makes a class-score head: the checkpoint's own, or a probe on the embeddings."""
+    return {"embeddings": embeddings, "head": "checkpoint" if head_for else "linear probe", "protocol": PROTOCOL}

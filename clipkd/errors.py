@@ -1,0 +1,37 @@
+"""Errors that speak to the user. The exit code says who has to act."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ClipkdError(Exception):
+    """Base of every error that is shown as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(ClipkdError):
+    """The command line, a config file or a name is wrong: the user changes it."""
+
+    exit_code = 2
+
+
+class DataError(ClipkdError):
+    """A file is damaged, incomplete, or stands for something other than what was asked for."""
+
+    exit_code = 3
+
+
+class MachineError(ClipkdError):
+    """The machine lacks something: network, disk space, memory, a device."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ", did you mean 'x'?" for the known name closest to `name`, or ""."""
+    lowered = {str(candidate).lower(): str(candidate) for candidate in known}
+    close = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
+    return f"; did you mean '{lowered[close[0]]}'?" if close else ""

@@ -1,0 +1,84 @@
+"""Names on disk: where each artefact lies. No torch here: the Snakefile reads this.
+
+What makes an artefact is in its path, so that a changed teacher is a missing file, never an old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipkd.cells import Cell
+from clipkd.datasets import DatasetSpec
+from clipkd.embeddings.views import (
+    Sample,
+    ViewSet,
+    embeddings_identity,
+    full_views,
+    head_identity,
+    prototype_views,
+    prototypes_identity,
+)
+from clipkd.fingerprint import Identity, fingerprint
+from clipkd.teachers import TeacherSpec
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One (dataset, teacher, view set): its identity and its folder."""
+
+    dataset: DatasetSpec
+    teacher: TeacherSpec
+    views: ViewSet
+    dtype: str
+    folder: Path
+
+    @property
+    def identity(self) -> Identity:
+        return embeddings_identity(self.dataset, self.teacher, self.views, self.dtype)
+
+    def prototypes(self, form: str) -> tuple[Path, Identity]:
+        """Return folder and identity of the class prototypes made from these embeddings."""
+        identity = prototypes_identity(self.identity, form)
+        return self.folder / "prototypes" / fingerprint(identity), identity
+
+    def head(self) -> tuple[Path, Identity]:
+        """Return folder and identity of the class-score head made from these embeddings."""
+        head_for = self.teacher.head_for if self.teacher.head_for == self.dataset.name else None
+        identity = head_identity(self.identity, head_for)
+        return self.folder / "head" / fingerprint(identity), identity
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders below `data/`, and the options that stand in their fingerprints."""
+
+    data: Path = Path("data")
+    dtype: str = "float16"
+    sample: Sample = Sample()
+
+    def dataset(self, spec: DatasetSpec) -> Path:
+        return self.data / "datasets" / spec.name
+
+    def teacher(self, spec: TeacherSpec) -> Path:
+        return self.data / "teachers" / spec.name / fingerprint(spec.identity())
+
+    def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet) -> Embeddings:
+        """Return the embeddings of a view set."""
+        identity = embeddings_identity(dataset, teacher, views, self.dtype)
+        folder = self.data / "embeddings" / dataset.name / teacher.name / fingerprint(identity)
+        return Embeddings(dataset, teacher, views, self.dtype, folder)
+
+    def full_embeddings(self, cell: Cell) -> Embeddings:
+        """Return the embeddings of every image that the cell's recipe asks for."""
+        teacher = cell.teacher_spec
+        assert teacher is not None
+        views = full_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher)
+        return self.embeddings(cell.dataset_spec, teacher, views)
+
+    def sample_embeddings(self, cell: Cell) -> Embeddings:
+        """Return the embeddings of the few images per class that become prototypes."""
+        teacher = cell.teacher_spec
+        assert teacher is not None
+        views = prototype_views(cell.recipe_spec, cell.dataset_spec, teacher, self.sample)
+        return self.embeddings(cell.dataset_spec, teacher, views)

@@ -1,0 +1,34 @@
+"""Progress of long work: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(message: str) -> None:
+    """Print one line about what is happening, to standard error, at once."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[Item], total: int, what: str, unit: str = "batch") -> Iterator[Item]:
+    """Yield the items, showing how far we are."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=what, unit=unit)
+        return
+    start = last = time.monotonic()
+    for count, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and count < total:
+            last = now
+            remaining = (now - start) / count * (total - count)
+            say(f"{what}: {count}/{total} {unit}, about {remaining:.0f} s left")
+    say(f"{what}: done, {total} {unit}, {time.monotonic() - start:.1f} s")

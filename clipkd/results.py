@@ -1,0 +1,152 @@
+"""Results: the runs that a config asks for, read, checked and put in the config's order. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkd import datasets, teachers
+from clipkd.cells import NO_TEACHER, Cell, expand
+from clipkd.embeddings.views import Sample
+from clipkd.errors import DataError, InputError
+from clipkd.layout import Layout
+from clipkd.records import Run, read_run
+from clipkd.summary import Summary, summarise
+from clipkd.teacher_facts import TeacherFacts
+
+BASELINE = "supervised"
+"""The train type without a teacher, which every other is compared with."""
+MARK = "†"
+"""Stands beside a number that rests on fewer runs or files than the config asks for."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The cells of a config, in its order, and the run of each."""
+
+    config: dict[str, Any]
+    cells: tuple[Cell, ...]
+    left_out: tuple[str, ...]
+    """What the config names but the grid can't have, and why."""
+    runs: dict[Cell, Run]
+    missing: tuple[Cell, ...]
+    """Cells without a finished run."""
+    teachers: TeacherFacts
+
+    @classmethod
+    def collect(cls, config: dict[str, Any], runs: Path, data: Path, partial: bool = False) -> Results:
+        """Read the runs that a config asks for.
+
+        Args:
+            config: a resolved config.
+            runs: the folder of all run folders (results/runs).
+            data: the folder of datasets, teachers and embeddings.
+            partial: take what is there, instead of refusing an incomplete grid.
+
+        Raises:
+            DataError: a run or a manifest is missing (unless `partial`), or damaged; the message names
+                every missing run, or the file and its field.
+        """
+        found, left_out = expand(config)
+        cells = tuple(found)
+        finished = {cell: read_run(cell, runs / cell.folder) for cell in cells if (runs / cell.folder / "metrics.json").exists()}
+        missing = tuple(cell for cell in cells if cell not in finished)
+        if missing and not partial:
+            listed = "\n  ".join(map(described, missing))
+            raise DataError(
+                f"{len(missing)} of {len(cells)} runs are missing below {runs}; make them, or ask for a partial report:\n  {listed}"
+            )
+        facts = TeacherFacts(Layout(Path(data), config["embeddings"]["dtype"], Sample(**config["prototypes"])))
+        for cell in finished:
+            facts.used(cell)
+            facts.head(cell)
+        if facts.absent and not partial:
+            listed = "\n  ".join(facts.absent)
+            raise DataError(f"manifests that the runs were made from are missing; `dvc pull` them, or ask for a partial report:\n  {listed}")
+        return cls(config, cells, tuple(left_out), finished, missing, facts)
+
+    @property
+    def is_partial(self) -> bool:
+        """True where something is missing, so that marked numbers occur."""
+        return bool(self.missing or self.teachers.absent)
+
+    def notes(self) -> list[str]:
+        """Return the lines that every table carries: what is missing, and what was left out."""
+        lines = []
+        if self.missing:
+            listed = "; ".join(map(described, self.missing))
+            lines.append(
+                f"INCOMPLETE: {len(self.missing)} of {len(self.cells)} runs are missing; numbers marked {MARK} "
+                f"rest on fewer runs than the config asks for. Missing: {listed}."
+            )
+        if self.teachers.absent:
+            names = "; ".join(dict.fromkeys(Path(name.partition(" at ")[2]).as_posix() for name in self.teachers.absent))
+            lines.append(f"INCOMPLETE: no manifest for numbers marked {MARK} at: {names}.")
+        return lines + [f"Left out: {reason}." for reason in self.left_out]
+
+    def scores(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> dict[int, float]:
+        """Return seed -> test accuracy (share of 1) of the cells that have a run."""
+        return {cell.seed: getattr(self.runs[cell].chosen(kind).test, metric) for cell in cells if cell in self.runs}
+
+    def summary(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> Summary | None:
+        """Return mean and deviation of a test accuracy (share of 1) over seeds."""
+        return summarise(self.scores(cells, kind, metric).values())
+
+    def incomplete(self, cells: Iterable[Cell]) -> bool:
+        """Return whether any of the cells has no run."""
+        return any(cell not in self.runs for cell in cells)
+
+
+def accuracy_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells that stand in accuracy tables: all but those that only measure a live teacher's cost."""
+    return [cell for cell in cells if not cell.is_cost_run]
+
+
+def values(cells: Iterable[Cell], axis: str) -> list[Any]:
+    """Return the values on one axis, each once, in the config's order."""
+    return list(dict.fromkeys(getattr(cell, axis) for cell in cells))
+
+
+def where(cells: Iterable[Cell], **wanted: Any) -> list[Cell]:
+    """Return the cells with the wanted values on the named axes."""
+    return [cell for cell in cells if all(getattr(cell, axis) == value for axis, value in wanted.items())]
+
+
+def train_types(cells: Iterable[Cell]) -> list[str]:
+    """Return the train types: the baseline, the methods, then the controls; else in the config's order."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.train_type, cell)
+    return sorted(first, key=lambda name: (name != BASELINE, first[name].method.control_of is not None))
+
+
+def teacher_names(cells: Iterable[Cell]) -> list[str]:
+    """Return the teachers, without the word that stands for none."""
+    return [name for name in values(cells, "teacher") if name != NO_TEACHER]
+
+
+def headline(recipe_selection: str) -> str:
+    """Return the kind of accuracy that comparisons use: chosen by validation where there is one, else the last."""
+    return "selected" if recipe_selection == "validation" else "last"
+
+
+def described(cell: Cell) -> str:
+    """Return a cell in words."""
+    live = ", live teacher" if cell.is_cost_run else ""
+    return f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {cell.train_type}{live}, recipe {cell.recipe}, seed {cell.seed}"
+
+
+def dataset_title(name: str, config: dict[str, Any]) -> str:
+    return datasets.get(name, (config.get("sources") or {}).get(name)).title
+
+
+def teacher_title(name: str) -> str:
+    """Return the name that people use; the key where nothing better is known."""
+    if name == NO_TEACHER:
+        return "no teacher"
+    try:
+        return teachers.get(name).title
+    except InputError:
+        return name

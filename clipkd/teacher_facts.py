@@ -1,0 +1,120 @@
+"""Facts of teachers: what the manifests below data/ say of their accuracy and of their extraction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkd.artifacts import MANIFEST, read_manifest
+from clipkd.cells import Cell
+from clipkd.errors import DataError
+from clipkd.layout import Embeddings, Layout
+from clipkd.records import Fields
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One pass of a teacher over a view set, and what it left on disk."""
+
+    seconds: float
+    forward_passes: int
+    device: str
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """Test accuracy of a teacher's class scores, as shares of 1."""
+
+    name: str
+    """`linear probe`, or `checkpoint` for the checkpoint's own classifier."""
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher's size and, where the workflow trained it, its own test accuracy (share of 1)."""
+
+    parameters: int
+    accuracy: float | None
+
+
+def needs_head(cell: Cell) -> bool:
+    """Return whether the run reads the teacher's class scores."""
+    return cell.method.signal == "scores"
+
+
+def needs_full(cell: Cell) -> bool:
+    """Return whether the run, or the head it reads, stands on the embeddings of every image."""
+    return needs_head(cell) or (cell.method.signal == "embeddings" and cell.teacher_source == "cached")
+
+
+def needs_sample(cell: Cell) -> bool:
+    """Return whether the run reads class prototypes."""
+    return cell.method.signal == "prototypes"
+
+
+class TeacherFacts:
+    """Reads manifests, each once; notes in `absent` what a run must have read and is not there."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.absent: dict[str, None] = {}
+        self.manifests: dict[Path, dict[str, Any] | None] = {}
+
+    def head(self, cell: Cell) -> Head | None:
+        """Return the teacher's head as the cell's recipe makes it; None where there is none."""
+        if cell.teacher_spec is None:
+            return None
+        folder, _ = self.layout.full_embeddings(cell).head()
+        facts = self.facts(folder, "head", needs_head(cell))
+        if facts is None:
+            return None
+        return Head(facts.word("facts.head"), *(facts.number(f"facts.{name}.test", high=1) for name in ("accuracy", "top5")))
+
+    def full(self, cell: Cell) -> Extraction | None:
+        """Return the extraction of every image, as the cell's recipe asks for it."""
+        return self.extraction(self.layout.full_embeddings(cell), needs_full(cell)) if cell.teacher_spec else None
+
+    def sample(self, cell: Cell) -> Extraction | None:
+        """Return the extraction of the few images per class that become prototypes."""
+        return self.extraction(self.layout.sample_embeddings(cell), needs_sample(cell)) if cell.teacher_spec else None
+
+    def used(self, cell: Cell) -> Extraction | None:
+        """Return the extraction that the run's teacher signal comes from; None where it has none."""
+        return self.sample(cell) if needs_sample(cell) else self.full(cell) if needs_full(cell) else None
+
+    def teacher(self, cell: Cell) -> Teacher | None:
+        """Return what the teacher's own manifest says, None where there is none."""
+        spec = cell.teacher_spec
+        facts = self.facts(self.layout.teacher(spec), "teacher", needed=False) if spec else None
+        if facts is None:
+            return None
+        accuracy = facts.number("facts.accuracy.test", high=1) if "accuracy" in facts.get("facts") else None
+        return Teacher(facts.whole("facts.parameters", low=1), accuracy)
+
+    def extraction(self, store: Embeddings, needed: bool) -> Extraction | None:
+        facts = self.facts(store.folder, "embeddings", needed)
+        if facts is None:
+            return None
+        return Extraction(
+            seconds=facts.number("facts.seconds"),
+            forward_passes=facts.whole("facts.forward_passes"),
+            device=" ".join(facts.word("facts.device").split()),
+            disk_bytes=sum(entry["bytes"] for entry in facts.get("files").values()),
+        )
+
+    def facts(self, folder: Path, kind: str, needed: bool) -> Fields | None:
+        """Return an artefact's manifest, None where it is not there."""
+        if folder not in self.manifests:
+            self.manifests[folder] = read_manifest(folder) if (folder / MANIFEST).exists() else None
+        manifest = self.manifests[folder]
+        if manifest is None:
+            if needed:
+                self.absent[f"{kind} at {folder}"] = None
+            return None
+        if manifest["kind"] != kind:
+            raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
+        return Fields(folder / MANIFEST, manifest)

@@ -1,0 +1,146 @@
+"""The student: a CLIP-style vision transformer (paper.md, "Student").
+
+Parameter names are those of OpenAI CLIP's visual tower plus `classifier` and `cluster_projection`,
+so that a checkpoint of the released code loads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipkd.recipes import Recipe
+from clipkd.students import StudentSpec
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+MAXIMUM_LOGIT_SCALE = math.log(100)
+"""CLIP's learnable temperature, as a logarithm (https://arxiv.org/abs/2103.00020, section 2.5)."""
+
+
+@dataclass
+class Outputs:
+    """What a student makes of a batch."""
+
+    embedding: Tensor
+    """Class token after the last normalisation [B, W]."""
+    logits: Tensor
+    """Class scores before any softmax [B, C]."""
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameter names of `nn.MultiheadAttention`, batch first."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend among the tokens of each image [B, T, W]; dropout falls on the attention weights."""
+        batch, tokens, width = x.shape
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = projected.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class ResidualBlock(nn.Module):
+    """Pre-norm attention and MLP, each added to its input."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, dropout)
+        self.ln_1 = nn.LayerNorm(width)
+        layers = [("c_fc", nn.Linear(width, 4 * width)), ("gelu", QuickGELU()), ("c_proj", nn.Linear(4 * width, width))]
+        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """The residual blocks, one after another."""
+
+    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*(ResidualBlock(width, heads, dropout) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resblocks(x)
+
+
+class Student(nn.Module):
+    """The student network.
+
+    Args:
+        spec: sizes.
+        classes: number of classes, C.
+        target_width: dimensions D of the teacher's vectors; None builds no `cluster_projection`.
+        projection: the side that `cluster_projection` stands on: "teacher" maps D to W (the
+            released code's form), "student" maps W to D.
+        learnable_scale: adds CLIP's `logit_scale`.
+    """
+
+    def __init__(
+        self,
+        spec: StudentSpec,
+        classes: int,
+        target_width: int | None = None,
+        projection: str = "teacher",
+        learnable_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        width, scale = spec.width, spec.width**-0.5
+        self.conv1 = nn.Conv2d(3, width, spec.patch_size, stride=spec.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        tokens = (spec.image_size // spec.patch_size) ** 2 + 1
+        self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, spec.layers, spec.heads, spec.attention_dropout)
+        self.ln_post = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, classes)
+        self.projection = projection
+        if target_width is not None:
+            sides = (target_width, width) if projection == "teacher" else (width, target_width)
+            self.cluster_projection = nn.Linear(*sides)
+        if learnable_scale:
+            self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Return embedding [B, W] and logits [B, C] of normalised images [B, 3, S, S]."""
+        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.expand(len(patches), 1, -1)
+        x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
+        x = self.transformer(self.ln_pre(x))
+        embedding = self.ln_post(x[:, 0])
+        return Outputs(embedding, self.classifier(embedding))
+
+
+def build_student(spec: StudentSpec, classes: int, target_width: int | None, recipe: Recipe) -> Student:
+    """Build the network that a recipe trains; `target_width` is None without a teacher."""
+    return Student(
+        spec,
+        classes,
+        target_width=target_width,
+        projection=recipe.projection,
+        learnable_scale=recipe.logit_scale == "learnable" and target_width is not None,
+    )
