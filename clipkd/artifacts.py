@@ -210,7 +210,9 @@ def open_artifact(folder: Path, kind: str, identity: Identity | None = None) -> 
         raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
     if identity is not None and manifest["fingerprint"] != fingerprint(identity):
         lines = "\n  ".join(differences(manifest["identity"], identity))
-        raise DataError(f"{folder} was made from something else than this run asks for; remove it to make it again:\n  {lines}")
+        raise DataError(
+            f"{folder} was made from something else than this run asks for; remove it to make it again:\n  {lines}"
+        )
     for name, entry in manifest["files"].items():
         check_file(folder / name, entry, folder)
     return Artifact(folder, manifest)
@@ -222,6 +224,8 @@ def check_file(path: Path, entry: dict[str, Any], folder: Path) -> None:
         raise DataError(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise DataError(f"{path} is damaged: {size} bytes, the manifest says {entry['bytes']}; remove {folder} and make it again")
+        raise DataError(
+            f"{path} is damaged: {size} bytes, the manifest says {entry['bytes']}; remove {folder} and make it again"
+        )
     if sha256(path) != entry["sha256"]:
         raise DataError(f"{path} is damaged: its sha256 differs from the manifest's; remove {folder} and make it again")

@@ -100,7 +100,9 @@ def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
     return [cell for cell, _ in cells.values()], list(left_out)
 
 
-def block_cells(block: dict[str, Any], config: dict[str, Any], sources: dict[str, str], left_out: dict[str, None]) -> Iterator[Cell]:
+def block_cells(
+    block: dict[str, Any], config: dict[str, Any], sources: dict[str, str], left_out: dict[str, None]
+) -> Iterator[Cell]:
     """Yield the cells of one block of the grid."""
     usable = [name for name in block["datasets"] if usable_dataset(name, sources, left_out)]
     axes = (block["recipes"], usable, block["students"], block["train_types"], block["seeds"])

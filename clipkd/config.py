@@ -69,7 +69,9 @@ class Source:
                 if not isinstance(name_node, yaml.ScalarNode):
                     raise self.error(key, "a key must be a plain word")
                 if name in values:
-                    raise InputError(f"{self.path}:{name_node.start_mark.line + 1}: key '{name}' stands twice; keep one")
+                    raise InputError(
+                        f"{self.path}:{name_node.start_mark.line + 1}: key '{name}' stands twice; keep one"
+                    )
                 values[name] = self.value(value_node, (*key, name))
             return values
         if isinstance(node, yaml.SequenceNode):
@@ -153,7 +155,9 @@ def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
 
 def check(values: dict[str, Any], schema: dict[str, Any], error: Any) -> None:
     """Raise `error(key, message)` for the first thing that the schema or the known names refuse."""
-    problems = sorted(jsonschema.Draft202012Validator(schema).iter_errors(values), key=lambda e: [str(p) for p in e.absolute_path])
+    problems = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(values), key=lambda e: [str(p) for p in e.absolute_path]
+    )
     for problem in problems:
         raise error(tuple(problem.absolute_path), explain(problem))
     for key, value in leaves(values):

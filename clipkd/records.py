@@ -151,7 +151,9 @@ def read_run(cell: Cell, folder: Path) -> Run:
         raise metrics.wrong("selected.epoch", f"is {selected.epoch}, the run has {epochs} epochs")
     selection = cell.recipe_spec.selection
     if metrics.get("selected.by") != selection:
-        raise metrics.wrong("selected.by", f"is {metrics.get('selected.by')!r}, recipe {cell.recipe} selects by {selection!r}")
+        raise metrics.wrong(
+            "selected.by", f"is {metrics.get('selected.by')!r}, recipe {cell.recipe} selects by {selection!r}"
+        )
     history, split = read_history(folder / "history.csv", epochs)
     return Run(cell, classes, last, selected, read_cost(cell, folder / "cost.json"), history, split)
 

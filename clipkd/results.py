@@ -51,7 +51,9 @@ class Results:
         """
         found, left_out = expand(config)
         cells = tuple(found)
-        finished = {cell: read_run(cell, runs / cell.folder) for cell in cells if (runs / cell.folder / "metrics.json").exists()}
+        finished = {
+            cell: read_run(cell, runs / cell.folder) for cell in cells if (runs / cell.folder / "metrics.json").exists()
+        }
         missing = tuple(cell for cell in cells if cell not in finished)
         if missing and not partial:
             listed = "\n  ".join(map(described, missing))
@@ -64,7 +66,9 @@ class Results:
             facts.head(cell)
         if facts.absent and not partial:
             listed = "\n  ".join(facts.absent)
-            raise DataError(f"manifests that the runs were made from are missing; `dvc pull` them, or ask for a partial report:\n  {listed}")
+            raise DataError(
+                f"manifests that the runs were made from are missing; `dvc pull` them, or ask for a partial report:\n  {listed}"
+            )
         return cls(config, cells, tuple(left_out), finished, missing, facts)
 
     @property
@@ -82,7 +86,9 @@ class Results:
                 f"rest on fewer runs than the config asks for. Missing: {listed}."
             )
         if self.teachers.absent:
-            names = "; ".join(dict.fromkeys(Path(name.partition(" at ")[2]).as_posix() for name in self.teachers.absent))
+            names = "; ".join(
+                dict.fromkeys(Path(name.partition(" at ")[2]).as_posix() for name in self.teachers.absent)
+            )
             lines.append(f"INCOMPLETE: no manifest for numbers marked {MARK} at: {names}.")
         return lines + [f"Left out: {reason}." for reason in self.left_out]
 

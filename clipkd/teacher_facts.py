@@ -72,7 +72,9 @@ class TeacherFacts:
         facts = self.facts(folder, "head", needs_head(cell))
         if facts is None:
             return None
-        return Head(facts.word("facts.head"), *(facts.number(f"facts.{name}.test", high=1) for name in ("accuracy", "top5")))
+        return Head(
+            facts.word("facts.head"), *(facts.number(f"facts.{name}.test", high=1) for name in ("accuracy", "top5"))
+        )
 
     def full(self, cell: Cell) -> Extraction | None:
         """Return the extraction of every image, as the cell's recipe asks for it."""

@@ -31,7 +31,9 @@ MISSING_OPERATORS = (
 def c_library_loads() -> bool:
     """Return whether torchvision's C library, the one that declares its operators, can be loaded."""
     spec = importlib.util.find_spec("torchvision")
-    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    if spec is None or spec.origin is None:
+        return False
+    folder = Path(spec.origin).parent
     libraries = [path for suffix in ("so", "pyd", "dylib") for path in folder.glob(f"_C*.{suffix}")]
     try:
         for path in libraries:

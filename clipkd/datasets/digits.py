@@ -39,7 +39,9 @@ class Digits(DatasetSpec):
         pixels, labels = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
         found = hashlib.sha256(pixels.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
         if found != self.sha256:
-            raise DataError(f"scikit-learn's digits have the sha256 {found}, not {self.sha256}: another version of the data")
+            raise DataError(
+                f"scikit-learn's digits have the sha256 {found}, not {self.sha256}: another version of the data"
+            )
         size = (self.image_size, self.image_size)
         # Scans hold ink in 0..16; bilinear enlargement keeps the strokes smooth.
         images = [np.asarray(Image.fromarray(np.minimum(scan.astype(np.uint16) * 16, 255).astype(np.uint8))

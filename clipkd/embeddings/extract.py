@@ -131,7 +131,9 @@ def embed(images: list[np.ndarray], flips: np.ndarray, views: ViewSet, teacher: 
     inputs = present(images, torch.from_numpy(flips).to(teacher.device), views, teacher)
     vectors = teacher.embed(inputs).cpu().numpy().astype(dtype)
     if not np.isfinite(vectors).all():
-        raise DataError(f"teacher '{teacher.spec.name}' gave an embedding that is not finite in {dtype}; try embeddings.dtype: float32")
+        raise DataError(
+            f"teacher '{teacher.spec.name}' gave an embedding that is not finite in {dtype}; try embeddings.dtype: float32"
+        )
     return vectors
 
 

@@ -66,11 +66,16 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
     """
     embeddings = open_artifact(store.folder, "embeddings", store.identity)
     train, test = embeddings.array("train"), embeddings.array("test")
-    labels = {"train": torch.from_numpy(dataset.train_labels.copy()), "test": torch.from_numpy(dataset.test_labels.copy())}
+    labels = {
+        "train": torch.from_numpy(dataset.train_labels.copy()),
+        "test": torch.from_numpy(dataset.test_labels.copy()),
+    }
     rows = {"train": dataset.training, "validation": dataset.validation}
     unflipped = {part: torch.from_numpy(train[index, 0].astype(np.float32)).to(device) for part, index in rows.items()}
     unflipped["test"] = torch.from_numpy(test.astype(np.float32)).to(device)
-    targets = {part: labels["train"][index].to(device) for part, index in rows.items()} | {"test": labels["test"].to(device)}
+    targets = {part: labels["train"][index].to(device) for part, index in rows.items()} | {
+        "test": labels["test"].to(device)
+    }
 
     if store.teacher.head_for == store.dataset.name:
         weight, bias = own_head(teacher, len(dataset.classes))
@@ -91,13 +96,17 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
         np.save(draft.path / "bias.npy", bias.cpu().numpy())
         for split, vectors in (("train", train), ("test", test)):
             shape = (*vectors.shape[:-1], len(dataset.classes))
-            scores = np.lib.format.open_memmap(draft.path / f"scores-{split}.npy", mode="w+", dtype=np.float32, shape=shape)
+            scores = np.lib.format.open_memmap(
+                draft.path / f"scores-{split}.npy", mode="w+", dtype=np.float32, shape=shape
+            )
             for start in range(0, len(vectors), ROWS):
                 piece = torch.from_numpy(vectors[start : start + ROWS].astype(np.float32)).to(device)
                 scores[start : start + ROWS] = F.linear(piece, weight, bias).cpu().numpy()
             scores.flush()
     found = facts["accuracy"]
-    say(f"{facts['head']} of {store.teacher.title}: {found['validation']:.1%} validation, {found['test']:.1%} test accuracy")
+    say(
+        f"{facts['head']} of {store.teacher.title}: {found['validation']:.1%} validation, {found['test']:.1%} test accuracy"
+    )
 
 
 def best_probe(vectors: dict[str, Tensor], targets: dict[str, Tensor], classes: int) -> tuple[float, Tensor, Tensor]:
@@ -117,5 +126,7 @@ def own_head(teacher: Teacher | None, classes: int) -> tuple[Tensor, Tensor]:
     if teacher is None or teacher.head is None:
         raise InputError("the teacher's file says head_for, but its checkpoint has no classifier")
     if teacher.head.out_features != classes:
-        raise InputError(f"the classifier of '{teacher.spec.name}' has {teacher.head.out_features} classes, the dataset {classes}")
+        raise InputError(
+            f"the classifier of '{teacher.spec.name}' has {teacher.head.out_features} classes, the dataset {classes}"
+        )
     return teacher.head.weight.detach().float(), teacher.head.bias.detach().float()

@@ -74,7 +74,9 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device) -> Teacher:
     model_type = read_json(artifact.file("config.json")).get("model_type")
     if model_type not in CLASS_TOKEN_MODELS:
         known = ", ".join(sorted(CLASS_TOKEN_MODELS))
-        raise InputError(f"teacher '{spec.name}' is a '{model_type}': only encoders with a class token are supported ({known})")
+        raise InputError(
+            f"teacher '{spec.name}' is a '{model_type}': only encoders with a class token are supported ({known})"
+        )
     check_finite(artifact)
     model, head = load_model(artifact)
     size, mean, std = processor(spec, artifact)
@@ -132,7 +134,9 @@ def complain(folder: Path, report: dict, has_head: bool) -> None:
                 problems.append(f"{kind.removesuffix('_keys')}: {name}{shapes}")
     if problems:
         listed = "\n  ".join(problems[:20])
-        raise DataError(f"{folder / 'model.safetensors'} does not fit its config.json, {len(problems)} weights:\n  {listed}")
+        raise DataError(
+            f"{folder / 'model.safetensors'} does not fit its config.json, {len(problems)} weights:\n  {listed}"
+        )
 
 
 def processor(spec: TeacherSpec, artifact: Artifact) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
@@ -145,7 +149,9 @@ def processor(spec: TeacherSpec, artifact: Artifact) -> tuple[int, tuple[float, 
     found = (size, tuple(values.get("image_mean") or ()), tuple(values.get("image_std") or ()))
     if not isinstance(size, int) or len(found[1]) != 3 or len(found[2]) != 3:
         raise DataError(f"{path} gives no input size, image_mean and image_std")
-    for what, here, known in zip(("size", "image_mean", "image_std"), found, (spec.image_size, spec.mean, spec.std), strict=True):
+    for what, here, known in zip(
+        ("size", "image_mean", "image_std"), found, (spec.image_size, spec.mean, spec.std), strict=True
+    ):
         if known is not None and here != known:
             raise DataError(f"{path}: {what} is {here}, but teacher '{spec.name}' is known with {known}")
     return found

@@ -44,7 +44,10 @@ def train_teacher(spec: TrainedTeacher, dataset: Dataset, folder: Path, device: 
     held_out = torch.from_numpy(dataset.validation.copy()).to(device)
     with torch.inference_mode():
         right = {
-            "validation": (scores(pixels["train"][held_out]).argmax(1) == labels["train"][held_out]).float().mean().item(),
+            "validation": (scores(pixels["train"][held_out]).argmax(1) == labels["train"][held_out])
+            .float()
+            .mean()
+            .item(),
             "test": (scores(pixels["test"]).argmax(1) == labels["test"]).float().mean().item(),
         }
     seconds = time.perf_counter() - start
@@ -75,7 +78,9 @@ def build(spec: TrainedTeacher) -> nn.Module:
     return ViTModel(config, add_pooling_layer=False)
 
 
-def fit(spec: TrainedTeacher, scores, parameters: list[nn.Parameter], pixels: Tensor, labels: Tensor, rows: Tensor) -> None:
+def fit(
+    spec: TrainedTeacher, scores, parameters: list[nn.Parameter], pixels: Tensor, labels: Tensor, rows: Tensor
+) -> None:
     """Run the training loop."""
     steps = -(-len(rows) // spec.batch_size)
     optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)

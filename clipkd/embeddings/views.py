@@ -61,7 +61,9 @@ def full_views(recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teach
     Where the training augmentation is a flip, they cover exactly what the teacher would be shown in
     training. Where it is random crops, they only serve the linear probe, and no flips are made.
     """
-    same_size = recipe.teacher_view == "native" or student.image_size == dataset.image_size or dataset.image_size is None
+    same_size = (
+        recipe.teacher_view == "native" or student.image_size == dataset.image_size or dataset.image_size is None
+    )
     return ViewSet(
         resize="tensor",
         source_size=None if same_size else student.image_size,

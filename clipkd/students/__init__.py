@@ -24,7 +24,9 @@ class StudentSpec:
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
-            raise InputError(f"student {self.name}: patch_size {self.patch_size} does not divide image_size {self.image_size}")
+            raise InputError(
+                f"student {self.name}: patch_size {self.patch_size} does not divide image_size {self.image_size}"
+            )
         if self.width % self.heads:
             raise InputError(f"student {self.name}: heads {self.heads} does not divide width {self.width}")
 

@@ -130,7 +130,9 @@ def get(name: str) -> TeacherSpec:
     hub_id, _, revision = name.partition("@")
     if HUB_ID.fullmatch(hub_id) and revision:
         if not COMMIT.fullmatch(revision):
-            raise InputError(f"teacher '{name}': '{revision}' is not a full commit hash (40 hex digits); a branch can move")
+            raise InputError(
+                f"teacher '{name}': '{revision}' is not a full commit hash (40 hex digits); a branch can move"
+            )
         return HubTeacher(name=f"{slug(hub_id)}-{revision[:8]}", title=hub_id, hub_id=hub_id, revision=revision)
     if Path(name).is_dir():
         return from_folder(Path(name))

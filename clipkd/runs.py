@@ -1,0 +1,163 @@
+"""The run folder: the only place that writes what a training leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clipkd import __version__, device
+from clipkd.artifacts import read_json, write_json, write_text, written_aside
+from clipkd.errors import DataError, InputError
+from clipkd.fingerprint import fingerprint
+
+FORMAT = 1
+STUDENT = "student.safetensors"
+RESUME = ".resume.pt"
+PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
+State = dict[str, Tensor]
+
+
+class RunFolder:
+    """One run's folder. `metrics.json` is written last: where it is, the run is complete."""
+
+    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+        """Open or make a run folder.
+
+        Args:
+            path: the folder.
+            checkpoint: where the student is saved; None: `student.safetensors` in the folder.
+        """
+        self.path = path
+        self.checkpoint = checkpoint or path / STUDENT
+        check_checkpoint_name(self.checkpoint)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"log folder {path}: {error.strerror}") from None
+
+    def finished(self, identity: dict[str, Any]) -> bool:
+        """Return whether the folder holds the complete result of exactly this run."""
+        if not (self.path / "metrics.json").exists() or not self.checkpoint.exists():
+            return False
+        return read_json(self.path / "metrics.json").get("fingerprint") == fingerprint(identity)
+
+    def start(self, settings: dict[str, Any], where: torch.device) -> None:
+        """Write the resolved settings and the environment; drop an earlier run's results."""
+        for name in ("metrics.json", "cost.json", "history.csv"):
+            (self.path / name).unlink(missing_ok=True)
+        plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
+        write_text(self.path / "config.yaml", plain)
+        write_json(self.path / "env.json", environment(where))
+
+    def save_resume(self, state: dict[str, Any]) -> None:
+        """Save the training's whole state, to go on from after a crash."""
+        with written_aside(self.path / RESUME) as aside:
+            torch.save(state, aside)
+
+    def load_resume(self, run: str) -> dict[str, Any] | None:
+        """Return the saved state of the run with this fingerprint, or None."""
+        path = self.path / RESUME
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise DataError(
+                f"{path} is damaged ({type(error).__name__}); remove it to start the run from the beginning"
+            ) from None
+        return state if state.get("fingerprint") == run else None
+
+    def finish(
+        self, student: State, history: list[dict[str, Any]], cost: dict[str, Any], metrics: dict[str, Any]
+    ) -> None:
+        """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
+        save_student(student, self.checkpoint)
+        write_text(self.path / "history.csv", table(history))
+        write_json(self.path / "cost.json", cost)
+        write_json(self.path / "metrics.json", {"format": FORMAT} | metrics)
+        (self.path / RESUME).unlink(missing_ok=True)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV text; floats keep every digit."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def check_checkpoint_name(path: Path) -> None:
+    """Raise InputError unless the name says how the student is saved."""
+    if path.suffix not in {".pt", ".pth", ".safetensors"}:
+        raise InputError(f"checkpoint name '{path.name}': end it in .pt (plain state dict) or .safetensors")
+
+
+def save_student(state: State, path: Path) -> None:
+    """Save a student's weights: `.pt` as a plain state dict, `.safetensors` as safetensors."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with written_aside(path) as aside:
+        if path.suffix == ".safetensors":
+            save_file(state, aside)
+        else:
+            torch.save(state, aside)
+
+
+def load_student(path: Path) -> State:
+    """Read a student's weights from a plain state dict or from safetensors; nothing in it is run."""
+    check_checkpoint_name(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        return (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # both libraries raise many kinds for a damaged file
+        raise DataError(f"{path} is no readable checkpoint ({type(error).__name__}: {error})") from None
+
+
+def environment(where: torch.device) -> dict[str, Any]:
+    """Return versions, hardware and commit: what a number may depend on besides its settings."""
+    return {
+        "clipkd": __version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": device.describe(where),
+        "cores": os.cpu_count(),
+        "commit": commit(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, "+" where it is edited; None outside one."""
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=40", "--match="],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def tuples_as_lists(value: Any) -> Any:
+    """Return nested data with lists in place of tuples (YAML has no tuples)."""
+    if isinstance(value, dict):
+        return {key: tuples_as_lists(child) for key, child in value.items()}
+    return [tuples_as_lists(child) for child in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,90 @@
+"""The stages, each as one function: make an artefact where it is absent, leave it where it is there.
+
+The workflow calls them one by one; `clipkd train` calls those that its run needs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from clipkd.artifacts import MANIFEST
+from clipkd.cells import Cell
+from clipkd.data.dataset import Dataset, prepare
+from clipkd.datasets import DatasetSpec
+from clipkd.layout import Embeddings, Layout
+from clipkd.teachers import TeacherSpec, TrainedTeacher
+
+BATCH_SIZE = 64
+
+
+def dataset(spec: DatasetSpec, layout: Layout, source: str | None) -> Dataset:
+    """Download and pack a dataset."""
+    return prepare(spec, layout.dataset(spec), source)
+
+
+def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
+    """Fetch a teacher's checkpoint, or train it where the workflow itself is its source."""
+    folder = layout.teacher(spec)
+    if (folder / MANIFEST).exists():
+        return
+    if isinstance(spec, TrainedTeacher):
+        from clipkd import datasets
+        from clipkd.embeddings.train_teacher import train_teacher
+
+        train_teacher(spec, dataset(datasets.get(spec.dataset), layout, None), folder, device)
+    else:
+        from clipkd.embeddings.checkpoint import fetch
+
+        fetch(spec, folder)
+
+
+def embeddings(
+    store: Embeddings, layout: Layout, source: str | None, device: torch.device, batch_size: int = BATCH_SIZE
+) -> None:
+    """Run the teacher over a view set."""
+    if (store.folder / MANIFEST).exists():
+        return
+    from clipkd.embeddings.extract import extract
+    from clipkd.embeddings.teacher import load
+
+    images = dataset(store.dataset, layout, source)
+    teacher(store.teacher, layout, device)
+    extract(store, images, load(store.teacher, layout.teacher(store.teacher), device), batch_size)
+
+
+def prototypes(store: Embeddings, form: str) -> None:
+    """Make class prototypes from a stored sample."""
+    if (store.prototypes(form)[0] / MANIFEST).exists():
+        return
+    from clipkd.embeddings.prototypes import write_prototypes
+
+    write_prototypes(store, form)
+
+
+def head(store: Embeddings, layout: Layout, source: str | None, device: torch.device) -> None:
+    """Fit the linear probe on stored embeddings, or take the checkpoint's own head; write class scores."""
+    if (store.head()[0] / MANIFEST).exists():
+        return
+    from clipkd.embeddings.head import write_head
+    from clipkd.embeddings.teacher import load
+
+    own = store.teacher.head_for == store.dataset.name
+    loaded = load(store.teacher, layout.teacher(store.teacher), device) if own else None
+    write_head(store, dataset(store.dataset, layout, source), loaded, device)
+
+
+def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
+    """Make everything that a cell's training reads and that is not there yet."""
+    source = cell.source
+    dataset(cell.dataset_spec, layout, source)
+    signal, live = cell.method.signal, cell.teacher_source == "live"
+    if live and cell.teacher_spec is not None:
+        teacher(cell.teacher_spec, layout, device)
+    if signal == "prototypes":
+        store = layout.sample_embeddings(cell)
+        embeddings(store, layout, source, device, batch_size)
+        prototypes(store, cell.recipe_spec.prototype_form)
+    if signal == "scores" or (signal == "embeddings" and not live):
+        embeddings(layout.full_embeddings(cell), layout, source, device, batch_size)
+    if signal == "scores":
+        head(layout.full_embeddings(cell), layout, source, device)

@@ -1,0 +1,125 @@
+"""A training job: a cell, its hyperparameters, and everything it reads, opened and checked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from clipkd.artifacts import Artifact, open_artifact
+from clipkd.cells import Cell
+from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.embeddings.teacher import load
+from clipkd.errors import DataError
+from clipkd.fingerprint import Identity
+from clipkd.layout import Layout
+from clipkd.training.batches import Batches, Cropped, Resident
+from clipkd.training.signals import Live, Prototypes, Signal, Stored, linear
+
+PROTOCOL = 1
+"""Bumped when a numerical change to the training loop must run all students again."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The numbers of a run (defaults: paper.md, "Training")."""
+
+    epochs: int = 200
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.1
+
+
+@dataclass
+class Job:
+    """One student to train."""
+
+    cell: Cell
+    numbers: Hyperparameters
+    layout: Layout
+    device: torch.device
+    dataset: Dataset
+    inputs: dict[str, Identity] = field(default_factory=dict)
+    """Identity of each artefact that the teacher's signal comes from."""
+
+    @property
+    def identity(self) -> Identity:
+        """What makes the run: equal identities give equal students on one machine."""
+        cell = self.cell
+        return {
+            "cell": names(cell),
+            "training": asdict(self.numbers),
+            "recipe": cell.recipe_spec.switches(),
+            "student": cell.student_spec.identity(),
+            "dataset": cell.dataset_spec.identity() | {"content": self.dataset.content},
+            "signal": self.inputs,
+            "protocol": PROTOCOL,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Return the resolved settings, as they stand in a run's config.yaml."""
+        return self.identity | {"device": str(self.device), "threads": torch.get_num_threads()}
+
+
+def names(cell: Cell) -> dict[str, Any]:
+    """Return a cell's place in the grid."""
+    axes = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
+    return {axis: getattr(cell, axis) for axis in axes}
+
+
+def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device) -> Job:
+    """Open a cell's dataset; `open_signal` then adds the teacher's part."""
+    return Job(cell, numbers, layout, device, open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)))
+
+
+def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
+    """Open an artefact that the run reads, made from the very dataset that it trains on."""
+    artifact = open_artifact(folder, kind, identity)
+    if artifact.facts["dataset_content"] != job.dataset.content:
+        raise DataError(
+            f"{folder} was made from another content of {job.dataset.spec.title} than {job.dataset.artifact.path} holds now; "
+            "remove it to make it again"
+        )
+    job.inputs[kind] = identity
+    return artifact
+
+
+def open_signal(job: Job) -> Signal:
+    """Return the teacher's part in the job's steps."""
+    cell, device = job.cell, job.device
+    asked = cell.method.signal
+    if asked == "nothing":
+        return Signal()
+    if asked == "prototypes":
+        folder, identity = job.layout.sample_embeddings(cell).prototypes(cell.recipe_spec.prototype_form)
+        stored = torch.from_numpy(open_part(job, "prototypes", folder, identity).array("prototypes").copy())
+        return Prototypes(cell.method.prepare(stored, cell.seed).to(device))
+    embeddings = job.layout.full_embeddings(cell)
+    if cell.teacher_source == "cached" and asked == "embeddings":
+        array = open_part(job, "embeddings", embeddings.folder, embeddings.identity).array("train")
+        return Stored(array, array.shape[-1], device)
+    if cell.teacher_source == "cached":
+        head = open_part(job, "head", *embeddings.head())
+        return Stored(head.array("scores-train"), head.array("weight").shape[1], device)
+    spec = cell.teacher_spec
+    assert spec is not None
+    teacher = load(spec, job.layout.teacher(spec), device)
+    job.inputs["teacher"] = spec.identity()
+    width = teacher.model.config.hidden_size
+    if asked == "embeddings":
+        return Live(teacher, cell.recipe_spec, width, None)
+    head = open_part(job, "head", *embeddings.head())
+    return Live(teacher, cell.recipe_spec, width, linear(head.array("weight"), head.array("bias"), device))
+
+
+def open_batches(job: Job, signal: Signal) -> Batches:
+    """Return the source of the job's batches: all training rows, or those not held out for selection."""
+    cell, dataset = job.cell, job.dataset
+    hold_out = cell.recipe_spec.selection == "validation"
+    rows = dataset.training if hold_out else torch.arange(len(dataset.train_labels)).numpy()
+    size = cell.student_spec.image_size
+    native = signal.teacher is not None and cell.recipe_spec.teacher_view == "native"
+    if dataset.spec.augmentation == "flip":
+        return Resident(dataset, rows, size, native, job.device)
+    return Cropped(dataset, rows, size, signal.teacher.image_size if native and signal.teacher else None, job.device)

@@ -1,0 +1,74 @@
+"""Teacher signals: what a method asks of the teacher, from the store or from the live teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipkd.embeddings.teacher import Teacher
+from clipkd.recipes import Recipe
+from clipkd.training.batches import Batch
+
+
+class Signal:
+    """The teacher's part in a step: nothing, in this base class."""
+
+    teacher: Teacher | None = None
+    """A teacher in this process, which costs memory and forward passes."""
+    width: int | None = None
+    """Dimensions D of the vectors that a projection has to meet; None: there are none."""
+
+    def __call__(self, batch: Batch) -> Tensor | None:
+        """Return the signal of a batch."""
+        return None
+
+
+class Prototypes(Signal):
+    """Class prototypes [C, D], the same in every step."""
+
+    def __init__(self, prototypes: Tensor) -> None:
+        self.prototypes, self.width = prototypes, prototypes.shape[1]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.prototypes
+
+
+class Stored(Signal):
+    """Stored vectors [N, V, K], memory-mapped: the view that each image of the batch is shown in."""
+
+    def __init__(self, array: np.ndarray, width: int | None, device: torch.device) -> None:
+        self.array, self.width, self.device = array, width, device
+
+    def __call__(self, batch: Batch) -> Tensor:
+        vectors = self.array[batch.rows.numpy(), batch.flips.numpy().astype(np.intp)]
+        return torch.from_numpy(vectors).to(self.device).float()
+
+
+class Live(Signal):
+    """The teacher runs on every batch: embeddings [B, D] or, through a head, class scores [B, C]."""
+
+    def __init__(
+        self, teacher: Teacher, recipe: Recipe, width: int | None, head: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        self.teacher, self.recipe, self.width, self.head = teacher, recipe, width, head
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert self.teacher is not None
+        if self.recipe.teacher_view == "native":
+            assert batch.native is not None
+            inputs = self.teacher.present(batch.native, None, None)
+        else:
+            inputs = batch.inputs  # the student's normalised input; `embed` enlarges it
+        vectors = self.teacher.embed(inputs)
+        # Inference-mode tensors can't take part in a graph; a copy can.
+        return vectors.clone() if self.head is None else self.head(vectors.clone())
+
+
+def linear(weight: np.ndarray, bias: np.ndarray, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return the stored head as a function of embeddings [B, D]."""
+    layer = torch.from_numpy(weight.copy()).to(device), torch.from_numpy(bias.copy()).to(device)
+    return lambda vectors: F.linear(vectors, *layer)
