@@ -25,7 +25,7 @@ def train_teacher(spec: TrainedTeacher, dataset: Dataset, folder: Path, device: 
     """
     if dataset.spec.name != spec.dataset:
         raise InputError(f"teacher '{spec.name}' is trained on {spec.dataset}, not on {dataset.spec.name}")
-    assert spec.image_size and spec.hidden_size and spec.mean and spec.std
+    assert spec.image_size and spec.hidden_size and spec.mean and spec.std  # noqa: PT018
     start = time.perf_counter()
     torch.manual_seed(spec.seed)
     encoder = build(spec).to(device)
@@ -88,20 +88,22 @@ def fit(
     generator = torch.Generator().manual_seed(spec.seed)
     for _ in progress(range(spec.epochs), spec.epochs, f"training {spec.title}", unit="epoch"):
         for batch in rows[torch.randperm(len(rows), generator=generator).to(rows.device)].split(spec.batch_size):
-            shifts = torch.randint(-spec.max_shift, spec.max_shift + 1, (2,), generator=generator).tolist()
-            loss = F.cross_entropy(scores(shifted(pixels[batch], *shifts)), labels[batch])
+            images = shifted(pixels[batch], spec.max_shift, generator)
+            loss = F.cross_entropy(scores(images), labels[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
 
 
-def shifted(images: Tensor, down: int, right: int) -> Tensor:
-    """Return images moved by whole pixels, black where nothing is left."""
-    margin = max(abs(down), abs(right))
-    padded = F.pad(images, (margin,) * 4)
+def shifted(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Return images [B, 3, H, W], each moved by up to `limit` whole pixels; its edge is repeated."""
     height, width = images.shape[-2:]
-    return padded[..., margin - down : margin - down + height, margin - right : margin - right + width]
+    corners = torch.randint(0, 2 * limit + 1, (len(images), 2), generator=generator).tolist()
+    padded = F.pad(images, (limit,) * 4, mode="replicate")
+    return torch.stack(
+        [image[:, top : top + height, left : left + width] for image, (top, left) in zip(padded, corners, strict=True)]
+    )
 
 
 def preprocessor(spec: TrainedTeacher) -> dict:

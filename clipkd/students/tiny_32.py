@@ -2,4 +2,4 @@
 
 from clipkd.students import StudentSpec
 
-SPEC = StudentSpec(name="tiny-32", image_size=32, patch_size=8, width=64, layers=3, heads=4)
+SPEC = StudentSpec(name="tiny-32", image_size=32, patch_size=8, width=64, layers=2, heads=4)

@@ -14,12 +14,9 @@ from clipkd.embeddings.teacher import load
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
+from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Resident
 from clipkd.training.signals import Live, Prototypes, Signal, Stored, linear
-
-PROTOCOL = 1
-"""Bumped when a numerical change to the training loop must run all students again."""
-
 
 @dataclass(frozen=True)
 class Hyperparameters:

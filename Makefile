@@ -1,0 +1,57 @@
+# Two commands set everything up: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+# Jobs that ask for a GPU run side by side on CPU cores in the demo.
+JOBS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# One thread a job: a process per core is faster than one process with several threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo test lint format report grid clean-demo
+
+help: ## List the targets.
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml requirements/lock.txt
+	$(PYTHON) -c 'import sys; sys.exit("clipkd needs Python 3.11 or newer; say where it is: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+install: $(VENV)/.installed ## Make .venv with the pinned versions that were tested.
+
+demo: install ## The whole workflow on the embedded digits: no network, no GPU, minutes.
+	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(JOBS) --configfile config/demo.yaml --quiet rules
+	@if [ ! -f results/report.html ] || [ -n "$$(find results/tables results/figures -newer results/report.html -type f | head -1)" ]; then \
+		$(BIN)/snakemake --configfile config/demo.yaml --report results/report.html --quiet all; fi
+	@echo
+	@echo "Tables:  results/tables/   (start with results/tables/$$(cd results/tables && ls accuracy-*.md | head -1))"
+	@echo "Figures: results/figures/"
+	@echo "Report:  results/report.html   (one file, opens without network)"
+
+grid: install ## The full paper grid of config/config.yaml: internet on the first run, and a GPU.
+	$(BIN)/snakemake --cores $(CORES)
+
+report: install ## Write results/report.html for the full paper grid.
+	$(BIN)/snakemake --report results/report.html
+
+test: install ## The tests.
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+lint: install ## Formatting, lint, types, and the workflow's own lint.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint --configfile config/demo.yaml
+
+format: install ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+clean-demo: ## Remove what the demo made; datasets and embeddings of other grids stay.
+	rm -rf results logs data/datasets/digits data/embeddings/digits data/teachers/digits-vit-*

@@ -1,0 +1,187 @@
+"""CIFAR: small archives in the real binary format, over HTTP, as a file and in a folder; and damaged ones."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from servers import Fault, Member, Site, SmallCifar, small_cifar, tar_gz, untar
+
+from clipkd import datasets
+from clipkd.data.dataset import Dataset, prepare
+from clipkd.errors import DataError, InputError, MachineError
+
+
+@pytest.fixture(scope="module")
+def cifar10() -> SmallCifar:
+    return small_cifar(datasets.get("cifar10"), per_batch=40, test=30)
+
+
+@pytest.fixture(scope="module")
+def cifar100() -> SmallCifar:
+    return small_cifar(datasets.get("cifar100"), per_batch=300, test=100)
+
+
+def check(dataset: Dataset, made: SmallCifar) -> None:
+    assert dataset.classes == made.names
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(dataset.labels(split), made.labels[split])
+        np.testing.assert_array_equal(dataset.images(split), made.images[split])
+        np.testing.assert_array_equal(dataset.image(split, 7), made.images[split][7])
+
+
+def test_over_http_then_from_the_disk(cifar10: SmallCifar, site: Site, tmp_path: Path) -> None:
+    site.files["/mirror/cifar-10-binary.tar.gz"] = cifar10.archive
+    folder = tmp_path / "datasets" / "cifar10"
+    check(prepare(cifar10.spec, folder, f"{site.url}/mirror/"), cifar10)
+    assert (tmp_path / "datasets/.downloads/cifar-10-binary.tar.gz").read_bytes() == cifar10.archive
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    check(prepare(cifar10.spec, folder, f"{site.url}/mirror"), cifar10)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert len(site.requests) == 1
+
+
+def test_cut_download_is_resumed(
+    cifar10: SmallCifar, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipkd.data.download.FIRST_WAIT", 0.01)
+    site.files["/cifar-10-binary.tar.gz"] = cifar10.archive
+    site.faults["/cifar-10-binary.tar.gz"] += [Fault(cut_after=200_000), Fault(status=503)]
+    check(prepare(cifar10.spec, tmp_path / "cifar10", site.url), cifar10)
+    assert [asked is None for _, asked in site.requests] == [True, False, False]
+
+
+def test_out_of_reach_says_how_to_go_on(cifar10: SmallCifar, site: Site, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="status 404.*clipkd download cifar10 --dataset-source FILE"):
+        prepare(cifar10.spec, tmp_path / "cifar10", site.url)
+    assert not (tmp_path / "cifar10").exists()
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_cifar100_from_the_disk(cifar100: SmallCifar, tmp_path: Path, as_folder: bool) -> None:
+    archive = tmp_path / "cifar-100-binary.tar.gz"
+    archive.write_bytes(cifar100.archive)
+    dataset = prepare(cifar100.spec, tmp_path / "packed", str(tmp_path if as_folder else archive))
+    check(dataset, cifar100)
+    assert len(dataset.validation) == 100  # one of three images a class, where a tenth would be none
+
+
+def test_the_files_name_the_official_archives() -> None:
+    # https://www.cs.toronto.edu/~kriz/cifar.html
+    ten, hundred = datasets.get("cifar10"), datasets.get("cifar100")
+    assert (ten.archive, ten.md5) == ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+    assert (hundred.archive, hundred.md5) == ("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")
+    assert (ten.train_records, ten.test_records) == (hundred.train_records, hundred.test_records) == (50_000, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("absent", "neither a file nor a folder"), (".", "a folder without cifar-10-binary.tar.gz"), ("ftp://a/b", "neither")],
+)
+def test_useless_source(
+    cifar10: SmallCifar, tmp_path: Path, source: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"'cifar10': {source} is {message}"):
+        prepare(cifar10.spec, tmp_path / "packed", source)
+
+
+def test_a_given_file_is_checked(cifar10: SmallCifar, tmp_path: Path) -> None:
+    archive = tmp_path / "mine.tar.gz"
+    archive.write_bytes(cifar10.archive[:-1])
+    actual = hashlib.md5(cifar10.archive[:-1]).hexdigest()
+    with pytest.raises(DataError, match=f"mine.tar.gz.*md5 expected {cifar10.spec.md5}, actual {actual}"):
+        prepare(cifar10.spec, tmp_path / "packed", str(archive))
+
+
+Change = Callable[[list[Member]], list[Member]]
+BATCH = "cifar-10-batches-bin/data_batch_2.bin"
+NAMES = "cifar-10-batches-bin/batches.meta.txt"
+
+
+def edited(name: str, change: Callable[[bytes], bytes]) -> Change:
+    return lambda members: [(member, change(data) if member == name else data) for member, data in members]
+
+
+def with_label(data: bytes, record: int, label: int) -> bytes:
+    changed = bytearray(data)
+    changed[record * 3073] = label
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda m: [x for x in m if x[0] != BATCH], f"no member '{BATCH}'", id="missing"),
+        pytest.param(lambda m: [*m, (BATCH, b"x" * 3073 * 40)], f"'{BATCH}' stands twice", id="twice"),
+        pytest.param(edited(BATCH, lambda d: d[:-1]), f"'{BATCH}' has 122919 bytes, not 122920", id="a byte short"),
+        pytest.param(edited(BATCH, lambda d: d[:-3073]), f"'{BATCH}'.* 39 records .*not 40", id="a record short"),
+        pytest.param(edited(BATCH, lambda d: d + d[:3073]), f"'{BATCH}'.* 41 records .*not 40", id="a record more"),
+        pytest.param(
+            edited(BATCH, lambda d: with_label(d, 3, 10)), f"'{BATCH}': record 3 has the label 10", id="label too high"
+        ),
+        pytest.param(edited(NAMES, lambda d: b"one\ntwo\n"), f"'{NAMES}' names 2 classes, not 10", id="few names"),
+        pytest.param(edited(NAMES, lambda d: b"a\n" * 10), "two classes are both named 'a'", id="equal names"),
+        pytest.param(edited(NAMES, lambda d: b"\xff" * 10), f"'{NAMES}' is no plain text", id="names in bytes"),
+        pytest.param(edited(NAMES, lambda d: b"x" * 100_000), f"'{NAMES}'.*too many", id="endless names"),
+    ],
+)
+def test_wrong_member_is_named(cifar10: SmallCifar, tmp_path: Path, change: Change, message: str) -> None:
+    archive = tar_gz(change(untar(cifar10.archive)))
+    with pytest.raises(DataError, match=message):
+        read_archive(cifar10, archive, tmp_path)
+
+
+def read_archive(made: SmallCifar, archive: bytes, folder: Path) -> Dataset:
+    """Pack an archive whose md5 is taken for right."""
+    path = folder / "archive.tar.gz"
+    path.write_bytes(archive)
+    spec = replace(made.spec, md5=hashlib.md5(archive).hexdigest())
+    try:
+        return prepare(spec, folder / "packed", str(path))
+    finally:
+        assert sorted(p.name for p in folder.iterdir()) in (["archive.tar.gz"], ["archive.tar.gz", "packed"])
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE])
+def test_only_regular_members_are_read(cifar10: SmallCifar, tmp_path: Path, kind: bytes) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in untar(cifar10.archive):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            if name == BATCH:
+                info.type, info.linkname, info.size = kind, "/etc/passwd", 0
+            tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(DataError, match=f"'{BATCH}' is no regular file"):
+        read_archive(cifar10, buffer.getvalue(), tmp_path)
+
+
+def test_strangers_in_the_archive_are_not_written(cifar10: SmallCifar, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    strangers = [("../escaped", b"x"), (str(tmp_path / "escaped"), b"x")]
+    check(read_archive(cifar10, tar_gz(strangers + untar(cifar10.archive)), inner), cifar10)
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda a: a[: len(a) // 2], id="truncated"),
+        pytest.param(lambda a: b"", id="empty"),
+        pytest.param(lambda a: b"<html>please log in</html>" * 100, id="a web page"),
+        pytest.param(lambda a: a[:100_000] + b"\0" * 5000 + a[105_000:], id="overwritten"),
+        pytest.param(lambda a: gzip.compress(b"no tar" * 1000), id="no tar"),
+    ],
+)
+def test_damaged_archive(cifar10: SmallCifar, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(DataError, match=r"archive\.tar\.gz"):
+        read_archive(cifar10, damage(cifar10.archive), tmp_path)

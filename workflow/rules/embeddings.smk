@@ -1,0 +1,114 @@
+# embeddings: what a teacher says of a dataset, computed once.
+#
+#   data/teachers/<teacher>/<fingerprint>/manifest.json                       its checkpoint
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>/manifest.json           one view set
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>/prototypes/<part>/...   class prototypes
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>/head/<part>/...         linear probe, class scores
+
+STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
+
+
+def store_of(wildcards):
+    """Return one cell that asks for the store in the wildcards, and the kind of its view set."""
+    return STORES[STORE.format(**wildcards)]
+
+
+def store_flags(wildcards):
+    """Return the flags that name a store on the command line."""
+    cell, views = store_of(wildcards)
+    return [
+        *("--dataset-name", cell.dataset, "--teacher-model", cell.teacher),
+        *("--recipe", cell.recipe, "--student", cell.student),
+        *source_flag(wildcards),
+        *("--embed-dtype", LAYOUT.dtype),
+        *("--per-class", LAYOUT.sample.per_class, "--prototype-seed", LAYOUT.sample.seed),
+    ]
+
+
+def teacher_inputs(wildcards):
+    """Return what a teacher's checkpoint is made from: its dataset, where the workflow trains it."""
+    spec = teachers.get(teacher_name(wildcards))
+    if isinstance(spec, TrainedTeacher):
+        return manifest(LAYOUT.dataset(datasets.get(spec.dataset)))
+    return []
+
+
+rule fetch:
+    """Fetch a teacher's checkpoint at its pinned commit (needs internet), or train a local teacher."""
+    input:
+        teacher_inputs,
+    output:
+        "data/teachers/{teacher}/{fingerprint}/manifest.json",
+    log:
+        "logs/embeddings/{teacher}/fetch-{fingerprint}.log",
+    benchmark:
+        "results/benchmarks/embeddings/{teacher}/fetch-{fingerprint}.tsv"
+    params:
+        teacher=teacher_name,
+    threads: 1
+    # The teachers are what everything else waits for.
+    priority: 10
+    shell:
+        "clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2> {log:q}"
+
+
+rule extract:
+    """Run a teacher over a view set of a dataset: the only rule that runs a teacher to be cached."""
+    input:
+        dataset=lambda wildcards: manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
+        teacher=lambda wildcards: manifest(LAYOUT.teacher(store_of(wildcards)[0].teacher_spec)),
+    output:
+        STORE + "/manifest.json",
+    log:
+        "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}.log",
+    benchmark:
+        "results/benchmarks/embeddings/{dataset}/{teacher}/extract-{fingerprint}.tsv"
+    params:
+        store=store_flags,
+        views=lambda wildcards: store_of(wildcards)[1],
+        batch=config["embeddings"]["batch_size"],
+        device=DEVICE,
+    threads: 1
+    priority: 10
+    resources:
+        gpu=1,
+    shell:
+        "clipkd extract {params.store:q} --views {params.views:q} --embed-batch-size {params.batch} "
+        "--device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"
+
+
+rule prototypes:
+    """Average a stored sample into one prototype per class."""
+    input:
+        manifest(STORE),
+    output:
+        STORE + "/prototypes/{part}/manifest.json",
+    log:
+        "logs/embeddings/{dataset}/{teacher}/prototypes-{part}.log",
+    benchmark:
+        "results/benchmarks/embeddings/{dataset}/{teacher}/prototypes-{part}.tsv"
+    params:
+        store=store_flags,
+    shell:
+        "clipkd prototypes {params.store:q} > /dev/null 2> {log:q}"
+
+
+rule probe:
+    """Fit a linear probe on stored embeddings and write the class scores of every view."""
+    input:
+        store=manifest(STORE),
+        dataset=lambda wildcards: manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
+    output:
+        STORE + "/head/{part}/manifest.json",
+    log:
+        "logs/embeddings/{dataset}/{teacher}/probe-{part}.log",
+    benchmark:
+        "results/benchmarks/embeddings/{dataset}/{teacher}/probe-{part}.tsv"
+    params:
+        store=store_flags,
+        device=DEVICE,
+    threads: 1
+    resources:
+        gpu=1,
+    shell:
+        "clipkd probe {params.store:q} --device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"
