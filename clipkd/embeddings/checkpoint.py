@@ -64,7 +64,7 @@ def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
                 check_digests(teacher, draft.path)
             for name in ("config.json", "preprocessor_config.json"):
                 refuse_code(teacher, draft.path / name)
-            draft.facts |= {"source": source, "parameters": check_weights(draft.path / WEIGHTS)}
+            draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
     except OSError as error:
         raise MachineError(f"teacher '{teacher.name}': can't write {folder}: {error.strerror or error}") from error
     return open_artifact(folder, "teacher", teacher.identity())
@@ -198,8 +198,8 @@ def refuse_code(teacher: TeacherSpec, path: Path) -> None:
         )
 
 
-def check_weights(path: Path) -> int:
-    """Return the number of parameters in a safetensors file; every one must be finite.
+def check_weights(teacher: TeacherSpec, path: Path) -> int:
+    """Return the number of parameters in a teacher's safetensors file; every one must be finite.
 
     Raises:
         DataError: the file is damaged, or a tensor holds a NaN or an infinity; names it.
@@ -213,12 +213,14 @@ def check_weights(path: Path) -> int:
             for name in weights.keys():  # noqa: SIM118  (not a dict)
                 tensor = weights.get_tensor(name)
                 if not torch.isfinite(tensor).all():
-                    raise DataError(f"{path.name}: weight '{name}' holds a NaN or an infinity")
+                    raise DataError(
+                        f"teacher '{teacher.name}': weight '{name}' of {path.name} holds a NaN or an infinity"
+                    )
                 count += tensor.numel()
     except SafetensorError as error:
-        raise DataError(f"{path.name} is damaged, or no safetensors file: {error}") from None
+        raise DataError(f"teacher '{teacher.name}': {path.name} is damaged, or no safetensors file: {error}") from None
     if count == 0:
-        raise DataError(f"{path.name} holds no weights")
+        raise DataError(f"teacher '{teacher.name}': {path.name} holds no weights")
     return count
 
 

@@ -107,7 +107,11 @@ def load_model(artifact: Artifact) -> tuple[nn.Module, nn.Linear | None]:
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(artifact.path, local_files_only=True, trust_remote_code=False)
     with safe_open(artifact.file("model.safetensors"), framework="pt") as weights:
-        has_head = "classifier.weight" in weights.keys()  # noqa: SIM118
+        names = list(weights.keys())
+    has_head = "classifier.weight" in names
+    # A pooler that the checkpoint lacks would be made of random numbers, and counted as parameters.
+    no_pooler = config.model_type in {"vit", "deit"} and not any("pooler." in name for name in names)
+    options = {"add_pooling_layer": False} if no_pooler and not has_head else {}
     kind = transformers.AutoModelForImageClassification if has_head else transformers.AutoModel
     model, report = kind.from_pretrained(
         artifact.path,
@@ -117,6 +121,7 @@ def load_model(artifact: Artifact) -> tuple[nn.Module, nn.Linear | None]:
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
+        **options,
     )
     complain(artifact.path, report, has_head)
     return (model.base_model, model.classifier) if has_head else (model, None)

@@ -14,4 +14,5 @@ SPEC = TrainedTeacher(
     layers=3,
     heads=4,
     epochs=40,
+    max_shift=1,
 )

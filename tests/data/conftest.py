@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from servers import Site
+
+from tests.data.servers import Site
 
 
 @pytest.fixture

@@ -120,9 +120,9 @@ def test_flipped_byte_is_found_and_repaired(folder: Path, digits: Dataset, name:
 
 
 def test_missing_dataset_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="run `clipkd download digits`$"):
+    with pytest.raises(DataError, match=r"run `clipkd download digits`$"):
         open_dataset(DIGITS, tmp_path / "absent")
-    with pytest.raises(DataError, match="run `clipkd download imagenet --dataset-source FOLDER`$"):
+    with pytest.raises(DataError, match=r"run `clipkd download imagenet --dataset-source FOLDER`$"):
         open_dataset(datasets.get("imagenet"), tmp_path / "absent")
 
 
@@ -191,7 +191,9 @@ def reading(
     labels = np.array(list(train_labels), dtype=np.int64)
     test = np.array(list(test_labels), dtype=np.int64)
     images = [image(8, 8, row) for row in range(len(labels))] if train is None else train
-    return Reading(list(classes), Split(labels, images), Split(test, [image(8, 8, 100 + row) for row in range(len(test))]))
+    return Reading(
+        list(classes), Split(labels, images), Split(test, [image(8, 8, 100 + row) for row in range(len(test))])
+    )
 
 
 def test_images_of_several_sizes(tmp_path: Path) -> None:
@@ -242,8 +244,12 @@ def even(made: Reading, size: int | None) -> Reading:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        pytest.param(Made(reading=reading(train_labels=(0, 0, 1, 1, 1, 2))), "train image 5 has the label 2", id="high"),
-        pytest.param(Made(reading=reading(train_labels=(0, 0, 1, -1, 1, 1))), "train image 3 has the label -1", id="low"),
+        pytest.param(
+            Made(reading=reading(train_labels=(0, 0, 1, 1, 1, 2))), "train image 5 has the label 2", id="high"
+        ),
+        pytest.param(
+            Made(reading=reading(train_labels=(0, 0, 1, -1, 1, 1))), "train image 3 has the label -1", id="low"
+        ),
         pytest.param(Made(reading=reading(train_labels=(0, 0, 0))), "no train image of class 'dog'", id="no train"),
         pytest.param(Made(reading=reading(test_labels=(1, 1))), "no test image of class 'cat'", id="no test"),
         pytest.param(Made(reading=reading(train_labels=(0, 0, 1))), "class 'dog' has 1 training", id="one image"),

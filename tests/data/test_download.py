@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from servers import Fault, Site
 
 from clipkd.data import download as module
 from clipkd.data.download import Checksum, Courier, download
 from clipkd.errors import DataError, InputError, MachineError
+from tests.data.servers import Fault, Site
 
 FILE = np.random.default_rng(0).bytes(3_000_000)
 RIGHT = Checksum("sha256", hashlib.sha256(FILE).hexdigest())
@@ -139,7 +139,9 @@ def test_tries_are_bounded(served: Site, tmp_path: Path, waits: list[float]) -> 
     assert visible(tmp_path) == []
 
 
-def test_slow_progress_is_no_failure(served: Site, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_progress_is_no_failure(
+    served: Site, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PIECE", 200_000)
     served.faults["/file.bin"] += [Fault(cut_after=300_000)] * 8  # more cuts than tries, each after a good piece
     assert bring(served, tmp_path).read_bytes() == FILE

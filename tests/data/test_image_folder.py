@@ -1,0 +1,213 @@
+"""Image folders made of real images: every kind PIL can give, classes that differ, files that are damaged."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+from clipkd import datasets
+from clipkd.data.dataset import Dataset, prepare
+from clipkd.data.image_folder import decode
+from clipkd.errors import DataError, InputError
+
+
+@pytest.fixture(scope="module")
+def photos() -> dict[str, np.ndarray]:
+    """Two real photographs, uint8 [427, 640, 3]."""
+    china, flower = load_sample_images().images
+    return {"china": china, "flower": flower}
+
+
+@pytest.fixture
+def folder(photos: dict[str, np.ndarray], tmp_path: Path) -> Path:
+    """Crops of each photograph, as PNG and (the last) as JPEG."""
+    root = tmp_path / "photos"
+    for split, count in (("train", 4), ("val", 2)):
+        for name, photo in photos.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                crop = photo[10 * number : 10 * number + 60, 20 * number : 20 * number + 50 + number]
+                path = root / split / name / f"{number}.{'jpg' if number == 3 else 'png'}"
+                Image.fromarray(crop).save(path, quality=95)
+    return root
+
+
+def pack(folder: Path, **changes: object) -> Dataset:
+    spec = datasets.get("photos", source=str(folder))
+    return prepare(type(spec)(name="photos", title="Photos", **changes), folder.parent / "packed", str(folder))  # type: ignore[call-arg]
+
+
+def test_real_images(folder: Path, photos: dict[str, np.ndarray]) -> None:
+    (folder / "train" / "china" / "notes.txt").write_text("not an image")
+    dataset = pack(folder)
+    assert dataset.classes == ["china", "flower"]
+    assert dataset.train_labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert dataset.test_labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(dataset.image("train", 2), photos["china"][20:80, 40:92])
+    np.testing.assert_array_equal(dataset.image("test", 3), photos["flower"][10:70, 20:71])
+    jpeg = dataset.image("train", 3).astype(float)
+    assert np.abs(jpeg - photos["china"][30:90, 60:113]).mean() < 6
+
+
+def test_long_images_are_brought_down(folder: Path) -> None:
+    dataset = pack(folder, pack_size=25)
+    # 60 x 52 becomes 29 x 25 (60 * 25 / 52 = 28.8); means are kept.
+    assert [image.shape for image in dataset.images("test")] == [(30, 25, 3), (29, 25, 3)] * 2
+    whole = Image.open(folder / "train" / "china" / "2.png")
+    packed = dataset.image("train", 2)
+    assert packed.shape == (29, 25, 3)
+    assert np.abs(packed.mean((0, 1)) - np.asarray(whole).mean((0, 1))).max() < 2
+
+
+def test_short_images_stay(folder: Path) -> None:
+    assert pack(folder, pack_size=50).image("train", 0).shape == (60, 50, 3)
+
+
+def test_many_images_keep_their_order(tmp_path: Path) -> None:
+    scans, labels = load_digits().images[:400], load_digits().target[:400]
+    for split, rows in (("train", range(300)), ("val", range(300, 400))):
+        for row in rows:
+            path = tmp_path / "digits" / split / str(labels[row]) / f"{row:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((scans[row] * 15).astype(np.uint8)).save(path)
+    dataset = pack(tmp_path / "digits")
+    order = [row for digit in range(10) for row in range(300) if labels[row] == digit]
+    np.testing.assert_array_equal(dataset.train_labels, labels[order])
+    for place, row in enumerate(order):
+        np.testing.assert_array_equal(dataset.image("train", place)[..., 1], scans[row] * 15)
+
+
+def test_differing_classes_are_listed(folder: Path) -> None:
+    (folder / "val" / "flower").rename(folder / "val" / "flowers")
+    (folder / "train" / "zebra").mkdir()
+    with pytest.raises(DataError) as raised:
+        pack(folder)
+    assert f"only in {folder}/train: flower, zebra" in str(raised.value).replace("\n  ", "\n")
+    assert f"only in {folder}/val: flowers" in str(raised.value)
+
+
+def test_empty_class_is_named(folder: Path) -> None:
+    for split in ("train", "val"):
+        (folder / split / "zebra").mkdir()
+    with pytest.raises(DataError, match="no train image of class 'zebra'"):
+        pack(folder)
+
+
+def test_wrong_number_of_classes(folder: Path) -> None:
+    with pytest.raises(DataError, match="has 1000 classes, its source names 2"):
+        prepare(datasets.get("imagenet"), folder.parent / "packed", str(folder))
+
+
+def test_missing_folders(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent does not exist"):
+        pack(tmp_path / "absent")
+    (tmp_path / "bare" / "train").mkdir(parents=True)
+    with pytest.raises(InputError, match="bare has no val/"):
+        pack(tmp_path / "bare")
+    (tmp_path / "bare" / "val").mkdir()
+    with pytest.raises(DataError, match="train has no class folders"):
+        pack(tmp_path / "bare")
+    with pytest.raises(InputError, match="--dataset-source FOLDER"):
+        prepare(datasets.get("imagenet"), tmp_path / "packed")
+
+
+def bomb(side: int) -> bytes:
+    """Return a small PNG that announces side x side pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(lambda data: b"", "it is empty", id="empty"),
+        pytest.param(lambda data: data[: len(data) // 2], "can't be decoded", id="truncated"),
+        pytest.param(lambda data: data[:200] + b"\0" * 500 + data[700:], "can't be decoded", id="overwritten"),
+        pytest.param(lambda data: b"no image at all" * 50, "can't be decoded", id="text"),
+        pytest.param(lambda data: bomb(9_000), "9000 x 9000 pixels", id="large"),
+        pytest.param(lambda data: bomb(60_000), "Decompression", id="bomb"),
+    ],
+)
+def test_damaged_image_is_named(folder: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+    path = folder / "train" / "flower" / "1.png"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=f"train/flower/1.png.*{message}"):
+        pack(folder)
+    assert not (folder.parent / "packed").exists()
+
+
+def test_vanished_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.png"):
+        decode(tmp_path / "gone.png", 256)
+
+
+def saved(image: Image.Image, path: Path) -> np.ndarray:
+    image.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = decode(path, 256)
+    assert decoded.dtype == np.uint8
+    assert decoded.shape == (image.height, image.width, 3)
+    return decoded
+
+
+def test_kinds_of_images(photos: dict[str, np.ndarray], tmp_path: Path) -> None:
+    photo = Image.fromarray(photos["flower"][:40, :30])
+    grey = np.asarray(photo.convert("L"))
+    rgb = np.asarray(photo)
+    np.testing.assert_array_equal(saved(photo.convert("L"), tmp_path / "l.png"), np.stack([grey] * 3, -1))
+    bits = saved(photo.convert("1"), tmp_path / "1.png")
+    assert set(np.unique(bits)) == {0, 255}
+    with_alpha = Image.merge("RGBA", (*photo.split(), Image.fromarray(grey // 2)))
+    np.testing.assert_array_equal(saved(with_alpha, tmp_path / "rgba.png"), rgb)  # alpha is dropped
+    np.testing.assert_array_equal(saved(with_alpha.convert("LA"), tmp_path / "la.png"), np.stack([grey] * 3, -1))
+    palette = photo.quantize(16)
+    np.testing.assert_array_equal(saved(palette, tmp_path / "p.png"), np.asarray(palette.convert("RGB")))
+    colours = np.asarray(palette.convert("RGB"))
+    palette.info["transparency"] = bytes(range(16))
+    np.testing.assert_array_equal(saved(palette, tmp_path / "pt.png"), colours)
+    cmyk = Image.merge("CMYK", [Image.fromarray(255 - rgb[..., c]) for c in range(3)] + [Image.new("L", photo.size)])
+    np.testing.assert_array_equal(saved(cmyk, tmp_path / "cmyk.tif"), rgb)
+    assert np.abs(saved(cmyk, tmp_path / "cmyk.jpg").astype(float) - rgb).mean() < 12
+    np.testing.assert_array_equal(saved(Image.fromarray(rgb[:1, :1]), tmp_path / "one.png"), rgb[:1, :1])
+
+
+def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
+    levels = np.array([[0, 128, 257, 32768], [65535, 255, 65407, 514]], dtype=np.uint16)
+    found = saved(Image.fromarray(levels), tmp_path / "16.png")
+    np.testing.assert_array_equal(found[..., 0], np.round(levels * (255 / 65535)))
+
+
+def test_no_defined_range(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(DataError, match=r"f\.tif: 32-bit pixels"):
+        decode(tmp_path / "f.tif", 256)
+
+
+def test_torchvision_imports_beside_any_torch() -> None:
+    """In a fresh process: torchvision and transformers import, whichever of the two wheels are CUDA builds."""
+    script = """
+from clipkd.vision import torchvision
+import torch
+from torchvision import datasets, transforms, models
+from transformers import ViTModel
+assert torch.ops.torchvision.nms and torchvision.datasets is datasets
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(datasets.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr

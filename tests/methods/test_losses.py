@@ -1,0 +1,180 @@
+"""Each train type in each recipe: loss and gradients against plain formulas, in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipkd import methods, recipes
+from clipkd.students import StudentSpec
+from clipkd.training import losses
+from clipkd.training.network import Outputs, build_student
+from tests.methods import plain
+
+SPEC = StudentSpec("toy", image_size=16, patch_size=4, width=24, layers=2, heads=4)
+CLASSES, TEACHER, BATCH, WEIGHT, TEMPERATURE = 5, 12, 7, 0.5, 4.0
+ROWS = torch.arange(BATCH)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "images": torch.randn(BATCH, 3, 16, 16, generator=generator, dtype=torch.float64),
+        "labels": torch.tensor([0, 1, 1, 4, 2, 0, 1]),
+        "prototypes": torch.randn(CLASSES, TEACHER, generator=generator, dtype=torch.float64),
+        "embeddings": torch.randn(BATCH, TEACHER, generator=generator, dtype=torch.float64),
+        "scores": 3 * torch.randn(BATCH, CLASSES, generator=generator, dtype=torch.float64),
+    }
+
+
+def trained_and_plain(recipe: str):
+    """Return clipkd's student and the plain one with equal weights, in float64, without dropout."""
+    torch.manual_seed(0)
+    student = build_student(SPEC, CLASSES, TEACHER, recipes.get(recipe)).double().eval()
+    if recipe == "corrected":
+        student.logit_scale.data.fill_(math.log(1 / 0.07))  # as a float64
+    twin = plain.PlainStudent(16, 4, 24, 2, 4, CLASSES, TEACHER).double().eval()
+    shared = {name: value for name, value in student.state_dict().items() if not name.startswith(("cluster", "logit"))}
+    twin.load_state_dict(shared, strict=False)
+    return student, twin
+
+
+def reference_loss(twin, batch, train_type):
+    """paper.md, "The three train types": the released code's losses."""
+    z, s = twin(batch["images"])
+    loss = plain.cross_entropy(s, batch["labels"])
+    if train_type == "vanilla":
+        loss = loss + WEIGHT * plain.soft_cross_entropy(s, torch.softmax(batch["scores"], dim=1))
+    if train_type == "teacher-KD":
+        loss = loss + WEIGHT * plain.cross_entropy(
+            plain.cosines(z, twin.cluster_projection(batch["embeddings"])), ROWS
+        )
+    if train_type == "embed-KD":
+        loss = loss + WEIGHT * plain.cross_entropy(
+            plain.cosines(z, twin.cluster_projection(batch["prototypes"])), batch["labels"]
+        )
+    return loss
+
+
+def corrected_loss(twin, student, batch, train_type):
+    """The right-hand column of paper.md's table: logits, Hinton's KD, CLIP's scale, student-side projection."""
+    z, _ = twin(batch["images"])
+    logits = twin.classifier(z)
+    loss = plain.cross_entropy(logits, batch["labels"])
+    if train_type == "vanilla":
+        loss = loss + WEIGHT * plain.kullback_leibler(logits, batch["scores"], TEMPERATURE)
+    if train_type in {"teacher-KD", "embed-KD"}:
+        projected = z @ student.cluster_projection.weight.T + student.cluster_projection.bias
+        vectors = batch["embeddings" if train_type == "teacher-KD" else "prototypes"]
+        targets = ROWS if train_type == "teacher-KD" else batch["labels"]
+        loss = loss + WEIGHT * plain.cross_entropy(plain.cosines(projected, vectors) / 0.07, targets)
+    return loss
+
+
+@pytest.mark.parametrize("train_type", ["supervised", "vanilla", "teacher-KD", "embed-KD"])
+@pytest.mark.parametrize("recipe", ["reference", "corrected"])
+def test_loss_and_gradients_equal_the_plain_formulas(recipe, train_type, batch):
+    student, twin = trained_and_plain(recipe)
+    if recipe == "reference":
+        twin.cluster_projection.load_state_dict(student.cluster_projection.state_dict())
+    method = methods.get(train_type)
+    signal = None if method.signal == "nothing" else batch[method.signal]
+    parts = method.loss(student, student(batch["images"]), batch["labels"], signal, recipes.get(recipe))
+    parts["loss"].backward()
+    found = {name: value.grad.clone() for name, value in student.named_parameters() if value.grad is not None}
+
+    student.zero_grad()
+    expected = (
+        reference_loss(twin, batch, train_type) if recipe == "reference" else corrected_loss(twin, student, batch, train_type)
+    )
+    expected.backward()
+    wanted = {name: value.grad for name, value in twin.named_parameters() if value.grad is not None}
+    if recipe == "corrected" and train_type in {"teacher-KD", "embed-KD"}:
+        wanted |= {f"cluster_projection.{name}": value.grad for name, value in student.cluster_projection.named_parameters()}
+        assert found.pop("logit_scale").abs() > 0
+    torch.testing.assert_close(parts["loss"], expected, rtol=1e-12, atol=1e-12)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        # A key's bias shifts all of a query's attention scores alike: its gradient is rounding only.
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-13, msg=name)
+
+
+def test_the_scale_is_learned_and_clamped_at_100(batch):
+    recipe = recipes.get("corrected")
+    student, _ = trained_and_plain("corrected")
+    z = torch.randn(BATCH, 24, dtype=torch.float64)
+    cosines = plain.cosines(student.cluster_projection(z), batch["prototypes"])
+    for logarithm, scale in ((0.0, 1.0), (1.0, 2.718281828459045), (9.0, 100.0)):
+        student.logit_scale.data.fill_(logarithm)
+        torch.testing.assert_close(losses.similarity(student, z, batch["prototypes"], recipe), scale * cosines)
+
+
+@pytest.mark.parametrize(("classes", "floor"), [(10, 1.461), (100, 3.622), (1000, 5.909)])
+def test_double_softmax_bounds_the_loss_and_shrinks_the_gradient(classes, floor):
+    reference, corrected = recipes.get("reference"), recipes.get("corrected")
+    certain = torch.full((1, classes), -1e4, dtype=torch.float64)
+    certain[0, 3] = 1e4
+    assert losses.classification(certain, torch.tensor([3]), reference).item() == pytest.approx(floor, abs=5e-4)
+    assert losses.classification(certain, torch.tensor([3]), corrected).item() == 0
+    gradients = []
+    for recipe in (reference, corrected):
+        uniform = torch.zeros(1, classes, dtype=torch.float64, requires_grad=True)
+        losses.classification(uniform, torch.tensor([3]), recipe).backward()
+        gradients.append(uniform.grad)
+    torch.testing.assert_close(gradients[0] * classes, gradients[1])
+
+
+def simplex(count: int) -> torch.Tensor:
+    """Cosines of the best arrangement of unit vectors: all others equally far from each."""
+    return torch.full((count, count), -1 / (count - 1), dtype=torch.float64).fill_diagonal_(1.0)
+
+
+@pytest.mark.parametrize(("classes", "floor"), [(10, 1.377), (100, 3.612), (1000, 5.909)])
+def test_embed_kd_without_a_temperature_is_bounded(classes, floor):
+    assert losses.contrastive(simplex(classes), torch.arange(classes)).item() == pytest.approx(floor, abs=1e-3)
+
+
+@pytest.mark.parametrize(("batch_size", "floor"), [(64, 3.170), (16, 1.818)])
+def test_teacher_kd_without_a_temperature_is_bounded(batch_size, floor):
+    targets = losses.batch_targets(torch.arange(batch_size) % 10, recipes.get("reference"))
+    assert losses.contrastive(simplex(batch_size), targets).item() == pytest.approx(floor, abs=5e-4)
+
+
+def test_same_class_targets_share_the_target_among_a_class():
+    recipe = dataclasses.replace(recipes.get("corrected"), same_class_targets=True)
+    shares = losses.batch_targets(torch.tensor([2, 0, 2]), recipe)
+    torch.testing.assert_close(shares, torch.tensor([[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]]))
+    assert losses.batch_targets(torch.tensor([2, 0, 2]), recipes.get("corrected")).tolist() == [0, 1, 2]
+
+
+def test_controls_take_the_teachers_content_away():
+    prototypes = F.normalize(torch.randn(6, 16), dim=1) * torch.arange(1, 7)[:, None]
+    random = methods.get("embed-KD-random").prepare(prototypes, seed=1)
+    torch.testing.assert_close(random.norm(dim=1), prototypes.norm(dim=1))
+    assert (F.cosine_similarity(random, prototypes).abs() < 0.95).all()
+    assert not torch.equal(random, methods.get("embed-KD-random").prepare(prototypes, seed=2))
+    for seed in range(20):
+        permuted = methods.get("embed-KD-permuted").prepare(prototypes, seed)
+        assert sorted(map(tuple, permuted.tolist())) == sorted(map(tuple, prototypes.tolist()))
+        assert not (permuted == prototypes).all(dim=1).any(), "a class kept its own prototype"
+    onehot = methods.get("embed-KD-onehot").prepare(prototypes, seed=0)
+    assert onehot.shape == (6, 16)
+    torch.testing.assert_close(onehot @ onehot.T, torch.eye(6))
+    assert methods.get("embed-KD-onehot").prepare(prototypes[:, :4], seed=0).shape == (6, 6)
+    assert methods.get("embed-KD").prepare(prototypes, seed=0) is prototypes
+
+
+def test_a_controls_loss_is_embed_kds(batch):
+    recipe = recipes.get("reference")
+    student, _ = trained_and_plain("reference")
+    outputs: Outputs = student(batch["images"])
+    expected = methods.get("embed-KD").loss(student, outputs, batch["labels"], batch["prototypes"], recipe)["loss"]
+    for name in ("embed-KD-random", "embed-KD-permuted", "embed-KD-onehot"):
+        assert methods.get(name).control_of == "embed-KD"
+        found = methods.get(name).loss(student, outputs, batch["labels"], batch["prototypes"], recipe)["loss"]
+        assert found.item() == expected.item()

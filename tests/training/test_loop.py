@@ -1,0 +1,203 @@
+"""Whole trainings, as a user runs them: what they leave, that seeds fix them, that they go on after a crash."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clipkd import recipes, students
+from clipkd.training.job import Hyperparameters
+from clipkd.training.network import build_student
+from clipkd.training.optimiser import adamw, learning_rate
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def clipkd(*arguments, check=True) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "clipkd", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=check, env=ENVIRONMENT)
+
+
+def train(data: Path, folder: Path, *flags, check=True) -> subprocess.CompletedProcess:
+    """Train the tiny student on the digits for two epochs; later flags win."""
+    basics = ["--data", data, "--dataset-name", "Digits", "--student", "tiny-32", "--log-folder", folder]
+    defaults = ["--train-type", "supervised", "--epochs", 2, "--learning-rate", 1e-3, "--threads", 1]
+    return clipkd("train", *basics, *defaults, *flags, check=check)
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(digits_folder, tmp_path_factory) -> Path:
+    """A finished supervised run of the corrected recipe."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(digits_folder, folder)
+    return folder
+
+
+def test_a_run_leaves_everything_that_the_tables_read(finished):
+    found = metrics(finished)
+    assert found["cell"] == {
+        "recipe": "corrected", "dataset": "digits", "student": "tiny-32", "teacher": "none",
+        "train_type": "supervised", "seed": 0, "teacher_source": "cached",
+    }  # fmt: skip
+    assert found["selected"]["by"] == "validation"
+    assert 0.1 < found["last"]["test"]["top1"] <= found["last"]["test"]["top5"] <= 1
+    rows = list(csv.DictReader((finished / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    best = max(rows, key=lambda row: float(row["val_top1"]))
+    assert found["selected"]["epoch"] == int(best["epoch"])
+    assert found["selected"]["validation"]["top1"] == float(best["val_top1"])
+    cost = json.loads((finished / "cost.json").read_text())
+    assert len(cost["seconds_per_epoch"]) == 2
+    assert cost["student_weights_bytes"] == 4 * found["student_parameters"] == cost["weights_bytes"]
+    assert cost["teacher"] == {"source": "none", "forward_passes": 0, "weights_bytes": 0}
+    assert not list(finished.glob(".resume*"))
+    assert json.loads((finished / "env.json").read_text())["packages"]["torch"] == torch.__version__
+
+
+def test_tensorboard_scalars_have_the_released_codes_names(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(finished)).Reload()
+    assert sorted(board.Tags()["scalars"]) == ["Train loss", "Val acc.", "Val loss"]
+    rows = list(csv.DictReader((finished / "history.csv").open()))
+    assert [event.step for event in board.Scalars("Val acc.")] == [1, 2]
+    assert [event.value for event in board.Scalars("Val acc.")] == pytest.approx([float(row["val_top1"]) for row in rows])
+
+
+def test_evaluate_reproduces_the_selected_students_test_score(finished, digits_folder):
+    flags = ["--data", digits_folder, "--dataset-name", "digits", "--student", "tiny-32"]
+    answer = clipkd("evaluate", finished / "student.safetensors", *flags).stdout
+    score = metrics(finished)["selected"]["test"]
+    assert f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f}" in answer
+    wrong = clipkd("evaluate", finished / "student.safetensors", *flags[:-1], "base-32", check=False)
+    assert wrong.returncode == 3
+    assert "does not fit student 'base-32'" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_a_seed_fixes_the_run_to_the_bit(finished, digits_folder, tmp_path):
+    train(digits_folder, tmp_path / "again")
+    train(digits_folder, tmp_path / "other", "--seed", 1)
+    for name in ("metrics.json", "history.csv", "student.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+    assert (tmp_path / "other" / "history.csv").read_bytes() != (finished / "history.csv").read_bytes()
+
+
+def test_a_finished_run_is_not_trained_again(finished, digits_folder):
+    before = (finished / "metrics.json").stat().st_mtime_ns
+    answer = train(digits_folder, finished)
+    assert "nothing to do" in answer.stderr
+    assert (finished / "metrics.json").stat().st_mtime_ns == before
+    assert metrics(finished)["epochs"] == 2
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_student(digits_folder, tmp_path):
+    train(digits_folder, tmp_path / "whole", "--epochs", 6)
+    cut = tmp_path / "cut"
+    # Save after every epoch; the run is killed at a random moment behind the second save.
+    command = (
+        "import sys; from clipkd.training import loop; loop.SECONDS_BETWEEN_SAVES = 0.0; "
+        "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flags = ["train", "--data", digits_folder, "--dataset-name", "digits", "--student", "tiny-32", "--log-folder", cut,
+             "--train-type", "supervised", "--epochs", 6, "--learning-rate", 1e-3, "--threads", 1]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", command, *map(str, flags)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    for line in process.stderr:
+        if line.startswith("epoch 3/"):
+            time.sleep(0.1)
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (cut / "metrics.json").exists()
+    answer = train(digits_folder, cut, "--epochs", 6)
+    assert "going on after epoch" in answer.stderr
+    for name in ("metrics.json", "history.csv", "student.safetensors"):
+        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_reference_trains_on_everything_and_chooses_on_the_test_split(digits_folder, finished, tmp_path):
+    train(digits_folder, tmp_path / "run", "--recipe", "REFERENCE")
+    reference, corrected = metrics(tmp_path / "run"), metrics(finished)
+    assert reference["selected"]["by"] == "test"
+    assert reference["selected"]["validation"] is None
+    assert reference["train_images"] == corrected["train_images"] + 180
+    assert all(row["split"] == "test" for row in csv.DictReader((tmp_path / "run" / "history.csv").open()))
+    best = max(float(row["val_top1"]) for row in csv.DictReader((tmp_path / "run" / "history.csv").open()))
+    assert reference["selected"]["test"]["top1"] == best
+
+
+def test_the_released_flags_work_and_pt_is_a_plain_state_dict(digits_folder, vit_folder, tmp_path):
+    flags = ["--dataset-name", "DIGITS", "--teacher-model", vit_folder, "--train-type", "Embed-kd",
+             "--log-folder", tmp_path / "L", "--ckpt-save-name", "C.pt"]  # fmt: skip
+    clipkd("train", *flags, "--data", digits_folder, "--student", "tiny-32", "--epochs", 1, "--recipe", "reference")
+    state = torch.load(tmp_path / "L" / "C.pt", weights_only=True)
+    student = build_student(students.get("tiny-32"), 10, 16, recipes.get("reference"))
+    student.load_state_dict(state, strict=True)
+    assert metrics(tmp_path / "L")["cell"]["train_type"] == "embed-KD"
+    cost = json.loads((tmp_path / "L" / "cost.json").read_text())
+    assert cost["teacher"] == {"source": "cached", "forward_passes": 0, "weights_bytes": 0}
+
+
+def test_a_live_teacher_is_counted_and_trains_the_same_student(digits_folder, vit_folder, tmp_path):
+    """Exact numbers in the store: the cached run's losses equal the live run's to rounding."""
+    flags = ["--teacher-model", vit_folder, "--train-type", "teacher-KD", "--epochs", 1, "--embed-dtype", "float32"]
+    for source in ("live", "cached"):
+        train(digits_folder, tmp_path / source, *flags, "--teacher-source", source)
+    live, cached = (json.loads((tmp_path / source / "cost.json").read_text()) for source in ("live", "cached"))
+    assert live["teacher"]["forward_passes"] == live["images_per_epoch"]
+    assert cached["teacher"]["forward_passes"] == 0
+    assert live["weights_bytes"] - live["student_weights_bytes"] == live["teacher"]["weights_bytes"] > 0
+    losses = [next(csv.DictReader((tmp_path / source / "history.csv").open()))["train_loss"] for source in ("live", "cached")]
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(digits_folder, tmp_path):
+    answer = train(digits_folder, tmp_path / "run", "--learning-rate", 1e30, "--recipe", "reference", check=False)
+    assert answer.returncode == 3
+    assert "the loss is not finite in epoch 1" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_learning_rate_warms_up_and_falls_along_half_a_cosine():
+    numbers = Hyperparameters(learning_rate=2.0)
+    assert {learning_rate(step, 1000, numbers, recipes.get("reference")) for step in range(1000)} == {2.0}
+    rates = [learning_rate(step, 1000, numbers, recipes.get("corrected")) for step in range(1000)]
+    assert rates[0] == pytest.approx(2.0 / 50)
+    assert rates[49] == rates[50] == 2.0
+    assert rates[525] == pytest.approx(1 + math.cos(math.pi * 475 / 950), abs=1e-12)
+    assert 0 < rates[-1] < 1e-4
+    assert all(earlier >= later for earlier, later in zip(rates[50:], rates[51:], strict=False))
+
+
+def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
+    for name in ("reference", "corrected"):
+        student = build_student(students.get("tiny-32"), 10, 16, recipes.get(name))
+        groups = adamw(student, Hyperparameters(weight_decay=0.3), recipes.get(name)).param_groups
+        decay = {id(value): group["weight_decay"] for group in groups for value in group["params"]}
+        found = {key for key, value in student.named_parameters() if decay[id(value)] == 0}
+        assert len(decay) == len(list(student.parameters()))
+        assert (found == set()) == (name == "reference")
+        if name == "corrected":
+            assert {"ln_pre.weight", "positional_embedding", "class_embedding", "logit_scale", "classifier.bias"} <= found
+            assert not {"conv1.weight", "classifier.weight", "cluster_projection.weight"} & found
+
+
+def test_students_are_saved_as_safetensors_by_default(finished):
+    state = load_file(finished / "student.safetensors")
+    build_student(students.get("tiny-32"), 10, None, recipes.get("corrected")).load_state_dict(state, strict=True)

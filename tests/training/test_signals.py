@@ -1,0 +1,107 @@
+"""The stored signal is the live teacher's: same targets, same gradients; and not just any signal."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from clipkd import stages
+from clipkd.cells import Cell
+from clipkd.layout import Layout
+from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.training.network import build_student
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def store(digits_folder):
+    """A layout with exact numbers in the store."""
+    return Layout(digits_folder, dtype="float32")
+
+
+def cell(vit_folder, train_type, recipe, source) -> Cell:
+    return Cell(recipe, "digits", "tiny-32", str(vit_folder), train_type, 0, source)
+
+
+def first_batch(cell, layout):
+    """Return job, batch, signal tensor, of the first batch that a seed gives."""
+    stages.for_training(cell, layout, CPU, 256)
+    job = open_job(cell, Hyperparameters(), layout, CPU)
+    signal = open_signal(job)
+    batch = next(iter(open_batches(job, signal).epoch(32, False, torch.Generator().manual_seed(5))))
+    return job, batch, signal
+
+
+def gradients(job, batch, target, width) -> torch.Tensor:
+    """Return the gradient of the run's loss with respect to all weights, as one vector."""
+    torch.manual_seed(0)
+    student = build_student(job.cell.student_spec, 10, width, job.cell.recipe_spec).eval()
+    job.cell.method.loss(student, student(batch.inputs), batch.labels, target, job.cell.recipe_spec)["loss"].backward()
+    return torch.cat([value.grad.flatten() for value in student.parameters() if value.grad is not None])
+
+
+@pytest.mark.parametrize("recipe", ["reference", "corrected"])
+@pytest.mark.parametrize("train_type", ["teacher-KD", "vanilla"])
+def test_cached_equals_live_in_targets_and_gradients(train_type, recipe, store, vit_folder):
+    job, batch, live = first_batch(cell(vit_folder, train_type, recipe, "live"), store)
+    _, again, cached = first_batch(cell(vit_folder, train_type, recipe, "cached"), store)
+    assert torch.equal(batch.rows, again.rows)
+    assert torch.equal(batch.inputs, again.inputs)
+    assert 0 < batch.flips.sum() < len(batch.flips)
+    target, stored = live(batch), cached(batch)
+    assert live.teacher.forward_passes == len(batch.rows)
+    assert cached.teacher is None
+    torch.testing.assert_close(stored, target, rtol=1e-4, atol=2e-5)
+    right = gradients(job, batch, target, live.width)
+    found = gradients(job, batch, stored, live.width)
+    assert (found - right).norm() < 1e-5 * right.norm()
+
+    # Controls: a signal that is nearly right must be told apart.
+    mirrored = dataclasses.replace(batch, flips=~batch.flips)
+    unflipped = dataclasses.replace(batch, flips=torch.zeros_like(batch.flips))
+    others = dataclasses.replace(batch, rows=batch.rows.roll(1))
+    for wrong in (mirrored, unflipped, others):
+        assert (gradients(job, batch, cached(wrong), live.width) - right).norm() > 1e-3 * right.norm()
+
+
+def test_reference_and_corrected_teachers_see_different_pixels(store, vit_folder):
+    _, batch, released = first_batch(cell(vit_folder, "teacher-KD", "reference", "cached"), store)
+    _, _, own = first_batch(cell(vit_folder, "teacher-KD", "corrected", "cached"), store)
+    assert not torch.allclose(released(batch), own(batch), atol=1e-2)
+
+
+def test_half_precision_store_moves_gradients_by_less_than_one_in_a_thousand(digits_folder, store, vit_folder):
+    exact = cell(vit_folder, "teacher-KD", "corrected", "cached")
+    job, batch, signal = first_batch(exact, store)
+    _, _, half = first_batch(exact, Layout(digits_folder))
+    right = gradients(job, batch, signal(batch), signal.width)
+    assert (gradients(job, batch, half(batch), half.width) - right).norm() < 1e-3 * right.norm()
+
+
+def test_a_view_set_of_64_px_students_is_the_live_one_too(store, vit_folder):
+    """With `teacher_view: student-input` a 64 px student's teacher sees the image enlarged to 64 px first."""
+    live64 = dataclasses.replace(cell(vit_folder, "teacher-KD", "reference", "live"), student="base-64")
+    cached64 = dataclasses.replace(live64, teacher_source="cached")
+    _, batch, live = first_batch(live64, store)
+    _, _, cached = first_batch(cached64, store)
+    assert store.full_embeddings(cached64).folder != store.full_embeddings(
+        dataclasses.replace(cached64, student="tiny-32")
+    ).folder
+    torch.testing.assert_close(cached(batch), live(batch), rtol=1e-4, atol=2e-5)
+
+
+def test_prototypes_are_the_class_means_of_the_drawn_images(store, vit_folder):
+    plain = cell(vit_folder, "embed-KD", "reference", "cached")
+    _, batch, signal = first_batch(plain, store)
+    sample = np.load(store.sample_embeddings(plain).folder / "sample.npy")
+    labels = np.load(store.sample_embeddings(plain).folder / "sample-labels.npy")
+    assert np.bincount(labels).tolist() == [100] * 10
+    expected = np.stack([sample[labels == number].mean(axis=0) for number in range(10)])
+    np.testing.assert_allclose(signal(batch).numpy(), expected, rtol=1e-5, atol=1e-6)
+    unit = cell(vit_folder, "embed-KD", "corrected", "cached")
+    _, _, signal = first_batch(unit, store)
+    np.testing.assert_allclose(signal(batch).norm(dim=1).numpy(), np.ones(10), rtol=1e-5)
