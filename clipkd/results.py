@@ -67,7 +67,7 @@ class Results:
         if facts.absent and not partial:
             listed = "\n  ".join(facts.absent)
             raise DataError(
-                f"manifests that the runs were made from are missing; `dvc pull` them, or ask for a partial report:\n  {listed}"
+                f"manifests that the runs were made from are missing below {data}; `dvc pull` them, or ask for a partial report:\n  {listed}"
             )
         return cls(config, cells, tuple(left_out), finished, missing, facts)
 
@@ -148,8 +148,15 @@ def dataset_title(name: str, config: dict[str, Any]) -> str:
     return datasets.get(name, (config.get("sources") or {}).get(name)).title
 
 
+def teacher_titles(names: Iterable[str]) -> dict[str, str]:
+    """Return the titles that people use, by key; two teachers of one title also show their keys."""
+    titles = {name: teacher_title(name) for name in names}
+    shared = [title for title in titles.values() if list(titles.values()).count(title) > 1]
+    return {name: f"{title} ({name})" if title in shared else title for name, title in titles.items()}
+
+
 def teacher_title(name: str) -> str:
-    """Return the name that people use; the key where nothing better is known."""
+    """Return a teacher's title; its key where nothing better is known."""
     if name == NO_TEACHER:
         return "no teacher"
     try:

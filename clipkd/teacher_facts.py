@@ -57,7 +57,7 @@ def needs_sample(cell: Cell) -> bool:
 
 
 class TeacherFacts:
-    """Reads manifests, each once; notes in `absent` what a run must have read and is not there."""
+    """Reads manifests, each once; notes in `absent` what a run must have read and is not there (below data/)."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -115,7 +115,7 @@ class TeacherFacts:
         manifest = self.manifests[folder]
         if manifest is None:
             if needed:
-                self.absent[f"{kind} at {folder}"] = None
+                self.absent[f"{kind} {folder.relative_to(self.layout.data).as_posix()}"] = None
             return None
         if manifest["kind"] != kind:
             raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")

@@ -84,9 +84,9 @@ rule prototypes:
     output:
         STORE + "/prototypes/{part}/manifest.json",
     log:
-        "logs/embeddings/{dataset}/{teacher}/prototypes-{part}.log",
+        "logs/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.log",
     benchmark:
-        "results/benchmarks/embeddings/{dataset}/{teacher}/prototypes-{part}.tsv"
+        "results/benchmarks/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.tsv"
     params:
         store=store_flags,
     shell:
@@ -101,9 +101,9 @@ rule probe:
     output:
         STORE + "/head/{part}/manifest.json",
     log:
-        "logs/embeddings/{dataset}/{teacher}/probe-{part}.log",
+        "logs/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.log",
     benchmark:
-        "results/benchmarks/embeddings/{dataset}/{teacher}/probe-{part}.tsv"
+        "results/benchmarks/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.tsv"
     params:
         store=store_flags,
         device=DEVICE,

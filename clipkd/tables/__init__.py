@@ -1,0 +1,86 @@
+"""Tables of the results: accuracy, cost, resources, and whether the teacher matters. No torch here.
+
+Each table is written as CSV (plain numbers, for programs), Markdown, LaTeX and HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clipkd.cells import expand
+from clipkd.results import Results, values
+
+FORMATS = ("csv", "md", "tex", "html")
+METRICS = {"top1": "top-1", "top5": "top-5"}
+KINDS = {
+    "last": "last epoch",
+    "selected": "validation-selected epoch",
+    "best-test": "best epoch chosen on the test set, as released: optimistic",
+}
+
+
+def table_stems(config: dict[str, Any]) -> list[str]:
+    """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run."""
+    from clipkd import recipes
+
+    chosen = {"validation": "selected", "test": "best-test"}
+    kinds = [
+        (recipe, kind) for recipe in values(expand(config)[0], "recipe") for kind in ("last", chosen[recipes.get(recipe).selection])
+    ]
+    accuracy = [f"accuracy-{recipe}-{kind}-{metric}" for recipe, kind in kinds for metric in METRICS]
+    return [*accuracy, "teacher-matters", "cost", "resources", "teachers"]
+
+
+def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
+    """Return recipe, kind and metric of an accuracy table's name, None for another table's."""
+    if not stem.startswith("accuracy-"):
+        return None
+    rest, _, metric = stem.removeprefix("accuracy-").rpartition("-")
+    kind = next(kind for kind in KINDS if rest.endswith(f"-{kind}"))
+    return rest.removesuffix(f"-{kind}"), kind, metric
+
+
+def report_entry(stem: str) -> dict[str, Any]:
+    """Return the category and labels under which a table stands in the workflow's report."""
+    titles = {
+        "teacher-matters": "Does the teacher matter?",
+        "cost": "Cost of training and extraction",
+        "resources": "The paper's resource figure, published and measured",
+        "teachers": "Teachers and their embeddings",
+    }
+    accuracy = accuracy_stem(stem)
+    title = f"Test accuracy, recipe {accuracy[0]}, {KINDS[accuracy[1]]}, {METRICS[accuracy[2]]}" if accuracy else titles[stem]
+    return {"category": "Tables", "labels": {"table": title}}
+
+
+def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
+    """Write every table of a config, in every format.
+
+    Args:
+        config: a resolved config.
+        results: the folder that holds runs/.
+        data: the folder that holds datasets/, teachers/ and embeddings/.
+        output: the folder to write to.
+        partial: report what is there, with marks, instead of refusing an incomplete grid.
+
+    Raises:
+        DataError: a run is missing or damaged; the message names it.
+    """
+    from clipkd.tables import accuracy, cost, resources, teacher_matters, teachers
+    from clipkd.tables.table import Table
+
+    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
+    others: dict[str, Callable[[Results], Table]] = {
+        "teacher-matters": teacher_matters.table,
+        "cost": cost.table,
+        "resources": resources.table,
+        "teachers": teachers.table,
+    }
+    for stem in table_stems(config):
+        named = accuracy_stem(stem)
+        table = accuracy.table(found, *named) if named else others[stem](found)
+        table.stem, table.title = stem, report_entry(stem)["labels"]["table"]
+        table.notes += found.notes()
+        table.write(Path(output))
