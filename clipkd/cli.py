@@ -118,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
         child.add_argument(
             "--config", type=Path, default=Path("results/config.json"), help="the resolved config whose grid is shown"
         )
-        child.add_argument("--runs", type=Path, default=Path("results/runs"), help="folder of the run folders")
+        child.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
         child.add_argument("--output", type=Path, default=Path("results") / name, help="folder to write into")
         child.add_argument("--partial", action="store_true", help="accept missing runs, and mark what they touch")
     child = verb("list", list_names, "List the names that can be used.")
@@ -325,13 +325,13 @@ def evaluate(options: argparse.Namespace) -> None:
 def tables(options: argparse.Namespace) -> None:
     from clipkd.tables import write_tables
 
-    write_tables(resolved(options.config), options.runs, options.data, options.output, options.partial)
+    write_tables(resolved(options.config), options.results, options.data, options.output, options.partial)
 
 
 def figures(options: argparse.Namespace) -> None:
     from clipkd.figures import write_figures
 
-    write_figures(resolved(options.config), options.runs, options.data, options.output, options.partial)
+    write_figures(resolved(options.config), options.results, options.data, options.output, options.partial)
 
 
 def resolved(path: Path) -> dict[str, Any]:

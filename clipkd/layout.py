@@ -5,7 +5,7 @@ What makes an artefact is in its path, so that a changed teacher is a missing fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipkd.cells import Cell
@@ -55,7 +55,7 @@ class Layout:
 
     data: Path = Path("data")
     dtype: str = "float16"
-    sample: Sample = Sample()
+    sample: Sample = field(default_factory=Sample)
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name

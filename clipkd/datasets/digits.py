@@ -42,6 +42,7 @@ class Digits(DatasetSpec):
             raise DataError(
                 f"scikit-learn's digits have the sha256 {found}, not {self.sha256}: another version of the data"
             )
+        assert self.image_size is not None
         size = (self.image_size, self.image_size)
         # Scans hold ink in 0..16; bilinear enlargement keeps the strokes smooth.
         images = [np.asarray(Image.fromarray(np.minimum(scan.astype(np.uint16) * 16, 255).astype(np.uint8))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipkd import device as devices
 from clipkd.artifacts import Draft, building
-from clipkd.data.dataset import Dataset
+from clipkd.data.dataset import SPLITS, Dataset
 from clipkd.data.pixels import flipped, normalised, planes, square, unit
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.views import Sample, ViewSet
@@ -48,12 +48,13 @@ def extract(store: Embeddings, dataset: Dataset, teacher: Teacher, batch_size: i
 def write_all(draft: Draft, store: Embeddings, dataset: Dataset, teacher: Teacher, batch_size: int) -> None:
     """Write train.npy [N, V, D] and test.npy [M, D]: every image, training images in V views."""
     flips = (False, True) if store.views.flips else (False,)
-    for split, views in (("train", flips), ("test", (False,))):
+    for split in SPLITS:
+        views = flips if split == "train" else (False,)
         count = len(dataset.labels(split))
         rows = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
         array = None
         for batch in progress(rows, len(rows), f"{store.dataset.title} {split} through {teacher.spec.title}"):
-            images = [dataset.image(split, row) for row in batch]
+            images = [dataset.image(split, int(row)) for row in batch]
             for view, flip in enumerate(views):
                 vectors = embed(images, np.full(len(batch), flip), store.views, teacher, store.dtype)
                 if array is None:
@@ -77,7 +78,7 @@ def write_sample(draft: Draft, store: Embeddings, dataset: Dataset, teacher: Tea
     starts = range(0, len(rows), batch_size)
     for start in progress(starts, len(starts), f"{store.dataset.title} sample through {teacher.spec.title}"):
         batch = slice(start, start + batch_size)
-        images: Iterator[np.ndarray] | list[np.ndarray] = [dataset.image("train", row) for row in rows[batch]]
+        images: Iterator[np.ndarray] | list[np.ndarray] = [dataset.image("train", int(row)) for row in rows[batch]]
         if store.views.crop:
             images = [random_crop(image, generator) for image in images]
         vectors.append(embed(list(images), flips[batch], store.views, teacher, store.dtype))
@@ -131,8 +132,9 @@ def embed(images: list[np.ndarray], flips: np.ndarray, views: ViewSet, teacher: 
     inputs = present(images, torch.from_numpy(flips).to(teacher.device), views, teacher)
     vectors = teacher.embed(inputs).cpu().numpy().astype(dtype)
     if not np.isfinite(vectors).all():
+        name = teacher.spec.name
         raise DataError(
-            f"teacher '{teacher.spec.name}' gave an embedding that is not finite in {dtype}; try embeddings.dtype: float32"
+            f"teacher '{name}' gave an embedding that is not finite in {dtype}; try embeddings.dtype: float32"
         )
     return vectors
 

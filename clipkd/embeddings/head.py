@@ -73,9 +73,8 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
     rows = {"train": dataset.training, "validation": dataset.validation}
     unflipped = {part: torch.from_numpy(train[index, 0].astype(np.float32)).to(device) for part, index in rows.items()}
     unflipped["test"] = torch.from_numpy(test.astype(np.float32)).to(device)
-    targets = {part: labels["train"][index].to(device) for part, index in rows.items()} | {
-        "test": labels["test"].to(device)
-    }
+    targets = {part: labels["train"][index].to(device) for part, index in rows.items()}
+    targets["test"] = labels["test"].to(device)
 
     if store.teacher.head_for == store.dataset.name:
         weight, bias = own_head(teacher, len(dataset.classes))
@@ -103,10 +102,8 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
                 piece = torch.from_numpy(vectors[start : start + ROWS].astype(np.float32)).to(device)
                 scores[start : start + ROWS] = F.linear(piece, weight, bias).cpu().numpy()
             scores.flush()
-    found = facts["accuracy"]
-    say(
-        f"{facts['head']} of {store.teacher.title}: {found['validation']:.1%} validation, {found['test']:.1%} test accuracy"
-    )
+    reached = ", ".join(f"{value:.1%} {part}" for part, value in facts["accuracy"].items())
+    say(f"{facts['head']} of {store.teacher.title}, accuracy: {reached}")
 
 
 def best_probe(vectors: dict[str, Tensor], targets: dict[str, Tensor], classes: int) -> tuple[float, Tensor, Tensor]:

@@ -41,6 +41,11 @@ class Teacher:
         """Number of the encoder's parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def width(self) -> int:
+        """Dimensions D of an embedding."""
+        return int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
     @torch.inference_mode()
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the class tokens [B, D], float32, of images [B, 3, S, S] that are normalised already."""

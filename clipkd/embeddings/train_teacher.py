@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,15 @@ from torch.nn import functional as F
 from clipkd.artifacts import building, write_json
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import enlarged, normalised, planes, squares, unit
+from clipkd.embeddings.head import accuracy
 from clipkd.errors import InputError
 from clipkd.progress import progress, say
 from clipkd.teachers import TrainedTeacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Value = TypeVar("Value")
 
 
 def train_teacher(spec: TrainedTeacher, dataset: Dataset, folder: Path, device: torch.device) -> None:
@@ -25,18 +33,19 @@ def train_teacher(spec: TrainedTeacher, dataset: Dataset, folder: Path, device: 
     """
     if dataset.spec.name != spec.dataset:
         raise InputError(f"teacher '{spec.name}' is trained on {spec.dataset}, not on {dataset.spec.name}")
-    assert spec.image_size and spec.hidden_size and spec.mean and spec.std  # noqa: PT018
+    mean, std, image_size = known(spec.mean), known(spec.std), known(spec.image_size)
     start = time.perf_counter()
     torch.manual_seed(spec.seed)
-    encoder = build(spec).to(device)
-    classifier = nn.Linear(spec.hidden_size, len(dataset.classes)).to(device)
-    size = dataset.spec.image_size or spec.image_size
+    encoder = build(spec)
+    encoder.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without types
+    classifier = nn.Linear(known(spec.hidden_size), len(dataset.classes)).to(device)
+    size = dataset.spec.image_size or image_size
     pixels = {split: unit(planes(squares(dataset.images(split), size))).to(device) for split in ("train", "test")}
     labels = {split: torch.from_numpy(dataset.labels(split).copy()).to(device) for split in ("train", "test")}
     training = torch.from_numpy(dataset.training.copy()).to(device)
 
     def scores(images: Tensor) -> Tensor:
-        inputs = enlarged(normalised(images, spec.mean, spec.std), spec.image_size)
+        inputs = enlarged(normalised(images, mean, std), image_size)
         return classifier(encoder(pixel_values=inputs).last_hidden_state[:, 0])
 
     fit(spec, scores, [*encoder.parameters(), *classifier.parameters()], pixels["train"], labels["train"], training)
@@ -44,34 +53,38 @@ def train_teacher(spec: TrainedTeacher, dataset: Dataset, folder: Path, device: 
     held_out = torch.from_numpy(dataset.validation.copy()).to(device)
     with torch.inference_mode():
         right = {
-            "validation": (scores(pixels["train"][held_out]).argmax(1) == labels["train"][held_out])
-            .float()
-            .mean()
-            .item(),
-            "test": (scores(pixels["test"]).argmax(1) == labels["test"]).float().mean().item(),
+            "validation": accuracy(scores(pixels["train"][held_out]), labels["train"][held_out]),
+            "test": accuracy(scores(pixels["test"]), labels["test"]),
         }
     seconds = time.perf_counter() - start
     with building(folder, "teacher", spec.identity()) as draft:
-        encoder.cpu().save_pretrained(draft.path)
+        encoder.to("cpu")  # type: ignore[arg-type]
+        encoder.save_pretrained(draft.path)
         write_json(draft.path / "preprocessor_config.json", preprocessor(spec))
         parameters = sum(parameter.numel() for parameter in encoder.parameters())
         draft.facts |= {"source": "trained", "accuracy": right, "parameters": parameters, "seconds": round(seconds, 1)}
     say(f"{spec.title}: {right['test']:.1%} test accuracy after {spec.epochs} epochs, {seconds:.0f} s")
 
 
-def build(spec: TrainedTeacher) -> nn.Module:
+def known(value: Value | None) -> Value:
+    """Return a size that every local teacher's file gives (other teachers' may leave it to the checkpoint)."""
+    assert value is not None
+    return value
+
+
+def build(spec: TrainedTeacher) -> PreTrainedModel:
     """Return a fresh ViT of the teacher's sizes, without a pooler."""
     from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     from transformers import ViTConfig, ViTModel  # isort: skip
 
     config = ViTConfig(
-        hidden_size=spec.hidden_size,
+        hidden_size=known(spec.hidden_size),
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
-        intermediate_size=4 * (spec.hidden_size or 0),
-        image_size=spec.image_size,
-        patch_size=spec.patch_size,
+        intermediate_size=4 * known(spec.hidden_size),
+        image_size=known(spec.image_size),
+        patch_size=known(spec.patch_size),
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
@@ -79,7 +92,12 @@ def build(spec: TrainedTeacher) -> nn.Module:
 
 
 def fit(
-    spec: TrainedTeacher, scores, parameters: list[nn.Parameter], pixels: Tensor, labels: Tensor, rows: Tensor
+    spec: TrainedTeacher,
+    scores: Callable[[Tensor], Tensor],
+    parameters: list[nn.Parameter],
+    pixels: Tensor,
+    labels: Tensor,
+    rows: Tensor,
 ) -> None:
     """Run the training loop."""
     steps = -(-len(rows) // spec.batch_size)
@@ -108,7 +126,6 @@ def shifted(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
 
 def preprocessor(spec: TrainedTeacher) -> dict:
     """Return the image processor's settings, as Hugging Face writes them."""
-    assert spec.mean and spec.std
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -117,6 +134,6 @@ def preprocessor(spec: TrainedTeacher) -> dict:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
+        "image_mean": list(known(spec.mean)),
+        "image_std": list(known(spec.std)),
     }

@@ -27,7 +27,9 @@ def table_stems(config: dict[str, Any]) -> list[str]:
 
     chosen = {"validation": "selected", "test": "best-test"}
     kinds = [
-        (recipe, kind) for recipe in values(expand(config)[0], "recipe") for kind in ("last", chosen[recipes.get(recipe).selection])
+        (recipe, kind)
+        for recipe in values(expand(config)[0], "recipe")
+        for kind in ("last", chosen[recipes.get(recipe).selection])
     ]
     accuracy = [f"accuracy-{recipe}-{kind}-{metric}" for recipe, kind in kinds for metric in METRICS]
     return [*accuracy, "teacher-matters", "cost", "resources", "teachers"]
@@ -51,7 +53,11 @@ def report_entry(stem: str) -> dict[str, Any]:
         "teachers": "Teachers and their embeddings",
     }
     accuracy = accuracy_stem(stem)
-    title = f"Test accuracy, recipe {accuracy[0]}, {KINDS[accuracy[1]]}, {METRICS[accuracy[2]]}" if accuracy else titles[stem]
+    title = (
+        f"Test accuracy, recipe {accuracy[0]}, {KINDS[accuracy[1]]}, {METRICS[accuracy[2]]}"
+        if accuracy
+        else titles[stem]
+    )
     return {"category": "Tables", "labels": {"table": title}}
 
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from clipkd.cells import NO_TEACHER, Cell
-from clipkd.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, train_types, values, where
+from clipkd.results import (
+    Results,
+    accuracy_cells,
+    dataset_title,
+    teacher_names,
+    teacher_titles,
+    train_types,
+    values,
+    where,
+)
 from clipkd.tables.table import NOTHING, Column, Entry, Table, spread
 from clipkd.teacher_facts import Head, needs_full, needs_head
 
@@ -85,14 +94,18 @@ def records(results: Results, cells: list[Cell], kind: str, metric: str, best: s
             {
                 "dataset": members[0].dataset, "student": student, "teacher": teacher, "train_type": name,
                 "recipe": members[0].recipe, "epoch": kind, "metric": metric, "epochs": members[0].epochs,
-                "mean_percent": summary and summary.mean * SHARE,
-                "deviation_percent": summary and summary.deviation is not None and summary.deviation * SHARE or "",
+                "mean_percent": percent(summary.mean if summary else None),
+                "deviation_percent": percent(summary.deviation if summary else None),
                 "n": summary.n if summary else 0, "n_asked": len(members),
                 "is_best": int(summary is not None and printed(summary.mean) == best),
-                "teacher_head": head and head.name, "teacher_head_percent": head and getattr(head, metric) * SHARE,
+                "teacher_head": head and head.name, "teacher_head_percent": percent(getattr(head, metric) if head else None),
             }
         )  # fmt: skip
     return found
+
+
+def percent(share: float | None) -> float | None:
+    return None if share is None else share * SHARE
 
 
 def notes(results: Results, cells: list[Cell], kind: str) -> list[str]:

@@ -24,7 +24,9 @@ LATEX = str.maketrans(
         "|": r"\textbar{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "†": r"$^{\dagger}$", "–": "--", "·": r"$\cdot$",
     }
 )  # fmt: skip
-MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|~#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+MARKDOWN = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_[]|~#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 1.5rem; }
@@ -114,12 +116,20 @@ def as_latex(table: Table) -> str:
     aligned = "".join("r" if column.is_number else "l" for column in table.columns)
     lines = ["% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering"]
     lines += [rf"\caption{{{table.title.translate(LATEX)}}}", rf"\label{{tab:{table.stem}}}"]
-    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%", rf"\begin{{tabular}}{{{aligned}}}", r"\toprule"]
+    lines += [
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{aligned}}}",
+        r"\toprule",
+    ]
     lines += latex_groups(table.columns)
     lines += [latex_line([column.title.translate(LATEX) for column in table.columns]), r"\midrule"]
     for row in table.rows:
         texts = [entry.marked.translate(LATEX) for entry in row]
-        lines.append(latex_line([rf"\textbf{{{text}}}" if entry.is_best else text for entry, text in zip(row, texts, strict=True)]))
+        lines.append(
+            latex_line(
+                [rf"\textbf{{{text}}}" if entry.is_best else text for entry, text in zip(row, texts, strict=True)]
+            )
+        )
     lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\smallskip\footnotesize\raggedright {note.translate(LATEX)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}", ""])
@@ -160,11 +170,17 @@ def as_html(table: Table) -> str:
 
     head = ""
     if any(column.group for column in table.columns):
-        cells = (f'<th class="group" colspan="{w}">{escape(g)}</th>' if g else f'<th colspan="{w}"></th>' for g, w in spans(table.columns))
+        cells = (
+            f'<th class="group" colspan="{w}">{escape(g)}</th>' if g else f'<th colspan="{w}"></th>'
+            for g, w in spans(table.columns)
+        )
         head += f"<tr>{''.join(cells)}</tr>\n"
     head += f"<tr>{''.join(tag('th', escape(column.title), column.is_number) for column in table.columns)}</tr>"
     rows = "\n".join(f"<tr>{''.join(map(entry, row, table.columns))}</tr>" for row in table.rows)
-    notes = "\n".join(f"<li{' class="incomplete"' if note.startswith('INCOMPLETE') else ''}>{escape(note)}</li>" for note in table.notes)
+    notes = "\n".join(
+        f"<li{' class="incomplete"' if note.startswith('INCOMPLETE') else ''}>{escape(note)}</li>"
+        for note in table.notes
+    )
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(table.title)}</title>\n'
         f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{escape(table.title)}</h1>\n"
@@ -189,5 +205,7 @@ def significant(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
-    decimals = max(0, digits - len(f"{int(abs(rounded))}")) if abs(rounded) >= 1 else digits - 1 - int(f"{rounded:e}"[-3:])
+    decimals = (
+        max(0, digits - len(f"{int(abs(rounded))}")) if abs(rounded) >= 1 else digits - 1 - int(f"{rounded:e}"[-3:])
+    )
     return f"{rounded:,.{decimals}f}"

@@ -52,10 +52,9 @@ def student_from(state: State, spec: StudentSpec, path: Path) -> Student:
 def evaluate_file(path: Path, dataset: Dataset, spec: StudentSpec, recipe: Recipe, device: torch.device) -> Score:
     """Return a saved student's score on the test split."""
     student = student_from(load_student(path), spec, path).to(device)
-    if student.classifier.out_features != len(dataset.classes):
-        raise DataError(
-            f"{path} tells {student.classifier.out_features} classes apart, {dataset.spec.title} has {len(dataset.classes)}"
-        )
+    told, there = student.classifier.out_features, len(dataset.classes)
+    if told != there:
+        raise DataError(f"{path} tells {told} classes apart, {dataset.spec.title} has {there}")
     source = Resident if dataset.spec.image_size is not None else Cropped
     batches = source(dataset, dataset.training, spec.image_size, None, device)  # type: ignore[arg-type]
     return evaluate(student, batches.evaluation("test", None, EVALUATION_BATCH), recipe)

@@ -18,6 +18,7 @@ from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Resident
 from clipkd.training.signals import Live, Prototypes, Signal, Stored, linear
 
+
 @dataclass(frozen=True)
 class Hyperparameters:
     """The numbers of a run (defaults: paper.md, "Training")."""
@@ -75,8 +76,8 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     artifact = open_artifact(folder, kind, identity)
     if artifact.facts["dataset_content"] != job.dataset.content:
         raise DataError(
-            f"{folder} was made from another content of {job.dataset.spec.title} than {job.dataset.artifact.path} holds now; "
-            "remove it to make it again"
+            f"{folder} was made from another content of {job.dataset.spec.title} than "
+            f"{job.dataset.artifact.path} holds now; remove it to make it again"
         )
     job.inputs[kind] = identity
     return artifact
@@ -103,11 +104,10 @@ def open_signal(job: Job) -> Signal:
     assert spec is not None
     teacher = load(spec, job.layout.teacher(spec), device)
     job.inputs["teacher"] = spec.identity()
-    width = teacher.model.config.hidden_size
     if asked == "embeddings":
-        return Live(teacher, cell.recipe_spec, width, None)
+        return Live(teacher, cell.recipe_spec, None)
     head = open_part(job, "head", *embeddings.head())
-    return Live(teacher, cell.recipe_spec, width, linear(head.array("weight"), head.array("bias"), device))
+    return Live(teacher, cell.recipe_spec, linear(head.array("weight"), head.array("bias"), device))
 
 
 def open_batches(job: Job, signal: Signal) -> Batches:

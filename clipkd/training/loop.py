@@ -105,10 +105,8 @@ class Run:
                     saved = time.monotonic()
         metrics = self.metrics()
         self.folder.finish(self.selected_student, self.history, self.cost(), metrics)
-        last = metrics["last"]["test"]["top1"]
-        say(
-            f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {metrics['selected']['test']['top1']:.1%} (selected)"
-        )
+        last, selected = metrics["last"]["test"]["top1"], metrics["selected"]["test"]["top1"]
+        say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
         return metrics
 
     def epoch(self, board: SummaryWriter) -> None:
@@ -118,7 +116,7 @@ class Run:
         rate, means = self.steps(number)
         self.seconds.append(time.perf_counter() - start)
         score = self.score_selection()
-        row = {"epoch": number, "learning_rate": rate}
+        row: dict[str, Any] = {"epoch": number, "learning_rate": rate}
         row |= {f"train_{part}": value for part, value in means.items()}
         row |= {f"val_{part}": score[part] for part in ("loss", "top1", "top5")} | {"split": self.recipe.selection}
         self.history.append(row)

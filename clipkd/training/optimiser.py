@@ -15,11 +15,12 @@ UNDECAYED = {"class_embedding", "positional_embedding", "logit_scale"}
 
 def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW; with `weight_decay_on: matrices`, biases, normalisations and embeddings keep their weight."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
         is_matrix = parameter.ndim >= 2 and name not in UNDECAYED
         (decayed if is_matrix or recipe.weight_decay_on == "all" else kept).append(parameter)
-    groups = [{"params": decayed, "weight_decay": numbers.weight_decay}]
+    groups: list[dict] = [{"params": decayed, "weight_decay": numbers.weight_decay}]
     if kept:
         groups.append({"params": kept, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=numbers.learning_rate)

@@ -51,10 +51,8 @@ class Stored(Signal):
 class Live(Signal):
     """The teacher runs on every batch: embeddings [B, D] or, through a head, class scores [B, C]."""
 
-    def __init__(
-        self, teacher: Teacher, recipe: Recipe, width: int | None, head: Callable[[Tensor], Tensor] | None
-    ) -> None:
-        self.teacher, self.recipe, self.width, self.head = teacher, recipe, width, head
+    def __init__(self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None) -> None:
+        self.teacher, self.recipe, self.width, self.head = teacher, recipe, teacher.width, head
 
     def __call__(self, batch: Batch) -> Tensor:
         assert self.teacher is not None

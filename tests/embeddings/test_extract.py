@@ -102,7 +102,9 @@ def test_the_sample_is_drawn_by_seed_and_refused_where_a_class_is_too_small(part
     assert (draws[0] == draws[1]).all()
     assert not (draws[0] == draws[2]).all()
     assert (dataset.train_labels[draws[0]] == np.repeat(np.arange(10), 5)).all()
-    with pytest.raises(InputError, match=r"class '0' of Digits has \d+ training images, fewer than prototypes.per_class = 999"):
+    with pytest.raises(
+        InputError, match=r"class '0' of Digits has \d+ training images, fewer than prototypes.per_class = 999"
+    ):
         draw(dataset, Sample(999, 0), np.random.default_rng(0))
 
 
@@ -124,7 +126,9 @@ def test_random_crops_have_torchvisions_distribution():
         ]
     )
     np.testing.assert_allclose(areas.mean(), theirs.prod(axis=1).mean() / 4800, rtol=0.03)
-    np.testing.assert_allclose(np.quantile(areas, [0.1, 0.5, 0.9]), np.quantile(theirs.prod(axis=1) / 4800, [0.1, 0.5, 0.9]), rtol=0.08)
+    np.testing.assert_allclose(
+        np.quantile(areas, [0.1, 0.5, 0.9]), np.quantile(theirs.prod(axis=1) / 4800, [0.1, 0.5, 0.9]), rtol=0.08
+    )
 
 
 def test_an_embedding_that_does_not_fit_the_store_is_an_error(parts, tmp_path):
@@ -134,7 +138,7 @@ def test_an_embedding_that_does_not_fit_the_store_is_an_error(parts, tmp_path):
     store = layout.embeddings(dataset.spec, spec, views)
     loud = dataclasses.replace(teacher)
     loud.embed = lambda inputs: torch.full((len(inputs), 16), 1e6)  # type: ignore[method-assign]
-    with pytest.raises(Exception, match="not finite in float16; try embeddings.dtype: float32"):
+    with pytest.raises(Exception, match=r"not finite in float16; try embeddings\.dtype: float32"):
         extract(store, dataset, loud, 8)
     assert not store.folder.exists()
 

@@ -49,7 +49,9 @@ def test_a_good_checkpoint_loads_every_weight(vit_folder, tmp_path):
 
 
 def query_name(weights) -> str:
-    return next(name for name in weights if "1" in name and "q" in name and name.endswith("weight") and "attention" in name)
+    return next(
+        name for name in weights if "1" in name and "q" in name and name.endswith("weight") and "attention" in name
+    )
 
 
 def test_a_missing_weight_is_named(copy, tmp_path):

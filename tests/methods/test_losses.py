@@ -51,9 +51,7 @@ def reference_loss(twin, batch, train_type):
     if train_type == "vanilla":
         loss = loss + WEIGHT * plain.soft_cross_entropy(s, torch.softmax(batch["scores"], dim=1))
     if train_type == "teacher-KD":
-        loss = loss + WEIGHT * plain.cross_entropy(
-            plain.cosines(z, twin.cluster_projection(batch["embeddings"])), ROWS
-        )
+        loss = loss + WEIGHT * plain.cross_entropy(plain.cosines(z, twin.cluster_projection(batch["embeddings"])), ROWS)
     if train_type == "embed-KD":
         loss = loss + WEIGHT * plain.cross_entropy(
             plain.cosines(z, twin.cluster_projection(batch["prototypes"])), batch["labels"]
@@ -90,12 +88,16 @@ def test_loss_and_gradients_equal_the_plain_formulas(recipe, train_type, batch):
 
     student.zero_grad()
     expected = (
-        reference_loss(twin, batch, train_type) if recipe == "reference" else corrected_loss(twin, student, batch, train_type)
+        reference_loss(twin, batch, train_type)
+        if recipe == "reference"
+        else corrected_loss(twin, student, batch, train_type)
     )
     expected.backward()
     wanted = {name: value.grad for name, value in twin.named_parameters() if value.grad is not None}
     if recipe == "corrected" and train_type in {"teacher-KD", "embed-KD"}:
-        wanted |= {f"cluster_projection.{name}": value.grad for name, value in student.cluster_projection.named_parameters()}
+        wanted |= {
+            f"cluster_projection.{name}": value.grad for name, value in student.cluster_projection.named_parameters()
+        }
         assert found.pop("logit_scale").abs() > 0
     torch.testing.assert_close(parts["loss"], expected, rtol=1e-12, atol=1e-12)
     assert found.keys() == wanted.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -76,7 +77,9 @@ def test_tensorboard_scalars_have_the_released_codes_names(finished):
     assert sorted(board.Tags()["scalars"]) == ["Train loss", "Val acc.", "Val loss"]
     rows = list(csv.DictReader((finished / "history.csv").open()))
     assert [event.step for event in board.Scalars("Val acc.")] == [1, 2]
-    assert [event.value for event in board.Scalars("Val acc.")] == pytest.approx([float(row["val_top1"]) for row in rows])
+    assert [event.value for event in board.Scalars("Val acc.")] == pytest.approx(
+        [float(row["val_top1"]) for row in rows]
+    )
 
 
 def test_evaluate_reproduces_the_selected_students_test_score(finished, digits_folder):
@@ -116,7 +119,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_student(digits_folder, tmp_
     )
     flags = ["train", "--data", digits_folder, "--dataset-name", "digits", "--student", "tiny-32", "--log-folder", cut,
              "--train-type", "supervised", "--epochs", 6, "--learning-rate", 1e-3, "--threads", 1]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", command, *map(str, flags)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *map(str, flags)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     for line in process.stderr:
         if line.startswith("epoch 3/"):
             time.sleep(0.1)
@@ -162,7 +167,9 @@ def test_a_live_teacher_is_counted_and_trains_the_same_student(digits_folder, vi
     assert live["teacher"]["forward_passes"] == live["images_per_epoch"]
     assert cached["teacher"]["forward_passes"] == 0
     assert live["weights_bytes"] - live["student_weights_bytes"] == live["teacher"]["weights_bytes"] > 0
-    losses = [next(csv.DictReader((tmp_path / source / "history.csv").open()))["train_loss"] for source in ("live", "cached")]
+    losses = [
+        next(csv.DictReader((tmp_path / source / "history.csv").open()))["train_loss"] for source in ("live", "cached")
+    ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-4)
 
 
@@ -182,7 +189,7 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine():
     assert rates[49] == rates[50] == 2.0
     assert rates[525] == pytest.approx(1 + math.cos(math.pi * 475 / 950), abs=1e-12)
     assert 0 < rates[-1] < 1e-4
-    assert all(earlier >= later for earlier, later in zip(rates[50:], rates[51:], strict=False))
+    assert all(earlier >= later for earlier, later in itertools.pairwise(rates[50:]))
 
 
 def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
@@ -194,7 +201,13 @@ def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
         assert len(decay) == len(list(student.parameters()))
         assert (found == set()) == (name == "reference")
         if name == "corrected":
-            assert {"ln_pre.weight", "positional_embedding", "class_embedding", "logit_scale", "classifier.bias"} <= found
+            assert {
+                "ln_pre.weight",
+                "positional_embedding",
+                "class_embedding",
+                "logit_scale",
+                "classifier.bias",
+            } <= found
             assert not {"conv1.weight", "classifier.weight", "cluster_projection.weight"} & found
 
 

@@ -88,9 +88,10 @@ def test_a_view_set_of_64_px_students_is_the_live_one_too(store, vit_folder):
     cached64 = dataclasses.replace(live64, teacher_source="cached")
     _, batch, live = first_batch(live64, store)
     _, _, cached = first_batch(cached64, store)
-    assert store.full_embeddings(cached64).folder != store.full_embeddings(
-        dataclasses.replace(cached64, student="tiny-32")
-    ).folder
+    assert (
+        store.full_embeddings(cached64).folder
+        != store.full_embeddings(dataclasses.replace(cached64, student="tiny-32")).folder
+    )
     torch.testing.assert_close(cached(batch), live(batch), rtol=1e-4, atol=2e-5)
 
 

@@ -6,16 +6,17 @@ import hashlib
 
 from clipkd import tables
 
+TABLES = tables.table_stems(config)
 
-def code_digest(*modules):
+
+def code_digest(*parts):
     """Return a digest of cheap code: an edit runs the rule again. (Costly rules carry protocol numbers.)"""
-    package = ROOT / "clipkd"
-    text = b"".join((package / module).read_bytes() for module in sorted(modules))
-    return hashlib.sha256(text).hexdigest()[:16]
+    modules = sorted(path for part in parts for path in (ROOT / "clipkd").glob(part))
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()[:16]
 
 
 def all_runs(wildcards):
-    """Return what every run of the grid leaves behind."""
+    """Return what every run of the grid leaves for tables and figures."""
     names = ("metrics.json", "cost.json", "history.csv")
     return [f"results/runs/{folder}/{name}" for folder in RUNS for name in names]
 
@@ -23,6 +24,14 @@ def all_runs(wildcards):
 def all_manifests(wildcards):
     """Return the manifests that say what extraction and probes cost and reached."""
     return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]
+
+
+def in_report(path, stage, stem, entry):
+    """Return a file marked for the report, under its category, with the caption of its kind."""
+    captions = (ROOT / "workflow/report").glob(f"{stage}-*.rst")
+    families = sorted((caption.stem for caption in captions), key=len, reverse=True)
+    family = next(name for name in families if f"{stage}-{stem}".startswith(name))
+    return report(path, caption=f"../report/{family}.rst", category=entry["category"], labels=entry["labels"])
 
 
 rule resolve:
@@ -33,7 +42,6 @@ rule resolve:
         "logs/tables/resolve.log",
     params:
         config=json.dumps(config, sort_keys=True),
-    localrule: True
     shell:
         "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
 
@@ -45,11 +53,16 @@ rule tables:
         runs=all_runs,
         manifests=all_manifests,
     output:
-        report(
-            expand("results/tables/{{stem}}.html"),
-            caption="../report/tables.rst",
-        ),
+        [
+            in_report(f"results/tables/{stem}.html", "tables", stem, tables.report_entry(stem))
+            for stem in TABLES
+        ],
+        expand("results/tables/{stem}.{format}", stem=TABLES, format=["csv", "md", "tex"]),
     log:
         "logs/tables/tables.log",
+    benchmark:
+        "results/benchmarks/tables.tsv"
+    params:
+        code=code_digest("tables/*.py", "results.py", "records.py", "summary.py", "comparisons.py"),
     shell:
         "clipkd tables --config {input.config:q} 2> {log:q}"

@@ -1,0 +1,28 @@
+# figures: from run folders, manifests and stored embeddings only.
+#
+#   results/figures/<figure>.{png,svg}
+from clipkd import figures
+
+FIGURES = figures.figure_stems(config)
+
+
+rule figures:
+    """Draw every figure as PNG and SVG."""
+    input:
+        config=RESOLVED,
+        runs=all_runs,
+        manifests=all_manifests,
+    output:
+        [
+            in_report(f"results/figures/{stem}.png", "figures", stem, figures.report_entry(stem))
+            for stem in FIGURES
+        ],
+        expand("results/figures/{stem}.svg", stem=FIGURES),
+    log:
+        "logs/figures/figures.log",
+    benchmark:
+        "results/benchmarks/figures.tsv"
+    params:
+        code=code_digest("figures/*.py", "results.py", "records.py", "summary.py"),
+    shell:
+        "clipkd figures --config {input.config:q} 2> {log:q}"
