@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
-# Jobs that ask for a GPU run side by side on CPU cores in the demo.
 JOBS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
@@ -24,7 +23,7 @@ $(VENV)/.installed: pyproject.toml requirements/lock.txt
 install: $(VENV)/.installed ## Make .venv with the pinned versions that were tested.
 
 demo: install ## The whole workflow on the embedded digits: no network, no GPU, minutes.
-	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(JOBS) --configfile config/demo.yaml --quiet rules
+	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --quiet rules
 	@if [ ! -f results/report.html ] || [ -n "$$(find results/tables results/figures -newer results/report.html -type f | head -1)" ]; then \
 		$(BIN)/snakemake --configfile config/demo.yaml --report results/report.html --quiet all; fi
 	@echo

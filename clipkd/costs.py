@@ -39,6 +39,11 @@ class CostRow:
         """Return mean and deviation over seeds of one number of the runs' costs."""
         return summarise(map(number, self.costs))
 
+    def mean(self, number: str, unit: float = 1.0) -> float | None:
+        """Return the mean over seeds of a number of the runs' costs, in units of `unit`; None without runs."""
+        summary = self.over_seeds(lambda cost: getattr(cost, number))
+        return summary.mean / unit if summary else None
+
     @property
     def seconds(self) -> Summary | None:
         """Seconds per epoch: median over a run's epochs, mean over seeds."""

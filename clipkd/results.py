@@ -58,7 +58,8 @@ class Results:
         if missing and not partial:
             listed = "\n  ".join(map(described, missing))
             raise DataError(
-                f"{len(missing)} of {len(cells)} runs are missing below {runs}; make them, or ask for a partial report:\n  {listed}"
+                f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
+                f"make them, or ask for a partial report:\n  {listed}"
             )
         facts = TeacherFacts(Layout(Path(data), config["embeddings"]["dtype"], Sample(**config["prototypes"])))
         for cell in finished:
@@ -67,7 +68,8 @@ class Results:
         if facts.absent and not partial:
             listed = "\n  ".join(facts.absent)
             raise DataError(
-                f"manifests that the runs were made from are missing below {data}; `dvc pull` them, or ask for a partial report:\n  {listed}"
+                f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
+                f"or ask for a partial report:\n  {listed}"
             )
         return cls(config, cells, tuple(left_out), finished, missing, facts)
 
@@ -76,8 +78,8 @@ class Results:
         """True where something is missing, so that marked numbers occur."""
         return bool(self.missing or self.teachers.absent)
 
-    def notes(self) -> list[str]:
-        """Return the lines that every table carries: what is missing, and what was left out."""
+    def gaps(self) -> list[str]:
+        """Return the lines that every table and figure of an incomplete grid carries: what is missing."""
         lines = []
         if self.missing:
             listed = "; ".join(map(described, self.missing))
@@ -90,7 +92,7 @@ class Results:
                 dict.fromkeys(Path(name.partition(" at ")[2]).as_posix() for name in self.teachers.absent)
             )
             lines.append(f"INCOMPLETE: no manifest for numbers marked {MARK} at: {names}.")
-        return lines + [f"Left out: {reason}." for reason in self.left_out]
+        return lines
 
     def scores(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> dict[int, float]:
         """Return seed -> test accuracy (share of 1) of the cells that have a run."""
@@ -140,8 +142,9 @@ def headline(recipe_selection: str) -> str:
 
 def described(cell: Cell) -> str:
     """Return a cell in words."""
-    live = ", live teacher" if cell.is_cost_run else ""
-    return f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {cell.train_type}{live}, recipe {cell.recipe}, seed {cell.seed}"
+    train_type = f"{cell.train_type}, live teacher" if cell.is_cost_run else cell.train_type
+    run = f"recipe {cell.recipe}, seed {cell.seed}"
+    return f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {train_type}, {run}"
 
 
 def dataset_title(name: str, config: dict[str, Any]) -> str:

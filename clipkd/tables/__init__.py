@@ -74,7 +74,11 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
     Raises:
         DataError: a run is missing or damaged; the message names it.
     """
-    from clipkd.tables import accuracy, cost, resources, teacher_matters, teachers
+    import clipkd.tables.accuracy as accuracy
+    import clipkd.tables.cost as cost
+    import clipkd.tables.resources as resources
+    import clipkd.tables.teacher_matters as teacher_matters
+    import clipkd.tables.teachers as teachers
     from clipkd.tables.table import Table
 
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
@@ -88,5 +92,5 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
         named = accuracy_stem(stem)
         table = accuracy.table(found, *named) if named else others[stem](found)
         table.stem, table.title = stem, report_entry(stem)["labels"]["table"]
-        table.notes += found.notes()
+        table.notes = [*found.gaps(), *table.notes, *(f"Left out: {reason}." for reason in found.left_out)]
         table.write(Path(output))

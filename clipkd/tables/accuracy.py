@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from clipkd.cells import NO_TEACHER, Cell
 from clipkd.results import (
     Results,
@@ -13,13 +15,9 @@ from clipkd.results import (
     values,
     where,
 )
-from clipkd.tables.table import NOTHING, Column, Entry, Table, spread
+from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute, spread
 from clipkd.teacher_facts import Head, needs_full, needs_head
 
-FIELDS = [
-    "dataset", "student", "teacher", "train_type", "recipe", "epoch", "metric", "epochs",
-    "mean_percent", "deviation_percent", "n", "n_asked", "is_best", "teacher_head", "teacher_head_percent",
-]  # fmt: skip
 SHARE = 100.0
 """Accuracies are shares of 1 in the runs, percent in the tables."""
 
@@ -30,9 +28,12 @@ def table(results: Results, recipe: str, kind: str, metric: str) -> Table:
     students = values(cells, "student")
     titles = teacher_titles(teacher_names(cells) or [NO_TEACHER])
     columns = [Column("Teacher", is_number=False)] + [Column("Student", is_number=False)] * (len(students) > 1)
-    made = Table("", "", columns, fields=FIELDS)
-    rows = {(student, teacher): [Entry(titles[teacher])] + [Entry(student)] * (len(students) > 1)
-            for student in students for teacher in titles if group(cells, student=student, teacher=teacher)}  # fmt: skip
+    made = Table("", "", columns)
+    rows = {
+        (student, teacher): [Entry(titles[teacher])] + [Entry(student)] * (len(students) > 1)
+        for student, teacher in itertools.product(students, titles)
+        if group(cells, student=student, teacher=teacher)
+    }
     for dataset in values(cells, "dataset"):
         here = where(cells, dataset=dataset)
         title, types = dataset_title(dataset, results.config), train_types(here)
@@ -92,15 +93,23 @@ def records(results: Results, cells: list[Cell], kind: str, metric: str, best: s
         summary, head = results.summary(members, kind, metric), probe(results, mine)
         found.append(
             {
-                "dataset": members[0].dataset, "student": student, "teacher": teacher, "train_type": name,
-                "recipe": members[0].recipe, "epoch": kind, "metric": metric, "epochs": members[0].epochs,
-                "mean_percent": percent(summary.mean if summary else None),
-                "deviation_percent": percent(summary.deviation if summary else None),
-                "n": summary.n if summary else 0, "n_asked": len(members),
+                "dataset": members[0].dataset,
+                "student": student,
+                "teacher": teacher,
+                "train_type": name,
+                "recipe": members[0].recipe,
+                "epoch": kind,
+                "metric": metric,
+                "epochs": members[0].epochs,
+                "mean_percent": percent(attribute(summary, "mean")),
+                "deviation_percent": percent(attribute(summary, "deviation")),
+                "n": summary.n if summary else 0,
+                "n_asked": len(members),
                 "is_best": int(summary is not None and printed(summary.mean) == best),
-                "teacher_head": head and head.name, "teacher_head_percent": percent(getattr(head, metric) if head else None),
+                "teacher_head": attribute(head, "name"),
+                "teacher_head_percent": percent(attribute(head, metric)),
             }
-        )  # fmt: skip
+        )
     return found
 
 
@@ -118,8 +127,8 @@ def notes(results: Results, cells: list[Cell], kind: str) -> list[str]:
     own = " or ".join(sorted(heads)) or "linear probe"
     return [
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). Runs of {length}; {KINDS[kind]}.",
-        "Bold: the highest mean of a dataset.",
+        f"Student: {', '.join(values(cells, 'student'))}. Bold: the highest mean of a dataset.",
         f"teacher's own: test accuracy of the teacher's {own} on its stored embeddings; – where this grid stores none.",
-        "supervised has no teacher: the same runs stand in each row. Names with random, permuted or onehot are controls: "
-        "embed-KD without the teacher's content.",
+        "supervised has no teacher: the same runs stand in each row. Names with random, permuted or onehot are "
+        "controls: embed-KD without the teacher's content.",
     ]

@@ -7,29 +7,31 @@ from typing import Any
 from clipkd.costs import CostRow, cached_of, cost_rows, slower
 from clipkd.results import Results, dataset_title, teacher_titles
 from clipkd.summary import Summary
-from clipkd.tables.table import NOTHING, Column, Entry, Table, significant
+from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute, significant
 
-FIELDS = [
-    "dataset", "student", "teacher", "train_type", "recipe", "teacher_source", "n", "n_asked", "epochs",
-    "seconds_per_epoch_mean", "seconds_per_epoch_deviation", "live_to_cached", "images_per_second", "images_per_epoch",
-    "teacher_passes_in_run", "extraction_seconds", "extraction_passes", "embeddings_disk_bytes",
-    "weights_bytes", "peak_memory_bytes", "peak_memory_of", "device", "extraction_device",
-]  # fmt: skip
 COLUMNS = [
-    Column("Dataset", is_number=False), Column("Student", is_number=False), Column("Teacher", is_number=False),
-    Column("Train type", is_number=False), Column("Recipe", is_number=False), Column("Teacher source", is_number=False),
-    Column("s per epoch", "Training"), Column("live / cached", "Training"), Column("images/s", "Training"),
+    *(
+        Column(title, is_number=False)
+        for title in ("Dataset", "Student", "Teacher", "Train type", "Recipe", "Teacher source")
+    ),
+    Column("s per epoch", "Training"),
+    Column("live / cached", "Training"),
+    Column("images/s", "Training"),
     Column("teacher passes", "Training"),
-    Column("s", "Extraction, once"), Column("teacher passes", "Extraction, once"), Column("disk, MB", "Extraction, once"),
-    Column("weights, MB", "Memory"), Column("peak, MB", "Memory"), Column("Device", is_number=False),
-]  # fmt: skip
+    Column("s", "Extraction, once"),
+    Column("teacher passes", "Extraction, once"),
+    Column("disk, MB", "Extraction, once"),
+    Column("weights, MB", "Memory"),
+    Column("peak, MB", "Memory"),
+    Column("Device", is_number=False),
+]
 MEGABYTE = 1e6
 
 
 def table(results: Results) -> Table:
     """Return the cost table."""
     rows = cost_rows(results)
-    made = Table("", "", COLUMNS, fields=FIELDS)
+    made = Table("", "", COLUMNS)
     titles = teacher_titles(dict.fromkeys(row.first.teacher for row in rows))
     for row in rows:
         made.rows.append(
@@ -38,11 +40,11 @@ def table(results: Results) -> Table:
         made.records.append(record(row, rows))
     peaks = sorted({cost.peak_of for row in rows for cost in row.costs})
     made.notes = [
-        "s per epoch: the training part only, median over a run's epochs, mean ± sample standard deviation over seeds (n).",
+        "s per epoch: the training part, median over a run's epochs; mean ± sample standard deviation over seeds (n).",
         "live / cached: seconds per epoch with the teacher run on every batch, over those with its stored embeddings.",
-        "teacher passes: images through the teacher; in training those of one whole run, of the epochs that the CSV names.",
+        "teacher passes: images through the teacher; in training those of one whole run (its epochs: see the CSV).",
         "Extraction is done once and shared by all runs that read the same embeddings; disk counts those embeddings.",
-        "weights: student and live teacher at 4 bytes a parameter, the paper's measure of memory; 1 MB = 1,000,000 bytes.",
+        "weights: student and live teacher at 4 bytes a parameter, the paper's measure of memory. 1 MB = 1e6 bytes.",
         f"peak: largest memory of the {' or the '.join(peaks) or 'process'} during the run.",
     ]
     return made
@@ -52,11 +54,11 @@ def entries(row: CostRow, rows: list[CostRow], dataset: str, teacher: str) -> li
     """Return the entries of one kind of run."""
     first, extraction = row.first, row.extraction
     ratio, cached = slower(row, rows), cached_of(row, rows)
+    is_ratio_incomplete = cached is not None and (row.is_incomplete or cached.is_incomplete)
     lacks_extraction = extraction is None and bool(row.costs) and row.source == "cached"
 
-    def mean(number: str, scale: float = 1.0) -> Entry:
-        summary = row.over_seeds(lambda cost: getattr(cost, number))
-        return Entry(significant(summary.mean / scale) if summary else NOTHING, is_incomplete=row.is_incomplete)
+    def mean(number: str, unit: float = 1.0) -> Entry:
+        return Entry(significant(row.mean(number, unit)), is_incomplete=row.is_incomplete)
 
     def once(value: float | None) -> Entry:
         return Entry(significant(value), is_incomplete=lacks_extraction)
@@ -64,16 +66,16 @@ def entries(row: CostRow, rows: list[CostRow], dataset: str, teacher: str) -> li
     return [
         *map(Entry, (dataset, first.student, teacher, first.train_type, first.recipe, row.source)),
         Entry(seconds_text(row.seconds), is_incomplete=row.is_incomplete),
-        Entry(f"{significant(ratio)} ×" if ratio else NOTHING, is_incomplete=bool(cached) and (row.is_incomplete or cached.is_incomplete)),
+        Entry(f"{significant(ratio)} ×" if ratio else NOTHING, is_incomplete=is_ratio_incomplete),
         mean("images_per_second"),
         mean("teacher_passes"),
-        once(extraction and extraction.seconds),
+        once(attribute(extraction, "seconds")),
         Entry(f"{extraction.forward_passes:,}") if extraction else once(None),
-        once(extraction and extraction.disk_bytes / MEGABYTE),
+        once(extraction.disk_bytes / MEGABYTE if extraction else None),
         mean("weights_bytes", MEGABYTE),
         mean("peak_bytes", MEGABYTE),
         Entry(row.devices or NOTHING),
-    ]  # fmt: skip
+    ]
 
 
 def seconds_text(seconds: Summary | None) -> str:
@@ -88,19 +90,29 @@ def seconds_text(seconds: Summary | None) -> str:
 def record(row: CostRow, rows: list[CostRow]) -> dict[str, Any]:
     """Return the CSV record of one kind of run."""
 
-    def mean(number: str) -> float | None:
-        summary = row.over_seeds(lambda cost: getattr(cost, number))
-        return summary.mean if summary else None
-
     first, seconds, extraction = row.first, row.seconds, row.extraction
     return {
-        "dataset": first.dataset, "student": first.student, "teacher": first.teacher, "train_type": first.train_type,
-        "recipe": first.recipe, "teacher_source": row.source, "n": len(row.costs), "n_asked": len(row.cells), "epochs": first.epochs,
-        "seconds_per_epoch_mean": seconds and seconds.mean, "seconds_per_epoch_deviation": seconds and seconds.deviation,
-        "live_to_cached": slower(row, rows), "images_per_second": mean("images_per_second"),
-        "images_per_epoch": mean("images_per_epoch"), "teacher_passes_in_run": mean("teacher_passes"),
-        "extraction_seconds": extraction and extraction.seconds, "extraction_passes": extraction and extraction.forward_passes,
-        "embeddings_disk_bytes": extraction and extraction.disk_bytes, "weights_bytes": mean("weights_bytes"),
-        "peak_memory_bytes": mean("peak_bytes"), "peak_memory_of": "; ".join(sorted({cost.peak_of for cost in row.costs})),
-        "device": row.devices, "extraction_device": extraction and extraction.device,
-    }  # fmt: skip
+        "dataset": first.dataset,
+        "student": first.student,
+        "teacher": first.teacher,
+        "train_type": first.train_type,
+        "recipe": first.recipe,
+        "teacher_source": row.source,
+        "n": len(row.costs),
+        "n_asked": len(row.cells),
+        "epochs": first.epochs,
+        "seconds_per_epoch_mean": attribute(seconds, "mean"),
+        "seconds_per_epoch_deviation": attribute(seconds, "deviation"),
+        "live_to_cached": slower(row, rows),
+        "images_per_second": row.mean("images_per_second"),
+        "images_per_epoch": row.mean("images_per_epoch"),
+        "teacher_passes_in_run": row.mean("teacher_passes"),
+        "extraction_seconds": attribute(extraction, "seconds"),
+        "extraction_passes": attribute(extraction, "forward_passes"),
+        "embeddings_disk_bytes": attribute(extraction, "disk_bytes"),
+        "weights_bytes": row.mean("weights_bytes"),
+        "peak_memory_bytes": row.mean("peak_bytes"),
+        "peak_memory_of": "; ".join(sorted({cost.peak_of for cost in row.costs})),
+        "device": row.devices,
+        "extraction_device": attribute(extraction, "device"),
+    }

@@ -11,21 +11,24 @@ from clipkd.results import Results, dataset_title, headline, teacher_titles, whe
 from clipkd.summary import Summary
 from clipkd.tables.table import NOTHING, Column, Entry, Table, significant, spread
 
-FIELDS = [
-    "source", "dataset", "train_type", "student", "teacher", "recipe", "teacher_source", "weights_gb", "peak_memory_gb",
-    "accuracy_percent", "accuracy_epoch", "seconds_per_epoch_low", "seconds_per_epoch_high", "n", "n_asked", "hardware",
-]  # fmt: skip
 COLUMNS = [
-    Column("", is_number=False), Column("Dataset", is_number=False), Column("Train type", is_number=False),
-    Column("Student", is_number=False), Column("Teacher", is_number=False), Column("Recipe", is_number=False),
-    Column("Memory, weights (GB)"), Column("Memory, peak (GB)"), Column("Accuracy (%)"), Column("Time per epoch (s)"),
+    Column("", is_number=False),
+    Column("Dataset", is_number=False),
+    Column("Train type", is_number=False),
+    Column("Student", is_number=False),
+    Column("Teacher", is_number=False),
+    Column("Recipe", is_number=False),
+    Column("Memory, weights (GB)"),
+    Column("Memory, peak (GB)"),
+    Column("Accuracy (%)"),
+    Column("Time per epoch (s)"),
     Column("Hardware", is_number=False),
-]  # fmt: skip
+]
 
 
 def table(results: Results) -> Table:
     """Return the table: the figure's points, then the runs of the same train types."""
-    made = Table("", "", COLUMNS, fields=FIELDS)
+    made = Table("", "", COLUMNS)
     for point in FIGURE:
         made.rows.append(published_entries(point))
         made.records.append(published_record(point))
@@ -36,10 +39,10 @@ def table(results: Results) -> Table:
         made.rows.append(measured_entries(results, row, accuracy, titles[row.first.teacher]))
         made.records.append(measured_record(row, kind, accuracy))
     made.notes = [
-        "published: read off the paper's resource figure (arXiv 2404.06170), ±0.004; its memory is that of fp32 weights alone.",
-        "measured: this grid's runs of the same train types, on the named hardware. Where dataset, student, epochs or hardware "
-        "differ from the paper's, only ratios within one source can be compared.",
-        "Accuracy: test top-1, chosen by validation where the recipe holds a validation split out, else of the last epoch; "
+        "published: read off the paper's resource figure (arXiv 2404.06170), ±0.004; memory is that of fp32 weights.",
+        "measured: this grid's runs of the same train types, on the named hardware. Where dataset, student, epochs or "
+        "hardware differ from the paper's, only ratios within one source can be compared.",
+        "Accuracy: test top-1, at the validation-selected epoch where the recipe has one, else at the last; "
         "– for runs that only measure a live teacher's cost. Time per epoch: the training part, median over epochs. "
         "1 GB = 1,000,000,000 bytes.",
         f"Published claim: {MEMORY_CLAIM} × less memory and {TIME_CLAIM} × less time than the live teacher.",
@@ -51,17 +54,22 @@ def table(results: Results) -> Table:
 def published_entries(point: Published) -> list[Entry]:
     low, high = point.seconds
     seconds = f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
-    texts = ("published", NOTHING, point.train_type, point.student, "the paper's", "as released", f"{point.memory_gb:.3f}", NOTHING,
-             f"{point.accuracy * 100:.1f}", seconds, HARDWARE)  # fmt: skip
-    return [Entry(text) for text in texts]
+    names = ("published", NOTHING, point.train_type, point.student, "the paper's", "as released")
+    numbers = (f"{point.memory_gb:.3f}", NOTHING, f"{point.accuracy * 100:.1f}", seconds)
+    return [Entry(text) for text in (*names, *numbers, HARDWARE)]
 
 
 def published_record(point: Published) -> dict[str, Any]:
     return {
-        "source": "published", "train_type": point.train_type, "student": point.student, "weights_gb": point.memory_gb,
-        "accuracy_percent": point.accuracy * 100, "seconds_per_epoch_low": point.seconds[0],
-        "seconds_per_epoch_high": point.seconds[1], "hardware": HARDWARE,
-    }  # fmt: skip
+        "source": "published",
+        "train_type": point.train_type,
+        "student": point.student,
+        "weights_gb": point.memory_gb,
+        "accuracy_percent": point.accuracy * 100,
+        "seconds_per_epoch_low": point.seconds[0],
+        "seconds_per_epoch_high": point.seconds[1],
+        "hardware": HARDWARE,
+    }
 
 
 def measured_accuracy(results: Results, row: CostRow) -> tuple[str, Summary | None]:
@@ -76,32 +84,40 @@ def measured_entries(results: Results, row: CostRow, accuracy: Summary | None, t
     def marked(text: str) -> Entry:
         return Entry(text, is_incomplete=row.is_incomplete)
 
-    weights, peak = row.over_seeds(lambda cost: cost.weights_bytes), row.over_seeds(lambda cost: cost.peak_bytes)
     return [
         *map(
             Entry,
             ("measured", dataset_title(first.dataset, results.config), f"{first.train_type}, {row.source} teacher"),
         ),
         *map(Entry, (first.student, teacher, first.recipe)),
-        marked(significant(weights and weights.mean / GIGABYTE)),
-        marked(significant(peak and peak.mean / GIGABYTE)),
+        marked(significant(row.mean("weights_bytes", GIGABYTE))),
+        marked(significant(row.mean("peak_bytes", GIGABYTE))),
         marked(spread(accuracy, scale=100)),
-        marked(significant(row.seconds and row.seconds.mean)),
+        marked(significant(row.mean("seconds_per_epoch"))),
         Entry(row.devices or NOTHING),
     ]
 
 
 def measured_record(row: CostRow, kind: str, accuracy: Summary | None) -> dict[str, Any]:
-    first, seconds = row.first, row.seconds
-    weights, peak = row.over_seeds(lambda cost: cost.weights_bytes), row.over_seeds(lambda cost: cost.peak_bytes)
+    first, seconds = row.first, row.mean("seconds_per_epoch")
     return {
-        "source": "measured", "dataset": first.dataset, "train_type": first.train_type, "student": first.student,
-        "teacher": first.teacher, "recipe": first.recipe, "teacher_source": row.source,
-        "weights_gb": weights and weights.mean / GIGABYTE, "peak_memory_gb": peak and peak.mean / GIGABYTE,
-        "accuracy_percent": accuracy and accuracy.mean * 100, "accuracy_epoch": kind if accuracy else None,
-        "seconds_per_epoch_low": seconds and seconds.mean, "seconds_per_epoch_high": seconds and seconds.mean,
-        "n": len(row.costs), "n_asked": len(row.cells), "hardware": row.devices,
-    }  # fmt: skip
+        "source": "measured",
+        "dataset": first.dataset,
+        "train_type": first.train_type,
+        "student": first.student,
+        "teacher": first.teacher,
+        "recipe": first.recipe,
+        "teacher_source": row.source,
+        "weights_gb": row.mean("weights_bytes", GIGABYTE),
+        "peak_memory_gb": row.mean("peak_bytes", GIGABYTE),
+        "accuracy_percent": accuracy and accuracy.mean * 100,
+        "accuracy_epoch": kind if accuracy else None,
+        "seconds_per_epoch_low": seconds,
+        "seconds_per_epoch_high": seconds,
+        "n": len(row.costs),
+        "n_asked": len(row.cells),
+        "hardware": row.devices,
+    }
 
 
 def measured_claims(rows: list[CostRow], titles: dict[str, str]) -> list[str]:
@@ -118,13 +134,17 @@ def measured_claims(rows: list[CostRow], titles: dict[str, str]) -> list[str]:
             or not same[0].costs
         ):
             continue
-        assert live.seconds and same[0].seconds
-        memory = [row.over_seeds(lambda cost: cost.weights_bytes) for row in (live, same[0])]
-        assert memory[0] and memory[1]
+        time, memory = (quotient(live, same[0], number) for number in ("seconds_per_epoch", "weights_bytes"))
         lines.append(
-            f"Measured ({wanted['dataset']}, {wanted['student']}, {titles[live.first.teacher]}, {wanted['recipe']}): embed-KD takes "
-            f"{significant(memory[0].mean / memory[1].mean)} × less memory for weights and "
-            f"{significant(live.seconds.mean / same[0].seconds.mean)} × less time per epoch than teacher-KD with the live teacher "
-            f"(n = {live.seconds.n} live, {same[0].seconds.n} embed-KD)."
+            f"Measured ({wanted['dataset']}, {wanted['student']}, {titles[live.first.teacher]}, "
+            f"{wanted['recipe']}): embed-KD takes {significant(memory)} × less memory for weights and "
+            f"{significant(time)} × less time per epoch than teacher-KD with the live teacher "
+            f"(n = {len(live.costs)} live, {len(same[0].costs)} embed-KD)."
         )
     return lines
+
+
+def quotient(live: CostRow, other: CostRow, number: str) -> float | None:
+    """Return how many times more of something the live teacher's runs take."""
+    more, less = live.mean(number), other.mean(number)
+    return more / less if more is not None and less else None

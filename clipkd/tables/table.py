@@ -18,12 +18,11 @@ from clipkd.summary import Summary
 NOTHING = "–"
 
 LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        "|": r"\textbar{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "†": r"$^{\dagger}$", "–": "--", "·": r"$\cdot$",
-    }
-)  # fmt: skip
+    {character: f"\\{character}" for character in "{}&%$#_"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
+    | {"†": r"$^{\dagger}$", "–": "--", "·": r"$\cdot$"}
+)
 MARKDOWN = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_[]|~#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 )
@@ -76,8 +75,6 @@ class Table:
     rows: list[list[Entry]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
-    fields: list[str] = field(default_factory=list)
-    """Names of the CSV's columns."""
 
     def write(self, folder: Path) -> None:
         """Write the table as CSV, Markdown, LaTeX and HTML."""
@@ -87,8 +84,9 @@ class Table:
 
 def as_csv(table: Table) -> str:
     """Return the records as CSV: plain numbers, nothing rounded, empty where there is no value."""
+    fields = dict.fromkeys(name for record in table.records for name in record)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, table.fields, lineterminator="\n", restval="")
+    writer = csv.DictWriter(stream, fields, lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(table.records)
     return stream.getvalue()
@@ -162,7 +160,8 @@ def as_html(table: Table) -> str:
     escape: Callable[[str], str] = html.escape
 
     def tag(name: str, text: str, is_number: bool) -> str:
-        return f"<{name}{' class="number"' if is_number else ''}>{text}</{name}>"
+        kind = ' class="number"' if is_number else ""
+        return f"<{name}{kind}>{text}</{name}>"
 
     def entry(entry: Entry, column: Column) -> str:
         text = escape(entry.marked)
@@ -177,16 +176,19 @@ def as_html(table: Table) -> str:
         head += f"<tr>{''.join(cells)}</tr>\n"
     head += f"<tr>{''.join(tag('th', escape(column.title), column.is_number) for column in table.columns)}</tr>"
     rows = "\n".join(f"<tr>{''.join(map(entry, row, table.columns))}</tr>" for row in table.rows)
-    notes = "\n".join(
-        f"<li{' class="incomplete"' if note.startswith('INCOMPLETE') else ''}>{escape(note)}</li>"
-        for note in table.notes
-    )
+    notes = "\n".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    notes = notes.replace("<li>INCOMPLETE", '<li class="incomplete">INCOMPLETE')
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(table.title)}</title>\n'
         f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{escape(table.title)}</h1>\n"
         f'<div class="scroll"><table>\n<thead>\n{head}\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
         f"<ul>\n{notes}\n</ul>\n</body>\n</html>\n"
     )
+
+
+def attribute(thing: Any, name: str) -> Any:
+    """Return one attribute of a thing, None where there is no thing."""
+    return None if thing is None else getattr(thing, name)
 
 
 def spread(summary: Summary | None, digits: int = 2, scale: float = 1.0) -> str:

@@ -51,14 +51,18 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend among the tokens of each image [B, T, W]; dropout falls on the attention weights."""
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """Attend among the tokens of each image [B, T, W]; dropout falls on the attention weights.
+
+        Returns:
+            What the first `queries` tokens (None: all) gather from all tokens [B, Q, W].
+        """
         batch, tokens, width = x.shape
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return self.out_proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+        attended = F.scaled_dot_product_attention(query[:, :, :queries], key, value, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 class ResidualBlock(nn.Module):
@@ -72,8 +76,9 @@ class ResidualBlock(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(layers))
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """Return the first `queries` tokens (None: all) of each image after this block [B, Q, W]."""
+        x = x[:, :queries] + self.attn(self.ln_1(x), queries)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -85,7 +90,13 @@ class Transformer(nn.Module):
         self.resblocks = nn.Sequential(*(ResidualBlock(width, heads, dropout) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.resblocks(x)
+        """Return the class token after the last block [B, W].
+
+        The last block computes no other token: nothing reads them, so the result is the same.
+        """
+        for block in self.resblocks[:-1]:
+            x = block(x)
+        return self.resblocks[-1](x, queries=1)[:, 0]
 
 
 class Student(nn.Module):
@@ -130,8 +141,7 @@ class Student(nn.Module):
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.expand(len(patches), 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
-        x = self.transformer(self.ln_pre(x))
-        embedding = self.ln_post(x[:, 0])
+        embedding = self.ln_post(self.transformer(self.ln_pre(x)))
         return Outputs(embedding, self.classifier(embedding))
 
 

@@ -44,6 +44,8 @@ RUNS = {cell.folder: cell for cell in CELLS}
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 RESOLVED = "results/config.json"
 DEVICE = config["training"]["device"]
+# A job that computes on the CPU must not queue for the GPU that profiles/default grants to one at a time.
+GPUS = 0 if DEVICE == "cpu" else 1
 
 # Everything extracted once: folder -> one cell that asks for it and the kind of its view set.
 STORES = {}
@@ -57,7 +59,9 @@ for cell in CELLS:
     if cell.method.signal == "prototypes":
         store = LAYOUT.sample_embeddings(cell)
         STORES[store.folder.as_posix()] = (cell, "sample")
-        PROTOTYPES[store.prototypes(cell.recipe_spec.prototype_form)[0].as_posix()] = cell
+        PROTOTYPES[store.prototypes(cell.recipe_spec.prototype_form)[0].as_posix()] = (
+            cell
+        )
     elif cell.method.signal == "scores" or cell.teacher_source == "cached":
         store = LAYOUT.full_embeddings(cell)
         STORES[store.folder.as_posix()] = (cell, "full")

@@ -21,7 +21,12 @@ def store_flags(wildcards):
         *("--recipe", cell.recipe, "--student", cell.student),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
-        *("--per-class", LAYOUT.sample.per_class, "--prototype-seed", LAYOUT.sample.seed),
+        *(
+            "--per-class",
+            LAYOUT.sample.per_class,
+            "--prototype-seed",
+            LAYOUT.sample.seed,
+        ),
     ]
 
 
@@ -43,11 +48,11 @@ rule fetch:
         "logs/embeddings/{teacher}/fetch-{fingerprint}.log",
     benchmark:
         "results/benchmarks/embeddings/{teacher}/fetch-{fingerprint}.tsv"
-    params:
-        teacher=teacher_name,
-    threads: 1
     # The teachers are what everything else waits for.
     priority: 10
+    threads: 1
+    params:
+        teacher=teacher_name,
     shell:
         "clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2> {log:q}"
 
@@ -55,23 +60,27 @@ rule fetch:
 rule extract:
     """Run a teacher over a view set of a dataset: the only rule that runs a teacher to be cached."""
     input:
-        dataset=lambda wildcards: manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
-        teacher=lambda wildcards: manifest(LAYOUT.teacher(store_of(wildcards)[0].teacher_spec)),
+        dataset=lambda wildcards: manifest(
+            LAYOUT.dataset(dataset_of(wildcards.dataset))
+        ),
+        teacher=lambda wildcards: manifest(
+            LAYOUT.teacher(store_of(wildcards)[0].teacher_spec)
+        ),
     output:
         STORE + "/manifest.json",
     log:
         "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}.log",
     benchmark:
         "results/benchmarks/embeddings/{dataset}/{teacher}/extract-{fingerprint}.tsv"
+    priority: 10
+    threads: 1
+    resources:
+        gpu=GPUS,
     params:
         store=store_flags,
         views=lambda wildcards: store_of(wildcards)[1],
         batch=config["embeddings"]["batch_size"],
         device=DEVICE,
-    threads: 1
-    priority: 10
-    resources:
-        gpu=1,
     shell:
         "clipkd extract {params.store:q} --views {params.views:q} --embed-batch-size {params.batch} "
         "--device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"
@@ -97,18 +106,20 @@ rule probe:
     """Fit a linear probe on stored embeddings and write the class scores of every view."""
     input:
         store=manifest(STORE),
-        dataset=lambda wildcards: manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
+        dataset=lambda wildcards: manifest(
+            LAYOUT.dataset(dataset_of(wildcards.dataset))
+        ),
     output:
         STORE + "/head/{part}/manifest.json",
     log:
         "logs/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.log",
     benchmark:
         "results/benchmarks/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.tsv"
+    threads: 1
+    resources:
+        gpu=GPUS,
     params:
         store=store_flags,
         device=DEVICE,
-    threads: 1
-    resources:
-        gpu=1,
     shell:
         "clipkd probe {params.store:q} --device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"

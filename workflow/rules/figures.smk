@@ -14,7 +14,12 @@ rule figures:
         manifests=all_manifests,
     output:
         [
-            in_report(f"results/figures/{stem}.png", "figures", stem, figures.report_entry(stem))
+            in_report(
+                f"results/figures/{stem}.png",
+                "figures",
+                stem,
+                figures.report_entry(stem),
+            )
             for stem in FIGURES
         ],
         expand("results/figures/{stem}.svg", stem=FIGURES),

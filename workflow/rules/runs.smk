@@ -31,21 +31,40 @@ def run_flags(wildcards):
     cell = cell_of(wildcards)
     training = config["training"]
     return [
-        *("--train-type", cell.train_type, "--dataset-name", cell.dataset, "--teacher-model", cell.teacher),
+        *(
+            "--train-type",
+            cell.train_type,
+            "--dataset-name",
+            cell.dataset,
+            "--teacher-model",
+            cell.teacher,
+        ),
         *("--student", cell.student, "--recipe", cell.recipe, "--seed", cell.seed),
         *("--teacher-source", cell.teacher_source, "--epochs", cell.epochs),
-        *("--batch-size", training["batch_size"], "--learning-rate", training["learning_rate"]),
+        *(
+            "--batch-size",
+            training["batch_size"],
+            "--learning-rate",
+            training["learning_rate"],
+        ),
         *("--weight-decay", training["weight_decay"]),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
-        *("--per-class", LAYOUT.sample.per_class, "--prototype-seed", LAYOUT.sample.seed),
+        *(
+            "--per-class",
+            LAYOUT.sample.per_class,
+            "--prototype-seed",
+            LAYOUT.sample.seed,
+        ),
     ]
 
 
 rule train:
     """Train one student."""
     input:
-        dataset=lambda wildcards: manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
+        dataset=lambda wildcards: manifest(
+            LAYOUT.dataset(dataset_of(wildcards.dataset))
+        ),
         signal=signal_inputs,
     output:
         metrics=f"results/runs/{RUN}/metrics.json",
@@ -56,15 +75,15 @@ rule train:
         f"logs/runs/{RUN}.log",
     benchmark:
         f"results/benchmarks/runs/{RUN}.tsv"
+    threads: 1
+    resources:
+        gpu=GPUS,
     params:
         run=run_flags,
         folder=lambda wildcards, output: str(Path(output.metrics).parent),
         device=DEVICE,
         # Numbers that are bumped by hand when a numerical change must train students again.
         protocol=lambda wildcards: [PROTOCOL, recipes.get(wildcards.recipe).protocol],
-    threads: 1
-    resources:
-        gpu=1,
     shell:
         "clipkd train {params.run:q} --log-folder {params.folder:q} "
         "--device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"

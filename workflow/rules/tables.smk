@@ -12,7 +12,9 @@ TABLES = tables.table_stems(config)
 def code_digest(*parts):
     """Return a digest of cheap code: an edit runs the rule again. (Costly rules carry protocol numbers.)"""
     modules = sorted(path for part in parts for path in (ROOT / "clipkd").glob(part))
-    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()[:16]
+    return hashlib.sha256(
+        b"".join(module.read_bytes() for module in modules)
+    ).hexdigest()[:16]
 
 
 def all_runs(wildcards):
@@ -31,7 +33,12 @@ def in_report(path, stage, stem, entry):
     captions = (ROOT / "workflow/report").glob(f"{stage}-*.rst")
     families = sorted((caption.stem for caption in captions), key=len, reverse=True)
     family = next(name for name in families if f"{stage}-{stem}".startswith(name))
-    return report(path, caption=f"../report/{family}.rst", category=entry["category"], labels=entry["labels"])
+    return report(
+        path,
+        caption=f"../report/{family}.rst",
+        category=entry["category"],
+        labels=entry["labels"],
+    )
 
 
 rule resolve:
@@ -54,15 +61,24 @@ rule tables:
         manifests=all_manifests,
     output:
         [
-            in_report(f"results/tables/{stem}.html", "tables", stem, tables.report_entry(stem))
+            in_report(
+                f"results/tables/{stem}.html",
+                "tables",
+                stem,
+                tables.report_entry(stem),
+            )
             for stem in TABLES
         ],
-        expand("results/tables/{stem}.{format}", stem=TABLES, format=["csv", "md", "tex"]),
+        expand(
+            "results/tables/{stem}.{format}", stem=TABLES, format=["csv", "md", "tex"]
+        ),
     log:
         "logs/tables/tables.log",
     benchmark:
         "results/benchmarks/tables.tsv"
     params:
-        code=code_digest("tables/*.py", "results.py", "records.py", "summary.py", "comparisons.py"),
+        code=code_digest(
+            "tables/*.py", "results.py", "records.py", "summary.py", "comparisons.py"
+        ),
     shell:
         "clipkd tables --config {input.config:q} 2> {log:q}"

@@ -1,0 +1,160 @@
+"""Teacher embeddings and class prototypes in the plane, by t-SNE."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clipkd.artifacts import MANIFEST, check_file, read_manifest
+from clipkd.cells import Cell
+from clipkd.errors import DataError
+from clipkd.figures.style import figure
+from clipkd.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, where
+from clipkd.teacher_facts import needs_full, needs_sample
+
+POINTS = 2000
+"""Most images that a panel shows."""
+CLASSES = 10
+"""Most classes that a panel shows: more colours can't be told apart."""
+SEED = 0
+# P. Tol, "Colour Schemes", the muted scheme, https://sronpersonalpages.nl/~pault/; the last is its grey, darkened.
+COLOURS = (
+    "#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#888888",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """What a panel shows: vectors [N, D] with class numbers [N], and prototypes [C, D] or None."""
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    prototypes: np.ndarray | None
+    what: str
+
+
+def draw(results: Results, dataset: str) -> Figure:
+    """Return the figure of one dataset: a panel for each teacher.
+
+    Raises:
+        DataError: an array is missing or damaged.
+    """
+    cells = where(accuracy_cells(results.cells), dataset=dataset)
+    titles = teacher_titles(teacher_names(cells))
+    columns = min(2, len(titles))
+    lines = math.ceil(len(titles) / columns)
+    title = f"{dataset_title(dataset, results.config)}: teacher embeddings and class prototypes (t-SNE)"
+    made = figure(max(5.2 * columns, 6.5), 4.7 * lines + 0.9, title)
+    grid = made.subplots(lines, columns, squeeze=False).ravel()
+    names, count = class_names(results, cells[0])
+    for axes, teacher in zip(grid, titles, strict=False):
+        cloud = cloud_of(results, where(cells, teacher=teacher))
+        if cloud is None:
+            axes.set_title(f"{titles[teacher]}: no stored embeddings †")
+        else:
+            axes.set_title(f"{titles[teacher]}: {cloud.what}")
+            panel(axes, cloud, names)
+    for axes in grid:
+        axes.set_axis_off()
+    shown = f"{len(names)} of {count} classes shown. " if len(names) < count else ""
+    note = f"Embeddings at unit length; dots: images, coloured by class; stars: class prototypes. {shown}Axes have no unit."
+    made.text(0.008, 0.008, note, fontsize=8, va="bottom")
+    made.get_layout_engine().set(rect=(0, 0.3 / made.get_figheight(), 1, 1 - 0.3 / made.get_figheight()))
+    return made
+
+
+def class_names(results: Results, cell: Cell) -> tuple[dict[int, str], int]:
+    """Return number -> name of the classes to show, evenly spread over all, and how many there are."""
+    folder = results.teachers.layout.dataset(cell.dataset_spec)
+    names = read_manifest(folder)["facts"]["classes"]
+    chosen = sorted({round(number) for number in np.linspace(0, len(names) - 1, min(CLASSES, len(names)))})
+    return {number: str(names[number]) for number in chosen}, len(names)
+
+
+def cloud_of(results: Results, cells: list[Cell]) -> Cloud | None:
+    """Return what is stored of one teacher: by the corrected recipe where it is there, else by the first that is."""
+    ordered = sorted(cells, key=lambda cell: cell.recipe != "corrected")
+    layout = results.teachers.layout
+    for recipe in dict.fromkeys(cell.recipe for cell in ordered):
+        mine = where(ordered, recipe=recipe)
+        sampled = next((cell for cell in mine if needs_sample(cell)), None)
+        full = next((cell for cell in mine if needs_full(cell)), None)
+        prototypes, cloud = None, None
+        if sampled is not None:
+            store = layout.sample_embeddings(sampled)
+            folder, _ = store.prototypes(sampled.recipe_spec.prototype_form)
+            prototypes = array(folder, "prototypes", results.is_partial)
+            vectors, labels = (array(store.folder, name, results.is_partial) for name in ("sample", "sample-labels"))
+            if vectors is not None and labels is not None:
+                cloud = Cloud(vectors, labels, prototypes, f"training images of the prototypes, recipe {recipe}")
+        if full is not None:
+            vectors = array(layout.full_embeddings(full).folder, "test", results.is_partial)
+            labels = array(layout.dataset(full.dataset_spec), "test-labels", results.is_partial)
+            if vectors is not None and labels is not None:
+                cloud = Cloud(vectors, labels, prototypes, f"test images, recipe {recipe}")
+        if cloud is not None:
+            return cloud
+    return None
+
+
+def array(folder: Path, name: str, may_be_missing: bool) -> np.ndarray | None:
+    """Return an artefact's array, its bytes checked; None where it may be missing and is."""
+    if not (folder / MANIFEST).exists():
+        if may_be_missing:
+            return None
+        raise DataError(f"no {name} at {folder}: {MANIFEST} is missing; `dvc pull` it, or ask for a partial report")
+    files = read_manifest(folder)["files"]
+    if f"{name}.npy" not in files:
+        raise DataError(f"{folder / MANIFEST} lists no file '{name}.npy'")
+    check_file(folder / f"{name}.npy", files[f"{name}.npy"], folder)
+    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
+    """Draw the images as dots and the prototypes as stars with the class's name."""
+    rows = np.flatnonzero(np.isin(cloud.labels, list(names)))
+    if len(rows) > POINTS:
+        rows = np.sort(np.random.default_rng(SEED).choice(rows, POINTS, replace=False))
+    labels = np.asarray(cloud.labels[rows])
+    vectors = np.asarray(cloud.vectors[rows], dtype=np.float32)
+    stars = np.zeros((0, vectors.shape[1]), np.float32)
+    if cloud.prototypes is not None:
+        stars = np.asarray(cloud.prototypes[list(names)], dtype=np.float32)
+    plane = project(np.concatenate([vectors, stars]))
+    dots, marked = plane[: len(vectors)], plane[len(vectors) :]
+    outline = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for position, (number, name) in enumerate(names.items()):
+        members = dots[labels == number]
+        axes.scatter(*members.T, s=9, color=COLOURS[position], alpha=0.7, linewidths=0)
+        if len(marked):
+            axes.scatter(*marked[position], s=210, marker="*", color=COLOURS[position], edgecolor="black", zorder=3)
+            place = marked[position]
+        elif len(members):
+            place = np.median(members, axis=0)
+        else:
+            continue
+        label = axes.annotate(name, place, (7, 5), textcoords="offset points", fontsize=9, weight="bold", zorder=4)
+        label.set_path_effects(outline)
+    axes.margins(0.08)
+
+
+def project(vectors: np.ndarray) -> np.ndarray:
+    """Return t-SNE's positions [N, 2] of vectors [N, D], brought to unit length; equal on every run.
+
+    One thread: the order of a parallel sum would change the last digits, and t-SNE magnifies them.
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    with threadpool_limits(limits=1):
+        settings = TSNE(
+            perplexity=min(30.0, (len(unit) - 1) / 3), init="pca", max_iter=1000, random_state=SEED, n_jobs=1
+        )
+        return settings.fit_transform(unit)

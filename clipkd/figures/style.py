@@ -1,0 +1,101 @@
+"""The look of the figures: colours that the colour-blind can tell apart, fonts, and files that are equal on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from clipkd.artifacts import written_aside
+from clipkd.results import BASELINE, MARK
+
+DPI = 150
+GREY = "#6b6b6b"
+RED = "#a00000"
+# M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/ (without black and yellow)
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+TRAIN_TYPES = {
+    BASELINE: (GREY, "-"),
+    "vanilla": ("#0072B2", "-"),
+    "teacher-KD": ("#009E73", "-"),
+    "embed-KD": ("#D55E00", "-"),
+    "embed-KD-random": ("#E69F00", "--"),
+    "embed-KD-permuted": ("#CC79A7", "--"),
+    "embed-KD-onehot": ("#56B4E9", "--"),
+}
+"""Train type -> colour and line style; controls are dashed."""
+SETTINGS = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "axes.edgecolor": "#555555",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.frameon": False,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "svg.hashsalt": "clipkd",
+    "svg.fonttype": "path",
+}
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return the context in which a figure is made and saved: our settings over matplotlib's own, nobody else's."""
+    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS, "backend": "agg"})
+
+
+def figure(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure, sizes in inches."""
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    made.suptitle(title, x=0.008, ha="left")
+    return made
+
+
+def save(made: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> None:
+    """Write a figure as PNG and SVG; a figure of an incomplete grid says so."""
+    short = [line.partition(" Missing:")[0] for line in gaps]
+    if short:
+        made.supxlabel(
+            "\n".join(line if len(line) < 150 else f"{line[:147]}..." for line in short), color=RED, fontsize=8
+        )
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        with written_aside(folder / f"{stem}.{suffix}") as aside:
+            made.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
+
+
+def teacher_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each teacher, in order."""
+    return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
+
+
+def line_style(train_type: str, others: list[str]) -> tuple[str, str]:
+    """Return colour and line style of a train type; one that came later is dotted."""
+    if train_type in TRAIN_TYPES:
+        return TRAIN_TYPES[train_type]
+    later = [name for name in others if name not in TRAIN_TYPES]
+    return PALETTE[later.index(train_type) % len(PALETTE)], ":"
+
+
+def mark(text: str, is_incomplete: bool) -> str:
+    """Return a text, marked where it rests on fewer runs than asked for."""
+    return f"{text} {MARK}" if is_incomplete else text
+
+
+def rows_axis(axes: Axes, labels: list[str], positions: list[float] | None = None) -> None:
+    """Make the vertical axis a list of names, the first on top."""
+    axes.set_yticks(list(range(len(labels))) if positions is None else positions, labels)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.invert_yaxis()
