@@ -94,9 +94,8 @@ def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
         for cell in block_cells(block, config, sources, left_out):
             earlier, other = cells.setdefault(cell.folder, (cell, where))
             if earlier != cell:
-                raise InputError(
-                    f"{where} and {other} both ask for the run {cell.folder}, with {cell.epochs} and {earlier.epochs} epochs"
-                )
+                epochs = f"{cell.epochs} and {earlier.epochs} epochs"
+                raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {epochs}")
     return [cell for cell, _ in cells.values()], list(left_out)
 
 

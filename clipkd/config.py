@@ -34,7 +34,9 @@ class Source:
         if root is None:
             raise InputError(f"{path} is empty: a config is a map of keys (see config/README.md)")
         if not isinstance(root, yaml.MappingNode):
-            raise InputError(f"{path}: a config is a map of keys, not a {root.id}")
+            raise InputError(
+                f"{path}: a config is a map of keys, not a {type(root).__name__.removesuffix('Node').lower()}"
+            )
         self.values = self.value(root, ())
 
     def parse(self) -> yaml.Node | None:
@@ -78,10 +80,10 @@ class Source:
             return [self.value(child, (*key, index)) for index, child in enumerate(node.value)]
         return self.scalar(node, key)
 
-    def scalar(self, node: yaml.ScalarNode, key: Key) -> Any:
+    def scalar(self, node: yaml.Node, key: Key) -> Any:
         """Return a scalar as what a person means by it: 1e-4 is a number, `no` is a word."""
         text = node.value
-        if node.style is not None:
+        if getattr(node, "style", None) is not None:
             return text
         if text in {"", "~", "null"}:
             return None
@@ -177,18 +179,18 @@ def leaves(value: Any, key: Key = ()) -> list[tuple[Key, Any]]:
 
 def explain(problem: jsonschema.ValidationError) -> str:
     """Return a schema violation in words."""
-    rule, value = problem.validator, problem.instance
+    rule, value, wanted = problem.validator, problem.instance, problem.validator_value
     if rule == "additionalProperties" and isinstance(value, dict):
-        known = list(problem.schema["properties"])
+        known = list(problem.schema["properties"])  # type: ignore[index]
         unknown = [name for name in value if name not in known]
         hints = [f"'{name}'{nearest(name, known)}" for name in unknown]
         return f"unknown key {', '.join(hints)} (known: {', '.join(known)})"
     if rule == "required":
         return problem.message
     if rule == "type":
-        return f"{value!r} is not of type {problem.validator_value}"
-    if rule == "enum":
-        return f"{value!r} is not one of {', '.join(map(str, problem.validator_value))}{nearest(str(value), problem.validator_value)}"
+        return f"{value!r} is not of type {wanted}"
+    if rule == "enum" and isinstance(wanted, list):
+        return f"{value!r} is not one of {', '.join(map(str, wanted))}{nearest(str(value), wanted)}"
     if rule == "uniqueItems":
         return f"{value!r} names something twice"
     return problem.message

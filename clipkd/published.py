@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HARDWARE = "one GPU (the paper's)"
+HARDWARE = "one GPU"
 MEMORY_CLAIM = 9
 TIME_CLAIM = 8
 """The paper's headline: 9x less memory and 8x less training time than the live teacher."""

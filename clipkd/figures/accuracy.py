@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from clipkd import recipes
 from clipkd.cells import NO_TEACHER, Cell
-from clipkd.figures.style import GREY, figure, mark, rows_axis, teacher_colours
+from clipkd.figures.style import GREY, figure, legend, mark, rows_axis, teacher_colours
 from clipkd.results import (
     Results,
     accuracy_cells,
@@ -36,19 +36,20 @@ def draw(results: Results, dataset: str) -> Figure:
     colours = teacher_colours(teacher_names(cells))
     heights = [max(extent(where(cells, student=student, recipe=recipe)) for recipe in chosen) for student in students]
     title = f"{dataset_title(dataset, results.config)}: test accuracy by train type"
-    made = figure(4.6 * len(chosen) + 0.8, 0.21 * sum(heights) + 0.75 * len(students) + 0.9, title)
-    grid = made.subplots(len(students), len(chosen), squeeze=False, height_ratios=[height + 2.5 for height in heights])
-    for line, student in zip(grid, students, strict=True):
+    made = figure(4.8 * len(chosen) + 0.8, 0.22 * sum(heights) + 0.75 * len(students) + 1.2, title)
+    grid = made.subplots(len(students), len(chosen), squeeze=False, height_ratios=heights)
+    for line, student, height in zip(grid, students, heights, strict=True):
         for axes, recipe in zip(line, chosen, strict=True):
             kind = headline(recipes.get(recipe).selection)
             axes.set_title(f"{student}, recipe {recipe} ({EPOCHS[kind]})")
             panel(axes, results, where(cells, student=student, recipe=recipe), kind, colours)
+            axes.set_ylim(height - GAP - BAR / 3, -BAR * 0.67)
     for axes in grid[-1]:
-        axes.set_xlabel("test top-1 (%), mean ± standard deviation over seeds; dots: seeds")
+        axes.set_xlabel("test top-1 (%)")
     titles = teacher_titles(colours)
     handles: list[Any] = [Patch(color=colour, label=f"teacher {titles[name]}") for name, colour in colours.items()]
     handles += [Patch(color=GREY, label="no teacher"), Line2D([], [], color="black", ls=":", label="chance")]
-    made.legend(handles=handles, loc="outside upper left", ncols=6, borderaxespad=0.6)
+    legend(made, handles, "bars: mean over seeds ± sample standard deviation (n); dots: seeds")
     return made
 
 
@@ -88,14 +89,15 @@ def bar(axes: Axes, results: Results, cells: list[Cell], kind: str, position: fl
     """Draw one bar, its deviation, its seeds and its number."""
     summary, is_incomplete = results.summary(cells, kind), results.incomplete(cells)
     if summary is None:
-        axes.text(1, position, mark("missing", is_incomplete), va="center", fontsize=7.5)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(1, position, mark("missing", is_incomplete), va="center", fontsize=7.5, bbox=box)
         return
     mean, deviation = 100 * summary.mean, None if summary.deviation is None else 100 * summary.deviation
     axes.barh(position, mean, height=0.86 * BAR, color=colour, alpha=0.85)
     if deviation is not None:
         axes.errorbar(mean, position, xerr=deviation, color="black", lw=1, capsize=2)
     seeds = [100 * value for value in results.scores(cells, kind).values()]
-    axes.plot(seeds, [position] * len(seeds), ".", ms=3, color="white", mec="black", mew=0.4, zorder=3)
+    axes.plot(seeds, [position] * len(seeds), ".", ms=4, color="white", mec="black", mew=0.4, zorder=3)
     text = f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}") + f" ({summary.n})"
     right = max([mean + (deviation or 0), *seeds])
     axes.text(right + 1.5, position, mark(text, is_incomplete), va="center", fontsize=7.5)

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from clipkd.cells import NO_TEACHER
 from clipkd.costs import CostRow, cached_of, cost_rows, slower
-from clipkd.figures.style import GREY, figure, mark, rows_axis
+from clipkd.figures.style import GREY, figure, legend, mark, rows_axis
 from clipkd.results import Results, dataset_title, teacher_title
 
 COLOURS = {"none": GREY, "cached": "#0072B2", "live": "#D55E00"}
@@ -20,14 +20,14 @@ def draw(results: Results) -> Figure:
     rows = cost_rows(results)
     chosen = {dataset: shown(rows, dataset) for dataset in dict.fromkeys(row.first.dataset for row in rows)}
     heights = [len(group) for group in chosen.values()]
-    made = figure(10, 0.24 * sum(heights) + 0.85 * len(heights) + 0.9, "Cost of training one student")
+    made = figure(10, 0.24 * sum(heights) + 0.85 * len(heights) + 1.2, "Cost of training one student")
     grid = made.subplots(
         len(chosen), 2, squeeze=False, sharey="row", height_ratios=[height + 1.5 for height in heights]
     )
     for (time, passes), (dataset, group) in zip(grid, chosen.items(), strict=True):
         example = next((row.first for row in group if row.first.teacher != NO_TEACHER), group[0].first)
-        names = f"{dataset_title(dataset, results.config)}: {example.student}, {teacher_title(example.teacher)}, recipe {example.recipe}"
-        time.set_title(names)
+        names = (dataset_title(dataset, results.config), example.student, teacher_title(example.teacher))
+        time.set_title(f"{', '.join(names)}, recipe {example.recipe}")
         passes.set_title("; ".join(dict.fromkeys(row.devices for row in group if row.costs)), color=GREY, fontsize=8)
         labels = [
             f"{row.first.train_type}, {row.source}" if row.source == "live" else row.first.train_type for row in group
@@ -38,7 +38,7 @@ def draw(results: Results) -> Figure:
     grid[-1][0].set_xlabel("seconds per epoch, training part (in brackets: × cached)")
     grid[-1][1].set_xlabel("images through the teacher for one student, all epochs")
     handles = [Patch(color=COLOURS[source], label=label) for source, label in LABELS.items()]
-    made.legend(handles=handles, loc="outside upper left", ncols=3, borderaxespad=0.6)
+    legend(made, handles, "mean over seeds ± sample standard deviation")
     return made
 
 
@@ -95,20 +95,20 @@ def draw_passes(axes: Axes, rows: list[CostRow]) -> None:
     """Draw teacher passes, on a logarithmic axis."""
     found = [passes_of(row, rows) for row in rows]
     most = max((value for value in found if value), default=1.0)
-    least = min((value for value in found if value), default=1.0) / 10
+    least = 1.0
     axes.set_xscale("log")
     axes.set_xlim(least, most * (most / least) ** 0.45)
     for position, (row, value) in enumerate(zip(rows, found, strict=True)):
         if value:
             axes.barh(position, value - least, left=least, height=0.75, color=COLOURS[row.source])
-        text = "not known" if value is None else f"{value:,.0f}"
+        text = mark("missing", True) if value is None else f"{value:,.0f}"
         if row.source == "live" and value is not None:
             cached = cached_of(row, rows)
-            text += f" in {(cached or row).first.epochs} epochs"
+            text = mark(f"{text} in {(cached or row).first.epochs} epochs", row.is_incomplete)
         axes.text(
             max(value or 0, least) * (most / least) ** 0.015,
             position,
-            mark(text, row.is_incomplete),
+            text,
             va="center",
             fontsize=8,
         )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from clipkd.artifacts import MANIFEST, check_file, read_manifest
 from clipkd.cells import Cell
 from clipkd.errors import DataError
-from clipkd.figures.style import figure
+from clipkd.figures.style import figure, legend
 from clipkd.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, where
 from clipkd.teacher_facts import needs_full, needs_sample
 
@@ -61,11 +61,15 @@ def draw(results: Results, dataset: str) -> Figure:
             axes.set_title(f"{titles[teacher]}: {cloud.what}")
             panel(axes, cloud, names)
     for axes in grid:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color="#cccccc")
+    for axes in grid[len(titles) :]:
         axes.set_axis_off()
-    shown = f"{len(names)} of {count} classes shown. " if len(names) < count else ""
-    note = f"Embeddings at unit length; dots: images, coloured by class; stars: class prototypes. {shown}Axes have no unit."
-    made.text(0.008, 0.008, note, fontsize=8, va="bottom")
-    made.get_layout_engine().set(rect=(0, 0.3 / made.get_figheight(), 1, 1 - 0.3 / made.get_figheight()))
+    shown = f"{len(names)} of {count} classes shown; " if len(names) < count else ""
+    note = (
+        f"embeddings at unit length; dots: images, coloured by class; stars: class prototypes; {shown}axes have no unit"
+    )
+    legend(made, [], note)
     return made
 
 
@@ -128,12 +132,20 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
         stars = np.asarray(cloud.prototypes[list(names)], dtype=np.float32)
     plane = project(np.concatenate([vectors, stars]))
     dots, marked = plane[: len(vectors)], plane[len(vectors) :]
-    outline = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    outline: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for position, (number, name) in enumerate(names.items()):
         members = dots[labels == number]
-        axes.scatter(*members.T, s=9, color=COLOURS[position], alpha=0.7, linewidths=0)
+        axes.scatter(members[:, 0], members[:, 1], s=9, color=COLOURS[position], alpha=0.7, linewidths=0)
         if len(marked):
-            axes.scatter(*marked[position], s=210, marker="*", color=COLOURS[position], edgecolor="black", zorder=3)
+            axes.scatter(
+                marked[position, 0],
+                marked[position, 1],
+                s=210,
+                marker="*",
+                color=COLOURS[position],
+                edgecolor="black",
+                zorder=3,
+            )
             place = marked[position]
         elif len(members):
             place = np.median(members, axis=0)
@@ -141,7 +153,7 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
             continue
         label = axes.annotate(name, place, (7, 5), textcoords="offset points", fontsize=9, weight="bold", zorder=4)
         label.set_path_effects(outline)
-    axes.margins(0.08)
+    axes.margins(x=0.12, y=0.08)  # room for the labels
 
 
 def project(vectors: np.ndarray) -> np.ndarray:

@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from clipkd.cells import NO_TEACHER, Cell
-from clipkd.figures.style import figure, line_style, mark
+from clipkd.figures.style import figure, legend, line_style, mark
 from clipkd.results import (
     Results,
     accuracy_cells,
@@ -42,8 +43,7 @@ def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
         colour, style = line_style(name, types)
         label = mark(name, results.incomplete(where(cells, train_type=name)))
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=label))
-    note = "lines: mean over seeds; bands: lowest to highest seed"
-    made.legend(handles=handles, loc="outside lower left", ncols=min(4, len(handles)), title=note, alignment="left")
+    legend(made, handles, "lines: mean over seeds; bands: lowest to highest seed")
     return made
 
 
@@ -59,4 +59,4 @@ def curves(axes: Axes, results: Results, cells: list[Cell], column: str, scale: 
         colour, style = line_style(name, types)
         axes.fill_between(epochs, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, lw=0)
         axes.plot(epochs, seeds.mean(axis=0), color=colour, ls=style, lw=1.4, marker="." if length == 1 else "")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +12,10 @@ from matplotlib.figure import Figure
 from clipkd import recipes
 from clipkd.cells import NO_TEACHER
 from clipkd.costs import GIGABYTE, CostRow, cost_rows
-from clipkd.figures.style import figure, mark, rows_axis
+from clipkd.figures.style import GREY, figure, mark, rows_axis
 from clipkd.published import FIGURE, HARDWARE, TRAIN_TYPES
 from clipkd.results import Results, dataset_title, headline, teacher_title
+from clipkd.tables.table import significant
 
 PUBLISHED, MEASURED = "#D55E00", "#0072B2"
 PANELS = {"memory": "memory, fp32 weights (GB)", "accuracy": "test top-1 (%)", "seconds": "time per epoch (s)"}
@@ -29,13 +31,22 @@ class Point:
     seconds: float | None
     deviation: float | None = None
     """Of the accuracy."""
+    reading: float = 0.0
+    """The time was read off as `seconds` minus this to plus this."""
     is_incomplete: bool = False
 
 
 def draw(results: Results) -> Figure:
     """Return the figure: published points above, measured points below, one column a quantity."""
     published = [
-        Point(f"{p.train_type}, {p.student}", p.memory_gb, 100 * p.accuracy, sum(p.seconds) / 2) for p in FIGURE
+        Point(
+            label=f"{p.train_type}, {p.student}",
+            memory=p.memory_gb,
+            accuracy=100 * p.accuracy,
+            seconds=sum(p.seconds) / 2,
+            reading=(p.seconds[1] - p.seconds[0]) / 2,
+        )
+        for p in FIGURE
     ]
     rows = [row for row in main_rows(cost_rows(results)) if row.first.train_type in TRAIN_TYPES]
     measured = [point(results, row) for row in rows]
@@ -74,9 +85,10 @@ def point(results: Results, row: CostRow) -> Point:
     first = row.first
     kind = headline(recipes.get(first.recipe).selection)
     accuracy = None if first.is_cost_run else results.summary(row.cells, kind)
+    title = dataset_title(first.dataset, results.config)
     live = " live" if row.source == "live" else ""
     return Point(
-        label=f"{dataset_title(first.dataset, results.config)}: {first.train_type}{live}, {first.student}, {first.recipe}",
+        label=", ".join((title, f"{first.train_type}{live}", first.student, first.recipe)),
         memory=row.mean("weights_bytes", GIGABYTE),
         accuracy=100 * accuracy.mean if accuracy else None,
         seconds=row.mean("seconds_per_epoch"),
@@ -90,23 +102,36 @@ def draw_points(axes: Axes, points: list[Point], name: str, colour: str) -> None
     for position, one in enumerate(points):
         value = getattr(one, name)
         if value is None:
-            text = mark("–", one.is_incomplete)
-            axes.annotate(text, (0.02, position), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+            text = mark("missing" if one.is_incomplete else "not measured: cost run", one.is_incomplete)
+            axes.annotate(
+                text, (0.02, position), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY
+            )
             continue
         axes.plot(value, position, "o", ms=5.5, color=colour)
-        if name == "accuracy" and one.deviation:
-            axes.errorbar(value, position, xerr=one.deviation, color=colour, lw=1, capsize=2)
-        text = f"{value:.1f}" if name == "accuracy" else f"{value:.3g}"
-        place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-        axes.annotate(mark(text, one.is_incomplete), (value, position), **place)
+        width = {"accuracy": one.deviation, "seconds": one.reading}.get(name) or 0.0
+        if width:
+            axes.errorbar(value, position, xerr=width, color=colour, lw=1, capsize=2)
+        text = mark(number(one, name, value), one.is_incomplete)
+        style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+        axes.annotate(text, (value + width, position), xytext=(7, 0), **style)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
+
+
+def number(one: Point, name: str, value: float) -> str:
+    """Return a point's number as it is printed."""
+    if name == "accuracy":
+        return f"{value:.1f}" + (f" ± {one.deviation:.1f}" if one.deviation is not None else "")
+    if name == "seconds" and one.reading:
+        return f"{value - one.reading:.0f} to {value + one.reading:.0f}"
+    text = significant(value, 4 if name == "memory" and value >= 1 else 3)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def limits(axes: Axes, found: list[float | None], name: str) -> None:
     """Set a column's horizontal range so that the numbers beside the points fit."""
     if name == "accuracy":
-        axes.set_xlim(0, 120)
+        axes.set_xlim(0, 140)
         axes.set_xticks(range(0, 101, 25))
         return
     numbers = [value for value in found if value]

@@ -1,10 +1,11 @@
-"""The look of the figures: colours that the colour-blind can tell apart, fonts, and files that are equal on every run."""
+"""The look of the figures: colours that the colour-blind can tell apart, and files that are equal on every run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,6 +18,8 @@ from clipkd.results import BASELINE, MARK
 DPI = 150
 GREY = "#6b6b6b"
 RED = "#a00000"
+LEFT = 0.008
+"""Where a title starts, as a share of the figure's width."""
 # M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/ (without black and yellow)
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 TRAIN_TYPES = {
@@ -29,7 +32,7 @@ TRAIN_TYPES = {
     "embed-KD-onehot": ("#56B4E9", "--"),
 }
 """Train type -> colour and line style; controls are dashed."""
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -52,14 +55,15 @@ SETTINGS = {
 
 def styled() -> AbstractContextManager[None]:
     """Return the context in which a figure is made and saved: our settings over matplotlib's own, nobody else's."""
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS, "backend": "agg"})
+    settings: Any = dict(matplotlib.rcParamsDefault) | SETTINGS | {"backend": "agg"}
+    return matplotlib.rc_context(settings)
 
 
 def figure(width: float, height: float, title: str) -> Figure:
     """Return an empty figure, sizes in inches."""
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
-    made.suptitle(title, x=0.008, ha="left")
+    made.suptitle(title, x=LEFT, ha="left")
     return made
 
 
@@ -67,12 +71,16 @@ def save(made: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> Non
     """Write a figure as PNG and SVG; a figure of an incomplete grid says so."""
     short = [line.partition(" Missing:")[0] for line in gaps]
     if short:
-        made.supxlabel(
-            "\n".join(line if len(line) < 150 else f"{line[:147]}..." for line in short), color=RED, fontsize=8
-        )
+        lines = [line if len(line) < 110 else f"{line[:107]}..." for line in short]
+        made.suptitle("\n".join([made.get_suptitle(), *lines]), x=LEFT, ha="left", color=RED)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         with written_aside(folder / f"{stem}.{suffix}") as aside:
             made.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
+
+
+def legend(made: Figure, handles: list[Any], title: str, columns: int = 4) -> None:
+    """Put a legend below the panels, with a line above it that says what is drawn."""
+    made.legend(handles=handles, loc="outside lower left", ncols=columns, title=title, alignment="left")
 
 
 def teacher_colours(names: Iterable[str]) -> dict[str, str]:

@@ -57,7 +57,7 @@ class Attention(nn.Module):
         Returns:
             What the first `queries` tokens (None: all) gather from all tokens [B, Q, W].
         """
-        batch, tokens, width = x.shape
+        batch, tokens, _ = x.shape
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
@@ -94,9 +94,10 @@ class Transformer(nn.Module):
 
         The last block computes no other token: nothing reads them, so the result is the same.
         """
-        for block in self.resblocks[:-1]:
+        *earlier, last = self.resblocks
+        for block in earlier:
             x = block(x)
-        return self.resblocks[-1](x, queries=1)[:, 0]
+        return last(x, queries=1)[:, 0]
 
 
 class Student(nn.Module):

@@ -144,8 +144,9 @@ def test_an_embedding_that_does_not_fit_the_store_is_an_error(parts, tmp_path):
 
 
 def test_the_command_line_makes_what_it_needs_once(digits_folder, vit_folder):
-    command = [sys.executable, "-m", "clipkd", "extract", "--data", str(digits_folder), "--dataset-name", "DIGITS",
-               "--teacher-model", str(vit_folder), "--views", "sample", "--per-class", "2", "--threads", "1"]  # fmt: skip
+    names = ["--dataset-name", "DIGITS", "--teacher-model", str(vit_folder)]
+    flags = ["--views", "sample", "--per-class", "2", "--threads", "1", "--data", str(digits_folder)]
+    command = [sys.executable, "-m", "clipkd", "extract", *names, *flags]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert first.stdout == second.stdout

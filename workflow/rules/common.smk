@@ -1,17 +1,19 @@
-# Reads the config, strictly, and turns its grid into cells and paths. The package holds the rules
+# The only helpers. Reads the config, strictly, and turns its grid into cells and paths. The package holds the rules
 # of the grid (clipkd.cells) and the names on disk (clipkd.layout); nothing here imports torch.
+import hashlib
 import json
 import sys
 from pathlib import Path
 
 import yaml
 
-from clipkd import cells, datasets, methods, recipes, teachers
+from clipkd import cells, datasets, figures, recipes, tables, teachers
 from clipkd import config as settings
 from clipkd.embeddings.views import Sample
 from clipkd.errors import InputError
 from clipkd.layout import Layout
 from clipkd.teachers import TrainedTeacher
+from clipkd.training import PROTOCOL
 
 ROOT = Path(workflow.current_basedir).parent.parent
 BASE = ROOT / "config/config.yaml"
@@ -42,7 +44,10 @@ LAYOUT = Layout(
 )
 RUNS = {cell.folder: cell for cell in CELLS}
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
+STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RESOLVED = "results/config.json"
+TABLES = tables.table_stems(config)
+FIGURES = figures.figure_stems(config)
 DEVICE = config["training"]["device"]
 # A job that computes on the CPU must not queue for the GPU that profiles/default grants to one at a time.
 GPUS = 0 if DEVICE == "cpu" else 1
@@ -103,3 +108,120 @@ def source_flag(wildcards):
 def teacher_name(wildcards):
     """Return the name that the command line knows a teacher by (a key in a path may stand for a hub id)."""
     return TEACHERS[f"data/teachers/{wildcards.teacher}/{wildcards.fingerprint}"]
+
+
+def store_of(wildcards):
+    """Return one cell that asks for the store in the wildcards, and the kind of its view set."""
+    return STORES[STORE.format(**wildcards)]
+
+
+def store_flags(wildcards):
+    """Return the flags that name a store on the command line."""
+    cell, views = store_of(wildcards)
+    return [
+        *("--dataset-name", cell.dataset, "--teacher-model", cell.teacher),
+        *("--recipe", cell.recipe, "--student", cell.student),
+        *source_flag(wildcards),
+        *("--embed-dtype", LAYOUT.dtype),
+        *(
+            "--per-class",
+            LAYOUT.sample.per_class,
+            "--prototype-seed",
+            LAYOUT.sample.seed,
+        ),
+    ]
+
+
+def teacher_inputs(wildcards):
+    """Return what a teacher's checkpoint is made from: its dataset, where the workflow trains it."""
+    spec = teachers.get(teacher_name(wildcards))
+    if isinstance(spec, TrainedTeacher):
+        return manifest(LAYOUT.dataset(datasets.get(spec.dataset)))
+    return []
+
+
+def cell_of(wildcards):
+    """Return the cell of a run folder."""
+    return RUNS[RUN.format(**wildcards)]
+
+
+def signal_inputs(wildcards):
+    """Return what the run's method asks of its teacher: nothing, or stored or live signals."""
+    cell = cell_of(wildcards)
+    asked, live = cell.method.signal, cell.teacher_source == "live"
+    inputs = []
+    if asked == "prototypes":
+        store = LAYOUT.sample_embeddings(cell)
+        inputs.append(manifest(store.prototypes(cell.recipe_spec.prototype_form)[0]))
+    if asked == "embeddings" and not live:
+        inputs.append(manifest(LAYOUT.full_embeddings(cell).folder))
+    if asked == "scores":
+        inputs.append(manifest(LAYOUT.full_embeddings(cell).head()[0]))
+    if live:
+        inputs.append(manifest(LAYOUT.teacher(cell.teacher_spec)))
+    return inputs
+
+
+def run_flags(wildcards):
+    """Return the flags that name a run on the command line; settings that change make it run again."""
+    cell = cell_of(wildcards)
+    training = config["training"]
+    return [
+        *(
+            "--train-type",
+            cell.train_type,
+            "--dataset-name",
+            cell.dataset,
+            "--teacher-model",
+            cell.teacher,
+        ),
+        *("--student", cell.student, "--recipe", cell.recipe, "--seed", cell.seed),
+        *("--teacher-source", cell.teacher_source, "--epochs", cell.epochs),
+        *(
+            "--batch-size",
+            training["batch_size"],
+            "--learning-rate",
+            training["learning_rate"],
+        ),
+        *("--weight-decay", training["weight_decay"]),
+        *source_flag(wildcards),
+        *("--embed-dtype", LAYOUT.dtype),
+        *(
+            "--per-class",
+            LAYOUT.sample.per_class,
+            "--prototype-seed",
+            LAYOUT.sample.seed,
+        ),
+    ]
+
+
+def code_digest(*parts):
+    """Return a digest of cheap code: an edit runs the rule again. (Costly rules carry protocol numbers.)"""
+    modules = sorted(path for part in parts for path in (ROOT / "clipkd").glob(part))
+    return hashlib.sha256(
+        b"".join(module.read_bytes() for module in modules)
+    ).hexdigest()[:16]
+
+
+def all_runs(wildcards):
+    """Return what every run of the grid leaves for tables and figures."""
+    names = ("metrics.json", "cost.json", "history.csv")
+    return [f"results/runs/{folder}/{name}" for folder in RUNS for name in names]
+
+
+def all_manifests(wildcards):
+    """Return the manifests that say what extraction and probes cost and reached."""
+    return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]
+
+
+def in_report(path, stage, stem, entry):
+    """Return a file marked for the report, under its category, with the caption of its kind."""
+    captions = (ROOT / "workflow/report").glob(f"{stage}-*.rst")
+    families = sorted((caption.stem for caption in captions), key=len, reverse=True)
+    family = next(name for name in families if f"{stage}-{stem}".startswith(name))
+    return report(
+        path,
+        caption=f"../report/{family}.rst",
+        category=entry["category"],
+        labels=entry["labels"],
+    )

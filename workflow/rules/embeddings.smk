@@ -5,38 +5,6 @@
 #   data/embeddings/<dataset>/<teacher>/<fingerprint>/prototypes/<part>/...   class prototypes
 #   data/embeddings/<dataset>/<teacher>/<fingerprint>/head/<part>/...         linear probe, class scores
 
-STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
-
-
-def store_of(wildcards):
-    """Return one cell that asks for the store in the wildcards, and the kind of its view set."""
-    return STORES[STORE.format(**wildcards)]
-
-
-def store_flags(wildcards):
-    """Return the flags that name a store on the command line."""
-    cell, views = store_of(wildcards)
-    return [
-        *("--dataset-name", cell.dataset, "--teacher-model", cell.teacher),
-        *("--recipe", cell.recipe, "--student", cell.student),
-        *source_flag(wildcards),
-        *("--embed-dtype", LAYOUT.dtype),
-        *(
-            "--per-class",
-            LAYOUT.sample.per_class,
-            "--prototype-seed",
-            LAYOUT.sample.seed,
-        ),
-    ]
-
-
-def teacher_inputs(wildcards):
-    """Return what a teacher's checkpoint is made from: its dataset, where the workflow trains it."""
-    spec = teachers.get(teacher_name(wildcards))
-    if isinstance(spec, TrainedTeacher):
-        return manifest(LAYOUT.dataset(datasets.get(spec.dataset)))
-    return []
-
 
 rule fetch:
     """Fetch a teacher's checkpoint at its pinned commit (needs internet), or train a local teacher."""
@@ -67,7 +35,7 @@ rule extract:
             LAYOUT.teacher(store_of(wildcards)[0].teacher_spec)
         ),
     output:
-        STORE + "/manifest.json",
+        f"{STORE}/manifest.json",
     log:
         "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}.log",
     benchmark:
@@ -91,7 +59,7 @@ rule prototypes:
     input:
         manifest(STORE),
     output:
-        STORE + "/prototypes/{part}/manifest.json",
+        f"{STORE}/prototypes/{{part}}/manifest.json",
     log:
         "logs/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.log",
     benchmark:
@@ -110,7 +78,7 @@ rule probe:
             LAYOUT.dataset(dataset_of(wildcards.dataset))
         ),
     output:
-        STORE + "/head/{part}/manifest.json",
+        f"{STORE}/head/{{part}}/manifest.json",
     log:
         "logs/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.log",
     benchmark:

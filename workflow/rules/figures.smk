@@ -1,11 +1,6 @@
 # figures: from run folders, manifests and stored embeddings only.
 #
 #   results/figures/<figure>.{png,svg}
-from clipkd import figures
-
-FIGURES = figures.figure_stems(config)
-
-
 rule figures:
     """Draw every figure as PNG and SVG."""
     input:
@@ -28,6 +23,6 @@ rule figures:
     benchmark:
         "results/benchmarks/figures.tsv"
     params:
-        code=code_digest("figures/*.py", "results.py", "records.py", "summary.py"),
+        code=code_digest("*.py", "figures/*.py"),
     shell:
         "clipkd figures --config {input.config:q} 2> {log:q}"

@@ -2,45 +2,6 @@
 #
 #   results/config.json                         the resolved config: the grid that tables and figures show
 #   results/tables/<table>.{csv,md,tex,html}
-import hashlib
-
-from clipkd import tables
-
-TABLES = tables.table_stems(config)
-
-
-def code_digest(*parts):
-    """Return a digest of cheap code: an edit runs the rule again. (Costly rules carry protocol numbers.)"""
-    modules = sorted(path for part in parts for path in (ROOT / "clipkd").glob(part))
-    return hashlib.sha256(
-        b"".join(module.read_bytes() for module in modules)
-    ).hexdigest()[:16]
-
-
-def all_runs(wildcards):
-    """Return what every run of the grid leaves for tables and figures."""
-    names = ("metrics.json", "cost.json", "history.csv")
-    return [f"results/runs/{folder}/{name}" for folder in RUNS for name in names]
-
-
-def all_manifests(wildcards):
-    """Return the manifests that say what extraction and probes cost and reached."""
-    return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]
-
-
-def in_report(path, stage, stem, entry):
-    """Return a file marked for the report, under its category, with the caption of its kind."""
-    captions = (ROOT / "workflow/report").glob(f"{stage}-*.rst")
-    families = sorted((caption.stem for caption in captions), key=len, reverse=True)
-    family = next(name for name in families if f"{stage}-{stem}".startswith(name))
-    return report(
-        path,
-        caption=f"../report/{family}.rst",
-        category=entry["category"],
-        labels=entry["labels"],
-    )
-
-
 rule resolve:
     """Write down the resolved config, so that tables and figures say which grid they show."""
     output:
@@ -77,8 +38,6 @@ rule tables:
     benchmark:
         "results/benchmarks/tables.tsv"
     params:
-        code=code_digest(
-            "tables/*.py", "results.py", "records.py", "summary.py", "comparisons.py"
-        ),
+        code=code_digest("*.py", "tables/*.py"),
     shell:
         "clipkd tables --config {input.config:q} 2> {log:q}"
