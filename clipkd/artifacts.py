@@ -7,13 +7,15 @@ that a reader sees all of it or nothing; it is checked each time it is opened.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ def default_mode(is_folder: bool) -> int:
     return (0o777 if is_folder else 0o666) & ~mask
 
 
-@contextmanager
+@contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on success it is synced and takes `path`'s place."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +80,21 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raise DataError where it is missing or is not JSON."""
+    """Read a JSON file; raise DataError where it is missing, is not JSON, or holds a number that is not finite."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise DataError(f"{path} is damaged: not JSON ({error})") from None
+
+
+def finite(text: str) -> float:
+    """Parse a number; raise ValueError where it is NaN or infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 @dataclass
@@ -95,7 +105,7 @@ class Draft:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@contextmanager
+@contextlib.contextmanager
 def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
     """Build the artefact `folder`; it appears, complete, when the block ends without an error.
 
@@ -139,18 +149,29 @@ def seal(draft: Draft, kind: str, identity: Identity) -> None:
 
 def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity) -> None:
     """Rename a sealed folder to its final name, over an empty, unfinished or outdated one."""
-    try:
-        os.rename(aside, folder)  # also replaces an empty folder, which Snakemake may have made
-    except OSError:
+    while True:  # until this artefact or another writer's equal one is there
+        try:
+            os.rename(aside, folder)  # also replaces an empty folder, which Snakemake may have made
+            break
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
         try:
             open_artifact(folder, kind, identity)
             return  # another writer was first, with the same content
         except DataError:
-            outdated = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-            os.rename(folder, outdated / folder.name)
-            os.rename(aside, folder)
-            shutil.rmtree(outdated, ignore_errors=True)
+            move_away(folder)
     sync(folder.parent)
+
+
+def move_away(folder: Path) -> None:
+    """Remove what stands at an artefact's place; another writer may have done so at the same time."""
+    outdated = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, outdated / folder.name)
+    finally:
+        shutil.rmtree(outdated, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def block_cells(
     usable = [name for name in block["datasets"] if usable_dataset(name, sources, left_out)]
     axes = (block["recipes"], usable, block["students"], block["train_types"], block["seeds"])
     for recipe, dataset, student, train_type, seed in itertools.product(*axes):
-        source = sources.get(dataset)
+        source = sources.get(dataset.lower())
         spec, method = datasets.get(dataset, source), methods.get(train_type)
         cell = Cell(
             recipe=recipes.get(recipe).name,
@@ -127,14 +127,21 @@ def block_cells(
             if reason:
                 left_out[reason] = None
             else:
-                yield checked(replace(cell, teacher=teachers.get(teacher).name))
+                yield checked(replace(cell, teacher=teacher_name(teacher)))
+
+
+def teacher_name(name: str) -> str:
+    """Return what stands for a teacher in cells: its key, or the hub id or folder that has no key."""
+    key = teachers.get(name).name
+    return key if key in teachers.names() else name
 
 
 def usable_dataset(name: str, sources: dict[str, str], left_out: dict[str, None]) -> bool:
     """Return whether the dataset's data can be had; note in `left_out` why not."""
-    spec = datasets.get(name, sources.get(name))
-    if spec.needs_source and name not in sources:
-        left_out[f"dataset '{name}' is never downloaded: give its folder as sources: {{{name}: FOLDER}}"] = None
+    spec = datasets.get(name, sources.get(name.lower()))
+    if spec.needs_source and spec.name not in sources:
+        where = f"sources: {{{spec.name}: FOLDER}}"
+        left_out[f"dataset '{spec.name}' is never downloaded: give its folder as {where}"] = None
         return False
     return True
 

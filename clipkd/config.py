@@ -6,8 +6,10 @@ checked here before anything else looks at the file. No torch here.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,30 @@ from clipkd import datasets, methods, recipes, students, teachers
 from clipkd.errors import InputError, nearest
 
 Key = tuple[str | int, ...]
-MAX_BYTES = 1_000_000
-FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-INTEGER = re.compile(r"[-+]?(0|[1-9]\d*)")
+Complaint = Callable[[Key, str], InputError]
+"""Makes the error that names a place: (key, message) -> error."""
+
+MAX_BYTES = 100_000
+MAX_DEPTH = 12
+# 010 is 8 to some readers of YAML and 10 to others: it is no number here.
+FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
+NOT_FINITE = {".nan", ".inf", "-.inf", "+.inf", "nan", "inf", "-inf", "+inf"}
+OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
+# JSON Schema takes 5.0 for an integer; a command line that gets "5.0" as a number of epochs does not.
+Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 class Source:
@@ -45,10 +68,14 @@ class Source:
             if self.path.stat().st_size > MAX_BYTES:
                 raise InputError(f"{self.path} is larger than {MAX_BYTES} bytes: that is no config")
             text = self.path.read_text(encoding="utf-8-sig")
+            depth = 0
             for token in yaml.scan(text, Loader=yaml.SafeLoader):
+                where = f"{self.path}:{token.start_mark.line + 1}"
                 if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
-                    line = token.start_mark.line + 1
-                    raise InputError(f"{self.path}:{line}: anchors, aliases and tags have no place in a config")
+                    raise InputError(f"{where}: anchors, aliases and tags have no place in a config")
+                depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+                if depth > MAX_DEPTH:
+                    raise InputError(f"{where}: nested too deeply (more than {MAX_DEPTH} levels)")
             return yaml.compose(text, Loader=yaml.SafeLoader)
         except OSError as error:
             raise InputError(f"config file {self.path}: {error.strerror or error}") from None
@@ -57,23 +84,22 @@ class Source:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
-            raise InputError(f"{self.path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
-        except RecursionError:
-            raise InputError(f"{self.path} is nested too deeply") from None
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+            raise InputError(f"{self.path}{line}: not YAML: {problem}") from None
 
     def value(self, node: yaml.Node, key: Key) -> Any:
-        """Return a node's value; note its line."""
-        self.lines[key] = node.start_mark.line + 1
+        """Return a node's value; note its line (of a map's entry, where its name stands)."""
+        self.lines.setdefault(key, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             values: dict[str, Any] = {}
             for name_node, value_node in node.value:
                 name = name_node.value
                 if not isinstance(name_node, yaml.ScalarNode):
                     raise self.error(key, "a key must be a plain word")
+                line = name_node.start_mark.line + 1
                 if name in values:
-                    raise InputError(
-                        f"{self.path}:{name_node.start_mark.line + 1}: key '{name}' stands twice; keep one"
-                    )
+                    raise InputError(f"{self.path}:{line}: key {short(repr(name))} stands twice; keep one")
+                self.lines[(*key, name)] = line
                 values[name] = self.value(value_node, (*key, name))
             return values
         if isinstance(node, yaml.SequenceNode):
@@ -81,24 +107,13 @@ class Source:
         return self.scalar(node, key)
 
     def scalar(self, node: yaml.Node, key: Key) -> Any:
-        """Return a scalar as what a person means by it: 1e-4 is a number, `no` is a word."""
-        text = node.value
-        if getattr(node, "style", None) is not None:
-            return text
-        if text in {"", "~", "null"}:
-            return None
-        if text in {"true", "false"}:
-            return text == "true"
-        if INTEGER.fullmatch(text):
-            return int(text)
-        if FLOAT.fullmatch(text):
-            number = float(text)
-            if not math.isfinite(number):
-                raise self.error(key, f"{text} is not a finite number")
-            return number
-        if text.lower() in {".nan", ".inf", "-.inf", "+.inf", "nan", "inf", "-inf"}:
-            raise self.error(key, f"{text} is not a finite number")
-        return text
+        """Return a scalar's value; quoted, it is text."""
+        if node.style is not None:
+            return node.value
+        try:
+            return meant(node.value)
+        except ValueError as error:
+            raise self.error(key, str(error)) from None
 
     def error(self, key: Key, message: str) -> InputError:
         """Return an error that names file, line and key."""
@@ -106,10 +121,34 @@ class Source:
         return InputError(f"{self.path}:{self.lines.get(known, 1)}: {spelled(key)}: {message}")
 
 
+def meant(text: str) -> Any:
+    """Return what a person means by a plain scalar: 1e-4 is a number, `no` is a word.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    if text in {"", "~", "null"}:
+        return None
+    if text in {"true", "false"}:
+        return text == "true"
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+        return number
+    if FLOAT.fullmatch(text) or text.lower() in NOT_FINITE:
+        raise ValueError(f"{short(text)} is not a finite number")
+    return text
+
+
+def short(text: str) -> str:
+    """Return `text`, its end cut off where it would flood a message."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def spelled(key: Key) -> str:
     """Return a key as a person writes it: grid[0].teachers."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
-    return text.removeprefix(".") or "the config"
+    return short(text.removeprefix(".")) or "the config"
 
 
 def load(paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -123,27 +162,34 @@ def load(paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | 
     Raises:
         InputError: naming file, line, key, value and the nearest valid name.
     """
+    files = [Source(path) for path in paths]
+    parts: list[tuple[dict[str, Any], Complaint]] = [(file.values, file.error) for file in files]
+    parts.append((from_command_line(overrides or {}), command_line_error))
     merged: dict[str, Any] = {}
-    partial = {**schema, "required": []}
-    for path in paths:
-        source = Source(path)
-        check(source.values, partial, source.error)
-        merge(merged, source.values)
-    for key, value in (overrides or {}).items():
-        merge(merged, {key: plain(value)})
+    for values, complaint in parts:
+        check(values, {**schema, "required": []}, complaint)
+        merge(merged, values)
     check(merged, schema, lambda key, message: InputError(f"the merged config: {spelled(key)}: {message}"))
+    for values, complaint in parts:
+        check_names(values, merged, complaint)
     return merged
 
 
-def plain(value: Any) -> Any:
-    """Return a command-line override with numbers that PyYAML leaves as text ("1e-4") as numbers."""
+def from_command_line(value: Any, key: Key = ()) -> Any:
+    """Return --config values as a file would hold them (Snakemake leaves every nested scalar as text)."""
     if isinstance(value, dict):
-        return {str(key): plain(child) for key, child in value.items()}
+        return {str(name): from_command_line(child, (*key, str(name))) for name, child in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(child) for child in value]
-    if isinstance(value, str) and FLOAT.fullmatch(value):
-        return float(value)
-    return value
+        return [from_command_line(child, (*key, index)) for index, child in enumerate(value)]
+    try:
+        return meant(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise command_line_error(key, str(error)) from None
+
+
+def command_line_error(key: Key, message: str) -> InputError:
+    """Return an error about a value given with --config."""
+    return InputError(f"--config: {spelled(key)}: {message}")
 
 
 def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
@@ -152,55 +198,42 @@ def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge(into[key], value)
         else:
-            into[key] = value
+            into[key] = copy.deepcopy(value)
 
 
-def check(values: dict[str, Any], schema: dict[str, Any], error: Any) -> None:
-    """Raise `error(key, message)` for the first thing that the schema or the known names refuse."""
-    problems = sorted(
-        jsonschema.Draft202012Validator(schema).iter_errors(values), key=lambda e: [str(p) for p in e.absolute_path]
-    )
+def check(values: dict[str, Any], schema: dict[str, Any], complaint: Complaint) -> None:
+    """Raise the complaint about the first thing that the schema refuses."""
+    problems = sorted(Validator(schema).iter_errors(values), key=lambda e: [str(p) for p in e.absolute_path])
     for problem in problems:
-        raise error(tuple(problem.absolute_path), explain(problem))
-    for key, value in leaves(values):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise error(key, f"{value} is not a finite number")
-    check_names(values, error)
-
-
-def leaves(value: Any, key: Key = ()) -> list[tuple[Key, Any]]:
-    """Return every scalar in nested maps and lists, with its key."""
-    if isinstance(value, dict):
-        return [leaf for name, child in value.items() for leaf in leaves(child, (*key, name))]
-    if isinstance(value, list):
-        return [leaf for index, child in enumerate(value) for leaf in leaves(child, (*key, index))]
-    return [(key, value)]
+        key = tuple(problem.absolute_path)
+        if problem.validator == "additionalProperties" and isinstance(problem.instance, dict):
+            known = list(problem.schema["properties"])
+            unknown = next(name for name in problem.instance if name not in known)
+            message = f"unknown key {short(repr(unknown))}{nearest(unknown, known)} (known: {', '.join(known)})"
+            raise complaint((*key, unknown), message)
+        raise complaint(key, explain(problem))
 
 
 def explain(problem: jsonschema.ValidationError) -> str:
     """Return a schema violation in words."""
     rule, value, wanted = problem.validator, problem.instance, problem.validator_value
-    if rule == "additionalProperties" and isinstance(value, dict):
-        known = list(problem.schema["properties"])  # type: ignore[index]
-        unknown = [name for name in value if name not in known]
-        hints = [f"'{name}'{nearest(name, known)}" for name in unknown]
-        return f"unknown key {', '.join(hints)} (known: {', '.join(known)})"
-    if rule == "required":
-        return problem.message
     if rule == "type":
-        return f"{value!r} is not of type {wanted}"
-    if rule == "enum" and isinstance(wanted, list):
-        return f"{value!r} is not one of {', '.join(map(str, wanted))}{nearest(str(value), wanted)}"
+        return f"{short(repr(value))} is not of type {problem.validator_value}"
+    if rule == "enum":
+        known = [str(choice) for choice in problem.validator_value]
+        return f"{short(repr(value))} is not one of {', '.join(known)}{nearest(str(value), known)}"
+    if rule == "pattern" and "propertyNames" in problem.absolute_schema_path:
+        return f"{short(repr(value))} is no name of a dataset{nearest(value, datasets.names())}"
     if rule == "uniqueItems":
-        return f"{value!r} names something twice"
-    return problem.message
+        return f"{short(repr(value))} names something twice"
+    return short(problem.message)
 
 
-def check_names(values: dict[str, Any], error: Any) -> None:
-    """Raise `error(key, message)` for a name on an axis of the grid that nothing stands behind."""
-    sources = values.get("sources") or {}
+def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Complaint) -> None:
+    """Raise the complaint about a name in `values` that nothing stands behind, given the whole config."""
+    sources = merged["sources"]
     axes: dict[str, Any] = {
-        "datasets": lambda name: datasets.get(name, sources.get(name)),
+        "datasets": lambda name: datasets.get(name, sources.get(name.lower())),
         "teachers": teachers.get,
         "students": students.get,
         "train_types": methods.get,
@@ -212,4 +245,9 @@ def check_names(values: dict[str, Any], error: Any) -> None:
                 try:
                     get(name)
                 except InputError as problem:
-                    raise error(("grid", number, axis, index), str(problem)) from None
+                    raise complaint(("grid", number, axis, index), str(problem)) from None
+    asked = {name.lower() for block in merged["grid"] for name in block["datasets"]} | set(datasets.names())
+    for name in values.get("sources", {}):
+        if name not in asked:
+            message = f"no block of the grid has a dataset '{name}'{nearest(name, asked)}"
+            raise complaint(("sources", name), message)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkd.artifacts import read_json
 from clipkd.cells import Cell
 from clipkd.errors import DataError
 
@@ -27,7 +27,13 @@ class Fields:
 
     @classmethod
     def read(cls, path: Path) -> Fields:
-        return cls(path, read_json(path))
+        """Read a JSON file; a NaN is let in here, to be refused under its field's name."""
+        try:
+            return cls(path, json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist; remove {path.parent} and make it again") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is damaged: not JSON ({error}); remove {path.parent} and make it again") from None
 
     def wrong(self, name: str, problem: str) -> DataError:
         return DataError(f"{self.path}: field '{name}' {problem}; remove {self.path.parent} and make it again")

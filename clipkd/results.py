@@ -88,10 +88,8 @@ class Results:
                 f"rest on fewer runs than the config asks for. Missing: {listed}."
             )
         if self.teachers.absent:
-            names = "; ".join(
-                dict.fromkeys(Path(name.partition(" at ")[2]).as_posix() for name in self.teachers.absent)
-            )
-            lines.append(f"INCOMPLETE: no manifest for numbers marked {MARK} at: {names}.")
+            listed = "; ".join(self.teachers.absent)
+            lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
         return lines
 
     def scores(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> dict[int, float]:

@@ -106,4 +106,8 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
             raise InputError(f"dataset name '{name}': use small letters, digits and '-', 63 at most")
         return ImageFolder(name=name, title=name)
-    return find(__name__, "dataset", name)
+    try:
+        return find(__name__, "dataset", name)
+    except InputError as error:
+        hint = "a folder of images of your own needs --dataset-source FOLDER, or `sources` in the config"
+        raise InputError(f"{error}; {hint}") from None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clipkd.artifacts import Artifact, open_artifact, read_json
 from clipkd.data.pixels import enlarged, normalised
+from clipkd.embeddings.checkpoint import check_weights
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.teachers import TeacherSpec
 
@@ -82,7 +83,7 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device) -> Teacher:
         raise InputError(
             f"teacher '{spec.name}' is a '{model_type}': only encoders with a class token are supported ({known})"
         )
-    check_finite(artifact)
+    check_weights(spec, artifact.file("model.safetensors"))
     model, head = load_model(artifact)
     size, mean, std = processor(spec, artifact)
     model = model.eval().requires_grad_(False)
@@ -91,15 +92,6 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device) -> Teacher:
     except torch.OutOfMemoryError:
         raise MachineError(f"teacher '{spec.name}' does not fit the memory of {device}") from None
     return Teacher(spec, model, head, size, mean, std, device)
-
-
-def check_finite(artifact: Artifact) -> None:
-    """Raise DataError naming the first weight that holds a NaN or an infinity."""
-    path = artifact.file("model.safetensors")
-    with safe_open(path, framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118  (not a dict)
-            if not torch.isfinite(weights.get_tensor(name)).all():
-                raise DataError(f"{path}: weight '{name}' holds a NaN or an infinity")
 
 
 def load_model(artifact: Artifact) -> tuple[nn.Module, nn.Linear | None]:

@@ -76,7 +76,9 @@ def build(spec: TrainedTeacher) -> PreTrainedModel:
     """Return a fresh ViT of the teacher's sizes, without a pooler."""
     from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
-    from transformers import ViTConfig, ViTModel  # isort: skip
+    from transformers import ViTConfig, ViTModel, utils  # isort: skip
+
+    utils.logging.disable_progress_bar()  # it would draw a bar for saving a file
 
     config = ViTConfig(
         hidden_size=known(spec.hidden_size),

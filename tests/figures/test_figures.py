@@ -1,0 +1,169 @@
+"""The figures: they are there, hold what they should, say what is missing, and are equal on every run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipkd.errors import DataError
+from clipkd.figures import FORMATS, figure_stems, report_entry, write_figures
+from clipkd.results import Results
+from tests.synthetic import Study, demo, write_study
+
+
+def small() -> dict:
+    """Return the demo with one recipe and teacher: few figures, each kind among them."""
+    config = demo()
+    for block in config["grid"]:
+        block |= {"recipes": ["corrected"], "teachers": ["digits-vit-s"]}
+    return config
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    return write_study(small(), tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def figures(study) -> Path:
+    write_figures(study.config, study.results, study.data, study.root / "figures")
+    return study.root / "figures"
+
+
+def texts(figure) -> list[str]:
+    """Return every text of a figure, as it is drawn."""
+    from matplotlib.text import Text
+
+    figure.draw_without_rendering()
+    return [found.get_text() for found in figure.findobj(Text) if found.get_text() and found.get_visible()]
+
+
+def results(study: Study, partial: bool = False) -> Results:
+    return Results.collect(study.config, study.results / "runs", study.data, partial)
+
+
+def test_names_and_categories():
+    stems = figure_stems(demo())
+    assert stems == [
+        "accuracy-digits",
+        "learning-curves-reference-digits-tiny-32",
+        "learning-curves-corrected-digits-tiny-32",
+        "embeddings-digits",
+        "cost",
+        "resources",
+    ]
+    categories = [report_entry(stem)["category"] for stem in stems]
+    assert categories == ["Accuracy", "Accuracy", "Accuracy", "Embeddings", "Cost", "Cost"]
+    assert len({report_entry(stem)["labels"]["figure"] for stem in stems}) == len(stems)
+
+
+def test_every_figure_is_drawn(study, figures):
+    from PIL import Image
+
+    names = {path.name for path in figures.iterdir()}
+    assert names == {f"{stem}.{suffix}" for stem in figure_stems(study.config) for suffix in FORMATS}
+    for path in figures.glob("*.png"):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert pixels.shape[1] >= 800
+        assert 0.005 < (pixels < 200).mean() < 0.5
+    for path in figures.glob("*.svg"):
+        assert path.stat().st_size > 10_000
+        assert "<dc:date>" not in path.read_text(encoding="utf-8")
+
+
+def test_equal_bytes_on_a_rerun(study, figures):
+    from matplotlib import rcParams
+
+    before = rcParams["font.size"]
+    rcParams["font.size"] = 30  # somebody else's setting
+    try:
+        write_figures(study.config, study.results, study.data, study.root / "again")
+        assert rcParams["font.size"] == 30
+    finally:
+        rcParams["font.size"] = before
+    for path in figures.iterdir():
+        assert (study.root / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_accuracy_figure_shows_the_tables_numbers(study):
+    from clipkd.figures import accuracy
+
+    drawn = accuracy.draw(results(study), "digits")
+    found = texts(drawn)
+    assert "83.0 ± 0.7 (2)" in found  # embed-KD, validation-selected: 0.825 and 0.835
+    assert "teacher Digits ViT-S" in found
+    chance = [line for line in drawn.axes[0].lines if line.get_linestyle() == ":"]
+    assert list(chance[0].get_xdata()) == [10, 10]
+    widths = sorted({round(patch.get_width(), 6) for patch in drawn.axes[0].patches})
+    assert widths == [79.0, 80.0, 81.0, 82.0, 83.0, 85.0]
+
+
+def test_learning_curves_are_means_over_seeds(study):
+    from clipkd.figures import learning_curves
+
+    drawn = learning_curves.draw(results(study), "corrected", "digits", "tiny-32")
+    curves = [line.get_ydata() for line in drawn.axes[0].lines]
+    expected = 100 * 0.805 * (1 - 0.5 ** np.arange(1, 5))  # supervised comes first: 0.80 and 0.81
+    np.testing.assert_allclose(curves[0], expected)
+    assert "validation top-1 (%)" in texts(drawn)
+
+
+def test_cost_figure_scales_live_passes_to_a_whole_run(study):
+    from clipkd.figures import cost
+
+    found = texts(cost.draw(results(study)))
+    assert "4,000 in 4 epochs" in found  # 1000 images an epoch, measured over 3 epochs
+    assert "2,200" in found
+    assert "4 s (1.8 ×)" in found
+
+
+def test_resources_figure_shows_published_beside_measured(study):
+    from clipkd.figures import resources
+
+    found = texts(resources.draw(results(study)))
+    assert {"1.235", "58 to 72", "51.5", "0.009"} <= set(found)
+    assert any(text.startswith("published (arXiv 2404.06170)") for text in found)
+    assert any(text.startswith("measured: teacher Digits ViT-S; Example CPU") for text in found)
+
+
+def test_projection_puts_prototypes_among_their_class(study):
+    from clipkd.figures.embeddings import cloud_of, project
+    from clipkd.results import where
+
+    found = results(study)
+    cloud = cloud_of(found, where(found.cells, teacher="digits-vit-s"))
+    assert cloud.what == "test images, recipe corrected"
+    plane = project(np.concatenate([cloud.vectors, cloud.prototypes]).astype(np.float32))
+    dots, stars = plane[: len(cloud.labels)], plane[len(cloud.labels) :]
+    nearest = np.linalg.norm(dots[:, None] - stars[None], axis=2).argmin(axis=1)
+    assert (nearest == cloud.labels).mean() > 0.9
+
+
+def test_a_damaged_array_is_refused(tmp_path):
+    study = write_study(small(), tmp_path)
+    path = next(study.data.glob("embeddings/digits/digits-vit-s/*/test.npy"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"test.npy is damaged"):
+        write_figures(study.config, study.results, study.data, tmp_path / "figures")
+
+
+def test_missing_runs_are_marked(tmp_path):
+    from clipkd.figures import accuracy
+    from clipkd.figures.style import save, styled
+
+    study = write_study(small(), tmp_path)
+    shutil.rmtree(study.folder(train_type="vanilla", teacher="digits-vit-s", seed=0))
+    with pytest.raises(DataError, match="1 of 16 runs are missing"):
+        write_figures(study.config, study.results, study.data, tmp_path / "figures")
+    found = results(study, partial=True)
+    with styled():
+        drawn = accuracy.draw(found, "digits")
+        save(drawn, tmp_path, "accuracy", found.gaps())
+    assert "85.5 (1) †" in texts(drawn)
+    assert any("INCOMPLETE: 1 of 16 runs are missing" in text for text in texts(drawn))

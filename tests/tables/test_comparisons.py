@@ -1,0 +1,121 @@
+"""Means, deviations, paired differences and their sentences, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipkd.comparisons import comparisons
+from clipkd.results import Results
+from clipkd.summary import paired_difference, summarise
+from tests.synthetic import demo, write_study
+
+T_2, T_3 = 12.706204736432095, 4.302652729911275
+"""Quantile 0.975 of Student's t with 1 and 2 degrees of freedom, from a table."""
+
+
+def test_deviation_is_the_sample_one():
+    # 1, 2, 6: mean 3, squares 4 + 1 + 9 = 14, 14 / 2 = 7
+    summary = summarise([6.0, 1.0, 2.0])
+    assert summary.mean == 3
+    assert summary.deviation == pytest.approx(7**0.5, rel=1e-15)
+    assert summary.n == 3
+
+
+def test_one_number_has_no_deviation():
+    assert summarise([4.0]).deviation is None
+    assert summarise([]) is None
+
+
+def test_summary_does_not_depend_on_the_order():
+    numbers = [0.1, 0.7, 0.3, 1e-17, 0.9999]
+    assert summarise(numbers) == summarise(numbers[::-1])
+
+
+def test_interval_of_three_seeds():
+    # differences 1, 2, 4.5: mean 2.5, squares 2.25 + 0.25 + 4 = 6.5, s = sqrt(3.25)
+    found = paired_difference({0: 11.0, 1: 12.0, 2: 14.5}, {0: 10.0, 1: 10.0, 2: 10.0})
+    half = T_3 * 3.25**0.5 / 3**0.5
+    assert found.mean == pytest.approx(2.5)
+    assert (found.low, found.high) == (pytest.approx(2.5 - half), pytest.approx(2.5 + half))
+    assert found.verdict == "no difference shown"
+
+
+def test_interval_of_two_seeds():
+    found = paired_difference({0: 10.0, 1: 10.2}, {0: 5.0, 1: 5.0})
+    half = T_2 * 0.1 * 2**0.5 / 2**0.5  # s = 0.2 / sqrt(2)
+    assert (found.low, found.high) == (pytest.approx(5.1 - half), pytest.approx(5.1 + half))
+    assert found.verdict == "better"
+    assert paired_difference({0: 5.0, 1: 5.0}, {0: 10.0, 1: 10.2}).verdict == "worse"
+
+
+def test_pairing_is_by_seed_and_takes_the_common_ones():
+    found = paired_difference({0: 1.0, 1: 5.0, 7: 100.0}, {1: 1.0, 0: 0.5, 9: 3.0})
+    assert found.n == 2
+    assert found.mean == pytest.approx((0.5 + 4.0) / 2)
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_no_interval_from_one_seed_or_from_equal_differences(seeds):
+    found = paired_difference(dict.fromkeys(range(seeds), 3.0), dict.fromkeys(range(seeds), 1.0))
+    assert (found.mean, found.low, found.high) == (2.0, None, None)
+    assert found.verdict == "no interval"
+
+
+def study_of(tmp_path, levels: dict[tuple[str, int], float], seeds: list[int], types: list[str]) -> Results:
+    """Return results of one teacher and recipe whose last top-1 is as `levels` says."""
+    config = demo()
+    axes = {"teachers": ["digits-vit-s"], "recipes": ["reference"], "seeds": seeds, "train_types": types}
+    config["grid"] = [config["grid"][0] | axes]
+    study = write_study(config, tmp_path, lambda cell: levels[cell.train_type, cell.seed])
+    return Results.collect(study.config, study.results / "runs", study.data)
+
+
+def sentences(results: Results) -> dict[tuple[str, str], str]:
+    return {(one.method, one.against): one.sentence for one in comparisons(results)[0]}
+
+
+def test_sentences(tmp_path):
+    gains = {"supervised": (0.0, 0.0, 0.0), "embed-KD": (0.010, 0.020, 0.006), "embed-KD-random": (0.05, 0.051, 0.049)}
+    levels = {(name, seed): 0.8 + gain for name, by_seed in gains.items() for seed, gain in enumerate(by_seed)}
+    found = sentences(study_of(tmp_path, levels, [0, 1, 2], list(gains)))
+    # differences 1.0, 2.0, 0.6: mean 1.2, squares 0.04 + 0.64 + 0.36 = 1.04, s = sqrt(0.52), half width 1.791
+    assert found["embed-KD", "supervised"] == (
+        "embed-KD is 1.20 points above supervised (95 % CI −0.59 to 2.99, n = 3 seeds): no difference shown."
+    )
+    # differences 5.0, 5.1, 4.9: s = 0.1, half width 0.248
+    assert found["embed-KD-random", "supervised"] == (
+        "embed-KD-random is 5.00 points above supervised (95 % CI 4.75 to 5.25, n = 3 seeds): better."
+    )
+    # differences -4.0, -3.1, -4.3: mean -3.8, squares 0.04 + 0.49 + 0.25 = 0.78, s = sqrt(0.39), half width 1.551
+    assert found["embed-KD", "embed-KD-random"] == (
+        "embed-KD is 3.80 points below embed-KD-random (95 % CI of the difference −5.35 to −2.25, n = 3 seeds): worse."
+    )
+
+
+def test_one_seed_says_so(tmp_path):
+    levels = {("supervised", 0): 0.8, ("embed-KD", 0): 0.83}
+    found = sentences(study_of(tmp_path, levels, [0], ["supervised", "embed-KD"]))
+    assert found["embed-KD", "supervised"] == (
+        "embed-KD is 3.00 points above supervised (n = 1 seed, so no interval): nothing can be concluded."
+    )
+
+
+def test_each_method_meets_supervised_and_embed_kd_its_controls(tmp_path):
+    study = write_study(demo(), tmp_path)
+    found, alone = comparisons(Results.collect(study.config, study.results / "runs", study.data))
+    pairs = [(one.method, one.against) for one in found if (one.recipe, one.teacher) == ("corrected", "digits-vit-s")]
+    controls = ["embed-KD-random", "embed-KD-permuted", "embed-KD-onehot"]
+    methods = ["vanilla", "teacher-KD", "embed-KD", *controls]
+    assert pairs == [(name, "supervised") for name in methods] + [("embed-KD", name) for name in controls]
+    assert alone == []
+    assert {one.recipe: one.kind for one in found} == {"reference": "last", "corrected": "selected"}
+
+
+def test_a_method_without_a_partner_is_told(tmp_path):
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"train_types": ["embed-KD"], "recipes": ["corrected"]}]
+    study = write_study(config, tmp_path)
+    found, alone = comparisons(Results.collect(study.config, study.results / "runs", study.data))
+    assert found == []
+    assert alone == ["No supervised runs of tiny-32 on digits, recipe corrected: no comparison for embed-KD."]

@@ -1,0 +1,94 @@
+"""A table's four formats: escaping, groups, bold, marks, plain CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from clipkd.summary import Summary
+from clipkd.tables.table import (
+    Column,
+    Entry,
+    Table,
+    as_csv,
+    as_html,
+    as_latex,
+    as_markdown,
+    significant,
+    spread,
+)
+
+NASTY = r"<script>a_b & 50% #1 ~x^2 {y} $z$ \ | *w*"
+
+
+@pytest.fixture
+def table() -> Table:
+    columns = [Column("Teacher", is_number=False), Column("a", "Group"), Column("b", "Group")]
+    rows = [[Entry(NASTY), Entry("1.00 ± 0.10 (2)", is_best=True), Entry("2.00", is_incomplete=True)]]
+    records = [{"name": 'a,"b"', "value": 1 / 3, "none": None}, {"name": NASTY, "value": 2.0}]
+    return Table("stem", NASTY, columns, rows, [f"INCOMPLETE: {NASTY}"], records)
+
+
+def test_csv_is_plain_and_exact(table):
+    rows = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert rows[0] == {"name": 'a,"b"', "value": repr(1 / 3), "none": ""}
+    assert rows[1] == {"name": NASTY, "value": "2.0", "none": ""}
+
+
+def test_latex_escapes_every_special_character(table):
+    text = as_latex(table)
+    escaped = (
+        r"\textless{}script\textgreater{}a\_b \& 50\% \#1 \textasciitilde{}x\textasciicircum{}2 \{y\} \$z\$ "
+        r"\textbackslash{} \textbar{} *w*"
+    )
+    assert rf"\caption{{{escaped}}}" in text
+    assert text.count(escaped) == 3
+    assert r"\textbf{1.00 $\pm$ 0.10 (2)} & 2.00 $^{\dagger}$ \\" in text
+    assert r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{Group} \\" in text
+    assert r"\cmidrule(lr){2-3}" in text
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert text.isascii()
+
+
+def test_html_escapes_and_needs_nothing_else(table):
+    text = as_html(table)
+    assert "<script" not in text
+    assert "&lt;script&gt;a_b &amp; 50%" in text
+    assert "<strong>1.00 ± 0.10 (2)</strong>" in text
+    assert "2.00 †" in text
+    assert '<th class="group" colspan="2">Group</th>' in text
+    assert '<li class="incomplete">INCOMPLETE' in text
+    assert "http" not in text
+
+
+def test_markdown_escapes_and_names_the_group(table):
+    lines = as_markdown(table).splitlines()
+    assert lines[2] == "| Teacher | Group: a | Group: b |"
+    assert lines[3] == "| :--- | ---: | ---: |"
+    assert lines[4] == (
+        r"| &lt;script&gt;a\_b &amp; 50% \#1 \~x^2 {y} $z$ \\ \| \*w\* | **1.00 ± 0.10 (2)** | 2.00 † |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (1234567.0, "1,230,000"),
+        (99.96, "100"),
+        (9.996, "10.0"),
+        (0.0012345, "0.00123"),
+        (2.5, "2.50"),
+    ],
+)
+def test_significant_digits(value, text):
+    assert significant(value) == text
+
+
+def test_spread():
+    assert spread(Summary(0.8249, 0.0071, 3), scale=100) == "82.49 ± 0.71 (3)"
+    assert spread(Summary(0.5, None, 1), scale=100) == "50.00 (1)"
+    assert spread(None) == "–"

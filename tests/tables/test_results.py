@@ -1,0 +1,151 @@
+"""Run folders are read strictly: what is missing, damaged, impossible or of another run is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from clipkd.errors import DataError
+from clipkd.results import Results
+from tests.synthetic import Study, demo, write_study
+
+EMBED = {"recipe": "corrected", "teacher": "digits-vit-s", "train_type": "embed-KD", "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Study:
+    return write_study(demo(), tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def study(original, tmp_path) -> Study:
+    """Return a copy to damage."""
+    shutil.copytree(original.root, tmp_path / "copy")
+    return Study(original.config, tmp_path / "copy")
+
+
+def collect(study: Study, partial: bool = False) -> Results:
+    return Results.collect(study.config, study.results / "runs", study.data, partial)
+
+
+def test_every_cell_of_the_config_is_read(study):
+    found = collect(study)
+    # per recipe and seed: supervised, 3 types x 2 teachers, 3 controls; and 2 live runs
+    assert len(found.runs) == len(found.cells) == 2 * 2 * (1 + 6 + 3) + 2
+    assert found.missing == ()
+    assert found.gaps() == []
+
+
+def test_every_missing_run_is_listed(study):
+    shutil.rmtree(study.folder(**EMBED))
+    (study.folder(train_type="supervised", recipe="reference", seed=0) / "metrics.json").unlink()
+    with pytest.raises(DataError) as error:
+        collect(study)
+    message = str(error.value)
+    assert "2 of 42 runs are missing" in message
+    assert "digits, tiny-32, teacher digits-vit-s, embed-KD, recipe corrected, seed 1" in message
+    assert "digits, tiny-32, teacher none, supervised, recipe reference, seed 0" in message
+
+
+def test_partial_results_know_what_is_missing(study):
+    shutil.rmtree(study.folder(**EMBED))
+    found = collect(study, partial=True)
+    assert [(cell.train_type, cell.recipe, cell.seed) for cell in found.missing] == [("embed-KD", "corrected", 1)]
+    assert "1 of 42 runs are missing" in found.gaps()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "field"),
+    [
+        ("metrics.json", "last.test.top1", float("nan"), "last.test.top1"),
+        ("metrics.json", "last.test.top1", 1.01, "last.test.top1"),
+        ("metrics.json", "selected.test.top5", 0.1, "selected.test.top5"),
+        ("metrics.json", "last.test.loss", float("inf"), "last.test.loss"),
+        ("metrics.json", "last.test.top1", "0.9", "last.test.top1"),
+        ("metrics.json", "last.test.top1", True, "last.test.top1"),
+        ("metrics.json", "selected.validation.top1", -0.1, "selected.validation.top1"),
+        ("metrics.json", "cell.seed", 0, "cell.seed"),
+        ("metrics.json", "cell.teacher", "digits-vit-xs", "cell.teacher"),
+        ("metrics.json", "cell.teacher_source", "live", "cell.teacher_source"),
+        ("metrics.json", "epochs", 3, "epochs"),
+        ("metrics.json", "last.epoch", 3, "last.epoch"),
+        ("metrics.json", "selected.epoch", 9, "selected.epoch"),
+        ("metrics.json", "selected.by", "test", "selected.by"),
+        ("metrics.json", "classes", 100, "classes"),
+        ("metrics.json", "format", 2, "format"),
+        ("cost.json", "seconds_per_epoch", [1.0], "seconds_per_epoch"),
+        ("cost.json", "seconds_per_epoch", [1.0, 1.0, float("nan"), 1.0], "seconds_per_epoch[2]"),
+        ("cost.json", "images_per_second", float("inf"), "images_per_second"),
+        ("cost.json", "teacher.source", "live", "teacher.source"),
+        ("cost.json", "weights_bytes", 1.5, "weights_bytes"),
+        ("cost.json", "device.name", "", "device.name"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_file_and_name(study, name, key, value, field):
+    folder = study.folder(**EMBED)
+    study.change(folder, name, key, value)
+    with pytest.raises(DataError) as error:
+        collect(study, partial=True)
+    assert f"{folder / name}: field '{field}'" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "cost.json"])
+def test_a_missing_field_is_refused(study, name):
+    folder = study.folder(**EMBED)
+    data = json.loads((folder / name).read_text())
+    key = {"metrics.json": "last", "cost.json": "peak_memory_bytes"}[name]
+    del data[key]
+    (folder / name).write_text(json.dumps(data))
+    with pytest.raises(DataError, match=f"{name}: field '{key}.*is missing"):
+        collect(study)
+
+
+@pytest.mark.parametrize("name", ["cost.json", "history.csv"])
+def test_a_run_without_one_of_its_files_is_refused_not_left_out(study, name):
+    (study.folder(**EMBED) / name).unlink()
+    with pytest.raises(DataError, match=f"{name} does not exist"):
+        collect(study, partial=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("val_top1", "top1", "column 'val_top1' is missing"),
+        ("\n2,", "\n3,", "column 'epoch' does not count 1 to 4"),
+        ("\n2,0.001", "\n2,nan", "column 'learning_rate' of epoch 2 is 'nan'"),
+        ("\n2,0.001", "\n2,much", "column 'learning_rate' of epoch 2 is 'much'"),
+        ("1.0,1.5,0.6", "1.0,1.5,60.", "column 'val_top1' of epoch 2 is '60."),
+    ],
+)
+def test_a_wrong_history_is_refused(study, old, new, problem):
+    path = study.folder(**EMBED) / "history.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError) as error:
+        collect(study)
+    assert problem in str(error.value)
+
+
+def test_a_file_that_is_not_json_is_refused(study):
+    path = study.folder(**EMBED) / "metrics.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(DataError, match=r"metrics.json is damaged"):
+        collect(study)
+
+
+def test_a_missing_manifest_is_refused_unless_partial(study):
+    for folder in (study.data / "embeddings" / "digits" / "digits-vit-xs").glob("*/head"):
+        shutil.rmtree(folder)
+    with pytest.raises(DataError, match="head embeddings/digits/digits-vit-xs"):
+        collect(study)
+    assert "head embeddings/digits/digits-vit-xs" in collect(study, partial=True).gaps()[0]
+
+
+def test_what_the_grid_cannot_have_is_told(tmp_path):
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"datasets": ["digits", "imagenet"]}]
+    study = write_study(config, tmp_path)
+    assert "imagenet" in collect(study).left_out[0]

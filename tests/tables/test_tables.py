@@ -1,0 +1,235 @@
+"""The tables, from synthetic runs whose means, deviations and ratios can be worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkd.errors import DataError
+from clipkd.tables import FORMATS, report_entry, table_stems, write_tables
+from tests.synthetic import Study, demo, top1, write_run, write_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    return write_study(demo(), tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def tables(study) -> Path:
+    return written(study, "tables")
+
+
+def written(study: Study, name: str, partial: bool = False) -> Path:
+    write_tables(study.config, study.results, study.data, study.root / name, partial)
+    return study.root / name
+
+
+def records(folder: Path, stem: str) -> list[dict[str, str]]:
+    with open(folder / f"{stem}.csv", encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def record(folder: Path, stem: str, **wanted: str) -> dict[str, str]:
+    found = [row for row in records(folder, stem) if all(row[key] == value for key, value in wanted.items())]
+    assert len(found) == 1
+    return found[0]
+
+
+def line(folder: Path, stem: str, start: str) -> list[str]:
+    """Return the entries of the Markdown table's row that starts so."""
+    text = (folder / f"{stem}.md").read_text(encoding="utf-8")
+    return next(row for row in text.splitlines() if row.startswith(f"| {start}")).strip("| ").split(" | ")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_names_are_known_before_anything_runs(study, tables):
+    stems = table_stems(study.config)
+    assert sorted(contents(tables)) == sorted(f"{stem}.{suffix}" for stem in stems for suffix in FORMATS)
+    assert "accuracy-corrected-selected-top1" in stems
+    assert "accuracy-reference-best-test-top5" in stems
+    assert {report_entry(stem)["category"] for stem in stems} == {"Tables"}
+    titles = [report_entry(stem)["labels"]["table"] for stem in stems]
+    assert len(set(titles)) == len(titles)
+
+
+def test_accuracy_is_mean_and_sample_deviation_over_seeds(tables):
+    # seeds 0.82 and 0.83: mean 82.5 %, deviation 1 / sqrt(2) points
+    row = record(tables, "accuracy-corrected-last-top1", train_type="embed-KD", teacher="digits-vit-s")
+    assert float(row["mean_percent"]) == pytest.approx(82.5, rel=1e-12)
+    assert float(row["deviation_percent"]) == pytest.approx(0.5**0.5, rel=1e-12)
+    assert (row["n"], row["n_asked"], row["epochs"]) == ("2", "2", "4")
+    row = record(tables, "accuracy-corrected-selected-top1", train_type="embed-KD", teacher="digits-vit-s")
+    assert float(row["mean_percent"]) == pytest.approx(83.0)
+    row = record(tables, "accuracy-corrected-last-top5", train_type="embed-KD", teacher="digits-vit-s")
+    assert float(row["mean_percent"]) == pytest.approx(98.0)
+
+
+def test_accuracy_has_teachers_as_rows_and_the_best_in_bold(tables):
+    title = "Test accuracy, recipe corrected, last epoch, top-1"
+    text = (tables / "accuracy-corrected-last-top1.md").read_text(encoding="utf-8")
+    assert text.startswith(f"**{title}**")
+    assert line(tables, "accuracy-corrected-last-top1", "Teacher")[:5] == [
+        "Teacher",
+        "Digits: teacher's own",
+        "Digits: supervised",
+        "Digits: vanilla",
+        "Digits: teacher-KD",
+    ]
+    assert line(tables, "accuracy-corrected-last-top1", "Digits ViT-S ") == [
+        "Digits ViT-S",
+        "95.00",
+        "80.50 ± 0.71 (2)",
+        "**84.50 ± 0.71 (2)**",
+        "78.50 ± 0.71 (2)",
+        "82.50 ± 0.71 (2)",
+        "81.50 ± 0.71 (2)",
+        "82.50 ± 0.71 (2)",
+        "79.50 ± 0.71 (2)",
+    ]
+    assert line(tables, "accuracy-corrected-last-top1", "Digits ViT-XS")[-3:] == ["–", "–", "–"]
+    assert "†" not in text
+
+
+def test_best_test_epoch_is_labelled_optimistic(tables):
+    for suffix in ("md", "tex", "html"):
+        text = (tables / f"accuracy-reference-best-test-top1.{suffix}").read_text(encoding="utf-8")
+        assert "best epoch chosen on the test set, as released: optimistic" in text
+
+
+def test_live_runs_stand_in_the_cost_table_only(tables):
+    assert all(row["n"] == "2" for row in records(tables, "accuracy-reference-last-top1"))
+    axes = {"train_type": "teacher-KD", "recipe": "reference", "teacher": "digits-vit-s"}
+    live = record(tables, "cost", teacher_source="live", **axes)
+    cached = record(tables, "cost", teacher_source="cached", **axes)
+    # median over epochs (the first takes ten times as long): 2 and 2.5 s cached, 4 s live
+    assert float(cached["seconds_per_epoch_mean"]) == 2.25
+    assert float(cached["seconds_per_epoch_deviation"]) == pytest.approx(0.5 / 2**0.5)
+    assert float(live["seconds_per_epoch_mean"]) == 4.0
+    assert float(live["live_to_cached"]) == pytest.approx(4 / 2.25)
+    assert (live["teacher_passes_in_run"], cached["teacher_passes_in_run"]) == ("3000.0", "0.0")
+    assert (cached["extraction_passes"], cached["extraction_seconds"]) == ("2200", "22.0")
+    assert (live["weights_bytes"], cached["weights_bytes"]) == ("9000000.0", "1000000.0")
+    assert cached["device"] == "Example CPU, 2 threads"
+    assert record(tables, "cost", train_type="supervised", recipe="corrected")["teacher_source"] == "none"
+    embed = record(tables, "cost", train_type="embed-KD", recipe="corrected", teacher="digits-vit-s")
+    assert embed["extraction_passes"] == "50"
+
+
+def test_resources_tell_published_from_measured(tables):
+    rows = records(tables, "resources")
+    assert [row["source"] for row in rows[:4]] == ["published"] * 4
+    assert {row["source"] for row in rows[4:]} == {"measured"}
+    assert (rows[0]["weights_gb"], rows[0]["accuracy_percent"]) == ("1.235", "51.5")
+    assert float(rows[1]["seconds_per_epoch_low"]) == pytest.approx(57.6)
+    assert float(rows[1]["seconds_per_epoch_high"]) == pytest.approx(72.0)
+    assert {row["train_type"] for row in rows} == {"teacher-KD", "embed-KD"}
+    assert {row["hardware"] for row in rows[4:]} == {"Example CPU, 2 threads"}
+    text = (tables / "resources.md").read_text(encoding="utf-8")
+    # memory 9 MB live against 1 MB; 4 s against 2.25 s
+    assert "embed-KD takes 9.00 × less memory for weights and 1.78 × less time per epoch" in text
+
+
+def test_teachers_table(tables):
+    row = record(tables, "teachers", teacher="digits-vit-s", recipe="corrected")
+    assert (row["parameters"], row["test_accuracy_percent"], row["head"]) == ("2000000", "96.0", "linear probe")
+    assert (row["full_passes"], row["sample_passes"]) == ("2200", "50")
+    assert int(row["full_disk_bytes"]) > 200 * 16 * 2
+
+
+def test_a_teacher_of_embed_kd_only_has_no_probe(tmp_path):
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"train_types": ["supervised", "embed-KD"]}]
+    study = write_study(config, tmp_path)
+    assert line(written(study, "tables"), "accuracy-corrected-last-top1", "Digits ViT-S ")[1] == "–"
+
+
+def test_students_become_rows(tmp_path):
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"students": ["tiny-32", "base-32"]}]
+    study = write_study(config, tmp_path, lambda cell: top1(cell) + 0.1 * (cell.student == "base-32"))
+    folder = written(study, "tables")
+    assert line(folder, "accuracy-corrected-last-top1", "Digits ViT-S | base-32")[3:5] == [
+        "90.50 ± 0.71 (2)",
+        "**94.50 ± 0.71 (2)**",
+    ]
+    assert "**" not in " ".join(line(folder, "accuracy-corrected-last-top1", "Digits ViT-S | tiny-32"))
+
+
+def test_missing_runs_are_refused_or_marked(tmp_path):
+    study = write_study(demo(), tmp_path)
+    shutil.rmtree(study.folder(recipe="corrected", teacher="digits-vit-s", train_type="embed-KD", seed=1))
+    with pytest.raises(DataError, match="1 of 42 runs are missing"):
+        written(study, "refused")
+    assert not (study.root / "refused").exists()
+    folder = written(study, "partial", partial=True)
+    assert line(folder, "accuracy-corrected-last-top1", "Digits ViT-S ")[5] == "82.00 (1) †"
+    assert line(folder, "accuracy-corrected-last-top1", "Digits ViT-XS")[5] == "82.50 ± 0.71 (2)"
+    row = record(folder, "accuracy-corrected-last-top1", train_type="embed-KD", teacher="digits-vit-s")
+    assert (row["n"], row["n_asked"]) == ("1", "2")
+    for stem in table_stems(study.config):
+        for suffix in ("md", "tex", "html"):
+            text = (folder / f"{stem}.{suffix}").read_text(encoding="utf-8")
+            assert "INCOMPLETE: 1 of 42 runs are missing" in text
+            assert "digits, tiny-32, teacher digits-vit-s, embed-KD, recipe corrected, seed 1" in text
+    words = (folder / "teacher-matters.md").read_text(encoding="utf-8")
+    assert "embed-KD is 2.00 points above supervised (n = 1 seed, so no interval)" in words
+
+
+def test_a_group_without_any_run_is_marked(tmp_path):
+    study = write_study(demo(), tmp_path)
+    for seed in (0, 1):
+        shutil.rmtree(study.folder(recipe="corrected", train_type="supervised", seed=seed))
+    folder = written(study, "partial", partial=True)
+    assert line(folder, "accuracy-corrected-last-top1", "Digits ViT-S ")[2] == "– †"
+    assert record(folder, "accuracy-corrected-last-top1", train_type="supervised")["mean_percent"] == ""
+
+
+def test_equal_bytes_whatever_the_order(study, tables, tmp_path):
+    config = demo()
+    for block in config["grid"]:
+        block["seeds"] = block["seeds"][::-1]
+    shuffled = Study(config, tmp_path)
+    cells = shuffled.cells
+    random.Random(1).shuffle(cells)
+    for cell in cells:
+        write_run(cell, shuffled.results / "runs" / cell.folder, top1(cell))
+    write_tables(config, shuffled.results, study.data, tmp_path / "tables")
+    assert contents(tmp_path / "tables") == contents(tables)
+
+
+def test_equal_bytes_in_any_locale_and_without_torch(study, tables, tmp_path):
+    code = (
+        "import json, sys; from pathlib import Path; from clipkd.tables import write_tables;"
+        "c, r, d, o = sys.argv[1:]; write_tables(json.loads(c), Path(r), Path(d), Path(o));"
+        "assert not {'torch', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)"
+    )
+    import json
+
+    arguments = [json.dumps(study.config), str(study.results), str(study.data), str(tmp_path / "tables")]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=environment)
+    assert contents(tmp_path / "tables") == contents(tables)
+
+
+def test_names_come_without_heavy_imports(study):
+    import json
+
+    code = (
+        "import json, sys; from clipkd.tables import table_stems, report_entry as a;"
+        "from clipkd.figures import figure_stems, report_entry as b; c = json.loads(sys.argv[1]);"
+        "[a(s) for s in table_stems(c)]; [b(s) for s in figure_stems(c)];"
+        "print({'torch', 'matplotlib', 'pandas', 'sklearn', 'scipy'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(study.config)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "set()\n"
