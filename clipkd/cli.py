@@ -12,7 +12,7 @@ from typing import Any
 from clipkd import __version__, datasets, methods, recipes, students, teachers
 from clipkd.cells import NO_TEACHER, Cell, checked
 from clipkd.embeddings.views import Sample
-from clipkd.errors import ClipkdError, InputError
+from clipkd.errors import ClipkdError, InputError, MachineError
 from clipkd.layout import Layout
 
 KINDS = {
@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"clipkd {options.verb}: error: {where}{error.strerror or error}", file=sys.stderr)
+        return MachineError.exit_code
     return 0
 
 
@@ -134,6 +138,14 @@ def positive(text: str) -> int:
     return number
 
 
+def seed(text: str) -> int:
+    """Parse a seed: what both torch and numpy take."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..{2**32 - 1}")
+    return number
+
+
 def rate(text: str) -> float:
     """Parse a finite number of at least 0."""
     number = float(text)
@@ -169,7 +181,7 @@ def store_options(child: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--per-class", type=positive, default=100, help="images per class prototype")
     child.add_argument(
-        "--prototype-seed", type=int, default=0, help="seed of the images and flips that prototypes are made of"
+        "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"
     )
 
 
@@ -184,7 +196,7 @@ def train_options(child: argparse.ArgumentParser) -> None:
         type=Path,
         help="student file, .pt or .safetensors; a bare name lies in the log folder (default: student.safetensors)",
     )
-    child.add_argument("--seed", type=int, default=0, help="seed of weights, order, flips and dropout")
+    child.add_argument("--seed", type=seed, default=0, help="seed of weights, order, flips and dropout")
     child.add_argument(
         "--teacher-source",
         choices=["cached", "live"],
@@ -340,7 +352,10 @@ def resolved(path: Path) -> dict[str, Any]:
 
     if not path.exists():
         raise InputError(f"{path} does not exist: the workflow writes it; make it with `snakemake {path}`")
-    return read_json(path)
+    config = read_json(path)
+    if not isinstance(config, dict) or not {"grid", "training", "embeddings", "prototypes", "sources"} <= config.keys():
+        raise InputError(f"{path} is no resolved config: make it with `snakemake {path}`")
+    return config
 
 
 def list_names(options: argparse.Namespace) -> None:

@@ -57,7 +57,7 @@ def entries(comparison: Comparison, dataset: str, teacher: str) -> list[Entry]:
         Entry(plus(found.mean) if found else NOTHING, is_incomplete=marks),
         Entry(interval, is_incomplete=marks),
         Entry(str(found.n) if found else "0", is_incomplete=marks),
-        Entry(comparison.sentence),
+        Entry(comparison.sentence, is_incomplete=marks),
     ]
 
 

@@ -1,0 +1,187 @@
+"""Write the estimated cost of the full grid into README.md: `python docs/grid_cost.py [--check]`.
+
+Counts come from config/config.yaml through clipkd.cells and clipkd.layout; floating-point operations
+from the networks' sizes. The speeds are assumptions, not measurements.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from generated import ROOT, main
+
+from clipkd import config as settings
+from clipkd.cells import Cell, cacheable, expand
+from clipkd.embeddings.views import Sample
+from clipkd.layout import Layout
+from clipkd.students import StudentSpec
+from clipkd.teachers import TeacherSpec
+
+TEACHER_SPEED, STUDENT_SPEED = 10e12, 5e12
+"""Assumed fp32 operations per second, sustained: large matrices, and a small network at batch 64."""
+SIZES = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}
+"""Training and test images."""
+PACKED = {"cifar10": 3 * 32 * 32, "cifar100": 3 * 32 * 32, "imagenet": 3 * 256 * 341}
+"""Bytes of a packed image (ImageNet: short side 256 px, the other on average 4/3 of it)."""
+ARCHIVE = {"cifar10": 170e6, "cifar100": 169e6, "imagenet": 0}
+TEACHER_LAYERS = {768: 12, 1024: 24}
+"""Layers of ViT-B and ViT-L, by width."""
+
+
+def forward(width: int, layers: int, image_size: int, patch_size: int) -> float:
+    """Return floating-point operations of a ViT on one image: two for each multiplication.
+
+    A layer's matrices take 12 W^2 a token, its attention 2 T W a token.
+    """
+    tokens = (image_size // patch_size) ** 2 + 1
+    products = layers * (12 * width**2 * tokens + 2 * tokens**2 * width) + 3 * image_size**2 * width
+    return 2.0 * products
+
+
+def student_forward(spec: StudentSpec) -> float:
+    return forward(spec.width, spec.layers, spec.image_size, spec.patch_size)
+
+
+def teacher_forward(spec: TeacherSpec) -> float:
+    assert spec.hidden_size and spec.image_size and spec.patch_size
+    return forward(spec.hidden_size, TEACHER_LAYERS[spec.hidden_size], spec.image_size, spec.patch_size)
+
+
+def parameters(width: int, layers: int) -> int:
+    return 12 * width**2 * layers
+
+
+def training_images(cell: Cell) -> int:
+    """Return the images of an epoch: without those that are held out, where validation selects."""
+    held_out = cell.recipe_spec.selection == "validation"
+    return round(SIZES[cell.dataset][0] * (1 - cell.dataset_spec.validation_fraction * held_out))
+
+
+def evaluated_images(cell: Cell) -> int:
+    """Return the images that are evaluated after an epoch."""
+    train, test = SIZES[cell.dataset]
+    return test if cell.recipe_spec.selection == "test" else round(train * cell.dataset_spec.validation_fraction)
+
+
+@dataclass
+class Work:
+    """A sum of jobs."""
+
+    jobs: int = 0
+    images: float = 0.0
+    operations: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, jobs: int, images: float, operations: float, speed: float) -> None:
+        self.jobs, self.images = self.jobs + jobs, self.images + images
+        self.operations, self.seconds = self.operations + operations, self.seconds + operations / speed
+
+
+def stores(cells: list[Cell], layout: Layout) -> dict[Path, tuple[Cell, bool]]:
+    """Return each embeddings folder once: a cell that asks for it, and whether it holds every image."""
+    found = {}
+    for cell in cells:
+        if cell.method.signal == "prototypes":
+            found[layout.sample_embeddings(cell).folder] = (cell, False)
+        elif cell.method.signal == "scores" or (cell.method.signal == "embeddings" and cell.teacher_source == "cached"):
+            found[layout.full_embeddings(cell).folder] = (cell, True)
+    return found
+
+
+def passes(cell: Cell, full: bool, layout: Layout) -> int:
+    """Return the teacher's forward passes for one store."""
+    train, test = SIZES[cell.dataset]
+    if not full:
+        return layout.sample.per_class * int(cell.dataset_spec.classes or 0)
+    return train * (2 if cell.dataset_spec.augmentation == "flip" else 1) + test
+
+
+def estimate(cells: list[Cell], layout: Layout) -> dict[str, Work]:
+    """Return the work of each stage."""
+    work: dict[str, Work] = defaultdict(Work)
+    for cell, full in stores(cells, layout).values():
+        spec, images = cell.teacher_spec, passes(cell, full, layout)
+        assert spec is not None
+        work[f"extract, {spec.title}"].add(1, images, images * teacher_forward(spec), TEACHER_SPEED)
+    for cell in cells:
+        images, per_image = training_images(cell) * cell.epochs, student_forward(cell.student_spec)
+        operations = 3 * images * per_image + evaluated_images(cell) * cell.epochs * per_image
+        work[f"students, {cell.student}"].add(1, images, operations, STUDENT_SPEED)
+        if cell.teacher_source == "live" and cell.teacher_spec:
+            live = images * teacher_forward(cell.teacher_spec)
+            work["live teachers beside them"].add(1, images, live, TEACHER_SPEED)
+    return work
+
+
+def disk(cells: list[Cell], layout: Layout) -> dict[str, float]:
+    """Return bytes on disk of each kind of artefact."""
+    size: dict[str, float] = defaultdict(float)
+    for dataset in sorted({cell.dataset for cell in cells}):
+        size["datasets"] += sum(SIZES[dataset]) * PACKED[dataset] + ARCHIVE[dataset]
+    for teacher in {cell.teacher: cell.teacher_spec for cell in cells if cell.teacher_spec}.values():
+        assert teacher is not None and teacher.hidden_size
+        size["teachers"] += 2 * 4 * parameters(teacher.hidden_size, TEACHER_LAYERS[teacher.hidden_size])
+    for cell, full in stores(cells, layout).values():
+        images, width = passes(cell, full, layout), cell.teacher_spec.hidden_size if cell.teacher_spec else 0
+        size["embeddings"] += images * int(width or 0) * 2
+        size["class scores"] += images * int(cell.dataset_spec.classes or 0) * 4 if full else 0
+    for cell in cells:
+        size["students"] += 4 * parameters(cell.student_spec.width, cell.student_spec.layers)
+    return size
+
+
+def rows(work: dict[str, Work]) -> list[str]:
+    lines = ["| work | jobs | images | GFLOP an image | GPU-hours |", "|---|---:|---:|---:|---:|"]
+    for name, part in work.items():
+        per_image = part.operations / part.images / 1e9
+        lines.append(
+            f"| {name} | {part.jobs} | {part.images / 1e6:,.2f} M | {per_image:,.2f} | {part.seconds / 3600:,.1f} |"
+        )
+    total = sum(part.seconds for part in work.values()) / 3600
+    return [*lines, f"| **together** | | | | **{total:,.0f}** |"]
+
+
+def block() -> str:
+    """Return the README's block."""
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+    config = settings.load([ROOT / "config/config.yaml"], schema)
+    layout = Layout(Path("data"), config["embeddings"]["dtype"], Sample(**config["prototypes"]))
+    cells, _ = expand(config)
+    work, size = estimate(cells, layout), disk(cells, layout)
+    everything, _ = expand(config | {"sources": config["sources"] | {"imagenet": "a folder"}})
+    imagenet = [cell for cell in everything if cell.dataset == "imagenet"]
+    more, more_size = estimate(imagenet, layout), disk(imagenet, layout)
+    more_hours = sum(part.seconds for part in more.values()) / 3600
+    live_hours = more["live teachers beside them"].seconds / 3600
+    would_be_live = sum(
+        training_images(cell) * cell.epochs * teacher_forward(cell.teacher_spec) / TEACHER_SPEED / 3600
+        for cell in cells
+        if cell.teacher_spec and cell.method.signal in {"embeddings", "scores"} and cacheable(cell)
+    )
+    gigabytes = ", ".join(f"{name} {bytes_ / 1e9:.1f}" for name, bytes_ in size.items())
+    return "\n".join(
+        [
+            f"`config/config.yaml` as it stands asks for {len(cells)} runs on CIFAR10 and CIFAR100:",
+            "",
+            *rows(work),
+            "",
+            f"Disk, in GB: {gigabytes}; together about {sum(size.values()) / 1e9:.0f}.",
+            "",
+            f"With the teacher live in each of the vanilla and teacher-KD runs above, the teachers alone would take "
+            f"about {would_be_live:,.0f} GPU-hours.",
+            "",
+            f"ImageNet adds {len(imagenet)} runs, about {more_hours:,.0f} GPU-hours and "
+            f"{sum(more_size.values()) / 1e9:,.0f} GB, of which {more_size['datasets'] / 1e9:,.0f} GB are its packed "
+            f"images. {live_hours:,.0f} of the hours are live teachers: random crops cannot be stored exactly, so that "
+            f"teacher-KD and vanilla run the teacher in every step. Most people will want fewer seeds, teachers or "
+            f"epochs there.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(ROOT / "README.md", "cost", block(), str(__doc__)))

@@ -1,0 +1,75 @@
+"""Write the demo's results into README.md from results/: `python docs/readme_results.py [--check]`, after `make demo`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from generated import ROOT, main
+
+from clipkd.cells import expand
+
+RESULTS = ROOT / "results"
+ACCURACY = ("accuracy-reference-last-top1", "accuracy-corrected-selected-top1")
+"""Tables that are shown whole. The released code's best test epoch is left to results/tables/: it is optimistic."""
+METHOD = "embed-KD"
+"""The method whose differences are shown."""
+
+
+def needed(path: Path) -> str:
+    """Return a result file's text; end with a message where it is not there."""
+    if not path.is_file():
+        sys.exit(f"{path.relative_to(ROOT)} is missing: run `make demo` first")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def demo() -> list[Any]:
+    """Return the demo's cells; end with a message where results/ holds another grid."""
+    cells, _ = expand(json.loads(needed(RESULTS / "config.json")))
+    if {cell.dataset for cell in cells} != {"digits"}:
+        sys.exit("results/ holds another grid than the demo's: run `make demo` first")
+    return cells
+
+
+def versions(cells: list[Any]) -> str:
+    """Return what the first run says that it was made with."""
+    found = json.loads(needed(RESULTS / "runs" / cells[0].folder / "env.json"))
+    return f"clipkd {found['clipkd']}, Python {found['python']}, torch {found['packages']['torch'].partition('+')[0]}"
+
+
+def number(text: str) -> str:
+    return f"{float(text):+.2f}".replace("-", "\N{MINUS SIGN}") if text else "\N{EN DASH}"
+
+
+def differences() -> str:
+    """Return the rows of the table teacher-matters that are about METHOD, without their sentences."""
+    records = csv.DictReader(needed(RESULTS / "tables/teacher-matters.csv").splitlines())
+    lines = ["| recipe | teacher | against | difference, points | 95 % interval | n | |", "|---|---|---|---:|---:|---:|---|"]
+    for row in records:
+        if row["method"] == METHOD:
+            interval = f"{number(row['low_points'])} to {number(row['high_points'])}" if row["low_points"] else number("")
+            parts = [row["recipe"], row["teacher"], row["against"], number(row["difference_points"]), interval]
+            lines.append(f"| {' | '.join([*parts, row['n'], row['verdict']])} |")
+    return "\n".join(lines)
+
+
+def block() -> str:
+    """Return the README's block."""
+    cells = demo()
+    seeds = len({cell.seed for cell in cells if not cell.is_cost_run})
+    return "\n\n".join(
+        [
+            f"{len(cells)} runs, {seeds} seeds, made by `make demo` with {versions(cells)}, on a CPU.",
+            *(needed(RESULTS / f"tables/{stem}.md") for stem in ACCURACY),
+            f"**Does the teacher matter?** Test top-1 of {METHOD} against training without a teacher and against its "
+            f"controls, paired by seed:",
+            differences(),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(ROOT / "README.md", "results", block(), str(__doc__)))
