@@ -44,8 +44,8 @@ def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
     return rest.removesuffix(f"-{kind}"), kind, metric
 
 
-def report_entry(stem: str) -> dict[str, Any]:
-    """Return the category and labels under which a table stands in the workflow's report."""
+def title(stem: str) -> str:
+    """Return a table's title."""
     titles = {
         "teacher-matters": "Does the teacher matter?",
         "cost": "Cost of training and extraction",
@@ -53,12 +53,17 @@ def report_entry(stem: str) -> dict[str, Any]:
         "teachers": "Teachers and their embeddings",
     }
     accuracy = accuracy_stem(stem)
-    title = (
-        f"Test accuracy, recipe {accuracy[0]}, {KINDS[accuracy[1]]}, {METRICS[accuracy[2]]}"
-        if accuracy
-        else titles[stem]
-    )
-    return {"category": "Tables", "labels": {"table": title}}
+    if accuracy is None:
+        return titles[stem]
+    recipe, kind, metric = accuracy
+    return f"Test accuracy, recipe {recipe}, {KINDS[kind]}, {METRICS[metric]}"
+
+
+def report_entry(stem: str) -> dict[str, Any]:
+    """Return the category and labels under which a table stands in the workflow's report."""
+    # The report's menu is as wide as its longest label.
+    label = title(stem).replace(KINDS["best-test"], "best test epoch")
+    return {"category": "Tables", "labels": {"table": label}}
 
 
 def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
@@ -91,6 +96,6 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
     for stem in table_stems(config):
         named = accuracy_stem(stem)
         table = accuracy.table(found, *named) if named else others[stem](found)
-        table.stem, table.title = stem, report_entry(stem)["labels"]["table"]
+        table.stem, table.title = stem, title(stem)
         table.notes = [*found.gaps(), *table.notes, *(f"Left out: {reason}." for reason in found.left_out)]
         table.write(Path(output))
