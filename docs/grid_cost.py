@@ -47,11 +47,12 @@ def student_forward(spec: StudentSpec) -> float:
 
 
 def teacher_forward(spec: TeacherSpec) -> float:
-    assert spec.hidden_size and spec.image_size and spec.patch_size
-    return forward(spec.hidden_size, TEACHER_LAYERS[spec.hidden_size], spec.image_size, spec.patch_size)
+    width, size, patch = (int(value or 0) for value in (spec.hidden_size, spec.image_size, spec.patch_size))
+    return forward(width, TEACHER_LAYERS[width], size, patch)
 
 
 def parameters(width: int, layers: int) -> int:
+    """Return a ViT's parameters, those of its layers' matrices: nearly all."""
     return 12 * width**2 * layers
 
 
@@ -123,8 +124,8 @@ def disk(cells: list[Cell], layout: Layout) -> dict[str, float]:
     for dataset in sorted({cell.dataset for cell in cells}):
         size["datasets"] += sum(SIZES[dataset]) * PACKED[dataset] + ARCHIVE[dataset]
     for teacher in {cell.teacher: cell.teacher_spec for cell in cells if cell.teacher_spec}.values():
-        assert teacher is not None and teacher.hidden_size
-        size["teachers"] += 2 * 4 * parameters(teacher.hidden_size, TEACHER_LAYERS[teacher.hidden_size])
+        width = int(teacher.hidden_size or 0) if teacher else 0
+        size["teachers"] += 2 * 4 * parameters(width, TEACHER_LAYERS[width])  # also in the Hugging Face cache
     for cell, full in stores(cells, layout).values():
         images, width = passes(cell, full, layout), cell.teacher_spec.hidden_size if cell.teacher_spec else 0
         size["embeddings"] += images * int(width or 0) * 2

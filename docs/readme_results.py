@@ -1,4 +1,4 @@
-"""Write the demo's results into README.md from results/: `python docs/readme_results.py [--check]`, after `make demo`."""
+"""Write the demo's results into README.md, after `make demo`: `python docs/readme_results.py [--check]`."""
 
 from __future__ import annotations
 
@@ -47,10 +47,15 @@ def number(text: str) -> str:
 def differences() -> str:
     """Return the rows of the table teacher-matters that are about METHOD, without their sentences."""
     records = csv.DictReader(needed(RESULTS / "tables/teacher-matters.csv").splitlines())
-    lines = ["| recipe | teacher | against | difference, points | 95 % interval | n | |", "|---|---|---|---:|---:|---:|---|"]
+    lines = [
+        "| recipe | teacher | against | difference, points | 95 % interval | n | |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
     for row in records:
         if row["method"] == METHOD:
-            interval = f"{number(row['low_points'])} to {number(row['high_points'])}" if row["low_points"] else number("")
+            interval = (
+                f"{number(row['low_points'])} to {number(row['high_points'])}" if row["low_points"] else number("")
+            )
             parts = [row["recipe"], row["teacher"], row["against"], number(row["difference_points"]), interval]
             lines.append(f"| {' | '.join([*parts, row['n'], row['verdict']])} |")
     return "\n".join(lines)
