@@ -45,6 +45,8 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
+	$(BIN)/python docs/config_table.py --check
+	$(BIN)/python docs/grid_cost.py --check
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
 

@@ -1,13 +1,15 @@
 # The only helpers. Reads the config, strictly, and turns its grid into cells and paths. The package holds the rules
 # of the grid (clipkd.cells) and the names on disk (clipkd.layout); nothing here imports torch.
 import hashlib
+import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from clipkd import cells, datasets, figures, recipes, tables, teachers
+from clipkd import cells, datasets, figures, recipes, students, tables, teachers
 from clipkd import config as settings
 from clipkd.embeddings.views import Sample
 from clipkd.errors import InputError
@@ -52,26 +54,48 @@ DEVICE = config["training"]["device"]
 # A job that computes on the CPU must not queue for the GPU that profiles/default grants to one at a time.
 GPUS = 0 if DEVICE == "cpu" else 1
 
-# Everything extracted once: folder -> one cell that asks for it and the kind of its view set.
+
+def canonical(cell, folder_of):
+    """Return the first cell, in the order of names, that needs the same folder as this one.
+
+    The flags that make a shared artefact then stay the same, whatever else the grid asks for: a new
+    student or recipe must not make it again.
+    """
+    for recipe, student in itertools.product(recipes.names(), students.names()):
+        candidate = replace(cell, recipe=recipe, student=student)
+        if folder_of(candidate) == folder_of(cell):
+            return candidate
+
+
+def prototypes_folder(cell):
+    return LAYOUT.sample_embeddings(cell).prototypes(cell.recipe_spec.prototype_form)[0]
+
+
+# What is made once and shared: folder -> the cell whose flags make it (and the kind of the view set).
 STORES = {}
 PROTOTYPES = {}
 HEADS = {}
 TEACHERS = {}
+
+
+def share(artefacts, cell, folder_of, *more):
+    """Note that a cell needs an artefact."""
+    folder = folder_of(cell).as_posix()
+    if folder not in artefacts:
+        artefacts[folder] = (canonical(cell, folder_of), *more)
+
+
 for cell in CELLS:
     if cell.method.signal == "nothing":
         continue
     TEACHERS[LAYOUT.teacher(cell.teacher_spec).as_posix()] = cell.teacher
     if cell.method.signal == "prototypes":
-        store = LAYOUT.sample_embeddings(cell)
-        STORES[store.folder.as_posix()] = (cell, "sample")
-        PROTOTYPES[store.prototypes(cell.recipe_spec.prototype_form)[0].as_posix()] = (
-            cell
-        )
+        share(STORES, cell, lambda c: LAYOUT.sample_embeddings(c).folder, "sample")
+        share(PROTOTYPES, cell, prototypes_folder)
     elif cell.method.signal == "scores" or cell.teacher_source == "cached":
-        store = LAYOUT.full_embeddings(cell)
-        STORES[store.folder.as_posix()] = (cell, "full")
+        share(STORES, cell, lambda c: LAYOUT.full_embeddings(c).folder, "full")
         # A teacher's probe accuracy stands beside its students in the tables.
-        HEADS[store.head()[0].as_posix()] = cell
+        share(HEADS, cell, lambda c: LAYOUT.full_embeddings(c).head()[0])
 
 
 wildcard_constraints:
@@ -110,26 +134,39 @@ def teacher_name(wildcards):
     return TEACHERS[f"data/teachers/{wildcards.teacher}/{wildcards.fingerprint}"]
 
 
-def store_of(wildcards):
-    """Return one cell that asks for the store in the wildcards, and the kind of its view set."""
-    return STORES[STORE.format(**wildcards)]
-
-
-def store_flags(wildcards):
+def store_flags(cell, wildcards):
     """Return the flags that name a store on the command line."""
-    cell, views = store_of(wildcards)
     return [
         *("--dataset-name", cell.dataset, "--teacher-model", cell.teacher),
         *("--recipe", cell.recipe, "--student", cell.student),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
-        *(
-            "--per-class",
-            LAYOUT.sample.per_class,
-            "--prototype-seed",
-            LAYOUT.sample.seed,
-        ),
     ]
+
+
+def sample_flags():
+    """Return the flags that say which images prototypes are made of."""
+    sample = LAYOUT.sample
+    return ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
+
+
+def extract_flags(wildcards):
+    """Return the flags of an extraction."""
+    cell, views = STORES[STORE.format(**wildcards)]
+    flags = [*store_flags(cell, wildcards), "--views", views]
+    return flags + sample_flags() if views == "sample" else flags
+
+
+def prototypes_flags(wildcards):
+    """Return the flags that make class prototypes."""
+    (cell,) = PROTOTYPES[f"{STORE}/prototypes/{{part}}".format(**wildcards)]
+    return store_flags(cell, wildcards) + sample_flags()
+
+
+def probe_flags(wildcards):
+    """Return the flags that make a head."""
+    (cell,) = HEADS[f"{STORE}/head/{{part}}".format(**wildcards)]
+    return store_flags(cell, wildcards)
 
 
 def teacher_inputs(wildcards):
@@ -167,31 +204,16 @@ def run_flags(wildcards):
     cell = cell_of(wildcards)
     training = config["training"]
     return [
-        *(
-            "--train-type",
-            cell.train_type,
-            "--dataset-name",
-            cell.dataset,
-            "--teacher-model",
-            cell.teacher,
-        ),
-        *("--student", cell.student, "--recipe", cell.recipe, "--seed", cell.seed),
+        *("--train-type", cell.train_type, "--dataset-name", cell.dataset),
+        *("--teacher-model", cell.teacher, "--student", cell.student),
+        *("--recipe", cell.recipe, "--seed", cell.seed),
         *("--teacher-source", cell.teacher_source, "--epochs", cell.epochs),
-        *(
-            "--batch-size",
-            training["batch_size"],
-            "--learning-rate",
-            training["learning_rate"],
-        ),
+        *("--batch-size", training["batch_size"]),
+        *("--learning-rate", training["learning_rate"]),
         *("--weight-decay", training["weight_decay"]),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
-        *(
-            "--per-class",
-            LAYOUT.sample.per_class,
-            "--prototype-seed",
-            LAYOUT.sample.seed,
-        ),
+        *(sample_flags() if cell.method.signal == "prototypes" else []),
     ]
 
 

@@ -32,7 +32,7 @@ rule extract:
             LAYOUT.dataset(dataset_of(wildcards.dataset))
         ),
         teacher=lambda wildcards: manifest(
-            LAYOUT.teacher(store_of(wildcards)[0].teacher_spec)
+            LAYOUT.teacher(STORES[STORE.format(**wildcards)][0].teacher_spec)
         ),
     output:
         f"{STORE}/manifest.json",
@@ -44,14 +44,14 @@ rule extract:
     threads: 1
     resources:
         gpu=GPUS,
-    params:
-        store=store_flags,
-        views=lambda wildcards: store_of(wildcards)[1],
-        batch=config["embeddings"]["batch_size"],
+        # Not params: they change speed, not results, and must not make embeddings again.
         device=DEVICE,
+        batch=config["embeddings"]["batch_size"],
+    params:
+        store=extract_flags,
     shell:
-        "clipkd extract {params.store:q} --views {params.views:q} --embed-batch-size {params.batch} "
-        "--device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "clipkd extract {params.store:q} --embed-batch-size {resources.batch} "
+        "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
 
 
 rule prototypes:
@@ -65,7 +65,7 @@ rule prototypes:
     benchmark:
         "results/benchmarks/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.tsv"
     params:
-        store=store_flags,
+        store=prototypes_flags,
     shell:
         "clipkd prototypes {params.store:q} > /dev/null 2> {log:q}"
 
@@ -86,8 +86,8 @@ rule probe:
     threads: 1
     resources:
         gpu=GPUS,
-    params:
-        store=store_flags,
         device=DEVICE,
+    params:
+        store=probe_flags,
     shell:
-        "clipkd probe {params.store:q} --device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "clipkd probe {params.store:q} --device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"

@@ -20,12 +20,12 @@ rule train:
     threads: 1
     resources:
         gpu=GPUS,
+        device=DEVICE,
     params:
         run=run_flags,
         folder=lambda wildcards, output: str(Path(output.metrics).parent),
-        device=DEVICE,
         # Numbers that are bumped by hand when a numerical change must train students again.
         protocol=lambda wildcards: [PROTOCOL, recipes.get(wildcards.recipe).protocol],
     shell:
         "clipkd train {params.run:q} --log-folder {params.folder:q} "
-        "--device {params.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
