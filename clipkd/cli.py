@@ -255,18 +255,22 @@ def device_of(options: argparse.Namespace) -> Any:
     return device.choose(options.device)
 
 
+# Names are checked before anything imports torch, which takes seconds.
+
+
 def download(options: argparse.Namespace) -> None:
+    spec = datasets.get(options.dataset, options.dataset_source)
     from clipkd import stages
 
-    stages.dataset(datasets.get(options.dataset, options.dataset_source), layout_of(options), options.dataset_source)
+    stages.dataset(spec, layout_of(options), options.dataset_source)
 
 
 def fetch(options: argparse.Namespace) -> None:
-    from clipkd import stages
-
     spec = teachers.get(options.teacher)
     if spec.available:
         raise InputError(spec.available)
+    from clipkd import stages
+
     stages.teacher(spec, layout_of(options), device_of(options))
 
 
@@ -278,29 +282,29 @@ def pin(options: argparse.Namespace) -> None:
 
 
 def extract(options: argparse.Namespace) -> None:
-    from clipkd import stages
-
     layout = layout_of(options)
     cell = cell_of(options, "teacher-KD" if options.views == "full" else "embed-KD")
     store = layout.full_embeddings(cell) if options.views == "full" else layout.sample_embeddings(cell)
+    from clipkd import stages
+
     stages.embeddings(store, layout, options.dataset_source, device_of(options), options.embed_batch_size)
     print(store.folder)
 
 
 def prototypes(options: argparse.Namespace) -> None:
-    from clipkd import stages
-
     cell = cell_of(options, "embed-KD")
     store, form = layout_of(options).sample_embeddings(cell), cell.recipe_spec.prototype_form
+    from clipkd import stages
+
     stages.prototypes(store, form)
     print(store.prototypes(form)[0])
 
 
 def probe(options: argparse.Namespace) -> None:
-    from clipkd import stages
-
     layout = layout_of(options)
     store = layout.full_embeddings(cell_of(options, "vanilla"))
+    from clipkd import stages
+
     stages.head(store, layout, options.dataset_source, device_of(options))
     print(store.head()[0])
 
@@ -324,11 +328,12 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    spec = datasets.get(options.dataset_name, options.dataset_source)
+    student, recipe = students.get(options.student), recipes.get(options.recipe)
     from clipkd.data.dataset import open_dataset
     from clipkd.training.checkpoint import evaluate_file
 
-    spec = datasets.get(options.dataset_name, options.dataset_source)
-    student, recipe, device = students.get(options.student), recipes.get(options.recipe), device_of(options)
+    device = device_of(options)
     dataset = open_dataset(spec, layout_of(options).dataset(spec))
     score = evaluate_file(options.checkpoint, dataset, student, recipe, device)
     print(f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f}  ({spec.title}, test split)")

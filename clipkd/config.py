@@ -104,9 +104,10 @@ class Source:
             return values
         if isinstance(node, yaml.SequenceNode):
             return [self.value(child, (*key, index)) for index, child in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return self.scalar(node, key)
 
-    def scalar(self, node: yaml.Node, key: Key) -> Any:
+    def scalar(self, node: yaml.ScalarNode, key: Key) -> Any:
         """Return a scalar's value; quoted, it is text."""
         if node.style is not None:
             return node.value
@@ -216,14 +217,14 @@ def check(values: dict[str, Any], schema: dict[str, Any], complaint: Complaint) 
 
 def explain(problem: jsonschema.ValidationError) -> str:
     """Return a schema violation in words."""
-    rule, value, wanted = problem.validator, problem.instance, problem.validator_value
+    rule, value, allowed = problem.validator, problem.instance, problem.validator_value
     if rule == "type":
-        return f"{short(repr(value))} is not of type {problem.validator_value}"
-    if rule == "enum":
-        known = [str(choice) for choice in problem.validator_value]
+        return f"{short(repr(value))} is not of type {allowed}"
+    if rule == "enum" and isinstance(allowed, list):
+        known = [str(choice) for choice in allowed]
         return f"{short(repr(value))} is not one of {', '.join(known)}{nearest(str(value), known)}"
     if rule == "pattern" and "propertyNames" in problem.absolute_schema_path:
-        return f"{short(repr(value))} is no name of a dataset{nearest(value, datasets.names())}"
+        return f"{short(repr(value))} is no name of a dataset{nearest(str(value), datasets.names())}"
     if rule == "uniqueItems":
         return f"{short(repr(value))} names something twice"
     return short(problem.message)

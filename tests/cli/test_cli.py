@@ -1,0 +1,223 @@
+"""The program as a process: what users type by mistake ends with one message and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkd import datasets, methods, recipes, students, teachers
+from clipkd.cli import main
+
+Answer = subprocess.CompletedProcess[str]
+TRAIN = ("train", "--dataset-name", "digits", "--student", "tiny-32", "--threads", "1")
+SUPERVISED = (*TRAIN, "--train-type", "supervised", "--epochs", "1", "--batch-size", "256")
+VERBS = ["download", "fetch", "pin", "extract", "prototypes", "probe", "train", "evaluate", "tables", "figures", "list"]
+
+
+@pytest.fixture
+def clipkd(tmp_path: Path):
+    """Run `python -m clipkd` in an empty folder."""
+
+    def run(*arguments: str | Path, python: tuple[str, ...] = ()) -> Answer:
+        command = [sys.executable, *python, "-m", "clipkd", *map(str, arguments)]
+        environment = os.environ | {"COLUMNS": "100", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the same in this process, for what would take a process seconds to import."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Answer:
+        code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
+
+
+def refused(answer: Answer, *parts: str, code: int = 2) -> None:
+    """Check that the answer is a message with these parts, and nothing else."""
+    assert answer.returncode == code, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert [part for part in parts if part not in answer.stderr] == [], answer.stderr
+    assert answer.stdout == ""
+
+
+def test_without_arguments(clipkd) -> None:
+    refused(clipkd(), "usage: clipkd", "VERB")
+
+
+def test_an_unknown_verb(clipkd) -> None:
+    refused(clipkd("trian"), "'trian'", *VERBS)
+
+
+def test_help_names_every_verb(clipkd) -> None:
+    answer = clipkd("--help")
+    assert answer.returncode == 0
+    assert [verb for verb in VERBS if verb not in answer.stdout] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: clipkd {verb}")
+
+
+def test_list_names_everything(clipkd) -> None:
+    answer = clipkd("list")
+    assert answer.returncode == 0
+    lines = dict(line.split(": ") for line in answer.stdout.splitlines())
+    assert {kind: names.split(", ") for kind, names in lines.items()} == {
+        "datasets": datasets.names(),
+        "teachers": teachers.names(),
+        "students": students.names(),
+        "train-types": methods.names(),
+        "recipes": recipes.names(),
+    }
+    assert clipkd("list", "recipes").stdout == "recipes: corrected, reference\n"
+    refused(clipkd("list", "recipe"), "'recipe'", "recipes")
+
+
+UNKNOWN = {
+    "dataset": (("train", "--dataset-name", "digit", "--train-type", "supervised"), "'digit'; did you mean 'digits'"),
+    "train type": ((*TRAIN, "--train-type", "embed_KD"), "'embed_KD'; did you mean 'embed-KD'"),
+    "teacher": (
+        (*TRAIN, "--train-type", "embed-KD", "--teacher-model", "vit-b61-in21k"),
+        "'vit-b61-in21k'; did you mean 'vit-b16-in21k'",
+    ),
+    "student": ((*SUPERVISED, "--student", "base-23"), "'base-23'; did you mean 'base-32'"),
+    "recipe": ((*SUPERVISED, "--recipe", "corect"), "'corect'; did you mean 'corrected'"),
+    "download": (("download", "cifar-10"), "'cifar-10'; did you mean 'cifar10'"),
+    "fetch": (("fetch", "vit-b16"), "'vit-b16'; did you mean"),
+    "evaluate": (
+        ("evaluate", "x.pt", "--dataset-name", "digits", "--student", "tiny"),
+        "'tiny'; did you mean 'tiny-32'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_name(name: str, clipkd, tmp_path: Path) -> None:
+    arguments, message = UNKNOWN[name]
+    refused(clipkd(*arguments), message, "known: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+REFUSED = {
+    "no train type": (TRAIN, "--train-type"),
+    "no teacher": ((*TRAIN, "--train-type", "embed-KD"), "'embed-KD' needs --teacher-model", "digits-vit-s"),
+    "no teacher to extract": (("extract", "--dataset-name", "digits", "--views", "full"), "needs --teacher-model"),
+    "hub id without commit": (
+        (*TRAIN, "--train-type", "embed-KD", "--teacher-model", "owner/model"),
+        "owner/model@<40 hex digits>",
+    ),
+    "teacher without commit": (("fetch", "google/vit-base-patch32-224-in21k"), "run `clipkd pin vit-b32-in21k`"),
+    "live prototypes": (
+        (*TRAIN, "--train-type", "embed-KD", "--teacher-model", "digits-vit-s", "--teacher-source", "live"),
+        "'embed-KD' has no live teacher",
+    ),
+    "unknown flag": ((*SUPERVISED, "--epoch-count", "3"), "--epoch-count"),
+    "zero epochs": ((*SUPERVISED, "--epochs", "0"), "--epochs", "0"),
+    "fraction of an epoch": ((*SUPERVISED, "--epochs", "1.5"), "--epochs", "1.5"),
+    "negative batch": ((*SUPERVISED, "--batch-size", "-1"), "--batch-size", "-1"),
+    "nan rate": ((*SUPERVISED, "--learning-rate", "nan"), "--learning-rate", "nan"),
+    "infinite decay": ((*SUPERVISED, "--weight-decay", "inf"), "--weight-decay", "inf"),
+    "negative seed": ((*SUPERVISED, "--seed", "-1"), "--seed", "-1", "4294967295"),
+    "endless seed": ((*SUPERVISED, "--seed", "99999999999999999999"), "--seed"),
+    "dtype": ((*SUPERVISED, "--embed-dtype", "float61"), "float61", "float16", "float32"),
+    "zero threads": ((*SUPERVISED, "--threads", "0"), "--threads"),
+    "no resolved config": (("figures",), "results/config.json does not exist", "snakemake"),
+    "checkpoint ending": ((*SUPERVISED, "--ckpt-save-name", "x.bin"), "'x.bin'", ".pt", ".safetensors"),
+    "no GPU": ((*SUPERVISED, "--device", "cuda"), "'cuda'", "auto", "cpu"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, clipkd, tmp_path: Path) -> None:
+    arguments, *parts = REFUSED[name]
+    refused(clipkd(*arguments), *parts)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["no teacher", "live prototypes", "nan rate", "no resolved config"])
+def test_an_optimised_interpreter_refuses_the_same(name: str, clipkd) -> None:
+    arguments, *parts = REFUSED[name]
+    refused(clipkd(*arguments, python=("-O",)), *parts)
+
+
+def test_a_dataset_that_is_never_downloaded(here) -> None:
+    refused(here("download", "imagenet"), "never downloaded", "--dataset-source FOLDER")
+    refused(here("download", "imagenet", "--dataset-source", "/absent"), "/absent")
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_log_folder_that_is_a_file(name: str, here, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    refused(here(*SUPERVISED, "--log-folder", name), f"log folder {name}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_data_folder_that_is_a_file(here, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    refused(here("download", "digits", "--data", "file"), "file", code=4)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_teacher_name_longer_than_any_file_name(clipkd) -> None:
+    refused(clipkd("fetch", "x" * 5000), "xxx", code=4)
+
+
+@pytest.mark.parametrize(("text", "code"), [("{}", 2), ("[]", 2), ("no json", 3), ('{"grid": NaN}', 3)])
+def test_a_resolved_config_that_is_none(text: str, code: int, clipkd, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    refused(clipkd("tables", "--config", "c.json"), "c.json", code=code)
+
+
+def test_embeddings_that_are_absent(here) -> None:
+    answer = here("probe", "--dataset-name", "digits", "--teacher-model", "digits-vit-s")
+    refused(answer, "no embeddings at data/embeddings/digits/digits-vit-s/", code=3)
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("--help",), ("train", "--help"), ("--version",)])
+def test_a_reader_that_went_away(arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "clipkd", *arguments]
+    answer = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert answer.stderr == ""
+
+
+def test_a_run_from_the_command_line_alone(clipkd, here, tmp_path: Path) -> None:
+    answer = clipkd(
+        *("train", "--dataset-name", "DIGITS", "--train-type", "Supervised", "--student", "TINY-32"),
+        *("--recipe", "Reference", "--seed", "7", "--epochs", "1", "--batch-size", "256", "--threads", "1"),
+        *("--log-folder", "L", "--ckpt-save-name", "C.pt"),
+    )
+    assert (answer.returncode, answer.stdout) == (0, "L\n"), answer.stderr
+    names = {path.name for path in (tmp_path / "L").iterdir()}
+    assert {"C.pt", "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"} <= names
+    metrics = json.loads((tmp_path / "L/metrics.json").read_text())
+    assert metrics["cell"] == {
+        "recipe": "reference",
+        "dataset": "digits",
+        "student": "tiny-32",
+        "teacher": "none",
+        "train_type": "supervised",
+        "seed": 7,
+        "teacher_source": "cached",
+    }
+    answer = here("evaluate", "L/C.pt", "--dataset-name", "Digits", "--student", "tiny-32", "--recipe", "reference")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith(f"top-1 {metrics['selected']['test']['top1']:.4f} ")
+    refused(here("evaluate", "L/C.pt", "--dataset-name", "digits", "--student", "base-32"), "C.pt", code=3)
+    refused(here("evaluate", "L/D.pt", "--dataset-name", "digits"), "D.pt does not exist")

@@ -1,0 +1,314 @@
+"""Bad configs are refused before any work: the message holds file, line, key, value and the nearest valid name."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clipkd.config import Source, load
+from clipkd.errors import InputError
+from clipkd.students import StudentSpec
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "config/config.yaml"
+DEMO = ROOT / "config/demo.yaml"
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+BLOCK = """\
+grid:
+  - name: one
+    datasets: [digits]
+    teachers: [digits-vit-s]
+    students: [tiny-32]
+    train_types: [embed-KD]
+    recipes: [reference]
+    seeds: [0]
+"""
+
+
+def read(folder: Path, text: str | bytes, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return config.yaml with `text` merged over it."""
+    path = folder / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load([BASE, path], SCHEMA, overrides)
+
+
+def refusal(folder: Path, text: str | bytes, overrides: dict[str, Any] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        read(folder, text, overrides)
+    message = str(caught.value)
+    assert len(message) < 1000
+    return message
+
+
+@pytest.mark.parametrize("files", [[BASE], [BASE, DEMO]])
+def test_the_shipped_configs_are_valid(files: list[Path]) -> None:
+    config = load(files, SCHEMA)
+    assert config["training"]["learning_rate"] == (1e-3 if DEMO in files else 1e-4)
+    assert config["training"]["batch_size"] == 64
+    assert config["embeddings"] == {"dtype": "float16", "batch_size": 64}
+
+
+def test_the_schema_describes_every_key() -> None:
+    def undescribed(schema: dict[str, Any], key: str) -> list[str]:
+        found = [] if "description" in schema else [key]
+        children = schema.get("properties", {}) | schema.get("items", {}).get("properties", {})
+        return found + [name for part, child in children.items() for name in undescribed(child, f"{key}.{part}")]
+
+    assert undescribed(SCHEMA, "config") == []
+
+
+# Each row: the text, then what the message must hold.
+REFUSED = {
+    "unknown key": ("training:\n  epochs: 3\n  learning_rat: 0.1\n", "mine.yaml:3", "'learning_rat'", "learning_rate"),
+    "unknown top key": ("\n\ntrainig:\n  epochs: 3\n", "mine.yaml:3", "'trainig'", "did you mean 'training'"),
+    "unknown key in block": (BLOCK + "    eposhs: 3\n", "mine.yaml:9", "grid[0].eposhs", "did you mean 'epochs'"),
+    "missing key": (BLOCK.replace("    seeds: [0]\n", ""), "mine.yaml:2", "grid[0]", "'seeds' is a required"),
+    "duplicate key": ("training:\n  epochs: 3\n  epochs: 4\n", "mine.yaml:3", "'epochs'", "twice"),
+    "duplicate quoted key": ('training:\n  epochs: 3\n  "epochs": 4\n', "mine.yaml:3", "'epochs'", "twice"),
+    "duplicate top key": ("training: {}\nsources: {}\ntraining: {}\n", "mine.yaml:3", "'training'", "twice"),
+    "nan": ("training:\n  learning_rate: .nan\n", "mine.yaml:2", "training.learning_rate", ".nan", "finite"),
+    "NaN": ("training:\n  learning_rate: .NaN\n", "mine.yaml:2", "training.learning_rate", ".NaN", "finite"),
+    "bare nan": ("training:\n  learning_rate: nan\n", "mine.yaml:2", "nan", "finite"),
+    "inf": ("training:\n  learning_rate: -.inf\n", "mine.yaml:2", "-.inf", "finite"),
+    "overflow": ("training:\n  learning_rate: 1e999\n", "mine.yaml:2", "1e999", "finite"),
+    "endless integer": (f"training:\n  epochs: {'9' * 9000}\n", "mine.yaml:2", "training.epochs", "999", "finite"),
+    "long integer": ("training:\n  epochs: 99999999999999999999\n", "mine.yaml:2", "training.epochs", "1e+20"),
+    "text for number": ('training:\n  learning_rate: "1e-4"\n', "mine.yaml:2", "'1e-4'", "number"),
+    "no for number": ("training:\n  learning_rate: NO\n", "mine.yaml:2", "'NO'", "number"),
+    "bool for integer": ("training:\n  epochs: true\n", "mine.yaml:2", "training.epochs", "True", "integer"),
+    "yes for integer": ("training:\n  epochs: yes\n", "mine.yaml:2", "'yes'", "integer"),
+    "float for integer": ("training:\n  epochs: 5.0\n", "mine.yaml:2", "5.0", "integer"),
+    "power for integer": ("training:\n  epochs: 1e2\n", "mine.yaml:2", "100.0", "integer"),
+    "octal": ("training:\n  epochs: 010\n", "mine.yaml:2", "'010'", "integer"),
+    "octal for number": ("training:\n  weight_decay: 010\n", "mine.yaml:2", "'010'", "number"),
+    "hexadecimal": ("training:\n  epochs: 0x10\n", "mine.yaml:2", "'0x10'", "integer"),
+    "underscores": ("training:\n  epochs: 1_000\n", "mine.yaml:2", "'1_000'", "integer"),
+    "sexagesimal": ("training:\n  epochs: 1:30\n", "mine.yaml:2", "'1:30'", "integer"),
+    "foreign digits": ("training:\n  epochs: ٣\n", "mine.yaml:2", "'٣'", "integer"),
+    "list for integer": ("training:\n  epochs: [3]\n", "mine.yaml:2", "[3]", "integer"),
+    "null for integer": ("training:\n  epochs:\n", "mine.yaml:2", "None", "integer"),
+    "negative": ("training:\n  epochs: -5\n", "mine.yaml:2", "training.epochs", "-5"),
+    "zero": ("training:\n  epochs: 0\n", "mine.yaml:2", "training.epochs", "0"),
+    "zero rate": ("training:\n  learning_rate: 0\n", "mine.yaml:2", "training.learning_rate", "0"),
+    "choice": ("training:\n  device: gpu\n", "mine.yaml:2", "training.device", "'gpu'", "auto, cpu, cuda"),
+    "near choice": ("embeddings:\n  dtype: float61\n", "mine.yaml:2", "'float61'", "did you mean 'float16'"),
+    "empty grid": ("grid: []\n", "mine.yaml:1", "grid", "[]"),
+    "empty axis": (BLOCK.replace("[digits]", "[]"), "mine.yaml:3", "grid[0].datasets", "[]"),
+    "text for axis": (BLOCK.replace("[digits]", "digits"), "mine.yaml:3", "grid[0].datasets", "'digits'", "array"),
+    "map for list": ("grid:\n  one: {}\n", "mine.yaml:1", "grid", "array"),
+    "number in list": (BLOCK.replace("[digits]", "[5]"), "mine.yaml:3", "grid[0].datasets[0]", "5", "string"),
+    "repeated entry": (BLOCK.replace("[0]", "[0, 1, 0]"), "mine.yaml:8", "grid[0].seeds", "[0, 1, 0]", "twice"),
+    "repeated name": (BLOCK.replace("[digits]", "[digits, digits]"), "mine.yaml:3", "grid[0].datasets", "twice"),
+    "seed too large": (BLOCK.replace("[0]", "[4294967296]"), "mine.yaml:8", "grid[0].seeds[0]", "4294967296"),
+    "negative seed": (BLOCK.replace("[0]", "[0, -1]"), "mine.yaml:8", "grid[0].seeds[1]", "-1"),
+    "dataset": (BLOCK.replace("[digits]", "[cifar10, cifra100]"), "mine.yaml:3", "datasets[1]", "mean 'cifar100'"),
+    "teacher": (BLOCK.replace("digits-vit-s", "digit-vits"), "mine.yaml:4", "teachers[0]", "mean 'digits-vit-s'"),
+    "student": (BLOCK.replace("tiny-32", "tiny-23"), "mine.yaml:5", "'tiny-23'", "mean 'tiny-32'"),
+    "train type": (BLOCK.replace("embed-KD", "embed_KD"), "mine.yaml:6", "'embed_KD'", "mean 'embed-KD'"),
+    "recipe": (BLOCK.replace("reference", "refrence"), "mine.yaml:7", "'refrence'", "mean 'reference'"),
+    "hub id without commit": (BLOCK.replace("digits-vit-s", "owner/model"), "mine.yaml:4", "owner/model", "commit"),
+    "hub id at a branch": (BLOCK.replace("digits-vit-s", "owner/model@main"), "mine.yaml:4", "main", "40 hex digits"),
+    "source of nothing": ("sources:\n  cifra10: /x\n", "mine.yaml:2", "sources.cifra10", "mean 'cifar10'"),
+    "source in capitals": ("sources:\n  ImageNet: /x\n", "sources", "'ImageNet'", "mean 'imagenet'"),
+    "empty source": ("sources:\n  cifar10: ''\n", "mine.yaml:2", "sources.cifar10", "''"),
+    "merge key": ("<<: {training: {epochs: 3}}\n", "mine.yaml:1", "'<<'"),
+    "empty key": ("training: {epochs: 1}\n'': 3\n", "mine.yaml:2", "''"),
+    "list as key": ("? [training]\n: 3\n", "mine.yaml:1", "plain word"),
+    "empty file": ("", "mine.yaml", "empty"),
+    "comments only": ("# training:\n", "mine.yaml", "empty"),
+    "list at top": ("- training\n", "mine.yaml", "sequence"),
+    "text at top": ("training\n", "mine.yaml", "scalar"),
+    "tab": ("training:\n\tepochs: 3\n", "mine.yaml:2", "not YAML"),
+    "unclosed": ("training: {epochs: 3\n", "mine.yaml:2", "not YAML"),
+    "two documents": ("training: {epochs: 3}\n---\ntraining: {epochs: 4}\n", "mine.yaml:2", "another document"),
+    "control character": ("training: \x00\n", "mine.yaml", "not YAML"),
+    "invalid UTF-8": (b"training: {epochs: \xff}\n", "mine.yaml", "UTF-8"),
+    "UTF-16": ("training: {epochs: 3}\n".encode("utf-16"), "mine.yaml", "UTF-8"),
+    "tag": ("training:\n  epochs: !!int 3\n", "mine.yaml:2", "tags"),
+    "python tag": ("training: !!python/object/apply:os.getcwd []\n", "mine.yaml:1", "tags"),
+    "anchor": ("training: &t\n  epochs: 3\n", "mine.yaml:1", "anchors"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, tmp_path: Path) -> None:
+    text, *parts = REFUSED[name]
+    message = refusal(tmp_path, text)
+    assert [part for part in parts if part not in message] == [], message
+    assert message.startswith(str(tmp_path / "mine.yaml"))
+    assert "\n" not in message
+
+
+HOSTILE = {
+    "alias bomb": "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghi")),
+    "brackets": "x: " + "[" * 90_000,
+    "closed brackets": "x: " + "[" * 400 + "]" * 400,
+    "maps": "x: " + "{a: " * 20_000,
+    "dashes": "- " * 45_000,
+    "questions": "? " * 45_000,
+    "indentation": "".join(" " * depth + "a:\n" for depth in range(400)),
+    "long file": "x: " + "a" * 5_000_000,
+    "long list": "x: [" + "1," * 10_000 + "]",
+    "many unknown keys": "".join(f"k{number}: 1\n" for number in range(3_000)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_quickly(name: str, tmp_path: Path) -> None:
+    start = time.process_time()
+    refusal(tmp_path, HOSTILE[name])
+    assert time.process_time() - start < 1.5
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.e-4", "+1e-4", "0.0001", ".0001", "1.0e-04"])
+def test_a_power_of_ten_is_a_number(number: str, tmp_path: Path) -> None:
+    assert read(tmp_path, f"training:\n  learning_rate: {number}\n")["training"]["learning_rate"] == 1e-4
+
+
+def test_a_whole_number_is_a_number(tmp_path: Path) -> None:
+    assert read(tmp_path, "training: {weight_decay: 1, epochs: 7}\n")["training"]["weight_decay"] == 1
+
+
+@pytest.mark.parametrize("name", ["no", "NO", "on", "0x10", "1_000", "1e3x", '"1e3"', "'true'", "2026-01-01"])
+def test_a_word_stays_a_word(name: str, tmp_path: Path) -> None:
+    config = read(tmp_path, f"sources:\n  cifar10: {name}\n")
+    assert config["sources"]["cifar10"] == name.strip("\"'")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    assert read(tmp_path, b"\xef\xbb\xbftraining: {epochs: 7}\r\n")["training"]["epochs"] == 7
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(InputError, match=str(path)):
+            load([BASE, path], SCHEMA)
+
+
+def test_maps_merge_and_lists_replace(tmp_path: Path) -> None:
+    config = read(tmp_path, BLOCK + "training: {epochs: 7}\n")
+    assert [block["name"] for block in config["grid"]] == ["one"]
+    assert config["training"] == load([BASE], SCHEMA)["training"] | {"epochs": 7}
+
+
+def test_the_command_line_comes_last(tmp_path: Path) -> None:
+    # Snakemake's --config leaves every nested scalar as text.
+    given_values = {"training": {"epochs": "9", "learning_rate": "1e-3"}, "sources": {"cifar10": "/no"}}
+    config = read(tmp_path, "training: {epochs: 7, weight_decay: 0.5}\n", given_values)
+    assert config["training"] == load([BASE], SCHEMA)["training"] | {
+        "epochs": 9,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.5,
+    }
+    assert type(config["training"]["epochs"]) is int
+    assert config["sources"] == {"cifar10": "/no"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        ({"training": {"epoch": "3"}}, ("training.epoch", "'epoch'", "did you mean 'epochs'")),
+        ({"epochs": 3}, ("epochs", "unknown key")),
+        ({"training": {"epochs": "3.5"}}, ("training.epochs", "3.5", "integer")),
+        ({"training": {"epochs": "nan"}}, ("training.epochs", "nan", "finite")),
+        ({"training": float("nan")}, ("training", "nan", "object")),
+        ({"training": None}, ("training", "None", "object")),
+    ],
+)
+def test_a_bad_override_is_refused(overrides: dict[str, Any], parts: tuple[str, ...], tmp_path: Path) -> None:
+    message = refusal(tmp_path, "training: {}\n", overrides)
+    assert message.startswith("--config: ")
+    assert all(part in message for part in parts), message
+
+
+def test_a_folder_of_images_may_stand_in_another_file_than_its_source(tmp_path: Path) -> None:
+    grid = BLOCK.replace("[digits]", "[flowers]")
+    assert read(tmp_path, grid, {"sources": {"flowers": "/x"}})["grid"][0]["datasets"] == ["flowers"]
+    assert "did you mean" not in refusal(tmp_path, grid)
+    assert "'flowers'" in refusal(tmp_path, grid)
+
+
+def test_merging_leaves_the_files_values_alone(tmp_path: Path) -> None:
+    first = load([BASE], SCHEMA)
+    read(tmp_path, "training: {epochs: 7}\nsources: {cifar10: /x}\n")
+    assert load([BASE], SCHEMA) == first
+
+
+def test_an_incomplete_config_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "alone.yaml"
+    path.write_text(BLOCK)
+    with pytest.raises(InputError, match=r"merged config.*'training' is a required"):
+        load([path], SCHEMA)
+
+
+def test_lines_are_those_of_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "lines.yaml"
+    path.write_text("\n" + BLOCK)
+    lines = Source(path).lines
+    assert lines[("grid",)] == 2
+    assert lines[("grid", 0)] == 3
+    assert lines[("grid", 0, "seeds")] == 9
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts"),
+    [
+        ({"patch_size": 5}, ("patch_size 5", "image_size 32")),
+        ({"heads": 3}, ("heads 3", "width 64")),
+    ],
+)
+def test_an_impossible_student_is_refused(sizes: dict[str, int], parts: tuple[str, ...]) -> None:
+    possible = {"image_size": 32, "patch_size": 4, "width": 64, "layers": 1, "heads": 4}
+    with pytest.raises(InputError) as caught:
+        StudentSpec("odd", **(possible | sizes))
+    assert all(part in str(caught.value) for part in ("odd", *parts))
+
+
+WORDS = st.sampled_from(
+    ["grid", "training", "epochs", "sources", "datasets", "teachers", "seeds", "digits", "no", "1e-4", "010", "~", "x"]
+)
+SCALARS = WORDS | st.integers() | st.floats() | st.booleans() | st.none() | st.text(max_size=8)
+VALUES = st.recursive(
+    SCALARS,
+    lambda child: st.lists(child, max_size=4) | st.dictionaries(WORDS | st.text(max_size=4), child, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=VALUES, flow=st.booleans())
+def test_any_yaml_gives_a_config_or_an_input_error(value: Any, flow: bool, tmp_path: Path) -> None:
+    text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True)
+    with contextlib.suppress(InputError):
+        assert isinstance(read(tmp_path, text.encode("utf-8", "surrogatepass")), dict)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(overrides=st.dictionaries(WORDS, VALUES, max_size=3))
+def test_any_override_gives_a_config_or_an_input_error(overrides: dict[str, Any], tmp_path: Path) -> None:
+    with contextlib.suppress(InputError):
+        assert isinstance(read(tmp_path, "training: {}\n", overrides), dict)
+
+
+def test_a_damaged_config_gives_a_config_or_an_input_error(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    text = (BLOCK + "training:\n  learning_rate: 1e-3\n").encode()
+    for _ in range(150):
+        damaged = bytearray(text)
+        for _ in range(draw.randint(1, 3)):
+            place = draw.randrange(len(damaged))
+            damaged[place : place + draw.randint(0, 2)] = draw.choice(
+                [b"", b"\n", b":", b"[", b"-", b"\xff", b"9", b"'"]
+            )
+        with contextlib.suppress(InputError):
+            read(tmp_path, bytes(damaged))

@@ -1,0 +1,27 @@
+"""What is made once must not be made again because the grid around it grew."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.workflow.test_workflow import copy_workflow, snakemake
+
+
+def commands(project: Path, config: str) -> set[str]:
+    """Return the commands that would make embeddings, prototypes and heads, but for what only sets their speed."""
+    said = snakemake(project, "--dry-run", "--printshellcmds", "--configfile", config).stdout
+    made = [line for line in said.splitlines() if re.search(r"clipkd (extract|probe|prototypes) ", line)]
+    return {re.sub(r" --(embed-batch-size|device) \S+", "", line) for line in made}
+
+
+def test_what_else_the_grid_asks_for_does_not_change_how_shared_artefacts_are_made(tmp_path: Path) -> None:
+    """Snakemake runs a job again when its parameters change: a new student must not extract again."""
+    project = copy_workflow(tmp_path)
+    demo = (project / "config/demo.yaml").read_text()
+    more = demo.replace("[tiny-32]", "[base-32, tiny-32]").replace("[reference, corrected]", "[corrected, reference]")
+    assert more != demo
+    (project / "more.yaml").write_text(more + "\nembeddings: {batch_size: 32}\n")
+    before = commands(project, "config/demo.yaml")
+    assert len(before) == 2 * 2 * (2 + 1 + 1), "teachers x recipes x (two view sets, prototypes, head)"
+    assert commands(project, "more.yaml") == before
