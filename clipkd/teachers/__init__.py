@@ -150,14 +150,21 @@ def pinned(spec: Any) -> TeacherSpec:
 
 def from_folder(folder: Path) -> FolderTeacher:
     """Return the teacher in `folder`, named after the folder and its weights."""
-    from clipkd.artifacts import sha256
-
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}")
-    digests = {name: sha256(folder / name) for name in FILES}
+    stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in FILES))
+    digests = hashed(folder.resolve(), stamps)
     name = f"{slug(folder.resolve().name)}-{digests['model.safetensors'][:8]}"
     return FolderTeacher(name=name, title=folder.name, folder=str(folder), digests=digests)
+
+
+@cache
+def hashed(folder: Path, stamps: tuple) -> dict[str, str]:
+    """Return the sha256 of each of a checkpoint's files, computed once per process while `stamps` stay the same."""
+    from clipkd.artifacts import sha256
+
+    return {name: sha256(folder / name) for name in FILES}
 
 
 def slug(text: str) -> str:

@@ -117,3 +117,16 @@ def test_a_classifier_checkpoint_brings_its_own_head(tmp_path):
     stored = load_file(folder / "model.safetensors")
     torch.testing.assert_close(teacher.head.weight, stored["classifier.weight"])
     assert teacher.embed(torch.zeros(2, 3, 24, 24)).shape == (2, 16)
+
+
+def test_a_folder_is_hashed_once_and_again_where_it_changed(copy, monkeypatch):
+    from clipkd import artifacts
+
+    hashed = []
+    digest = artifacts.sha256
+    monkeypatch.setattr(artifacts, "sha256", lambda path: hashed.append(path) or digest(path))
+    first = teachers.get(str(copy))
+    assert teachers.get(str(copy)) == first
+    assert len(hashed) == len(teachers.FILES)
+    spoil(copy, lambda weights: weights[query_name(weights)].add_(1))
+    assert teachers.get(str(copy)).identity() != first.identity()
