@@ -130,7 +130,8 @@ def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray
 def embed(images: list[np.ndarray], flips: np.ndarray, views: ViewSet, teacher: Teacher, dtype: str) -> np.ndarray:
     """Return the class tokens [B, D] of 8-bit images, presented as the view set says."""
     inputs = present(images, torch.from_numpy(flips).to(teacher.device), views, teacher)
-    vectors = teacher.embed(inputs).cpu().numpy().astype(dtype)
+    with np.errstate(over="ignore"):  # an overflow is an infinity, which is refused below
+        vectors = teacher.embed(inputs).cpu().numpy().astype(dtype)
     if not np.isfinite(vectors).all():
         name = teacher.spec.name
         raise DataError(
