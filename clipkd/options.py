@@ -1,0 +1,130 @@
+"""Groups of options that several verbs share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from clipkd import datasets, methods, recipes, students, teachers
+from clipkd.cells import NO_TEACHER, Cell, checked
+from clipkd.embeddings.views import Sample
+from clipkd.errors import InputError
+from clipkd.layout import Layout
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def seed(text: str) -> int:
+    """Parse a seed: what both torch and numpy take."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..{2**32 - 1}")
+    return number
+
+
+def rate(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return number
+
+
+def data_options(child: argparse.ArgumentParser) -> None:
+    """Add where data lie."""
+    child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, teachers and embeddings")
+    child.add_argument("--dataset-source", help="where the dataset's data are: base URL, archive or folder")
+
+
+def device_options(child: argparse.ArgumentParser) -> None:
+    """Add what computes."""
+    child.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="a GPU where there is one, or a choice"
+    )
+    child.add_argument("--threads", type=positive, help="CPU threads (default: torch's own choice)")
+
+
+def store_options(child: argparse.ArgumentParser) -> None:
+    """Add what tells one embeddings artefact from another."""
+    child.add_argument("--dataset-name", required=True, help="CIFAR10, CIFAR100, ImageNet, ...; case is ignored")
+    child.add_argument(
+        "--teacher-model", default=NO_TEACHER, help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder"
+    )
+    child.add_argument("--recipe", default="corrected", help="reference (the released code's mathematics) or corrected")
+    child.add_argument("--student", default="base-32", help="the student network")
+    child.add_argument(
+        "--embed-dtype", choices=["float16", "float32"], default="float16", help="number format of stored embeddings"
+    )
+    child.add_argument("--per-class", type=positive, default=100, help="images per class prototype")
+    child.add_argument(
+        "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"
+    )
+
+
+def layout_of(options: argparse.Namespace) -> Layout:
+    """Return the layout that the options name."""
+    if not hasattr(options, "embed_dtype"):
+        return Layout(options.data)
+    return Layout(options.data, options.embed_dtype, Sample(options.per_class, options.prototype_seed))
+
+
+def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
+    """Return the cell that the options name, every name checked."""
+    method = methods.get(train_type)
+    if method.signal != "nothing" and options.teacher_model == NO_TEACHER:
+        raise InputError(f"train type '{method.name}' needs --teacher-model (known: {', '.join(teachers.names())})")
+    spec = None if method.signal == "nothing" else teachers.get(options.teacher_model)
+    if spec is not None and spec.available:
+        raise InputError(spec.available)
+    cell = Cell(
+        recipe=recipes.get(options.recipe).name,
+        dataset=datasets.get(options.dataset_name, options.dataset_source).name,
+        student=students.get(options.student).name,
+        teacher=NO_TEACHER if spec is None else options.teacher_model,
+        train_type=method.name,
+        seed=getattr(options, "seed", 0),
+        teacher_source=getattr(options, "teacher_source", "cached"),
+        epochs=getattr(options, "epochs", 1),
+        source=options.dataset_source,
+    )
+    return checked(cell)
+
+
+def device_of(options: argparse.Namespace) -> Any:
+    """Return the torch device, after setting the threads."""
+    import torch
+
+    from clipkd import device
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return device.choose(options.device)
+
+
+def results_options(child: argparse.ArgumentParser) -> None:
+    """Add what tables and figures are made from."""
+    data_options(child)
+    child.add_argument(
+        "--config", type=Path, default=Path("results/config.json"), help="the resolved config whose grid is shown"
+    )
+    child.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
+    child.add_argument("--partial", action="store_true", help="accept missing runs, and mark what they touch")
+
+
+def resolved(path: Path) -> dict[str, Any]:
+    """Return a resolved config, as the workflow writes it; InputError where it is not there."""
+    from clipkd.artifacts import read_json
+
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the workflow writes it; make it with `snakemake {path}`")
+    config = read_json(path)
+    if not isinstance(config, dict) or not {"grid", "training", "embeddings", "prototypes", "sources"} <= config.keys():
+        raise InputError(f"{path} is no resolved config: make it with `snakemake {path}`")
+    return config

@@ -1,0 +1,22 @@
+"""`clipkd download`."""
+
+from __future__ import annotations
+
+import argparse
+
+from clipkd import datasets
+from clipkd.options import data_options, layout_of
+
+TEXT = "Download a dataset and pack it into uint8 arrays."
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    data_options(child)
+    child.add_argument("dataset", help="a dataset's name, for example cifar10")
+
+
+def run(options: argparse.Namespace) -> None:
+    spec = datasets.get(options.dataset, options.dataset_source)
+    from clipkd import stages
+
+    stages.dataset(spec, layout_of(options), options.dataset_source)

@@ -1,0 +1,21 @@
+"""`clipkd figures`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clipkd.options import resolved, results_options
+
+TEXT = "Draw the figures from run folders."
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    results_options(child)
+    child.add_argument("--output", type=Path, default=Path("results/figures"), help="folder to write into")
+
+
+def run(options: argparse.Namespace) -> None:
+    from clipkd.figures import write_figures
+
+    write_figures(resolved(options.config), options.results, options.data, options.output, options.partial)

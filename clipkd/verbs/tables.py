@@ -1,0 +1,21 @@
+"""`clipkd tables`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clipkd.options import resolved, results_options
+
+TEXT = "Write the tables from run folders."
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    results_options(child)
+    child.add_argument("--output", type=Path, default=Path("results/tables"), help="folder to write into")
+
+
+def run(options: argparse.Namespace) -> None:
+    from clipkd.tables import write_tables
+
+    write_tables(resolved(options.config), options.results, options.data, options.output, options.partial)
