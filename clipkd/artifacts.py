@@ -2,7 +2,8 @@
 
 An artefact is a folder with a `manifest.json` that says what made it (its identity), what is known
 about it (facts), and the size and sha256 of each file. It is written aside, synced and renamed, so
-that a reader sees all of it or nothing; it is checked each time it is opened.
+that a reader sees all of it or nothing. Each opening checks what it stands for, and its bytes: their
+hashes are computed once on a machine and remembered (clipkd.verified).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ import numpy as np
 
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity, differences, digest, fingerprint
+from clipkd.verified import Memory, stamp
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+FIELDS = {"format", "kind", "fingerprint", "identity", "facts", "files"}
 
 
 def sha256(path: Path) -> str:
@@ -74,9 +77,14 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def json_text(data: Any) -> str:
+    """Return data as JSON in the one form that is written here: sorted keys, no NaN, one trailing newline."""
+    return json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file atomically: sorted keys, no NaN, one trailing newline."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Write a JSON file atomically."""
+    write_text(path, json_text(data))
 
 
 def read_json(path: Path) -> Any:
@@ -125,26 +133,38 @@ def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
 
 def seal(draft: Draft, kind: str, identity: Identity) -> None:
     """Write the manifest of a finished draft and sync everything."""
-    files = {}
-    for path in sorted(p for p in draft.path.rglob("*") if p.is_file()):
+    paths = sorted(p for p in draft.path.rglob("*") if p.is_file())
+    for path in paths:
         os.chmod(path, default_mode(is_folder=False))
         sync(path)
-        entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            entry |= {"shape": list(array.shape), "dtype": str(array.dtype)}
-        files[path.relative_to(draft.path).as_posix()] = entry
+    files = {path.relative_to(draft.path).as_posix(): entry_of(path) for path in paths}
+    write_manifest(draft.path, kind, identity, draft.facts, files)
+    os.chmod(draft.path, default_mode(is_folder=True))
+    sync(draft.path)
+
+
+def write_manifest(
+    folder: Path, kind: str, identity: Identity, facts: dict[str, Any], files: dict[str, dict[str, Any]]
+) -> None:
+    """Write the manifest of a folder: what it is, and the entries of its files."""
     manifest = {
         "format": FORMAT,
         "kind": kind,
         "fingerprint": fingerprint(identity),
         "identity": identity,
-        "facts": draft.facts,
+        "facts": facts,
         "files": files,
     }
-    write_json(draft.path / MANIFEST, manifest | {"checksum": digest(manifest)})
-    os.chmod(draft.path, default_mode(is_folder=True))
-    sync(draft.path)
+    write_json(folder / MANIFEST, manifest | {"checksum": digest(manifest)})
+
+
+def entry_of(path: Path) -> dict[str, Any]:
+    """Return a file's entry in a manifest."""
+    entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    if path.suffix == ".npy":
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        entry |= {"shape": list(array.shape), "dtype": str(array.dtype)}
+    return entry
 
 
 def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity) -> None:
@@ -206,19 +226,28 @@ class Artifact:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a manifest and check that it is undamaged; raise DataError where it is not."""
+    """Read a manifest and check that it is undamaged, to the last space; raise DataError where it is not."""
     path = folder / MANIFEST
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path} has no format {FORMAT}: it was written by another version of clipkd; remove {folder}")
+    is_as_written = path.read_bytes() == json_text(manifest).encode()
     checksum = manifest.pop("checksum", None)
-    if checksum != digest(manifest):
+    if checksum != digest(manifest) or not is_as_written or manifest.keys() != FIELDS:
         raise DataError(f"{path} is damaged (its checksum does not fit); remove {folder} and make it again")
     return manifest
 
 
-def open_artifact(folder: Path, kind: str, identity: Identity | None = None) -> Artifact:
+def open_artifact(
+    folder: Path, kind: str, identity: Identity | None = None, only: Collection[str] | None = None
+) -> Artifact:
     """Open the artefact `folder`, checking its manifest, what it stands for, and every file's bytes.
+
+    Args:
+        folder: where it lies.
+        kind: what it has to be.
+        identity: what it must have been made from; None: anything.
+        only: the files to check, where others are not read; None: all.
 
     Raises:
         DataError: it is missing, damaged, of another kind, or made from something else than
@@ -234,15 +263,28 @@ def open_artifact(folder: Path, kind: str, identity: Identity | None = None) -> 
         raise DataError(
             f"{folder} was made from something else than this run asks for; remove it to make it again:\n  {lines}"
         )
-    for name, entry in manifest["files"].items():
-        check_file(folder / name, entry, folder)
+    files = manifest["files"]
+    check_files(folder, {name: files[name] for name in files if only is None or name in only})
     return Artifact(folder, manifest)
 
 
+def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Raise DataError unless every file has the size and sha256 of its manifest entry."""
+    memory = Memory(folder)
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
+        if memory.holds(path, entry["sha256"]):
+            continue
+        before = stamp(path)
+        check_file(path, entry, folder)
+        memory.note(path, before, entry["sha256"])
+    memory.save()
+
+
 def check_file(path: Path, entry: dict[str, Any], folder: Path) -> None:
-    """Raise DataError unless a file has the size and sha256 of its manifest entry."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
+    """Raise DataError unless a file's bytes have the size and sha256 of its manifest entry."""
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise DataError(

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from clipkd import __version__
+from clipkd import __version__, verified
 from clipkd.errors import ClipkdError, MachineError
 
 VERBS = (
@@ -20,6 +20,7 @@ VERBS = (
     "probe",
     "train",
     "evaluate",
+    "verify",
     "tables",
     "figures",
     "list",
@@ -30,6 +31,8 @@ VERBS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code (2 bad input, 3 bad data, 4 the machine lacks something)."""
     options = parser().parse_args(arguments)
+    if getattr(options, "verify", False):
+        os.environ[verified.ALWAYS] = "always"
     try:
         options.run(options)
         sys.stdout.flush()

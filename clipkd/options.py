@@ -41,6 +41,9 @@ def data_options(child: argparse.ArgumentParser) -> None:
     """Add where data lie."""
     child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, teachers and embeddings")
     child.add_argument("--dataset-source", help="where the dataset's data are: base URL, archive or folder")
+    child.add_argument(
+        "--verify", action="store_true", help="hash every byte that is read, also what this machine has verified before"
+    )
 
 
 def device_options(child: argparse.ArgumentParser) -> None:

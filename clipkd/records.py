@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkd.artifacts import open_artifact
 from clipkd.cells import Cell
 from clipkd.errors import DataError
 
-FORMAT = 1
+KIND = "run"
+FORMAT = 2
+"""Of metrics.json; 2: a manifest.json lies beside it."""
 CELL_FIELDS = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
 HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "val_top1", "val_top5", "split")
 
@@ -161,7 +164,12 @@ def read_run(cell: Cell, folder: Path) -> Run:
             "selected.by", f"is {metrics.get('selected.by')!r}, recipe {cell.recipe} selects by {selection!r}"
         )
     history, split = read_history(folder / "history.csv", epochs)
-    return Run(cell, classes, last, selected, read_cost(cell, folder / "cost.json"), history, split)
+    cost = read_cost(cell, folder / "cost.json")
+    # Last, so that a number that can't be is named by its field: now also one that could be, but was not written so.
+    files = ("metrics.json", "cost.json", "history.csv")
+    if open_artifact(folder, KIND, only=files).manifest["fingerprint"] != metrics.get("fingerprint"):
+        raise metrics.wrong("fingerprint", "is not that of the manifest.json beside it")
+    return Run(cell, classes, last, selected, cost, history, split)
 
 
 def read_chosen(metrics: Fields, name: str) -> Chosen:

@@ -1,4 +1,7 @@
-"""The run folder: the only place that writes what a training leaves behind."""
+"""The run folder: the only place that writes what a training leaves behind.
+
+Its `manifest.json` is an artefact's: what made the run, and size and sha256 of each of its files.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clipkd import __version__, device
-from clipkd.artifacts import read_json, write_json, write_text, written_aside
+from clipkd.artifacts import (
+    MANIFEST,
+    entry_of,
+    json_text,
+    open_artifact,
+    read_json,
+    write_json,
+    write_manifest,
+    write_text,
+    written_aside,
+)
 from clipkd.errors import DataError, InputError
-from clipkd.fingerprint import fingerprint
+from clipkd.fingerprint import Identity, fingerprint
+from clipkd.records import FORMAT, KIND
 
-FORMAT = 1
+METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
 STUDENT = "student.safetensors"
 RESUME = ".resume.pt"
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
@@ -48,17 +62,20 @@ class RunFolder:
 
     def finished(self, identity: dict[str, Any]) -> bool:
         """Return whether the folder holds the complete result of exactly this run."""
-        if not (self.path / "metrics.json").exists() or not self.checkpoint.exists():
+        if not (self.path / METRICS).exists() or not self.checkpoint.exists():
             return False
-        return read_json(self.path / "metrics.json").get("fingerprint") == fingerprint(identity)
+        if read_json(self.path / METRICS).get("fingerprint") != fingerprint(identity):
+            return False
+        open_artifact(self.path, KIND, identity)
+        return True
 
     def start(self, settings: dict[str, Any], where: torch.device) -> None:
         """Write the resolved settings and the environment; drop an earlier run's results."""
-        for name in ("metrics.json", "cost.json", "history.csv"):
+        for name in (METRICS, MANIFEST, COST, HISTORY):
             (self.path / name).unlink(missing_ok=True)
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
-        write_text(self.path / "config.yaml", plain)
-        write_json(self.path / "env.json", environment(where))
+        write_text(self.path / CONFIG, plain)
+        write_json(self.path / ENVIRONMENT, environment(where))
 
     def save_resume(self, state: dict[str, Any]) -> None:
         """Save the training's whole state, to go on from after a crash."""
@@ -79,13 +96,25 @@ class RunFolder:
         return state if state.get("fingerprint") == run else None
 
     def finish(
-        self, student: State, history: list[dict[str, Any]], cost: dict[str, Any], metrics: dict[str, Any]
+        self,
+        student: State,
+        history: list[dict[str, Any]],
+        cost: dict[str, Any],
+        metrics: dict[str, Any],
+        identity: Identity,
     ) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
         save_student(student, self.checkpoint)
-        write_text(self.path / "history.csv", table(history))
-        write_json(self.path / "cost.json", cost)
-        write_json(self.path / "metrics.json", {"format": FORMAT} | metrics)
+        write_text(self.path / HISTORY, table(history))
+        write_json(self.path / COST, cost)
+        with written_aside(self.path / METRICS) as aside:
+            aside.write_text(json_text({"format": FORMAT} | metrics), encoding="utf-8")
+            entries = {METRICS: entry_of(aside)}
+            files = [self.path / name for name in (CONFIG, ENVIRONMENT, HISTORY, COST)]
+            if self.checkpoint.parent == self.path:
+                files.append(self.checkpoint)
+            entries |= {path.name: entry_of(path) for path in files}
+            write_manifest(self.path, KIND, identity, {}, entries)
         (self.path / RESUME).unlink(missing_ok=True)
 
 

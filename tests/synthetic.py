@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkd.artifacts import building, write_json, write_text
+from clipkd.artifacts import building, entry_of, write_json, write_manifest, write_text
 from clipkd.cells import Cell, expand
 from clipkd.embeddings.views import Sample
 from clipkd.fingerprint import fingerprint
@@ -109,6 +109,14 @@ class Study:
             place = place[parent]
         place[last] = value
         path.write_text(json.dumps(data), encoding="utf-8")
+        seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write a run's manifest for its files as they are now."""
+    identity = {"cell": str(folder)}
+    files = {path.name: entry_of(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+    write_manifest(folder, "run", identity, {}, files)
 
 
 def demo() -> dict[str, Any]:
@@ -129,14 +137,14 @@ def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], f
 
 def write_run(cell: Cell, folder: Path, accuracy: float) -> None:
     """Write metrics.json, cost.json and history.csv; the selected epoch is the last but one, 0.005 better."""
-    identity = {"cell": cell.folder}
+    identity = {"cell": str(folder)}
     best = {"top1": accuracy + 0.005, "top5": 0.99, "loss": 0.5}
     last = {"top1": accuracy, "top5": 0.98, "loss": 0.6}
     selection = cell.recipe_spec.selection
     held_out = {"top1": 0.9, "top5": 1.0, "loss": 0.4} if selection == "validation" else None
     axes = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
     metrics = {
-        "format": 1,
+        "format": 2,
         "fingerprint": fingerprint(identity),
         "identity": identity,
         "cell": {axis: getattr(cell, axis) for axis in axes},
@@ -173,6 +181,7 @@ def write_run(cell: Cell, folder: Path, accuracy: float) -> None:
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "cost.json", cost)
     write_text(folder / "history.csv", "\n".join(lines) + "\n")
+    seal(folder)
 
 
 def write_sources(cell: Cell, layout: Layout) -> None:

@@ -242,18 +242,12 @@ def test_every_flipped_byte_of_an_array_is_found(name: str, folder: Path) -> Non
 def test_every_flipped_byte_of_a_manifest_is_found(folder: Path) -> None:
     path, draw = folder / MANIFEST, random.Random(0)
     whole = path.read_bytes()
-    manifest = json.loads(whole)
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= draw.randint(1, 255)
         path.write_bytes(damaged)
-        try:
-            opened = open_artifact(folder, "toy", IDENTITY)
-        except DataError:
-            continue
-        # Only white space for white space says the same.
-        assert chr(whole[place]).isspace()
-        assert opened.manifest | {"checksum": manifest["checksum"]} == manifest
+        with refused(str(path)):
+            open_artifact(folder, "toy", IDENTITY)
 
 
 def test_every_truncation_is_found(folder: Path) -> None:

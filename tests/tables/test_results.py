@@ -74,7 +74,7 @@ def test_partial_results_know_what_is_missing(study):
         ("metrics.json", "selected.epoch", 9, "selected.epoch"),
         ("metrics.json", "selected.by", "test", "selected.by"),
         ("metrics.json", "classes", 100, "classes"),
-        ("metrics.json", "format", 2, "format"),
+        ("metrics.json", "format", 1, "format"),
         ("cost.json", "seconds_per_epoch", [1.0], "seconds_per_epoch"),
         ("cost.json", "seconds_per_epoch", [1.0, 1.0, float("nan"), 1.0], "seconds_per_epoch[2]"),
         ("cost.json", "images_per_second", float("inf"), "images_per_second"),

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,3 +215,15 @@ def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
 def test_students_are_saved_as_safetensors_by_default(finished):
     state = load_file(finished / "student.safetensors")
     build_student(students.get("tiny-32"), 10, None, recipes.get("corrected")).load_state_dict(state, strict=True)
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "metrics.json", "cost.json", "config.yaml", "env.json"])
+def test_a_damaged_result_is_named(name, finished, tmp_path):
+    copy = Path(shutil.copytree(finished, tmp_path / "runs/run"))
+    assert clipkd("verify", tmp_path).stdout == "1 sound, 0 damaged\n"
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    answer = clipkd("verify", tmp_path, check=False)
+    assert answer.returncode == 3
+    assert f"{copy / name} is damaged" in answer.stdout

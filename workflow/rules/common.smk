@@ -227,7 +227,7 @@ def code_digest(*parts):
 
 def all_runs(wildcards):
     """Return what every run of the grid leaves for tables and figures."""
-    names = ("metrics.json", "cost.json", "history.csv")
+    names = ("metrics.json", "cost.json", "history.csv", "manifest.json")
     return [f"results/runs/{folder}/{name}" for folder in RUNS for name in names]
 
 

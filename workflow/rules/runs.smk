@@ -13,6 +13,7 @@ rule train:
         cost=f"results/runs/{RUN}/cost.json",
         history=f"results/runs/{RUN}/history.csv",
         student=f"results/runs/{RUN}/student.safetensors",
+        manifest=f"results/runs/{RUN}/manifest.json",
     log:
         f"logs/runs/{RUN}.log",
     benchmark:
