@@ -54,7 +54,7 @@ class Layout:
     """The folders below `data/`, and the options that stand in their fingerprints."""
 
     data: Path = Path("data")
-    dtype: str = "float16"
+    dtype: str = "int16"
     sample: Sample = field(default_factory=Sample)
 
     def dataset(self, spec: DatasetSpec) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from clipkd import datasets, methods, recipes, students, teachers
 from clipkd.cells import NO_TEACHER, Cell, checked
+from clipkd.embeddings.vectors import DTYPES
 from clipkd.embeddings.views import Sample
 from clipkd.errors import InputError
 from clipkd.layout import Layout
@@ -62,9 +63,7 @@ def store_options(child: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--recipe", default="corrected", help="reference (the released code's mathematics) or corrected")
     child.add_argument("--student", default="base-32", help="the student network")
-    child.add_argument(
-        "--embed-dtype", choices=["float16", "float32"], default="float16", help="number format of stored embeddings"
-    )
+    child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
     child.add_argument("--per-class", type=positive, default=100, help="images per class prototype")
     child.add_argument(
         "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"

@@ -39,9 +39,14 @@ def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
 
 
 def embeddings(
-    store: Embeddings, layout: Layout, source: str | None, device: torch.device, batch_size: int = BATCH_SIZE
+    store: Embeddings,
+    layout: Layout,
+    source: str | None,
+    device: torch.device,
+    batch_size: int = BATCH_SIZE,
+    shard: tuple[int, int] = (1, 1),
 ) -> None:
-    """Run the teacher over a view set."""
+    """Run the teacher over a view set, or over one shard of it."""
     if (store.folder / MANIFEST).exists():
         return
     from clipkd.embeddings.extract import extract
@@ -49,7 +54,7 @@ def embeddings(
 
     images = dataset(store.dataset, layout, source)
     teacher(store.teacher, layout, device)
-    extract(store, images, load(store.teacher, layout.teacher(store.teacher), device), batch_size)
+    extract(store, images, load(store.teacher, layout.teacher(store.teacher), device), batch_size, shard)
 
 
 def prototypes(store: Embeddings, form: str) -> None:

@@ -64,7 +64,7 @@ DEMO: dict[str, Any] = {
         },
     ],
     "training": {"epochs": 4},
-    "embeddings": {"dtype": "float16"},
+    "embeddings": {"dtype": "float16", "shards": 1},
     "prototypes": {"per_class": 5, "seed": 0},
     "sources": {},
 }

@@ -101,6 +101,12 @@ class Dataset:
         """Return a split's images: uint8 [N, H, W, 3], memory-mapped, or `Ragged` where sizes differ."""
         return self.opened[split]
 
+    def size(self, split: SplitName, row: int) -> tuple[int, int]:
+        """Return an image's height and width, in pixels."""
+        images = self.images(split)
+        height, width = images.shapes[row][1:] if isinstance(images, Ragged) else images.shape[1:3]
+        return int(height), int(width)
+
     def image(self, split: SplitName, row: int) -> np.ndarray:
         """Return one image, uint8 [H, W, 3]."""
         return self.images(split)[row]

@@ -3,90 +3,190 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from clipkd import device as devices
-from clipkd.artifacts import Draft, building
-from clipkd.data.dataset import SPLITS, Dataset
+from clipkd.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
+from clipkd.data.dataset import SPLITS, Dataset, SplitName
 from clipkd.data.pixels import flipped, normalised, planes, square, unit
+from clipkd.embeddings import parts
 from clipkd.embeddings.teacher import Teacher
+from clipkd.embeddings.vectors import Statistics, Writer, grid_of
 from clipkd.embeddings.views import Sample, ViewSet
 from clipkd.errors import DataError, InputError
 from clipkd.layout import Embeddings
-from clipkd.progress import progress
+from clipkd.progress import progress, say
+
+Shard = tuple[int, int]
 
 
-def extract(store: Embeddings, dataset: Dataset, teacher: Teacher, batch_size: int) -> None:
-    """Write the embeddings of a view set, whole or not at all.
+@dataclass(frozen=True)
+class Showing:
+    """What the teacher is shown for one stored array."""
+
+    split: SplitName
+    rows: np.ndarray
+    """Images, by their row in the split [N]."""
+    flips: np.ndarray
+    """Which views are mirrored, bool [N, V]."""
+    boxes: np.ndarray | None = None
+    """The region of each image that is shown: top, left, height, width, int64 [N, 4]; None: all of it."""
+
+    def images(self, dataset: Dataset, places: slice) -> list[np.ndarray]:
+        """Return the images at `places`, cut to their boxes."""
+        images = [dataset.image(self.split, int(row)) for row in self.rows[places]]
+        return images if self.boxes is None else [cut(*pair) for pair in zip(images, self.boxes[places], strict=True)]
+
+
+def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
+    """Return what the teacher is shown, stored array -> showing; labels decide, no pixel is read.
+
+    Raises:
+        InputError: a class has fewer images than the sample asks for.
+    """
+    if views.sample is None:
+        flips = {"train": (False, True) if views.flips else (False,), "test": (False,)}
+        counts = {split: len(dataset.labels(split)) for split in SPLITS}
+        return {
+            split: Showing(split, np.arange(counts[split]), np.tile(np.array(flips[split]), (counts[split], 1)))
+            for split in SPLITS
+        }
+    generator = np.random.default_rng(views.sample.seed)
+    rows = draw(dataset, views.sample, generator)
+    mirrored = generator.random(len(rows)) < 0.5
+    boxes = None
+    if views.crop:
+        boxes = np.array([random_box(*dataset.size("train", int(row)), generator) for row in rows], dtype=np.int64)
+    return {"sample": Showing("train", rows, mirrored[:, None], boxes)}
+
+
+def extract(
+    store: Embeddings, dataset: Dataset, teacher: Teacher, batch_size: int, shard: Shard = (1, 1)
+) -> Artifact | None:
+    """Write the embeddings of a view set, part by part, and join the parts into the store.
+
+    Parts that an earlier, killed or sharded extraction left are taken over, checked.
+
+    Args:
+        store: what to make.
+        dataset: the images.
+        teacher: who looks at them.
+        batch_size: images per teacher pass.
+        shard: (i, n), i from 1: make every n-th part only, and join nothing (unless n is 1).
+
+    Returns:
+        The opened store; None after one shard of several.
 
     Raises:
         InputError: a class has fewer images than the sample asks for.
         DataError: the teacher gives a value that is not finite or does not fit the store's dtype.
     """
-    with building(store.folder, "embeddings", store.identity) as draft:
-        passes, start = teacher.forward_passes, time.perf_counter()
-        write_sample(draft, store, dataset, teacher, batch_size) if store.views.sample else write_all(
-            draft, store, dataset, teacher, batch_size
+    shown = showings(store.views, dataset)
+    what = f"{store.dataset.title} {' and '.join(shown)} through {teacher.spec.title}"
+    planned = parts.plan({name: showing.flips.shape for name, showing in shown.items()})
+    mine = planned[shard[0] - 1 :: shard[1]]
+    missing = [part for part in mine if not parts.is_there(store, part)]
+    if len(missing) < len(mine):
+        say(f"{what}: {len(mine) - len(missing)} of {len(mine)} parts are there")
+    start, passes = time.perf_counter(), teacher.forward_passes
+    batches = [(part, places) for part in missing for places in part.batches(batch_size)]
+    steps = iter(progress(batches, len(batches), what))
+    for part in missing:
+        make_part(store, part, shown[part.array], dataset, teacher, batch_size, steps)
+    seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
+    if passes:
+        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
+    return join(store, planned, shown, dataset, teacher, batch_size) if shard[1] == 1 else None
+
+
+def make_part(
+    store: Embeddings,
+    part: parts.Part,
+    showing: Showing,
+    dataset: Dataset,
+    teacher: Teacher,
+    batch_size: int,
+    steps: Iterator,
+) -> None:
+    """Run the teacher over one part."""
+    start, passes = time.perf_counter(), teacher.forward_passes
+    vectors = np.empty((part.stop - part.start, showing.flips.shape[1], teacher.width), dtype=np.float32)
+    for places in part.batches(batch_size):
+        next(steps)
+        images = showing.images(dataset, places)
+        for view in range(vectors.shape[1]):
+            here = slice(places.start - part.start, places.stop - part.start)
+            vectors[here, view] = embed(images, showing.flips[places, view], store.views, teacher)
+    facts = {
+        "seconds": time.perf_counter() - start,
+        "forward_passes": teacher.forward_passes - passes,
+        "device": devices.describe(teacher.device)["name"],
+    }
+    parts.save(store, part, vectors, facts)
+
+
+def join(
+    store: Embeddings,
+    planned: list[parts.Part],
+    shown: dict[str, Showing],
+    dataset: Dataset,
+    teacher: Teacher,
+    batch_size: int,
+) -> Artifact:
+    """Write the finished parts as one array each: a pure function of their vectors."""
+    try:
+        opened = [(part, parts.load(store, part)) for part in planned]
+        with building(store.folder, "embeddings", store.identity) as draft:
+            for name, showing in shown.items():
+                write_array(draft, name, showing, [pair for pair in opened if pair[0].array == name], store, dataset)
+            facts = [artifact.facts for _, artifact in opened]
+            seconds, passes = sum(fact["seconds"] for fact in facts), sum(fact["forward_passes"] for fact in facts)
+            draft.facts |= {
+                "forward_passes": passes,
+                "seconds": round(seconds, 3),
+                "images_per_second": round(passes / seconds, 2),
+                "device": "; ".join(sorted({fact["device"] for fact in facts})),
+                "teacher_parameters": teacher.parameters,
+                "teacher_weights_bytes": 4 * teacher.parameters,
+                "hidden_size": teacher.width,
+                "dataset_content": dataset.content,
+                "batch_size": batch_size,
+            }
+    except (DataError, FileNotFoundError):
+        # Another process may have joined the same parts, and removed them.
+        if not (store.folder / MANIFEST).exists():
+            raise
+    parts.remove(store)
+    return open_artifact(store.folder, "embeddings", store.identity)
+
+
+def write_array(draft: Draft, name: str, showing: Showing, opened: list, store: Embeddings, dataset: Dataset) -> None:
+    """Write one array, what it shows, and, of training images, mean and deviation of each dimension."""
+    statistics = Statistics(artifact.array("vectors") for _, artifact in opened)
+    count, views = showing.flips.shape
+    shape = (count, views, len(statistics.mean)) if name == "train" else (count, len(statistics.mean))
+    writer = Writer(draft.path / f"{name}.npy", shape, store.dtype, grid_of(statistics.low, statistics.high))
+    for part, artifact in opened:
+        vectors = artifact.array("vectors")
+        writer.put(part.start, vectors if name == "train" else vectors[:, 0])
+    if not writer.is_finite:
+        raise DataError(
+            f"teacher '{store.teacher.name}' gave an embedding that is not finite in {store.dtype}; "
+            "try embeddings.dtype: int16 or float32"
         )
-        seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
-        draft.facts |= {
-            "forward_passes": passes,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(passes / seconds, 2),
-            "device": devices.describe(teacher.device)["name"],
-            "teacher_parameters": teacher.parameters,
-            "teacher_weights_bytes": 4 * teacher.parameters,
-            "dataset_content": dataset.content,
-            "batch_size": batch_size,
-        }
-
-
-def write_all(draft: Draft, store: Embeddings, dataset: Dataset, teacher: Teacher, batch_size: int) -> None:
-    """Write train.npy [N, V, D] and test.npy [M, D]: every image, training images in V views."""
-    flips = (False, True) if store.views.flips else (False,)
-    for split in SPLITS:
-        views = flips if split == "train" else (False,)
-        count = len(dataset.labels(split))
-        rows = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-        array = None
-        for batch in progress(rows, len(rows), f"{store.dataset.title} {split} through {teacher.spec.title}"):
-            images = [dataset.image(split, int(row)) for row in batch]
-            for view, flip in enumerate(views):
-                vectors = embed(images, np.full(len(batch), flip), store.views, teacher, store.dtype)
-                if array is None:
-                    shape = (count, len(views), vectors.shape[1]) if split == "train" else (count, vectors.shape[1])
-                    path = draft.path / f"{split}.npy"
-                    array = np.lib.format.open_memmap(path, mode="w+", dtype=store.dtype, shape=shape)
-                array[(batch, view) if split == "train" else batch] = vectors
-        assert array is not None
-        array.flush()
-        draft.facts["hidden_size"] = int(array.shape[-1])
-
-
-def write_sample(draft: Draft, store: Embeddings, dataset: Dataset, teacher: Teacher, batch_size: int) -> None:
-    """Write sample.npy [S, D] and what was drawn: sample-rows, sample-labels, sample-flips."""
-    sample = store.views.sample
-    assert sample is not None
-    generator = np.random.default_rng(sample.seed)
-    rows = draw(dataset, sample, generator)
-    flips = generator.random(len(rows)) < 0.5
-    vectors = []
-    starts = range(0, len(rows), batch_size)
-    for start in progress(starts, len(starts), f"{store.dataset.title} sample through {teacher.spec.title}"):
-        batch = slice(start, start + batch_size)
-        images: Iterator[np.ndarray] | list[np.ndarray] = [dataset.image("train", int(row)) for row in rows[batch]]
-        if store.views.crop:
-            images = [random_crop(image, generator) for image in images]
-        vectors.append(embed(list(images), flips[batch], store.views, teacher, store.dtype))
-    np.save(draft.path / "sample.npy", np.concatenate(vectors))
-    np.save(draft.path / "sample-rows.npy", rows)
-    np.save(draft.path / "sample-labels.npy", dataset.train_labels[rows])
-    np.save(draft.path / "sample-flips.npy", flips)
-    draft.facts["hidden_size"] = int(vectors[0].shape[1])
+    writer.close()
+    if name == "train":
+        np.save(draft.path / "train-mean.npy", statistics.mean)
+        np.save(draft.path / "train-deviation.npy", statistics.deviation)
+    if name == "sample":
+        np.save(draft.path / "sample-rows.npy", showing.rows)
+        np.save(draft.path / "sample-labels.npy", dataset.train_labels[showing.rows])
+        np.save(draft.path / "sample-flips.npy", showing.flips[:, 0])
 
 
 def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np.ndarray:
@@ -108,14 +208,13 @@ def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np
     return np.concatenate(drawn)
 
 
-def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return RandomResizedCrop's region of an image, at the image's own resolution.
+def random_box(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+    """Return RandomResizedCrop's region of an image: top, left, height, width, in pixels.
 
     Area 8 to 100 %, aspect ratio 3/4 to 4/3 on a logarithmic scale, ten tries, then the whole image:
     the defaults of torchvision.transforms.RandomResizedCrop, C. Szegedy et al.,
     https://arxiv.org/abs/1409.4842.
     """
-    height, width = image.shape[:2]
     for _ in range(10):
         area = height * width * generator.uniform(0.08, 1.0)
         ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -123,20 +222,27 @@ def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray
         if 0 < cut_width <= width and 0 < cut_height <= height:
             top = generator.integers(0, height - cut_height + 1)
             left = generator.integers(0, width - cut_width + 1)
-            return image[top : top + cut_height, left : left + cut_width]
-    return image
+            return int(top), int(left), cut_height, cut_width
+    return 0, 0, height, width
 
 
-def embed(images: list[np.ndarray], flips: np.ndarray, views: ViewSet, teacher: Teacher, dtype: str) -> np.ndarray:
-    """Return the class tokens [B, D] of 8-bit images, presented as the view set says."""
-    inputs = present(images, torch.from_numpy(flips).to(teacher.device), views, teacher)
-    with np.errstate(over="ignore"):  # an overflow is an infinity, which is refused below
-        vectors = teacher.embed(inputs).cpu().numpy().astype(dtype)
+def cut(image: np.ndarray, box: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return a region of an image [H, W, 3], at the image's own resolution."""
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a random region of an image, as `random_box` draws it."""
+    return cut(image, random_box(image.shape[0], image.shape[1], generator))
+
+
+def embed(images: list[np.ndarray], flips: np.ndarray, views: ViewSet, teacher: Teacher) -> np.ndarray:
+    """Return the class tokens [B, D], float32, of 8-bit images, presented as the view set says."""
+    inputs = present(images, torch.from_numpy(flips.copy()).to(teacher.device), views, teacher)
+    vectors = teacher.embed(inputs).cpu().numpy()
     if not np.isfinite(vectors).all():
-        name = teacher.spec.name
-        raise DataError(
-            f"teacher '{name}' gave an embedding that is not finite in {dtype}; try embeddings.dtype: float32"
-        )
+        raise DataError(f"teacher '{teacher.spec.name}' gave an embedding that is not finite: are its weights damaged?")
     return vectors
 
 

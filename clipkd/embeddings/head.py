@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from clipkd.artifacts import building, open_artifact
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.teacher import Teacher
+from clipkd.embeddings.vectors import Vectors
 from clipkd.errors import InputError
 from clipkd.layout import Embeddings
 from clipkd.progress import say
@@ -65,14 +66,14 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
         device: where the probe is fitted.
     """
     embeddings = open_artifact(store.folder, "embeddings", store.identity)
-    train, test = embeddings.array("train"), embeddings.array("test")
+    train, test = Vectors(embeddings, "train"), Vectors(embeddings, "test")
     labels = {
         "train": torch.from_numpy(dataset.train_labels.copy()),
         "test": torch.from_numpy(dataset.test_labels.copy()),
     }
     rows = {"train": dataset.training, "validation": dataset.validation}
-    unflipped = {part: torch.from_numpy(train[index, 0].astype(np.float32)).to(device) for part, index in rows.items()}
-    unflipped["test"] = torch.from_numpy(test.astype(np.float32)).to(device)
+    unflipped = {part: torch.from_numpy(train[index, 0]).to(device) for part, index in rows.items()}
+    unflipped["test"] = torch.from_numpy(test[:]).to(device)
     targets = {part: labels["train"][index].to(device) for part, index in rows.items()}
     targets["test"] = labels["test"].to(device)
 
@@ -99,7 +100,7 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
                 draft.path / f"scores-{split}.npy", mode="w+", dtype=np.float32, shape=shape
             )
             for start in range(0, len(vectors), ROWS):
-                piece = torch.from_numpy(vectors[start : start + ROWS].astype(np.float32)).to(device)
+                piece = torch.from_numpy(vectors[start : start + ROWS]).to(device)
                 scores[start : start + ROWS] = F.linear(piece, weight, bias).cpu().numpy()
             scores.flush()
     reached = ", ".join(f"{value:.1%} {part}" for part, value in facts["accuracy"].items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipkd.artifacts import building, open_artifact
+from clipkd.embeddings.vectors import Vectors
 from clipkd.layout import Embeddings
 
 
@@ -39,7 +40,7 @@ def write_prototypes(store: Embeddings, form: str) -> None:
     classes = int(labels.max()) + 1
     folder, identity = store.prototypes(form)
     with building(folder, "prototypes", identity) as draft:
-        means = prototypes(sample.array("sample"), labels, classes, form)
+        means = prototypes(Vectors(sample, "sample")[:], labels, classes, form)
         np.save(draft.path / "prototypes.npy", means)
         draft.facts |= {
             "classes": classes,

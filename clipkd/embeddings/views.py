@@ -15,7 +15,7 @@ from clipkd.recipes import Recipe
 from clipkd.students import StudentSpec
 from clipkd.teachers import TeacherSpec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Bumped when the embeddings of an unchanged view set change."""
 
 POOLING = "last layer's class token, before any pooler"

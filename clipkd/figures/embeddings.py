@@ -11,8 +11,9 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipkd.artifacts import MANIFEST, check_file, read_manifest
+from clipkd.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
 from clipkd.cells import Cell
+from clipkd.embeddings.vectors import Vectors
 from clipkd.errors import DataError
 from clipkd.figures.style import figure, legend
 from clipkd.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, where
@@ -33,7 +34,7 @@ COLOURS = (
 class Cloud:
     """What a panel shows: vectors [N, D] with class numbers [N], and prototypes [C, D] or None."""
 
-    vectors: np.ndarray
+    vectors: Vectors
     labels: np.ndarray
     prototypes: np.ndarray | None
     what: str
@@ -93,31 +94,31 @@ def cloud_of(results: Results, cells: list[Cell]) -> Cloud | None:
         if sampled is not None:
             store = layout.sample_embeddings(sampled)
             folder, _ = store.prototypes(sampled.recipe_spec.prototype_form)
-            prototypes = array(folder, "prototypes", results.is_partial)
-            vectors, labels = (array(store.folder, name, results.is_partial) for name in ("sample", "sample-labels"))
-            if vectors is not None and labels is not None:
-                cloud = Cloud(vectors, labels, prototypes, f"training images of the prototypes, recipe {recipe}")
+            made = opened(folder, "prototypes", ["prototypes"], results.is_partial)
+            prototypes = made.array("prototypes") if made else None
+            sample = opened(store.folder, "embeddings", ["sample", "sample-grid", "sample-labels"], results.is_partial)
+            if sample:
+                title = f"training images of the prototypes, recipe {recipe}"
+                cloud = Cloud(Vectors(sample, "sample"), sample.array("sample-labels"), prototypes, title)
         if full is not None:
-            vectors = array(layout.full_embeddings(full).folder, "test", results.is_partial)
-            labels = array(layout.dataset(full.dataset_spec), "test-labels", results.is_partial)
-            if vectors is not None and labels is not None:
-                cloud = Cloud(vectors, labels, prototypes, f"test images, recipe {recipe}")
+            store = layout.full_embeddings(full)
+            test = opened(store.folder, "embeddings", ["test", "test-grid"], results.is_partial)
+            dataset = opened(layout.dataset(full.dataset_spec), "dataset", ["test-labels"], results.is_partial)
+            if test and dataset:
+                title = f"test images, recipe {recipe}"
+                cloud = Cloud(Vectors(test, "test"), dataset.array("test-labels"), prototypes, title)
         if cloud is not None:
             return cloud
     return None
 
 
-def array(folder: Path, name: str, may_be_missing: bool) -> np.ndarray | None:
-    """Return an artefact's array, its bytes checked; None where it may be missing and is."""
+def opened(folder: Path, kind: str, names: list[str], may_be_missing: bool) -> Artifact | None:
+    """Return an artefact, the bytes of the named arrays checked; None where it may be missing and is."""
     if not (folder / MANIFEST).exists():
         if may_be_missing:
             return None
-        raise DataError(f"no {name} at {folder}: {MANIFEST} is missing; `dvc pull` it, or ask for a partial report")
-    files = read_manifest(folder)["files"]
-    if f"{name}.npy" not in files:
-        raise DataError(f"{folder / MANIFEST} lists no file '{name}.npy'")
-    check_file(folder / f"{name}.npy", files[f"{name}.npy"], folder)
-    return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing; `dvc pull` it, or ask for a partial report")
+    return open_artifact(folder, kind, only=[f"{name}.npy" for name in names])
 
 
 def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
@@ -126,7 +127,7 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
     if len(rows) > POINTS:
         rows = np.sort(np.random.default_rng(SEED).choice(rows, POINTS, replace=False))
     labels = np.asarray(cloud.labels[rows])
-    vectors = np.asarray(cloud.vectors[rows], dtype=np.float32)
+    vectors = cloud.vectors[rows]
     stars = np.zeros((0, vectors.shape[1]), np.float32)
     if cloud.prototypes is not None:
         stars = np.asarray(cloud.prototypes[list(names)], dtype=np.float32)

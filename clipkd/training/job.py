@@ -11,6 +11,7 @@ from clipkd.artifacts import Artifact, open_artifact
 from clipkd.cells import Cell
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.embeddings.teacher import load
+from clipkd.embeddings.vectors import Vectors
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
@@ -95,7 +96,7 @@ def open_signal(job: Job) -> Signal:
         return Prototypes(cell.method.prepare(stored, cell.seed).to(device))
     embeddings = job.layout.full_embeddings(cell)
     if cell.teacher_source == "cached" and asked == "embeddings":
-        array = open_part(job, "embeddings", embeddings.folder, embeddings.identity).array("train")
+        array = Vectors(open_part(job, "embeddings", embeddings.folder, embeddings.identity), "train")
         return Stored(array, array.shape[-1], device)
     if cell.teacher_source == "cached":
         head = open_part(job, "head", *embeddings.head())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipkd.embeddings.teacher import Teacher
+from clipkd.embeddings.vectors import Vectors
 from clipkd.recipes import Recipe
 from clipkd.training.batches import Batch
 
@@ -38,9 +39,9 @@ class Prototypes(Signal):
 
 
 class Stored(Signal):
-    """Stored vectors [N, V, K], memory-mapped: the view that each image of the batch is shown in."""
+    """Stored vectors or class scores [N, V, K], memory-mapped: the view that each image of the batch is shown in."""
 
-    def __init__(self, array: np.ndarray, width: int | None, device: torch.device) -> None:
+    def __init__(self, array: np.ndarray | Vectors, width: int | None, device: torch.device) -> None:
         self.array, self.width, self.device = array, width, device
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from clipkd.options import cell_of, data_options, device_of, device_options, layout_of, positive, store_options
 
@@ -19,7 +20,22 @@ def add_options(child: argparse.ArgumentParser) -> None:
         required=True,
         help="every image (teacher-KD, vanilla, probes), or the few per class that prototypes need",
     )
+    child.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="I/N",
+        help="make every N-th part of the store only, from the I-th on; without it, make what is missing and join all",
+    )
     child.add_argument("--embed-batch-size", type=positive, default=64, help="images per teacher pass")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Parse I/N: two whole numbers, 1 <= I <= N."""
+    parts = re.fullmatch(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})", text)
+    if parts is None or int(parts[1]) > int(parts[2]):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 1 to N, for example 2/8")
+    return int(parts[1]), int(parts[2])
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,5 +44,6 @@ def run(options: argparse.Namespace) -> None:
     store = layout.full_embeddings(cell) if options.views == "full" else layout.sample_embeddings(cell)
     from clipkd import stages
 
-    stages.embeddings(store, layout, options.dataset_source, device_of(options), options.embed_batch_size)
+    device, batch_size = device_of(options), options.embed_batch_size
+    stages.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
     print(store.folder)

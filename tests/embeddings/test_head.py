@@ -12,6 +12,7 @@ from clipkd.artifacts import open_artifact
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings.head import accuracy, fit_probe
 from clipkd.embeddings.teacher import load
+from clipkd.embeddings.vectors import Vectors
 from clipkd.embeddings.views import full_views
 from clipkd.layout import Layout
 from tests.conftest import save_vit
@@ -54,7 +55,7 @@ def test_the_head_artefact_scores_every_stored_view(digits_folder, vit_folder):
     store = opened(layout, teachers.get(str(vit_folder)))
     stages.head(store, layout, None, CPU)
     head = open_artifact(store.head()[0], "head", store.head()[1])
-    vectors = open_artifact(store.folder, "embeddings", store.identity).array("train").astype(np.float32)
+    vectors = Vectors(open_artifact(store.folder, "embeddings", store.identity), "train")[:]
     expected = vectors @ head.array("weight").T + head.array("bias")
     np.testing.assert_allclose(head.array("scores-train"), expected, rtol=1e-4, atol=1e-4)
     dataset = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))

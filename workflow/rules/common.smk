@@ -107,6 +107,7 @@ wildcard_constraints:
     seed=r"\d+",
     fingerprint="[0-9a-f]{16}",
     part="[0-9a-f]{16}",
+    shard=r"\d+",
 
 
 def manifest(folder):
@@ -155,6 +156,24 @@ def extract_flags(wildcards):
     cell, views = STORES[STORE.format(**wildcards)]
     flags = [*store_flags(cell, wildcards), "--views", views]
     return flags + sample_flags() if views == "sample" else flags
+
+
+def shown_inputs(wildcards):
+    """Return what an extraction reads: the images, and the teacher that looks at them."""
+    cell = STORES[STORE.format(**wildcards)][0]
+    return [
+        manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
+        manifest(LAYOUT.teacher(cell.teacher_spec)),
+    ]
+
+
+def shard_inputs(wildcards):
+    """Return what stands for the shards of a store that is still to be made, where extractions are divided."""
+    shards = config["embeddings"]["shards"]
+    if shards == 1 or Path(STORE.format(**wildcards), "manifest.json").exists():
+        return []
+    folder = "data/embeddings/{dataset}/{teacher}/.{fingerprint}.shards"
+    return [f"{folder.format(**wildcards)}/{shard}" for shard in range(1, shards + 1)]
 
 
 def prototypes_flags(wildcards):

@@ -25,15 +25,36 @@ rule fetch:
         "clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2> {log:q}"
 
 
-rule extract:
-    """Run a teacher over a view set of a dataset: the only rule that runs a teacher to be cached."""
+rule extract_shard:
+    """Make one share of a store's parts; only where the config divides extractions (embeddings.shards)."""
     input:
-        dataset=lambda wildcards: manifest(
-            LAYOUT.dataset(dataset_of(wildcards.dataset))
-        ),
-        teacher=lambda wildcards: manifest(
-            LAYOUT.teacher(STORES[STORE.format(**wildcards)][0].teacher_spec)
-        ),
+        shown_inputs,
+    output:
+        temp(touch("data/embeddings/{dataset}/{teacher}/.{fingerprint}.shards/{shard}")),
+    log:
+        "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}-{shard}.log",
+    benchmark:
+        "results/benchmarks/embeddings/{dataset}/{teacher}/extract-{fingerprint}-{shard}.tsv"
+    priority: 10
+    threads: 1
+    resources:
+        gpu=GPUS,
+        device=DEVICE,
+        batch=config["embeddings"]["batch_size"],
+    params:
+        store=extract_flags,
+        shards=config["embeddings"]["shards"],
+    shell:
+        "clipkd extract {params.store:q} --shard {wildcards.shard:q}/{params.shards} "
+        "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} "
+        "> /dev/null 2> {log:q}"
+
+
+rule extract:
+    """Run a teacher over a view set of a dataset: the only rule that makes a store."""
+    input:
+        shown_inputs,
+        shard_inputs,
     output:
         f"{STORE}/manifest.json",
     log:

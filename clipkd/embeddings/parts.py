@@ -1,0 +1,89 @@
+"""Parts of an extraction: finished pieces that a killed or divided extraction leaves, each an artefact.
+
+They lie in a hidden folder beside the store that they become, and go when they are joined.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkd.artifacts import MANIFEST, Artifact, building, open_artifact
+from clipkd.errors import DataError
+from clipkd.fingerprint import Identity
+from clipkd.layout import Embeddings
+from clipkd.progress import say
+
+VIEWS = 4096
+"""Views of a part at most: what a killed extraction loses."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` to `stop` of one stored array, all their views."""
+
+    array: str
+    start: int
+    stop: int
+
+    def batches(self, size: int) -> Iterator[slice]:
+        """Yield the places of each batch of `size` rows."""
+        for start in range(self.start, self.stop, size):
+            yield slice(start, min(start + size, self.stop))
+
+
+def plan(shapes: Mapping[str, tuple[int, ...]]) -> list[Part]:
+    """Return the parts of arrays of these shapes [N, V], in a fixed order."""
+    planned = []
+    for name, (count, views) in shapes.items():
+        rows = max(1, VIEWS // views)
+        planned += [Part(name, start, min(start + rows, count)) for start in range(0, count, rows)]
+    return planned
+
+
+def folder_of(store: Embeddings) -> Path:
+    """Return where a store's parts lie."""
+    return store.folder.with_name(f".{store.folder.name}.parts")
+
+
+def place(store: Embeddings, part: Part) -> tuple[Path, Identity]:
+    """Return a part's folder and identity."""
+    identity = store.identity | {"part": [part.array, part.start, part.stop]}
+    return folder_of(store) / f"{part.array}-{part.start:09d}", identity
+
+
+def is_there(store: Embeddings, part: Part) -> bool:
+    """Return whether a part is finished; a damaged one is made again, aloud."""
+    folder, identity = place(store, part)
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        open_artifact(folder, "part", identity)
+    except DataError as error:
+        say(f"{error}\n{folder}: making it again")
+        return False
+    return True
+
+
+def load(store: Embeddings, part: Part) -> Artifact:
+    """Open a finished part."""
+    folder, identity = place(store, part)
+    return open_artifact(folder, "part", identity)
+
+
+def save(store: Embeddings, part: Part, vectors: np.ndarray, facts: dict[str, Any]) -> None:
+    """Store a part's vectors, float32 [rows, V, D]."""
+    folder, identity = place(store, part)
+    with building(folder, "part", identity) as draft:
+        np.save(draft.path / "vectors.npy", vectors)
+        draft.facts |= facts
+
+
+def remove(store: Embeddings) -> None:
+    """Remove a store's parts."""
+    shutil.rmtree(folder_of(store), ignore_errors=True)
