@@ -20,6 +20,7 @@ VERBS = (
     "probe",
     "train",
     "evaluate",
+    "audit",
     "verify",
     "tables",
     "figures",

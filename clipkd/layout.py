@@ -37,16 +37,20 @@ class Embeddings:
     def identity(self) -> Identity:
         return embeddings_identity(self.dataset, self.teacher, self.views, self.dtype)
 
+    def beside(self, kind: str, identity: Identity) -> Path:
+        """Return the folder of what is derived from these embeddings: beside them, so that each can be shared alone."""
+        return self.folder.with_name(f"{self.folder.name}-{kind}-{fingerprint(identity)}")
+
     def prototypes(self, form: str) -> tuple[Path, Identity]:
         """Return folder and identity of the class prototypes made from these embeddings."""
         identity = prototypes_identity(self.identity, form)
-        return self.folder / "prototypes" / fingerprint(identity), identity
+        return self.beside("prototypes", identity), identity
 
     def head(self) -> tuple[Path, Identity]:
         """Return folder and identity of the class-score head made from these embeddings."""
         head_for = self.teacher.head_for if self.teacher.head_for == self.dataset.name else None
         identity = head_identity(self.identity, head_for)
-        return self.folder / "head" / fingerprint(identity), identity
+        return self.beside("head", identity), identity
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Showing:
     boxes: np.ndarray | None = None
     """The region of each image that is shown: top, left, height, width, int64 [N, 4]; None: all of it."""
 
-    def images(self, dataset: Dataset, places: slice) -> list[np.ndarray]:
+    def images(self, dataset: Dataset, places: slice | np.ndarray) -> list[np.ndarray]:
         """Return the images at `places`, cut to their boxes."""
         images = [dataset.image(self.split, int(row)) for row in self.rows[places]]
         return images if self.boxes is None else [cut(*pair) for pair in zip(images, self.boxes[places], strict=True)]

@@ -46,4 +46,5 @@ def run(options: argparse.Namespace) -> None:
 
     device, batch_size = device_of(options), options.embed_batch_size
     stages.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
-    print(store.folder)
+    if options.shard[1] == 1:
+        print(store.folder)

@@ -11,6 +11,7 @@ import yaml
 
 from clipkd import cells, datasets, figures, recipes, students, tables, teachers
 from clipkd import config as settings
+from clipkd.artifacts import read_manifest
 from clipkd.embeddings.views import Sample
 from clipkd.errors import InputError
 from clipkd.layout import Layout
@@ -108,6 +109,7 @@ wildcard_constraints:
     fingerprint="[0-9a-f]{16}",
     part="[0-9a-f]{16}",
     shard=r"\d+",
+    shards=r"\d+",
 
 
 def manifest(folder):
@@ -167,24 +169,38 @@ def shown_inputs(wildcards):
     ]
 
 
-def shard_inputs(wildcards):
-    """Return what stands for the shards of a store that is still to be made, where extractions are divided."""
-    shards = config["embeddings"]["shards"]
-    if shards == 1 or Path(STORE.format(**wildcards), "manifest.json").exists():
-        return []
-    folder = "data/embeddings/{dataset}/{teacher}/.{fingerprint}.shards"
-    return [f"{folder.format(**wildcards)}/{shard}" for shard in range(1, shards + 1)]
+def shards(wildcards):
+    """Return what stands for the shards of every store that is still to be made."""
+    count = config["embeddings"]["shards"]
+    folders = [Path(folder) for folder in STORES]
+    return [
+        str(folder.with_name(f".{folder.name}.parts") / f"{number}-of-{count}")
+        for folder in folders
+        if not (folder / "manifest.json").exists()
+        for number in range(1, count + 1)
+    ]
+
+
+def tracked(wildcards):
+    """Return the folders that DVC is to own: every artefact, but teachers that the hub keeps."""
+    folders = sorted(path.parent for path in Path("data").glob("*/**/manifest.json"))
+    return [
+        folder
+        for folder in folders
+        if not any(part.startswith(".") for part in folder.parts)
+        and "hub" not in read_manifest(folder)["identity"]
+    ]
 
 
 def prototypes_flags(wildcards):
     """Return the flags that make class prototypes."""
-    (cell,) = PROTOTYPES[f"{STORE}/prototypes/{{part}}".format(**wildcards)]
+    (cell,) = PROTOTYPES[f"{STORE}-prototypes-{{part}}".format(**wildcards)]
     return store_flags(cell, wildcards) + sample_flags()
 
 
 def probe_flags(wildcards):
     """Return the flags that make a head."""
-    (cell,) = HEADS[f"{STORE}/head/{{part}}".format(**wildcards)]
+    (cell,) = HEADS[f"{STORE}-head-{{part}}".format(**wildcards)]
     return store_flags(cell, wildcards)
 
 

@@ -2,8 +2,8 @@
 #
 #   data/teachers/<teacher>/<fingerprint>/manifest.json                       its checkpoint
 #   data/embeddings/<dataset>/<teacher>/<fingerprint>/manifest.json           one view set
-#   data/embeddings/<dataset>/<teacher>/<fingerprint>/prototypes/<part>/...   class prototypes
-#   data/embeddings/<dataset>/<teacher>/<fingerprint>/head/<part>/...         linear probe, class scores
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>-prototypes-<part>/...   class prototypes
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>-head-<part>/...         linear probe, class scores
 
 
 rule fetch:
@@ -25,36 +25,10 @@ rule fetch:
         "clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2> {log:q}"
 
 
-rule extract_shard:
-    """Make one share of a store's parts; only where the config divides extractions (embeddings.shards)."""
-    input:
-        shown_inputs,
-    output:
-        temp(touch("data/embeddings/{dataset}/{teacher}/.{fingerprint}.shards/{shard}")),
-    log:
-        "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}-{shard}.log",
-    benchmark:
-        "results/benchmarks/embeddings/{dataset}/{teacher}/extract-{fingerprint}-{shard}.tsv"
-    priority: 10
-    threads: 1
-    resources:
-        gpu=GPUS,
-        device=DEVICE,
-        batch=config["embeddings"]["batch_size"],
-    params:
-        store=extract_flags,
-        shards=config["embeddings"]["shards"],
-    shell:
-        "clipkd extract {params.store:q} --shard {wildcards.shard:q}/{params.shards} "
-        "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} "
-        "> /dev/null 2> {log:q}"
-
-
 rule extract:
     """Run a teacher over a view set of a dataset: the only rule that makes a store."""
     input:
         shown_inputs,
-        shard_inputs,
     output:
         f"{STORE}/manifest.json",
     log:
@@ -80,7 +54,7 @@ rule prototypes:
     input:
         manifest(STORE),
     output:
-        f"{STORE}/prototypes/{{part}}/manifest.json",
+        f"{STORE}-prototypes-{{part}}/manifest.json",
     log:
         "logs/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.log",
     benchmark:
@@ -99,7 +73,7 @@ rule probe:
             LAYOUT.dataset(dataset_of(wildcards.dataset))
         ),
     output:
-        f"{STORE}/head/{{part}}/manifest.json",
+        f"{STORE}-head-{{part}}/manifest.json",
     log:
         "logs/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.log",
     benchmark:
@@ -112,3 +86,33 @@ rule probe:
         store=probe_flags,
     shell:
         "clipkd probe {params.store:q} --device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+
+
+rule extract_shards:
+    """Make the parts of all stores that are missing, in embeddings.shards jobs each; `extract` then joins them."""
+    input:
+        shards,
+
+
+rule extract_shard:
+    """Make every n-th part of a store."""
+    input:
+        shown_inputs,
+    output:
+        touch(
+            "data/embeddings/{dataset}/{teacher}/.{fingerprint}.parts/{shard}-of-{shards}"
+        ),
+    log:
+        "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}-{shard}-of-{shards}.log",
+    benchmark:
+        "results/benchmarks/embeddings/{dataset}/{teacher}/extract-{fingerprint}-{shard}-of-{shards}.tsv"
+    threads: 1
+    resources:
+        gpu=GPUS,
+        device=DEVICE,
+        batch=config["embeddings"]["batch_size"],
+    params:
+        store=extract_flags,
+    shell:
+        "clipkd extract {params.store:q} --shard {wildcards.shard:q}/{wildcards.shards:q} "
+        "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} 2> {log:q}"

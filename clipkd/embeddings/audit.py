@@ -1,0 +1,112 @@
+"""Audit: the teacher looks at a sample of images again, and must say what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkd.artifacts import MANIFEST, open_artifact, read_manifest
+from clipkd.data.dataset import Dataset
+from clipkd.embeddings.extract import Showing, embed, showings
+from clipkd.embeddings.teacher import Teacher
+from clipkd.embeddings.vectors import Vectors
+from clipkd.embeddings.views import Sample, ViewSet, embeddings_identity
+from clipkd.fingerprint import fingerprint
+
+LEAST_COSINE = 0.9999
+MOST_ERROR = 0.02
+"""Of a dimension's standard deviation. Two kinds of hardware and float16 stay far below it; another view does not."""
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an audit found in one store."""
+
+    folder: Path
+    views: str
+    images: int
+    """Views that the teacher looked at again."""
+    cosine: float
+    """The worst between a stored and a fresh vector."""
+    error: float
+    """The worst of any number, in standard deviations of its dimension."""
+    wrong: tuple[str, ...]
+    """The views that differ, `train[17] mirrored`."""
+
+    @property
+    def is_right(self) -> bool:
+        return not self.wrong
+
+
+def stores(folder: Path, dataset: Dataset, teacher: Teacher) -> Iterator[tuple[Path, ViewSet, dict[str, Any]]]:
+    """Yield the stores of this very dataset and teacher below `folder`, their views and manifest."""
+    for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
+        manifest = read_manifest(path.parent)
+        if manifest["kind"] != "embeddings":
+            continue
+        views, dtype = views_of(manifest["identity"]["views"]), manifest["identity"]["dtype"]
+        identity = embeddings_identity(dataset.spec, teacher.spec, views, dtype)
+        if fingerprint(identity) == manifest["fingerprint"]:
+            yield path.parent, views, identity
+
+
+def views_of(identity: dict[str, Any]) -> ViewSet:
+    """Return the view set that a manifest describes."""
+    fields = {name: identity[name] for name in ViewSet.__dataclass_fields__}
+    for name in ("mean", "std"):
+        fields[name] = None if fields[name] is None else tuple(fields[name])
+    sample = fields["sample"]
+    return ViewSet(**fields | {"sample": None if sample is None else Sample(**sample)})
+
+
+def audit(
+    folder: Path, views: ViewSet, identity: dict[str, Any], dataset: Dataset, teacher: Teacher, images: int, seed: int
+) -> Verdict:
+    """Run the teacher again over views of `images` images of each stored array, drawn by `seed`; compare.
+
+    Raises:
+        DataError: the store's bytes are damaged.
+    """
+    artifact = open_artifact(folder, "embeddings", identity)
+    cosines, errors, wrong, count = [], [], [], 0
+    generator = np.random.default_rng(seed)
+    for name, showing in showings(views, dataset).items():
+        stored = Vectors(artifact, name)
+        places = np.sort(generator.choice(len(showing.rows), min(images, len(showing.rows)), replace=False))
+        deviation = deviation_of(stored)
+        for view in range(showing.flips.shape[1]):
+            here = stored[places, view] if name == "train" else stored[places]
+            fresh = looked_at(showing, places, view, views, dataset, teacher)
+            cosine = (here * fresh).sum(axis=1) / np.linalg.norm(here, axis=1) / np.linalg.norm(fresh, axis=1)
+            error = (np.abs(here - fresh) / deviation).max(axis=1)
+            # `not (good)` rather than `bad`: a NaN is wrong too.
+            bad = ~((cosine >= LEAST_COSINE) & (error <= MOST_ERROR))
+            wrong += [f"{name}[{place}]{' mirrored' if showing.flips[place, view] else ''}" for place in places[bad]]
+            cosines.append(cosine.min())
+            errors.append(error.max())
+            count += len(places)
+    what = "every image" if views.sample is None else f"sample of {views.sample.per_class} per class"
+    return Verdict(folder, what, count, float(min(cosines)), float(max(errors)), tuple(wrong))
+
+
+def deviation_of(stored: Vectors) -> np.ndarray:
+    """Return the standard deviation [D] of stored vectors, from evenly spread rows; never 0."""
+    rows = np.unique(np.linspace(0, len(stored) - 1, 1000).astype(int))
+    flat = stored[rows].reshape(-1, stored.shape[-1]).astype(np.float64)
+    return np.maximum(flat.std(axis=0), 1e-6 * max(1.0, float(np.abs(flat).max())))
+
+
+def looked_at(
+    showing: Showing, places: np.ndarray, view: int, views: ViewSet, dataset: Dataset, teacher: Teacher
+) -> np.ndarray:
+    """Return what the teacher says now of one view of the images at `places`, float32 [N, D]."""
+    said = []
+    for start in range(0, len(places), BATCH):
+        batch = places[start : start + BATCH]
+        said.append(embed(showing.images(dataset, batch), showing.flips[batch, view], views, teacher))
+    return np.concatenate(said)

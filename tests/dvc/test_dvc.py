@@ -1,0 +1,214 @@
+"""One person extracts, tracks and pushes; another pulls: only students are left to train, and the tables are equal.
+
+Real git, dvc and Snakemake, on two small teachers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import save_vit
+from tests.workflow.test_workflow import ROOT, copy_workflow, plan
+
+GRID = """\
+grid:
+  - name: shared
+    datasets: [digits]
+    teachers: [toy-a, toy-b]
+    students: [tiny-32]
+    train_types: [vanilla, embed-KD]
+    recipes: [corrected]
+    seeds: [0]
+training: {epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu}
+prototypes: {per_class: 3}
+"""
+CONFIG = ("--configfile", "config/shared.yaml")
+STUDENTS = {"all": 1, "figures": 1, "resolve": 1, "tables": 1, "train": 4}
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return an environment in which git and dvc know nobody's settings."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    who = {f"GIT_{role}_{key}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+    folders = {
+        name: str(home / name.lower()) for name in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "XDG_CACHE_HOME")
+    }
+    quiet = {"GIT_CONFIG_GLOBAL": os.devnull, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
+    return os.environ | {"PATH": path} | who | folders | quiet
+
+
+class Clone:
+    """A checkout of the project."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.environment = folder, environment(folder.parent / "home")
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        answer = subprocess.run(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert answer.returncode == 0 or not check, f"{' '.join(command)}\n{answer.stdout}"
+        return answer
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run("snakemake", "--cores", "2", *arguments, *CONFIG, check=check)
+
+    def plan(self) -> dict[str, int]:
+        """Return the jobs of a dry run, rule -> number."""
+        return plan(self.folder, *CONFIG)[0]
+
+
+def clone(source: Clone, folder: Path) -> Clone:
+    subprocess.run(["git", "clone", "--quiet", str(source.folder), str(folder)], check=True, env=source.environment)
+    return Clone(folder)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Clone:
+    """Person A: ran the whole grid, tracked, pushed."""
+    root = tmp_path_factory.mktemp("dvc")
+    folder = copy_workflow(root / "a")
+    shutil.copy(ROOT / ".gitignore", folder)
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    (folder / "config/shared.yaml").write_text(GRID)
+    save_vit(folder / "toy-a")
+    save_vit(folder / "toy-b", num_hidden_layers=1)
+    a = Clone(folder)
+    a.run("git", "init", "--quiet")
+    a.run("dvc", "remote", "add", "--default", "shared", str(root / "remote"))
+    a.run("git", "add", ".")
+    a.run("git", "commit", "--quiet", "-m", "project")
+    a.snakemake()
+    a.snakemake("track")
+    a.run("dvc", "push")
+    a.run("git", "add", ".")
+    a.run("git", "commit", "--quiet", "-m", "pointers")
+    return a
+
+
+@pytest.fixture
+def second(first, tmp_path) -> Clone:
+    """Person B: a fresh clone, nothing pulled."""
+    return clone(first, tmp_path / "b")
+
+
+def tables(of: Clone) -> dict[str, bytes]:
+    folder = of.folder / "results/tables"
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("cost")}
+
+
+def test_only_pointers_are_in_git(first):
+    tracked = [name for name in first.run("git", "ls-files", "data").stdout.split() if not name.endswith("README.md")]
+    assert tracked
+    assert [name for name in tracked if not name.endswith(".dvc")] == []
+    assert first.run("git", "status", "--short").stdout == ""
+    # The dataset, two teachers, and of each teacher two stores, prototypes and a head.
+    assert len(tracked) == 1 + 2 + 2 * 4
+
+
+def test_after_tracking_nothing_is_planned(first):
+    assert first.plan() == {}
+
+
+def test_tracking_again_changes_nothing(first):
+    first.snakemake("track")
+    assert first.run("git", "status", "--short").stdout == ""
+
+
+def test_a_clone_without_pull_makes_everything(second):
+    jobs = second.plan()
+    assert (jobs["download"], jobs["fetch"], jobs["extract"]) == (1, 2, 4)
+
+
+def test_after_a_pull_only_students_are_trained_and_the_tables_are_equal(first, second):
+    second.run("dvc", "pull")
+    assert second.plan() == STUDENTS
+    second.snakemake()
+    assert tables(second) == tables(first)
+    assert len(tables(second)) > 4
+    assert second.plan() == {}
+    second.run("dvc", "pull")
+    assert second.plan() == {}, "pulling again, later, changes nothing"
+
+
+@pytest.mark.parametrize("order", [["embeddings", "datasets", "teachers"], ["datasets", "embeddings"], ["embeddings"]])
+def test_the_order_of_pulls_does_not_matter(order, second):
+    for name in order:
+        second.run("dvc", "pull", "-R", f"data/{name}")
+        jobs = second.plan()
+        if "embeddings" in order[: order.index(name) + 1]:
+            assert not {"extract", "probe", "prototypes", "fetch"} & jobs.keys(), (name, jobs)
+    assert jobs.get("download", 0) == ("datasets" not in order)
+
+
+def test_one_teacher_alone(first, second):
+    second.run("dvc", "pull", "-R", "data/datasets", "data/teachers")
+    (folder,) = (path for path in (first.folder / "data/embeddings/digits").iterdir() if path.name.startswith("toy-a"))
+    second.run("dvc", "pull", "-R", f"data/embeddings/digits/{folder.name}")
+    jobs = second.plan()
+    assert (jobs["extract"], jobs["probe"], jobs["prototypes"]) == (2, 1, 1)
+    assert not {"download", "fetch"} & jobs.keys()
+
+
+def test_another_preprocessing_plans_its_own_extraction(second):
+    second.run("dvc", "pull")
+    processor = second.folder / "toy-a/preprocessor_config.json"
+    processor.write_text(processor.read_text().replace("0.5", "0.4"))
+    jobs = second.plan()
+    assert (jobs["fetch"], jobs["extract"], jobs["probe"], jobs["prototypes"]) == (1, 2, 1, 1)
+    assert jobs["train"] == 4
+    assert "download" not in jobs
+
+
+def flip(path: Path) -> None:
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def cached(root: Path, file: Path) -> Path:
+    """Return where dvc keeps a file with these bytes."""
+    content = file.read_bytes()
+    (found,) = (path for path in root.rglob("*") if path.is_file() and path.read_bytes() == content)
+    return found
+
+
+def test_a_damaged_remote_is_found_and_never_trained_on(first, second, tmp_path):
+    remote = Path(shutil.copytree(first.folder.parent / "remote", tmp_path / "remote"))
+    store = next(path for path in sorted((first.folder / "data").rglob("prototypes.npy")))
+    flip(cached(remote, store))
+    second.run("dvc", "remote", "modify", "--local", "shared", "url", str(remote))
+    second.run("dvc", "pull", check=False)
+    second.run("dvc", "checkout", "--force", check=False)
+    here = second.folder / store.relative_to(first.folder)
+    if not here.exists():  # dvc noticed: nothing to train on
+        return
+    assert here.read_bytes() != store.read_bytes(), "the control: dvc itself lets it pass"
+    verified = second.run("clipkd", "verify", "data", check=False)
+    assert verified.returncode == 3
+    assert f"{here.relative_to(second.folder)} is damaged" in verified.stdout
+    answer = second.snakemake("--keep-going", check=False)
+    assert answer.returncode != 0
+    logs = "\n".join(path.read_text() for path in (second.folder / "logs/runs").rglob("*.log"))
+    assert f"{here.relative_to(second.folder)} is damaged" in logs
+    trained = list((second.folder / "results/runs").rglob("embed-KD/seed0/metrics.json"))
+    assert len(trained) == 1, "only the other teacher's student"
+
+
+def test_without_dvc_the_workflow_says_what_is_missing(first):
+    hidden = first.folder.parent / "bin"
+    hidden.mkdir()
+    for name in ("snakemake", "clipkd", "python3"):
+        (hidden / name).symlink_to(Path(sys.executable).parent / name)
+    environment = first.environment | {"PATH": f"{hidden}{os.pathsep}/usr/bin{os.pathsep}/bin"}
+    command = ["snakemake", "--cores", "1", "track", *CONFIG]
+    answer = subprocess.run(command, cwd=first.folder, env=environment, capture_output=True, text=True)
+    assert answer.returncode != 0
+    assert "dvc is not installed here: pip install dvc" in answer.stderr

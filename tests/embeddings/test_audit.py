@@ -1,0 +1,101 @@
+"""The audit accepts a right store, and refuses one that is wrong though every hash fits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipkd import artifacts, cells, stages
+from clipkd.cli import main
+from clipkd.embeddings.views import Sample
+from clipkd.layout import Layout
+from tests.conftest import save_vit
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def made(digits_folder, vit_folder, tmp_path_factory) -> Path:
+    """Full and sample stores of both recipes, in both formats of two bytes and the exact one."""
+    data = tmp_path_factory.mktemp("audit") / "data"
+    shutil.copytree(digits_folder / "datasets", data / "datasets")
+    for recipe, dtype in (("corrected", "int16"), ("reference", "float16"), ("corrected", "float32")):
+        layout = Layout(data, dtype, Sample(4))
+        for train_type in ("teacher-KD", "embed-KD"):
+            cell = cells.Cell(recipe, "digits", "tiny-32", str(vit_folder), train_type, 0)
+            stages.for_training(cell, layout, CPU, 100)
+    return data
+
+
+@pytest.fixture
+def data(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "data"))
+
+
+def audit(data: Path, teacher: Path) -> int:
+    return main(["audit", "digits", str(teacher), "--data", str(data), "--images", "24", "--device", "cpu"])
+
+
+def store(data: Path, array: str) -> Path:
+    return next(path.parent for path in sorted(data.rglob(f"{array}.npy")) if "-" not in path.parent.name)
+
+
+def reseal(folder: Path, array: str, change) -> None:
+    """Change a stored array and write a manifest that fits it."""
+    values = np.load(folder / f"{array}.npy")
+    np.save(folder / f"{array}.npy", change(values))
+    manifest = artifacts.read_manifest(folder)
+    manifest["files"][f"{array}.npy"] = artifacts.entry_of(folder / f"{array}.npy")
+    artifacts.write_manifest(folder, *(manifest[name] for name in ("kind", "identity", "facts", "files")))
+
+
+def test_right_stores_pass(data, vit_folder, capsys):
+    assert audit(data, vit_folder) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 6
+    assert all(line.endswith(": right") for line in said)
+    # 24 images in two views and 24 test images, or 24 images of a sample.
+    assert sorted(int(line.split(" views looked")[0].rsplit(" ", 1)[1]) for line in said) == [24] * 3 + [72] * 3
+
+
+WRONG = {
+    "mirrored views swapped": ("train", lambda values: values[:, ::-1].copy()),
+    "rows moved by one": ("train", lambda values: np.roll(values, 1, axis=0)),
+    "mirrored view missing": ("train", lambda values: values[:, [0, 0]]),
+    "another class's vectors": ("sample", lambda values: np.roll(values, 4, axis=0)),
+    "noise": ("test", lambda values: (values * 1.02).astype(values.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_store_fails(name, data, vit_folder, capsys):
+    array, change = WRONG[name]
+    folder = store(data, array)
+    reseal(folder, array, change)
+    assert main(["verify", str(data)]) == 0, "every hash fits"
+    capsys.readouterr()
+    assert audit(data, vit_folder) == 3
+    said = capsys.readouterr()
+    (line,) = (line for line in said.out.splitlines() if "WRONG" in line)
+    assert str(folder) in line
+    assert f"{array}[" in said.out
+    assert "remove them" in said.err
+
+
+def test_another_teacher_has_nothing_stored(data, tmp_path, capsys):
+    save_vit(tmp_path / "toy-vit", num_hidden_layers=1)
+    assert audit(data, tmp_path / "toy-vit") == 2
+    assert "nothing is stored" in capsys.readouterr().err
+
+
+def test_a_damaged_store_is_named(data, vit_folder, capsys):
+    path = store(data, "train") / "train.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert audit(data, vit_folder) == 3
+    assert f"{path} is damaged" in capsys.readouterr().err
+    assert json.loads((path.parent / "manifest.json").read_text())["kind"] == "embeddings"
