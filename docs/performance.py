@@ -32,7 +32,7 @@ def training_table(result: dict[str, Any]) -> str:
     """Return the table of steps: one row a train type and contender."""
     peak, work = result["matrix_peak_gflops"], result["distillation"]["gflop_per_image"]
     lines = [
-        "| train type | contender | CPU-s a step | lowest to highest | images per CPU-s | of matrix peak | times clipkd |",
+        "| train type | contender | CPU-s a step | lowest to highest | images per CPU-s | of matrix peak | ratio |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for train_type in ("embed-KD", "teacher-KD", "vanilla"):
