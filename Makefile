@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test lint format report grid clean-demo
+.PHONY: help install demo test bench lint format report grid clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ report: install ## Write results/report.html for the full paper grid.
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
+bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
+	$(BIN)/python -m benchmarks
+	$(BIN)/python docs/performance.py
+
 lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,6 +51,7 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/mypy
 	$(BIN)/python docs/config_table.py --check
 	$(BIN)/python docs/grid_cost.py --check
+	$(BIN)/python docs/performance.py --check
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
 

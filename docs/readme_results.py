@@ -61,6 +61,28 @@ def differences() -> str:
     return "\n".join(lines)
 
 
+def costs() -> str:
+    """Return what a live teacher costs against its stored signal, from the table of costs."""
+    records = list(csv.DictReader(needed(RESULTS / "tables/cost.csv").splitlines()))
+    axes = ("dataset", "student", "teacher", "train_type", "recipe")
+    stored = {tuple(row[axis] for axis in axes): row for row in records if row["teacher_source"] == "cached"}
+    lines = [
+        "| train type | extraction, once | stored, MB | an epoch, stored | an epoch, live | paid back after |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for live in (row for row in records if row["teacher_source"] == "live"):
+        cached = stored[tuple(live[axis] for axis in axes)]
+        slow, fast = (float(row["seconds_per_epoch_mean"]) for row in (live, cached))
+        once, passes = float(cached["extraction_seconds"]), int(cached["extraction_passes"])
+        megabytes = int(cached["embeddings_disk_bytes"]) / 1e6
+        per_epoch = round(float(live["teacher_passes_in_run"]) / int(live["epochs"]))
+        lines.append(
+            f"| {live['train_type']} | {once:.1f} s, {passes:,} passes | {megabytes:.2f} "
+            f"| {fast:.2f} s, 0 passes | {slow:.2f} s, {per_epoch:,} passes | {once / (slow - fast):.1f} epochs |"
+        )
+    return "\n".join(lines)
+
+
 def block() -> str:
     """Return the README's block."""
     cells = demo()
@@ -72,6 +94,9 @@ def block() -> str:
             f"**Does the teacher matter?** Test top-1 of {METHOD} against training without a teacher and against its "
             f"controls, paired by seed:",
             differences(),
+            "**What does the teacher cost?** Teacher digits-vit-s, recipe reference: run once, and stored, "
+            "against run in every step:",
+            costs(),
         ]
     )
 

@@ -1,0 +1,68 @@
+"""The contenders: an epoch of clipkd and an epoch of the peer, on the same images, teacher and batch size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.material import CLASSES, Material
+from benchmarks.peer import Images, Peer, PlainStudent
+from benchmarks.rounds import Contender
+from clipkd import datasets, stages, students, teachers
+from clipkd.cells import Cell
+from clipkd.embeddings.teacher import load
+from clipkd.layout import Layout
+from clipkd.runs import RunFolder
+from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.training.loop import Run
+
+RECIPE = "reference"
+"""The released code's mathematics: what the peer computes too."""
+
+
+def layout_of(material: Material) -> Layout:
+    """Return the layout of a benchmark's artefacts; few images make a prototype: time does not depend on it."""
+    from clipkd.embeddings.views import Sample
+
+    return Layout(material.folder / "data", sample=Sample(per_class=2))
+
+
+def clipkd_epoch(
+    material: Material, dataset: str, student: str, train_type: str, source: str, batch_size: int, device: torch.device
+) -> Contender:
+    """Return clipkd's epoch of a train type, its teacher's signal `cached` or `live`; makes what it reads."""
+    layout = layout_of(material)
+    cell = Cell(RECIPE, dataset, student, material.teacher_folder, train_type, 0, source)  # type: ignore[arg-type]
+    stages.for_training(cell, layout, device, batch_size)
+    job = open_job(cell, Hyperparameters(batch_size=batch_size), layout, device)
+    signal = open_signal(job)
+    folder = RunFolder(Path(material.folder) / "runs" / f"{train_type}-{source}")
+    run = Run(job, folder, signal, open_batches(job, signal))
+    return lambda: run.steps(1)
+
+
+def peer_epoch(
+    material: Material, dataset: str, student: str, train_type: str, batch_size: int, device: torch.device
+) -> Contender:
+    """Return the peer's epoch of a train type."""
+    layout, spec = layout_of(material), datasets.get(dataset)
+    opened = stages.dataset(spec, layout, None)
+    teacher_spec = teachers.get(material.teacher_folder)
+    stages.teacher(teacher_spec, layout, device)
+    teacher = load(teacher_spec, layout.teacher(teacher_spec), device)
+    width = teacher.width
+    torch.manual_seed(0)
+    images = Images(np.asarray(opened.images("train")), opened.train_labels)
+    peer = Peer(
+        images,
+        PlainStudent(students.get(student), CLASSES, width),
+        train_type,
+        None if train_type == "embed-KD" else teacher.model,
+        torch.randn(CLASSES, width),
+        torch.nn.Linear(width, CLASSES),
+        batch_size,
+        device,
+    )
+    return peer.epoch

@@ -1,0 +1,80 @@
+"""Rounds: contenders timed in turn, so that a busy moment of the machine hits all alike."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+Contender = Callable[[], object]
+
+
+@dataclass
+class Times:
+    """What each round of one contender took."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Seconds of all threads and of child processes that have ended (a loader's workers)."""
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Medians, in seconds, and the spread of the CPU seconds."""
+        return {
+            "wall_s": round(statistics.median(self.wall), 4),
+            "cpu_s": round(statistics.median(self.cpu), 4),
+            "cpu_s_lowest": round(min(self.cpu), 4),
+            "cpu_s_highest": round(max(self.cpu), 4),
+            "rounds": len(self.cpu),
+        }
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its ended children."""
+    mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+
+
+def settled() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(times: Times, contender: Contender) -> None:
+    """Run a contender once and note what it took."""
+    settled()
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    contender()
+    settled()
+    times.wall.append(time.perf_counter() - wall)
+    times.cpu.append(cpu_seconds() - cpu)
+
+
+def interleaved(contenders: dict[str, Contender], rounds: int) -> dict[str, Times]:
+    """Run every contender once to warm up, then `rounds` times in turn."""
+    times = {name: Times() for name in contenders}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            timed(Times() if number == 0 else times[name], contender)
+        print(f"  round {number} of {rounds}: {', '.join(contenders)}", file=sys.stderr, flush=True)
+    return times
+
+
+def matrix_peak(device: torch.device, size: int = 1536, rounds: int = 5) -> float:
+    """Return the speed of a large fp32 matrix product, in GFLOP/s: the best of several rounds."""
+    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+    best = 0.0
+    for _ in range(rounds):
+        settled()
+        start = time.perf_counter()
+        for _ in range(3):
+            left @ right
+        settled()
+        best = max(best, 3 * 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best

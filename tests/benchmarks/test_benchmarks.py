@@ -1,0 +1,67 @@
+"""The benchmarks: the peer computes what clipkd computes, and a run of them gives complete numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.distillation import gflop
+from benchmarks.peer import PlainStudent, loss_of
+from clipkd import methods, recipes, students
+from clipkd.training.network import build_student
+
+ROOT = Path(__file__).resolve().parents[2]
+TYPES = ("embed-KD", "teacher-KD", "vanilla")
+
+
+@pytest.mark.parametrize("train_type", TYPES)
+def test_the_peer_and_clipkd_compute_the_same_step(train_type: str) -> None:
+    """Equal losses and gradients: else their times would not compare."""
+    torch.manual_seed(0)
+    recipe, spec = recipes.get("reference"), students.get("tiny-32")
+    ours = build_student(spec, 10, 24, recipe).double().eval()
+    peer = PlainStudent(spec, 10, 24).double().eval()
+    peer.load_state_dict(ours.state_dict())
+    images, labels = torch.randn(6, 3, 32, 32).double(), torch.tensor([0, 1, 2, 3, 3, 9])
+    shape = {"embed-KD": (10, 24), "teacher-KD": (6, 24), "vanilla": (6, 10)}[train_type]
+    signal = torch.randn(shape).double()
+
+    theirs = loss_of(peer, images, labels, train_type, signal)
+    mine = methods.get(train_type).loss(ours, ours(images), labels, signal, recipe)["loss"]
+    assert theirs.item() == pytest.approx(mine.item(), rel=1e-12)
+    theirs.backward()
+    mine.backward()
+    wanted = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.grad is not None}
+    found = {name: parameter.grad for name, parameter in peer.named_parameters() if parameter.grad is not None}
+    assert wanted.keys() == found.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+    other = loss_of(peer, images.flip(-1), labels, train_type, signal)
+    assert other.item() != pytest.approx(mine.item(), rel=1e-12), "another input must show"
+
+
+def test_operations_of_the_base_student() -> None:
+    """The published protocol's student takes 1.92 GFLOP a training image."""
+    assert gflop(students.get("base-32")) == pytest.approx(1.92, abs=0.01)
+
+
+def test_a_run_gives_every_number(tmp_path: Path) -> None:
+    output = tmp_path / "cpu.json"
+    small = ["--teacher", "toy", "--student", "tiny-32", "--batch-size", "32", "--steps", "1", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks", *small, "--device", "cpu", "--output", str(output)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    result = json.loads(output.read_text())
+    for train_type in TYPES:
+        for name, entry in result["distillation"][train_type].items():
+            assert all(value > 0 for value in entry.values()), (train_type, name)
+        assert {"clipkd, cached", "peer"} <= result["distillation"][train_type].keys()
+    # A live teacher costs: else the benchmark would compare a contender with itself.
+    assert result["distillation"]["teacher-KD"]["clipkd, live"]["cpu_ratio"] > 1.2
+    assert result["teacher_cost"]["passes"] == 2 * 96 + 12
+    assert result["teacher_cost"]["bytes_per_view"] == 32 * 2
