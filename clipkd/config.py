@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from clipkd import datasets, methods, recipes, students, teachers
+from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.errors import InputError, nearest
 
 Key = tuple[str | int, ...]
@@ -247,6 +247,12 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
                     get(name)
                 except InputError as problem:
                     raise complaint(("grid", number, axis, index), str(problem)) from None
+    form = values.get("prototypes", {}).get("form")
+    if form is not None:
+        try:
+            prototype_forms.get(form)
+        except InputError as problem:
+            raise complaint(("prototypes", "form"), str(problem)) from None
     asked = {name.lower() for block in merged["grid"] for name in block["datasets"]} | set(datasets.names())
     for name in values.get("sources", {}):
         if name not in asked:

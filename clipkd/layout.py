@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from clipkd.cells import Cell
 from clipkd.datasets import DatasetSpec
@@ -60,6 +61,15 @@ class Layout:
     data: Path = Path("data")
     dtype: str = "int16"
     sample: Sample = field(default_factory=Sample)
+    form: str | None = None
+    """Form of the class prototypes; None: the recipe's own."""
+
+    @classmethod
+    def of(cls, config: dict[str, Any], data: Path = Path("data")) -> Layout:
+        """Return the layout that a checked config asks for."""
+        chosen = dict(config["prototypes"])
+        form = chosen.pop("form", None)
+        return cls(data, config["embeddings"]["dtype"], Sample(**chosen), form)
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
@@ -79,6 +89,14 @@ class Layout:
         assert teacher is not None
         views = full_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher)
         return self.embeddings(cell.dataset_spec, teacher, views)
+
+    def form_of(self, cell: Cell) -> str:
+        """Return the form of the cell's class prototypes."""
+        return self.form or cell.recipe_spec.prototype_form
+
+    def prototypes(self, cell: Cell) -> tuple[Path, Identity]:
+        """Return folder and identity of the cell's class prototypes."""
+        return self.sample_embeddings(cell).prototypes(self.form_of(cell))
 
     def sample_embeddings(self, cell: Cell) -> Embeddings:
         """Return the embeddings of the few images per class that become prototypes."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from clipkd import datasets, methods, recipes, students, teachers
+from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.cells import NO_TEACHER, Cell, checked
 from clipkd.embeddings.vectors import DTYPES
 from clipkd.embeddings.views import Sample
@@ -20,6 +20,11 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
+
+
+def per_class(text: str) -> int | Literal["all"]:
+    """Parse a whole number of at least 1, or `all`."""
+    return "all" if text == "all" else positive(text)
 
 
 def seed(text: str) -> int:
@@ -64,17 +69,37 @@ def store_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--recipe", default="corrected", help="reference (the released code's mathematics) or corrected")
     child.add_argument("--student", default="base-32", help="the student network")
     child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
-    child.add_argument("--per-class", type=positive, default=100, help="images per class prototype")
+    child.add_argument("--per-class", type=per_class, default=100, help="images per class prototype, or `all`")
     child.add_argument(
         "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"
     )
+
+
+def form_options(child: argparse.ArgumentParser) -> None:
+    """Add what a class prototype is."""
+    child.add_argument(
+        "--prototype-form",
+        type=form,
+        default=None,
+        metavar="FORM",
+        help=f"what prototypes are: {', '.join(prototype_forms.names())} (default: as the recipe says)",
+    )
+
+
+def form(text: str) -> str:
+    """Parse the name of a prototype form."""
+    try:
+        return prototype_forms.get(text).name
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def layout_of(options: argparse.Namespace) -> Layout:
     """Return the layout that the options name."""
     if not hasattr(options, "embed_dtype"):
         return Layout(options.data)
-    return Layout(options.data, options.embed_dtype, Sample(options.per_class, options.prototype_seed))
+    sample = Sample(options.per_class, options.prototype_seed)
+    return Layout(options.data, options.embed_dtype, sample, getattr(options, "prototype_form", None))
 
 
 def cell_of(options: argparse.Namespace, train_type: str) -> Cell:

@@ -9,7 +9,6 @@ from typing import Any
 
 from clipkd import datasets, teachers
 from clipkd.cells import NO_TEACHER, Cell, expand
-from clipkd.embeddings.views import Sample
 from clipkd.errors import DataError, InputError
 from clipkd.layout import Layout
 from clipkd.records import Run, read_run
@@ -61,7 +60,7 @@ class Results:
                 f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
                 f"make them, or ask for a partial report:\n  {listed}"
             )
-        facts = TeacherFacts(Layout(Path(data), config["embeddings"]["dtype"], Sample(**config["prototypes"])))
+        facts = TeacherFacts(Layout.of(config, Path(data)))
         for cell in finished:
             facts.used(cell)
             facts.head(cell)

@@ -88,7 +88,7 @@ def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: i
     if signal == "prototypes":
         store = layout.sample_embeddings(cell)
         embeddings(store, layout, source, device, batch_size)
-        prototypes(store, cell.recipe_spec.prototype_form)
+        prototypes(store, layout.form_of(cell))
     if signal == "scores" or (signal == "embeddings" and not live):
         embeddings(layout.full_embeddings(cell), layout, source, device, batch_size)
     if signal == "scores":

@@ -38,7 +38,10 @@ def kind(schema: dict[str, Any]) -> str:
         return "list of maps" if inner["type"] == "object" else f"list of {kind(inner).replace('text', 'names')}"
     if of == "object":
         return "map" if "properties" in schema else "map of text"
-    word = {"string": "text", "integer": "whole number", "number": "number"}[of]
+    words = {"string": "text", "integer": "whole number", "number": "number"}
+    if schema.get("pattern") == "^all$":
+        return f"{kind(schema | {'type': 'integer', 'pattern': None})}, or `all`"
+    word = words[of]
     limits = [sign.format(schema[name]) for name, sign in SIGNS.items() if name in schema]
     return f"{word}, {', '.join(limits)}" if limits else word
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from clipkd.artifacts import building, entry_of, write_json, write_manifest, write_text
 from clipkd.cells import Cell, expand
-from clipkd.embeddings.views import Sample
 from clipkd.fingerprint import fingerprint
 from clipkd.layout import Layout
 
@@ -129,7 +128,7 @@ def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], f
     study = Study(config, root)
     for cell in study.cells:
         write_run(cell, study.results / "runs" / cell.folder, accuracy(cell))
-    layout = Layout(study.data, config["embeddings"]["dtype"], Sample(**config["prototypes"]))
+    layout = Layout.of(config, study.data)
     for cell in study.cells:
         write_sources(cell, layout)
     return study
@@ -211,7 +210,7 @@ def write_sources(cell: Cell, layout: Layout) -> None:
             passes = 50 if name == "sample" else 2200
             draft.facts |= {"seconds": passes / 100, "forward_passes": passes, "device": "Example CPU"}
     if signal == "prototypes":
-        folder, identity = store.prototypes(cell.recipe_spec.prototype_form)
+        folder, identity = layout.prototypes(cell)
         if not folder.exists():
             with building(folder, "prototypes", identity) as draft:
                 np.save(draft.path / "prototypes.npy", centres.astype(np.float32))

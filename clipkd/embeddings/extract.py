@@ -190,7 +190,7 @@ def write_array(draft: Draft, name: str, showing: Showing, opened: list, store: 
 
 
 def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np.ndarray:
-    """Return the rows of the first `per_class` training images of each class in shuffled order, class by class.
+    """Return the rows of the first `per_class` training images of each class in shuffled order (or all), by class.
 
     Images that are held out for validation are not drawn.
     """
@@ -198,7 +198,11 @@ def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np
     labels = dataset.train_labels[order]
     drawn = []
     for number, name in enumerate(dataset.classes):
-        rows = order[labels == number][: sample.per_class]
+        rows = order[labels == number]
+        if sample.per_class == "all":
+            drawn.append(rows)
+            continue
+        rows = rows[: sample.per_class]
         if len(rows) < sample.per_class:
             raise InputError(
                 f"class '{name}' of {dataset.spec.title} has {len(rows)} training images, "

@@ -25,7 +25,7 @@ POOLING = "last layer's class token, before any pooler"
 class Sample:
     """The first `per_class` training images of each class in an order shuffled by `seed`."""
 
-    per_class: int = 100
+    per_class: int | Literal["all"] = 100
     seed: int = 0
 
 

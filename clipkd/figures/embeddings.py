@@ -32,7 +32,7 @@ COLOURS = (
 
 @dataclass(frozen=True)
 class Cloud:
-    """What a panel shows: vectors [N, D] with class numbers [N], and prototypes [C, D] or None."""
+    """What a panel shows: vectors [N, D] with class numbers [N], and prototypes [C, D], [C, P, D] or None."""
 
     vectors: Vectors
     labels: np.ndarray
@@ -93,7 +93,7 @@ def cloud_of(results: Results, cells: list[Cell]) -> Cloud | None:
         prototypes, cloud = None, None
         if sampled is not None:
             store = layout.sample_embeddings(sampled)
-            folder, _ = store.prototypes(sampled.recipe_spec.prototype_form)
+            folder, _ = layout.prototypes(sampled)
             made = opened(folder, "prototypes", ["prototypes"], results.is_partial)
             prototypes = made.array("prototypes") if made else None
             sample = opened(store.folder, "embeddings", ["sample", "sample-grid", "sample-labels"], results.is_partial)
@@ -130,7 +130,7 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
     vectors = cloud.vectors[rows]
     stars = np.zeros((0, vectors.shape[1]), np.float32)
     if cloud.prototypes is not None:
-        stars = np.asarray(cloud.prototypes[list(names)], dtype=np.float32)
+        stars = np.asarray(cloud.prototypes[list(names)], dtype=np.float32).reshape(-1, vectors.shape[1])
     plane = project(np.concatenate([vectors, stars]))
     dots, marked = plane[: len(vectors)], plane[len(vectors) :]
     outline: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2.5, foreground="white")]
@@ -138,16 +138,17 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
         members = dots[labels == number]
         axes.scatter(members[:, 0], members[:, 1], s=9, color=COLOURS[position], alpha=0.7, linewidths=0)
         if len(marked):
+            mine = marked.reshape(len(names), -1, 2)[position]  # a class may have several prototypes
             axes.scatter(
-                marked[position, 0],
-                marked[position, 1],
+                mine[:, 0],
+                mine[:, 1],
                 s=210,
                 marker="*",
                 color=COLOURS[position],
                 edgecolor="black",
                 zorder=3,
             )
-            place = marked[position]
+            place = mine[0]
         elif len(members):
             place = np.median(members, axis=0)
         else:

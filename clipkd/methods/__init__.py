@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clipkd.training.network import Outputs, Student
 
 Signal = Literal["nothing", "prototypes", "embeddings", "scores"]
-"""What a method asks of the teacher: class prototypes [C, D], the batch's embeddings [B, D], or the
+"""What a method asks of the teacher: class prototypes [C, D] or [C, P, D], the batch's embeddings [B, D], or the
 batch's class scores [B, C] (logits)."""
 
 Losses = dict[str, Any]

@@ -10,7 +10,7 @@ class EmbedKD(Method):
         from clipkd.training import losses
 
         classification = losses.classification(outputs.logits, labels, recipe)
-        similarity = losses.similarity(student, outputs.embedding, signal, recipe)
+        similarity = losses.class_similarity(student, outputs.embedding, signal, recipe)
         contrastive = losses.contrastive(similarity, labels)
         loss = classification + recipe.distillation_weight * contrastive
         return {"loss": loss, "classification": classification, "contrastive": contrastive}

@@ -9,7 +9,7 @@ class OneHotPrototypes(EmbedKD):
     def prepare(self, prototypes, seed):
         import torch
 
-        classes, dimensions = prototypes.shape
+        classes, dimensions = len(prototypes), prototypes.shape[-1]
         return torch.eye(classes, max(classes, dimensions), dtype=prototypes.dtype)
 
 

@@ -11,8 +11,8 @@ class RandomPrototypes(EmbedKD):
 
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(prototypes.shape, generator=generator, dtype=prototypes.dtype)
-        lengths = prototypes.norm(dim=1, keepdim=True)
-        return drawn / drawn.norm(dim=1, keepdim=True) * lengths
+        lengths = prototypes.norm(dim=-1, keepdim=True)
+        return drawn / drawn.norm(dim=-1, keepdim=True) * lengths
 
 
 SPEC = RandomPrototypes(name="embed-KD-random", title="random prototypes", signal="prototypes", control_of="embed-KD")

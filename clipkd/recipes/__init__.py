@@ -29,8 +29,8 @@ class Recipe:
     """CLIP's temperature on the cosines: none, or learnable from 1/0.07, clamped at 100."""
     projection: Literal["teacher", "student"]
     """Which side the linear `cluster_projection` stands on."""
-    prototype_form: Literal["mean", "unit-mean"]
-    """Class mean of the raw embeddings; or normalise, average, normalise."""
+    prototype_form: str
+    """Form of the class prototypes (clipkd/prototype_forms/): `mean` of the raw embeddings, or `unit-mean`."""
     prototype_resize: Literal["image", "tensor"]
     """The prototypes' views: resize the 8-bit image, then flip; or flip, normalise, resize the tensor."""
     teacher_normalisation: Literal["student", "teacher"]

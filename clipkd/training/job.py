@@ -17,7 +17,7 @@ from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
 from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Resident
-from clipkd.training.signals import Live, Prototypes, Signal, Stored, linear
+from clipkd.training.signals import Drawn, Live, Prototypes, Signal, Stored, linear
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,13 @@ def open_signal(job: Job) -> Signal:
     if asked == "nothing":
         return Signal()
     if asked == "prototypes":
-        folder, identity = job.layout.sample_embeddings(cell).prototypes(cell.recipe_spec.prototype_form)
-        stored = torch.from_numpy(open_part(job, "prototypes", folder, identity).array("prototypes").copy())
-        return Prototypes(cell.method.prepare(stored, cell.seed).to(device))
+        folder, identity = job.layout.prototypes(cell)
+        artifact = open_part(job, "prototypes", folder, identity)
+        stored = cell.method.prepare(torch.from_numpy(artifact.array("prototypes").copy()), cell.seed).to(device)
+        # A control has none of the classes' content, their spread included.
+        if "deviation.npy" in artifact.manifest["files"] and not cell.method.control_of:
+            return Drawn(stored, torch.from_numpy(artifact.array("deviation").copy()).to(device))
+        return Prototypes(stored)
     embeddings = job.layout.full_embeddings(cell)
     if cell.teacher_source == "cached" and asked == "embeddings":
         array = Vectors(open_part(job, "embeddings", embeddings.folder, embeddings.identity), "train")

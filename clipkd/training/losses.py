@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,6 +54,20 @@ def similarity(student: Student, embedding: Tensor, targets: Tensor, recipe: Rec
     if recipe.logit_scale == "none":
         return cosines
     return cosines * student.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
+
+
+def class_similarity(student: Student, embedding: Tensor, prototypes: Tensor, recipe: Recipe) -> Tensor:
+    """Return the (scaled) similarities [B, C] of a batch's embeddings with C classes' prototypes.
+
+    One vector a class, [C, D]: `similarity`. Several, [C, P, D]: log((1 / P) sum over p of exp(s_cp)), the
+    score of a class that is an even mixture of its P vectors; equal vectors give what one of them gives.
+    """
+    classes = len(prototypes)
+    similarities = similarity(student, embedding, prototypes.reshape(-1, prototypes.shape[-1]), recipe)
+    if prototypes.ndim == 2:
+        return similarities
+    each = similarities.view(len(embedding), classes, -1)
+    return each.logsumexp(dim=2) - math.log(each.shape[2])
 
 
 def contrastive(similarities: Tensor, targets: Tensor) -> Tensor:

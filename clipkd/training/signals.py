@@ -29,13 +29,24 @@ class Signal:
 
 
 class Prototypes(Signal):
-    """Class prototypes [C, D], the same in every step."""
+    """Class prototypes [C, D] or [C, P, D], the same in every step."""
 
     def __init__(self, prototypes: Tensor) -> None:
-        self.prototypes, self.width = prototypes, prototypes.shape[1]
+        self.prototypes, self.width = prototypes, prototypes.shape[-1]
 
     def __call__(self, batch: Batch) -> Tensor:
         return self.prototypes
+
+
+class Drawn(Prototypes):
+    """One vector for each class, drawn anew in each step from a normal distribution: mean and deviation [C, D]."""
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__(mean)
+        self.deviation = deviation
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.prototypes + self.deviation * torch.randn_like(self.deviation)
 
 
 class Stored(Signal):

@@ -40,9 +40,10 @@ def run(options: argparse.Namespace) -> None:
     wrong = 0
     for path, views, identity in found:
         verdict = audit(path, views, identity, dataset, teacher, options.images, options.seed)
+        answer = "right" if verdict.is_right else "WRONG"
         print(
-            f"{verdict.folder}: {verdict.views}, {verdict.images} views looked at again, "
-            f"worst cosine {verdict.cosine:.6f}, worst error {verdict.error:.5f} of a deviation: {'right' if verdict.is_right else 'WRONG'}"
+            f"{verdict.folder}: {verdict.views}, {verdict.images} views looked at again, worst cosine "
+            f"{verdict.cosine:.6f}, worst error {verdict.error:.5f} of a deviation: {answer}"
         )
         if not verdict.is_right:
             wrong += 1

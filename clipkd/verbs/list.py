@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from clipkd import datasets, methods, recipes, students, teachers
+from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
 
 TEXT = "List the names that can be used."
 
@@ -14,6 +14,7 @@ KINDS = {
     "students": students.names,
     "train-types": methods.names,
     "recipes": recipes.names,
+    "prototype-forms": prototype_forms.names,
 }
 
 

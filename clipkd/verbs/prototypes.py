@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from clipkd.options import cell_of, data_options, layout_of, store_options
+from clipkd.options import cell_of, data_options, form_options, layout_of, store_options
 
-TEXT = "Average a stored sample into one prototype per class."
+TEXT = "Make class prototypes of a stored sample."
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     store_options(child)
+    form_options(child)
 
 
 def run(options: argparse.Namespace) -> None:
-    cell = cell_of(options, "embed-KD")
-    store, form = layout_of(options).sample_embeddings(cell), cell.recipe_spec.prototype_form
+    cell, layout = cell_of(options, "embed-KD"), layout_of(options)
     from clipkd import stages
 
-    stages.prototypes(store, form)
-    print(store.prototypes(form)[0])
+    stages.prototypes(layout.sample_embeddings(cell), layout.form_of(cell))
+    print(layout.prototypes(cell)[0])

@@ -10,6 +10,7 @@ from clipkd.options import (
     data_options,
     device_of,
     device_options,
+    form_options,
     layout_of,
     positive,
     rate,
@@ -23,6 +24,7 @@ TEXT = "Train a student; what it needs of the teacher is taken from the store or
 def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     store_options(child)
+    form_options(child)
     device_options(child)
     # The first three, with --dataset-name and --teacher-model, are the released code's.
     child.add_argument("--train-type", required=True, help="embed-KD, teacher-KD, vanilla, supervised or a control")

@@ -83,6 +83,7 @@ def test_list_names_everything(clipkd) -> None:
         "students": students.names(),
         "train-types": methods.names(),
         "recipes": recipes.names(),
+        "prototype-forms": ["gaussian", "kmeans-K", "mean", "unit-mean"],
     }
     assert clipkd("list", "recipes").stdout == "recipes: corrected, reference\n"
     refused(clipkd("list", "recipe"), "'recipe'", "recipes")

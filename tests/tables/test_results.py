@@ -137,7 +137,7 @@ def test_a_file_that_is_not_json_is_refused(study):
 
 
 def test_a_missing_manifest_is_refused_unless_partial(study):
-    for folder in (study.data / "embeddings" / "digits" / "digits-vit-xs").glob("*/head"):
+    for folder in (study.data / "embeddings" / "digits" / "digits-vit-xs").glob("*-head-*"):
         shutil.rmtree(folder)
     with pytest.raises(DataError, match="head embeddings/digits/digits-vit-xs"):
         collect(study)

@@ -12,7 +12,6 @@ import yaml
 from clipkd import cells, datasets, figures, recipes, students, tables, teachers
 from clipkd import config as settings
 from clipkd.artifacts import read_manifest
-from clipkd.embeddings.views import Sample
 from clipkd.errors import InputError
 from clipkd.layout import Layout
 from clipkd.teachers import TrainedTeacher
@@ -40,11 +39,7 @@ if workflow.is_main_process:
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
 
-LAYOUT = Layout(
-    Path("data"),
-    config["embeddings"]["dtype"],
-    Sample(**config["prototypes"]),
-)
+LAYOUT = Layout.of(config)
 RUNS = {cell.folder: cell for cell in CELLS}
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
@@ -69,7 +64,7 @@ def canonical(cell, folder_of):
 
 
 def prototypes_folder(cell):
-    return LAYOUT.sample_embeddings(cell).prototypes(cell.recipe_spec.prototype_form)[0]
+    return LAYOUT.prototypes(cell)[0]
 
 
 # What is made once and shared: folder -> the cell whose flags make it (and the kind of the view set).
@@ -121,6 +116,20 @@ def manifest(folder):
     return ancient(f"{folder}/manifest.json")
 
 
+def origin(output, *folders):
+    """Return what an artefact is made from; where it is there already, without a wish to make that first.
+
+    DVC may have brought the artefact and not its origin: then nothing has to be made, downloaded or
+    fetched for it. The inputs stay the same files, as a changed set of inputs would make it run again.
+    """
+    manifests = [manifest(folder) for folder in folders]
+    return (
+        [before_update(path) for path in manifests]
+        if Path(output).exists()
+        else manifests
+    )
+
+
 def dataset_of(name):
     """Return a dataset's spec."""
     return datasets.get(name, config["sources"].get(name))
@@ -153,6 +162,11 @@ def sample_flags():
     return ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
 
 
+def form_flags():
+    """Return the flag that says what prototypes are, where it is not the recipe that says so."""
+    return ["--prototype-form", LAYOUT.form] if LAYOUT.form else []
+
+
 def extract_flags(wildcards):
     """Return the flags of an extraction."""
     cell, views = STORES[STORE.format(**wildcards)]
@@ -162,11 +176,29 @@ def extract_flags(wildcards):
 
 def shown_inputs(wildcards):
     """Return what an extraction reads: the images, and the teacher that looks at them."""
-    cell = STORES[STORE.format(**wildcards)][0]
-    return [
-        manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
-        manifest(LAYOUT.teacher(cell.teacher_spec)),
-    ]
+    store = STORE.format(**wildcards)
+    teacher = STORES[store][0].teacher_spec
+    return origin(
+        f"{store}/manifest.json",
+        LAYOUT.dataset(dataset_of(wildcards.dataset)),
+        LAYOUT.teacher(teacher),
+    )
+
+
+def prototypes_inputs(wildcards):
+    """Return what class prototypes are made from: the stored sample."""
+    store = STORE.format(**wildcards)
+    return origin(f"{store}-prototypes-{wildcards.part}/manifest.json", store)
+
+
+def probe_inputs(wildcards):
+    """Return what a head is made from: the stored embeddings, and the labels."""
+    store = STORE.format(**wildcards)
+    return origin(
+        f"{store}-head-{wildcards.part}/manifest.json",
+        store,
+        LAYOUT.dataset(dataset_of(wildcards.dataset)),
+    )
 
 
 def shards(wildcards):
@@ -195,7 +227,7 @@ def tracked(wildcards):
 def prototypes_flags(wildcards):
     """Return the flags that make class prototypes."""
     (cell,) = PROTOTYPES[f"{STORE}-prototypes-{{part}}".format(**wildcards)]
-    return store_flags(cell, wildcards) + sample_flags()
+    return store_flags(cell, wildcards) + sample_flags() + form_flags()
 
 
 def probe_flags(wildcards):
@@ -207,9 +239,10 @@ def probe_flags(wildcards):
 def teacher_inputs(wildcards):
     """Return what a teacher's checkpoint is made from: its dataset, where the workflow trains it."""
     spec = teachers.get(teacher_name(wildcards))
-    if isinstance(spec, TrainedTeacher):
-        return manifest(LAYOUT.dataset(datasets.get(spec.dataset)))
-    return []
+    if not isinstance(spec, TrainedTeacher):
+        return []
+    output = "data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards)
+    return origin(output, LAYOUT.dataset(datasets.get(spec.dataset)))
 
 
 def cell_of(wildcards):
@@ -248,7 +281,7 @@ def run_flags(wildcards):
         *("--weight-decay", training["weight_decay"]),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
-        *(sample_flags() if cell.method.signal == "prototypes" else []),
+        *(sample_flags() + form_flags() if cell.method.signal == "prototypes" else []),
     ]
 
 

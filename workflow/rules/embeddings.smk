@@ -52,7 +52,7 @@ rule extract:
 rule prototypes:
     """Average a stored sample into one prototype per class."""
     input:
-        manifest(STORE),
+        prototypes_inputs,
     output:
         f"{STORE}-prototypes-{{part}}/manifest.json",
     log:
@@ -68,10 +68,7 @@ rule prototypes:
 rule probe:
     """Fit a linear probe on stored embeddings and write the class scores of every view."""
     input:
-        store=manifest(STORE),
-        dataset=lambda wildcards: manifest(
-            LAYOUT.dataset(dataset_of(wildcards.dataset))
-        ),
+        probe_inputs,
     output:
         f"{STORE}-head-{{part}}/manifest.json",
     log:
