@@ -18,9 +18,9 @@ from clipkd.teachers import TeacherSpec
 NO_TEACHER = "none"
 """What stands for the teacher in the path and tables of a method without one."""
 
-TeacherSource = Literal["cached", "live"]
-LIVE = "-live"
-"""Ends the folder name of a run whose teacher ran live although its signal could be cached."""
+TeacherSource = Literal["cached", "live", "lazy", "replayed"]
+"""`cached`: stored before training. `live`: the teacher in every step. `lazy`: the teacher when a view comes up for
+the first time, kept from then on. `replayed`: only views that were stored, where augmentation has no end of them."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,16 @@ class Cell:
 
     @property
     def is_cost_run(self) -> bool:
-        """True where the run only measures what the live teacher costs: no row of accuracy tables."""
-        return self.teacher_source == "live" and cacheable(self)
+        """True where the run only measures what a teacher in the loop costs: no row of accuracy tables."""
+        return self.teacher_source in {"live", "lazy"} and cacheable(self)
 
     @property
     def folder(self) -> str:
         """The run's folder below results/runs, `/` between the axes."""
         teacher = self.teacher if self.teacher == NO_TEACHER else teachers.get(self.teacher).name
-        train_type = self.train_type + (LIVE if self.is_cost_run else "")
+        # The mathematics of these differ from, or the cost is not that of, the run with the plain name.
+        is_marked = self.is_cost_run or self.teacher_source == "replayed"
+        train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
         return f"{self.recipe}/{self.dataset}/{self.student}/{teacher}/{train_type}/seed{self.seed}"
 
 
@@ -96,7 +98,19 @@ def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
             if earlier != cell:
                 epochs = f"{cell.epochs} and {earlier.epochs} epochs"
                 raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {epochs}")
-    return [cell for cell, _ in cells.values()], list(left_out)
+    found = [cell for cell, _ in cells.values()]
+    refuse_mixture(found)
+    return found, list(left_out)
+
+
+def refuse_mixture(cells: list[Cell]) -> None:
+    """Raise InputError where a table's row would hold both a live and a replayed teacher."""
+    for cell in cells:
+        if cell.teacher_source == "replayed" and replace(cell, teacher_source="live") in cells:
+            raise InputError(
+                f"the grid asks for {cell.folder} and for the same run with a live teacher: they differ in their "
+                "mathematics and would stand in one row; make two grids of them"
+            )
 
 
 def block_cells(
@@ -149,6 +163,13 @@ def usable_dataset(name: str, sources: dict[str, str], left_out: dict[str, None]
 def checked(cell: Cell) -> Cell:
     """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
     method = cell.method
-    if cell.teacher_source == "live" and method.signal not in {"embeddings", "scores"}:
-        raise InputError(f"train type '{method.name}' has no live teacher: it reads {method.signal}, made once")
+    if cell.teacher_source != "cached" and method.signal not in {"embeddings", "scores"}:
+        source = cell.teacher_source
+        raise InputError(f"train type '{method.name}' has no {source} teacher: it reads {method.signal}, made once")
+    if cell.teacher_source == "replayed":
+        if cell.dataset_spec.augmentation == "flip":
+            raise InputError(f"dataset '{cell.dataset}' has few views, all stored: take teacher_source 'cached'")
+        return cell
+    if cell.teacher_source == "lazy" and not cacheable(cell):
+        raise InputError(f"dataset '{cell.dataset}' never shows a view twice: teacher_source 'lazy' would keep nothing")
     return cell if cacheable(cell) else replace(cell, teacher_source="live")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
-from clipkd.cells import NO_TEACHER, Cell
+from clipkd.cells import NO_TEACHER, Cell, TeacherSource
 from clipkd.records import Cost
 from clipkd.results import Results, train_types, values, where
 from clipkd.summary import Summary, summarise
@@ -68,7 +69,7 @@ def cost_rows(results: Results) -> list[CostRow]:
                 for name in train_types(mine):
                     members = where(mine, train_type=name)
                     for recipe in values(results.cells, "recipe"):
-                        for source in ("cached", "live"):
+                        for source in get_args(TeacherSource):
                             same = where(members, recipe=recipe, teacher_source=source)
                             if same:
                                 rows.append(cost_row(results, same))
@@ -87,7 +88,7 @@ def cached_of(row: CostRow, rows: list[CostRow]) -> CostRow | None:
     """Return the row of the same runs with a cached teacher, for a row with a live one."""
     axes = ("dataset", "student", "teacher", "train_type", "recipe")
     wanted = {axis: getattr(row.first, axis) for axis in axes}
-    if row.source != "live":
+    if row.source not in {"live", "lazy"}:
         return None
     return next((other for other in rows if other.source == "cached" and where([other.first], **wanted)), None)
 

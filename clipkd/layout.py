@@ -19,6 +19,7 @@ from clipkd.embeddings.views import (
     head_identity,
     prototype_views,
     prototypes_identity,
+    replay_views,
 )
 from clipkd.fingerprint import Identity, fingerprint
 from clipkd.teachers import TeacherSpec
@@ -63,13 +64,15 @@ class Layout:
     sample: Sample = field(default_factory=Sample)
     form: str | None = None
     """Form of the class prototypes; None: the recipe's own."""
+    crop_views: int = 4
+    """Stored views of each image that `teacher_source: replayed` trains on."""
 
     @classmethod
     def of(cls, config: dict[str, Any], data: Path = Path("data")) -> Layout:
         """Return the layout that a checked config asks for."""
         chosen = dict(config["prototypes"])
         form = chosen.pop("form", None)
-        return cls(data, config["embeddings"]["dtype"], Sample(**chosen), form)
+        return cls(data, config["embeddings"]["dtype"], Sample(**chosen), form, config["embeddings"]["crop_views"])
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
@@ -88,6 +91,13 @@ class Layout:
         teacher = cell.teacher_spec
         assert teacher is not None
         views = full_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher)
+        return self.embeddings(cell.dataset_spec, teacher, views)
+
+    def replayed_embeddings(self, cell: Cell) -> Embeddings:
+        """Return the embeddings of the random views that a `replayed` run trains on."""
+        teacher = cell.teacher_spec
+        assert teacher is not None
+        views = replay_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher, self.crop_views)
         return self.embeddings(cell.dataset_spec, teacher, views)
 
     def form_of(self, cell: Cell) -> str:

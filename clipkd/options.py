@@ -69,6 +69,9 @@ def store_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--recipe", default="corrected", help="reference (the released code's mathematics) or corrected")
     child.add_argument("--student", default="base-32", help="the student network")
     child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
+    child.add_argument(
+        "--crop-views", type=positive, default=4, help="stored views per image, for --teacher-source replayed"
+    )
     child.add_argument("--per-class", type=per_class, default=100, help="images per class prototype, or `all`")
     child.add_argument(
         "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"
@@ -99,7 +102,8 @@ def layout_of(options: argparse.Namespace) -> Layout:
     if not hasattr(options, "embed_dtype"):
         return Layout(options.data)
     sample = Sample(options.per_class, options.prototype_seed)
-    return Layout(options.data, options.embed_dtype, sample, getattr(options, "prototype_form", None))
+    form = getattr(options, "prototype_form", None)
+    return Layout(options.data, options.embed_dtype, sample, form, options.crop_views)
 
 
 def cell_of(options: argparse.Namespace, train_type: str) -> Cell:

@@ -195,7 +195,7 @@ def read_cost(cell: Cell, path: Path) -> Cost:
     for index, value in enumerate(seconds):
         cost.checked(f"seconds_per_epoch[{index}]", value, 0, math.inf)
     source = cost.word("teacher.source")
-    if source not in ("none", "cached", "live") or (source == "live") != (cell.teacher_source == "live"):
+    if source not in ("none", cell.teacher_source) or (source == "none" and cell.teacher_source != "cached"):
         raise cost.wrong("teacher.source", f"is {source!r}, the run's teacher is {cell.teacher_source!r}")
     return Cost(
         device=" ".join(cost.word("device.name").split()),

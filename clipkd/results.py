@@ -139,7 +139,7 @@ def headline(recipe_selection: str) -> str:
 
 def described(cell: Cell) -> str:
     """Return a cell in words."""
-    train_type = f"{cell.train_type}, live teacher" if cell.is_cost_run else cell.train_type
+    train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
     run = f"recipe {cell.recipe}, seed {cell.seed}"
     return f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {train_type}, {run}"
 

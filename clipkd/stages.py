@@ -82,14 +82,16 @@ def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: i
     """Make everything that a cell's training reads and that is not there yet."""
     source = cell.source
     dataset(cell.dataset_spec, layout, source)
-    signal, live = cell.method.signal, cell.teacher_source == "live"
-    if live and cell.teacher_spec is not None:
+    signal, where = cell.method.signal, cell.teacher_source
+    if where in {"live", "lazy"} and cell.teacher_spec is not None:
         teacher(cell.teacher_spec, layout, device)
     if signal == "prototypes":
         store = layout.sample_embeddings(cell)
         embeddings(store, layout, source, device, batch_size)
         prototypes(store, layout.form_of(cell))
-    if signal == "scores" or (signal == "embeddings" and not live):
+    if where == "replayed":
+        embeddings(layout.replayed_embeddings(cell), layout, source, device, batch_size)
+    if signal == "scores" or (signal == "embeddings" and where == "cached"):
         embeddings(layout.full_embeddings(cell), layout, source, device, batch_size)
     if signal == "scores":
         head(layout.full_embeddings(cell), layout, source, device)

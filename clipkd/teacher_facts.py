@@ -86,6 +86,8 @@ class TeacherFacts:
 
     def used(self, cell: Cell) -> Extraction | None:
         """Return the extraction that the run's teacher signal comes from; None where it has none."""
+        if cell.teacher_source == "replayed" and cell.teacher_spec:
+            return self.extraction(self.layout.replayed_embeddings(cell), True)
         return self.sample(cell) if needs_sample(cell) else self.full(cell) if needs_full(cell) else None
 
     def teacher(self, cell: Cell) -> Teacher | None:

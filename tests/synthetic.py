@@ -63,7 +63,7 @@ DEMO: dict[str, Any] = {
         },
     ],
     "training": {"epochs": 4},
-    "embeddings": {"dtype": "float16", "shards": 1},
+    "embeddings": {"dtype": "float16", "shards": 1, "crop_views": 4},
     "prototypes": {"per_class": 5, "seed": 0},
     "sources": {},
 }

@@ -91,6 +91,8 @@ def audit(
             errors.append(error.max())
             count += len(places)
     what = "every image" if views.sample is None else f"sample of {views.sample.per_class} per class"
+    if views.replays:
+        what = f"{views.replays} crops of each training image"
     return Verdict(folder, what, count, float(min(cosines)), float(max(errors)), tuple(wrong))
 
 
@@ -108,5 +110,5 @@ def looked_at(
     said = []
     for start in range(0, len(places), BATCH):
         batch = places[start : start + BATCH]
-        said.append(embed(showing.images(dataset, batch), showing.flips[batch, view], views, teacher))
+        said.append(embed(showing.images(dataset, batch, view), showing.flips[batch, view], views, teacher))
     return np.concatenate(said)

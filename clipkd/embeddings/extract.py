@@ -17,7 +17,7 @@ from clipkd.data.pixels import flipped, normalised, planes, square, unit
 from clipkd.embeddings import parts
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
-from clipkd.embeddings.views import Sample, ViewSet
+from clipkd.embeddings.views import REPLAY_SEED, Sample, ViewSet
 from clipkd.errors import DataError, InputError
 from clipkd.layout import Embeddings
 from clipkd.progress import progress, say
@@ -35,12 +35,14 @@ class Showing:
     flips: np.ndarray
     """Which views are mirrored, bool [N, V]."""
     boxes: np.ndarray | None = None
-    """The region of each image that is shown: top, left, height, width, int64 [N, 4]; None: all of it."""
+    """The region of each view: top, left, height, width, int32 [N, V, 4]; None: the whole image."""
 
-    def images(self, dataset: Dataset, places: slice | np.ndarray) -> list[np.ndarray]:
-        """Return the images at `places`, cut to their boxes."""
+    def images(self, dataset: Dataset, places: slice | np.ndarray, view: int) -> list[np.ndarray]:
+        """Return one view of the images at `places`, cut to its boxes; not mirrored yet."""
         images = [dataset.image(self.split, int(row)) for row in self.rows[places]]
-        return images if self.boxes is None else [cut(*pair) for pair in zip(images, self.boxes[places], strict=True)]
+        if self.boxes is None:
+            return images
+        return [cut(image, box) for image, box in zip(images, self.boxes[places, view], strict=True)]
 
 
 def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
@@ -49,6 +51,8 @@ def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
     Raises:
         InputError: a class has fewer images than the sample asks for.
     """
+    if views.replays:
+        return {"train": replayed(dataset, views.replays)}
     if views.sample is None:
         flips = {"train": (False, True) if views.flips else (False,), "test": (False,)}
         counts = {split: len(dataset.labels(split)) for split in SPLITS}
@@ -61,8 +65,26 @@ def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
     mirrored = generator.random(len(rows)) < 0.5
     boxes = None
     if views.crop:
-        boxes = np.array([random_box(*dataset.size("train", int(row)), generator) for row in rows], dtype=np.int64)
+        boxes = random_boxes(dataset, rows, 1, generator)
     return {"sample": Showing("train", rows, mirrored[:, None], boxes)}
+
+
+def replayed(dataset: Dataset, count: int) -> Showing:
+    """Return `count` random crops of each training image, mirrored at random: a pure function of the images' sizes."""
+    generator = np.random.default_rng(REPLAY_SEED)
+    rows = np.arange(len(dataset.train_labels))
+    flips = generator.random((len(rows), count)) < 0.5
+    return Showing("train", rows, flips, random_boxes(dataset, rows, count, generator))
+
+
+def random_boxes(dataset: Dataset, rows: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Return `count` random regions of each training image in `rows`, int32 [N, count, 4]."""
+    boxes = np.empty((len(rows), count, 4), dtype=np.int32)
+    for place, row in enumerate(rows):
+        size = dataset.size("train", int(row))
+        for view in range(count):
+            boxes[place, view] = random_box(*size, generator)
+    return boxes
 
 
 def extract(
@@ -118,9 +140,9 @@ def make_part(
     vectors = np.empty((part.stop - part.start, showing.flips.shape[1], teacher.width), dtype=np.float32)
     for places in part.batches(batch_size):
         next(steps)
-        images = showing.images(dataset, places)
+        here = slice(places.start - part.start, places.stop - part.start)
         for view in range(vectors.shape[1]):
-            here = slice(places.start - part.start, places.stop - part.start)
+            images = showing.images(dataset, places, view)
             vectors[here, view] = embed(images, showing.flips[places, view], store.views, teacher)
     facts = {
         "seconds": time.perf_counter() - start,
@@ -183,6 +205,9 @@ def write_array(draft: Draft, name: str, showing: Showing, opened: list, store: 
     if name == "train":
         np.save(draft.path / "train-mean.npy", statistics.mean)
         np.save(draft.path / "train-deviation.npy", statistics.deviation)
+    if showing.boxes is not None and name == "train":
+        np.save(draft.path / "train-boxes.npy", showing.boxes)
+        np.save(draft.path / "train-flips.npy", showing.flips)
     if name == "sample":
         np.save(draft.path / "sample-rows.npy", showing.rows)
         np.save(draft.path / "sample-labels.npy", dataset.train_labels[showing.rows])
@@ -258,7 +283,9 @@ def present(images: list[np.ndarray], flips: Tensor, views: ViewSet, teacher: Te
         return normalised(pixels, views.mean or teacher.mean, views.std or teacher.std)
     # Flipped and normalised at its own size (or the student's), then resized as a tensor.
     size = views.source_size or images[0].shape[0]
-    is_square = all(image.shape[:2] == (size, size) for image in images) or views.source_size is not None
+    # Crops are brought to the teacher's size at once, as for a live teacher, whatever size a batch of them has.
+    is_even = not views.replays and all(image.shape[:2] == (size, size) for image in images)
+    is_square = is_even or views.source_size is not None
     pixels = flipped(stacked(images, size if is_square else teacher.image_size, teacher.device), flips)
     return teacher.present(pixels, views.mean, views.std)
 

@@ -18,6 +18,8 @@ from clipkd.teachers import TeacherSpec
 PROTOCOL = 2
 """Bumped when the embeddings of an unchanged view set change."""
 
+REPLAY_SEED = 0
+
 POOLING = "last layer's class token, before any pooler"
 
 
@@ -50,6 +52,8 @@ class ViewSet:
     the sample's seed."""
     crop: bool = False
     """The sample's images are cropped at random (RandomResizedCrop), drawn by its seed."""
+    replays: int = 0
+    """Training images only, each in so many views, cropped and mirrored at random by REPLAY_SEED, to be replayed."""
 
     def identity(self) -> Identity:
         return asdict(self) | {"interpolation": "bilinear, antialiased", "pooling": POOLING}
@@ -71,6 +75,22 @@ def full_views(recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teach
         **normalisation(recipe, dataset, teacher),
         flips=dataset.augmentation == "flip",
         sample=None,
+    )
+
+
+def replay_views(
+    recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teacher: TeacherSpec, count: int
+) -> ViewSet:
+    """Return `count` random views of each training image, presented as a live teacher would be shown them."""
+    return ViewSet(
+        resize="tensor",
+        source_size=None if recipe.teacher_view == "native" else student.image_size,
+        image_size=teacher.image_size,
+        **normalisation(recipe, dataset, teacher),
+        flips=False,
+        sample=None,
+        crop=True,
+        replays=count,
     )
 
 

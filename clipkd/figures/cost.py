@@ -11,8 +11,14 @@ from clipkd.costs import CostRow, cached_of, cost_rows, slower
 from clipkd.figures.style import GREY, figure, legend, mark, rows_axis
 from clipkd.results import Results, dataset_title, teacher_title
 
-COLOURS = {"none": GREY, "cached": "#0072B2", "live": "#D55E00"}
-LABELS = {"none": "no teacher", "cached": "cached: teacher passes once, shared by all students", "live": "live teacher"}
+COLOURS = {"none": GREY, "cached": "#0072B2", "live": "#D55E00", "lazy": "#E69F00", "replayed": "#56B4E9"}
+LABELS = {
+    "none": "no teacher",
+    "cached": "cached: teacher passes once, shared by all students",
+    "live": "live teacher",
+    "lazy": "lazy: teacher once per view, in training",
+    "replayed": "replayed: stored random views",
+}
 
 
 def draw(results: Results) -> Figure:

@@ -86,7 +86,7 @@ def point(results: Results, row: CostRow) -> Point:
     kind = headline(recipes.get(first.recipe).selection)
     accuracy = None if first.is_cost_run else results.summary(row.cells, kind)
     title = dataset_title(first.dataset, results.config)
-    live = " live" if row.source == "live" else ""
+    live = f" {row.source}" if row.source in {"live", "lazy"} else ""
     return Point(
         label=", ".join((title, f"{first.train_type}{live}", first.student, first.recipe)),
         memory=row.mean("weights_bytes", GIGABYTE),

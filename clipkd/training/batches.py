@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipkd.data.dataset import Dataset, SplitName
 from clipkd.data.pixels import flipped, normalised, planes, square, squares, unit
-from clipkd.embeddings.extract import random_crop
+from clipkd.embeddings.extract import cut, random_box
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Batch:
     """Row numbers in the dataset's training split [B], on the CPU."""
     flips: Tensor
     """Which images are mirrored, bool [B], on the CPU."""
+    views: Tensor
+    """Which stored view each image is shown in, int64 [B], on the CPU."""
     labels: Tensor
     """Class numbers [B]."""
     inputs: Tensor
@@ -85,7 +87,7 @@ class Resident:
             here, mirrored = rows.to(self.device), flips.to(self.device)
             native = None if self.native is None else unit(flipped(self.native[here], mirrored))
             inputs = self.inputs(flipped(self.images["train"][here], mirrored))
-            yield Batch(rows, flips, self.labels["train"][here], inputs, native)
+            yield Batch(rows, flips, flips.long(), self.labels["train"][here], inputs, native)
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = np.arange(len(self.labels[split])) if rows is None else rows
@@ -96,7 +98,15 @@ class Resident:
 class Cropped:
     """Images of several sizes: each view is a random crop, cut from the memory-mapped pixels."""
 
-    def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, native: int | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        size: int,
+        native: int | None,
+        device: torch.device,
+        replay: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         """Open a dataset.
 
         Args:
@@ -105,10 +115,11 @@ class Cropped:
             size: the student's input side, in pixels.
             native: side at which a live teacher sees the same crops, in pixels; None: no teacher looks.
             device: where batches go.
+            replay: boxes [N, V, 4] and flips [N, V] of the only views that are shown; None: new ones always.
         """
         self.dataset, self.spec, self.device = dataset, dataset.spec, device
         self.rows, self.count = torch.from_numpy(rows.copy()), len(rows)
-        self.size, self.native = size, native
+        self.size, self.native, self.replay = size, native, replay
         self.labels = {split: torch.from_numpy(dataset.labels(split).copy()) for split in ("train", "test")}
 
     def stack(self, images: list[np.ndarray], size: int) -> Tensor:
@@ -118,12 +129,20 @@ class Cropped:
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator) -> Iterator[Batch]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         crops = np.random.default_rng(seed)
-        for rows, flips in order(self.rows, size, drop_last, generator):
-            cut = [random_crop(self.dataset.image("train", int(row)), crops) for row in rows]
+        for rows, drawn in order(self.rows, size, drop_last, generator):
+            images = [self.dataset.image("train", int(row)) for row in rows]
+            if self.replay is None:
+                flips, views = drawn, drawn.long()
+                boxes = [random_box(image.shape[0], image.shape[1], crops) for image in images]
+            else:
+                views = torch.from_numpy(crops.integers(0, self.replay[1].shape[1], len(rows)))
+                boxes, flipped_too = (stored[rows.numpy(), views.numpy()] for stored in self.replay)
+                flips = torch.from_numpy(flipped_too)
+            regions = [cut(image, box) for image, box in zip(images, boxes, strict=True)]
             mirrored = flips.to(self.device)
-            inputs = normalised(flipped(self.stack(cut, self.size), mirrored), self.spec.mean, self.spec.std)
-            native = None if self.native is None else flipped(self.stack(cut, self.native), mirrored)
-            yield Batch(rows, flips, self.labels["train"][rows].to(self.device), inputs, native)
+            inputs = normalised(flipped(self.stack(regions, self.size), mirrored), self.spec.mean, self.spec.std)
+            native = None if self.native is None else flipped(self.stack(regions, self.native), mirrored)
+            yield Batch(rows, flips, views, self.labels["train"][rows].to(self.device), inputs, native)
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = np.arange(len(self.labels[split])) if rows is None else rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from clipkd.artifacts import Artifact, open_artifact
@@ -17,7 +18,7 @@ from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
 from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Resident
-from clipkd.training.signals import Drawn, Live, Prototypes, Signal, Stored, linear
+from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Signal, Stored, linear
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,24 @@ def open_signal(job: Job) -> Signal:
     if cell.teacher_source == "cached":
         head = open_part(job, "head", *embeddings.head())
         return Stored(head.array("scores-train"), head.array("weight").shape[1], device)
+    if cell.teacher_source == "replayed":
+        store = job.layout.replayed_embeddings(cell)
+        vectors = Vectors(open_part(job, "embeddings", store.folder, store.identity), "train")
+        if asked == "embeddings":
+            return Stored(vectors, vectors.shape[-1], device)
+        head = open_part(job, "head", *embeddings.head())
+        return Scored(vectors, linear(head.array("weight"), head.array("bias"), device), device)
     spec = cell.teacher_spec
     assert spec is not None
     teacher = load(spec, job.layout.teacher(spec), device)
     job.inputs["teacher"] = spec.identity()
-    if asked == "embeddings":
-        return Live(teacher, cell.recipe_spec, None)
-    head = open_part(job, "head", *embeddings.head())
-    return Live(teacher, cell.recipe_spec, linear(head.array("weight"), head.array("bias"), device))
+    layer = None
+    if asked == "scores":
+        head = open_part(job, "head", *embeddings.head())
+        layer = linear(head.array("weight"), head.array("bias"), device)
+    if cell.teacher_source == "lazy":
+        return Lazy(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
+    return Live(teacher, cell.recipe_spec, layer)
 
 
 def open_batches(job: Job, signal: Signal) -> Batches:
@@ -124,4 +135,14 @@ def open_batches(job: Job, signal: Signal) -> Batches:
     native = signal.teacher is not None and cell.recipe_spec.teacher_view == "native"
     if dataset.spec.augmentation == "flip":
         return Resident(dataset, rows, size, native, job.device)
-    return Cropped(dataset, rows, size, signal.teacher.image_size if native and signal.teacher else None, job.device)
+    side = signal.teacher.image_size if native and signal.teacher else None
+    return Cropped(dataset, rows, size, side, job.device, replay_of(job))
+
+
+def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return boxes [N, V, 4] and flips [N, V] of the views that a `replayed` run is limited to."""
+    if job.cell.teacher_source != "replayed":
+        return None
+    store = job.layout.replayed_embeddings(job.cell)
+    artifact = open_artifact(store.folder, "embeddings", store.identity)
+    return artifact.array("train-boxes"), artifact.array("train-flips")

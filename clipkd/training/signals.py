@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class Stored(Signal):
         self.array, self.width, self.device = array, width, device
 
     def __call__(self, batch: Batch) -> Tensor:
-        vectors = self.array[batch.rows.numpy(), batch.flips.numpy().astype(np.intp)]
+        vectors = self.array[batch.rows.numpy(), batch.views.numpy()]
         return torch.from_numpy(vectors).to(self.device).float()
 
 
@@ -76,6 +77,40 @@ class Live(Signal):
         vectors = self.teacher.embed(inputs)
         # Inference-mode tensors can't take part in a graph; a copy can.
         return vectors.clone() if self.head is None else self.head(vectors.clone())
+
+
+class Scored(Stored):
+    """Stored vectors, turned into class scores [B, C] by a head."""
+
+    def __init__(self, array: Vectors, head: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        super().__init__(array, array.shape[-1], device)
+        self.head = head
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.head(super().__call__(batch))
+
+
+class Lazy(Live):
+    """A live teacher that looks at each view once: what it said is kept in memory, float32 [N, V, D]."""
+
+    def __init__(self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, count: int) -> None:
+        super().__init__(teacher, recipe, None)
+        self.then = head or (lambda vectors: vectors)
+        # Pages of the memory are taken as views come up.
+        self.kept = torch.empty(count, 2, teacher.width)
+        self.is_kept = torch.zeros(count, 2, dtype=torch.bool)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        new = ~self.is_kept[batch.rows, batch.views]
+        if new.any():
+            here = new.to(batch.inputs.device)
+            native = None if batch.native is None else batch.native[here]
+            unseen = replace(
+                batch, rows=batch.rows[new], views=batch.views[new], inputs=batch.inputs[here], native=native
+            )
+            self.kept[unseen.rows, unseen.views] = super().__call__(unseen).cpu()
+            self.is_kept[unseen.rows, unseen.views] = True
+        return self.then(self.kept[batch.rows, batch.views].to(batch.inputs.device))
 
 
 def linear(weight: np.ndarray, bias: np.ndarray, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 
+from clipkd.cells import checked
 from clipkd.options import cell_of, data_options, device_of, device_options, layout_of, positive, store_options
 
 TEXT = "Run a teacher over a dataset, once, into the embedding store."
@@ -16,9 +18,9 @@ def add_options(child: argparse.ArgumentParser) -> None:
     device_options(child)
     child.add_argument(
         "--views",
-        choices=["full", "sample"],
+        choices=["full", "sample", "replayed"],
         required=True,
-        help="every image (teacher-KD, vanilla, probes), or the few per class that prototypes need",
+        help="every image (teacher-KD, vanilla, probes); the few per class that prototypes need; random crops",
     )
     child.add_argument(
         "--shard",
@@ -40,8 +42,10 @@ def shard(text: str) -> tuple[int, int]:
 
 def run(options: argparse.Namespace) -> None:
     layout = layout_of(options)
-    cell = cell_of(options, "teacher-KD" if options.views == "full" else "embed-KD")
-    store = layout.full_embeddings(cell) if options.views == "full" else layout.sample_embeddings(cell)
+    cell = cell_of(options, "embed-KD" if options.views == "sample" else "teacher-KD")
+    if options.views == "replayed":
+        checked(replace(cell, teacher_source="replayed"))
+    store = getattr(layout, f"{options.views}_embeddings")(cell)
     from clipkd import stages
 
     device, batch_size = device_of(options), options.embed_batch_size

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from clipkd.cells import TeacherSource
 from clipkd.options import (
     cell_of,
     data_options,
@@ -39,9 +41,9 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--seed", type=seed, default=0, help="seed of weights, order, flips and dropout")
     child.add_argument(
         "--teacher-source",
-        choices=["cached", "live"],
+        choices=get_args(TeacherSource),
         default="cached",
-        help="stored signal, or the teacher in every step",
+        help="stored signal; the teacher in every step; the teacher once per view, in training; stored random views",
     )
     child.add_argument("--epochs", type=positive, default=200)
     child.add_argument("--batch-size", type=positive, default=64)

@@ -55,7 +55,7 @@ def test_the_shipped_configs_are_valid(files: list[Path]) -> None:
     config = load(files, SCHEMA)
     assert config["training"]["learning_rate"] == (1e-3 if DEMO in files else 1e-4)
     assert config["training"]["batch_size"] == 64
-    assert config["embeddings"] == {"dtype": "int16", "shards": 1, "batch_size": 64}
+    assert config["embeddings"] == {"dtype": "int16", "shards": 1, "crop_views": 4, "batch_size": 64}
 
 
 def test_the_schema_describes_every_key() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,7 +10,18 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from clipkd import stages
+from clipkd.cells import Cell, expand
+from clipkd.data.pixels import flipped
+from clipkd.embeddings.extract import cut
+from clipkd.errors import InputError
+from clipkd.layout import Layout
+from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +39,69 @@ def flowers(tmp_path_factory):
         pixels = (digits.images[row] * 15).astype(np.uint8)
         Image.fromarray(pixels).resize(size).convert("RGB").save(path / f"{row}.png")
     return folder
+
+
+@pytest.mark.parametrize("recipe", ["reference", "corrected"])
+@pytest.mark.parametrize("train_type", ["teacher-KD", "vanilla"])
+def test_replayed_views_are_those_that_the_teacher_saw(train_type, recipe, flowers, vit_folder, tmp_path):
+    layout = Layout(tmp_path, dtype="float32", crop_views=3)
+    job, batches, stored = opened(train_type, recipe, "replayed", flowers, vit_folder, layout)
+    _, again, live = opened(train_type, recipe, "live", flowers, vit_folder, layout)
+    assert stored.teacher is None
+    folder = layout.replayed_embeddings(job.cell).folder
+    boxes, flips = np.load(folder / "train-boxes.npy"), np.load(folder / "train-flips.npy")
+    assert boxes.shape == (len(job.dataset.train_labels), 3, 4)
+    assert len(np.unique(boxes.reshape(-1, 4), axis=0)) > len(boxes)
+    seen = set()
+    for batch in batches.epoch(16, False, torch.Generator().manual_seed(3)):
+        # Rebuilt by hand, through PIL alone: the box of that view, resized, mirrored, normalised.
+        for place in range(len(batch.rows)):
+            row, view = int(batch.rows[place]), int(batch.views[place])
+            top, left, height, width = boxes[row, view]
+            pixels = job.dataset.image("train", row)[top : top + height, left : left + width]
+            small = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR)) / 255
+            small = small[:, ::-1] if flips[row, view] else small
+            expected = (small - np.array(job.dataset.spec.mean)) / np.array(job.dataset.spec.std)
+            np.testing.assert_allclose(batch.inputs[place].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+            seen.add((row, view))
+        # A live teacher, shown these very views, says what is stored.
+        native = None
+        if recipe == "corrected":
+            pairs = zip(batch.rows.tolist(), batch.views.tolist(), strict=True)
+            cuts = [cut(job.dataset.image("train", row), boxes[row, view]) for row, view in pairs]
+            native = flipped(again.stack(cuts, live.teacher.image_size), batch.flips)
+        shown = dataclasses.replace(batch, native=native)
+        torch.testing.assert_close(stored(batch), live(shown), rtol=1e-3, atol=1e-4)
+        # The control: another view of the same images is not that.
+        other = dataclasses.replace(batch, views=(batch.views + 1) % 3)
+        assert not torch.allclose(stored(other), live(shown), rtol=1e-2, atol=1e-2)
+    assert len(seen) == batches.count
+
+
+def opened(train_type, recipe, source, flowers, vit_folder, layout):
+    """Return job, batches and signal of a cell on the folder of images."""
+    cell = Cell(recipe, "flowers", "tiny-32", str(vit_folder), train_type, 0, source, source=str(flowers))
+    stages.for_training(cell, layout, CPU, 64)
+    job = open_job(cell, Hyperparameters(), layout, CPU)
+    signal = open_signal(job)
+    return job, open_batches(job, signal), signal
+
+
+def test_replayed_runs_have_a_folder_of_their_own_and_never_share_a_row(flowers, vit_folder):
+    block = {
+        "name": "x", "datasets": ["flowers"], "teachers": [str(vit_folder)], "students": ["tiny-32"],
+        "train_types": ["teacher-KD"], "recipes": ["corrected"], "seeds": [0], "teacher_source": "replayed",
+    }  # fmt: skip
+    config = {"training": {"epochs": 1}, "sources": {"flowers": str(flowers)}}
+    (cell,), _ = expand(config | {"grid": [block]})
+    assert cell.folder.endswith("/teacher-KD-replayed/seed0")
+    assert not cell.is_cost_run
+    with pytest.raises(InputError, match="make two grids"):
+        expand(config | {"grid": [block, block | {"teacher_source": "live"}]})
+    with pytest.raises(InputError, match="take teacher_source 'cached'"):
+        expand(config | {"grid": [block | {"datasets": ["digits"]}]})
+    with pytest.raises(InputError, match="would keep nothing"):
+        expand(config | {"grid": [block | {"teacher_source": "lazy"}]})
 
 
 @pytest.mark.parametrize(("train_type", "recipe"), [("embed-KD", "reference"), ("vanilla", "corrected")])

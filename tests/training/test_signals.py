@@ -61,11 +61,33 @@ def test_cached_equals_live_in_targets_and_gradients(train_type, recipe, store, 
     assert (found - right).norm() < 1e-5 * right.norm()
 
     # Controls: a signal that is nearly right must be told apart.
-    mirrored = dataclasses.replace(batch, flips=~batch.flips)
-    unflipped = dataclasses.replace(batch, flips=torch.zeros_like(batch.flips))
+    mirrored = dataclasses.replace(batch, views=1 - batch.views)
+    unflipped = dataclasses.replace(batch, views=torch.zeros_like(batch.views))
     others = dataclasses.replace(batch, rows=batch.rows.roll(1))
     for wrong in (mirrored, unflipped, others):
         assert (gradients(job, batch, cached(wrong), live.width) - right).norm() > 1e-3 * right.norm()
+
+
+@pytest.mark.parametrize("recipe", ["reference", "corrected"])
+@pytest.mark.parametrize("train_type", ["teacher-KD", "vanilla"])
+def test_a_lazy_teacher_looks_once_at_each_view(train_type, recipe, store, vit_folder):
+    job, batch, live = first_batch(cell(vit_folder, train_type, recipe, "live"), store)
+    _, _, lazy = first_batch(cell(vit_folder, train_type, recipe, "lazy"), store)
+    target = live(batch)
+    torch.testing.assert_close(lazy(batch), target, rtol=1e-4, atol=2e-5)
+    assert lazy.teacher.forward_passes == len(batch.rows)
+    torch.testing.assert_close(lazy(batch), target, rtol=1e-4, atol=2e-5)
+    assert lazy.teacher.forward_passes == len(batch.rows), "what it said is kept"
+
+    epochs, passes = open_batches(job, live), []
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for batch in epochs.epoch(256, False, generator):
+            torch.testing.assert_close(lazy(batch), live(batch), rtol=1e-3, atol=1e-4)
+        passes.append(lazy.teacher.forward_passes)
+    count = epochs.count
+    assert passes[0] <= count + 32
+    assert passes[0] < passes[1] < passes[2] <= 2 * count, "each view once, never more than live"
 
 
 def test_reference_and_corrected_teachers_see_different_pixels(store, vit_folder):

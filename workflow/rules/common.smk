@@ -88,7 +88,10 @@ for cell in CELLS:
     if cell.method.signal == "prototypes":
         share(STORES, cell, lambda c: LAYOUT.sample_embeddings(c).folder, "sample")
         share(PROTOTYPES, cell, prototypes_folder)
-    elif cell.method.signal == "scores" or cell.teacher_source == "cached":
+        continue
+    if cell.teacher_source == "replayed":
+        share(STORES, cell, lambda c: LAYOUT.replayed_embeddings(c).folder, "replayed")
+    if cell.method.signal == "scores" or cell.teacher_source == "cached":
         share(STORES, cell, lambda c: LAYOUT.full_embeddings(c).folder, "full")
         # A teacher's probe accuracy stands beside its students in the tables.
         share(HEADS, cell, lambda c: LAYOUT.full_embeddings(c).head()[0])
@@ -170,8 +173,12 @@ def form_flags():
 def extract_flags(wildcards):
     """Return the flags of an extraction."""
     cell, views = STORES[STORE.format(**wildcards)]
-    flags = [*store_flags(cell, wildcards), "--views", views]
-    return flags + sample_flags() if views == "sample" else flags
+    more = {
+        "full": [],
+        "sample": sample_flags(),
+        "replayed": ["--crop-views", LAYOUT.crop_views],
+    }
+    return [*store_flags(cell, wildcards), "--views", views, *more[views]]
 
 
 def shown_inputs(wildcards):
@@ -253,16 +260,18 @@ def cell_of(wildcards):
 def signal_inputs(wildcards):
     """Return what the run's method asks of its teacher: nothing, or stored or live signals."""
     cell = cell_of(wildcards)
-    asked, live = cell.method.signal, cell.teacher_source == "live"
+    asked, source = cell.method.signal, cell.teacher_source
     inputs = []
     if asked == "prototypes":
         store = LAYOUT.sample_embeddings(cell)
         inputs.append(manifest(store.prototypes(cell.recipe_spec.prototype_form)[0]))
-    if asked == "embeddings" and not live:
+    if source == "replayed":
+        inputs.append(manifest(LAYOUT.replayed_embeddings(cell).folder))
+    if asked == "embeddings" and source == "cached":
         inputs.append(manifest(LAYOUT.full_embeddings(cell).folder))
     if asked == "scores":
         inputs.append(manifest(LAYOUT.full_embeddings(cell).head()[0]))
-    if live:
+    if source in ("live", "lazy"):
         inputs.append(manifest(LAYOUT.teacher(cell.teacher_spec)))
     return inputs
 
@@ -282,6 +291,11 @@ def run_flags(wildcards):
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
         *(sample_flags() + form_flags() if cell.method.signal == "prototypes" else []),
+        *(
+            ["--crop-views", LAYOUT.crop_views]
+            if cell.teacher_source == "replayed"
+            else []
+        ),
     ]
 
 
