@@ -125,7 +125,10 @@ def notes(results: Results, cells: list[Cell], kind: str) -> list[str]:
     length = f"{epochs[0]} epochs" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs (see the CSV)"
     heads = {head.name for cell in cells if needs_full(cell) and (head := results.teachers.head(cell))}
     own = " or ".join(sorted(heads)) or "linear probe"
+    replayed = sorted({cell.dataset for cell in cells if cell.teacher_source == "replayed"})
+    limited = [f"{', '.join(replayed)}: teacher replayed; the student saw only the stored random views of each image."]
     return [
+        *(limited if replayed else []),
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). Runs of {length}; {KINDS[kind]}.",
         f"Student: {', '.join(values(cells, 'student'))}. Bold: the highest mean of a dataset.",
         f"teacher's own: test accuracy of the teacher's {own} on its stored embeddings; – where this grid stores none.",

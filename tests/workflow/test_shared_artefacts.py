@@ -25,3 +25,17 @@ def test_what_else_the_grid_asks_for_does_not_change_how_shared_artefacts_are_ma
     before = commands(project, "config/demo.yaml")
     assert len(before) == 2 * 2 * (2 + 1 + 1), "teachers x recipes x (two view sets, prototypes, head)"
     assert commands(project, "more.yaml") == before
+
+
+def test_another_form_of_prototypes_and_shards_can_be_planned(tmp_path: Path) -> None:
+    project = copy_workflow(tmp_path)
+    (project / "more.yaml").write_text("prototypes: {form: kmeans-2}\nembeddings: {shards: 3}\n")
+    config = ("--configfile", "config/demo.yaml", "more.yaml")
+    said = snakemake(project, "--dry-run", "--printshellcmds", *config).stdout
+    trained = [line for line in said.splitlines() if " train --train-type embed-KD" in line]
+    assert trained
+    assert all("--prototype-form kmeans-2" in line for line in trained)
+    assert len(re.findall(r"clipkd prototypes .*--prototype-form kmeans-2", said)) == 2 * 2
+    said = snakemake(project, "--dry-run", "--printshellcmds", "extract_shards", *config).stdout
+    shards = re.findall(r"clipkd extract .*--shard (\d)/3", said)
+    assert sorted(shards) == sorted("123" * 2 * 2 * 2), "teachers x recipes x two view sets"

@@ -263,8 +263,7 @@ def signal_inputs(wildcards):
     asked, source = cell.method.signal, cell.teacher_source
     inputs = []
     if asked == "prototypes":
-        store = LAYOUT.sample_embeddings(cell)
-        inputs.append(manifest(store.prototypes(cell.recipe_spec.prototype_form)[0]))
+        inputs.append(manifest(LAYOUT.prototypes(cell)[0]))
     if source == "replayed":
         inputs.append(manifest(LAYOUT.replayed_embeddings(cell).folder))
     if asked == "embeddings" and source == "cached":
