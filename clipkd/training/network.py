@@ -7,7 +7,6 @@ so that a checkpoint of the released code loads.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,9 @@ from torch.nn import functional as F
 
 from clipkd.recipes import Recipe
 from clipkd.students import StudentSpec
+from clipkd.training.linear import Linear, linear
 
+QUICK = 1.702
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAXIMUM_LOGIT_SCALE = math.log(100)
 """CLIP's learnable temperature, as a logarithm (https://arxiv.org/abs/2103.00020, section 2.5)."""
@@ -32,11 +33,18 @@ class Outputs:
     """Class scores before any softmax [B, C]."""
 
 
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+class MLP(nn.Module):
+    """Two linear maps with OpenAI CLIP's QuickGELU, x sigmoid(1.702 x), between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = Linear(width, 4 * width)
+        self.c_proj = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        # QuickGELU(h) = SiLU(1.702 h) / 1.702. The weights take the factors: they are far smaller than h.
+        scaled = linear(x, QUICK * self.c_fc.weight, QUICK * self.c_fc.bias)
+        return linear(F.silu(scaled), self.c_proj.weight / QUICK, self.c_proj.bias)
 
 
 class Attention(nn.Module):
@@ -47,7 +55,7 @@ class Attention(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -58,7 +66,7 @@ class Attention(nn.Module):
             What the first `queries` tokens (None: all) gather from all tokens [B, Q, W].
         """
         batch, tokens, _ = x.shape
-        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        projected = linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query[:, :, :queries], key, value, dropout_p=dropout)
@@ -72,8 +80,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.attn = Attention(width, heads, dropout)
         self.ln_1 = nn.LayerNorm(width)
-        layers = [("c_fc", nn.Linear(width, 4 * width)), ("gelu", QuickGELU()), ("c_proj", nn.Linear(4 * width, width))]
-        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.mlp = MLP(width)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:

@@ -84,3 +84,77 @@ def test_sizes_that_do_not_fit_are_refused():
         StudentSpec("odd", 32, 5, 64, 2, 4)
     with pytest.raises(InputError, match=r"heads 5 does not divide width 64"):
         StudentSpec("odd", 32, 4, 64, 2, 5)
+
+
+def gradients(network: torch.nn.Module, outputs: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the gradient of a number that depends on every output, by parameter."""
+    network.zero_grad()
+    embedding, probabilities = outputs
+    weights = torch.linspace(-1, 1, embedding.numel(), dtype=embedding.dtype).view_as(embedding)
+    ((embedding * weights).sum() + probabilities[:, 0].log().sum()).backward()
+    return {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
+
+
+def pair() -> tuple[plain.PlainStudent, Student, torch.Tensor]:
+    """Return the plain and the fast student with equal weights, and a batch, in float64."""
+    torch.manual_seed(2)
+    released = plain.PlainStudent(32, 8, 64, 3, 4, 10, 48).double()
+    student = Student(StudentSpec("toy", 32, 8, 64, 3, 4), 10, 48).double()
+    student.load_state_dict(released.state_dict(), strict=True)
+    return released, student, torch.randn(5, 3, 32, 32, dtype=torch.float64)
+
+
+def told(student: Student, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    outputs = student(images)
+    return outputs.embedding, outputs.logits.softmax(dim=1)
+
+
+def compare(released: plain.PlainStudent, student: Student, images: torch.Tensor, redraw=lambda: None) -> None:
+    redraw()
+    wanted = gradients(released, released(images))
+    redraw()
+    found = gradients(student, told(student, images))
+    assert wanted.keys() == found.keys()
+    assert len(found) > 40
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_gradients_are_the_plain_students():
+    released, student, images = pair()
+    compare(released.eval(), student.eval(), images)
+    with torch.no_grad():
+        student.transformer.resblocks[0].mlp.c_fc.bias[0] += 1e-6
+    with pytest.raises(AssertionError):
+        compare(released, student, images)
+
+
+def test_gradients_with_the_same_dropout_are_the_plain_students(monkeypatch):
+    """Both draw their masks from one list: what is compared is where a mask falls, and that no other one does."""
+    released, student, images = pair()
+    masks = (
+        torch.rand(3, 5, 4, 17, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) > 0.1
+    ).double()
+    turn = iter(())
+
+    def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **_):
+        assert (attn_mask, is_causal) == (None, False)
+        weights = torch.softmax(query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5, dim=-1)
+        if dropout_p:
+            weights = weights * next(turn)[:, :, : query.shape[2]] / (1 - dropout_p)
+        return weights @ value
+
+    def redraw():
+        nonlocal turn
+        turn = iter(masks)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    compare(released.train(), student.train(), images, redraw)
+    assert next(turn, None) is None, "each block took its mask"
+    masks[1, 0, 0, 0, :] = 1 - masks[1, 0, 0, 0, :]
+    redraw()
+    wanted = gradients(released, released(images))
+    masks[1, 0, 0, 0, :] = 1 - masks[1, 0, 0, 0, :]
+    redraw()
+    found = gradients(student, told(student, images))
+    assert not torch.allclose(wanted["conv1.weight"], found["conv1.weight"], rtol=1e-6), "another mask must show"

@@ -1,0 +1,61 @@
+"""Linear layers at the CPU's speed.
+
+torch multiplies matrices with MKL, which is slow on CPUs that are not Intel's. oneDNN, which torch also
+carries, is not: a layer of the student takes about half the time there (docs/performance.md). Elsewhere,
+in float64 and on a GPU this is `F.linear`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@cache
+def is_faster_here() -> bool:
+    """Return whether this machine's CPU is one on which oneDNN is taken; the same in every run on a machine."""
+    info = Path("/proc/cpuinfo")
+    if not torch.backends.mkldnn.is_available() or not info.exists():
+        return False
+    return "AuthenticAMD" in info.read_text(encoding="utf-8", errors="replace")
+
+
+def product(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return rows [..., I] times matrix [O, I] transposed, plus bias [O], by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(rows, matrix, bias, "none", [], "")
+
+
+class OneDNN(torch.autograd.Function):
+    """y = x W^T + b, with the gradients written out: dx = dy W, dW = dy^T x, db = sum of dy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous()
+        dx = product(dy, weight.t().contiguous()) if ctx.needs_input_grad[0] else None
+        rows, inputs = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+        return dx, product(rows.t().contiguous(), inputs.t().contiguous()), rows.sum(dim=0)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return x [..., I] times weight [O, I] transposed, plus bias [O]."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and is_faster_here():
+        return OneDNN.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
