@@ -217,4 +217,4 @@ def test_without_dvc_the_workflow_says_what_is_missing(first):
     command = ["snakemake", "--cores", "1", "track", *CONFIG]
     answer = subprocess.run(command, cwd=first.folder, env=environment, capture_output=True, text=True)
     assert answer.returncode != 0
-    assert "dvc is not installed here: pip install dvc" in answer.stderr
+    assert "dvc is not installed here: pip install dvc" in answer.stdout

@@ -5,11 +5,15 @@ localrules:
 
 rule track:
     """Verify every artefact, then add each to DVC, with a pointer of its own beside it."""
+    log:
+        "logs/track.log",
     params:
         folders=tracked,
     shell:
         """
-        command -v dvc >/dev/null || {{ echo "dvc is not installed here: pip install dvc" >&2; exit 1; }}
+        {{
+                    command -v dvc >/dev/null || {{ echo "dvc is not installed here: pip install dvc"; exit 1; }}
         clipkd verify data
         dvc add --no-relink {params.folders:q}
+        }} 2>&1 | tee {log:q}
         """
