@@ -32,7 +32,7 @@ def training_table(result: dict[str, Any]) -> str:
     """Return the table of steps: one row a train type and contender."""
     peak, work = result["matrix_peak_gflops"], result["distillation"]["gflop_per_image"]
     lines = [
-        "| train type | contender | CPU-s a step | lowest to highest | images per CPU-s | of matrix peak | ratio |",
+        "| train type | contender | CPU-s a step | lowest to highest | images per CPU-s | of torch's `@` | ratio |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for train_type in ("embed-KD", "teacher-KD", "vanilla"):
@@ -86,7 +86,7 @@ def block() -> str:
             f"{entry['clipkd, live']['cpu_ratio']:.1f} times ({name})" for name, entry in ratios.items()
         )
         parts += [
-            f"{origin(result)}; fp32 matrix product {result['matrix_peak_gflops']:.0f} GFLOP/s.",
+            f"{origin(result)}; torch's own fp32 matrix product, `@`, {result['matrix_peak_gflops']:.0f} GFLOP/s.",
             training_table(result),
             f"The live teacher costs {gains} the CPU time of a step with its stored signal.",
             teacher_cost(result),

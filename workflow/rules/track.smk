@@ -12,7 +12,7 @@ rule track:
     shell:
         """
         {{
-                    command -v dvc >/dev/null || {{ echo "dvc is not installed here: pip install dvc"; exit 1; }}
+                            command -v dvc >/dev/null || {{ echo "dvc is not installed here: pip install dvc"; exit 1; }}
         clipkd verify data
         dvc add --no-relink {params.folders:q}
         }} 2>&1 | tee {log:q}
