@@ -10,10 +10,5 @@ rule track:
     params:
         folders=tracked,
     shell:
-        """
-        {{
-                            command -v dvc >/dev/null || {{ echo "dvc is not installed here: pip install dvc"; exit 1; }}
-        clipkd verify data
-        dvc add --no-relink {params.folders:q}
-        }} 2>&1 | tee {log:q}
-        """
+        "( command -v dvc > /dev/null || {{ echo 'dvc is not installed here: pip install dvc'; exit 1; }}; "
+        "clipkd verify data && dvc add --no-relink {params.folders:q} ) 2>&1 | tee {log:q}"
