@@ -112,7 +112,7 @@ def extract(
     what = f"{store.dataset.title} {' and '.join(shown)} through {teacher.spec.title}"
     planned = parts.plan({name: showing.flips.shape for name, showing in shown.items()})
     mine = planned[shard[0] - 1 :: shard[1]]
-    missing = [part for part in mine if not parts.is_there(store, part)]
+    missing = [part for part in mine if not parts.is_there(store, part, dataset.content)]
     if len(missing) < len(mine):
         say(f"{what}: {len(mine) - len(missing)} of {len(mine)} parts are there")
     start, passes = time.perf_counter(), teacher.forward_passes
@@ -149,7 +149,7 @@ def make_part(
         "forward_passes": teacher.forward_passes - passes,
         "device": devices.describe(teacher.device)["name"],
     }
-    parts.save(store, part, vectors, facts)
+    parts.save(store, part, dataset.content, vectors, facts)
 
 
 def join(
@@ -162,7 +162,7 @@ def join(
 ) -> Artifact:
     """Write the finished parts as one array each: a pure function of their vectors."""
     try:
-        opened = [(part, parts.load(store, part)) for part in planned]
+        opened = [(part, parts.load(store, part, dataset.content)) for part in planned]
         with building(store.folder, "embeddings", store.identity) as draft:
             for name, showing in shown.items():
                 write_array(draft, name, showing, [pair for pair in opened if pair[0].array == name], store, dataset)
@@ -193,15 +193,15 @@ def write_array(draft: Draft, name: str, showing: Showing, opened: list, store: 
     count, views = showing.flips.shape
     shape = (count, views, len(statistics.mean)) if name == "train" else (count, len(statistics.mean))
     writer = Writer(draft.path / f"{name}.npy", shape, store.dtype, grid_of(statistics.low, statistics.high))
-    for part, artifact in opened:
+    for _, artifact in opened:
         vectors = artifact.array("vectors")
-        writer.put(part.start, vectors if name == "train" else vectors[:, 0])
+        writer.put(vectors if name == "train" else vectors[:, 0])
+    writer.close()
     if not writer.is_finite:
         raise DataError(
             f"teacher '{store.teacher.name}' gave an embedding that is not finite in {store.dtype}; "
             "try embeddings.dtype: int16 or float32"
         )
-    writer.close()
     if name == "train":
         np.save(draft.path / "train-mean.npy", statistics.mean)
         np.save(draft.path / "train-deviation.npy", statistics.deviation)

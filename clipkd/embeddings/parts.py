@@ -51,15 +51,15 @@ def folder_of(store: Embeddings) -> Path:
     return store.folder.with_name(f".{store.folder.name}.parts")
 
 
-def place(store: Embeddings, part: Part) -> tuple[Path, Identity]:
-    """Return a part's folder and identity."""
-    identity = store.identity | {"part": [part.array, part.start, part.stop]}
+def place(store: Embeddings, part: Part, content: str) -> tuple[Path, Identity]:
+    """Return a part's folder and identity; of a folder of images only the content tells what was shown."""
+    identity = store.identity | {"part": [part.array, part.start, part.stop], "dataset_content": content}
     return folder_of(store) / f"{part.array}-{part.start:09d}", identity
 
 
-def is_there(store: Embeddings, part: Part) -> bool:
-    """Return whether a part is finished; a damaged one is made again, aloud."""
-    folder, identity = place(store, part)
+def is_there(store: Embeddings, part: Part, content: str) -> bool:
+    """Return whether a part is finished; a damaged one, or one of other images, is made again, aloud."""
+    folder, identity = place(store, part, content)
     if not (folder / MANIFEST).exists():
         return False
     try:
@@ -70,15 +70,15 @@ def is_there(store: Embeddings, part: Part) -> bool:
     return True
 
 
-def load(store: Embeddings, part: Part) -> Artifact:
+def load(store: Embeddings, part: Part, content: str) -> Artifact:
     """Open a finished part."""
-    folder, identity = place(store, part)
+    folder, identity = place(store, part, content)
     return open_artifact(folder, "part", identity)
 
 
-def save(store: Embeddings, part: Part, vectors: np.ndarray, facts: dict[str, Any]) -> None:
+def save(store: Embeddings, part: Part, content: str, vectors: np.ndarray, facts: dict[str, Any]) -> None:
     """Store a part's vectors, float32 [rows, V, D]."""
-    folder, identity = place(store, part)
+    folder, identity = place(store, part, content)
     with building(folder, "part", identity) as draft:
         np.save(draft.path / "vectors.npy", vectors)
         draft.facts |= facts

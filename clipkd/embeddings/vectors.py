@@ -56,24 +56,29 @@ def grid_of(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 class Writer:
-    """Writes an array [..., D] piece by piece in a format."""
+    """Writes an array [..., D] from its first row to its last, in a format.
+
+    By plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, grid: np.ndarray) -> None:
         """Create the file `path`, and beside it the grid where the format has one."""
         self.dtype, self.grid, self.is_finite = dtype, grid, True
-        self.array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        self.stream = open(path, "wb")  # noqa: SIM115 (closed by `close`)
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.stream, header)
         if dtype == "int16":
             np.save(path.with_name(f"{path.stem}-grid.npy"), grid)
 
-    def put(self, start: int, values: np.ndarray) -> None:
-        """Store values [N, ..., D] from row `start` on."""
+    def put(self, values: np.ndarray) -> None:
+        """Store the next values [N, ..., D]."""
         with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is noted
             stored = encoded(values, self.grid) if self.dtype == "int16" else values.astype(self.dtype)
         self.is_finite &= bool(np.isfinite(stored).all())
-        self.array[start : start + len(values)] = stored
+        self.stream.write(np.ascontiguousarray(stored).tobytes())
 
     def close(self) -> None:
-        self.array.flush()
+        self.stream.close()
 
 
 class Statistics:

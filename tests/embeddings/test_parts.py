@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_another_writer_removes_the_parts_first(small_parts, digits_folder, vit_
     other, dataset, teacher = stage(tmp_path / "other", digits_folder, vit_folder)
     with pytest.raises(DataError):  # the control: without a store it is an error
         extract(other, dataset, teacher, 64)
+
+
+def test_parts_of_other_images_are_not_joined(whole, small_parts, digits_folder, vit_folder, tmp_path, capsys):
+    """A folder of images keeps its identity when its images change: only the content tells."""
+    store, dataset, teacher = stage(tmp_path / "data", digits_folder, vit_folder)
+    manifest = {**dataset.artifact.manifest, "facts": {**dataset.artifact.facts, "content": "another"}}
+    other = replace(dataset, artifact=replace(dataset.artifact, manifest=manifest))
+    extract(store, other, teacher, 64, (1, 2))
+    before = teacher.forward_passes
+    extract(store, dataset, teacher, 64)
+    assert teacher.forward_passes - before == total(dataset)
+    assert "dataset_content" in capsys.readouterr().err
+    assert contents(store) == whole
 
 
 def worker(data: Path, vit_folder: Path) -> subprocess.Popen:

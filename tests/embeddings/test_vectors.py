@@ -17,7 +17,7 @@ def stored(values: np.ndarray, dtype: str, folder) -> Vectors:
         flat = values.reshape(-1, values.shape[-1])
         writer = Writer(draft.path / "train.npy", values.shape, dtype, grid_of(flat.min(axis=0), flat.max(axis=0)))
         for start in range(0, len(values), 3):
-            writer.put(start, values[start : start + 3])
+            writer.put(values[start : start + 3])
         writer.close()
     return Vectors(open_artifact(folder, "toy"), "train")
 
