@@ -36,14 +36,16 @@ def draw(results: Results) -> Figure:
         time.set_title(f"{', '.join(names)}, recipe {example.recipe}")
         passes.set_title("; ".join(dict.fromkeys(row.devices for row in group if row.costs)), color=GREY, fontsize=8)
         labels = [
-            f"{row.first.train_type}, {row.source}" if row.source == "live" else row.first.train_type for row in group
+            row.first.train_type if row.source in {"none", "cached"} else f"{row.first.train_type}, {row.source}"
+            for row in group
         ]
         draw_seconds(time, group)
         draw_passes(passes, group)
         rows_axis(time, labels)
     grid[-1][0].set_xlabel("seconds per epoch, training part (in brackets: × cached)")
     grid[-1][1].set_xlabel("images through the teacher for one student, all epochs")
-    handles = [Patch(color=COLOURS[source], label=label) for source, label in LABELS.items()]
+    sources = {row.source for group in chosen.values() for row in group}
+    handles = [Patch(color=COLOURS[source], label=label) for source, label in LABELS.items() if source in sources]
     legend(made, handles, "mean over seeds ± sample standard deviation")
     return made
 
