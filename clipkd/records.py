@@ -15,6 +15,8 @@ from clipkd.cells import Cell
 from clipkd.errors import DataError
 
 KIND = "run"
+FAILED = "failed.json"
+"""In the folder of a run that stopped on a number that is not finite: which epoch, step and images."""
 FORMAT = 2
 """Of metrics.json; 2: a manifest.json lies beside it."""
 CELL_FIELDS = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
@@ -170,6 +172,12 @@ def read_run(cell: Cell, folder: Path) -> Run:
     if open_artifact(folder, KIND, only=files).manifest["fingerprint"] != metrics.get("fingerprint"):
         raise metrics.wrong("fingerprint", "is not that of the manifest.json beside it")
     return Run(cell, classes, last, selected, cost, history, split)
+
+
+def read_failure(folder: Path) -> str | None:
+    """Return why a run failed, in words; None where it did not."""
+    path = folder / FAILED
+    return Fields.read(path).word("message") if path.exists() else None
 
 
 def read_chosen(metrics: Fields, name: str) -> Chosen:

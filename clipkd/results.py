@@ -11,7 +11,7 @@ from clipkd import datasets, teachers
 from clipkd.cells import NO_TEACHER, Cell, expand
 from clipkd.errors import DataError, InputError
 from clipkd.layout import Layout
-from clipkd.records import Run, read_run
+from clipkd.records import Run, read_failure, read_run
 from clipkd.summary import Summary, summarise
 from clipkd.teacher_facts import TeacherFacts
 
@@ -32,6 +32,8 @@ class Results:
     runs: dict[Cell, Run]
     missing: tuple[Cell, ...]
     """Cells without a finished run."""
+    failed: dict[Cell, str]
+    """Those of them whose run stopped on a number that is not finite, and where."""
     teachers: TeacherFacts
 
     @classmethod
@@ -54,8 +56,9 @@ class Results:
             cell: read_run(cell, runs / cell.folder) for cell in cells if (runs / cell.folder / "metrics.json").exists()
         }
         missing = tuple(cell for cell in cells if cell not in finished)
+        failed = {cell: why for cell in missing if (why := read_failure(runs / cell.folder))}
         if missing and not partial:
-            listed = "\n  ".join(map(described, missing))
+            listed = "\n  ".join(described(cell, failed.get(cell)) for cell in missing)
             raise DataError(
                 f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
                 f"make them, or ask for a partial report:\n  {listed}"
@@ -70,7 +73,7 @@ class Results:
                 f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
                 f"or ask for a partial report:\n  {listed}"
             )
-        return cls(config, cells, tuple(left_out), finished, missing, facts)
+        return cls(config, cells, tuple(left_out), finished, missing, failed, facts)
 
     @property
     def is_partial(self) -> bool:
@@ -81,7 +84,7 @@ class Results:
         """Return the lines that every table and figure of an incomplete grid carries: what is missing."""
         lines = []
         if self.missing:
-            listed = "; ".join(map(described, self.missing))
+            listed = "; ".join(described(cell, self.failed.get(cell)) for cell in self.missing)
             lines.append(
                 f"INCOMPLETE: {len(self.missing)} of {len(self.cells)} runs are missing; numbers marked {MARK} "
                 f"rest on fewer runs than the config asks for. Missing: {listed}."
@@ -137,11 +140,12 @@ def headline(recipe_selection: str) -> str:
     return "selected" if recipe_selection == "validation" else "last"
 
 
-def described(cell: Cell) -> str:
-    """Return a cell in words."""
+def described(cell: Cell, failure: str | None = None) -> str:
+    """Return a cell in words, and why it failed, where it did."""
     train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
     run = f"recipe {cell.recipe}, seed {cell.seed}"
-    return f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {train_type}, {run}"
+    words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {train_type}, {run}"
+    return f"{words} (FAILED: {failure})" if failure else words
 
 
 def dataset_title(name: str, config: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ from clipkd.artifacts import (
 )
 from clipkd.errors import DataError, InputError
 from clipkd.fingerprint import Identity, fingerprint
-from clipkd.records import FORMAT, KIND
+from clipkd.records import FAILED, FORMAT, KIND
 
 METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
 STUDENT = "student.safetensors"
@@ -71,11 +71,15 @@ class RunFolder:
 
     def start(self, settings: dict[str, Any], where: torch.device) -> None:
         """Write the resolved settings and the environment; drop an earlier run's results."""
-        for name in (METRICS, MANIFEST, COST, HISTORY):
+        for name in (METRICS, MANIFEST, COST, HISTORY, FAILED):
             (self.path / name).unlink(missing_ok=True)
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
         write_text(self.path / CONFIG, plain)
         write_json(self.path / ENVIRONMENT, environment(where))
+
+    def fail(self, reason: dict[str, Any]) -> None:
+        """Mark the run as failed, until it is started again."""
+        write_json(self.path / FAILED, reason)
 
     def save_resume(self, state: dict[str, Any]) -> None:
         """Save the training's whole state, to go on from after a crash."""
@@ -115,7 +119,8 @@ class RunFolder:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
             write_manifest(self.path, KIND, identity, {}, entries)
-        (self.path / RESUME).unlink(missing_ok=True)
+        for name in (RESUME, FAILED):
+            (self.path / name).unlink(missing_ok=True)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

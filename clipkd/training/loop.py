@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import statistics
@@ -18,9 +19,10 @@ from clipkd.artifacts import read_json
 from clipkd.errors import DataError, MachineError
 from clipkd.fingerprint import fingerprint
 from clipkd.progress import say
-from clipkd.runs import RunFolder
+from clipkd.runs import FAILED, RunFolder
 from clipkd.training.batches import Batches
 from clipkd.training.evaluation import Score, evaluate
+from clipkd.training.finite import Guard
 from clipkd.training.job import Job, names, open_batches, open_signal
 from clipkd.training.network import Student, build_student
 from clipkd.training.optimiser import adamw, learning_rate
@@ -140,7 +142,8 @@ class Run:
         count = 0
         rate = self.numbers.learning_rate
         passes = self.teacher_passes()
-        step = (number - 1) * self.steps_per_epoch
+        begin = step = (number - 1) * self.steps_per_epoch
+        guard, order = Guard(self.optimiser, self.job.device), self.generator.get_state()
         for batch in self.batches.epoch(self.numbers.batch_size, self.recipe.drop_last, self.generator):
             rate = learning_rate(step, total_steps, self.numbers, self.recipe)
             for group in self.optimiser.param_groups:
@@ -148,6 +151,7 @@ class Run:
             parts = method.loss(student, student(batch.inputs), batch.labels, self.signal(batch), self.recipe)
             self.optimiser.zero_grad()
             parts["loss"].backward()
+            guard.look(parts["loss"], student.parameters(), step - begin)
             self.optimiser.step()
             # Sums stay on the device: reading them here would make it wait in every step.
             for part, value in parts.items():
@@ -157,12 +161,24 @@ class Run:
             count += len(batch.labels)
             step += 1
         self.passes += self.teacher_passes() - passes
-        means = {part: total.item() / count for part, total in totals.items()}
-        if not all(math.isfinite(value) for value in means.values()):
-            raise DataError(
-                f"{self.cell.folder}: the loss is not finite in epoch {number} ({means}); lower --learning-rate?"
-            )
-        return rate, means
+        bad = guard.first_bad()
+        if bad is not None:
+            raise self.not_finite(number, bad, order)
+        return rate, {part: total.item() / count for part, total in totals.items()}
+
+    def not_finite(self, number: int, step: int, order: Tensor) -> DataError:
+        """Mark the run as failed; return what to tell the user. `order`: the generator's state before the epoch."""
+        generator = torch.Generator()
+        generator.set_state(order)
+        batches = self.batches.epoch(self.numbers.batch_size, self.recipe.drop_last, generator)
+        rows = next(itertools.islice(batches, step, None)).rows.tolist()
+        told = f"loss or gradient is not finite in epoch {number}, step {step + 1} of {self.steps_per_epoch}"
+        self.folder.fail({"message": told, "epoch": number, "step": step + 1, "rows": rows})
+        return DataError(
+            f"{self.cell.folder}: {told}, training images {', '.join(map(str, rows[:8]))}, ... (all in "
+            f"{self.folder.path / FAILED}); the weights were left as they were before that step; "
+            "lower --learning-rate?"
+        )
 
     def teacher_passes(self) -> int:
         """Return how many images have gone through a teacher in this process."""

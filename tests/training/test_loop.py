@@ -177,9 +177,14 @@ def test_a_live_teacher_is_counted_and_trains_the_same_student(digits_folder, vi
 def test_a_loss_that_is_not_finite_stops_the_run(digits_folder, tmp_path):
     answer = train(digits_folder, tmp_path / "run", "--learning-rate", 1e30, "--recipe", "reference", check=False)
     assert answer.returncode == 3
-    assert "the loss is not finite in epoch 1" in answer.stderr
+    assert "loss or gradient is not finite in epoch 1, step " in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not (tmp_path / "run" / "metrics.json").exists()
+    failed = json.loads((tmp_path / "run" / "failed.json").read_text())
+    assert failed["message"] in answer.stderr
+    assert len(failed["rows"]) == 64
+    train(digits_folder, tmp_path / "run")
+    assert not (tmp_path / "run" / "failed.json").exists(), "a later attempt that succeeds clears the mark"
 
 
 def test_learning_rate_warms_up_and_falls_along_half_a_cosine():

@@ -1,0 +1,91 @@
+"""A number that is not finite: no weight moves from that step on, and the step and its images are named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from clipkd.cells import Cell
+from clipkd.errors import DataError
+from clipkd.layout import Layout
+from clipkd.runs import RunFolder
+from clipkd.training import finite, loop
+from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.training.loop import Run
+from tests.synthetic import demo, write_study
+from tests.tables.test_results import collect
+
+CPU = torch.device("cpu")
+
+
+def run_of(digits_folder, folder) -> Run:
+    cell = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0)
+    job = open_job(cell, Hyperparameters(batch_size=100), Layout(digits_folder), CPU)
+    signal = open_signal(job)
+    return Run(job, RunFolder(folder), signal, open_batches(job, signal))
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder, tmp_path, monkeypatch):
+    """Step 3 of the epoch gets a bad number; the weights must be those after two steps."""
+    right = run_of(digits_folder, tmp_path / "right")
+    epoch = right.batches.epoch
+    batches = list(epoch(100, True, torch.Generator().manual_seed(0)))
+    right.batches.epoch = lambda *_: iter(batches[:2])
+    right.steps(1)
+
+    run = run_of(digits_folder, tmp_path / "run")
+    run.batches.epoch = lambda *_: iter(batches)
+    real, count = finite.Guard.look, iter(range(100))
+
+    def look(self, loss, parameters, step):
+        parameters = list(parameters)
+        if next(count) == 2 and where == "gradient":
+            parameters[5].grad.view(-1)[0] = bad
+        elif step == 2:
+            loss = loss * bad
+        real(self, loss, parameters, step)
+
+    monkeypatch.setattr(finite.Guard, "look", look)
+    with pytest.raises(DataError, match=r"not finite in epoch 1, step 3 of 12, training images \d+, "):
+        run.steps(1)
+    for name, tensor in weights(right).items():
+        assert torch.equal(run.student.state_dict()[name], tensor), name
+    failed = json.loads((tmp_path / "run/failed.json").read_text())
+    assert (failed["epoch"], failed["step"], failed["rows"]) == (1, 3, batches[2].rows.tolist())
+
+
+def test_without_the_guard_the_weights_are_lost(digits_folder, tmp_path, monkeypatch):
+    """The control."""
+    monkeypatch.setattr(loop, "Guard", lambda *_: NoGuard())
+    run = run_of(digits_folder, tmp_path / "run")
+    for parameter in run.student.parameters():
+        parameter.register_hook(lambda gradient: gradient * float("nan"))
+    run.steps(1)
+    assert not all(tensor.isfinite().all() for tensor in weights(run).values())
+
+
+class NoGuard:
+    def look(self, *_) -> None:
+        pass
+
+    def first_bad(self) -> None:
+        return None
+
+
+def test_a_failed_run_is_named_as_failed_in_what_is_missing(tmp_path):
+    study = write_study(demo(), tmp_path)
+    folder = study.folder(train_type="embed-KD", recipe="corrected", seed=1)
+    for path in folder.iterdir():
+        path.unlink()
+    RunFolder(folder).fail({"message": "loss or gradient is not finite in epoch 2, step 7 of 9", "rows": [1]})
+    with pytest.raises(DataError, match=r"seed 1 \(FAILED: loss or gradient is not finite in epoch 2, step 7 of 9\)"):
+        collect(study)
+    assert "FAILED: loss or gradient is not finite" in collect(study, partial=True).gaps()[0]
