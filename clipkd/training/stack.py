@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clipkd.training.network import Outputs, Student
+from clipkd.training.network import Attention, Outputs, Student
 
-OWN = ("cluster_projection.", "logit_scale")
+OWN = ("cluster_projection", "logit_scale")
 """Parameters outside the body: not every student has them, or of the same shape."""
 
 
@@ -30,7 +30,8 @@ def shape(student: nn.Module) -> tuple | None:
     if not isinstance(student, Student):
         return None
     shapes = tuple((name, tuple(value.shape), str(value.dtype)) for name, value in body(student).items())
-    return (*shapes, *((block.attn.heads, block.attn.dropout) for block in student.transformer.resblocks))
+    attention = [module for module in student.modules() if isinstance(module, Attention)]
+    return (*shapes, *((module.heads, module.dropout) for module in attention))
 
 
 class Stack:
