@@ -61,7 +61,7 @@ def take_steps(step: Step, until: int, interruption: Interruption) -> None:
     # To its end, also where no step is left: the next epoch's order is drawn from where this one's ended.
     for batches in zip(*(run.rest_of_epoch() for run in group), strict=True):
         step(batches)
-        if interruption.signal or any(run.is_time_to_save() for run in group):
+        if any(run.is_interrupted_or_due() for run in group):
             share_time()
             for run in group:
                 run.save()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal as signals
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from clipkd.artifacts import read_json
 from clipkd.errors import ClipkdError, DataError, MachineError
-from clipkd.fingerprint import fingerprint
+from clipkd.fingerprint import digest, fingerprint
 from clipkd.methods import Losses
 from clipkd.progress import say
 from clipkd.runs import FAILED, RunFolder
@@ -27,17 +28,16 @@ from clipkd.training.finite import Guard
 from clipkd.training.group import advance
 from clipkd.training.interruption import Interruption
 from clipkd.training.job import Job, open_batches, open_signal
-from clipkd.training.network import Student, build_student
+from clipkd.training.network import Outputs, Student, build_student
 from clipkd.training.optimiser import adamw, learning_rate, set_rate, settle
 from clipkd.training.outcome import cost, metrics
+from clipkd.training.ranks import Ranks
 from clipkd.training.signals import Signal
 
 SECONDS_BETWEEN_SAVES = 60.0
 SHARE_FOR_SAVES = 0.02
 """Of the training time, at most: where a save takes long, saves are rarer."""
 EVALUATION_BATCH = 500
-NOISE = 0x9E3779B9
-"""Turns a seed into that of dropout, so that it and the order of the images are drawn from different streams."""
 
 Outcome = dict[str, Any] | ClipkdError
 """A run's metrics, or why it failed."""
@@ -64,23 +64,24 @@ class Epoch:
     """Images that went through a teacher in the process."""
 
 
-def train(job: Job, folder: RunFolder) -> dict[str, Any]:
+def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> dict[str, Any]:
     """Train the job's student and write its run folder; return the metrics.
 
-    A run that was cut off goes on from its last saved step and ends with the same student.
+    A run that was cut off goes on from its last saved step and ends with the same student. Where several ranks
+    train it, the first one writes.
 
     Raises:
         DataError: an input is damaged or stands for something else; the loss is not finite.
         MachineError: the device's memory or the disk does not suffice; another process writes this run.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and the training is saved.
     """
-    (outcome,) = train_together([(job, folder)])
+    (outcome,) = train_together([(job, folder)], ranks)
     if isinstance(outcome, ClipkdError):
         raise outcome
     return outcome
 
 
-def train_together(pairs: Sequence[tuple[Job, RunFolder]]) -> list[Outcome]:
+def train_together(pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None = None) -> list[Outcome]:
     """Train several jobs' students side by side; return each one's metrics, or why it failed.
 
     All have the dataset, recipe, student's size and hyperparameters of the first. One that fails does not stop
@@ -89,6 +90,7 @@ def train_together(pairs: Sequence[tuple[Job, RunFolder]]) -> list[Outcome]:
     Raises:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and every training is saved.
     """
+    ranks = ranks or Ranks()
     outcomes: dict[int, Outcome] = {}
     runs: dict[int, Run] = {}
     batches: Batches | None = None
@@ -96,21 +98,23 @@ def train_together(pairs: Sequence[tuple[Job, RunFolder]]) -> list[Outcome]:
         for number, (job, folder) in enumerate(pairs):
             try:
                 signal = open_signal(job)
-                stack.enter_context(folder.held())
-                if folder.finished(job.identity):
+                if ranks.is_first:
+                    stack.enter_context(folder.held())
+                (is_finished,) = ranks.most(ranks.is_first and folder.finished(job.identity))
+                if is_finished:
                     say(f"{folder.path} holds the complete result of this run: nothing to do")
                     outcomes[number] = read_json(folder.path / "metrics.json")
                     continue
                 batches = batches or open_batches(job, signal)  # whoever trains side by side sees the same images
-                runs[number] = Run(job, folder, signal, batches)
+                runs[number] = Run(job, folder, signal, batches, interruption, ranks)
             except ClipkdError as error:
                 outcomes[number] = error
             except RuntimeError as error:
                 outcomes[number] = out_of_memory(job, error)
         try:
             for run in runs.values():
+                stack.callback(run.end)
                 run.begin()
-                stack.callback(run.board.close)
             advance(list(runs.values()), interruption)
         except RuntimeError as error:
             lack = out_of_memory(pairs[0][0], error)
@@ -134,8 +138,17 @@ def out_of_memory(job: Job, error: RuntimeError) -> MachineError:
 class Run:
     """The state of one training."""
 
-    def __init__(self, job: Job, folder: RunFolder, signal: Signal, batches: Batches) -> None:
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        signal: Signal,
+        batches: Batches,
+        interruption: Interruption | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.job, self.folder, self.signal, self.batches = job, folder, signal, batches
+        self.interruption, self.ranks = interruption or Interruption(), ranks or Ranks()
         self.cell, self.numbers, self.recipe = job.cell, job.numbers, job.cell.recipe_spec
         self.fingerprint = fingerprint(job.identity)
         self.checkpoints = folder.checkpoints(job.identity)
@@ -146,7 +159,9 @@ class Run:
         self.optimiser = adamw(self.student, self.numbers, self.recipe)
         self.generator = torch.Generator().manual_seed(self.cell.seed)
         # Dropout, and what a signal draws: the run's own, so that it is the same beside other runs as alone.
-        self.noise = torch.Generator(job.device).manual_seed(self.cell.seed ^ NOISE)
+        noise = int(digest([self.cell.seed, self.ranks.rank])[:15], 16)
+        self.noise = torch.Generator(job.device).manual_seed(noise)
+        torch.manual_seed(noise)  # for students that draw from the process's generator
         self.student.generators = [self.noise]
         self.signal.generator = self.noise
         self.student.train()
@@ -154,6 +169,7 @@ class Run:
         self.epoch = Epoch(1, self.generator.get_state())
         self.guard = Guard(self.optimiser, job.device)
         self.companions = 1
+        self.board: SummaryWriter | None = None
         self.failure: ClipkdError | None = None
         self.result: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
@@ -174,9 +190,16 @@ class Run:
 
     def begin(self) -> None:
         """Go on from the saved state, or begin."""
-        if not self.resume():
-            self.folder.start(self.job.settings(), self.job.device)
-        self.board = SummaryWriter(self.folder.path, purge_step=self.epoch.number)
+        is_resumed = self.resume()
+        if self.ranks.is_first:
+            if not is_resumed:
+                self.folder.start(self.job.settings(), self.job.device)
+            self.board = SummaryWriter(self.folder.path, purge_step=self.epoch.number)
+
+    def end(self) -> None:
+        """Close what is open."""
+        if self.board is not None:
+            self.board.close()
 
     @property
     def is_going_on(self) -> bool:
@@ -207,6 +230,7 @@ class Run:
 
         A part of what a GPU replays: nothing here may wait for it, or leave numbers at another place.
         """
+        self.ranks.average(self.student.parameters())
         self.guard.look(parts["loss"], self.student.parameters())
         self.optimiser.step()
         for part, value in parts.items():
@@ -218,6 +242,27 @@ class Run:
         self.epoch.count += count
         self.epoch.step += 1
         self.epoch.passes += passes
+
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """Return what the student makes of the whole batch [B, 3, S, S], of which each rank computes its part."""
+        if self.ranks.count == 1:
+            return self.student(inputs)
+        part = self.student(inputs[self.ranks.share(len(inputs))])
+        gathered = (self.ranks.gathered(value, len(inputs)) for value in (part.embedding, part.logits))
+        return Outputs(*gathered)
+
+    def told(self, batch: Batch) -> Tensor | None:
+        """Return the teacher's signal of the whole batch; a live teacher looks at each rank's part."""
+        if self.ranks.count == 1 or self.signal.teacher is None:
+            return self.signal(batch)
+        part = self.signal(batch.part(self.ranks.share(len(batch.labels))))
+        assert part is not None
+        return self.ranks.gathered(part, len(batch.labels))
+
+    def say(self, message: str) -> None:
+        """Say it once, whatever the number of ranks."""
+        if self.ranks.is_first:
+            say(message)
 
     def close_epoch(self) -> None:
         """Evaluate after an epoch's last step, keep the student if it is the best so far, begin the next epoch."""
@@ -231,15 +276,17 @@ class Run:
         row |= {f"val_{part}": score[part] for part in ("loss", "top1", "top5")} | {"split": self.recipe.selection}
         self.history.append(row)
         self.seconds.append(epoch.seconds)
-        self.passes += epoch.passes
+        (passes,) = self.ranks.summed([epoch.passes])
+        self.passes += round(passes)
         if not self.selected or score["top1"] > self.selected["score"]["top1"]:
             self.selected = {"epoch": epoch.number, "score": score}
             self.selected_student = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
-        self.board.add_scalar("Train loss", means["loss"], epoch.number)
-        self.board.add_scalar("Val loss", score["loss"], epoch.number)
-        self.board.add_scalar("Val acc.", score["top1"], epoch.number)
+        if self.board is not None:
+            self.board.add_scalar("Train loss", means["loss"], epoch.number)
+            self.board.add_scalar("Val loss", score["loss"], epoch.number)
+            self.board.add_scalar("Val acc.", score["top1"], epoch.number)
         if epoch.number % max(1, self.numbers.epochs // 20) == 0 or epoch.number == 1 or sys.stderr.isatty():
-            say(
+            self.say(
                 f"epoch {epoch.number}/{self.numbers.epochs}: train loss {means['loss']:.4f}, {self.recipe.selection} "
                 f"loss {score['loss']:.4f}, top-1 {score['top1']:.1%}, {epoch.seconds:.1f} s"
             )
@@ -250,13 +297,19 @@ class Run:
     def finish(self) -> None:
         """Measure, and write the results."""
         self.result = metrics(self)
-        self.folder.finish(self.selected_student, self.history, cost(self), self.result, self.job.identity)
+        if self.ranks.is_first:
+            self.folder.finish(self.selected_student, self.history, cost(self), self.result, self.job.identity)
         last, selected = self.result["last"]["test"]["top1"], self.result["selected"]["test"]["top1"]
-        say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
+        self.say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
 
-    def is_time_to_save(self) -> bool:
-        """Return whether the last save is long enough ago."""
-        return time.monotonic() - self.saved > max(SECONDS_BETWEEN_SAVES, self.seconds_of_save / SHARE_FOR_SAVES)
+    def is_interrupted_or_due(self) -> bool:
+        """Return whether a signal came to any rank, or the last save is long enough ago; all ranks agree."""
+        longest = max(SECONDS_BETWEEN_SAVES, self.seconds_of_save / SHARE_FOR_SAVES)
+        is_due = self.ranks.is_first and time.monotonic() - self.saved > longest
+        number, due = self.ranks.most(int(self.interruption.signal or 0), is_due)
+        if number:
+            self.interruption.signal = signals.Signals(number)
+        return bool(number or due)
 
     def save(self) -> None:
         """Save the training at the edge of a step."""
@@ -264,7 +317,10 @@ class Run:
             return
         start = time.monotonic()
         step = (self.epoch.number - 1) * self.steps_per_epoch + self.epoch.step
-        self.checkpoints.save(step, self.state())
+        state = self.state()
+        if self.ranks.is_first:
+            self.checkpoints.save(step, state)
+        self.ranks.wait()
         self.saved = time.monotonic()
         self.seconds_of_save = self.saved - start
 
@@ -303,7 +359,7 @@ class Run:
     def score(self, part: str) -> Score:
         """Return the student's score on the test split or on the rows held out for validation."""
         split, rows = ("test", None) if part == "test" else ("train", self.job.dataset.validation)
-        return evaluate(self.student, self.batches.evaluation(split, rows, EVALUATION_BATCH), self.recipe)  # type: ignore[arg-type]
+        return evaluate(self.student, self.batches.evaluation(split, rows, EVALUATION_BATCH), self.recipe, self.ranks)  # type: ignore[arg-type]
 
     def student_parameters(self) -> int:
         """Return the number of the student's parameters."""
@@ -314,8 +370,8 @@ class Run:
         return {
             "student": self.student.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "torch": torch.get_rng_state(),
-            "noise": self.noise.get_state(),
+            "torch": self.ranks.all_of(torch.get_rng_state()),
+            "noise": self.ranks.all_of(self.noise.get_state()),
             "epoch": vars(self.epoch),
             "history": self.history,
             "seconds": self.seconds,
@@ -332,13 +388,13 @@ class Run:
         self.student.load_state_dict(state["student"])
         self.optimiser.load_state_dict(state["optimiser"])
         settle(self.optimiser, self.job.device)
-        torch.set_rng_state(state["torch"])
-        self.noise.set_state(state["noise"])
+        torch.set_rng_state(state["torch"][self.ranks.rank])
+        self.noise.set_state(state["noise"][self.ranks.rank])
         self.epoch = Epoch(**state["epoch"])
         self.epoch.totals = {part: total.to(self.job.device) for part, total in self.epoch.totals.items()}
         self.history, self.seconds, self.passes = state["history"], state["seconds"], state["passes"]
         self.selected, self.selected_student = state["selected"], state["selected_student"]
-        say(
+        self.say(
             f"{self.cell.folder}: going on in epoch {self.epoch.number}, after step {self.epoch.step} of "
             f"{self.steps_per_epoch}"
         )

@@ -40,7 +40,8 @@ class Step:
         students = [run.student for run in runs]
         self.stack = Stack(students) if len(runs) > 1 else None
         self.again: Replayed | None = None
-        if self.device.type == "cuda" and shape(first.student) and os.environ.get(GRAPHS) != "never":
+        is_graph = self.device.type == "cuda" and first.ranks.count == 1 and shape(first.student) is not None
+        if is_graph and os.environ.get(GRAPHS) != "never":
             noise = [run.noise for run in runs]
             self.again = Replayed(self.learn, first.numbers.batch_size, lambda work: captured(work, noise))
 
@@ -51,7 +52,7 @@ class Step:
         for run, batch in zip(self.runs, batches, strict=True):
             before = run.teacher_passes()
             run.before_step()
-            lessons.append((batch.inputs, batch.labels, run.signal(batch)))
+            lessons.append((batch.inputs, batch.labels, run.told(batch)))
             passes.append(run.teacher_passes() - before)
         (self.again or self.learn)(lessons)
         for run, batch, passed in zip(self.runs, batches, passes, strict=True):
@@ -61,7 +62,7 @@ class Step:
         """Do all that the device does in a step."""
         inputs = [lesson[0] for lesson in lessons]
         with autocast(self.precision, self.device):
-            outputs = self.stack(inputs) if self.stack else [self.runs[0].student(inputs[0])]
+            outputs = self.stack(inputs) if self.stack else [self.runs[0].outputs(inputs[0])]
         parts = [
             run.cell.method.loss(run.student, out, labels, signal, run.recipe)
             for run, out, (_, labels, signal) in zip(self.runs, outputs, lessons, strict=True)

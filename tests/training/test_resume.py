@@ -119,7 +119,7 @@ def test_control_without_a_part_of_the_state_the_student_differs(part, digits_fo
     def without(self):
         state = real(self)
         if part == "noise":
-            state["noise"] = torch.Generator().manual_seed(99).get_state()
+            state["noise"] = [torch.Generator().manual_seed(99).get_state()]
         elif part == "optimiser":
             state["optimiser"]["state"] = {}
         else:
