@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from clipkd import progress
 from clipkd.artifacts import read_json
 from clipkd.errors import ClipkdError, DataError, MachineError
 from clipkd.fingerprint import digest, fingerprint
@@ -285,10 +286,11 @@ class Run:
             self.board.add_scalar("Train loss", means["loss"], epoch.number)
             self.board.add_scalar("Val loss", score["loss"], epoch.number)
             self.board.add_scalar("Val acc.", score["top1"], epoch.number)
+        who = f"{self.cell.folder}: " if self.companions > 1 or progress.is_one_of_several else ""
         if epoch.number % max(1, self.numbers.epochs // 20) == 0 or epoch.number == 1 or sys.stderr.isatty():
             self.say(
-                f"epoch {epoch.number}/{self.numbers.epochs}: train loss {means['loss']:.4f}, {self.recipe.selection} "
-                f"loss {score['loss']:.4f}, top-1 {score['top1']:.1%}, {epoch.seconds:.1f} s"
+                f"{who}epoch {epoch.number}/{self.numbers.epochs}: train loss {means['loss']:.4f}, "
+                f"{self.recipe.selection} loss {score['loss']:.4f}, top-1 {score['top1']:.1%}, {epoch.seconds:.1f} s"
             )
         for total in epoch.totals.values():
             total.zero_()  # in place, where a replayed step adds to it
