@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,12 +42,14 @@ if workflow.is_main_process:
 
 LAYOUT = Layout.of(config)
 RUNS = {cell.folder: cell for cell in CELLS}
-RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
+RUN_OF_SEEDS = "{recipe}/{dataset}/{student}/{teacher}/{train_type}"
+RUN = RUN_OF_SEEDS + "/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RESOLVED = "results/config.json"
 TABLES = tables.table_stems(config)
 FIGURES = figures.figure_stems(config)
 DEVICE = config["training"]["device"]
+STACK = config["training"]["stack"]
 # A job that computes on the CPU must not queue for the GPU that profiles/default grants to one at a time.
 GPUS = 0 if DEVICE == "cpu" else 1
 
@@ -138,9 +141,9 @@ def dataset_of(name):
     return datasets.get(name, config["sources"].get(name))
 
 
-def source_flag(wildcards):
-    """Return the flag that says where a dataset's data are, as a list; empty for the official place."""
-    source = config["sources"].get(wildcards.dataset)
+def source_flag(named):
+    """Return the flag that says where the data of a `dataset` are, as a list; empty for the official place."""
+    source = config["sources"].get(named.dataset)
     return ["--dataset-source", source] if source else []
 
 
@@ -252,14 +255,13 @@ def teacher_inputs(wildcards):
     return origin(output, LAYOUT.dataset(datasets.get(spec.dataset)))
 
 
-def cell_of(wildcards):
+def cell_of(wildcards, seed):
     """Return the cell of a run folder."""
-    return RUNS[RUN.format(**wildcards)]
+    return RUNS[f"{RUN_OF_SEEDS.format(**wildcards)}/seed{seed}"]
 
 
-def signal_inputs(wildcards):
-    """Return what the run's method asks of its teacher: nothing, or stored or live signals."""
-    cell = cell_of(wildcards)
+def signal_inputs(cell):
+    """Return what a run's method asks of its teacher: nothing, or stored or live signals."""
     asked, source = cell.method.signal, cell.teacher_source
     inputs = []
     if asked == "prototypes":
@@ -275,19 +277,19 @@ def signal_inputs(wildcards):
     return inputs
 
 
-def run_flags(wildcards):
-    """Return the flags that name a run on the command line; settings that change make it run again."""
-    cell = cell_of(wildcards)
+def run_flags(cell):
+    """Return the flags that name a run on the command line, but for its seed; settings that change make it run again."""
     training = config["training"]
     return [
         *("--train-type", cell.train_type, "--dataset-name", cell.dataset),
         *("--teacher-model", cell.teacher, "--student", cell.student),
-        *("--recipe", cell.recipe, "--seed", cell.seed),
+        *("--recipe", cell.recipe),
         *("--teacher-source", cell.teacher_source, "--epochs", cell.epochs),
         *("--batch-size", training["batch_size"]),
         *("--learning-rate", training["learning_rate"]),
         *("--weight-decay", training["weight_decay"]),
-        *source_flag(wildcards),
+        *("--precision", training["precision"]),
+        *source_flag(cell),
         *("--embed-dtype", LAYOUT.dtype),
         *(sample_flags() + form_flags() if cell.method.signal == "prototypes" else []),
         *(
@@ -296,6 +298,20 @@ def run_flags(wildcards):
             else []
         ),
     ]
+
+
+def seeds_together():
+    """Return the students that one job trains: seeds -> the folders above theirs (`training.stack`)."""
+    lots = {}
+    for cell in CELLS:
+        lots.setdefault(replace(cell, seed=0), []).append(cell)
+    together = {}
+    for cells_alike in lots.values():
+        folder = cells_alike[0].folder.rpartition("/")[0]
+        seeds = [cell.seed for cell in cells_alike]
+        for start in range(0, len(seeds), STACK):
+            together.setdefault(tuple(seeds[start : start + STACK]), []).append(folder)
+    return together
 
 
 def code_digest(*parts):
