@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test bench lint format report grid clean-demo
+.PHONY: help install demo test test-gpu bench lint format report grid clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ report: install ## Write results/report.html for the full paper grid.
 
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
+	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
 
 bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
