@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clipkd.data.dataset import Dataset, SplitName
 from clipkd.data.pixels import flipped, normalised, planes, square, squares, unit
+from clipkd.device import sent
 from clipkd.embeddings.extract import cut, random_box
 
 
@@ -91,7 +92,7 @@ class Resident:
 
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
         for rows, flips in islice(order(self.rows, size, drop_last, generator), start, None):
-            here, mirrored = rows.to(self.device), flips.to(self.device)
+            here, mirrored = sent(rows, self.device), sent(flips, self.device)
             native = None if self.native is None else unit(flipped(self.native[here], mirrored))
             inputs = self.inputs(flipped(self.images["train"][here], mirrored))
             yield Batch(rows, flips, flips.long(), self.labels["train"][here], inputs, native)
