@@ -77,6 +77,11 @@ class Layout:
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
 
+    def thumbnails(self, spec: DatasetSpec, side: int) -> tuple[Path, Identity]:
+        """Return folder and identity of a dataset's thumbnails for students of `side` pixels."""
+        identity = spec.thumbnails_identity(side)
+        return self.data / "thumbnails" / spec.name / fingerprint(identity), identity
+
     def teacher(self, spec: TeacherSpec) -> Path:
         return self.data / "teachers" / spec.name / fingerprint(spec.identity())
 

@@ -22,6 +22,16 @@ def dataset(spec: DatasetSpec, layout: Layout, source: str | None) -> Dataset:
     return prepare(spec, layout.dataset(spec), source)
 
 
+def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None) -> None:
+    """Pack a dataset of large images at a student's size."""
+    folder, identity = layout.thumbnails(spec, side)
+    if (folder / MANIFEST).exists():
+        return
+    from clipkd.data.thumbnails import write_thumbnails
+
+    write_thumbnails(dataset(spec, layout, source), side, folder, identity)
+
+
 def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
     """Fetch a teacher's checkpoint, or train it where the workflow itself is its source."""
     folder = layout.teacher(spec)
@@ -82,6 +92,8 @@ def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: i
     """Make everything that a cell's training reads and that is not there yet."""
     source = cell.source
     dataset(cell.dataset_spec, layout, source)
+    if cell.dataset_spec.has_thumbnails:
+        thumbnails(cell.dataset_spec, cell.student_spec.image_size, layout, source)
     signal, where = cell.method.signal, cell.teacher_source
     if where in {"live", "lazy"} and cell.teacher_spec is not None:
         teacher(cell.teacher_spec, layout, device)

@@ -24,6 +24,7 @@ from clipkd.progress import progress, say
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 VALIDATION_SEED = 0
+LABELS = ("train-labels.npy", "test-labels.npy", "validation.npy")
 
 
 class Ragged(Sequence[np.ndarray]):
@@ -101,25 +102,29 @@ class Dataset:
         """Return a split's images: uint8 [N, H, W, 3], memory-mapped, or `Ragged` where sizes differ."""
         return self.opened[split]
 
-    def size(self, split: SplitName, row: int) -> tuple[int, int]:
-        """Return an image's height and width, in pixels."""
+    def sizes(self, split: SplitName) -> np.ndarray:
+        """Return height and width of each image, in pixels, int64 [N, 2]."""
         images = self.images(split)
-        height, width = images.shapes[row][1:] if isinstance(images, Ragged) else images.shape[1:3]
-        return int(height), int(width)
+        return images.shapes[:, 1:] if isinstance(images, Ragged) else np.tile(images.shape[1:3], (len(images), 1))
 
     def image(self, split: SplitName, row: int) -> np.ndarray:
         """Return one image, uint8 [H, W, 3]."""
         return self.images(split)[row]
 
 
-def open_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
+def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True) -> Dataset:
     """Open a packed dataset, every byte checked.
+
+    Args:
+        spec: the dataset.
+        folder: where it lies.
+        with_images: False where only labels are read: images are then neither needed nor checked.
 
     Raises:
         DataError: it is missing, damaged, or packed from something else; says how to make it.
     """
     try:
-        return Dataset(spec, open_artifact(folder, "dataset", spec.identity()))
+        return Dataset(spec, open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS))
     except DataError as error:
         source = " --dataset-source FOLDER" if spec.needs_source else ""
         raise DataError(f"{error}; run `clipkd download {spec.name}{source}`") from None

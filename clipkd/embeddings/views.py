@@ -15,7 +15,7 @@ from clipkd.recipes import Recipe
 from clipkd.students import StudentSpec
 from clipkd.teachers import TeacherSpec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Bumped when the embeddings of an unchanged view set change."""
 
 REPLAY_SEED = 0
@@ -54,6 +54,8 @@ class ViewSet:
     """The sample's images are cropped at random (RandomResizedCrop), drawn by its seed."""
     replays: int = 0
     """Training images only, each in so many views, cropped and mirrored at random by REPLAY_SEED, to be replayed."""
+    thumbnails: int | None = None
+    """Replays: side of the thumbnails, in pixels, in which the boxes are drawn (the student's input)."""
 
     def identity(self) -> Identity:
         return asdict(self) | {"interpolation": "bilinear, antialiased", "pooling": POOLING}
@@ -91,6 +93,7 @@ def replay_views(
         sample=None,
         crop=True,
         replays=count,
+        thumbnails=student.image_size,
     )
 
 

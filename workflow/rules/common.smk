@@ -72,6 +72,8 @@ STORES = {}
 PROTOTYPES = {}
 HEADS = {}
 TEACHERS = {}
+# Folder -> a student of the size, the first in the order of names.
+THUMBNAILS = {}
 
 
 def share(artefacts, cell, folder_of, *more):
@@ -81,7 +83,16 @@ def share(artefacts, cell, folder_of, *more):
         artefacts[folder] = (canonical(cell, folder_of), *more)
 
 
+def thumbnails_of(dataset, side):
+    return LAYOUT.thumbnails(dataset, side)[0].as_posix()
+
+
 for cell in CELLS:
+    if cell.dataset_spec.has_thumbnails:
+        side = cell.student_spec.image_size
+        THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = next(
+            name for name in students.names() if students.get(name).image_size == side
+        )
     if cell.method.signal == "nothing":
         continue
     TEACHERS[LAYOUT.teacher(cell.teacher_spec).as_posix()] = cell.teacher
@@ -142,6 +153,17 @@ def source_flag(wildcards):
     """Return the flag that says where a dataset's data are, as a list; empty for the official place."""
     source = config["sources"].get(wildcards.dataset)
     return ["--dataset-source", source] if source else []
+
+
+def thumbnails_student(wildcards):
+    """Return a student whose input size the thumbnails have."""
+    return THUMBNAILS["data/thumbnails/{dataset}/{fingerprint}".format(**wildcards)]
+
+
+def thumbnails_inputs(wildcards):
+    """Return what thumbnails are made from: the packed dataset."""
+    output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)
+    return origin(output, LAYOUT.dataset(dataset_of(wildcards.dataset)))
 
 
 def teacher_name(wildcards):
@@ -255,6 +277,17 @@ def teacher_inputs(wildcards):
 def cell_of(wildcards):
     """Return the cell of a run folder."""
     return RUNS[RUN.format(**wildcards)]
+
+
+def pixels_inputs(wildcards):
+    """Return what the run's student sees: the packed images, or thumbnails of them beside the labels."""
+    cell = cell_of(wildcards)
+    inputs = [manifest(LAYOUT.dataset(cell.dataset_spec))]
+    if cell.dataset_spec.has_thumbnails:
+        inputs.append(
+            manifest(thumbnails_of(cell.dataset_spec, cell.student_spec.image_size))
+        )
+    return inputs
 
 
 def signal_inputs(wildcards):

@@ -4,9 +4,7 @@
 rule train:
     """Train one student."""
     input:
-        dataset=lambda wildcards: manifest(
-            LAYOUT.dataset(dataset_of(wildcards.dataset))
-        ),
+        pixels=pixels_inputs,
         signal=signal_inputs,
     output:
         metrics=f"results/runs/{RUN}/metrics.json",
