@@ -130,13 +130,14 @@ def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True) -> D
         raise DataError(f"{error}; run `clipkd download {spec.name}{source}`") from None
 
 
-def prepare(spec: DatasetSpec, folder: Path, source: str | None = None) -> Dataset:
+def prepare(spec: DatasetSpec, folder: Path, source: str | None = None, with_images: bool = True) -> Dataset:
     """Open the packed dataset, or read it from its source and pack it.
 
     Args:
         spec: the dataset.
         folder: where the packed dataset lies.
         source: where the data are, if not at the official place.
+        with_images: as for `open_dataset`.
 
     Raises:
         DataError: the source's data are damaged or incomplete; names the file, member or class.
@@ -144,7 +145,7 @@ def prepare(spec: DatasetSpec, folder: Path, source: str | None = None) -> Datas
     """
     if (folder / "manifest.json").exists():
         try:
-            return Dataset(spec, open_artifact(folder, "dataset", spec.identity()))
+            return Dataset(spec, open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS))
         except DataError as error:
             say(f"{error}\n{spec.title}: packing it again")
     reading = spec.read(source, folder.parent / ".downloads")

@@ -6,15 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clipkd import artifacts, datasets, stages
 from clipkd.artifacts import open_artifact
+from clipkd.cells import Cell
 from clipkd.cli import main
 from clipkd.data import dataset as packed
 from clipkd.data.thumbnails import open_thumbnails, thumbnail_sizes
 from clipkd.errors import DataError
 from clipkd.layout import Layout
+from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
 from tests.photos import save_photos
 
 
@@ -73,6 +76,19 @@ def test_labels_are_opened_without_the_images(made, tmp_path):
         packed.open_dataset(spec, folder, with_images=False)
 
 
+def test_training_wants_no_packed_images_where_thumbnails_are_there(made, tmp_path):
+    spec, layout = made
+    data = shutil.copytree(layout.data, tmp_path / "data")
+    (data / "datasets" / "photos" / "train-images.npy").unlink()
+    cell = Cell("corrected", "photos", "tiny-32", "none", "supervised", 0, source="not asked")
+    there, cpu = Layout(data), torch.device("cpu")
+    stages.for_training(cell, there, cpu)
+    job = open_job(cell, Hyperparameters(), there, cpu)
+    batches = open_batches(job, open_signal(job))
+    assert len(next(batches.epoch(8, False, torch.Generator())).inputs) == 8
+    assert sum(len(labels) for _, labels in batches.evaluation("test", None, 5)) == 12
+
+
 def test_a_large_dataset_is_hashed_once_on_a_machine(made, tmp_path, monkeypatch):
     spec, layout = made
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -95,9 +111,9 @@ def test_a_large_dataset_is_hashed_once_on_a_machine(made, tmp_path, monkeypatch
 def test_the_command_makes_them_once_and_refuses_what_needs_none(made, capsys):
     spec, layout = made
     data = ["--data", str(layout.data)]
-    assert main(["thumbnails", "photos", "--student", "base-32", "--dataset-source", "x", *data]) == 0
+    assert main(["thumbnails", "photos", "--side", "32", "--dataset-source", "x", *data]) == 0
     assert capsys.readouterr().out.strip() == str(layout.thumbnails(spec, 32)[0])
-    assert main(["thumbnails", "digits", *data]) == 2
+    assert main(["thumbnails", "digits", "--side", "32", *data]) == 2
     assert "as they are packed" in capsys.readouterr().err
     folder = layout.thumbnails(spec, 32)[0]
     assert folder != layout.thumbnails(spec, 64)[0]

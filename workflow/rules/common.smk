@@ -72,7 +72,7 @@ STORES = {}
 PROTOTYPES = {}
 HEADS = {}
 TEACHERS = {}
-# Folder -> a student of the size, the first in the order of names.
+# Folder -> the side, in pixels.
 THUMBNAILS = {}
 
 
@@ -90,9 +90,7 @@ def thumbnails_of(dataset, side):
 for cell in CELLS:
     if cell.dataset_spec.has_thumbnails:
         side = cell.student_spec.image_size
-        THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = next(
-            name for name in students.names() if students.get(name).image_size == side
-        )
+        THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side
     if cell.method.signal == "nothing":
         continue
     TEACHERS[LAYOUT.teacher(cell.teacher_spec).as_posix()] = cell.teacher
@@ -155,8 +153,8 @@ def source_flag(wildcards):
     return ["--dataset-source", source] if source else []
 
 
-def thumbnails_student(wildcards):
-    """Return a student whose input size the thumbnails have."""
+def thumbnails_side(wildcards):
+    """Return the side of thumbnails, in pixels: their students' input."""
     return THUMBNAILS["data/thumbnails/{dataset}/{fingerprint}".format(**wildcards)]
 
 

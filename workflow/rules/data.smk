@@ -30,7 +30,7 @@ rule thumbnails:
         "results/benchmarks/data/{dataset}-{fingerprint}.tsv"
     params:
         source=source_flag,
-        student=thumbnails_student,
+        side=thumbnails_side,
     shell:
-        "clipkd thumbnails {wildcards.dataset:q} --student {params.student:q} {params.source:q} "
+        "clipkd thumbnails {wildcards.dataset:q} --side {params.side} {params.source:q} "
         "> /dev/null 2> {log:q}"
