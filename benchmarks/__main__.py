@@ -10,14 +10,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import distillation, teacher_cost
+from benchmarks import data_path, distillation, teacher_cost
 from benchmarks.material import TEACHERS, Material
 from benchmarks.rounds import matrix_peak
 from clipkd import device as devices
 from clipkd.artifacts import write_json
 from clipkd.runs import environment
 
-BENCHMARKS = {"distillation": distillation.measure, "teacher_cost": teacher_cost.measure}
+BENCHMARKS = {
+    "distillation": distillation.measure,
+    "teacher_cost": teacher_cost.measure,
+    "data_path": data_path.measure,
+}
 
 
 def main() -> int:

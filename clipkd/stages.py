@@ -64,7 +64,8 @@ def embeddings(
 
     images = dataset(store.dataset, layout, source)
     teacher(store.teacher, layout, device)
-    extract(store, images, load(store.teacher, layout.teacher(store.teacher), device), batch_size, shard)
+    loaded = load(store.teacher, layout.teacher(store.teacher), device, store.precision)
+    extract(store, images, loaded, batch_size, shard)
 
 
 def prototypes(store: Embeddings, form: str) -> None:

@@ -71,6 +71,25 @@ def teacher_cost(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def data_path_table(result: dict[str, Any]) -> str:
+    """Return the table of the data path of ImageNet-sized images."""
+    path = result["data_path"]
+    width, height = path["image"]
+    lines = [
+        f"| random crops of {width} x {height} images for a {path['side']} px student | images per CPU-s "
+        "| lowest to highest | images per s | ratio (CPU) |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, entry in path.items():
+        if isinstance(entry, dict):
+            spread = f"{entry['images_per_cpu_s_lowest']:,} to {entry['images_per_cpu_s_highest']:,}"
+            lines.append(
+                f"| {name} | {entry['images_per_cpu_s']:,} | {spread} | {entry['images_per_s']:,} "
+                f"| {entry['images_per_cpu_s_ratio']:.1f} |"
+            )
+    return "\n".join(lines)
+
+
 def block() -> str:
     """Return the block of docs/performance.md."""
     parts = []
@@ -90,6 +109,7 @@ def block() -> str:
             training_table(result),
             f"The live teacher costs {gains} the CPU time of a step with its stored signal.",
             teacher_cost(result),
+            *([data_path_table(result)] if "data_path" in result else []),
         ]
     return "\n\n".join(parts)
 

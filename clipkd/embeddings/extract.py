@@ -19,6 +19,7 @@ from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
+from clipkd.embeddings.speed import gflop, matrix_peak
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
 from clipkd.embeddings.views import REPLAY_SEED, Sample, ViewSet
@@ -109,8 +110,15 @@ def extract(
         make_part(store, part, shown[part.array], dataset, teacher, batch_size, steps)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
-        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
+        reached = share_of_peak(teacher, passes / seconds)
+        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second, {reached:.0%} of a matrix product's speed")
     return join(store, planned, shown, dataset, teacher, batch_size) if shard[1] == 1 else None
+
+
+def share_of_peak(teacher: Teacher, images_per_second: float) -> float:
+    """Return what share of the speed of a large matrix product a teacher's passes reach."""
+    peak = matrix_peak(teacher.device, getattr(torch, teacher.precision))
+    return images_per_second * gflop(teacher.model, teacher.image_size) / peak
 
 
 def make_part(
@@ -157,6 +165,7 @@ def join(
                 "forward_passes": passes,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(passes / seconds, 2),
+                "share_of_peak": round(share_of_peak(teacher, passes / seconds), 3),
                 "device": "; ".join(sorted({fact["device"] for fact in facts})),
                 "teacher_parameters": teacher.parameters,
                 "teacher_weights_bytes": 4 * teacher.parameters,

@@ -20,6 +20,9 @@ PROTOCOL = 3
 
 REPLAY_SEED = 0
 
+Precision = Literal["float32", "bfloat16", "float16"]
+"""In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
+
 POOLING = "last layer's class token, before any pooler"
 
 
@@ -116,15 +119,23 @@ def normalisation(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec) ->
     return {"mean": source.mean, "std": source.std}
 
 
-def embeddings_identity(dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet, dtype: str) -> Identity:
+def embeddings_identity(
+    dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet, dtype: str, precision: Precision = "float32"
+) -> Identity:
     """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
     return {
         "dataset": dataset.identity(),
         "teacher": teacher.identity(),
+        **reduced(precision),
         "views": views.identity(),
         "dtype": dtype,
         "protocol": PROTOCOL,
     }
+
+
+def reduced(precision: Precision) -> Identity:
+    """Return what a reduced precision adds to an identity; nothing in float32."""
+    return {} if precision == "float32" else {"precision": precision}
 
 
 def prototypes_identity(embeddings: Identity, form: str) -> Identity:

@@ -14,6 +14,7 @@ from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
+from clipkd.embeddings.views import reduced
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
@@ -45,6 +46,8 @@ class Job:
     """Identity of each artefact beside the dataset that the run reads: thumbnails, and the teacher's signal."""
     thumbnails: Thumbnails | None = None
     """What the student sees of a dataset that it is shown in random crops."""
+    ranks: int = 1
+    """Processes that train the student together: each draws dropout of its own."""
 
     @property
     def identity(self) -> Identity:
@@ -52,7 +55,7 @@ class Job:
         cell = self.cell
         return {
             "cell": names(cell),
-            "training": asdict(self.numbers),
+            "training": asdict(self.numbers) | ({"ranks": self.ranks} if self.ranks > 1 else {}),
             "recipe": cell.recipe_spec.switches(),
             "student": cell.student_spec.identity(),
             "dataset": cell.dataset_spec.identity() | {"content": self.dataset.content},
@@ -71,11 +74,11 @@ def names(cell: Cell) -> dict[str, Any]:
     return {axis: getattr(cell, axis) for axis in axes}
 
 
-def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device) -> Job:
+def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
     """Open what a cell's student sees; `open_signal` then adds the teacher's part."""
     spec = cell.dataset_spec
     dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails)
-    job = Job(cell, numbers, layout, device, dataset)
+    job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
     if spec.has_thumbnails:
         folder, identity = layout.thumbnails(spec, cell.student_spec.image_size)
         job.thumbnails = open_thumbnails(open_part(job, "thumbnails", folder, identity))
@@ -124,8 +127,8 @@ def open_signal(job: Job) -> Signal:
         return Scored(vectors, linear(head.array("weight"), head.array("bias"), device), device)
     spec = cell.teacher_spec
     assert spec is not None
-    teacher = load(spec, job.layout.teacher(spec), device)
-    job.inputs["teacher"] = spec.identity()
+    teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
+    job.inputs["teacher"] = spec.identity() | reduced(job.layout.precision)
     layer = None
     if asked == "scores":
         head = open_part(job, "head", *embeddings.head())

@@ -35,7 +35,9 @@ def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None
     spec = datasets.get("photos", str(photos))
     folders = {side: Layout().thumbnails(spec, side)[0].as_posix() for side in (32, 64)}
     for side, folder in folders.items():
-        assert re.search(rf"input: [^\n]*{folder}/manifest\.json\n\s+output: results/runs/corrected/photos/", said), side
+        assert re.search(rf"input: [^\n]*{folder}/manifest\.json\n\s+output: results/runs/corrected/photos/", said), (
+            side
+        )
 
     target = "results/runs/corrected/photos/tiny-32/none/supervised/seed0/metrics.json"
     done = snakemake(project, target, *config)

@@ -176,6 +176,7 @@ def store_flags(cell, wildcards):
         *("--recipe", cell.recipe, "--student", cell.student),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
+        *precision_flags(),
     ]
 
 
@@ -183,6 +184,12 @@ def sample_flags():
     """Return the flags that say which images prototypes are made of."""
     sample = LAYOUT.sample
     return ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
+
+
+def precision_flags():
+    """Return the flag of teachers' precision, where it is not float32."""
+    precision = LAYOUT.precision
+    return [] if precision == "float32" else ["--embed-precision", precision]
 
 
 def form_flags():
@@ -320,6 +327,7 @@ def run_flags(wildcards):
         *("--weight-decay", training["weight_decay"]),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
+        *precision_flags(),
         *(sample_flags() + form_flags() if cell.method.signal == "prototypes" else []),
         *(
             ["--crop-views", LAYOUT.crop_views]
