@@ -41,7 +41,6 @@ class Held:
             self.pixels, self.shapes = images.reshape(-1), np.empty((count, 3), dtype=np.int64)
             self.shapes[:] = 0, height, width
             self.shapes[:, 0] = np.arange(count) * (height * width * 3)
-        self.is_even = not isinstance(images, Ragged)
         self.device = device
 
     @property

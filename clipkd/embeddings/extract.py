@@ -110,15 +110,14 @@ def extract(
         make_part(store, part, shown[part.array], dataset, teacher, batch_size, steps)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
-        reached = share_of_peak(teacher, passes / seconds)
-        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second, {reached:.0%} of a matrix product's speed")
+        share = passes * gflop(teacher.model, teacher.image_size) / (seconds * peak_of(teacher))
+        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second, {share:.0%} of a matrix product's speed")
     return join(store, planned, shown, dataset, teacher, batch_size) if shard[1] == 1 else None
 
 
-def share_of_peak(teacher: Teacher, images_per_second: float) -> float:
-    """Return what share of the speed of a large matrix product a teacher's passes reach."""
-    peak = matrix_peak(teacher.device, getattr(torch, teacher.precision))
-    return images_per_second * gflop(teacher.model, teacher.image_size) / peak
+def peak_of(teacher: Teacher) -> float:
+    """Return the speed of a large matrix product where a teacher runs, in its precision, in GFLOP/s."""
+    return matrix_peak(teacher.device, getattr(torch, teacher.precision))
 
 
 def make_part(
@@ -141,6 +140,7 @@ def make_part(
         "seconds": time.perf_counter() - start,
         "forward_passes": teacher.forward_passes - passes,
         "device": devices.describe(teacher.device)["name"],
+        "peak_gflops": peak_of(teacher),
     }
     parts.save(store, part, dataset.content, vectors, facts)
 
@@ -161,11 +161,12 @@ def join(
                 write_array(draft, name, showing, [pair for pair in opened if pair[0].array == name], store, dataset)
             facts = [artifact.facts for _, artifact in opened]
             seconds, passes = sum(fact["seconds"] for fact in facts), sum(fact["forward_passes"] for fact in facts)
+            possible = sum(fact["seconds"] * fact["peak_gflops"] for fact in facts)
             draft.facts |= {
                 "forward_passes": passes,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(passes / seconds, 2),
-                "share_of_peak": round(share_of_peak(teacher, passes / seconds), 3),
+                "share_of_peak": round(passes * gflop(teacher.model, teacher.image_size) / possible, 3),
                 "device": "; ".join(sorted({fact["device"] for fact in facts})),
                 "teacher_parameters": teacher.parameters,
                 "teacher_weights_bytes": 4 * teacher.parameters,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -126,8 +127,12 @@ def gflop(model: nn.Module, image_size: int) -> float:
     return (2 * tokens * weights + attention + 2 * (tokens - 1) * patches) / 1e9
 
 
+@cache
 def matrix_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, rounds: int = 5) -> float:
-    """Return the speed of a large matrix product as linear layers take it, in GFLOP/s: the best of several rounds."""
+    """Return the speed of a large matrix product as linear layers take it, in GFLOP/s: the best of several rounds.
+
+    Measured once in a process.
+    """
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     bias = torch.zeros(size, device=device, dtype=dtype)
     best = 0.0
