@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import distillation, grid, memory, precision, stack, teacher_cost
+from benchmarks import data_path, distillation, grid, memory, precision, stack, teacher_cost
 from benchmarks.material import TEACHERS, Material
 from benchmarks.rounds import matrix_peak
 from clipkd import device as devices
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "memory": memory.measure,
     "stack": stack.measure,
     "precision": precision.measure,
+    "data_path": data_path.measure,
 }
 
 

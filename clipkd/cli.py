@@ -13,6 +13,7 @@ from clipkd.errors import ClipkdError, MachineError
 
 VERBS = (
     "download",
+    "thumbnails",
     "fetch",
     "pin",
     "extract",

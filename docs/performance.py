@@ -73,6 +73,25 @@ def teacher_cost(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def data_path(result: dict[str, Any]) -> str:
+    """Return the table of the data path of ImageNet-sized images."""
+    path = result["data_path"]
+    width, height = path["image"]
+    lines = [
+        f"| random crops of {width} x {height} images for a {path['side']} px student | images per CPU-s "
+        "| lowest to highest | images per s | ratio (CPU) |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, entry in path.items():
+        if isinstance(entry, dict) and "images_per_cpu_s" in entry:
+            spread = f"{entry['images_per_cpu_s_lowest']:,} to {entry['images_per_cpu_s_highest']:,}"
+            lines.append(
+                f"| {name} | {entry['images_per_cpu_s']:,} | {spread} | {entry['images_per_s']:,} "
+                f"| {entry['images_per_cpu_s_ratio']:.1f} |"
+            )
+    return f"{origin(path)}.\n\n" + "\n".join(lines)
+
+
 def grid(result: dict[str, Any]) -> str:
     """Return what a grid of students takes on all cores."""
     part = result["grid"]
@@ -154,10 +173,11 @@ PARTS = {
     "memory": ("Memory", memory),
     "stack": ("One student and a stack", stack),
     "precision": ("bfloat16", precision),
+    "data_path": ("Images of ImageNet's size", data_path),
 }
 """Benchmark -> its title here, and its text."""
 OF_DEVICE = {
-    "cpu": ("distillation", "teacher_cost", "grid", "memory", "precision"),
+    "cpu": ("distillation", "teacher_cost", "grid", "memory", "data_path", "precision"),
     "cuda": ("stack", "distillation", "teacher_cost", "precision"),
 }
 

@@ -75,6 +75,8 @@ STORES = {}
 PROTOTYPES = {}
 HEADS = {}
 TEACHERS = {}
+# Folder -> the side, in pixels.
+THUMBNAILS = {}
 
 
 def share(artefacts, cell, folder_of, *more):
@@ -84,7 +86,14 @@ def share(artefacts, cell, folder_of, *more):
         artefacts[folder] = (canonical(cell, folder_of), *more)
 
 
+def thumbnails_of(dataset, side):
+    return LAYOUT.thumbnails(dataset, side)[0].as_posix()
+
+
 for cell in CELLS:
+    if cell.dataset_spec.has_thumbnails:
+        side = cell.student_spec.image_size
+        THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side
     if cell.method.signal == "nothing":
         continue
     TEACHERS[LAYOUT.teacher(cell.teacher_spec).as_posix()] = cell.teacher
@@ -147,6 +156,17 @@ def source_flag(named):
     return ["--dataset-source", source] if source else []
 
 
+def thumbnails_side(wildcards):
+    """Return the side of thumbnails, in pixels: their students' input."""
+    return THUMBNAILS["data/thumbnails/{dataset}/{fingerprint}".format(**wildcards)]
+
+
+def thumbnails_inputs(wildcards):
+    """Return what thumbnails are made from: the packed dataset."""
+    output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)
+    return origin(output, LAYOUT.dataset(dataset_of(wildcards.dataset)))
+
+
 def teacher_name(wildcards):
     """Return the name that the command line knows a teacher by (a key in a path may stand for a hub id)."""
     return TEACHERS[f"data/teachers/{wildcards.teacher}/{wildcards.fingerprint}"]
@@ -159,6 +179,7 @@ def store_flags(cell, wildcards):
         *("--recipe", cell.recipe, "--student", cell.student),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
+        *precision_flags(),
     ]
 
 
@@ -166,6 +187,12 @@ def sample_flags():
     """Return the flags that say which images prototypes are made of."""
     sample = LAYOUT.sample
     return ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
+
+
+def precision_flags():
+    """Return the flag of teachers' precision, where it is not float32."""
+    precision = LAYOUT.precision
+    return [] if precision == "float32" else ["--embed-precision", precision]
 
 
 def form_flags():
@@ -260,6 +287,16 @@ def cell_of(wildcards, seed):
     return RUNS[f"{RUN_OF_SEEDS.format(**wildcards)}/seed{seed}"]
 
 
+def pixels_inputs(cell):
+    """Return what the run's student sees: the packed images, or thumbnails of them beside the labels."""
+    inputs = [manifest(LAYOUT.dataset(cell.dataset_spec))]
+    if cell.dataset_spec.has_thumbnails:
+        inputs.append(
+            manifest(thumbnails_of(cell.dataset_spec, cell.student_spec.image_size))
+        )
+    return inputs
+
+
 def signal_inputs(cell):
     """Return what a run's method asks of its teacher: nothing, or stored or live signals."""
     asked, source = cell.method.signal, cell.teacher_source
@@ -291,6 +328,7 @@ def run_flags(cell):
         *("--precision", training["precision"]),
         *source_flag(cell),
         *("--embed-dtype", LAYOUT.dtype),
+        *precision_flags(),
         *(sample_flags() + form_flags() if cell.method.signal == "prototypes" else []),
         *(
             ["--crop-views", LAYOUT.crop_views]

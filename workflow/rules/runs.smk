@@ -14,9 +14,7 @@ if STACK == 1:
     rule train:
         """Train one student."""
         input:
-            dataset=lambda wildcards: manifest(
-                LAYOUT.dataset(dataset_of(wildcards.dataset))
-            ),
+            pixels=lambda wildcards: pixels_inputs(cell_of(wildcards, wildcards.seed)),
             signal=lambda wildcards: signal_inputs(cell_of(wildcards, wildcards.seed)),
         output:
             [f"results/runs/{RUN}/{name}" for name in RESULTS],
@@ -49,8 +47,8 @@ else:
             name:
                 f"train_seeds_{NAME.replace('-', '_')}"
             input:
-                dataset=lambda wildcards: manifest(
-                    LAYOUT.dataset(dataset_of(wildcards.dataset))
+                pixels=lambda wildcards, seed=SEEDS[0]: pixels_inputs(
+                    cell_of(wildcards, seed)
                 ),
                 signal=lambda wildcards, seed=SEEDS[0]: signal_inputs(
                     cell_of(wildcards, seed)
