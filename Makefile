@@ -43,7 +43,7 @@ test: install ## The tests.
 test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
 	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
 
-bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
+bench: install ## The benchmarks: about 40 minutes on two cores; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
 	$(BIN)/python docs/performance.py
 
