@@ -24,6 +24,8 @@ VERBS = (
     "verify",
     "tables",
     "figures",
+    "resume",
+    "doctor",
     "list",
 )
 """Each is a module of clipkd.verbs, in the order in which `clipkd --help` shows them."""

@@ -24,7 +24,7 @@ PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 ACCOUNTING_PACKAGES = ("slurmdbd", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter")
 ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd")
-GPUS, CPUS, MEMORY_MB = 2, 8, 16_000
+GPUS, CPUS, MEMORY_MB = 2, 8, 256_000
 """What the node claims to have; more CPUs than it has, so that several jobs run at once."""
 SECONDS_TO_START = 60
 

@@ -14,4 +14,4 @@ rule download:
     params:
         source=source_flag,
     shell:
-        "clipkd download {wildcards.dataset:q} {params.source:q} 2> {log:q}"
+        "exec clipkd download {wildcards.dataset:q} {params.source:q} 2>> $(new_log {log:q})"

@@ -22,7 +22,7 @@ rule fetch:
     params:
         teacher=teacher_name,
     shell:
-        "clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2> {log:q}"
+        "exec clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2>> $(new_log {log:q})"
 
 
 rule extract:
@@ -45,8 +45,8 @@ rule extract:
     params:
         store=extract_flags,
     shell:
-        "clipkd extract {params.store:q} --embed-batch-size {resources.batch} "
-        "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "exec clipkd extract {params.store:q} --embed-batch-size {resources.batch} "
+        "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule prototypes:
@@ -62,7 +62,7 @@ rule prototypes:
     params:
         store=prototypes_flags,
     shell:
-        "clipkd prototypes {params.store:q} > /dev/null 2> {log:q}"
+        "exec clipkd prototypes {params.store:q} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule probe:
@@ -82,7 +82,7 @@ rule probe:
     params:
         store=probe_flags,
     shell:
-        "clipkd probe {params.store:q} --device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "exec clipkd probe {params.store:q} --device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule extract_shards:
@@ -111,5 +111,5 @@ rule extract_shard:
     params:
         store=extract_flags,
     shell:
-        "clipkd extract {params.store:q} --shard {wildcards.shard:q}/{wildcards.shards:q} "
-        "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} 2> {log:q}"
+        "exec clipkd extract {params.store:q} --shard {wildcards.shard:q}/{wildcards.shards:q} "
+        "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} 2>> $(new_log {log:q})"

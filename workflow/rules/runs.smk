@@ -28,5 +28,5 @@ rule train:
         # Numbers that are bumped by hand when a numerical change must train students again.
         protocol=lambda wildcards: [PROTOCOL, recipes.get(wildcards.recipe).protocol],
     shell:
-        "clipkd train {params.run:q} --log-folder {params.folder:q} "
-        "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "exec clipkd train {params.run:q} --log-folder {params.folder:q} "
+        "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
