@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test bench lint format report grid clean-demo
+.PHONY: help install demo test bench lint format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ demo: install ## The whole workflow on the embedded digits: no network, no GPU, 
 
 grid: install ## The full paper grid of config/config.yaml: internet on the first run, and a GPU.
 	$(BIN)/snakemake --cores $(CORES)
+
+resume: install ## Go on after a crash of anything: the command that was running, on this machine or on SLURM.
+	$(BIN)/clipkd resume
 
 report: install ## Write results/report.html for the full paper grid.
 	$(BIN)/snakemake --report results/report.html

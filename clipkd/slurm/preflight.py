@@ -155,7 +155,7 @@ def check_preemption(
 def check_node(request: Request, folder: Path, latency_wait: int, findings: Findings) -> None:
     """Run a command on a node: does it see the program and the folder, and how soon is what it writes seen here?"""
     what = f"node of {request.partition}"
-    clipkd = shutil.which("clipkd")
+    clipkd = shutil.which("clipkd") or "clipkd (activate its environment first)"
     token = folder / f".clipkd-doctor-{uuid.uuid4().hex}"
     script = f'command -v clipkd && clipkd --version && hostname > "{token}" && date +%s.%N'
     flags = [*request.flags(), "--ntasks=1", "--time=2", f"--immediate={FREE_NODE_SECONDS}", "--quiet"]

@@ -97,25 +97,6 @@ for cell in CELLS:
         share(HEADS, cell, lambda c: LAYOUT.full_embeddings(c).head()[0])
 
 
-# What every job's shell knows. Snakemake deletes a job's log before it tries again, and SLURM starts a job that it
-# puts back into the queue from its beginning: so each attempt writes a log of its own, which stays, and the log that
-# the rule names is a link to the newest. `exec` lets the signals of a cluster reach the command itself.
-shell.prefix(
-    """set -euo pipefail
-    new_log() {{
-        attempt=1
-        until (set -o noclobber; : > "${{1%.log}}.attempt$attempt.log") 2> /dev/null; do
-            [ -e "${{1%.log}}.attempt$attempt.log" ] || return 1
-            attempt=$((attempt + 1))
-        done
-        echo "attempt $attempt on $(hostname)${{SLURM_JOB_ID:+, SLURM job $SLURM_JOB_ID}}" > "${{1%.log}}.attempt$attempt.log"
-        ln -sfn "$(basename "${{1%.log}}").attempt$attempt.log" "$1"
-        echo "$1"
-    }}
-    """
-)
-
-
 wildcard_constraints:
     recipe="[a-z0-9-]+",
     dataset="[a-z0-9-]+",

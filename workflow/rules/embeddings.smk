@@ -42,6 +42,7 @@ rule extract:
         # Not params: they change speed, not results, and must not make embeddings again.
         device=DEVICE,
         batch=config["embeddings"]["batch_size"],
+        runtime=extract_minutes,
     params:
         store=extract_flags,
     shell:
@@ -108,6 +109,7 @@ rule extract_shard:
         gpu=GPUS,
         device=DEVICE,
         batch=config["embeddings"]["batch_size"],
+        runtime=extract_minutes,
     params:
         store=extract_flags,
     shell:

@@ -22,6 +22,7 @@ rule train:
     resources:
         gpu=GPUS,
         device=DEVICE,
+        runtime=train_minutes,
     params:
         run=run_flags,
         folder=lambda wildcards, output: str(Path(output.metrics).parent),
