@@ -158,7 +158,8 @@ def artefacts(folder: Path, findings: Findings) -> None:
     lacking = missing_inputs(folder)
     if lacking:
         findings.warn(
-            "inputs", f"{', '.join(lacking)} of the grid in {RESOLVED} not there yet: fetched where the workflow is started"
+            "inputs",
+            f"{', '.join(lacking)} of the grid in {RESOLVED} not there yet: fetched where the workflow is started",
         )
 
 

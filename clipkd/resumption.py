@@ -67,7 +67,9 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
     """
     orphans = {path: holder for path in (folder / RUNS).rglob(lock.NAME) if (holder := living(path))}
     for path, holder in orphans.items():
-        say(f"{path.parent} is still trained by {holder}: " + ("waiting for it" if let_finish else "it saves and stops"))
+        say(
+            f"{path.parent} is still trained by {holder}: " + ("waiting for it" if let_finish else "it saves and stops")
+        )
         if not let_finish:
             os.kill(holder.pid, signal.SIGTERM)
     limit = time.monotonic() + seconds

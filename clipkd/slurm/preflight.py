@@ -53,15 +53,11 @@ def largest(requests: Iterable[Request]) -> list[Request]:
     return sorted(kinds.values())
 
 
-def preflight(requests: Iterable[Request], first_pause: int) -> tuple[Findings, str]:
+def preflight(requests: Iterable[Request]) -> tuple[Findings, str]:
     """Check the cluster for what is going to be asked of it.
 
-    Args:
-        requests: what the jobs will ask for.
-        first_pause: seconds before Snakemake's plugin first asks for a status.
-
     Returns:
-        The findings, and the status command that works here ("" where none does).
+        The findings, and the command that tells how a job ended ("" where none does).
     """
     findings = Findings()
     if missing := absent():
@@ -73,7 +69,7 @@ def preflight(requests: Iterable[Request], first_pause: int) -> tuple[Findings, 
         findings.error("controller", str(error))
         return findings, ""
     findings.ok("controller", f"{settings.get('ClusterName', 'SLURM')}, {settings.get('SLURM_VERSION', '')}")
-    command = check_status(settings, first_pause, findings)
+    command = check_status(settings, findings)
     for request in largest(requests):
         check_request(request, partitions, settings, findings)
     wait = site.seconds(settings.get("KillWait", "30"))
@@ -84,10 +80,10 @@ def preflight(requests: Iterable[Request], first_pause: int) -> tuple[Findings, 
     return findings, command
 
 
-def check_status(settings: dict[str, str], first_pause: int, findings: Findings) -> str:
+def check_status(settings: dict[str, str], findings: Findings) -> str:
     """Find the status command."""
     try:
-        chosen = status.choose(settings, first_pause)
+        chosen = status.source(settings)
     except MachineError as error:
         findings.error("status", str(error))
         return ""
@@ -143,10 +139,10 @@ def check_preemption(
         return
     by = f" by jobs in {', '.join(others)}" if others else ""
     if "CANCEL" in modes:
-        findings.error(
+        findings.warn(
             f"partition {found.name}",
-            f"its jobs can be preempted{by}, and are cancelled then (PreemptMode=CANCEL), which Snakemake never notices: "
-            "it would wait for ever; take a partition that requeues (PreemptMode=REQUEUE) or is not preempted",
+            f"jobs preempted{by} are cancelled (PreemptMode=CANCEL): each time is one of a job's `retries`, from its last "
+            "checkpoint on; a partition that requeues, or is not preempted, is better",
         )
     else:
         findings.ok(f"partition {found.name}", f"preempted jobs{by} are put back into the queue and go on")

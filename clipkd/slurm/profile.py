@@ -11,6 +11,9 @@ import yaml
 from clipkd.errors import InputError
 from clipkd.slurm.preflight import Request
 
+SHORTEST = 10
+"""Minutes."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -21,7 +24,6 @@ class Profile:
     longest_job: int
     account: str = ""
     gpu_model: str = ""
-    first_pause: int = 40
     latency_wait: int = 5
 
     @classmethod
@@ -31,19 +33,24 @@ class Profile:
         try:
             told: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
             site = told["__variables__"]
-            return cls(
+            profile = cls(
                 cpu_partition=str(site["cpu_partition"]),
                 gpu_partition=str(site["gpu_partition"]),
                 longest_job=int(site["longest_job"]),
                 account=site.get("account") or "",
                 gpu_model=site.get("gpu_model") or "",
-                first_pause=int(told.get("slurm-init-seconds-before-status-checks", cls.first_pause)),
                 latency_wait=int(told.get("latency-wait", cls.latency_wait)),
             )
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}: give the profile's folder with --profile") from None
+            raise InputError(f"{path}: {error.strerror}; give the profile's folder with --profile") from None
         except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} does not name the site under `__variables__` ({error!r})") from None
+        if profile.longest_job < SHORTEST:
+            raise InputError(
+                f"{path}: longest_job is {profile.longest_job} minutes; jobs are told to save themselves 5 minutes "
+                f"before their time is up: give at least {SHORTEST}"
+            )
+        return profile
 
     def requests(self) -> list[Request]:
         """Return what the profile's jobs ask for."""

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
         from clipkd.slurm.profile import Profile
 
         profile = Profile.read(options.profile)
-        found, _ = preflight(profile.requests(), profile.first_pause)
+        found, _ = preflight(profile.requests())
         findings.found += found.found
         if not found.errors:
             for request in profile.requests():

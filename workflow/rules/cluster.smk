@@ -1,5 +1,7 @@
 # cluster: what jobs ask of a scheduler, the logs of every attempt, and what is checked before the first job starts.
 # Harmless on one machine; docs/slurm.md says how to use profiles/slurm.
+import shlex
+
 from clipkd import estimates, main_process
 from clipkd.errors import ClipkdError
 from clipkd.slurm.preflight import Request, preflight
@@ -26,7 +28,9 @@ def extract_minutes(wildcards, attempt):
         "replayed": LAYOUT.replayed_embeddings,
     }
     shards = int(getattr(wildcards, "shards", 1))
-    return attempt * estimates.extraction_minutes(stores[views](cell), LAYOUT, DEVICE, shards)
+    return attempt * estimates.extraction_minutes(
+        stores[views](cell), LAYOUT, DEVICE, shards
+    )
 
 
 def requests():
@@ -50,12 +54,30 @@ def start():
     main_process.hold(Path(), main_process.Started(sys.argv[1:], executor))
     if executor != "slurm":
         return
-    site = workflow.executor_settings
-    findings, status = preflight(requests(), site.init_seconds_before_status_checks)
+    findings, status = preflight(requests())
     for finding in findings.found:
         print(finding, file=sys.stderr)
     findings.refuse_errors()
-    site.status_command = status
+    ask_for_states(status)
+
+
+def ask_for_states(status):
+    """Have the plugin ask for its jobs' states in a way that leaves none unseen (clipkd/slurm/status.py)."""
+    import snakemake_executor_plugin_slurm as plugin
+
+    workflow.executor_settings.status_command = status
+    names = ("query_job_status_sacct", "query_job_status_squeue")
+    if not all(hasattr(plugin, name) for name in names):
+        raise WorkflowError(
+            "this version of snakemake-executor-plugin-slurm is not known here: cancelled jobs would hang; "
+            "install the one in requirements/lock.txt"
+        )
+    for name in names:
+        setattr(
+            plugin,
+            name,
+            lambda run: shlex.join([sys.executable, "-m", "clipkd.slurm.status", run]),
+        )
 
 
 onstart:
@@ -68,8 +90,7 @@ onstart:
 # What every job's shell knows. Snakemake deletes a job's log before it tries again, and SLURM starts a job that it
 # puts back into the queue from its beginning: so each attempt writes a log of its own, which stays, and the log that
 # the rule names is a link to the newest. `exec` lets the signals of a cluster reach the command itself.
-shell.prefix(
-    """set -euo pipefail
+shell.prefix("""set -euo pipefail
     new_log() {{
         attempt=1
         until (set -o noclobber; : > "${{1%.log}}.attempt$attempt.log") 2> /dev/null; do
@@ -80,5 +101,4 @@ shell.prefix(
         ln -sfn "$(basename "${{1%.log}}").attempt$attempt.log" "$1"
         echo "$1"
     }}
-    """
-)
+    """)

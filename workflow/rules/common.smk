@@ -5,6 +5,7 @@ import itertools
 import json
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -81,7 +82,8 @@ def share(artefacts, cell, folder_of, *more):
         artefacts[folder] = (canonical(cell, folder_of), *more)
 
 
-for cell in CELLS:
+# Seeds share everything: each kind of cell is looked at once. (Every job of a cluster reads this file twice.)
+for cell in dict.fromkeys(replace(cell, seed=0) for cell in CELLS):
     if cell.method.signal == "nothing":
         continue
     TEACHERS[LAYOUT.teacher(cell.teacher_spec).as_posix()] = cell.teacher
@@ -259,20 +261,28 @@ def cell_of(wildcards):
 
 def signal_inputs(wildcards):
     """Return what the run's method asks of its teacher: nothing, or stored or live signals."""
-    cell = cell_of(wildcards)
+    return [
+        manifest(folder)
+        for folder in signal_folders(replace(cell_of(wildcards), seed=0))
+    ]
+
+
+@cache
+def signal_folders(cell):
+    """Return the artefacts that cells of a kind read of their teacher."""
     asked, source = cell.method.signal, cell.teacher_source
-    inputs = []
+    folders = []
     if asked == "prototypes":
-        inputs.append(manifest(LAYOUT.prototypes(cell)[0]))
+        folders.append(LAYOUT.prototypes(cell)[0])
     if source == "replayed":
-        inputs.append(manifest(LAYOUT.replayed_embeddings(cell).folder))
+        folders.append(LAYOUT.replayed_embeddings(cell).folder)
     if asked == "embeddings" and source == "cached":
-        inputs.append(manifest(LAYOUT.full_embeddings(cell).folder))
+        folders.append(LAYOUT.full_embeddings(cell).folder)
     if asked == "scores":
-        inputs.append(manifest(LAYOUT.full_embeddings(cell).head()[0]))
+        folders.append(LAYOUT.full_embeddings(cell).head()[0])
     if source in ("live", "lazy"):
-        inputs.append(manifest(LAYOUT.teacher(cell.teacher_spec)))
-    return inputs
+        folders.append(LAYOUT.teacher(cell.teacher_spec))
+    return folders
 
 
 def run_flags(wildcards):
