@@ -65,7 +65,8 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
     Raises:
         MachineError: one does not end.
     """
-    orphans = {path: holder for path in (folder / RUNS).rglob(lock.NAME) if (holder := living(path))}
+    holders = {path: living(path) for path in (folder / RUNS).rglob(lock.NAME)}
+    orphans = {path: holder for path, holder in holders.items() if holder is not None}
     for path, holder in orphans.items():
         say(
             f"{path.parent} is still trained by {holder}: " + ("waiting for it" if let_finish else "it saves and stops")

@@ -141,8 +141,8 @@ def check_preemption(
     if "CANCEL" in modes:
         findings.warn(
             f"partition {found.name}",
-            f"jobs preempted{by} are cancelled (PreemptMode=CANCEL): each time is one of a job's `retries`, from its last "
-            "checkpoint on; a partition that requeues, or is not preempted, is better",
+            f"jobs preempted{by} are cancelled (PreemptMode=CANCEL): each time takes one of a job's `retries`, which "
+            "goes on from its last checkpoint; better is a partition that requeues, or is not preempted",
         )
     else:
         findings.ok(f"partition {found.name}", f"preempted jobs{by} are put back into the queue and go on")

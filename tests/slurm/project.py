@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tests.slurm.cluster import Cluster
@@ -139,7 +140,7 @@ class Project:
     def together(self, cell: str) -> bool:
         """Return whether two processes ever trained a cell at the same time."""
         steps = self.steps()[cell]
-        changes = sum(one.process != next.process for one, next in zip(steps, steps[1:], strict=False))
+        changes = sum(one.process != next.process for one, next in pairwise(steps))
         return changes != len({step.process for step in steps}) - 1
 
     def lost(self, cell: str) -> int:

@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM, while jobs are killed, cancelled, run out of time and memory, and SLURM gives no answer."""
+"""The workflow on a real SLURM: jobs are killed, cancelled, out of time or memory, and SLURM gives no answer."""
 
 from __future__ import annotations
 
