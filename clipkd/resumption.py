@@ -84,8 +84,9 @@ def living(path: Path) -> lock.Holder | None:
     """Return the process of this machine that holds a run folder's lock; None without one."""
     with open(path, "rb") as stream:
         holder = lock.holder_of(stream.fileno())
-    is_here = holder is not None and holder.host == socket.gethostname() and holder.pid != os.getpid()
-    return holder if is_here and not lock.is_dead(holder) else None
+    if holder is None or holder.host != socket.gethostname() or lock.is_dead(holder):
+        return None
+    return holder
 
 
 def go_on(command: list[str], descriptor: int) -> None:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import time
 
 import pytest
 
-from tests.slurm.project import Project, until
+from tests.slurm.project import BIN, Project, until
 
 pytestmark = pytest.mark.slurm
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
 SUPERVISED = "corrected/digits/tiny-32/none/supervised/seed{}"
 EMBED_KD = "corrected/digits/tiny-32/digits-vit-xs/embed-KD/seed{}"
-STEPS_PER_SECOND_AT_MOST = 200
+KILLED, CANCELLED, LATE, HUNGRY = map(SUPERVISED.format, range(4))
+STEPS_BETWEEN_SAVES = 30
+"""At most: a step takes TEST_SECONDS_A_STEP at least, and a save is due after half a second."""
+STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@40 --open-mode=append'")
+"""Memory that the first attempt at one cell does not find enough; SIGTERM soon after the limit is one minute."""
+OUTAGE = """\
+#!/bin/sh
+[ -e {flag} ] && {{ echo asked >> {flag}; echo "slurm: Unable to contact slurm controller" >&2; exit 1; }}
+exec {real} "$@"
+"""
 
 
 def check_equal(project: Project, local: Project) -> None:
@@ -25,7 +36,7 @@ def check_equal(project: Project, local: Project) -> None:
     assert project.tables() == local.tables()
 
 
-def check_trained_once(project: Project) -> None:
+def check_never_together(project: Project) -> None:
     """No two processes trained a cell at the same time."""
     for cell in project.steps():
         assert not project.together(cell), cell
@@ -37,40 +48,111 @@ def went_on(log: str) -> bool:
 
 @pytest.fixture
 def stormy(project) -> Project:
-    """Few MB for the first attempt, so that one cell runs out of memory."""
+    """Slow trainings, one of which needs much memory; status commands that can be made to fail."""
     made = project()
-    made.environment["TEST_HUNGRY"] = "supervised/seed3"
+    made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.07"}
+    for name in ("squeue", "sacct"):
+        made.put_command(name, OUTAGE.format(flag=made.folder / "outage", real=shutil.which(name)))
     return made
 
 
-STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@40 --open-mode=append'")
-
-
-def storm(project: Project) -> str:
-    """Run the grid while jobs are killed, cancelled and out of time; return what the main process said."""
-    killed, cancelled, late = SUPERVISED.format(0), SUPERVISED.format(1), SUPERVISED.format(2)
-    main = project.snakemake(*STORM)
-    until(lambda: project.reached(late, 30), "the third cell trains", 180)
-    project.cluster.run("scontrol", "update", f"JobId={project.job(late)}", "TimeLimit=1")
-    until(lambda: project.reached(killed, 30), "the first cell trains")
-    os.kill(project.pids(killed)[0], signal.SIGKILL)
-    until(lambda: project.reached(cancelled, 30), "the second cell trains")
-    project.cluster.run("scancel", project.job(cancelled))
+def storm(project: Project, *options: str, outage: float = 30) -> str:
+    """Run the grid while one job is killed, one cancelled, one late, one hungry; return what the main process said."""
+    main = project.snakemake(*STORM, *options)
+    for cell in (KILLED, CANCELLED, LATE):
+        until(lambda cell=cell: project.reached(cell, 20), f"{cell} trains", 240)
+    project.cluster.run("scontrol", "update", f"JobId={project.job(LATE)}", "TimeLimit=1")
+    project.cluster.run("scancel", project.job(CANCELLED))
+    os.kill(project.pids(KILLED)[0], signal.SIGKILL)
+    flag = project.folder / "outage"
+    flag.touch()
+    time.sleep(outage)
+    asked = len(flag.read_text().split())
+    flag.unlink()
+    assert asked > 10, "the status was asked for all the time"
     return main.succeed(400)
 
 
-def test_jobs_killed_cancelled_out_of_time_and_out_of_memory_end_with_the_same_students(stormy, local):
-    said = storm(stormy)
+def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy, local):
+    """And while half of that happens, SLURM says nothing of its jobs for half a minute."""
+    storm(stormy)
     check_equal(stormy, local)
-    check_trained_once(stormy)
-    for number, how in enumerate(["killed", "cancelled", "out of time", "out of memory"]):
-        cell = SUPERVISED.format(number)
+    check_never_together(stormy)
+    for cell in (KILLED, CANCELLED, LATE, HUNGRY):
         logs = stormy.logs(cell)
-        assert len(logs) >= 2, f"{how}: {logs}"
-        assert went_on(logs[-1]), f"{how}:\n" + "\n".join(logs)
+        assert len(logs) == 2, f"{cell}: {logs}"
+        assert went_on(logs[1]), f"{cell}:\n" + "\n".join(logs)
     # SIGTERM comes before the end: nothing is lost. SIGKILL: what came after the last save.
-    assert stormy.lost(SUPERVISED.format(1)) == 0
-    assert stormy.lost(SUPERVISED.format(2)) == 0
-    assert "stopped by SIGTERM" in stormy.logs(SUPERVISED.format(2))[0]
-    assert 0 < stormy.lost(SUPERVISED.format(0)) < STEPS_PER_SECOND_AT_MOST
-    assert said
+    for cell in (CANCELLED, LATE):
+        assert "stopped by SIGTERM" in stormy.logs(cell)[0]
+        assert stormy.lost(cell) == 0
+    for cell in (KILLED, HUNGRY):
+        assert "stopped by" not in stormy.logs(cell)[0]
+        assert 0 <= stormy.lost(cell) <= STEPS_BETWEEN_SAVES
+    for cell in (EMBED_KD.format(0), EMBED_KD.format(1)):
+        assert len(stormy.logs(cell)) == 1
+        assert stormy.lost(cell) == 0
+    # Each attempt's log says which it is, where it ran, and stays.
+    assert [log.splitlines()[0].split(",")[0].split()[1] for log in stormy.logs(KILLED)] == ["1", "2"]
+
+
+@pytest.mark.long
+def test_control_without_saved_states_the_storm_trains_twice(stormy, local):
+    """What the test above finds comes from the checkpoints."""
+    stormy.environment["TEST_FORGETS"] = "1"
+    storm(stormy)
+    for cell in (KILLED, CANCELLED, LATE, HUNGRY):
+        assert not went_on(stormy.logs(cell)[1])
+        assert stormy.lost(cell) > STEPS_BETWEEN_SAVES // 2
+    check_equal(stormy, local)
+
+
+def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
+    """Twice: running jobs are saved and stopped; then they may finish, and what they made is taken over."""
+    made = project()
+    made.environment["TEST_SECONDS_A_STEP"] = "0.03"
+    cells = local.cells()
+    main = made.snakemake()
+    until(lambda: all(made.reached(cell, 20) for cell in cells[:3]), "three cells train", 240)
+
+    # While it lives there is no second one, also where Snakemake's own lock is passed over.
+    second = made.snakemake("--nolock")
+    assert second.wait(60) != 0
+    assert f"has a main process already: process {main.process.pid} on " in second.said
+    resumed = made.start(str(BIN / "clipkd"), "resume")
+    assert resumed.wait(60) == 4
+    assert f"process {main.process.pid} on " in resumed.said
+    assert len(made.cluster.queue("%i")) == len({*map(tuple, made.cluster.queue("%i"))})
+
+    main.kill()
+    resumed = made.start(str(BIN / "clipkd"), "resume")
+    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 120)
+    assert "is cancelled: RUNNING" in resumed.said
+    until(lambda: made.reached(cells[0], 60), "a cell trains again", 120)
+    resumed.kill()
+    resumed = made.start(str(BIN / "clipkd"), "resume", "--wait")
+    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 200)
+    assert "may finish: RUNNING" in resumed.said
+    assert "files of finished jobs are taken over" in resumed.said
+    taken_over = {cell for cell in made.cells() if len(made.trained_by(cell)) <= 2}
+    assert taken_over
+    resumed.succeed(300)
+
+    check_equal(made, local)
+    check_never_together(made)
+    assert sum(map(made.lost, cells)) == 0
+    for cell in taken_over:
+        assert len(made.trained_by(cell)) <= 2, "what was finished is not trained again"
+    assert "Nothing to be done" in made.start(str(BIN / "clipkd"), "resume").succeed(120)
+
+
+def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project):
+    made = project()
+    refused = (
+        "train:constraint='no-such-feature' if wildcards.train_type == 'supervised' and wildcards.seed == '1' else None"
+    )
+    main = made.snakemake("--retries", "1", "--set-resources", refused)
+    assert main.wait(300) == 1
+    assert "Invalid feature specification" in main.said, "sbatch's own words"
+    assert set(made.cells()) == {KILLED, LATE, HUNGRY, EMBED_KD.format(0), EMBED_KD.format(1)}
+    assert made.cluster.run("squeue", "--noheader").stdout == "", "nothing is left in the queue"
