@@ -14,7 +14,6 @@ from clipkd import adoption, lock, main_process
 from clipkd.errors import MachineError
 from clipkd.progress import say
 from clipkd.slurm import jobs
-from clipkd.slurm.commands import absent
 
 RUNS = Path("results/runs")
 SECONDS_TO_SAVE = 900.0
@@ -34,7 +33,7 @@ def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
     """
     started = main_process.last_started(folder)
     descriptor = main_process.take(folder)
-    if started.executor == "slurm" or "squeue" not in absent():
+    if started.executor == "slurm":
         jobs.end(folder, let_finish)
     end_orphans(folder, let_finish)
     command = [*SNAKEMAKE, *started.arguments]
@@ -53,7 +52,7 @@ def call(option: str, command: list[str], *arguments: str) -> None:
     """
     position = len(SNAKEMAKE)
     # First, so that no option of the user's swallows it, and before `--`, which begins the targets.
-    changed = [*command[:position], option, *arguments, "--quiet", "all", *command[position:]]
+    changed = [*command[:position], option, *arguments, *command[position:]]
     answer = subprocess.run(changed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if answer.returncode != 0:
         raise MachineError(f"snakemake {option} failed:\n{answer.stdout.strip()}")

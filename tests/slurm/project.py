@@ -28,17 +28,19 @@ BIN = Path(sys.executable).parent
 EPOCHS = 20
 GRID = f"""\
 grid:
-  - &block
-    name: disturbed
+  - name: disturbed
     datasets: [digits]
     teachers: [digits-vit-xs]
     students: [tiny-32]
     train_types: [supervised]
     recipes: [corrected]
     seeds: [0, 1, 2, 3]
-  - <<: *block
-    name: others
+  - name: others
+    datasets: [digits]
+    teachers: [digits-vit-xs]
+    students: [tiny-32]
     train_types: [embed-KD]
+    recipes: [corrected]
     seeds: [0, 1]
 training: {{epochs: {EPOCHS}, learning_rate: 1e-3, device: cpu}}
 """
