@@ -43,6 +43,14 @@ report: install ## Write results/report.html for the full paper grid.
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
+test-slurm: install ## The workflow on a real one-node SLURM that is brought up for it (root; about 4 minutes).
+	$(BIN)/python -m tests.slurm.cluster --check
+	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m "slurm and not long"
+
+test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 kills (about half an hour).
+	$(BIN)/python -m tests.slurm.cluster --check
+	$(BIN)/python -m pytest --numprocesses 0 tests/slurm tests/training -m "slurm or long"
+
 bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
 	$(BIN)/python docs/performance.py

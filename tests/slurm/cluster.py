@@ -4,7 +4,8 @@ Everything (keys, state, logs, sockets) lies in one folder. The daemons run in a
 which that folder's `etc` is /etc/slurm: nothing of the machine's configuration is touched, and several clusters
 can run side by side. Needs root (or a container's root) and the packages in `PACKAGES`.
 
-    python -m tests.slurm.cluster FOLDER COMMAND...     # bring one up, run a command in it, take it down
+    python -m tests.slurm.cluster --check                              # can one be brought up here?
+    python -m tests.slurm.cluster FOLDER [--accounting] COMMAND...     # bring one up, run a command, take it down
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ class Cluster:
         run, lines = self.root / "run", dict(SETTINGS)
         lines |= {
             "SlurmctldHost": f"{self.host}(127.0.0.1)",
-            "AuthInfo": f"socket={run}/munge.sock",
+            # A job that is put back into the queue waits until its credentials have expired: 2 minutes by default.
+            "AuthInfo": f"socket={run}/munge.sock,cred_expire=10",
             "SlurmctldPort": str(self.ports["slurmctld"]),
             "SlurmdPort": str(self.ports["slurmd"]),
             "StateSaveLocation": f"{self.root}/state",
@@ -364,11 +366,13 @@ def wait_for(condition, what: str, seconds: float = SECONDS_TO_START) -> None:
 
 
 def main(folder: str, *command: str) -> int:
-    """Run a command in a cluster of its own."""
-    why = missing("--accounting" in command[:1])
+    """Run a command in a cluster of its own, or say whether one can be brought up."""
+    why = missing(folder == "--check" or "--accounting" in command[:1])
     if why:
         print(why, file=sys.stderr)
         return 4
+    if folder == "--check":
+        return 0
     accounting = command[0] == "--accounting"
     cluster = Cluster(Path(folder).resolve(), accounting).start()
     try:

@@ -110,7 +110,7 @@ def test_control_without_saved_states_the_storm_trains_twice(stormy, local):
 def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
     """Twice: running jobs are saved and stopped; then they may finish, and what they made is taken over."""
     made = project()
-    made.environment["TEST_SECONDS_A_STEP"] = "0.03"
+    made.environment["TEST_SECONDS_A_STEP"] = "0.1"
     cells = local.cells()
     main = made.snakemake()
     until(lambda: all(made.reached(cell, 20) for cell in cells[:3]), "three cells train", 240)
@@ -122,27 +122,26 @@ def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
     resumed = made.start(str(BIN / "clipkd"), "resume")
     assert resumed.wait(60) == 4
     assert f"process {main.process.pid} on " in resumed.said
-    assert len(made.cluster.queue("%i")) == len({*map(tuple, made.cluster.queue("%i"))})
 
     main.kill()
     resumed = made.start(str(BIN / "clipkd"), "resume")
     until(lambda: "going on: snakemake" in resumed.said, "it goes on", 120)
     assert "is cancelled: RUNNING" in resumed.said
-    until(lambda: made.reached(cells[0], 60), "a cell trains again", 120)
+    until(lambda: any(len(made.trained_by(cell)) == 2 for cell in cells), "a cell trains again", 240)
     resumed.kill()
     resumed = made.start(str(BIN / "clipkd"), "resume", "--wait")
     until(lambda: "going on: snakemake" in resumed.said, "it goes on", 200)
     assert "may finish: RUNNING" in resumed.said
     assert "files of finished jobs are taken over" in resumed.said
-    taken_over = {cell for cell in made.cells() if len(made.trained_by(cell)) <= 2}
+    taken_over = {cell: made.trained_by(cell) for cell in made.cells()}
     assert taken_over
     resumed.succeed(300)
 
     check_equal(made, local)
     check_never_together(made)
     assert sum(map(made.lost, cells)) == 0
-    for cell in taken_over:
-        assert len(made.trained_by(cell)) <= 2, "what was finished is not trained again"
+    for cell, processes in taken_over.items():
+        assert made.trained_by(cell) == processes, "what was finished is not trained again"
     assert "Nothing to be done" in made.start(str(BIN / "clipkd"), "resume").succeed(120)
 
 
