@@ -37,6 +37,12 @@ class Batch:
     native: Tensor | None = None
     """The same views at the images' own resolution, in [0, 1]; only where a live teacher looks."""
 
+    def part(self, here: slice) -> Batch:
+        """Return some of the batch's images."""
+        native = None if self.native is None else self.native[here]
+        rows, flips, views = self.rows[here], self.flips[here], self.views[here]
+        return Batch(rows, flips, views, self.labels[here], self.inputs[here], native)
+
 
 class Batches(Protocol):
     """A source of training and evaluation batches."""
