@@ -58,16 +58,16 @@ if arguments[:1] == ["train"]:
     if os.environ.get("TEST_FORGETS"):
         loop.Run.resume = lambda run: False
     trace = open(Path("trace") / f"{{time.time():.3f}}-{{os.getpid()}}", "w", buffering=1)
-    is_time, ballast = loop.Run.is_time_to_save, []
-    def looked(run):
+    after, ballast = loop.Run.after_step, []
+    def noted(run, *given):
+        after(run, *given)
         done = (run.epoch.number - 1) * run.steps_per_epoch + run.epoch.step
         trace.write(f"{{time.time():.3f}} {{cell}} {{done}}\\n")
         time.sleep(float(os.environ.get("TEST_SECONDS_A_STEP", 0)))
         if done == 40 and cell.endswith(os.environ.get("TEST_HUNGRY", "none")):
             ballast.append(bytearray(os.urandom(1_000_000) * 900))
             time.sleep(8)  # until SLURM looks at the memory again
-        return is_time(run)
-    loop.Run.is_time_to_save = looked
+    loop.Run.after_step = noted
 from clipkd.cli import main
 sys.exit(main(arguments))
 """
