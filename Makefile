@@ -51,8 +51,10 @@ test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 ki
 	$(BIN)/python -m tests.slurm.cluster --check
 	$(BIN)/python -m pytest --numprocesses 0 tests/slurm tests/training -m "slurm or long"
 
-bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
+bench: install ## The benchmarks: about half an hour on one core; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.grids
+	$(BIN)/python docs/grids.py
 	$(BIN)/python docs/performance.py
 
 lint: install ## Formatting, lint, types, and the workflow's own lint.
@@ -63,6 +65,7 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/python docs/config_table.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
+	$(BIN)/python docs/grids.py --check
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
 

@@ -147,7 +147,7 @@ def dvc_remote(folder: Path, findings: Findings) -> None:
     """Say whether embeddings can be shared."""
     texts = [path.read_text(encoding="utf-8") for path in (folder / ".dvc").glob("config*") if path.is_file()]
     has_remote = any("remote" in line for text in texts for line in text.splitlines() if line.startswith("["))
-    findings.ok("dvc", "a remote is set" if has_remote else "no remote is set: nothing is shared (docs/dvc.md)")
+    findings.ok("dvc remote", "is set" if has_remote else "none is set: nothing is shared (docs/dvc.md)")
 
 
 def artefacts(folder: Path, findings: Findings) -> None:

@@ -1,4 +1,4 @@
-"""Scenarios of minutes: the demo, preemption, a crashed node, no accounting; and controls, which hang or submit twice."""
+"""Scenarios of minutes: the demo, preemption, a crashed node, no accounting; controls hang or submit twice."""
 
 from __future__ import annotations
 
