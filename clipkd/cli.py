@@ -25,6 +25,8 @@ VERBS = (
     "verify",
     "tables",
     "figures",
+    "resume",
+    "doctor",
     "list",
 )
 """Each is a module of clipkd.verbs, in the order in which `clipkd --help` shows them."""

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -90,7 +91,8 @@ def thumbnails_of(dataset, side):
     return LAYOUT.thumbnails(dataset, side)[0].as_posix()
 
 
-for cell in CELLS:
+# Seeds share everything: each kind of cell is looked at once. (Every job of a cluster reads this file twice.)
+for cell in dict.fromkeys(replace(cell, seed=0) for cell in CELLS):
     if cell.dataset_spec.has_thumbnails:
         side = cell.student_spec.image_size
         THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side
@@ -298,20 +300,26 @@ def pixels_inputs(cell):
 
 
 def signal_inputs(cell):
-    """Return what a run's method asks of its teacher: nothing, or stored or live signals."""
+    """Return what the run's method asks of its teacher: nothing, or stored or live signals."""
+    return [manifest(folder) for folder in signal_folders(replace(cell, seed=0))]
+
+
+@cache
+def signal_folders(cell):
+    """Return the artefacts that cells of a kind read of their teacher."""
     asked, source = cell.method.signal, cell.teacher_source
-    inputs = []
+    folders = []
     if asked == "prototypes":
-        inputs.append(manifest(LAYOUT.prototypes(cell)[0]))
+        folders.append(LAYOUT.prototypes(cell)[0])
     if source == "replayed":
-        inputs.append(manifest(LAYOUT.replayed_embeddings(cell).folder))
+        folders.append(LAYOUT.replayed_embeddings(cell).folder)
     if asked == "embeddings" and source == "cached":
-        inputs.append(manifest(LAYOUT.full_embeddings(cell).folder))
+        folders.append(LAYOUT.full_embeddings(cell).folder)
     if asked == "scores":
-        inputs.append(manifest(LAYOUT.full_embeddings(cell).head()[0]))
+        folders.append(LAYOUT.full_embeddings(cell).head()[0])
     if source in ("live", "lazy"):
-        inputs.append(manifest(LAYOUT.teacher(cell.teacher_spec)))
-    return inputs
+        folders.append(LAYOUT.teacher(cell.teacher_spec))
+    return folders
 
 
 def run_flags(cell):

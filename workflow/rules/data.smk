@@ -15,7 +15,7 @@ rule download:
     params:
         source=source_flag,
     shell:
-        "clipkd download {wildcards.dataset:q} {params.source:q} 2> {log:q}"
+        "exec clipkd download {wildcards.dataset:q} {params.source:q} 2>> $(new_log {log:q})"
 
 
 rule thumbnails:
@@ -32,5 +32,5 @@ rule thumbnails:
         source=source_flag,
         side=thumbnails_side,
     shell:
-        "clipkd thumbnails {wildcards.dataset:q} --side {params.side} {params.source:q} "
-        "> /dev/null 2> {log:q}"
+        "exec clipkd thumbnails {wildcards.dataset:q} --side {params.side} {params.source:q} "
+        "> /dev/null 2>> $(new_log {log:q})"

@@ -26,6 +26,7 @@ if STACK == 1:
         resources:
             gpu=GPUS,
             device=DEVICE,
+            runtime=train_minutes,
         params:
             run=lambda wildcards: run_flags(cell_of(wildcards, wildcards.seed)),
             folder=lambda wildcards, output: str(Path(output[0]).parent),
@@ -35,17 +36,21 @@ if STACK == 1:
                 recipes.get(wildcards.recipe).protocol,
             ],
         shell:
-            "clipkd train {params.run:q} --seed {wildcards.seed} --log-folder {params.folder:q} "
-            "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+            "exec clipkd train {params.run:q} --seed {wildcards.seed} --log-folder {params.folder:q} "
+            "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 else:
     # A rule for each set of seeds. `update`: Snakemake leaves what is there, and the command trains what is missing.
     for SEEDS, FOLDERS in seeds_together().items():
         NAME = "-".join(map(str, SEEDS))
+        STACKED = f"train_seeds_{NAME.replace('-', '_')}"
+        # What a profile sets for `train` holds for these rules too.
+        PROFILE = workflow.resource_settings._parsed_overwrite_resources
+        PROFILE[STACKED] = PROFILE.get("train", {})
 
         rule:
             name:
-                f"train_seeds_{NAME.replace('-', '_')}"
+                STACKED
             input:
                 pixels=lambda wildcards, seed=SEEDS[0]: pixels_inputs(
                     cell_of(wildcards, seed)
@@ -70,6 +75,9 @@ else:
             resources:
                 gpu=GPUS,
                 device=DEVICE,
+                runtime=lambda wildcards, attempt, seeds=SEEDS: train_minutes(
+                    wildcards, attempt, seeds
+                ),
             params:
                 run=lambda wildcards, seed=SEEDS[0]: run_flags(cell_of(wildcards, seed)),
                 seeds=SEEDS,
@@ -79,5 +87,5 @@ else:
                     recipes.get(wildcards.recipe).protocol,
                 ],
             shell:
-                "clipkd train {params.run:q} --seed {params.seeds} {params.stack} --processes {threads} "
-                "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+                "exec clipkd train {params.run:q} --seed {params.seeds} {params.stack} --processes {threads} "
+                "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
