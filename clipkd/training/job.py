@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,10 @@ from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity
+from clipkd.identities import Hyperparameters, run_identity
 from clipkd.layout import Layout
-from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Resident
 from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Signal, Stored, linear
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The numbers of a run (defaults: paper.md, "Training")."""
-
-    epochs: int = 200
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.1
 
 
 @dataclass
@@ -40,32 +30,15 @@ class Job:
     layout: Layout
     device: torch.device
     dataset: Dataset
-    inputs: dict[str, Identity] = field(default_factory=dict)
-    """Identity of each artefact that the teacher's signal comes from."""
 
     @property
     def identity(self) -> Identity:
-        """What makes the run: equal identities give equal students on one machine."""
-        cell = self.cell
-        return {
-            "cell": names(cell),
-            "training": asdict(self.numbers),
-            "recipe": cell.recipe_spec.switches(),
-            "student": cell.student_spec.identity(),
-            "dataset": cell.dataset_spec.identity() | {"content": self.dataset.content},
-            "signal": self.inputs,
-            "protocol": PROTOCOL,
-        }
+        """What makes the run."""
+        return run_identity(self.cell, self.numbers, self.layout, self.dataset.content)
 
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings, as they stand in a run's config.yaml."""
         return self.identity | {"device": str(self.device), "threads": torch.get_num_threads()}
-
-
-def names(cell: Cell) -> dict[str, Any]:
-    """Return a cell's place in the grid."""
-    axes = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
-    return {axis: getattr(cell, axis) for axis in axes}
 
 
 def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device) -> Job:
@@ -81,7 +54,6 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
             f"{folder} was made from another content of {job.dataset.spec.title} than "
             f"{job.dataset.artifact.path} holds now; remove it to make it again"
         )
-    job.inputs[kind] = identity
     return artifact
 
 
@@ -116,7 +88,6 @@ def open_signal(job: Job) -> Signal:
     spec = cell.teacher_spec
     assert spec is not None
     teacher = load(spec, job.layout.teacher(spec), device)
-    job.inputs["teacher"] = spec.identity()
     layer = None
     if asked == "scores":
         head = open_part(job, "head", *embeddings.head())

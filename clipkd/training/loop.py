@@ -18,12 +18,13 @@ from clipkd import device as devices
 from clipkd.artifacts import read_json
 from clipkd.errors import DataError, MachineError
 from clipkd.fingerprint import fingerprint
+from clipkd.identities import names
 from clipkd.progress import say
 from clipkd.runs import FAILED, RunFolder
 from clipkd.training.batches import Batches
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.finite import Guard
-from clipkd.training.job import Job, names, open_batches, open_signal
+from clipkd.training.job import Job, open_batches, open_signal
 from clipkd.training.network import Student, build_student
 from clipkd.training.optimiser import adamw, learning_rate
 from clipkd.training.signals import Signal
