@@ -35,7 +35,7 @@ def names(cell: Cell) -> dict[str, Any]:
     return {axis: getattr(cell, axis) for axis in AXES}
 
 
-def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: str) -> Identity:
+def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: str, ranks: int = 1) -> Identity:
     """Return what makes a run: equal identities give equal students on one machine.
 
     Args:
@@ -43,10 +43,11 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         numbers: its hyperparameters.
         layout: says which artefacts the teacher's part comes from.
         content: the digest of the dataset's bytes.
+        ranks: processes that train the student together.
     """
     return {
         "cell": names(cell),
-        "training": asdict(numbers),
+        "training": asdict(numbers) | ({"ranks": ranks} if ranks > 1 else {}),
         "recipe": cell.recipe_spec.switches(),
         "student": cell.student_spec.identity(),
         "dataset": cell.dataset_spec.identity() | {"content": content},

@@ -30,20 +30,23 @@ class Job:
     layout: Layout
     device: torch.device
     dataset: Dataset
+    ranks: int = 1
+    """Processes that train the student together: each draws dropout of its own."""
 
     @property
     def identity(self) -> Identity:
         """What makes the run."""
-        return run_identity(self.cell, self.numbers, self.layout, self.dataset.content)
+        return run_identity(self.cell, self.numbers, self.layout, self.dataset.content, self.ranks)
 
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings, as they stand in a run's config.yaml."""
         return self.identity | {"device": str(self.device), "threads": torch.get_num_threads()}
 
 
-def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device) -> Job:
+def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
     """Open a cell's dataset; `open_signal` then adds the teacher's part."""
-    return Job(cell, numbers, layout, device, open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)))
+    dataset = open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec))
+    return Job(cell, numbers, layout, device, dataset, ranks=ranks)
 
 
 def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:

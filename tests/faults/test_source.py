@@ -14,12 +14,14 @@ from tests.faults.checks import fault, replaced
 ROOT = Path(__file__).parents[2]
 
 PAST_THE_LIBRARY = {
+    "checkpoints.py:save": "into memory; what is written is written into a draft",
     "data/dataset.py:write_even": "writes into a draft, whose path it is given",
     "data/dataset.py:write_ragged": "writes into a draft, whose path it is given",
     "data/download.py:no_link": "opens the two below",
     "data/download.py:part_of": "an empty lock file",
     "data/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
+    "lock.py:held": "the lock file, which says who writes",
     "verified.py:save": "what this machine has verified, in the user's cache; no result",
 }
 """Functions that open a file for writing and are not in artifacts.py, and why they may."""
