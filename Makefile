@@ -22,7 +22,11 @@ $(VENV)/.installed: pyproject.toml requirements/lock.txt
 
 install: $(VENV)/.installed ## Make .venv with the pinned versions that were tested.
 
+CONFIG ?=
+CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
+
 demo: install ## The whole workflow on the embedded digits: no network, no GPU, minutes.
+	$(BIN)/clipkd check config/demo.yaml
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --quiet rules
 	@if [ ! -f results/report.html ] || [ -n "$$(find results/tables results/figures -newer results/report.html -type f | head -1)" ]; then \
 		$(BIN)/snakemake --configfile config/demo.yaml --report results/report.html --quiet all; fi
@@ -31,14 +35,16 @@ demo: install ## The whole workflow on the embedded digits: no network, no GPU, 
 	@echo "Figures: results/figures/"
 	@echo "Report:  results/report.html   (one file, opens without network)"
 
-grid: install ## The full paper grid of config/config.yaml: internet on the first run, and a GPU.
-	$(BIN)/snakemake --cores $(CORES)
+grid: install ## The full paper grid, or CONFIG=FILE merged over it, checked first: needs internet at first, and a GPU.
+	$(BIN)/clipkd check $(CONFIG)
+	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE)
 
 resume: install ## Go on after a crash of anything: the command that was running, on this machine or on SLURM.
 	$(BIN)/clipkd resume
 
-report: install ## Write results/report.html for the full paper grid.
-	$(BIN)/snakemake --report results/report.html
+report: install ## Write results/report.html for the full paper grid, or CONFIG=FILE.
+	$(BIN)/clipkd check $(CONFIG)
+	$(BIN)/snakemake $(CONFIGFILE) --report results/report.html
 
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 from clipkd import __version__, verified
 from clipkd.errors import ClipkdError, MachineError
+from clipkd.surroundings import check_surroundings, masked
 
 VERBS = (
+    "check",
     "download",
     "thumbnails",
     "fetch",
@@ -37,11 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if getattr(options, "verify", False):
         os.environ[verified.ALWAYS] = "always"
+    os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask says: nobody else changes what we write
     try:
+        check_surroundings()
         options.run(options)
         sys.stdout.flush()
     except ClipkdError as error:
-        print(f"clipkd {options.verb}: error: {error}", file=sys.stderr)
+        print(masked(f"clipkd {options.verb}: error: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"clipkd {options.verb}: stopped", file=sys.stderr)
@@ -51,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"clipkd {options.verb}: error: {where}{error.strerror or error}", file=sys.stderr)
+        print(masked(f"clipkd {options.verb}: error: {where}{error.strerror or error}"), file=sys.stderr)
         return MachineError.exit_code
     return 0
 

@@ -37,6 +37,7 @@ from clipkd.errors import DataError, InputError
 from clipkd.fingerprint import Identity, fingerprint
 from clipkd.lock import held
 from clipkd.records import FAILED, FORMAT, KIND
+from clipkd.surroundings import recorded
 
 METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
 STUDENT = "student.safetensors"
@@ -167,6 +168,7 @@ def environment(where: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "commit": commit(),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "variables": recorded(),
     }
 
 

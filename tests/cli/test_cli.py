@@ -16,7 +16,7 @@ from clipkd.cli import main
 Answer = subprocess.CompletedProcess[str]
 TRAIN = ("train", "--dataset-name", "digits", "--student", "tiny-32", "--threads", "1")
 SUPERVISED = (*TRAIN, "--train-type", "supervised", "--epochs", "1", "--batch-size", "256")
-VERBS = ["download", "fetch", "pin", "extract", "prototypes", "probe", "train", "evaluate", "audit", "verify"]
+VERBS = ["check", "download", "fetch", "pin", "extract", "prototypes", "probe", "train", "evaluate", "audit", "verify"]
 VERBS += ["tables", "figures", "list"]
 
 
@@ -175,7 +175,7 @@ def test_a_data_folder_that_is_a_file(here, tmp_path: Path) -> None:
 
 
 def test_a_teacher_name_longer_than_any_file_name(clipkd) -> None:
-    refused(clipkd("fetch", "x" * 5000), "xxx", code=4)
+    refused(clipkd("fetch", "x" * 5000), "unknown teacher 'xxx")
 
 
 @pytest.mark.parametrize(("text", "code"), [("{}", 2), ("[]", 2), ("no json", 3), ('{"grid": NaN}', 3)])
