@@ -60,7 +60,7 @@ test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 ki
 	$(BIN)/python -m tests.slurm.cluster --check
 	$(BIN)/python -m pytest --numprocesses 0 tests/slurm tests/training -m "slurm or long"
 
-bench: install ## The benchmarks: about half an hour on one core; then write docs/performance.md.
+bench: install ## The benchmarks: about 40 minutes on two cores; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.grids
 	$(BIN)/python docs/grids.py
