@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-FAILED, ERROR = 3, 4
-"""Exit codes of a child: an error that is a ClipkdError or an OSError; any other."""
+REFUSED, ERROR = 3, 4
+"""Exit codes of a child: a ClipkdError or an OSError; any other error."""
 CALLS = ("open", "mkdir", "fsync", "rename", "replace", "chmod", "unlink", "rmdir", "write", "link", "symlink")
 """Functions of `os` that change what is on the disk, or open it."""
 
@@ -42,7 +42,7 @@ def forked(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> 
         work()
         code = 0
     except BaseException as error:
-        code = FAILED if type(error).__name__ in KNOWN or isinstance(error, OSError) else ERROR
+        code = REFUSED if type(error).__name__ in KNOWN or isinstance(error, OSError) else ERROR
         if code == ERROR and os.environ.get("CLIPKD_FAULTS_SHOW"):
             with open(os.environ["CLIPKD_FAULTS_SHOW"], "a") as stream:
                 traceback.print_exc(file=stream)
