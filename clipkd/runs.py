@@ -106,6 +106,7 @@ class RunFolder:
         cost: dict[str, Any],
         metrics: dict[str, Any],
         identity: Identity,
+        facts: dict[str, Any],
     ) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
         save_student(student, self.checkpoint)
@@ -118,7 +119,7 @@ class RunFolder:
             if self.checkpoint.parent == self.path:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
-            write_manifest(self.path, KIND, identity, {}, entries)
+            write_manifest(self.path, KIND, identity, facts, entries)
         for name in (RESUME, FAILED):
             (self.path / name).unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ import torch
 from clipkd.artifacts import Artifact, open_artifact
 from clipkd.cells import Cell
 from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.preprocessing import Preprocessing
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.errors import DataError
@@ -56,6 +57,11 @@ class Job:
             "signal": self.inputs,
             "protocol": PROTOCOL,
         }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the student's users need besides what made it; it stands in the run's manifest."""
+        steps = Preprocessing.of(self.dataset.spec, self.cell.student_spec.image_size)
+        return {"classes": self.dataset.classes, "preprocessing": steps.facts()}
 
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings, as they stand in a run's config.yaml."""

@@ -106,7 +106,9 @@ class Run:
                     self.folder.save_resume(self.state())
                     saved = time.monotonic()
         metrics = self.metrics()
-        self.folder.finish(self.selected_student, self.history, self.cost(), metrics, self.job.identity)
+        self.folder.finish(
+            self.selected_student, self.history, self.cost(), metrics, self.job.identity, self.job.facts()
+        )
         last, selected = metrics["last"]["test"]["top1"], metrics["selected"]["test"]["top1"]
         say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
         return metrics

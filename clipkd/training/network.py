@@ -147,7 +147,7 @@ class Student(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Return embedding [B, W] and logits [B, C] of normalised images [B, 3, S, S]."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.expand(len(patches), 1, -1)
+        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
         embedding = self.ln_post(self.transformer(self.ln_pre(x)))
         return Outputs(embedding, self.classifier(embedding))
