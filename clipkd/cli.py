@@ -26,6 +26,7 @@ VERBS = (
     "verify",
     "tables",
     "figures",
+    "report",
     "list",
 )
 """Each is a module of clipkd.verbs, in the order in which `clipkd --help` shows them."""

@@ -178,6 +178,8 @@ def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digi
 
 
 def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
+    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+
     text = (exported["hf"] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
