@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -106,7 +106,8 @@ def datum(shown: Field, column: Column) -> str:
 def from_table(made: Table) -> str:
     """Return one of the results' tables, with its notes."""
     rows = [[field(entry) for entry in row] for row in made.rows]
-    return table(made.columns, rows, caption=made.title) + notes(made.notes)
+    columns = [replace(column, title=column.title or "Source") for column in made.columns]
+    return table(columns, rows, caption=made.title) + notes(made.notes)
 
 
 def notes(lines: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ Answer = subprocess.CompletedProcess[str]
 TRAIN = ("train", "--dataset-name", "digits", "--student", "tiny-32", "--threads", "1")
 SUPERVISED = (*TRAIN, "--train-type", "supervised", "--epochs", "1", "--batch-size", "256")
 VERBS = ["download", "fetch", "pin", "extract", "prototypes", "probe", "train", "evaluate", "audit", "verify"]
-VERBS += ["predict", "export", "report", "tables", "figures", "list"]
+VERBS += ["predict", "compare", "export", "push", "report", "tables", "figures", "list"]
 
 
 @pytest.fixture
