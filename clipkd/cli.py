@@ -30,6 +30,7 @@ VERBS = (
     "figures",
     "report",
     "list",
+    "completion",
 )
 """Each is a module of clipkd.verbs, in the order in which `clipkd --help` shows them."""
 

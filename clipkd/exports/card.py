@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,12 +17,15 @@ from clipkd.results import teacher_title
 from clipkd.summary import Summary, summarise
 from clipkd.tables.table import MARKDOWN, spread
 
+if TYPE_CHECKING:
+    from clipkd.exports.export import Source
+
 PAPER = "[arXiv 2404.06170](https://arxiv.org/abs/2404.06170)"
 MOST_CLASSES = 30
 """Class names that stand in the card; config.json has them all."""
 
 
-def card(source: Any, described: dict[str, Any]) -> str:
+def card(source: Source, described: dict[str, Any]) -> str:
     """Return the README.md of an export: YAML for the hub, then text for people; `described`: as in config.json."""
     return f"---\n{yaml.safe_dump(front(source), sort_keys=False, allow_unicode=True)}---\n\n{body(source, described)}"
 
@@ -32,7 +35,7 @@ def plain(text: Any) -> str:
     return " ".join(str(text).split()).translate(MARKDOWN)
 
 
-def front(source: Any) -> dict[str, Any]:
+def front(source: Source) -> dict[str, Any]:
     """Return the metadata that the hub reads."""
     cell, score = source.metrics["cell"], source.metrics["selected"]["test"]
     metrics = [{"type": "accuracy", "name": f"top-{k} accuracy", "value": round(score[f"top{k}"], 6)} for k in (1, 5)]
@@ -60,7 +63,7 @@ def title(dataset: str) -> str:
         return dataset
 
 
-def body(source: Any, described: dict[str, Any]) -> str:
+def body(source: Source, described: dict[str, Any]) -> str:
     """Return the text."""
     cell = source.metrics["cell"]
     teacher = cell["teacher"]
@@ -83,7 +86,7 @@ def body(source: Any, described: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def accuracy(source: Any) -> str:
+def accuracy(source: Source) -> str:
     """Return the table of test accuracies: this run's, and over the seeds that lie beside it."""
     metrics, cell = source.metrics, source.metrics["cell"]
     over, found = seeds(source.folder)
@@ -144,7 +147,7 @@ def use(described: dict[str, Any]) -> str:
     )
 
 
-def made(source: Any) -> str:
+def made(source: Source) -> str:
     """Return the settings and versions."""
     identity, cell = source.metrics["identity"], source.metrics["cell"]
     training, found = identity["training"], read_json(source.folder / "env.json")
@@ -176,7 +179,7 @@ def hub_models(signal: Any) -> list[str]:
     return list(dict.fromkeys(here + [model for child in signal.values() for model in hub_models(child)]))
 
 
-def limits(source: Any) -> list[str]:
+def limits(source: Source) -> list[str]:
     """Return what the numbers do not say."""
     metrics, steps = source.metrics, source.model.preprocessing
     count = len(seeds(source.folder)[1])
@@ -204,7 +207,7 @@ def limits(source: Any) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def licence(source: Any) -> str:
+def licence(source: Source) -> str:
     """Return what may be done with it, as far as it is known."""
     if source.license != "other":
         return f"{plain(source.license)}, as given by whoever exported it. The dataset and the teacher have their own."

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipkd.exports import CONFIG, WEIGHTS, Format
+
+if TYPE_CHECKING:
+    from clipkd.exports.export import Source
 
 PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
 BILINEAR = 2
@@ -17,7 +20,7 @@ BILINEAR = 2
 class HuggingFace(Format):
     """For the hub, for `clipkd.load`, and (the tower of a CLIP student) for transformers."""
 
-    def write(self, source: Any, folder: Path) -> dict[str, Any]:
+    def write(self, source: Source, folder: Path) -> dict[str, Any]:
         from clipkd import students
         from clipkd.artifacts import write_json, write_text
         from clipkd.exports.card import card

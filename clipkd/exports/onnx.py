@@ -8,9 +8,16 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipkd.exports import CONFIG, Format
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clipkd.data.preprocessing import Picture
+    from clipkd.exports.export import Source
+    from clipkd.model import Model
 
 GRAPH = "model.onnx"
 LARGEST_DIFFERENCE = 1e-4
@@ -24,7 +31,7 @@ TRACED = 2
 class Onnx(Format):
     """Input `images`, uint8 [N, S, S, 3]; outputs `logits`, `probabilities` [N, C] and `embedding` [N, W]."""
 
-    def write(self, source: Any, folder: Path) -> dict[str, Any]:
+    def write(self, source: Source, folder: Path) -> dict[str, Any]:
         from clipkd.artifacts import write_json
         from clipkd.errors import InputError
 
@@ -51,7 +58,7 @@ def needed() -> None:
         raise MachineError(f"the package {missing[0]} is not installed: pip install 'clipkd[onnx]'")
 
 
-def traced(model: Any, path: Path) -> None:
+def traced(model: Model, path: Path) -> None:
     """Write the student as an ONNX graph of any batch size."""
     import torch
 
@@ -87,7 +94,7 @@ def traced(model: Any, path: Path) -> None:
         )
 
 
-def compared(model: Any, path: Path, pictures: Any) -> dict[str, Any]:
+def compared(model: Model, path: Path, pictures: Sequence[Picture]) -> dict[str, Any]:
     """Return how far ONNX Runtime's probabilities are from PyTorch's on real images.
 
     Raises:

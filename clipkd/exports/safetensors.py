@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipkd.exports import CONFIG, WEIGHTS, Format
+
+if TYPE_CHECKING:
+    from clipkd.exports.export import Source
 
 
 @dataclass(frozen=True)
 class Safetensors(Format):
     """For `clipkd.load`, and for anyone who reads tensors by name."""
 
-    def write(self, source: Any, folder: Path) -> dict[str, Any]:
+    def write(self, source: Source, folder: Path) -> dict[str, Any]:
         from clipkd.artifacts import write_json
         from clipkd.runs import save_student
 
