@@ -15,8 +15,11 @@ from clipkd.cells import Cell
 from clipkd.embeddings.teacher import load
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
+from clipkd.training.group import take_steps
+from clipkd.training.interruption import Interruption
 from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
 from clipkd.training.loop import Run
+from clipkd.training.step import Step
 
 RECIPE = "reference"
 """The released code's mathematics: what the peer computes too."""
@@ -39,8 +42,15 @@ def clipkd_epoch(
     job = open_job(cell, Hyperparameters(batch_size=batch_size), layout, device)
     signal = open_signal(job)
     folder = RunFolder(Path(material.folder) / "runs" / f"{train_type}-{source}")
-    run = Run(job, folder, signal, open_batches(job, signal))
-    return lambda: run.steps(1)
+    step = Step([Run(job, folder, signal, open_batches(job, signal))])
+    return lambda: epoch(step)
+
+
+def epoch(step: Step) -> None:
+    """Take an epoch's steps, the first epoch's over and over."""
+    for run in step.runs:
+        run.epoch.step = 0
+    take_steps(step, step.runs[0].steps_per_epoch, Interruption())
 
 
 def peer_epoch(

@@ -60,13 +60,19 @@ def device_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--threads", type=positive, help="CPU threads (default: torch's own choice)")
 
 
-def store_options(child: argparse.ArgumentParser) -> None:
-    """Add what tells one embeddings artefact from another."""
+def store_options(child: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add what tells one embeddings artefact from another; where `several`, teacher and recipe are lists."""
+
+    def usual(name: str) -> dict[str, Any]:
+        return {"nargs": "+", "default": [name]} if several else {"default": name}
+
     child.add_argument("--dataset-name", required=True, help="CIFAR10, CIFAR100, ImageNet, ...; case is ignored")
     child.add_argument(
-        "--teacher-model", default=NO_TEACHER, help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder"
+        "--teacher-model", **usual(NO_TEACHER), help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder"
     )
-    child.add_argument("--recipe", default="corrected", help="reference (the released code's mathematics) or corrected")
+    child.add_argument(
+        "--recipe", **usual("corrected"), help="reference (the released code's mathematics) or corrected"
+    )
     child.add_argument("--student", default="base-32", help="the student network")
     child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
     child.add_argument(

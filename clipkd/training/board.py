@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -40,15 +39,11 @@ class Board:
         if self.wandb is not None:
             self.wandb.log(numbers, step=epoch)
 
-    def __enter__(self) -> Board:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self, is_complete: bool) -> None:
+        """Write what is left; say whether the run came to its end."""
         self.tensorboard.close()
         if self.wandb is not None:
-            self.wandb.finish(exit_code=0 if kind is None else 1)
+            self.wandb.finish(exit_code=0 if is_complete else 1)
 
 
 def wandb_run(project: str, folder: Path, run: str, name: str, settings: dict[str, Any]) -> Any:
@@ -62,7 +57,15 @@ def wandb_run(project: str, folder: Path, run: str, name: str, settings: dict[st
     except ImportError:
         raise MachineError(f"{PROJECT} is set, but wandb is not installed: pip install 'clipkd[wandb]'") from None
     try:
-        return wandb.init(project=project, dir=folder, id=run, name=name, resume="allow", config=settings)
+        return wandb.init(
+            project=project,
+            dir=folder,
+            id=run,
+            name=name,
+            resume="allow",
+            reinit="create_new",  # several runs may be trained side by side
+            config=settings,
+        )
     except wandb.errors.Error as error:
         raise MachineError(
             f"{PROJECT} is set, but Weights & Biases fails ({type(error).__name__}): log in with `wandb login`, set "

@@ -19,6 +19,7 @@ from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
 from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Resident
+from clipkd.training.precision import Precision
 from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Signal, Stored, linear
 
 
@@ -30,6 +31,8 @@ class Hyperparameters:
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = 0.1
+    precision: Precision = "fp32"
+    """Of the students' matrix products; never `auto`: what it stood for is a part of what makes the run."""
 
 
 @dataclass

@@ -23,6 +23,8 @@ class Signal:
     """A teacher in this process, which costs memory and forward passes."""
     width: int | None = None
     """Dimensions D of the vectors that a projection has to meet; None: there are none."""
+    generator: torch.Generator | None = None
+    """What a signal that is drawn is drawn by; None: the process's own."""
 
     def __call__(self, batch: Batch) -> Tensor | None:
         """Return the signal of a batch."""
@@ -47,7 +49,8 @@ class Drawn(Prototypes):
         self.deviation = deviation
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self.prototypes + self.deviation * torch.randn_like(self.deviation)
+        drawn = torch.randn(self.deviation.shape, generator=self.generator, device=self.deviation.device)
+        return self.prototypes + self.deviation * drawn
 
 
 class Stored(Signal):
