@@ -11,6 +11,7 @@ import torch
 from clipkd.artifacts import Artifact, open_artifact
 from clipkd.cells import Cell
 from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
@@ -40,6 +41,11 @@ class Job:
     def identity(self) -> Identity:
         """What makes the run."""
         return run_identity(self.cell, self.numbers, self.layout, self.dataset.content, self.ranks)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the student's users need besides what made it; it stands in the run's manifest."""
+        steps = Preprocessing.of(self.dataset.spec, self.cell.student_spec.image_size)
+        return {"classes": self.dataset.classes, "preprocessing": steps.facts()}
 
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings, as they stand in a run's config.yaml."""
