@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test bench lint format report grid clean-demo
+.PHONY: help install demo test docs test-docs bench lint format report grid clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,13 @@ report: install ## Write results/report.html for the full paper grid.
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
+docs: install ## The documentation as a site in build/site; it opens without network.
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Site: build/site/index.html"
+
+test-docs: install ## The commands of the documentation that take minutes, as a reader types them.
+	$(BIN)/python -m pytest -m docs tests/docs
+
 bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
 	$(BIN)/python docs/performance.py
@@ -50,6 +57,8 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/python docs/config_table.py --check
+	$(BIN)/python docs/contents.py --check
+	$(BIN)/python docs/flow.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
