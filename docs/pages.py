@@ -15,7 +15,7 @@ CONTENTS = "docs/README.md"
 MORE = "More"
 ORDER = {
     "Start": ["README.md", CONTENTS, "docs/tutorial.md", "docs/own-images.md", "docs/faq.md"],
-    "Use": ["config/README.md", "docs/bring-your-own.md", "docs/use.md", "docs/slurm.md", "docs/dvc.md"],
+    "Use": ["config/README.md", "docs/bring-your-own.md", "docs/using.md", "docs/slurm.md", "docs/dvc.md"],
     "Understand": ["docs/method.md", "docs/embeddings.md", "docs/architecture.md", "docs/faults.md"],
     "Numbers": ["docs/numbers.md", "docs/performance.md"],
     "Project": ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"],
