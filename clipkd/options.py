@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.cells import NO_TEACHER, Cell, checked
 from clipkd.embeddings.vectors import DTYPES
-from clipkd.embeddings.views import Sample
+from clipkd.embeddings.views import Precision, Sample
 from clipkd.errors import InputError
 from clipkd.layout import Layout
 
@@ -76,6 +76,12 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
     child.add_argument("--student", default="base-32", help="the student network")
     child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
     child.add_argument(
+        "--embed-precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="in which teachers multiply matrices; the reduced ones are for GPUs, and make other stores",
+    )
+    child.add_argument(
         "--crop-views", type=positive, default=4, help="stored views per image, for --teacher-source replayed"
     )
     child.add_argument("--per-class", type=per_class, default=100, help="images per class prototype, or `all`")
@@ -109,7 +115,9 @@ def layout_of(options: argparse.Namespace) -> Layout:
         return Layout(options.data)
     sample = Sample(options.per_class, options.prototype_seed)
     form = getattr(options, "prototype_form", None)
-    return Layout(options.data, options.embed_dtype, sample, form, options.crop_views)
+    return Layout(
+        options.data, options.embed_dtype, sample, form, options.crop_views, precision=options.embed_precision
+    )
 
 
 def cell_of(options: argparse.Namespace, train_type: str) -> Cell:

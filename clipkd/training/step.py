@@ -8,8 +8,8 @@ rate, the count of steps.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -105,11 +105,9 @@ class Replayed:
             self.work(lessons)
             return
         if not self.places:
-            self.places = [(x.clone(), y.clone(), None if s is None else s.clone()) for x, y, s in lessons]
-        for places, lesson in zip(self.places, lessons, strict=True):
-            for place, tensor in zip(places, lesson, strict=True):
-                if place is not None and tensor is not None:
-                    place.copy_(tensor)
+            self.places = [copied(lesson) for lesson in lessons]
+        for place, tensor in zip(tensors(self.places), tensors(lessons), strict=True):
+            place.copy_(tensor)
         if self.replay is None and self.warmed < WARM_UP:
             self.warmed += 1
             aside(lambda: self.work(self.places))
@@ -117,6 +115,22 @@ class Replayed:
         if self.replay is None:
             self.replay = self.capture(lambda: self.work(self.places))
         self.replay()
+
+
+def tensors(nested: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples and lists; None is none."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif nested is not None:
+        for child in nested:
+            yield from tensors(child)
+
+
+def copied(nested: Any) -> Any:
+    """Return nested tuples with a copy of each tensor."""
+    if isinstance(nested, tuple):
+        return tuple(copied(child) for child in nested)
+    return None if nested is None else nested.clone()
 
 
 def aside(work: Callable[[], None]) -> None:
