@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,13 @@ report: install ## Write results/report.html and results/provenance.html for the
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
+docs: install ## The documentation as a site in build/site; it opens without network.
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Site: build/site/index.html"
+
+test-docs: install ## The commands of the documentation that take minutes, as a reader types them.
+	$(BIN)/python -m pytest -m docs tests/docs
+
 test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
 	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
 
@@ -74,6 +81,8 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/python docs/config_table.py --check
+	$(BIN)/python docs/contents.py --check
+	$(BIN)/python docs/flow.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
 	$(BIN)/python docs/grids.py --check

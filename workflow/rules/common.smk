@@ -20,8 +20,9 @@ from clipkd.layout import Layout
 from clipkd.teachers import TrainedTeacher
 from clipkd.training import PROTOCOL
 
-ROOT = Path(workflow.current_basedir).parent.parent
-BASE = ROOT / "config/config.yaml"
+# Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
+PACKAGE = Path(settings.__file__).resolve().parent
+BASE = Path("config/config.yaml")
 
 
 def read_config():
@@ -362,7 +363,7 @@ def seeds_together():
 
 def code_digest(*parts):
     """Return a digest of cheap code: an edit runs the rule again. (Costly rules carry protocol numbers.)"""
-    modules = sorted(path for part in parts for path in (ROOT / "clipkd").glob(part))
+    modules = sorted(path for part in parts for path in PACKAGE.glob(part))
     return hashlib.sha256(
         b"".join(module.read_bytes() for module in modules)
     ).hexdigest()[:16]
@@ -381,9 +382,9 @@ def all_manifests(wildcards):
 
 def in_report(path, stage, stem, entry):
     """Return a file marked for the report, under its category, with the caption of its kind."""
-    captions = (ROOT / "workflow/report").glob(f"{stage}-*.rst")
-    families = sorted((caption.stem for caption in captions), key=len, reverse=True)
-    family = next(name for name in families if f"{stage}-{stem}".startswith(name))
+    modules = [path.stem.replace("_", "-") for path in (PACKAGE / stage).glob("*.py")]
+    kinds = sorted(modules, key=len, reverse=True)
+    family = f"{stage}-{next(kind for kind in kinds if stem.startswith(kind))}"
     return report(
         path,
         caption=f"../report/{family}.rst",
