@@ -37,6 +37,7 @@ from clipkd.errors import DataError, InputError
 from clipkd.fingerprint import Identity, fingerprint
 from clipkd.lock import held
 from clipkd.records import FAILED, FORMAT, KIND
+from clipkd.surroundings import recorded
 
 METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
 STUDENT = "student.safetensors"
@@ -99,6 +100,7 @@ class RunFolder:
         cost: dict[str, Any],
         metrics: dict[str, Any],
         identity: Identity,
+        facts: dict[str, Any],
     ) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
         save_student(student, self.checkpoint)
@@ -111,7 +113,7 @@ class RunFolder:
             if self.checkpoint.parent == self.path:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
-            write_manifest(self.path, KIND, identity, {}, entries)
+            write_manifest(self.path, KIND, identity, facts, entries)
         (self.path / FAILED).unlink(missing_ok=True)
         self.checkpoints(identity).clear()
 
@@ -167,6 +169,7 @@ def environment(where: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "commit": commit(),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "variables": recorded(),
     }
 
 

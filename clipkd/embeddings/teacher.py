@@ -128,6 +128,8 @@ def load_model(artifact: Artifact) -> tuple[nn.Module, nn.Linear | None]:
         **options,
     )
     complain(artifact.path, report, has_head)
+    compare(artifact.file("model.safetensors"), model)
+    artifact.still(artifact.file("model.safetensors"))
     return (model.base_model, model.classifier) if has_head else (model, None)
 
 
@@ -146,6 +148,21 @@ def complain(folder: Path, report: dict, has_head: bool) -> None:
         raise DataError(
             f"{folder / 'model.safetensors'} does not fit its config.json, {len(problems)} weights:\n  {listed}"
         )
+
+
+def compare(path: Path, model: nn.Module) -> None:
+    """Raise DataError where a loaded weight is not, to the bit, what the file holds.
+
+    transformers fills in, renames and converts without a word. What it has no name for in the file is not
+    compared here: it was listed as missing or unexpected before.
+    """
+    loaded = model.state_dict()
+    with safe_open(path, framework="pt") as weights:
+        stored = {name.removeprefix(f"{model.base_model_prefix}."): name for name in weights.keys()}  # noqa: SIM118
+        for name, tensor in loaded.items():
+            mine = stored.get(name.removeprefix(f"{model.base_model_prefix}."))
+            if mine is not None and not torch.equal(tensor.cpu(), weights.get_tensor(mine).to(tensor.dtype)):
+                raise DataError(f"{path}: weight '{mine}' was loaded as other numbers than the file holds")
 
 
 def processor(spec: TeacherSpec, artifact: Artifact) -> tuple[int, tuple[float, ...], tuple[float, ...]]:

@@ -7,20 +7,20 @@ as the same kind of folder, and go through the same strict loader.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipkd.errors import InputError, nearest
+from clipkd.errors import DataError, InputError, nearest
 from clipkd.fingerprint import Identity
 from clipkd.registry import specs
 
 LOCK = Path("config/teachers.lock.json")
 """Commits that `clipkd pin` found for teachers whose file names none."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 """All that is ever read of a checkpoint."""
@@ -114,8 +114,24 @@ def names() -> list[str]:
 
 @cache
 def lock(path: Path) -> dict[str, Any]:
-    """Return the commits of `clipkd pin`, teacher -> {"revision", "weights_sha256"}."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Return the commits of `clipkd pin`, teacher -> {"revision", "weights_sha256"}; DataError where it is damaged."""
+    from clipkd.artifacts import read_json
+
+    entries = read_json(path) if path.exists() else {}
+    if not isinstance(entries, dict):
+        raise DataError(f"{path} is damaged: it holds no map of teachers; remove it and pin them again")
+    for name, entry in entries.items():
+        if not is_pin(entry):
+            raise DataError(f"{path}: '{name}' has no commit and sha256; remove its entry and run `clipkd pin {name}`")
+    return entries
+
+
+def is_pin(entry: Any) -> bool:
+    """Return whether an entry of the lock file holds a commit, and a sha256 or null."""
+    if not isinstance(entry, dict) or not COMMIT.fullmatch(str(entry.get("revision"))):
+        return False
+    sha256 = entry.get("weights_sha256")
+    return sha256 is None or bool(SHA256.fullmatch(str(sha256)))
 
 
 def get(name: str) -> TeacherSpec:
@@ -134,10 +150,20 @@ def get(name: str) -> TeacherSpec:
                 f"teacher '{name}': '{revision}' is not a full commit hash (40 hex digits); a branch can move"
             )
         return HubTeacher(name=f"{slug(hub_id)}-{revision[:8]}", title=hub_id, hub_id=hub_id, revision=revision)
-    if Path(name).is_dir():
+    if is_folder(name):
         return from_folder(Path(name))
     hint = f" A hub model needs its commit: '{name}@<40 hex digits>'." if HUB_ID.fullmatch(name) else ""
-    raise InputError(f"unknown teacher '{name}'{nearest(name, names())} (known: {', '.join(names())}).{hint}")
+    raise InputError(
+        f"unknown teacher '{name[:200]}'{nearest(name[:200], names())} (known: {', '.join(names())}).{hint}"
+    )
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a name is that of a folder; one that no path can have is none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def pinned(spec: Any) -> TeacherSpec:
@@ -169,4 +195,4 @@ def hashed(folder: Path, stamps: tuple) -> dict[str, str]:
 
 def slug(text: str) -> str:
     """Return `text` as a name that may stand in a path."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "teacher"

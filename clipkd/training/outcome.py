@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipkd import device as devices
-from clipkd.training.job import names
+from clipkd.identities import names
 
 if TYPE_CHECKING:
     from clipkd.training.loop import Run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,11 @@ class Reader:
         )
 
     def types(self, command: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run a command as a shell does; kill it and all that it started where it takes longer than `timeout` s."""
+        """Run a command as a shell does, which remembers `NAME=value`; kill it and all that it started where it takes longer than `timeout` s."""
+        if re.fullmatch(r"[A-Z_]+=\S+", command):
+            name, _, value = command.partition("=")
+            self.environment[name] = value
+            return subprocess.CompletedProcess(command, 0, "")
         process = subprocess.Popen(
             ["bash", "-o", "pipefail", "-c", command],
             cwd=self.folder,

@@ -16,9 +16,9 @@ RESULTS = ("metrics.json", "history.csv", "student.safetensors")
 SUPERVISED = "corrected/digits/tiny-32/none/supervised/seed{}"
 EMBED_KD = "corrected/digits/tiny-32/digits-vit-xs/embed-KD/seed{}"
 KILLED, CANCELLED, LATE, HUNGRY = map(SUPERVISED.format, range(4))
-STEPS_BETWEEN_SAVES = 30
+STEPS_BETWEEN_SAVES = 5
 """At most: a step takes TEST_SECONDS_A_STEP at least, and a save is due after half a second."""
-STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@40 --open-mode=append'")
+STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@55 --open-mode=append'")
 """Memory that the first attempt at one cell does not find enough; SIGTERM soon after the limit is one minute."""
 OUTAGE = """\
 #!/bin/sh
@@ -50,7 +50,7 @@ def went_on(log: str) -> bool:
 def stormy(project) -> Project:
     """Slow trainings, one of which needs much memory; status commands that can be made to fail."""
     made = project()
-    made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.07"}
+    made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.4"}
     for name in ("squeue", "sacct"):
         made.put_command(name, OUTAGE.format(flag=made.folder / "outage", real=shutil.which(name)))
     return made
@@ -60,7 +60,7 @@ def storm(project: Project, *options: str, outage: float = 30) -> str:
     """Run the grid while one job is killed, one cancelled, one late, one hungry; return what the main process said."""
     main = project.snakemake(*STORM, *options)
     for cell in (KILLED, CANCELLED, LATE):
-        until(lambda cell=cell: project.reached(cell, 20), f"{cell} trains", 240)
+        until(lambda cell=cell: project.reached(cell, 10), f"{cell} trains", 240)
     project.cluster.run("scontrol", "update", f"JobId={project.job(LATE)}", "TimeLimit=1")
     project.cluster.run("scancel", project.job(CANCELLED))
     os.kill(project.pids(KILLED)[0], signal.SIGKILL)
@@ -103,17 +103,17 @@ def test_control_without_saved_states_the_storm_trains_twice(stormy, local):
     storm(stormy)
     for cell in (KILLED, CANCELLED, LATE, HUNGRY):
         assert not went_on(stormy.logs(cell)[1])
-        assert stormy.lost(cell) > STEPS_BETWEEN_SAVES // 2
+        assert stormy.lost(cell) > STEPS_BETWEEN_SAVES
     check_equal(stormy, local)
 
 
 def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
     """Twice: running jobs are saved and stopped; then they may finish, and what they made is taken over."""
     made = project()
-    made.environment["TEST_SECONDS_A_STEP"] = "0.1"
+    made.environment["TEST_SECONDS_A_STEP"] = "0.3"
     cells = local.cells()
     main = made.snakemake()
-    until(lambda: all(made.reached(cell, 20) for cell in cells[:3]), "three cells train", 240)
+    until(lambda: all(made.reached(cell, 10) for cell in cells[:3]), "three cells train", 240)
 
     # While it lives there is no second one, also where Snakemake's own lock is passed over.
     second = made.snakemake("--nolock")

@@ -1,5 +1,8 @@
 # The only helpers. Reads the config, strictly, and turns its grid into cells and paths. The package holds the rules
 # of the grid (clipkd.cells) and the names on disk (clipkd.layout); nothing here imports torch.
+#
+# There is no `configfile:` directive: Snakemake's own reader takes the last of two equal keys, and runs Python where
+# a file says `__use_yte__: true`. It still reads what --configfile names, ahead of this file: `clipkd check` comes first.
 import hashlib
 import itertools
 import json
@@ -9,12 +12,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from clipkd import cells, datasets, figures, recipes, students, tables, teachers
 from clipkd import config as settings
 from clipkd.artifacts import read_manifest
-from clipkd.errors import InputError
+from clipkd.errors import ClipkdError
 from clipkd.layout import Layout
 from clipkd.teachers import TrainedTeacher
 from clipkd.training import PROTOCOL
@@ -26,18 +27,15 @@ BASE = Path("config/config.yaml")
 
 def read_config():
     """Return the checked config: config/config.yaml, the --configfile files over it, --config last."""
-    schema = yaml.safe_load(
-        Path(workflow.source_path("../schemas/config.schema.yaml")).read_text()
-    )
     given = [Path(path) for path in workflow.config_settings.configfiles]
     files = [BASE, *(path for path in given if path.resolve() != BASE.resolve())]
-    return settings.load(files, schema, workflow.config_settings.config)
+    return settings.load(files, settings.schema(), workflow.config_settings.config)
 
 
 try:
     config = read_config()
     CELLS, LEFT_OUT = cells.expand(config)
-except InputError as error:
+except ClipkdError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process:
