@@ -39,7 +39,7 @@ class Reader:
         )
 
     def types(self, command: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run a command as a shell does, which remembers `NAME=value`; kill it and all that it started where it takes longer than `timeout` s."""
+        """Run a command in a shell that remembers `NAME=value`; after `timeout` s kill it and all that it started."""
         if re.fullmatch(r"[A-Z_]+=\S+", command):
             name, _, value = command.partition("=")
             self.environment[name] = value
