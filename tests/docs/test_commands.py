@@ -126,10 +126,3 @@ def test_a_config_on_a_page_is_a_config(block: Block, tmp_path: Path):
 def test_a_config_with_a_typing_error_is_noticed(tmp_path: Path):
     with pytest.raises(InputError, match="epochs"):
         load("training: {epoch: 3}\n", tmp_path)
-
-
-def test_the_tutorial_shows_the_jobs_that_are_planned(reader: Reader):
-    shown = next(block.text for block in BLOCKS if block.page == "docs/tutorial.md" and "total" in block.text)
-    answer = reader.types("snakemake -n --configfile config/demo.yaml", timeout=120)
-    jobs = dict(line.split() for line in shown.splitlines() if line[-1].isdigit())
-    assert jobs == dict(re.findall(r"^(\w+) +(\d+)$", answer.stdout, re.MULTILINE))
