@@ -73,7 +73,8 @@ def copy_project(folder: Path) -> Path:
     (folder / "data").mkdir()
     shutil.copy2(ROOT / "data/README.md", folder / "data")
     (folder / ".venv").mkdir()
-    (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
     (folder / ".venv/.installed").touch()
     return folder
 
