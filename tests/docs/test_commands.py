@@ -96,7 +96,7 @@ def test_a_page_works_from_top_to_bottom(page: str, reader: Reader):
 
 
 BLOCKS = [block for page in READING_ORDER for block in blocks(page, (ROOT / page).read_text(encoding="utf-8"))]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+SCHEMA = yaml.safe_load((ROOT / "clipkd/config.schema.yaml").read_text(encoding="utf-8"))
 
 
 def load(text: str, folder: Path) -> None:
