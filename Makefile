@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test bench lint format report grid clean-demo
+.PHONY: help install demo test docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -28,26 +28,51 @@ CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
 demo: install ## The whole workflow on the embedded digits: no network, no GPU, minutes.
 	$(BIN)/clipkd check config/demo.yaml
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --quiet rules
-	@if [ ! -f results/report.html ] || [ -n "$$(find results/tables results/figures -newer results/report.html -type f | head -1)" ]; then \
-		$(BIN)/snakemake --configfile config/demo.yaml --report results/report.html --quiet all; fi
+	@if [ ! results/provenance.html -nt results/report.html ]; then \
+		$(BIN)/snakemake --configfile config/demo.yaml --report results/provenance.html --quiet all; fi
 	@echo
 	@echo "Tables:  results/tables/   (start with results/tables/$$(cd results/tables && ls accuracy-*.md | head -1))"
 	@echo "Figures: results/figures/"
-	@echo "Report:  results/report.html   (one file, opens without network)"
+	@echo "Report:  results/report.html   (one file, opens without network; open this first)"
+	@echo "         results/provenance.html   (Snakemake's own: which rule and command made which file)"
 
 grid: install ## The full paper grid, or CONFIG=FILE merged over it, checked first: needs internet at first, and a GPU.
 	$(BIN)/clipkd check $(CONFIG)
 	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE)
 
-report: install ## Write results/report.html for the full paper grid, or CONFIG=FILE.
+resume: install ## Go on after a crash of anything: the command that was running, on this machine or on SLURM.
+	$(BIN)/clipkd resume
+
+report: install ## Write results/report.html and results/provenance.html for the full paper grid, or CONFIG=FILE.
 	$(BIN)/clipkd check $(CONFIG)
-	$(BIN)/snakemake $(CONFIGFILE) --report results/report.html
+	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html
+	$(BIN)/snakemake $(CONFIGFILE) --report results/provenance.html
 
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
+docs: install ## The documentation as a site in build/site; it opens without network.
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Site: build/site/index.html"
+
+test-docs: install ## The commands of the documentation that take minutes, as a reader types them.
+	$(BIN)/python -m pytest -m docs tests/docs
+
+test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
+	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
+
+test-slurm: install ## The workflow on a real one-node SLURM that is brought up for it (root; about 4 minutes).
+	$(BIN)/python -m tests.slurm.cluster --check
+	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m "slurm and not long"
+
+test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 kills (about half an hour).
+	$(BIN)/python -m tests.slurm.cluster --check
+	$(BIN)/python -m pytest --numprocesses 0 tests/slurm tests/training -m "slurm or long"
+
+bench: install ## The benchmarks: about 40 minutes on two cores; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.grids
+	$(BIN)/python docs/grids.py
 	$(BIN)/python docs/performance.py
 
 lint: install ## Formatting, lint, types, and the workflow's own lint.
@@ -56,8 +81,11 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/python docs/config_table.py --check
+	$(BIN)/python docs/contents.py --check
+	$(BIN)/python docs/flow.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
+	$(BIN)/python docs/grids.py --check
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
 

@@ -8,4 +8,5 @@ sys.path[:] = [place for place in sys.path if place not in ("", os.getcwd())]
 
 from clipkd.cli import main  # noqa: E402
 
-sys.exit(main())
+if __name__ == "__main__":  # a process that trains one of several students imports this module too
+    sys.exit(main())

@@ -12,7 +12,7 @@ from clipkd.errors import DataError
 from clipkd.fingerprint import differences, fingerprint
 from clipkd.identities import Hyperparameters, run_identity
 from clipkd.layout import Layout
-from clipkd.records import Run
+from clipkd.records import Fields, Run
 from clipkd.teacher_facts import TeacherFacts
 
 
@@ -49,7 +49,11 @@ def content_of(runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts) -> tu
 
 def check_identity(cell: Cell, run: Run, config: dict[str, Any], layout: Layout, content: str, source: Path) -> None:
     """Raise DataError unless a run was made from exactly what its cell, the config and the dataset say."""
-    wanted = run_identity(cell, Hyperparameters.of(config, cell), layout, content)
+    numbers = Hyperparameters.of(config, cell)
+    if numbers.precision == "auto":  # the machine that trained has chosen
+        found = Fields(run.path / MANIFEST, run.identity).word("training.precision")
+        numbers = replace(numbers, precision="bf16" if found == "bf16" else "fp32")
+    wanted = run_identity(cell, numbers, layout, content)
     if fingerprint(run.identity) != fingerprint(wanted):
         raise mixture(run.path / MANIFEST, source, list(differences(run.identity, wanted)))
 

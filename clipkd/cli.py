@@ -15,6 +15,7 @@ from clipkd.surroundings import check_surroundings, masked
 VERBS = (
     "check",
     "download",
+    "thumbnails",
     "fetch",
     "pin",
     "extract",
@@ -22,11 +23,19 @@ VERBS = (
     "probe",
     "train",
     "evaluate",
+    "predict",
+    "compare",
+    "export",
+    "push",
     "audit",
     "verify",
     "tables",
     "figures",
+    "report",
+    "resume",
+    "doctor",
     "list",
+    "completion",
 )
 """Each is a module of clipkd.verbs, in the order in which `clipkd --help` shows them."""
 
@@ -57,6 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows each option's default, and examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Return an option's help, without a default where there is none to speak of."""
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
     top = argparse.ArgumentParser(
@@ -66,9 +83,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
         verb = importlib.import_module(f"clipkd.verbs.{name}")
-        child = verbs.add_parser(
-            name, help=verb.TEXT, description=verb.TEXT, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        examples = getattr(verb, "EXAMPLES", None)
+        child = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT, epilog=examples, formatter_class=Help)
         verb.add_options(child)
         child.set_defaults(run=verb.run)
     return top

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from clipkd.cells import Cell
+from clipkd.embeddings.views import reduced
 from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
 from clipkd.training import PROTOCOL
 
 AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
+
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,20 @@ class Hyperparameters:
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = 0.1
+    precision: Precision = "fp32"
+    """Of the students' matrix products. In a run never `auto`: what it stood for is a part of what makes the run."""
 
     @classmethod
     def of(cls, config: dict[str, Any], cell: Cell) -> Hyperparameters:
-        """Return the numbers that a checked config asks for."""
+        """Return the numbers that a checked config asks for; `precision` as it stands there, be it `auto`."""
         training = config["training"]
-        rates = (float(training[name]) for name in ("learning_rate", "weight_decay"))
-        return cls(cell.epochs, training["batch_size"], *rates)
+        return cls(
+            cell.epochs,
+            training["batch_size"],
+            float(training["learning_rate"]),
+            float(training["weight_decay"]),
+            training["precision"],
+        )
 
 
 def names(cell: Cell) -> dict[str, Any]:
@@ -45,12 +56,15 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         content: the digest of the dataset's bytes.
         ranks: processes that train the student together.
     """
+    spec = cell.dataset_spec
+    thumbnails = layout.thumbnails(spec, cell.student_spec.image_size)[1] if spec.has_thumbnails else None
     return {
         "cell": names(cell),
         "training": asdict(numbers) | ({"ranks": ranks} if ranks > 1 else {}),
         "recipe": cell.recipe_spec.switches(),
         "student": cell.student_spec.identity(),
-        "dataset": cell.dataset_spec.identity() | {"content": content},
+        "dataset": spec.identity() | {"content": content},
+        "thumbnails": thumbnails,
         "signal": signal_identities(cell, layout),
         "protocol": PROTOCOL,
     }
@@ -69,7 +83,7 @@ def signal_identities(cell: Cell, layout: Layout) -> dict[str, Identity]:
     elif source == "cached" and asked == "embeddings":
         found["embeddings"] = layout.full_embeddings(cell).identity
     elif source in {"live", "lazy"}:
-        found["teacher"] = teacher.identity()
+        found["teacher"] = teacher.identity() | reduced(layout.precision)
     if asked == "scores":
         found["head"] = layout.full_embeddings(cell).head()[1]
     return found

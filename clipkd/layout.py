@@ -12,6 +12,7 @@ from typing import Any
 from clipkd.cells import Cell
 from clipkd.datasets import DatasetSpec
 from clipkd.embeddings.views import (
+    Precision,
     Sample,
     ViewSet,
     embeddings_identity,
@@ -34,10 +35,11 @@ class Embeddings:
     views: ViewSet
     dtype: str
     folder: Path
+    precision: Precision = "float32"
 
     @property
     def identity(self) -> Identity:
-        return embeddings_identity(self.dataset, self.teacher, self.views, self.dtype)
+        return embeddings_identity(self.dataset, self.teacher, self.views, self.dtype, self.precision)
 
     def beside(self, kind: str, identity: Identity) -> Path:
         """Return the folder of what is derived from these embeddings: beside them, so that each can be shared alone."""
@@ -66,25 +68,34 @@ class Layout:
     """Form of the class prototypes; None: the recipe's own."""
     crop_views: int = 4
     """Stored views of each image that `teacher_source: replayed` trains on."""
+    precision: Precision = "float32"
+    """In which teachers multiply matrices, live ones too."""
 
     @classmethod
     def of(cls, config: dict[str, Any], data: Path = Path("data")) -> Layout:
         """Return the layout that a checked config asks for."""
         chosen = dict(config["prototypes"])
         form = chosen.pop("form", None)
-        return cls(data, config["embeddings"]["dtype"], Sample(**chosen), form, config["embeddings"]["crop_views"])
+        stored = config["embeddings"]
+        precision = stored.get("precision", "float32")
+        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision)
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
+
+    def thumbnails(self, spec: DatasetSpec, side: int) -> tuple[Path, Identity]:
+        """Return folder and identity of a dataset's thumbnails for students of `side` pixels."""
+        identity = spec.thumbnails_identity(side)
+        return self.data / "thumbnails" / spec.name / fingerprint(identity), identity
 
     def teacher(self, spec: TeacherSpec) -> Path:
         return self.data / "teachers" / spec.name / fingerprint(spec.identity())
 
     def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet) -> Embeddings:
         """Return the embeddings of a view set."""
-        identity = embeddings_identity(dataset, teacher, views, self.dtype)
+        identity = embeddings_identity(dataset, teacher, views, self.dtype, self.precision)
         folder = self.data / "embeddings" / dataset.name / teacher.name / fingerprint(identity)
-        return Embeddings(dataset, teacher, views, self.dtype, folder)
+        return Embeddings(dataset, teacher, views, self.dtype, folder, self.precision)
 
     def full_embeddings(self, cell: Cell) -> Embeddings:
         """Return the embeddings of every image that the cell's recipe asks for."""

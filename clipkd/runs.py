@@ -100,6 +100,7 @@ class RunFolder:
         cost: dict[str, Any],
         metrics: dict[str, Any],
         identity: Identity,
+        facts: dict[str, Any],
     ) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
         save_student(student, self.checkpoint)
@@ -112,7 +113,7 @@ class RunFolder:
             if self.checkpoint.parent == self.path:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
-            write_manifest(self.path, KIND, identity, {}, entries)
+            write_manifest(self.path, KIND, identity, facts, entries)
         (self.path / FAILED).unlink(missing_ok=True)
         self.checkpoints(identity).clear()
 

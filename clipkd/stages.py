@@ -17,9 +17,19 @@ from clipkd.teachers import TeacherSpec, TrainedTeacher
 BATCH_SIZE = 64
 
 
-def dataset(spec: DatasetSpec, layout: Layout, source: str | None) -> Dataset:
-    """Download and pack a dataset."""
-    return prepare(spec, layout.dataset(spec), source)
+def dataset(spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True) -> Dataset:
+    """Download and pack a dataset; where its images are not needed, only its labels are checked."""
+    return prepare(spec, layout.dataset(spec), source, with_images)
+
+
+def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None) -> None:
+    """Pack a dataset of large images at a student's size."""
+    folder, identity = layout.thumbnails(spec, side)
+    if (folder / MANIFEST).exists():
+        return
+    from clipkd.data.thumbnails import write_thumbnails
+
+    write_thumbnails(dataset(spec, layout, source), side, folder, identity)
 
 
 def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
@@ -54,7 +64,8 @@ def embeddings(
 
     images = dataset(store.dataset, layout, source)
     teacher(store.teacher, layout, device)
-    extract(store, images, load(store.teacher, layout.teacher(store.teacher), device), batch_size, shard)
+    loaded = load(store.teacher, layout.teacher(store.teacher), device, store.precision)
+    extract(store, images, loaded, batch_size, shard)
 
 
 def prototypes(store: Embeddings, form: str) -> None:
@@ -81,7 +92,9 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
     """Make everything that a cell's training reads and that is not there yet."""
     source = cell.source
-    dataset(cell.dataset_spec, layout, source)
+    dataset(cell.dataset_spec, layout, source, with_images=not cell.dataset_spec.has_thumbnails)
+    if cell.dataset_spec.has_thumbnails:
+        thumbnails(cell.dataset_spec, cell.student_spec.image_size, layout, source)
     signal, where = cell.method.signal, cell.teacher_source
     if where in {"live", "lazy"} and cell.teacher_spec is not None:
         teacher(cell.teacher_spec, layout, device)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from clipkd.artifacts import Artifact, open_artifact, read_json
 from clipkd.data.pixels import enlarged, normalised
 from clipkd.embeddings.checkpoint import check_weights
+from clipkd.embeddings.speed import speed_up
+from clipkd.embeddings.views import Precision
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.teachers import TeacherSpec
 
@@ -34,6 +36,8 @@ class Teacher:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
+    precision: Precision = "float32"
+    """`float16` and `bfloat16`: matrix products and attention in it, normalisation and softmax in float32."""
     forward_passes: int = 0
     """Images that went through the model."""
 
@@ -51,7 +55,9 @@ class Teacher:
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the class tokens [B, D], float32, of images [B, 3, S, S] that are normalised already."""
         self.forward_passes += len(inputs)
-        hidden = self.model(pixel_values=enlarged(inputs, self.image_size)).last_hidden_state
+        kind, is_reduced = getattr(torch, self.precision), self.precision != "float32"
+        with torch.autocast(self.device.type, dtype=kind if is_reduced else None, enabled=is_reduced):
+            hidden = self.model(pixel_values=enlarged(inputs, self.image_size)).last_hidden_state
         return hidden[:, 0].float()
 
     def present(self, pixels: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
@@ -62,7 +68,7 @@ class Teacher:
         return enlarged(normalised(pixels, mean or self.mean, std or self.std), self.image_size)
 
 
-def load(spec: TeacherSpec, folder: Path, device: torch.device) -> Teacher:
+def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Precision = "float32") -> Teacher:
     """Load the teacher artefact in `folder`, accepting nothing but the weights it should have.
 
     transformers fills a missing or mis-shaped weight with random numbers and only warns; here each
@@ -91,7 +97,8 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device) -> Teacher:
         model = model.to(device)
     except torch.OutOfMemoryError:
         raise MachineError(f"teacher '{spec.name}' does not fit the memory of {device}") from None
-    return Teacher(spec, model, head, size, mean, std, device)
+    speed_up(model, spec.title, linear_layers=precision == "float32")
+    return Teacher(spec, model, head, size, mean, std, device, precision)
 
 
 def load_model(artifact: Artifact) -> tuple[nn.Module, nn.Linear | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clipkd.errors import InputError
+from clipkd.errors import DataError, InputError
 from clipkd.registry import find, specs
 
 
@@ -33,6 +33,18 @@ class StudentSpec:
     def identity(self) -> dict[str, Any]:
         """Return what makes this student, for a run's fingerprint."""
         return asdict(self)
+
+
+def rebuilt(identity: dict[str, Any]) -> StudentSpec:
+    """Return the student that `identity()` wrote down; a run folder keeps it, so that no name has to be known.
+
+    Raises:
+        DataError: it is no identity of a student that this version of clipkd knows.
+    """
+    try:
+        return StudentSpec(**identity)
+    except TypeError:
+        raise DataError(f"no student of this version of clipkd is described by {sorted(identity)}") from None
 
 
 def names() -> list[str]:

@@ -14,6 +14,8 @@ from clipkd.training.network import Student
 from clipkd.training.ranks import Ranks
 
 Score = dict[str, float]
+NAMES = ("top1", "top5", "loss")
+"""Of a score's parts."""
 
 
 @torch.inference_mode()
@@ -26,15 +28,15 @@ def evaluate(
     """
     ranks = ranks or Ranks()
     student.eval()
-    totals = {"top1": 0.0, "top5": 0.0, "loss": 0.0}
+    sums = torch.zeros(len(NAMES), dtype=torch.float64)
     count = 0
     for inputs, labels in islice(batches, ranks.rank, None, ranks.count):
         logits = student(inputs).logits
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        totals["top1"] += ranked[:, 0].sum().item()
-        totals["top5"] += ranked.any(dim=1).sum().item()
-        totals["loss"] += losses.classification(logits, labels, recipe).item() * len(labels)
+        loss = losses.classification(logits, labels, recipe).double() * len(labels)
+        # Read once, after the last batch: reading makes the host wait for the device.
+        sums = sums.to(logits.device) + torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum(), loss])
         count += len(labels)
     student.train()
-    *sums, images = ranks.summed([*totals.values(), count])
-    return {name: total / images for name, total in zip(totals, sums, strict=True)}
+    *totals, images = ranks.summed([*sums.tolist(), count])
+    return {name: total / images for name, total in zip(NAMES, totals, strict=True)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipkd.device import sent
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.recipes import Recipe
@@ -23,6 +24,8 @@ class Signal:
     """A teacher in this process, which costs memory and forward passes."""
     width: int | None = None
     """Dimensions D of the vectors that a projection has to meet; None: there are none."""
+    generator: torch.Generator | None = None
+    """What a signal that is drawn is drawn by; None: the process's own."""
 
     def __call__(self, batch: Batch) -> Tensor | None:
         """Return the signal of a batch."""
@@ -47,7 +50,8 @@ class Drawn(Prototypes):
         self.deviation = deviation
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self.prototypes + self.deviation * torch.randn_like(self.deviation)
+        drawn = torch.randn(self.deviation.shape, generator=self.generator, device=self.deviation.device)
+        return self.prototypes + self.deviation * drawn
 
 
 class Stored(Signal):
@@ -58,7 +62,7 @@ class Stored(Signal):
 
     def __call__(self, batch: Batch) -> Tensor:
         vectors = self.array[batch.rows.numpy(), batch.views.numpy()]
-        return torch.from_numpy(vectors).to(self.device).float()
+        return sent(torch.from_numpy(vectors), self.device).float()
 
 
 class Live(Signal):
