@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-faults docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,10 @@ report: install ## Write results/report.html and results/provenance.html for the
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
+test-faults: install ## Every case of docs/faults.md, with its controls (under half an hour); then write that page.
+	CLIPKD_FAULTS=all $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/faults
+	$(BIN)/python docs/faults.py
+
 docs: install ## The documentation as a site in build/site; it opens without network.
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "Site: build/site/index.html"
@@ -83,6 +87,7 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/python docs/config_table.py --check
 	$(BIN)/python docs/contents.py --check
 	$(BIN)/python docs/flow.py --check
+	$(BIN)/python docs/faults.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
 	$(BIN)/python docs/grids.py --check

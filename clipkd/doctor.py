@@ -18,6 +18,7 @@ from clipkd.artifacts import MANIFEST
 from clipkd.cells import expand
 from clipkd.errors import InputError
 from clipkd.findings import Findings
+from clipkd.known_holes import known_holes
 from clipkd.layout import Layout
 
 PYTHON = (3, 11)
@@ -57,6 +58,8 @@ def versions(folder: Path, findings: Findings) -> None:
             findings.ok(name, version)
         else:
             findings.warn(name, "is not installed; only the workflow needs it: `make install`")
+    for line in known_holes():
+        findings.warn("security", line)
 
 
 def version_of(name: str) -> str | None:

@@ -20,9 +20,12 @@ PAST_THE_LIBRARY = {
     "data/download.py:no_link": "opens the two below",
     "data/download.py:part_of": "an empty lock file",
     "data/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
+    "doctor.py:write_seconds": "a file that only measures the disk",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
     "lock.py:held": "the lock file, which says who writes",
     "runs.py:save_student": "into memory; what is written is written aside",
+    "main_process.py:take": "the lock file, which says who is at work",
+    "verbs/train.py:train_alone": "opens a training, no file",
     "verified.py:save": "what this machine has verified, in the user's cache; no result",
 }
 """Functions that open a file for writing and are not in artifacts.py, and why they may."""

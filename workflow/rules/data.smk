@@ -32,5 +32,5 @@ rule thumbnails:
         source=source_flag,
         side=thumbnails_side,
     shell:
-        "exec clipkd thumbnails {wildcards.dataset:q} --side {params.side} {params.source:q} "
+        "exec clipkd thumbnails {wildcards.dataset:q} --side {params.side:q} {params.source:q} "
         "> /dev/null 2>> $(new_log {log:q})"

@@ -36,7 +36,7 @@ if STACK == 1:
                 recipes.get(wildcards.recipe).protocol,
             ],
         shell:
-            "exec clipkd train {params.run:q} --seed {wildcards.seed} --log-folder {params.folder:q} "
+            "exec clipkd train {params.run:q} --seed {wildcards.seed:q} --log-folder {params.folder:q} "
             "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 else:
@@ -87,5 +87,5 @@ else:
                     recipes.get(wildcards.recipe).protocol,
                 ],
             shell:
-                "exec clipkd train {params.run:q} --seed {params.seeds} {params.stack} --processes {threads} "
+                "exec clipkd train {params.run:q} --seed {params.seeds:q} {params.stack:q} --processes {threads} "
                 "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"

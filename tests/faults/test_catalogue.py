@@ -1,0 +1,41 @@
+"""The list of faults can't rot: every row has a test and a control, every test that it names is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COUNTS = {"C": 9, "D": 9, "T": 7, "M": 4, "R": 11, "S": 8, "V": 2, "G": 4, "X": 10}
+"""Rows of each group of the catalogue."""
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import faults
+
+    return faults
+
+
+def test_every_row_has_a_test_and_a_control(faults) -> None:
+    assert list(faults.ROWS) == [f"{group}{n:02}" for group, count in COUNTS.items() for n in range(1, count + 1)]
+    assert faults.problems() == []
+
+
+def test_the_page_is_up_to_date() -> None:
+    command = [sys.executable, "docs/faults.py", "--check"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_a_row_without_test_or_control_is_noticed(faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(faults.ROWS, "Z01", {"fault": "x", "result": "y"})
+    assert faults.problems() == ["Z01 has no test", "Z01 has no control that must turn red"]
+    monkeypatch.setitem(
+        faults.ROWS, "Z01", {"fault": "x", "result": "y", "tests": ["tests/a.py::test_b"], "control": "c"}
+    )
+    assert faults.problems() == ["Z01: tests/a.py::test_b is not there"]
