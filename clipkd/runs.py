@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from clipkd import __version__, device
@@ -136,11 +136,14 @@ def check_checkpoint_name(path: Path) -> None:
 def save_student(state: State, path: Path) -> None:
     """Save a student's weights: `.pt` as a plain state dict, `.safetensors` as safetensors."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Made in memory first: where the disk is full, both libraries raise errors of kinds of their own.
+    content = io.BytesIO()
+    if path.suffix == ".safetensors":
+        content.write(save(state))
+    else:
+        torch.save(state, content)
     with written_aside(path) as aside:
-        if path.suffix == ".safetensors":
-            save_file(state, aside)
-        else:
-            torch.save(state, aside)
+        aside.write_bytes(content.getbuffer())
 
 
 def load_student(path: Path) -> State:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from clipkd.data.image_folder import MOST_THREADS
+from clipkd.data.ahead import ahead
+from clipkd.data.image_folder import MOST_THREADS, cores
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.errors import DataError, InputError
 
@@ -49,8 +48,6 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
 
 def read_images(paths: Iterable[Path], steps: Preprocessing) -> Iterator[tuple[Path, np.ndarray | DataError]]:
     """Yield each path with its image, uint8 [S, S, 3], or with what is wrong with it; in order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(cores, MOST_THREADS)
 
     def read(path: Path) -> np.ndarray | DataError:
         try:
@@ -58,12 +55,5 @@ def read_images(paths: Iterable[Path], steps: Preprocessing) -> Iterator[tuple[P
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[tuple[Path, Future[np.ndarray | DataError]]] = deque()
-        for path in paths:
-            ahead.append((path, pool.submit(read, path)))
-            if len(ahead) > 4 * threads:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        for path, future in ahead:
-            yield path, future.result()
+    threads = min(cores(), MOST_THREADS)
+    return ahead(read, paths, threads, 4 * threads)

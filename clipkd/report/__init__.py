@@ -13,7 +13,7 @@ from clipkd.comparisons import Comparison, comparisons
 from clipkd.errors import DataError
 from clipkd.figures import figures
 from clipkd.report import markup, overview
-from clipkd.results import Results, dataset_title, values
+from clipkd.results import Results, dataset_title, train_types, values
 from clipkd.tables import made
 
 TITLE = "CLIP-Embed-KD, measured"
@@ -132,7 +132,7 @@ def page(found: Results, runs: Path, drawn: dict[str, list[str]]) -> str:
 def sentence(found: Results) -> str:
     """Return what was measured, in one sentence."""
     datasets = ", ".join(dataset_title(name, found.config) for name in values(found.cells, "dataset"))
-    return f"students trained on {datasets}, with a teacher, without one, and with controls that lack its content."
+    return f"students trained on {datasets} with the train types {', '.join(train_types(found.cells))}."
 
 
 def parts_of_overview(found: Results, runs: Path, compared: list[Comparison]) -> list[str]:

@@ -26,7 +26,7 @@ from clipkd.results import (
 )
 from clipkd.tables import KINDS, METRICS
 from clipkd.tables.accuracy import best_mean, entry, group
-from clipkd.tables.table import NOTHING, Column, spread
+from clipkd.tables.table import NOTHING, Column, Entry, spread
 from clipkd.tables.teacher_matters import plus
 
 FEW_SEEDS = 5
@@ -119,7 +119,8 @@ def comparisons_table(results: Results, found: list[Comparison]) -> str:
             drawn = interval(difference.mean, difference.low, difference.high, reach)
             ends = (difference.low, difference.high)
             span = NOTHING if None in ends else " to ".join(plus(end) for end in ends if end is not None)
-            row += [Field(plus(difference.mean), drawn, kind), Field(span), Field(str(difference.n))]
+            points = Entry(plus(difference.mean), is_incomplete=comparison.is_incomplete).marked
+            row += [Field(points, drawn, kind), Field(span), Field(str(difference.n))]
             row += [Field(comparison.verdict, kind=kind)]
         rows.append(row)
     said = (
@@ -176,8 +177,7 @@ def explorer(results: Results) -> str:
             for metric, name in METRICS.items():
                 summary = results.summary(members, kind, metric)
                 is_headline = kind == headline(selection) and metric == "top1"
-                text = spread(summary, scale=100)
-                marked = f"{text} †" if results.incomplete(members) else text
+                marked = Entry(spread(summary, scale=100), is_incomplete=results.incomplete(members)).marked
                 texts = (train_type, teacher_title(teacher), dataset_title(dataset, results.config), student, recipe)
                 row = [Field(text) for text in (*texts, KINDS[kind].partition(",")[0], name)]
                 row += [Field("headline" if is_headline else "more")]

@@ -366,9 +366,8 @@ def test_a_bad_image_is_named_never_skipped(tmp_path: Path) -> None:
     # Every kind that has a meaning is read: nothing is left out.
     root = folder_of_images(tmp_path / "kinds", {"train": ["a", "b"], "val": ["a", "b"]})
     for mode in ("CMYK", "L", "P", "RGBA", "I;16", "LA", "1"):
-        Image.new(mode, (1, 1)).save(
-            root / "train" / "a" / f"{mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}"
-        )
+        suffix = "jpg" if mode == "CMYK" else "png"
+        Image.new(mode, (1, 1)).save(root / "train" / "a" / f"of-mode-{mode[:2]}.{suffix}")
     found = read_folder(root, 256)
     assert len(list(found.train.images)) == len(found.train.labels) == 6 + 7
 

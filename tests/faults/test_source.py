@@ -22,6 +22,7 @@ PAST_THE_LIBRARY = {
     "data/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
     "lock.py:held": "the lock file, which says who writes",
+    "runs.py:save_student": "into memory; what is written is written aside",
     "verified.py:save": "what this machine has verified, in the user's cache; no result",
 }
 """Functions that open a file for writing and are not in artifacts.py, and why they may."""

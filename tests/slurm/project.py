@@ -225,7 +225,7 @@ class Main:
         self.process.wait()
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 400) -> None:
     """Wait for something that has to happen."""
     end = time.monotonic() + seconds
     while not condition():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from clipkd.cells import Cell
+from clipkd.cli import main
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
@@ -50,6 +52,23 @@ def scans(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
     for row, path in enumerate(paths):
         Image.fromarray(np.asarray(digits.image("test", row))).save(path)
     return paths
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Clipkd:
+    """Run the same in this process, for what would take a process seconds to import."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:  # argparse's
+            code = int(error.code or 0)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -212,18 +212,18 @@ def test_a_name_can_t_break_out_of_the_card(run_folder, tmp_path) -> None:
     assert told["results"][0]["dataset"]["type"] == metrics["cell"]["dataset"]
 
 
-def test_an_export_takes_the_place_of_an_export_only(clipkd, run_folder, tmp_path) -> None:
+def test_an_export_takes_the_place_of_an_export_only(here, run_folder, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
-    answer = clipkd("export", run_folder, "mine", "--format", "hf")
+    answer = here("export", run_folder, "mine", "--format", "hf")
     assert (answer.returncode, "mine holds something else" in answer.stderr) == (2, True), answer.stderr
     assert (tmp_path / "mine/thesis.tex").read_text() == "years of work"
-    answer = clipkd("export", run_folder, "out", "--format", "hf")
+    answer = here("export", run_folder, "out", "--format", "hf")
     assert (answer.returncode, answer.stdout) == (0, "out\n"), answer.stderr
-    answer = clipkd("export", run_folder, "out", "--format", "safetensors")
+    answer = here("export", run_folder, "out", "--format", "safetensors")
     assert answer.returncode == 0, answer.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "manifest.json"}
-    answer = clipkd("export", "out", "again", "--format", "hf")
+    answer = here("export", "out", "again", "--format", "hf")
     assert (answer.returncode, "is an export already" in answer.stderr) == (2, True), answer.stderr
-    answer = clipkd("export", run_folder, "out", "--format", "pickle")
+    answer = here("export", run_folder, "out", "--format", "pickle")
     assert (answer.returncode, "'pickle'" in answer.stderr) == (2, True)

@@ -32,10 +32,10 @@ def test_csv_holds_what_the_model_says(clipkd, run_folder, scans) -> None:
     assert "3 images" in answer.stderr
 
 
-def test_a_folder_a_list_and_a_file_in_json(clipkd, run_folder, scans, tmp_path) -> None:
+def test_a_folder_a_list_and_a_file_in_json(here, run_folder, scans, tmp_path) -> None:
     (tmp_path / "out").mkdir()
     (scans[0].parent / "notes.txt").write_text("no image")
-    answer = clipkd(
+    answer = here(
         *(
             "predict",
             run_folder,
@@ -65,18 +65,18 @@ def mixed(scans, tmp_path) -> list[Path]:
     return [scans[0], tmp_path / "cut.png", tmp_path / "empty.png", tmp_path / "absent.png", scans[1]]
 
 
-def test_bad_images_are_named_and_counted(clipkd, run_folder, mixed) -> None:
-    answer = clipkd("predict", run_folder, *mixed, "--top", "1")
+def test_bad_images_are_named_and_counted(here, run_folder, mixed) -> None:
+    answer = here("predict", run_folder, *mixed, "--top", "1")
     assert answer.returncode == 0
     assert [row["image"] for row in rows(answer.stdout)] == [str(mixed[0]), str(mixed[4])]
     assert [path for path in mixed[1:4] if f"left out: {path}" not in answer.stderr] == []
     assert "3 of 5 images could not be read" in answer.stderr
-    alone = clipkd("predict", run_folder, mixed[4], "--top", "1")
+    alone = here("predict", run_folder, mixed[4], "--top", "1")
     assert answer.stdout.splitlines()[-1] == alone.stdout.splitlines()[-1]  # the others do not shift it
 
 
-def test_bad_images_only_are_an_error(clipkd, run_folder, mixed) -> None:
-    answer = clipkd("predict", run_folder, *mixed[1:4], "--format", "json")
+def test_bad_images_only_are_an_error(here, run_folder, mixed) -> None:
+    answer = here("predict", run_folder, *mixed[1:4], "--format", "json")
     assert answer.returncode == 3
     assert "none of 3 images" in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -101,43 +101,43 @@ def test_a_name_with_every_kind_of_character(clipkd, run_folder, scans, tmp_path
         (("RUN",), "IMAGE"),
     ],
 )
-def test_refused(arguments, message, clipkd, run_folder, tmp_path) -> None:
+def test_refused(arguments, message, here, run_folder, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
-    answer = clipkd("predict", *(run_folder if part == "RUN" else part for part in arguments))
+    answer = here("predict", *(run_folder if part == "RUN" else part for part in arguments))
     assert answer.returncode == 2, answer.stderr
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
-def test_evaluate_knows_what_a_folder_is(clipkd, run_folder, digits_folder) -> None:
+def test_evaluate_knows_what_a_folder_is(here, run_folder, digits_folder) -> None:
     metrics = json.loads((run_folder / "metrics.json").read_text())
-    answer = clipkd("evaluate", run_folder, "--data", digits_folder)
+    answer = here("evaluate", run_folder, "--data", digits_folder)
     assert answer.returncode == 0, answer.stderr
     score = metrics["selected"]["test"]
     assert answer.stdout.startswith(f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f} ")
-    named = clipkd("evaluate", run_folder, "--dataset", "DIGITS", "--data", digits_folder)
+    named = here("evaluate", run_folder, "--dataset", "DIGITS", "--data", digits_folder)
     assert named.stdout == answer.stdout
-    file = clipkd(
+    file = here(
         *("evaluate", run_folder / "student.safetensors", "--dataset", "digits", "--student", "tiny-32"),
         *("--data", digits_folder),
     )
     assert file.stdout == answer.stdout
-    refused = clipkd("evaluate", run_folder, "--student", "tiny-32", "--data", digits_folder)
+    refused = here("evaluate", run_folder, "--student", "tiny-32", "--data", digits_folder)
     assert (refused.returncode, "knows its own student" in refused.stderr) == (2, True)
-    refused = clipkd("evaluate", run_folder / "student.safetensors")
+    refused = here("evaluate", run_folder / "student.safetensors")
     assert (refused.returncode, "give --dataset" in refused.stderr) == (2, True)
 
 
-def test_evaluate_on_a_dataset_of_other_classes_is_refused(clipkd, run_folder, tmp_path) -> None:
+def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp_path) -> None:
     for split in ("train", "val"):
         for name in ("cat", "dog"):
             folder = tmp_path / "pets" / split / name
             folder.mkdir(parents=True)
             for number in range(3):
                 Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / f"{number}.png")
-    made = clipkd("download", "pets", "--dataset-source", "pets")
+    made = here("download", "pets", "--dataset-source", "pets")
     assert made.returncode == 0, made.stderr
-    answer = clipkd("evaluate", run_folder, "--dataset", "pets")
+    answer = here("evaluate", run_folder, "--dataset", "pets")
     assert answer.returncode == 2, answer.stderr
     assert "0, 1, 2, 3, 4, ... (10) apart" in answer.stderr
     assert "cat, dog" in answer.stderr
