@@ -9,6 +9,10 @@ from clipkd.errors import DataError, InputError
 from clipkd.options import data_options, device_of, device_options, layout_of, positive, seed
 
 TEXT = "Run the teacher again over a sample of images and compare with what is stored."
+EXAMPLES = """\
+example:
+  clipkd audit digits digits-vit-s
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

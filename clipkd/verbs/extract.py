@@ -10,6 +10,11 @@ from clipkd.cells import checked
 from clipkd.options import cell_of, data_options, device_of, device_options, layout_of, positive, store_options
 
 TEXT = "Run a teacher over a dataset, once, into the embedding store."
+EXAMPLES = """\
+examples:
+  clipkd extract --dataset-name digits --teacher-model digits-vit-s --student tiny-32 --views full
+  clipkd extract --dataset-name cifar100 --teacher-model vit-b16-in21k --views full --shard 2/8   # every eighth part
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

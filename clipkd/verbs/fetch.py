@@ -9,6 +9,11 @@ from clipkd.errors import InputError
 from clipkd.options import data_options, device_of, device_options, layout_of
 
 TEXT = "Fetch a teacher's checkpoint at its pinned commit (needs internet); train it if the workflow makes it."
+EXAMPLES = """\
+examples:
+  clipkd fetch digits-vit-s        # trained here
+  clipkd fetch vit-b16-in21k       # from the hub, at its commit
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

@@ -7,6 +7,10 @@ import argparse
 from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
 
 TEXT = "List the names that can be used."
+EXAMPLES = """\
+example:
+  clipkd list
+"""
 
 KINDS = {
     "datasets": datasets.names,

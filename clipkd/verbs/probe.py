@@ -7,6 +7,10 @@ import argparse
 from clipkd.options import cell_of, data_options, device_of, device_options, layout_of, store_options
 
 TEXT = "Fit the linear probe on stored embeddings and write class scores."
+EXAMPLES = """\
+example:
+  clipkd probe --dataset-name digits --teacher-model digits-vit-s --student tiny-32
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds; what they
 need of a teacher is taken from the store or made first, and those that are complete are left as they are."""
+EXAMPLES = """\
+examples:
+  clipkd train --dataset-name digits --teacher-model digits-vit-s --train-type embed-KD --student tiny-32
+  clipkd train --dataset-name digits --train-type supervised --student tiny-32 --seed 0 1 2 3
+  clipkd train --dataset-name birds --dataset-source photos/birds --train-type supervised --student base-64
+"""
 
 
 SEVERAL = ("recipe", "teacher_model", "train_type", "seed")
