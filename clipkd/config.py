@@ -224,7 +224,7 @@ def explain(problem: jsonschema.ValidationError) -> str:
         known = [str(choice) for choice in allowed]
         return f"{short(repr(value))} is not one of {', '.join(known)}{nearest(str(value), known)}"
     if rule == "pattern" and "propertyNames" in problem.absolute_schema_path:
-        return f"{short(repr(value))} is no name of a dataset{nearest(str(value), datasets.names())}"
+        return f"{short(repr(value))} is no name: use small letters, digits and '-', 63 at most"
     if rule == "uniqueItems":
         return f"{short(repr(value))} names something twice"
     return short(problem.message)
@@ -232,10 +232,10 @@ def explain(problem: jsonschema.ValidationError) -> str:
 
 def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Complaint) -> None:
     """Raise the complaint about a name in `values` that nothing stands behind, given the whole config."""
-    sources = merged["sources"]
+    sources, own = merged["sources"], merged.get("teachers", {})
     axes: dict[str, Any] = {
         "datasets": lambda name: datasets.get(name, sources.get(name.lower())),
-        "teachers": teachers.get,
+        "teachers": lambda name: teachers.get(teachers.resolved(name, own)),
         "students": students.get,
         "train_types": methods.get,
         "recipes": recipes.get,
@@ -247,6 +247,13 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
                     get(name)
                 except InputError as problem:
                     raise complaint(("grid", number, axis, index), str(problem)) from None
+    for name, where in values.get("teachers", {}).items():
+        if name in teachers.names():
+            raise complaint(("teachers", name), f"'{name}' is a teacher already: take another name")
+        try:
+            teachers.get(f"{name}={where}")
+        except InputError as problem:
+            raise complaint(("teachers", name), str(problem)) from None
     form = values.get("prototypes", {}).get("form")
     if form is not None:
         try:

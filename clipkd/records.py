@@ -94,6 +94,8 @@ class Chosen:
 
     epoch: int
     test: Score
+    nearest: float | None = None
+    """Test top-1 by the nearest class prototype; None where the run has none."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Run:
     """Column -> one number an epoch."""
     history_split: str
     """The split that `val_*` was measured on."""
+    zero_shot: float | None = None
+    """Test top-1 of a CLIP teacher's own two towers; None for other teachers."""
 
     def chosen(self, kind: str) -> Chosen:
         """Return the epoch that a kind of table shows: `last`, or the selected one."""
@@ -171,7 +175,7 @@ def read_run(cell: Cell, folder: Path) -> Run:
     files = ("metrics.json", "cost.json", "history.csv")
     if open_artifact(folder, KIND, only=files).manifest["fingerprint"] != metrics.get("fingerprint"):
         raise metrics.wrong("fingerprint", "is not that of the manifest.json beside it")
-    return Run(cell, classes, last, selected, cost, history, split)
+    return Run(cell, classes, last, selected, cost, history, split, read_share(metrics, "zero_shot"))
 
 
 def read_failure(folder: Path) -> str | None:
@@ -184,7 +188,15 @@ def read_chosen(metrics: Fields, name: str) -> Chosen:
     """Return `last` or `selected` of metrics.json; its validation score, if any, is checked too."""
     if metrics.get(f"{name}.validation") is not None:
         read_score(metrics, f"{name}.validation")
-    return Chosen(metrics.whole(f"{name}.epoch", low=1), read_score(metrics, f"{name}.test"))
+    nearest = read_share(metrics, f"{name}.nearest_prototype")
+    return Chosen(metrics.whole(f"{name}.epoch", low=1), read_score(metrics, f"{name}.test"), nearest)
+
+
+def read_share(metrics: Fields, name: str) -> float | None:
+    """Return the top-1 of an accuracy that not every run has (none had, before it was measured)."""
+    *parents, last = name.split(".")
+    above = metrics.get(parents[0]) if parents else metrics.data
+    return None if above.get(last) is None else metrics.number(f"{name}.top1", high=1)
 
 
 def read_score(metrics: Fields, name: str) -> Score:

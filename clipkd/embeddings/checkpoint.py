@@ -1,6 +1,7 @@
 """Teacher checkpoints: fetched at a pinned commit, checked, and put in place as an artefact.
 
-Three files are read of a checkpoint, none of them able to run code: two JSON files and safetensors.
+Three files are read of a checkpoint, none of them able to run code: two JSON files (of a text tower one is its
+tokenizer) and safetensors.
 Downloads go through the user's own Hugging Face cache (HF_HOME, HF_ENDPOINT, HF_TOKEN count), so what
 is there already is not downloaded twice; they are copied from it, and nothing later needs the network.
 """
@@ -20,7 +21,7 @@ from clipkd.artifacts import MANIFEST, Artifact, building, open_artifact, read_j
 from clipkd.data.download import shown
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.progress import say
-from clipkd.teachers import FILES, FolderTeacher, HubTeacher, TeacherSpec
+from clipkd.teachers import FolderTeacher, HubTeacher, TeacherSpec
 
 WEIGHTS = "model.safetensors"
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -62,7 +63,7 @@ def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
                 shutil.copyfile(path, draft.path / name)
             if isinstance(teacher, FolderTeacher):
                 check_digests(teacher, draft.path)
-            for name in ("config.json", "preprocessor_config.json"):
+            for name in settings(teacher):
                 refuse_code(teacher, draft.path / name)
             draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
     except OSError as error:
@@ -72,16 +73,21 @@ def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
 
 def from_folder(teacher: FolderTeacher) -> dict[str, Path]:
     """Return where a local checkpoint's files are."""
-    files = {name: Path(teacher.folder) / name for name in FILES}
+    files = {name: Path(teacher.folder) / name for name in teacher.files}
     for path in files.values():
         if not path.is_file():
             raise DataError(f"teacher '{teacher.name}': {path} is gone")
     return files
 
 
+def settings(teacher: TeacherSpec) -> list[str]:
+    """Return the checkpoint's JSON files."""
+    return [name for name in teacher.files if name != WEIGHTS]
+
+
 def check_digests(teacher: FolderTeacher, folder: Path) -> None:
     """Raise DataError where a copied file is not the one that the teacher stands for."""
-    for name in FILES:
+    for name in teacher.files:
         found = sha256(folder / name)
         if found != teacher.digests[name]:
             raise DataError(
@@ -93,7 +99,7 @@ def from_hub(teacher: HubTeacher) -> dict[str, Path]:
     """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not."""
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
     files = {}
-    for name in FILES:  # the two small ones first: they may already say that this can't work
+    for name in teacher.files:  # the two small ones first: they may already say that this can't work
         files[name] = bring(teacher, name)
         if name != WEIGHTS:
             refuse_code(teacher, files[name])

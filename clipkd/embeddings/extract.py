@@ -281,13 +281,20 @@ def present(images: list[np.ndarray], flips: Tensor, views: ViewSet, teacher: Te
         # The 8-bit image is resized (and rounded), then flipped, then normalised.
         pixels = flipped(stacked(images, teacher.image_size, teacher.device), flips)
         return normalised(pixels, views.mean or teacher.mean, views.std or teacher.std)
+    if views.is_own and not views.crop:
+        # Images of one shape together, else one by one: the processor may keep an image's shape until it crops.
+        pieces = [unit(planes(image[None])).to(teacher.device) for image in images]
+        marks = flips[:, None]
+        if len({image.shape for image in images}) == 1:
+            pieces, marks = [torch.cat(pieces)], flips[None]
+        return torch.cat([teacher.present(flipped(*pair), None, None) for pair in zip(pieces, marks, strict=True)])
     # Flipped and normalised at its own size (or the student's), then resized as a tensor.
     size = views.source_size or images[0].shape[0]
     # Crops are brought to the teacher's size at once, as for a live teacher, whatever size a batch of them has.
     is_even = not views.replays and all(image.shape[:2] == (size, size) for image in images)
     is_square = is_even or views.source_size is not None
     pixels = flipped(stacked(images, size if is_square else teacher.image_size, teacher.device), flips)
-    return teacher.present(pixels, views.mean, views.std)
+    return teacher.present(pixels, views.mean or teacher.mean, views.std or teacher.std)
 
 
 def stacked(images: list[np.ndarray], size: int, device: torch.device) -> Tensor:

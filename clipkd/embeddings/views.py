@@ -12,15 +12,21 @@ from typing import Literal
 from clipkd.datasets import DatasetSpec
 from clipkd.fingerprint import Identity
 from clipkd.recipes import Recipe
-from clipkd.students import StudentSpec
-from clipkd.teachers import TeacherSpec
+from clipkd.students import NetworkSpec
+from clipkd.teachers import Output, TeacherSpec
 
 PROTOCOL = 2
 """Bumped when the embeddings of an unchanged view set change."""
 
 REPLAY_SEED = 0
 
-POOLING = "last layer's class token, before any pooler"
+POOLING = {
+    "cls": "last layer's class token, before any pooler",
+    "mean": "mean of the last layer's patch tokens",
+    "pooler": "the model's own pooler",
+}
+"""What is taken of an image, in the words that stand in identities."""
+BILINEAR, OWN = "bilinear, antialiased", "size, crop and filter of the checkpoint's image processor, antialiased"
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,31 @@ class ViewSet:
     """The sample's images are cropped at random (RandomResizedCrop), drawn by its seed."""
     replays: int = 0
     """Training images only, each in so many views, cropped and mirrored at random by REPLAY_SEED, to be replayed."""
+    output: Output = "cls"
+    """What is taken of the teacher."""
+
+    @property
+    def is_own(self) -> bool:
+        """True where the checkpoint's image processor decides how an image is resized, cropped and normalised."""
+        return self.resize == "tensor" and self.mean is None and self.source_size is None
 
     def identity(self) -> Identity:
-        return asdict(self) | {"interpolation": "bilinear, antialiased", "pooling": POOLING}
+        fields = asdict(self)
+        output = fields.pop("output")
+        return fields | {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
 
 
-def full_views(recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teacher: TeacherSpec) -> ViewSet:
+@dataclass(frozen=True)
+class Prompts:
+    """What a text tower is shown: every template with the name of every class."""
+
+    templates: tuple[str, ...]
+
+    def identity(self) -> Identity:
+        return {"templates": list(self.templates), "class_names": "the dataset's", "pooling": "the text tower's own"}
+
+
+def full_views(recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec) -> ViewSet:
     """Return the views of every image of both splits.
 
     Where the training augmentation is a flip, they cover exactly what the teacher would be shown in
@@ -75,11 +100,12 @@ def full_views(recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teach
         **normalisation(recipe, dataset, teacher),
         flips=dataset.augmentation == "flip",
         sample=None,
+        output=teacher.output,
     )
 
 
 def replay_views(
-    recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teacher: TeacherSpec, count: int
+    recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec, count: int
 ) -> ViewSet:
     """Return `count` random views of each training image, presented as a live teacher would be shown them."""
     return ViewSet(
@@ -91,6 +117,7 @@ def replay_views(
         sample=None,
         crop=True,
         replays=count,
+        output=teacher.output,
     )
 
 
@@ -104,6 +131,7 @@ def prototype_views(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec, 
         flips=False,
         sample=sample,
         crop=dataset.augmentation == "random-resized-crop",
+        output=teacher.output,
     )
 
 
@@ -113,7 +141,7 @@ def normalisation(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec) ->
     return {"mean": source.mean, "std": source.std}
 
 
-def embeddings_identity(dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet, dtype: str) -> Identity:
+def embeddings_identity(dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet | Prompts, dtype: str) -> Identity:
     """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
     return {
         "dataset": dataset.identity(),

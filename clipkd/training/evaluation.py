@@ -9,13 +9,13 @@ from torch import Tensor
 
 from clipkd.recipes import Recipe
 from clipkd.training import losses
-from clipkd.training.network import Student
+from clipkd.training.heads import Heads
 
 Score = dict[str, float]
 
 
 @torch.inference_mode()
-def evaluate(student: Student, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe) -> Score:
+def evaluate(student: Heads, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe) -> Score:
     """Return top-1 and top-5 accuracy in 0..1 and the mean classification loss over a split."""
     student.eval()
     totals = {"top1": 0.0, "top5": 0.0, "loss": 0.0}

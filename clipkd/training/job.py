@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
 from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Resident
-from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Signal, Stored, linear
+from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Several, Signal, Stored, linear
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Job:
     layout: Layout
     device: torch.device
     dataset: Dataset
-    inputs: dict[str, Identity] = field(default_factory=dict)
-    """Identity of each artefact that the teacher's signal comes from."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """Identity of each artefact that the teacher's signal comes from; of several teachers, by teacher."""
 
     @property
     def identity(self) -> Identity:
@@ -76,6 +76,11 @@ def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch
 def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     """Open an artefact that the run reads, made from the very dataset that it trains on."""
     artifact = open_artifact(folder, kind, identity)
+    if artifact.facts.get("class_names", job.dataset.classes) != job.dataset.classes:
+        raise DataError(
+            f"{folder} was made from other class names than {job.dataset.spec.title} has now; "
+            "remove it to make it again"
+        )
     if artifact.facts["dataset_content"] != job.dataset.content:
         raise DataError(
             f"{folder} was made from another content of {job.dataset.spec.title} than "
@@ -91,6 +96,11 @@ def open_signal(job: Job) -> Signal:
     asked = cell.method.signal
     if asked == "nothing":
         return Signal()
+    if len(cell.by_teacher) > 1:
+        jobs = [replace(job, cell=one, inputs={}) for one in cell.by_teacher]
+        signals = [open_signal(one) for one in jobs]
+        job.inputs |= {one.cell.teacher_spec.name: one.inputs for one in jobs if one.cell.teacher_spec}
+        return Several(signals)
     if asked == "prototypes":
         folder, identity = job.layout.prototypes(cell)
         artifact = open_part(job, "prototypes", folder, identity)
@@ -123,7 +133,7 @@ def open_signal(job: Job) -> Signal:
         layer = linear(head.array("weight"), head.array("bias"), device)
     if cell.teacher_source == "lazy":
         return Lazy(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
-    return Live(teacher, cell.recipe_spec, layer)
+    return Live(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.augmentation != "flip")
 
 
 def open_batches(job: Job, signal: Signal) -> Batches:
@@ -143,6 +153,7 @@ def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
     """Return boxes [N, V, 4] and flips [N, V] of the views that a `replayed` run is limited to."""
     if job.cell.teacher_source != "replayed":
         return None
-    store = job.layout.replayed_embeddings(job.cell)
+    # Which views are stored depends on the images alone: those of several teachers are the same.
+    store = job.layout.replayed_embeddings(job.cell.by_teacher[0])
     artifact = open_artifact(store.folder, "embeddings", store.identity)
     return artifact.array("train-boxes"), artifact.array("train-flips")

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from clipkd import device as devices
 from clipkd.artifacts import read_json
+from clipkd.embeddings.zero_shot import zero_shot
 from clipkd.errors import DataError, MachineError
 from clipkd.fingerprint import fingerprint
 from clipkd.progress import say
@@ -23,10 +24,13 @@ from clipkd.runs import FAILED, RunFolder
 from clipkd.training.batches import Batches
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.finite import Guard
+from clipkd.training.heads import Heads
 from clipkd.training.job import Job, names, open_batches, open_signal
-from clipkd.training.network import Student, build_student
+from clipkd.training.nearest import nearest_prototype
+from clipkd.training.network import build_student
+from clipkd.training.objective import objective
 from clipkd.training.optimiser import adamw, learning_rate
-from clipkd.training.signals import Signal
+from clipkd.training.signals import Prototypes, Signal
 
 SECONDS_BETWEEN_SAVES = 60.0
 EVALUATION_BATCH = 500
@@ -72,7 +76,7 @@ class Run:
         self.cell, self.numbers, self.recipe = job.cell, job.numbers, job.cell.recipe_spec
         self.fingerprint = fingerprint(job.identity)
         torch.manual_seed(self.cell.seed)
-        self.student: Student = build_student(
+        self.student: Heads = build_student(
             self.cell.student_spec, len(job.dataset.classes), signal.width, self.recipe
         ).to(job.device)
         self.optimiser = adamw(self.student, self.numbers, self.recipe)
@@ -148,7 +152,8 @@ class Run:
             rate = learning_rate(step, total_steps, self.numbers, self.recipe)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            parts = method.loss(student, student(batch.inputs), batch.labels, self.signal(batch), self.recipe)
+            signal = self.signal(batch)
+            parts = objective(method, student, student(batch.inputs), batch.labels, signal, self.recipe)
             self.optimiser.zero_grad()
             parts["loss"].backward()
             guard.look(parts["loss"], student.parameters(), step - begin)
@@ -193,6 +198,17 @@ class Run:
         split, rows = ("test", None) if part == "test" else ("train", self.job.dataset.validation)
         return evaluate(self.student, self.batches.evaluation(split, rows, EVALUATION_BATCH), self.recipe)  # type: ignore[arg-type]
 
+    def score_prototypes(self) -> dict[str, float] | None:
+        """Return the student's test accuracy by its nearest class prototype; None without prototypes."""
+        batches = self.batches.evaluation("test", None, EVALUATION_BATCH)
+        return nearest_prototype(self.student, batches, self.signal, self.recipe)
+
+    def zero_shot(self) -> dict[str, Any] | None:
+        """Return the test accuracy of a CLIP teacher's own two towers; None where the teacher is no text tower."""
+        if not isinstance(self.signal, Prototypes) or self.cell.method.control_of:
+            return None
+        return zero_shot(self.cell, self.job.layout, self.job.dataset, self.signal.prototypes.cpu().numpy())
+
     def metrics(self) -> dict[str, Any]:
         """Return the run's results. The test split is measured here; with `selection: test` it also chose."""
         held_out = self.recipe.selection == "validation"
@@ -200,6 +216,7 @@ class Run:
             "epoch": len(self.history),
             "test": self.score("test"),
             "validation": self.score("validation") if held_out else None,
+            "nearest_prototype": self.score_prototypes(),
         }
         end = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
         self.student.load_state_dict(self.selected_student)
@@ -208,6 +225,7 @@ class Run:
             "by": self.recipe.selection,
             "test": self.score("test"),
             "validation": self.selected["score"] if held_out else None,
+            "nearest_prototype": self.score_prototypes(),
         }
         self.student.load_state_dict(end)
         return {
@@ -220,6 +238,7 @@ class Run:
             "student_parameters": self.student_parameters(),
             "last": last,
             "selected": selected,
+            "zero_shot": self.zero_shot(),
         }
 
     def student_parameters(self) -> int:

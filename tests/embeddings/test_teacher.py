@@ -86,10 +86,10 @@ def test_a_weight_that_is_not_finite_is_named(copy, tmp_path, value):
     assert names[0] in str(error.value)
 
 
-def test_a_model_without_a_class_token_is_refused(copy, tmp_path):
+def test_an_unknown_architecture_is_refused(copy, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "swin"}))
-    with pytest.raises(ClipkdError, match="'swin': only encoders with a class token"):
+    with pytest.raises(ClipkdError, match="'swin': known are vision encoders of clip, "):
         loaded(copy, tmp_path)
 
 

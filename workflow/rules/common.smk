@@ -12,6 +12,8 @@ import yaml
 from clipkd import cells, datasets, figures, recipes, students, tables, teachers
 from clipkd import config as settings
 from clipkd.artifacts import read_manifest
+from clipkd.embeddings.prompts import TEMPLATES
+from clipkd.embeddings.zero_shot import asked as zero_shot_store
 from clipkd.errors import InputError
 from clipkd.layout import Layout
 from clipkd.teachers import TrainedTeacher
@@ -57,7 +59,8 @@ def canonical(cell, folder_of):
     The flags that make a shared artefact then stay the same, whatever else the grid asks for: a new
     student or recipe must not make it again.
     """
-    for recipe, student in itertools.product(recipes.names(), students.names()):
+    every = dict.fromkeys([*students.names(), cell.student])
+    for recipe, student in itertools.product(recipes.names(), every):
         candidate = replace(cell, recipe=recipe, student=student)
         if folder_of(candidate) == folder_of(cell):
             return candidate
@@ -81,10 +84,11 @@ def share(artefacts, cell, folder_of, *more):
         artefacts[folder] = (canonical(cell, folder_of), *more)
 
 
-for cell in CELLS:
+for cell in [one for cell in CELLS for one in cell.by_teacher]:
     if cell.method.signal == "nothing":
         continue
-    TEACHERS[LAYOUT.teacher(cell.teacher_spec).as_posix()] = cell.teacher
+    checkpoint = LAYOUT.teacher(cell.teacher_spec).as_posix()
+    TEACHERS[checkpoint] = teachers.checkpoint_of(cell.teacher)
     if cell.method.signal == "prototypes":
         share(STORES, cell, lambda c: LAYOUT.sample_embeddings(c).folder, "sample")
         share(PROTOTYPES, cell, prototypes_folder)
@@ -101,7 +105,7 @@ wildcard_constraints:
     recipe="[a-z0-9-]+",
     dataset="[a-z0-9-]+",
     student="[a-z0-9-]+",
-    teacher="[a-z0-9-]+",
+    teacher="[a-z0-9+-]+",
     train_type="[A-Za-z-]+",
     seed=r"\d+",
     fingerprint="[0-9a-f]{16}",
@@ -159,10 +163,15 @@ def store_flags(cell, wildcards):
     ]
 
 
-def sample_flags():
-    """Return the flags that say which images prototypes are made of."""
-    sample = LAYOUT.sample
-    return ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
+def sample_flags(cell):
+    """Return the flags that say which images, or prompts, prototypes are made of."""
+    sample, flags = LAYOUT.sample, []
+    specs = [one.teacher_spec for one in cell.by_teacher]
+    if not all(spec.reads_names for spec in specs):
+        flags += ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
+    if any(spec.reads_names for spec in specs) and LAYOUT.templates != TEMPLATES:
+        flags += [f"--template={template}" for template in LAYOUT.templates]
+    return flags
 
 
 def form_flags():
@@ -175,7 +184,7 @@ def extract_flags(wildcards):
     cell, views = STORES[STORE.format(**wildcards)]
     more = {
         "full": [],
-        "sample": sample_flags(),
+        "sample": sample_flags(cell),
         "replayed": ["--crop-views", LAYOUT.crop_views],
     }
     return [*store_flags(cell, wildcards), "--views", views, *more[views]]
@@ -234,7 +243,7 @@ def tracked(wildcards):
 def prototypes_flags(wildcards):
     """Return the flags that make class prototypes."""
     (cell,) = PROTOTYPES[f"{STORE}-prototypes-{{part}}".format(**wildcards)]
-    return store_flags(cell, wildcards) + sample_flags() + form_flags()
+    return store_flags(cell, wildcards) + sample_flags(cell) + form_flags()
 
 
 def probe_flags(wildcards):
@@ -258,21 +267,29 @@ def cell_of(wildcards):
 
 
 def signal_inputs(wildcards):
-    """Return what the run's method asks of its teacher: nothing, or stored or live signals."""
-    cell = cell_of(wildcards)
-    asked, source = cell.method.signal, cell.teacher_source
+    """Return what the run's method asks of its teachers: nothing, or stored or live signals."""
     inputs = []
-    if asked == "prototypes":
-        inputs.append(manifest(LAYOUT.prototypes(cell)[0]))
-    if source == "replayed":
-        inputs.append(manifest(LAYOUT.replayed_embeddings(cell).folder))
-    if asked == "embeddings" and source == "cached":
-        inputs.append(manifest(LAYOUT.full_embeddings(cell).folder))
-    if asked == "scores":
-        inputs.append(manifest(LAYOUT.full_embeddings(cell).head()[0]))
-    if source in ("live", "lazy"):
-        inputs.append(manifest(LAYOUT.teacher(cell.teacher_spec)))
+    for cell in cell_of(wildcards).by_teacher:
+        asked, source = cell.method.signal, cell.teacher_source
+        if asked == "prototypes":
+            inputs.append(manifest(LAYOUT.prototypes(cell)[0]))
+            inputs += vision_inputs(cell)
+        if source == "replayed":
+            inputs.append(manifest(LAYOUT.replayed_embeddings(cell).folder))
+        if asked == "embeddings" and source == "cached":
+            inputs.append(manifest(LAYOUT.full_embeddings(cell).folder))
+        if asked == "scores":
+            inputs.append(manifest(LAYOUT.full_embeddings(cell).head()[0]))
+        if source in ("live", "lazy"):
+            inputs.append(manifest(LAYOUT.teacher(cell.teacher_spec)))
     return inputs
+
+
+def vision_inputs(cell):
+    """Return what zero-shot accuracy is measured on: the store of the text tower's vision tower, if it is asked for."""
+    store = zero_shot_store(cell, LAYOUT)
+    wanted = store.folder.name if store else None
+    return [manifest(folder) for folder in STORES if Path(folder).name == wanted]
 
 
 def run_flags(wildcards):
@@ -289,7 +306,11 @@ def run_flags(wildcards):
         *("--weight-decay", training["weight_decay"]),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
-        *(sample_flags() + form_flags() if cell.method.signal == "prototypes" else []),
+        *(
+            sample_flags(cell) + form_flags()
+            if cell.method.signal == "prototypes"
+            else []
+        ),
         *(
             ["--crop-views", LAYOUT.crop_views]
             if cell.teacher_source == "replayed"
