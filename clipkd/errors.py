@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -28,6 +29,15 @@ class MachineError(ClipkdError):
     """The machine lacks something: network, disk space, memory, a device."""
 
     exit_code = 4
+
+
+class Interrupted(ClipkdError):
+    """A signal stopped the work; it was saved, and the same command goes on with it."""
+
+    def __init__(self, number: signal.Signals, message: str) -> None:
+        super().__init__(message)
+        # SIGUSR1 is a scheduler's word that time is running out: 75, "try again", as in sysexits.h.
+        self.exit_code = 75 if number == signal.SIGUSR1 else 128 + number
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

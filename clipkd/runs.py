@@ -11,6 +11,7 @@ import io
 import os
 import platform
 import subprocess
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,15 @@ from clipkd.artifacts import (
     write_text,
     written_aside,
 )
+from clipkd.checkpoints import Checkpoints
 from clipkd.errors import DataError, InputError
 from clipkd.fingerprint import Identity, fingerprint
+from clipkd.lock import held
 from clipkd.records import FAILED, FORMAT, KIND
 
 METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
 STUDENT = "student.safetensors"
-RESUME = ".resume.pt"
+RESUME = ".resume"
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
 State = dict[str, Tensor]
 
@@ -69,6 +72,14 @@ class RunFolder:
         open_artifact(self.path, KIND, identity)
         return True
 
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder's lock: a run has one writer."""
+        return held(self.path)
+
+    def checkpoints(self, identity: Identity) -> Checkpoints:
+        """Return the saved states of an unfinished run with this identity."""
+        return Checkpoints(self.path / RESUME, identity)
+
     def start(self, settings: dict[str, Any], where: torch.device) -> None:
         """Write the resolved settings and the environment; drop an earlier run's results."""
         for name in (METRICS, MANIFEST, COST, HISTORY, FAILED):
@@ -80,24 +91,6 @@ class RunFolder:
     def fail(self, reason: dict[str, Any]) -> None:
         """Mark the run as failed, until it is started again."""
         write_json(self.path / FAILED, reason)
-
-    def save_resume(self, state: dict[str, Any]) -> None:
-        """Save the training's whole state, to go on from after a crash."""
-        with written_aside(self.path / RESUME) as aside:
-            torch.save(state, aside)
-
-    def load_resume(self, run: str) -> dict[str, Any] | None:
-        """Return the saved state of the run with this fingerprint, or None."""
-        path = self.path / RESUME
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise DataError(
-                f"{path} is damaged ({type(error).__name__}); remove it to start the run from the beginning"
-            ) from None
-        return state if state.get("fingerprint") == run else None
 
     def finish(
         self,
@@ -119,8 +112,8 @@ class RunFolder:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
             write_manifest(self.path, KIND, identity, {}, entries)
-        for name in (RESUME, FAILED):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / FAILED).unlink(missing_ok=True)
+        self.checkpoints(identity).clear()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +37,12 @@ class Batch:
     native: Tensor | None = None
     """The same views at the images' own resolution, in [0, 1]; only where a live teacher looks."""
 
+    def part(self, here: slice) -> Batch:
+        """Return some of the batch's images."""
+        native = None if self.native is None else self.native[here]
+        rows, flips, views = self.rows[here], self.flips[here], self.views[here]
+        return Batch(rows, flips, views, self.labels[here], self.inputs[here], native)
+
 
 class Batches(Protocol):
     """A source of training and evaluation batches."""
@@ -43,8 +50,8 @@ class Batches(Protocol):
     count: int
     """Training images."""
 
-    def epoch(self, size: int, drop_last: bool, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield an epoch's batches."""
+    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches from number `start` on: the same, whatever number it is."""
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs [B, 3, S, S] and labels [B] of a split's rows (None: all), unaugmented."""
@@ -82,8 +89,8 @@ class Resident:
         """Return 8-bit images as the student's input."""
         return normalised(unit(images), self.spec.mean, self.spec.std)
 
-    def epoch(self, size: int, drop_last: bool, generator: torch.Generator) -> Iterator[Batch]:
-        for rows, flips in order(self.rows, size, drop_last, generator):
+    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+        for rows, flips in islice(order(self.rows, size, drop_last, generator), start, None):
             here, mirrored = rows.to(self.device), flips.to(self.device)
             native = None if self.native is None else unit(flipped(self.native[here], mirrored))
             inputs = self.inputs(flipped(self.images["train"][here], mirrored))
@@ -126,10 +133,10 @@ class Cropped:
         """Return images resized to a square, in [0, 1], on the device."""
         return unit(planes(np.stack([square(image, size) for image in images])).to(self.device))
 
-    def epoch(self, size: int, drop_last: bool, generator: torch.Generator) -> Iterator[Batch]:
+    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         crops = np.random.default_rng(seed)
-        for rows, drawn in order(self.rows, size, drop_last, generator):
+        for number, (rows, drawn) in enumerate(order(self.rows, size, drop_last, generator)):
             images = [self.dataset.image("train", int(row)) for row in rows]
             if self.replay is None:
                 flips, views = drawn, drawn.long()
@@ -138,6 +145,8 @@ class Cropped:
                 views = torch.from_numpy(crops.integers(0, self.replay[1].shape[1], len(rows)))
                 boxes, flipped_too = (stored[rows.numpy(), views.numpy()] for stored in self.replay)
                 flips = torch.from_numpy(flipped_too)
+            if number < start:
+                continue
             regions = [cut(image, box) for image, box in zip(images, boxes, strict=True)]
             mirrored = flips.to(self.device)
             inputs = normalised(flipped(self.stack(regions, self.size), mirrored), self.spec.mean, self.spec.std)

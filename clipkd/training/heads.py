@@ -55,6 +55,8 @@ class Heads(nn.Module):
 
     cluster_projection: nn.Linear
     logit_scale: nn.Parameter
+    has_batch_norm = False
+    """Whether the body keeps statistics of its batches."""
 
     def add_heads(self, width: int, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> None:
         """Add the classifier and the projections.

@@ -42,6 +42,8 @@ class Job:
     dataset: Dataset
     inputs: dict[str, Any] = field(default_factory=dict)
     """Identity of each artefact that the teacher's signal comes from; of several teachers, by teacher."""
+    ranks: int = 1
+    """Processes that train the student together: each draws dropout of its own."""
 
     @property
     def identity(self) -> Identity:
@@ -49,7 +51,7 @@ class Job:
         cell = self.cell
         return {
             "cell": names(cell),
-            "training": asdict(self.numbers),
+            "training": asdict(self.numbers) | ({"ranks": self.ranks} if self.ranks > 1 else {}),
             "recipe": cell.recipe_spec.switches(),
             "student": cell.student_spec.identity(),
             "dataset": cell.dataset_spec.identity() | {"content": self.dataset.content},
@@ -68,9 +70,10 @@ def names(cell: Cell) -> dict[str, Any]:
     return {axis: getattr(cell, axis) for axis in axes}
 
 
-def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device) -> Job:
+def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
     """Open a cell's dataset; `open_signal` then adds the teacher's part."""
-    return Job(cell, numbers, layout, device, open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)))
+    dataset = open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec))
+    return Job(cell, numbers, layout, device, dataset, ranks=ranks)
 
 
 def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:

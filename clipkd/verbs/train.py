@@ -63,13 +63,21 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.runs import RunFolder
     from clipkd.training.job import Hyperparameters, open_job
     from clipkd.training.loop import train
+    from clipkd.training.ranks import join, leave
 
     folder = options.log_folder or Path("results/runs") / cell.folder
     name = options.ckpt_save_name
     checkpoint = folder / name if name is not None and name.parent == Path() else name
     run_folder = RunFolder(folder, checkpoint)
     device, layout = device_of(options), layout_of(options)
-    stages.for_training(cell, layout, device, options.embed_batch_size)
-    numbers = Hyperparameters(options.epochs, options.batch_size, options.learning_rate, options.weight_decay)
-    train(open_job(cell, numbers, layout, device), run_folder)
-    print(folder)
+    ranks = join(device)
+    try:
+        if ranks.is_first:
+            stages.for_training(cell, layout, device, options.embed_batch_size)
+        ranks.wait()
+        numbers = Hyperparameters(options.epochs, options.batch_size, options.learning_rate, options.weight_decay)
+        train(open_job(cell, numbers, layout, device, ranks.count), run_folder, ranks)
+    finally:
+        leave()
+    if ranks.is_first:
+        print(folder)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -50,6 +53,19 @@ def test_latex_escapes_every_special_character(table):
     assert r"\cmidrule(lr){2-3}" in text
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     assert text.isascii()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_typesets(table, tmp_path):
+    """With the packages that the table itself asks for."""
+    body = as_latex(table)
+    packages = re.match(r"% needs (\\usepackage\{\S+\})\n", body)
+    document = f"\\documentclass{{article}}{packages[1]}\\begin{{document}}\n{body}\\end{{document}}\n"
+    (tmp_path / "table.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert answer.returncode == 0, answer.stdout[-2000:]
+    assert (tmp_path / "table.pdf").stat().st_size > 1000
 
 
 def test_html_escapes_and_needs_nothing_else(table):

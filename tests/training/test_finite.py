@@ -38,11 +38,11 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
     right = run_of(digits_folder, tmp_path / "right")
     epoch = right.batches.epoch
     batches = list(epoch(100, True, torch.Generator().manual_seed(0)))
-    right.batches.epoch = lambda *_: iter(batches[:2])
-    right.steps(1)
+    right.batches.epoch = lambda *_, **__: iter(batches[:2])
+    right.steps()
 
     run = run_of(digits_folder, tmp_path / "run")
-    run.batches.epoch = lambda *_: iter(batches)
+    run.batches.epoch = lambda *_, **__: iter(batches)
     real, count = finite.Guard.look, iter(range(100))
 
     def look(self, loss, parameters, step):
@@ -55,7 +55,7 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
 
     monkeypatch.setattr(finite.Guard, "look", look)
     with pytest.raises(DataError, match=r"not finite in epoch 1, step 3 of 12, training images \d+, "):
-        run.steps(1)
+        run.steps()
     for name, tensor in weights(right).items():
         assert torch.equal(run.student.state_dict()[name], tensor), name
     failed = json.loads((tmp_path / "run/failed.json").read_text())
@@ -68,7 +68,7 @@ def test_without_the_guard_the_weights_are_lost(digits_folder, tmp_path, monkeyp
     run = run_of(digits_folder, tmp_path / "run")
     for parameter in run.student.parameters():
         parameter.register_hook(lambda gradient: gradient * float("nan"))
-    run.steps(1)
+    run.steps()
     assert not all(tensor.isfinite().all() for tensor in weights(run).values())
 
 

@@ -8,10 +8,8 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -108,32 +106,6 @@ def test_a_finished_run_is_not_trained_again(finished, digits_folder):
     assert "nothing to do" in answer.stderr
     assert (finished / "metrics.json").stat().st_mtime_ns == before
     assert metrics(finished)["epochs"] == 2
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_same_student(digits_folder, tmp_path):
-    train(digits_folder, tmp_path / "whole", "--epochs", 6)
-    cut = tmp_path / "cut"
-    # Save after every epoch; the run is killed at a random moment behind the second save.
-    command = (
-        "import sys; from clipkd.training import loop; loop.SECONDS_BETWEEN_SAVES = 0.0; "
-        "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    flags = ["train", "--data", digits_folder, "--dataset-name", "digits", "--student", "tiny-32", "--log-folder", cut,
-             "--train-type", "supervised", "--epochs", 6, "--learning-rate", 1e-3, "--threads", 1]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *map(str, flags)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
-    for line in process.stderr:
-        if line.startswith("epoch 3/"):
-            time.sleep(0.1)
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (cut / "metrics.json").exists()
-    answer = train(digits_folder, cut, "--epochs", 6)
-    assert "going on after epoch" in answer.stderr
-    for name in ("metrics.json", "history.csv", "student.safetensors"):
-        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_reference_trains_on_everything_and_chooses_on_the_test_split(digits_folder, finished, tmp_path):

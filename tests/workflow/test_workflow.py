@@ -170,7 +170,7 @@ def test_a_small_grid_runs_to_its_tables_and_figures(finished: Path) -> None:
     assert "±" in table
     assert json.loads((finished / "results/config.json").read_text())["training"]["epochs"] == 1
     assert (finished / "results/figures/accuracy-digits.png").stat().st_size > 10_000
-    assert not list(finished.rglob(".resume.pt"))
+    assert not list(finished.rglob(".resume"))
 
 
 def test_a_second_run_has_nothing_to_do(finished: Path) -> None:

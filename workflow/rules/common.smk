@@ -87,8 +87,8 @@ def share(artefacts, cell, folder_of, *more):
 for cell in [one for cell in CELLS for one in cell.by_teacher]:
     if cell.method.signal == "nothing":
         continue
-    checkpoint = LAYOUT.teacher(cell.teacher_spec).as_posix()
-    TEACHERS[checkpoint] = teachers.checkpoint_of(cell.teacher)
+    weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
+    TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
     if cell.method.signal == "prototypes":
         share(STORES, cell, lambda c: LAYOUT.sample_embeddings(c).folder, "sample")
         share(PROTOTYPES, cell, prototypes_folder)

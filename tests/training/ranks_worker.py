@@ -1,0 +1,47 @@
+"""What tests/training/test_ranks.py starts with torchrun: one rank of several."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from clipkd import methods, recipes, students
+from clipkd.training.network import Outputs, build_student
+from clipkd.training.ranks import Ranks, join, leave
+
+BATCH, CLASSES, WIDTH = 7, 10, 16
+SHAPES = {"prototypes": (CLASSES, WIDTH), "embeddings": (BATCH, WIDTH), "scores": (BATCH, CLASSES)}
+
+
+def gradients(train_type: str, recipe_name: str, ranks: Ranks, is_gathered: bool = True) -> dict[str, torch.Tensor]:
+    """Return each parameter's gradient after one batch, float64, without dropout."""
+    recipe, method = recipes.get(recipe_name), methods.get(train_type)
+    torch.manual_seed(0)
+    student = build_student(students.get("tiny-32"), CLASSES, WIDTH, recipe).double().eval()
+    images, labels = torch.randn(BATCH, 3, 32, 32).double(), torch.randint(0, CLASSES, (BATCH,))
+    signal = torch.randn(SHAPES[method.signal]).double()
+    here = ranks.share(BATCH)
+    part = student(images[here])
+    if is_gathered:
+        outputs = Outputs(ranks.gathered(part.embedding, BATCH), ranks.gathered(part.logits, BATCH))
+    else:  # each rank for itself, as plain data-parallel training would have it
+        outputs, labels = part, labels[here]
+        signal = signal if method.signal == "prototypes" else signal[here]
+    method.loss(student, outputs, labels, signal, recipe)["loss"].backward()
+    ranks.average(student.parameters())
+    return {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    ranks = join(torch.device("cpu"))
+    found = {
+        (train_type, recipe, is_gathered): gradients(train_type, recipe, ranks, is_gathered)
+        for train_type in ("vanilla", "teacher-KD", "embed-KD")
+        for recipe in ("reference", "corrected")
+        for is_gathered in (True, False)
+    }
+    torch.save({"/".join(map(str, key)): value for key, value in found.items()}, Path(sys.argv[1]) / f"{ranks.rank}.pt")
+    leave()

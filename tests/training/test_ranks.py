@@ -1,0 +1,109 @@
+"""Several processes that train one student are one process with the same batches, to rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clipkd.training.ranks import Ranks
+from tests.training.ranks_worker import gradients
+
+ROOT = Path(__file__).parents[2]
+CASES = [(kind, recipe) for kind in ("vanilla", "teacher-KD", "embed-KD") for recipe in ("reference", "corrected")]
+
+
+def torchrun(count: int, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-port", free_port()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [str(word) for word in [*command, *arguments]]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
+
+
+def finished(process: subprocess.Popen) -> str:
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def of_three(tmp_path_factory) -> list[dict]:
+    """Gradients of a batch of 7, which three ranks can't divide evenly: what each rank has in the end."""
+    folder = tmp_path_factory.mktemp("ranks")
+    finished(torchrun(3, ROOT / "tests/training/ranks_worker.py", folder))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(3)]
+
+
+def distance(found: dict, wanted: dict) -> float:
+    assert found.keys() == wanted.keys()
+    return max(((found[name] - wanted[name]).norm() / wanted[name].norm()).item() for name in wanted)
+
+
+@pytest.mark.parametrize(("train_type", "recipe"), CASES)
+def test_three_ranks_have_the_gradients_of_one_process(train_type, recipe, of_three):
+    alone = gradients(train_type, recipe, Ranks())
+    for rank in of_three:
+        assert distance(rank[f"{train_type}/{recipe}/True"], alone) < 1e-12
+
+
+@pytest.mark.parametrize("recipe", ["reference", "corrected"])
+def test_control_with_negatives_of_their_own_the_gradients_differ(recipe, of_three):
+    """teacher-KD compares the images of a batch: a third of the batch has other negatives."""
+    alone = gradients("teacher-KD", recipe, Ranks())
+    assert distance(of_three[0][f"teacher-KD/{recipe}/False"], alone) > 1e-2
+
+
+def flags(data: Path, folder: Path, epochs: int = 2) -> list:
+    cell = ["--dataset-name", "digits", "--student", "tiny-32", "--train-type", "teacher-KD"]
+    numbers = ["--epochs", epochs, "--learning-rate", 1e-3, "--threads", 1, "--device", "cpu"]
+    return ["-m", "clipkd", "train", "--data", data, "--log-folder", folder, *cell, *numbers]
+
+
+@pytest.mark.parametrize("source", ["cached", "live"])
+def test_two_ranks_train_one_student(source, digits_folder, vit_folder, tmp_path):
+    teacher = ["--teacher-model", vit_folder, "--teacher-source", source]
+    said = finished(torchrun(2, *flags(digits_folder, tmp_path), *teacher))
+    assert said.count("test top-1") == 1, "one rank speaks"
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["identity"]["training"]["ranks"] == 2
+    assert metrics["last"]["test"]["top1"] > 0.2
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    images = cost["images_per_epoch"] * 2
+    assert cost["teacher"]["forward_passes"] == (images if source == "live" else 0), "each image once, in one rank"
+    again = finished(torchrun(2, *flags(digits_folder, tmp_path), *teacher))
+    assert "nothing to do" in again
+
+
+def test_ranks_that_are_stopped_go_on_with_the_same_student(digits_folder, vit_folder, tmp_path):
+    teacher = ["--teacher-model", vit_folder]
+    finished(torchrun(2, *flags(digits_folder, tmp_path / "whole", 8), *teacher))
+    process = torchrun(2, *flags(digits_folder, tmp_path / "cut", 8), *teacher)
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "cut/.resume").glob("0*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "stopped by SIGTERM" in said
+    assert not (tmp_path / "cut/metrics.json").exists()
+    assert "going on in epoch" in finished(torchrun(2, *flags(digits_folder, tmp_path / "cut", 8), *teacher))
+    cut, whole = (load_file(tmp_path / name / "student.safetensors") for name in ("cut", "whole"))
+    assert all(torch.equal(cut[name], whole[name]) for name in whole)

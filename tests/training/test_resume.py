@@ -1,0 +1,257 @@
+"""A training that is cut off, at any step, goes on and ends with the same student, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkd.cells import Cell
+from clipkd.checkpoints import STATE, Checkpoints
+from clipkd.errors import DataError, Interrupted, MachineError
+from clipkd.layout import Layout
+from clipkd.runs import RunFolder
+from clipkd.training import loop
+from clipkd.training.job import Hyperparameters, open_job
+from clipkd.verification import verify
+
+RESULTS = ("metrics.json", "history.csv", "student.safetensors")
+EPOCHS = 3
+CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0)
+
+
+@pytest.fixture(autouse=True)
+def save_after_every_step(monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(loop, "SHARE_FOR_SAVES", float("inf"))
+
+
+def train(data: Path, folder: Path, epochs: int = EPOCHS) -> None:
+    torch.set_num_threads(1)
+    numbers = Hyperparameters(epochs=epochs, batch_size=128, learning_rate=1e-3)
+    loop.train(open_job(CELL, numbers, Layout(data), torch.device("cpu")), RunFolder(folder))
+
+
+@pytest.fixture(scope="module")
+def whole(digits_folder, tmp_path_factory) -> Path:
+    """A run that nothing cut off."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(digits_folder, folder)
+    return folder
+
+
+def check_equal(folder: Path, whole: Path) -> None:
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (folder / ".resume").exists()
+
+
+def killed_after(seconds: float, data: Path, folder: Path) -> int:
+    """Train in a forked process, kill it after some time; return its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            train(data, folder)
+            status = 0
+        finally:
+            os._exit(status)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def test_killed_again_and_again_at_random_moments(digits_folder, whole, tmp_path):
+    """Each start is killed a little later; saves, epochs' ends and evaluation are all hit in the long run."""
+    seconds = random.Random(4)
+    kills = 0
+    for _ in range(12):
+        status = killed_after(seconds.uniform(0.05, 0.5), digits_folder, tmp_path)
+        kills += os.WIFSIGNALED(status)
+        if status == 0:
+            break
+    assert kills >= 3
+    train(digits_folder, tmp_path)
+    check_equal(tmp_path, whole)
+
+
+def stopped_at(step: int, data: Path, folder: Path) -> None:
+    """Train until a signal comes in the given step of the whole run."""
+    steps, look = iter(range(1, 10_000)), loop.Guard.look
+
+    def looked(guard, *arguments):
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        look(guard, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Guard, "look", looked)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            train(data, folder)
+
+
+@pytest.mark.parametrize("step", [1, 5, 9, 10, 18, 27])
+def test_stopped_at_the_edge_of_a_step(step, digits_folder, whole, tmp_path):
+    """There are 9 steps an epoch: the first, within, the last of an epoch, the next's first, the very last."""
+    stopped_at(step, digits_folder, tmp_path)
+    assert Checkpoints(tmp_path / ".resume", {}).steps()[0].name == f"{step:010d}"
+    assert verify([tmp_path]).damaged == []
+    train(digits_folder, tmp_path)
+    check_equal(tmp_path, whole)
+
+
+@pytest.mark.parametrize("part", ["torch", "optimiser", "epoch"])
+def test_control_without_a_part_of_the_state_the_student_differs(part, digits_folder, whole, tmp_path, monkeypatch):
+    """What the checkpoint holds is needed: dropout's generator, the optimiser's moments, the place in the epoch."""
+    stopped_at(5, digits_folder, tmp_path)
+    real = Checkpoints.newest
+
+    def without(self):
+        state = real(self)
+        if part == "torch":
+            state["torch"] = [torch.Generator().manual_seed(99).get_state()]
+        elif part == "optimiser":
+            state["optimiser"]["state"] = {}
+        else:
+            state["epoch"]["step"] -= 1
+        return state
+
+    monkeypatch.setattr(Checkpoints, "newest", without)
+    train(digits_folder, tmp_path)
+    assert (tmp_path / "student.safetensors").read_bytes() != (whole / "student.safetensors").read_bytes()
+
+
+COMMAND = (
+    "import sys; from clipkd.training import loop; loop.SECONDS_BETWEEN_SAVES = 3600; "
+    "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def start(data: Path, folder: Path) -> subprocess.Popen:
+    cell = ["--dataset-name", "digits", "--student", "tiny-32", "--train-type", "supervised"]
+    numbers = ["--epochs", 60, "--batch-size", 128, "--learning-rate", 1e-3, "--threads", 1]
+    flags = ["train", "--data", data, "--log-folder", folder, *cell, *numbers]
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, flags)], stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            return process
+    raise AssertionError("the training did not begin")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+def test_a_signal_saves_and_leads_to_a_retry(number, code, digits_folder, tmp_path):
+    """As a process; the signal comes twice."""
+    process = start(digits_folder, tmp_path)
+    process.send_signal(number)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert f"stopped by {number.name}; {CELL.folder} is saved at epoch" in said
+    assert "Traceback" not in said
+    assert len(list((tmp_path / ".resume").glob("0*/manifest.json"))) == 1
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_run_folder_has_one_writer(digits_folder, tmp_path):
+    process = start(digits_folder, tmp_path)
+    try:
+        with pytest.raises(MachineError, match=f"being written by process {process.pid} on "):
+            train(digits_folder, tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+    assert json.loads((tmp_path / ".lock").read_text())["pid"] == process.pid
+    train(digits_folder, tmp_path)  # a dead process holds nothing
+    assert (tmp_path / "metrics.json").exists()
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content[: len(content) // 2] if how == "truncated" else b"" if how == "empty" else content)
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(how, digits_folder, whole, tmp_path, capfd):
+    stopped_at(14, digits_folder, tmp_path)
+    newest, before = Checkpoints(tmp_path / ".resume", {}).steps()
+    damage(newest / STATE, how)
+    train(digits_folder, tmp_path)
+    said = capfd.readouterr().err
+    assert f"{newest} is passed over: " in said
+    assert f"going on in epoch 2, after step {int(before.name) - 9} of 9" in said
+    check_equal(tmp_path, whole)
+
+
+def test_where_no_checkpoint_is_sound_nothing_begins_again(digits_folder, tmp_path):
+    stopped_at(14, digits_folder, tmp_path)
+    for path in (tmp_path / ".resume").glob(f"0*/{STATE}"):
+        damage(path, "flipped")
+    with pytest.raises(DataError, match=r"no checkpoint in .* is sound; remove that folder"):
+        train(digits_folder, tmp_path)
+    assert len(list((tmp_path / ".resume").glob("0*"))) == 2
+
+
+def test_a_planted_pickle_is_not_run(digits_folder, tmp_path):
+    """Also where whoever plants it makes the manifest fit."""
+    from clipkd.artifacts import building, read_manifest
+
+    stopped_at(14, digits_folder, tmp_path)
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(canary),)
+
+    for path in Checkpoints(tmp_path / ".resume", {}).steps():
+        identity = read_manifest(path)["identity"]
+        shutil.rmtree(path)
+        with building(path, "checkpoint", identity) as draft:
+            torch.save({"student": Evil()}, draft.path / STATE)
+    with pytest.raises(DataError, match=r"no checkpoint in .* is sound"):
+        train(digits_folder, tmp_path)
+    assert not canary.exists()
+
+
+def test_checkpoints_of_another_run_are_dropped_aloud(digits_folder, tmp_path, capfd):
+    stopped_at(14, digits_folder, tmp_path)
+    train(digits_folder, tmp_path, epochs=2)
+    said = capfd.readouterr().err
+    assert "is of another run and dropped; training from the beginning:\n  training.epochs: found 3, wanted 2" in said
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == 2
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it(digits_folder, whole, tmp_path):
+    """No file may grow beyond a few bytes from the tenth step on; then there is room again."""
+    real, saves = Checkpoints.save, iter(range(1, 1000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(self, step, state):
+        if next(saves) == 10:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        real(self, step, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        try:
+            with pytest.raises(MachineError, match=r"can't save the training in .*/\.resume: .* bytes are free there"):
+                train(digits_folder, tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [int(path.name) for path in Checkpoints(tmp_path / ".resume", {}).steps()] == [9, 8]
+    train(digits_folder, tmp_path)
+    check_equal(tmp_path, whole)
