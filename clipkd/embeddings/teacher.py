@@ -157,6 +157,7 @@ def load_model(artifact: Artifact, family: Family, spec: TeacherSpec) -> tuple[n
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are listed in the report, which is not ignored
         **options,
     )
     # The pooler stands behind the class token and the patches: nothing depends on it but its own output.

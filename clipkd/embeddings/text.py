@@ -29,8 +29,8 @@ from clipkd.progress import progress, say
 from clipkd.teachers import TeacherSpec
 
 BATCH = 64
-UNREAD = ("vision_model.", "visual_projection.", "logit_scale", "text_model.embeddings.position_ids")
-"""The checkpoint's other tower."""
+UNREAD = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+"""Counted up, not learned; older checkpoints hold them."""
 
 
 @dataclass
@@ -38,14 +38,17 @@ class TextTower:
     """A loaded CLIP text tower with its projection into the space that both towers share."""
 
     spec: TeacherSpec
-    model: nn.Module
+    model: Any
+    """The encoder, from token numbers."""
+    projection: nn.Module
+    """Into the space that both towers share."""
     tokenizer: Any
     device: torch.device
 
     @property
     def parameters(self) -> int:
         """Number of the tower's parameters."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return sum(one.numel() for part in (self.model, self.projection) for one in part.parameters())
 
     def tokens(self, texts: list[str]) -> torch.Tensor:
         """Return token numbers [B, T], each text's end token repeated to the length of the longest.
@@ -54,7 +57,7 @@ class TextTower:
             InputError: a text has more tokens than the tower takes; names it.
             DataError: the tokenizer is not this tower's.
         """
-        config: Any = self.model.config
+        config = self.model.config
         coded = [code.ids for code in self.tokenizer.encode_batch(texts)]
         for text, ids in zip(texts, coded, strict=True):
             if len(ids) > config.max_position_embeddings:
@@ -75,7 +78,8 @@ class TextTower:
     @torch.inference_mode()
     def embed(self, texts: list[str]) -> np.ndarray:
         """Return the projected embeddings [B, D], float32, of texts."""
-        vectors = self.model(input_ids=self.tokens(texts).to(self.device)).text_embeds.float().cpu().numpy()
+        pooled = self.model(input_ids=self.tokens(texts).to(self.device)).pooler_output
+        vectors = self.projection(pooled).float().cpu().numpy()
         if not np.isfinite(vectors).all():
             raise DataError(
                 f"teacher '{self.spec.name}' gave an embedding that is not finite: are its weights damaged?"
@@ -100,19 +104,21 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     except DataError as error:
         raise DataError(f"{error}; `clipkd fetch {spec.name}` brings it") from None
     kind = read_json(artifact.file("config.json")).get("model_type")
-    if kind not in {"clip", "clip_text_model"}:
+    if kind != "clip":
         raise InputError(f"teacher '{spec.name}' is a '{kind}': class names are read by the text tower of a 'clip'")
     check_weights(spec, artifact.file("model.safetensors"))
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    tower: Any = transformers.CLIPTextModelWithProjection
-    model, report = tower.from_pretrained(
+    # Both towers are loaded and checked; the sizes of their projections stand in the config of the whole.
+    whole: Any = transformers.CLIPModel
+    model, report = whole.from_pretrained(
         artifact.path,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are listed in the report, which we do not ignore
     )
     complain(artifact.path, report, UNREAD)
     path = artifact.file("tokenizer.json")
@@ -122,7 +128,8 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
         raise DataError(f"{path} is no tokenizer ({error})") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return TextTower(spec, model.eval().requires_grad_(False).to(device), tokenizer, device)
+    model.eval().requires_grad_(False)
+    return TextTower(spec, model.text_model.to(device), model.text_projection.to(device), tokenizer, device)
 
 
 def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: torch.device) -> Artifact:
