@@ -224,7 +224,8 @@ def explain(problem: jsonschema.ValidationError) -> str:
         known = [str(choice) for choice in allowed]
         return f"{short(repr(value))} is not one of {', '.join(known)}{nearest(str(value), known)}"
     if rule == "pattern" and "propertyNames" in problem.absolute_schema_path:
-        return f"{short(repr(value))} is no name: use small letters, digits and '-', 63 at most"
+        known = (teachers if problem.absolute_path[0] == "teachers" else datasets).names()
+        return f"{short(repr(value))} is no name: use small letters, digits and '-'{nearest(str(value), known)}"
     if rule == "uniqueItems":
         return f"{short(repr(value))} names something twice"
     return short(problem.message)

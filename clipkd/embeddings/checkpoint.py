@@ -19,6 +19,7 @@ from typing import Any
 from clipkd import teachers
 from clipkd.artifacts import MANIFEST, Artifact, building, open_artifact, read_json, sha256, write_json
 from clipkd.data.download import shown
+from clipkd.datasets.hub import HubDataset
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.progress import say
 from clipkd.teachers import FolderTeacher, HubTeacher, TeacherSpec
@@ -146,7 +147,7 @@ def bring(teacher: HubTeacher, name: str, again: bool = False) -> Path:
 
 
 @contextmanager
-def hub_errors(teacher: HubTeacher, name: str) -> Iterator[None]:
+def hub_errors(teacher: HubTeacher | HubDataset, name: str) -> Iterator[None]:
     """Turn what goes wrong at the hub into our errors.
 
     The hub's own messages are not passed on: they may hold signed addresses.
@@ -154,13 +155,13 @@ def hub_errors(teacher: HubTeacher, name: str) -> Iterator[None]:
     from huggingface_hub import constants, errors
 
     hub, model, commit = shown(constants.ENDPOINT), teacher.hub_id, teacher.revision or "main"
-    who = f"teacher '{teacher.name}'"
+    who = f"{teacher.kind} '{teacher.name}'"
     try:
         yield
     except errors.GatedRepoError:
         raise InputError(f"{who}: {model} is gated: ask for access at {hub}/{model}, then set HF_TOKEN") from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise InputError(f"{who}: {hub} knows no model '{model}' (or it is private: set HF_TOKEN)") from None
+        raise InputError(f"{who}: {hub} knows no {teacher.thing} '{model}' (or it is private: set HF_TOKEN)") from None
     except errors.RevisionNotFoundError:
         raise InputError(f"{who}: {model} has no commit {commit}") from None
     except errors.RemoteEntryNotFoundError:
@@ -170,12 +171,12 @@ def hub_errors(teacher: HubTeacher, name: str) -> Iterator[None]:
         raise MachineError(out_of_reach(teacher, name, error)) from None
 
 
-def out_of_reach(teacher: HubTeacher, name: str, error: Exception) -> str:
+def out_of_reach(teacher: HubTeacher | HubDataset, name: str, error: Exception) -> str:
     """Return the message for a file that can't be had here and now."""
     from huggingface_hub import constants
 
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
-        return f"teacher '{teacher.name}': can't write {constants.HF_HUB_CACHE}: {error.strerror}"
+        return f"{teacher.kind} '{teacher.name}': can't write {constants.HF_HUB_CACHE}: {error.strerror}"
     cause = error.__cause__ or error  # huggingface_hub wraps what happened on the network
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if constants.HF_HUB_OFFLINE:
@@ -185,8 +186,8 @@ def out_of_reach(teacher: HubTeacher, name: str, error: Exception) -> str:
     else:
         reason = f"{shown(constants.ENDPOINT)} can't be reached ({type(cause).__name__})"
     return (
-        f"teacher '{teacher.name}': {name} of {teacher.hub_id} is not on this machine, and {reason}. "
-        f"Where there is internet, run: clipkd fetch {teacher.name}"
+        f"{teacher.kind} '{teacher.name}': {name} of {teacher.hub_id} is not on this machine, and {reason}. "
+        f"Where there is internet, run: clipkd {teacher.verb} {teacher.name}"
     )
 
 

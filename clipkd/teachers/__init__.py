@@ -15,16 +15,15 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from clipkd.errors import InputError, nearest
 from clipkd.fingerprint import Identity
+from clipkd.hub import COMMIT, HUB_ID
 from clipkd.registry import specs
 
 LOCK = Path("config/teachers.lock.json")
 """Commits that `clipkd pin` found for teachers whose file names none."""
-COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 """All that is ever read of a vision encoder's checkpoint."""
 TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -83,6 +82,9 @@ class TeacherSpec:
 class HubTeacher(TeacherSpec):
     """A checkpoint on the Hugging Face hub, at a commit."""
 
+    kind: ClassVar[str] = "teacher"
+    thing: ClassVar[str] = "model"
+    verb: ClassVar[str] = "fetch"
     hub_id: str = ""
     revision: str | None = None
     """Full commit hash."""
