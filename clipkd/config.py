@@ -241,13 +241,6 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
         "train_types": methods.get,
         "recipes": recipes.get,
     }
-    for number, block in enumerate(values.get("grid", [])):
-        for axis, get in axes.items():
-            for index, name in enumerate(block[axis]):
-                try:
-                    get(name)
-                except InputError as problem:
-                    raise complaint(("grid", number, axis, index), str(problem)) from None
     for name, where in values.get("teachers", {}).items():
         if name in teachers.names():
             raise complaint(("teachers", name), f"'{name}' is a teacher already: take another name")
@@ -255,6 +248,13 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
             teachers.get(f"{name}={where}")
         except InputError as problem:
             raise complaint(("teachers", name), str(problem)) from None
+    for number, block in enumerate(values.get("grid", [])):
+        for axis, get in axes.items():
+            for index, name in enumerate(block[axis]):
+                try:
+                    get(name)
+                except InputError as problem:
+                    raise complaint(("grid", number, axis, index), str(problem)) from None
     form = values.get("prototypes", {}).get("form")
     if form is not None:
         try:

@@ -183,7 +183,28 @@ def get(name: str) -> TeacherSpec:
 
 def split(name: str) -> list[str]:
     """Return the names of several teachers, `A+B`, one by one; a folder may have a `+` in its name."""
-    return [name] if Path(name).is_dir() else name.split("+")
+    parts, members = name.split("+"), []
+    while parts:
+        lengths = range(len(parts), 1, -1)
+        length = next((n for n in lengths if names_folder("+".join(parts[:n]))), 1)
+        members.append("+".join(parts[:length]))
+        parts = parts[length:]
+    return members
+
+
+def names_folder(name: str) -> bool:
+    """Return whether `name` names one folder."""
+    _, where, output = parsed(name)
+    return output in ("", *OUTPUTS) and Path(where).is_dir()
+
+
+def parsed(name: str) -> tuple[str, str, str]:
+    """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT]`, "" where one is left out."""
+    if Path(name).is_dir():
+        return "", name, ""
+    alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
+    where, _, output = rest.rpartition(":")
+    return (alias, rest, "") if not where or Path(rest).is_dir() else (alias, where, output)
 
 
 def resolved(name: str, own: dict[str, str]) -> str:
@@ -192,31 +213,27 @@ def resolved(name: str, own: dict[str, str]) -> str:
 
 
 def checkpoint_of(name: str) -> str:
-    """Return the shortest name of one teacher's checkpoint: the same for all that is taken of it."""
-    where = name if Path(name).is_dir() else name.rpartition("=")[2]
-    return where if Path(where).is_dir() else re.sub(r":(cls|mean|pooler)$", "", where)
+    """Return the shortest name of one teacher's checkpoint: the same for all that is taken of its images."""
+    _, where, output = parsed(name)
+    return f"{where}:text" if output == "text" else where
 
 
 def get_one(name: str) -> TeacherSpec:
     """Return the teacher that `[NAME=]WHERE[:OUTPUT]` names."""
-    if Path(name).is_dir():
-        return from_folder(Path(name), "cls")
-    alias, equals, rest = name.partition("=")
-    if equals and not NAME.fullmatch(alias):
-        raise InputError(f"teacher name '{alias}' in '{name}': use small letters, digits and '-', 63 at most")
-    rest = rest if equals else name
-    where, colon, output = rest.rpartition(":")
-    if colon and output not in OUTPUTS and not Path(rest).is_dir():
+    alias, where, output = parsed(name)
+    if output and output not in OUTPUTS:
         raise InputError(
             f"teacher '{name}': '{output}' is not one of {', '.join(OUTPUTS)}{nearest(output, OUTPUTS)} "
             "(after the colon stands what is taken of the checkpoint)"
         )
-    if not colon or output not in OUTPUTS:
-        where, output = rest, "cls"
-    spec = found(where, output)
-    if equals and alias in names():
+    spec = found(where, output or "cls")
+    if not alias:
+        return spec
+    if not NAME.fullmatch(alias):
+        raise InputError(f"teacher name '{alias}' in '{name}': use small letters, digits and '-', 63 at most")
+    if alias in names():
         raise InputError(f"teacher '{name}': '{alias}' is a teacher already: take another name")
-    return replace(spec, name=alias, title=alias, checkpoint=spec.checkpoint or spec.name) if equals else spec
+    return replace(spec, name=alias, title=alias, checkpoint=spec.checkpoint or spec.name)
 
 
 def found(where: str, output: Any) -> TeacherSpec:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from clipkd import datasets, recipes, stages, students, teachers
 from clipkd.artifacts import open_artifact
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings.extract import embed
+from clipkd.data.pixels import planes, unit
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.views import Sample, full_views, prototype_views
 from clipkd.errors import DataError, InputError
@@ -75,12 +75,9 @@ def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def shown(teacher, layout, image, output):
-    """Return what our extraction makes of an image."""
-    spec = datasets.get("flowers", "anywhere")
-    views = full_views(recipes.get("corrected"), spec, students.get("tiny-32"), teacher.spec)
-    assert views.is_own
-    return embed([image], np.array([False]), views, teacher)[0]
+def shown(teacher, image):
+    """Return what a teacher says of an image, presented as its processor wants it."""
+    return teacher.embed(teacher.present(unit(planes(image[None])), None, None))[0].numpy()
 
 
 @pytest.mark.parametrize(("family", "output"), KINDS)
@@ -90,7 +87,7 @@ def test_an_embedding_is_that_of_transformers(family, output, folders, tmp_path)
     for seed, (height, width) in enumerate([(40, 40), (50, 38), (24, 24), (32, 61)]):
         image = photo(height, width, seed)
         expected = plainly(folders[family], family, output, image)
-        found = shown(teacher, None, image, output)
+        found = shown(teacher, image)
         # Ours resizes numbers, the processor 8-bit images: a rounding apart.
         assert cosine(found, expected) > 0.9995, (height, width)
         others = [other for kind, other in KINDS if kind == family and other != output]
@@ -107,17 +104,27 @@ def test_the_crop_and_the_shape_matter(folders, tmp_path):
     image = photo(50, 38)
     expected = plainly(folders["dinov2"], "dinov2", "mean", image)
     squashed = np.asarray(Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC))
-    assert cosine(shown(teacher, None, squashed, "mean"), expected) < 0.999
+    assert cosine(shown(teacher, squashed), expected) < 0.999
 
 
-def test_several_shapes_in_one_batch_give_what_each_gives_alone(folders, tmp_path):
-    teacher = loaded(f"{folders['dinov2']}:cls", Layout(tmp_path))
-    views = full_views(recipes.get("corrected"), datasets.get("flowers", "x"), students.get("tiny-32"), teacher.spec)
-    images, flips = [photo(50, 38), photo(40, 40), photo(31, 45)], np.array([True, False, True])
-    together = embed(images, flips, views, teacher)
-    for row, (image, flip) in enumerate(zip(images, flips, strict=True)):
-        turned = np.ascontiguousarray(image[:, ::-1]) if flip else image
-        np.testing.assert_allclose(together[row], embed([turned], np.array([False]), views, teacher)[0], atol=1e-5)
+def test_stored_embeddings_of_images_of_many_shapes_are_those_of_the_processor(folders, tmp_path):
+    sizes = [(50, 38), (40, 40), (31, 45)]
+    for split in ("train", "val"):
+        for number, size in enumerate(sizes):
+            for name in ("a", "b"):
+                path = tmp_path / "flowers" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(photo(*size, seed=number + 5 * (name == "b"))).save(path)
+    layout, source = Layout(tmp_path / "data", dtype="float32"), str(tmp_path / "flowers")
+    flowers, spec = datasets.get("flowers", source), teachers.get(f"{folders['dinov2']}:mean")
+    views = full_views(recipes.get("corrected"), flowers, students.get("tiny-32"), spec)
+    store = layout.embeddings(flowers, spec, views)
+    stages.embeddings(store, layout, source, CPU, batch_size=4)
+    found = open_artifact(store.folder, "embeddings", store.identity).array("train")[:, 0]
+    for row, (size, seed) in enumerate(
+        itertools.chain(zip(sizes, range(3), strict=True), zip(sizes, range(5, 8), strict=True))
+    ):
+        assert cosine(found[row], plainly(folders["dinov2"], "dinov2", "mean", photo(*size, seed=seed))) > 0.9995
 
 
 def test_stored_embeddings_of_the_digits_are_those_of_the_processor(folders, digits_folder, tmp_path):
