@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test bench lint format report grid clean-demo
+.PHONY: help install demo test test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -34,14 +34,30 @@ demo: install ## The whole workflow on the embedded digits: no network, no GPU, 
 grid: install ## The full paper grid of config/config.yaml: internet on the first run, and a GPU.
 	$(BIN)/snakemake --cores $(CORES)
 
+resume: install ## Go on after a crash of anything: the command that was running, on this machine or on SLURM.
+	$(BIN)/clipkd resume
+
 report: install ## Write results/report.html for the full paper grid.
 	$(BIN)/snakemake --report results/report.html
 
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-bench: install ## The benchmarks: about 20 minutes on one core; then write docs/performance.md.
+test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
+	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
+
+test-slurm: install ## The workflow on a real one-node SLURM that is brought up for it (root; about 4 minutes).
+	$(BIN)/python -m tests.slurm.cluster --check
+	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m "slurm and not long"
+
+test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 kills (about half an hour).
+	$(BIN)/python -m tests.slurm.cluster --check
+	$(BIN)/python -m pytest --numprocesses 0 tests/slurm tests/training -m "slurm or long"
+
+bench: install ## The benchmarks: about half an hour on one core; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.grids
+	$(BIN)/python docs/grids.py
 	$(BIN)/python docs/performance.py
 
 lint: install ## Formatting, lint, types, and the workflow's own lint.
@@ -52,6 +68,7 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/python docs/config_table.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
+	$(BIN)/python docs/grids.py --check
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
 

@@ -10,14 +10,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import distillation, teacher_cost
+from benchmarks import data_path, distillation, grid, memory, precision, stack, teacher_cost
 from benchmarks.material import TEACHERS, Material
 from benchmarks.rounds import matrix_peak
 from clipkd import device as devices
-from clipkd.artifacts import write_json
+from clipkd.artifacts import read_json, write_json
 from clipkd.runs import environment
 
-BENCHMARKS = {"distillation": distillation.measure, "teacher_cost": teacher_cost.measure}
+BENCHMARKS = {
+    "distillation": distillation.measure,
+    "teacher_cost": teacher_cost.measure,
+    "grid": grid.measure,
+    "memory": memory.measure,
+    "stack": stack.measure,
+    "precision": precision.measure,
+    "data_path": data_path.measure,
+}
 
 
 def main() -> int:
@@ -30,26 +38,29 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="steps per round where no teacher runs")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--precision-seeds", type=int, default=precision.SEEDS, help="seeds of `precision`")
+    parser.add_argument("--precision-epochs", type=int, default=precision.EPOCHS, help="epochs of `precision`")
+    parser.add_argument("--stack-on-cpu", action="store_true", help="run `stack` without a GPU, to try it")
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/<device>.json)")
     options = parser.parse_args()
     device = devices.choose(options.device)
     torch.set_num_threads(1)
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "machine": environment(device),
-        "batch_size": options.batch_size,
-        "student": options.student,
-        "teacher": options.teacher,
-        "matrix_peak_gflops": round(matrix_peak(device), 1),
-    }
+    output = options.output or Path(__file__).parent / "results" / f"{device.type}.json"
+    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    measured = {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": environment(device)}
+    # What is not asked for now stays as it was measured; each part says when, how and where that was.
+    result = read_json(output) if output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         material = Material(Path(folder), options.teacher)
         for name in options.names or BENCHMARKS:
             print(f"{name}:", file=sys.stderr)
-            result[name] = BENCHMARKS[name](material, options, device)
-    output = options.output or Path(__file__).parent / "results" / f"{device.type}.json"
-    write_json(output, result)
+            setting = {"batch_size": options.batch_size, "student": options.student, "teacher": options.teacher}
+            peak = {"matrix_peak_gflops": round(matrix_peak(device), 1)}
+            found = BENCHMARKS[name](material, options, device)
+            if "not_measured" in found:
+                print(f"{name}: not measured: {found['not_measured']}", file=sys.stderr)
+            result[name] = measured | setting | peak | found
+            write_json(output, result)
     print(output)
     return 0
 

@@ -15,8 +15,12 @@ from clipkd.cells import Cell
 from clipkd.embeddings.teacher import load
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.training.group import take_steps
+from clipkd.training.interruption import Interruption
+from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
 from clipkd.training.loop import Run
+from clipkd.training.precision import Precision
+from clipkd.training.step import Step
 
 RECIPE = "reference"
 """The released code's mathematics: what the peer computes too."""
@@ -30,17 +34,58 @@ def layout_of(material: Material) -> Layout:
 
 
 def clipkd_epoch(
-    material: Material, dataset: str, student: str, train_type: str, source: str, batch_size: int, device: torch.device
+    material: Material,
+    dataset: str,
+    student: str,
+    train_type: str,
+    source: str,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision = "fp32",
 ) -> Contender:
     """Return clipkd's epoch of a train type, its teacher's signal `cached` or `live`; makes what it reads."""
     layout = layout_of(material)
     cell = Cell(RECIPE, dataset, student, material.teacher_folder, train_type, 0, source)  # type: ignore[arg-type]
     stages.for_training(cell, layout, device, batch_size)
-    job = open_job(cell, Hyperparameters(batch_size=batch_size), layout, device)
+    numbers = Hyperparameters(batch_size=batch_size, precision=precision)
+    step = Step([run_of(open_job(cell, numbers, layout, device), material.folder / f"runs/{train_type}-{source}")])
+    return lambda: epoch(step)
+
+
+def group_epoch(
+    material: Material,
+    dataset: str,
+    student: str,
+    train_type: str,
+    batch_size: int,
+    device: torch.device,
+    size: int,
+    precision: Precision,
+) -> Contender:
+    """Return clipkd's epoch of `size` seeds of a train type, computed at once."""
+    layout = layout_of(material)
+    numbers = Hyperparameters(batch_size=batch_size, precision=precision)
+    runs: list[Run] = []
+    for seed in range(size):
+        cell = Cell(RECIPE, dataset, student, material.teacher_folder, train_type, seed)
+        stages.for_training(cell, layout, device, batch_size)
+        folder = material.folder / f"runs/{precision}-{size}-{seed}"
+        runs.append(run_of(open_job(cell, numbers, layout, device), folder, runs[0] if runs else None))
+    step = Step(runs)
+    return lambda: epoch(step)
+
+
+def run_of(job: Job, folder: Path, beside: Run | None = None) -> Run:
+    """Return a run; beside another one it sees the same images in memory."""
     signal = open_signal(job)
-    folder = RunFolder(Path(material.folder) / "runs" / f"{train_type}-{source}")
-    run = Run(job, folder, signal, open_batches(job, signal))
-    return lambda: run.steps(1)
+    return Run(job, RunFolder(folder), signal, beside.batches if beside else open_batches(job, signal))
+
+
+def epoch(step: Step) -> None:
+    """Take an epoch's steps, the first epoch's over and over."""
+    for run in step.runs:
+        run.epoch.step = 0
+    take_steps(step, step.runs[0].steps_per_epoch, Interruption())
 
 
 def peer_epoch(

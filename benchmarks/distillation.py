@@ -13,6 +13,7 @@ from benchmarks.material import Material
 from benchmarks.rounds import Times, interleaved
 from clipkd import students
 from clipkd.students import StudentSpec
+from clipkd.training.precision import resolved
 
 LIVE_STEPS, LIVE_ROUNDS = 1, 3
 """Steps per round, and rounds at most, where a teacher runs: one step takes as long as dozens without."""
@@ -39,6 +40,10 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
         "clipkd, cached": clipkd_epoch(material, dataset, student, "embed-KD", "cached", size, device),
         "peer": peer_epoch(material, dataset, student, "embed-KD", size, device),
     }
+    if resolved("auto", device) == "bf16":
+        contenders["clipkd, cached, bf16"] = clipkd_epoch(
+            material, dataset, student, "embed-KD", "cached", size, device, "bf16"
+        )
     result["embed-KD"] = steps(interleaved(contenders, options.rounds), options.steps, size)
     dataset = material.dataset(LIVE_STEPS * size)
     for train_type in ("teacher-KD", "vanilla"):

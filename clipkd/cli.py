@@ -13,6 +13,7 @@ from clipkd.errors import ClipkdError, MachineError
 
 VERBS = (
     "download",
+    "thumbnails",
     "fetch",
     "pin",
     "extract",
@@ -24,6 +25,8 @@ VERBS = (
     "verify",
     "tables",
     "figures",
+    "resume",
+    "doctor",
     "list",
 )
 """Each is a module of clipkd.verbs, in the order in which `clipkd --help` shows them."""

@@ -40,6 +40,18 @@ class Interrupted(ClipkdError):
         self.exit_code = 75 if number == signal.SIGUSR1 else 128 + number
 
 
+class SomeFailed(ClipkdError):
+    """Some of several pieces of work failed; the others are complete."""
+
+    def __init__(self, failures: dict[str, ClipkdError], total: int) -> None:
+        """Name what failed, and why, among `total`; the exit code is the first one's."""
+        lines = "\n".join(f"  {name}: {error}" for name, error in failures.items())
+        rest = total - len(failures)
+        others = f"; {'the other is' if rest == 1 else f'the other {rest} are'} complete" if rest else ""
+        super().__init__(f"{len(failures)} of {total} students failed{others}:\n{lines}")
+        self.exit_code = next(iter(failures.values())).exit_code
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for the known name closest to `name`, or ""."""
     lowered = {str(candidate).lower(): str(candidate) for candidate in known}

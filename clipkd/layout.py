@@ -13,6 +13,7 @@ from clipkd.cells import Cell
 from clipkd.datasets import DatasetSpec
 from clipkd.embeddings.prompts import TEMPLATES
 from clipkd.embeddings.views import (
+    Precision,
     Prompts,
     Sample,
     ViewSet,
@@ -37,10 +38,11 @@ class Embeddings:
     """A ViewSet; of a text tower, Prompts."""
     dtype: str
     folder: Path
+    precision: Precision = "float32"
 
     @property
     def identity(self) -> Identity:
-        return embeddings_identity(self.dataset, self.teacher, self.views, self.dtype)
+        return embeddings_identity(self.dataset, self.teacher, self.views, self.dtype, self.precision)
 
     def beside(self, kind: str, identity: Identity) -> Path:
         """Return the folder of what is derived from these embeddings: beside them, so that each can be shared alone."""
@@ -69,6 +71,8 @@ class Layout:
     """Form of the class prototypes; None: the recipe's own."""
     crop_views: int = 4
     """Stored views of each image that `teacher_source: replayed` trains on."""
+    precision: Precision = "float32"
+    """In which teachers multiply matrices, live ones too."""
     templates: tuple[str, ...] = TEMPLATES
     """What class names are put into for a text tower."""
 
@@ -77,20 +81,26 @@ class Layout:
         """Return the layout that a checked config asks for."""
         chosen = dict(config["prototypes"])
         form, templates = chosen.pop("form", None), tuple(chosen.pop("templates", TEMPLATES))
-        dtype, crop_views = config["embeddings"]["dtype"], config["embeddings"]["crop_views"]
-        return cls(data, dtype, Sample(**chosen), form, crop_views, templates)
+        stored = config["embeddings"]
+        precision = stored.get("precision", "float32")
+        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision, templates)
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
+
+    def thumbnails(self, spec: DatasetSpec, side: int) -> tuple[Path, Identity]:
+        """Return folder and identity of a dataset's thumbnails for students of `side` pixels."""
+        identity = spec.thumbnails_identity(side)
+        return self.data / "thumbnails" / spec.name / fingerprint(identity), identity
 
     def teacher(self, spec: TeacherSpec) -> Path:
         return self.data / "teachers" / (spec.checkpoint or spec.name) / fingerprint(spec.identity())
 
     def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet | Prompts) -> Embeddings:
         """Return the embeddings of a view set."""
-        identity = embeddings_identity(dataset, teacher, views, self.dtype)
+        identity = embeddings_identity(dataset, teacher, views, self.dtype, self.precision)
         folder = self.data / "embeddings" / dataset.name / teacher.name / fingerprint(identity)
-        return Embeddings(dataset, teacher, views, self.dtype, folder)
+        return Embeddings(dataset, teacher, views, self.dtype, folder, self.precision)
 
     def full_embeddings(self, cell: Cell, teacher: TeacherSpec | None = None) -> Embeddings:
         """Return the embeddings of every image that the cell's recipe asks for, by its teacher or another."""

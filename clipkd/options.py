@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.cells import NO_TEACHER, Cell, checked
 from clipkd.embeddings.prompts import TEMPLATES, checked_template
 from clipkd.embeddings.vectors import DTYPES
-from clipkd.embeddings.views import Sample
+from clipkd.embeddings.views import Precision, Sample
 from clipkd.errors import InputError
 from clipkd.layout import Layout
 
@@ -61,18 +61,30 @@ def device_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--threads", type=positive, help="CPU threads (default: torch's own choice)")
 
 
-def store_options(child: argparse.ArgumentParser) -> None:
-    """Add what tells one embeddings artefact from another."""
+def store_options(child: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add what tells one embeddings artefact from another; where `several`, teacher and recipe are lists."""
+
+    def usual(name: str) -> dict[str, Any]:
+        return {"nargs": "+", "default": [name]} if several else {"default": name}
+
     child.add_argument("--dataset-name", required=True, help="CIFAR10, CIFAR100, ImageNet, ...; case is ignored")
     child.add_argument(
         "--teacher-model",
-        default=NO_TEACHER,
+        **usual(NO_TEACHER),
         help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder; :cls, :mean, :pooler or :text after it says what "
         "is taken of it; NAME= before it names it; A+B are several teachers",
     )
-    child.add_argument("--recipe", default="corrected", help="reference (the released code's mathematics) or corrected")
+    child.add_argument(
+        "--recipe", **usual("corrected"), help="reference (the released code's mathematics) or corrected"
+    )
     child.add_argument("--student", default="base-32", help="the student network: a name, or timm:MODEL@PIXELS")
     child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
+    child.add_argument(
+        "--embed-precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="in which teachers multiply matrices; the reduced ones are for GPUs, and make other stores",
+    )
     child.add_argument(
         "--crop-views", type=positive, default=4, help="stored views per image, for --teacher-source replayed"
     )
@@ -124,7 +136,8 @@ def layout_of(options: argparse.Namespace) -> Layout:
     sample = Sample(options.per_class, options.prototype_seed)
     form = getattr(options, "prototype_form", None)
     templates = tuple(options.templates or TEMPLATES)
-    return Layout(options.data, options.embed_dtype, sample, form, options.crop_views, templates)
+    rest: dict[str, Any] = {"precision": options.embed_precision, "templates": templates}
+    return Layout(options.data, options.embed_dtype, sample, form, options.crop_views, **rest)
 
 
 def cell_of(options: argparse.Namespace, train_type: str) -> Cell:

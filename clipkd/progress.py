@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
+is_one_of_several = False
+"""True in a process whose lines stand among those of others: a line then says what it is about."""
 
 
 def say(message: str) -> None:

@@ -17,9 +17,19 @@ from clipkd.teachers import TeacherSpec, TrainedTeacher
 BATCH_SIZE = 64
 
 
-def dataset(spec: DatasetSpec, layout: Layout, source: str | None) -> Dataset:
-    """Download and pack a dataset."""
-    return prepare(spec, layout.dataset(spec), source)
+def dataset(spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True) -> Dataset:
+    """Download and pack a dataset; where its images are not needed, only its labels are checked."""
+    return prepare(spec, layout.dataset(spec), source, with_images)
+
+
+def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None) -> None:
+    """Pack a dataset of large images at a student's size."""
+    folder, identity = layout.thumbnails(spec, side)
+    if (folder / MANIFEST).exists():
+        return
+    from clipkd.data.thumbnails import write_thumbnails
+
+    write_thumbnails(dataset(spec, layout, source), side, folder, identity)
 
 
 def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
@@ -61,7 +71,8 @@ def embeddings(
 
     images = dataset(store.dataset, layout, source)
     teacher(store.teacher, layout, device)
-    extract(store, images, load(store.teacher, layout.teacher(store.teacher), device), batch_size, shard)
+    loaded = load(store.teacher, layout.teacher(store.teacher), device, store.precision)
+    extract(store, images, loaded, batch_size, shard)
 
 
 def prototypes(store: Embeddings, form: str) -> None:
@@ -87,7 +98,10 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
 
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
     """Make everything that a cell's training reads and that is not there yet."""
-    dataset(cell.dataset_spec, layout, cell.source)
+    spec = cell.dataset_spec
+    dataset(spec, layout, cell.source, with_images=not spec.has_thumbnails)
+    if spec.has_thumbnails:
+        thumbnails(spec, cell.student_spec.image_size, layout, cell.source)
     for one in cell.by_teacher:
         signal_of(one, layout, device, batch_size)
 

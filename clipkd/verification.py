@@ -12,7 +12,7 @@ from clipkd.errors import DataError
 from clipkd.progress import progress
 from clipkd.verified import Memory, stamp
 
-KINDS = ("dataset", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
+KINDS = ("dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
 RESULT = "metrics.json"
 UNFINISHED = (".tmp", ".old")
 

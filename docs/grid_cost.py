@@ -17,9 +17,8 @@ from generated import ROOT, main
 from clipkd import config as settings
 from clipkd.cells import Cell, cacheable, expand
 from clipkd.embeddings.views import Sample
+from clipkd.estimates import TEACHER_LAYERS, student_forward, teacher_forward
 from clipkd.layout import Layout
-from clipkd.students import StudentSpec
-from clipkd.teachers import TeacherSpec
 
 TEACHER_SPEED, STUDENT_SPEED = 10e12, 5e12
 """Assumed fp32 operations per second, sustained: large matrices, and a small network at batch 64."""
@@ -28,27 +27,6 @@ SIZES = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": 
 PACKED = {"cifar10": 3 * 32 * 32, "cifar100": 3 * 32 * 32, "imagenet": 3 * 256 * 341}
 """Bytes of a packed image (ImageNet: short side 256 px, the other on average 4/3 of it)."""
 ARCHIVE = {"cifar10": 170e6, "cifar100": 169e6, "imagenet": 0}
-TEACHER_LAYERS = {768: 12, 1024: 24}
-"""Layers of ViT-B and ViT-L, by width."""
-
-
-def forward(width: int, layers: int, image_size: int, patch_size: int) -> float:
-    """Return floating-point operations of a ViT on one image: two for each multiplication.
-
-    A layer's matrices take 12 W^2 a token, its attention 2 T W a token.
-    """
-    tokens = (image_size // patch_size) ** 2 + 1
-    products = layers * (12 * width**2 * tokens + 2 * tokens**2 * width) + 3 * image_size**2 * width
-    return 2.0 * products
-
-
-def student_forward(spec: StudentSpec) -> float:
-    return forward(spec.width, spec.layers, spec.image_size, spec.patch_size)
-
-
-def teacher_forward(spec: TeacherSpec) -> float:
-    width, size, patch = (int(value or 0) for value in (spec.hidden_size, spec.image_size, spec.patch_size))
-    return forward(width, TEACHER_LAYERS[width], size, patch)
 
 
 def parameters(width: int, layers: int) -> int:

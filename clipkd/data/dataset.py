@@ -24,6 +24,7 @@ from clipkd.progress import progress, say
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 VALIDATION_SEED = 0
+LABELS = ("train-labels.npy", "test-labels.npy", "validation.npy")
 
 
 class Ragged(Sequence[np.ndarray]):
@@ -101,37 +102,42 @@ class Dataset:
         """Return a split's images: uint8 [N, H, W, 3], memory-mapped, or `Ragged` where sizes differ."""
         return self.opened[split]
 
-    def size(self, split: SplitName, row: int) -> tuple[int, int]:
-        """Return an image's height and width, in pixels."""
+    def sizes(self, split: SplitName) -> np.ndarray:
+        """Return height and width of each image, in pixels, int64 [N, 2]."""
         images = self.images(split)
-        height, width = images.shapes[row][1:] if isinstance(images, Ragged) else images.shape[1:3]
-        return int(height), int(width)
+        return images.shapes[:, 1:] if isinstance(images, Ragged) else np.tile(images.shape[1:3], (len(images), 1))
 
     def image(self, split: SplitName, row: int) -> np.ndarray:
         """Return one image, uint8 [H, W, 3]."""
         return self.images(split)[row]
 
 
-def open_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
+def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True) -> Dataset:
     """Open a packed dataset, every byte checked.
+
+    Args:
+        spec: the dataset.
+        folder: where it lies.
+        with_images: False where only labels are read: images are then neither needed nor checked.
 
     Raises:
         DataError: it is missing, damaged, or packed from something else; says how to make it.
     """
     try:
-        return Dataset(spec, open_artifact(folder, "dataset", spec.identity()))
+        return Dataset(spec, open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS))
     except DataError as error:
         source = " --dataset-source FOLDER" if spec.needs_source else ""
         raise DataError(f"{error}; run `clipkd download {spec.name}{source}`") from None
 
 
-def prepare(spec: DatasetSpec, folder: Path, source: str | None = None) -> Dataset:
+def prepare(spec: DatasetSpec, folder: Path, source: str | None = None, with_images: bool = True) -> Dataset:
     """Open the packed dataset, or read it from its source and pack it.
 
     Args:
         spec: the dataset.
         folder: where the packed dataset lies.
         source: where the data are, if not at the official place.
+        with_images: as for `open_dataset`.
 
     Raises:
         DataError: the source's data are damaged or incomplete; names the file, member or class.
@@ -139,7 +145,7 @@ def prepare(spec: DatasetSpec, folder: Path, source: str | None = None) -> Datas
     """
     if (folder / "manifest.json").exists():
         try:
-            return Dataset(spec, open_artifact(folder, "dataset", spec.identity()))
+            return Dataset(spec, open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS))
         except DataError as error:
             say(f"{error}\n{spec.title}: packing it again")
     reading = spec.read(source, folder.parent / ".downloads")

@@ -10,14 +10,13 @@ later crops lose the least.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from clipkd.data.ahead import ahead
 from clipkd.datasets import Reading, Split
 from clipkd.errors import DataError, InputError
 
@@ -70,20 +69,14 @@ def listing(folder: Path, pack_size: int) -> tuple[list[str], Split]:
 
 def decoded(paths: Iterable[Path], pack_size: int) -> Iterator[np.ndarray]:
     """Yield the images of `paths` in order, decoded by a few threads a little ahead of their use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(cores, MOST_THREADS)
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[np.ndarray]] = deque()
-        try:
-            for path in paths:
-                ahead.append(pool.submit(decode, path, pack_size))
-                if len(ahead) > 4 * threads:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+    threads = min(cores(), MOST_THREADS)
+    for _, image in ahead(lambda path: decode(path, pack_size), paths, threads, 4 * threads):
+        yield image
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode(path: Path, pack_size: int) -> np.ndarray:

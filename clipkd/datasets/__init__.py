@@ -17,6 +17,8 @@ from clipkd.registry import find, specs
 
 PROTOCOL = 1
 """Bumped when the packed arrays of an unchanged source change."""
+THUMBNAILS_PROTOCOL = 1
+"""Bumped when the thumbnails of an unchanged dataset change."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -92,6 +94,15 @@ class DatasetSpec:
             "validation_fraction": self.validation_fraction,
             "protocol": PROTOCOL,
         }
+
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether students train on random crops, which are cut from thumbnails of the packed images."""
+        return self.augmentation == "random-resized-crop"
+
+    def thumbnails_identity(self, side: int) -> Identity:
+        """Return what makes the thumbnails for students with an input of `side` pixels."""
+        return {"dataset": self.identity(), "side": side, "protocol": THUMBNAILS_PROTOCOL}
 
 
 def options_of(name: str, where: str, known: dict[str, str]) -> tuple[str, dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,14 @@ from torch import Tensor
 
 from clipkd import device as devices
 from clipkd.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
+from clipkd.data.boxes import random_boxes, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
-from clipkd.data.pixels import flipped, normalised, planes, square, unit
+from clipkd.data.held import Streamed
+from clipkd.data.pixels import flipped, normalised, unit
+from clipkd.data.resampling import resized
+from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
+from clipkd.embeddings.speed import gflop, matrix_peak
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
 from clipkd.embeddings.views import REPLAY_SEED, Sample, ViewSet
@@ -37,13 +42,6 @@ class Showing:
     boxes: np.ndarray | None = None
     """The region of each view: top, left, height, width, int32 [N, V, 4]; None: the whole image."""
 
-    def images(self, dataset: Dataset, places: slice | np.ndarray, view: int) -> list[np.ndarray]:
-        """Return one view of the images at `places`, cut to its boxes; not mirrored yet."""
-        images = [dataset.image(self.split, int(row)) for row in self.rows[places]]
-        if self.boxes is None:
-            return images
-        return [cut(image, box) for image, box in zip(images, self.boxes[places, view], strict=True)]
-
 
 def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
     """Return what the teacher is shown, stored array -> showing; labels decide, no pixel is read.
@@ -52,7 +50,7 @@ def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
         InputError: a class has fewer images than the sample asks for.
     """
     if views.replays:
-        return {"train": replayed(dataset, views.replays)}
+        return {"train": replayed(views, dataset)}
     if views.sample is None:
         flips = {"train": (False, True) if views.flips else (False,), "test": (False,)}
         counts = {split: len(dataset.labels(split)) for split in SPLITS}
@@ -63,28 +61,18 @@ def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
     generator = np.random.default_rng(views.sample.seed)
     rows = draw(dataset, views.sample, generator)
     mirrored = generator.random(len(rows)) < 0.5
-    boxes = None
-    if views.crop:
-        boxes = random_boxes(dataset, rows, 1, generator)
+    boxes = random_boxes(dataset.sizes("train")[rows], generator)[:, None] if views.crop else None
     return {"sample": Showing("train", rows, mirrored[:, None], boxes)}
 
 
-def replayed(dataset: Dataset, count: int) -> Showing:
-    """Return `count` random crops of each training image, mirrored at random: a pure function of the images' sizes."""
+def replayed(views: ViewSet, dataset: Dataset) -> Showing:
+    """Return random crops of each training image, mirrored at random: a pure function of the images' sizes."""
+    assert views.thumbnails is not None
     generator = np.random.default_rng(REPLAY_SEED)
-    rows = np.arange(len(dataset.train_labels))
-    flips = generator.random((len(rows), count)) < 0.5
-    return Showing("train", rows, flips, random_boxes(dataset, rows, count, generator))
-
-
-def random_boxes(dataset: Dataset, rows: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Return `count` random regions of each training image in `rows`, int32 [N, count, 4]."""
-    boxes = np.empty((len(rows), count, 4), dtype=np.int32)
-    for place, row in enumerate(rows):
-        size = dataset.size("train", int(row))
-        for view in range(count):
-            boxes[place, view] = random_box(*size, generator)
-    return boxes
+    sizes = thumbnail_sizes(dataset.sizes("train"), views.thumbnails)
+    flips = generator.random((len(sizes), views.replays)) < 0.5
+    boxes = np.stack([random_boxes(sizes, generator) for _ in range(views.replays)], axis=1)
+    return Showing("train", np.arange(len(sizes)), flips, boxes)
 
 
 def extract(
@@ -122,8 +110,14 @@ def extract(
         make_part(store, part, shown[part.array], dataset, teacher, batch_size, steps)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
-        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
+        share = passes * gflop(teacher.model, teacher.image_size) / (seconds * peak_of(teacher))
+        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second, {share:.0%} of a matrix product's speed")
     return join(store, planned, shown, dataset, teacher, batch_size) if shard[1] == 1 else None
+
+
+def peak_of(teacher: Teacher) -> float:
+    """Return the speed of a large matrix product where a teacher runs, in its precision, in GFLOP/s."""
+    return matrix_peak(teacher.device, getattr(torch, teacher.precision))
 
 
 def make_part(
@@ -135,19 +129,18 @@ def make_part(
     batch_size: int,
     steps: Iterator,
 ) -> None:
-    """Run the teacher over one part."""
+    """Run the teacher over one part, its images in the order of their place on the disk."""
     start, passes = time.perf_counter(), teacher.forward_passes
     vectors = np.empty((part.stop - part.start, showing.flips.shape[1], teacher.width), dtype=np.float32)
-    for places in part.batches(batch_size):
+    places = part.start + np.argsort(showing.rows[part.start : part.stop], kind="stable")
+    for here, said in looked_at(showing, places, store.views, dataset, teacher, batch_size):
         next(steps)
-        here = slice(places.start - part.start, places.stop - part.start)
-        for view in range(vectors.shape[1]):
-            images = showing.images(dataset, places, view)
-            vectors[here, view] = embed(images, showing.flips[places, view], store.views, teacher)
+        vectors[here - part.start] = said
     facts = {
         "seconds": time.perf_counter() - start,
         "forward_passes": teacher.forward_passes - passes,
         "device": devices.describe(teacher.device)["name"],
+        "peak_gflops": peak_of(teacher),
     }
     parts.save(store, part, dataset.content, vectors, facts)
 
@@ -168,10 +161,12 @@ def join(
                 write_array(draft, name, showing, [pair for pair in opened if pair[0].array == name], store, dataset)
             facts = [artifact.facts for _, artifact in opened]
             seconds, passes = sum(fact["seconds"] for fact in facts), sum(fact["forward_passes"] for fact in facts)
+            possible = sum(fact["seconds"] * fact["peak_gflops"] for fact in facts)
             draft.facts |= {
                 "forward_passes": passes,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(passes / seconds, 2),
+                "share_of_peak": round(passes * gflop(teacher.model, teacher.image_size) / possible, 3),
                 "device": "; ".join(sorted({fact["device"] for fact in facts})),
                 "teacher_parameters": teacher.parameters,
                 "teacher_weights_bytes": 4 * teacher.parameters,
@@ -237,66 +232,89 @@ def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np
     return np.concatenate(drawn)
 
 
-def random_box(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Return RandomResizedCrop's region of an image: top, left, height, width, in pixels.
+def looked_at(
+    showing: Showing, places: np.ndarray, views: ViewSet, dataset: Dataset, teacher: Teacher, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the places [B] of each batch and what the teacher says of every view of its images, float32 [B, V, D]."""
+    images = Streamed(dataset.images(showing.split), teacher.device)
+    batches = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
+    for here, flat, starts in images.over(batches, lambda here: showing.rows[here]):
+        sizes = images.sizes[showing.rows[here]]
+        said = np.empty((*showing.flips[here].shape, teacher.width), dtype=np.float32)
+        for view in range(said.shape[1]):
+            boxes = None if showing.boxes is None else showing.boxes[here, view].astype(np.int64)
+            shown = present(flat, starts, sizes, boxes, showing.flips[here, view], views, dataset, teacher)
+            said[:, view] = teacher.embed(shown).cpu().numpy()
+        if not np.isfinite(said).all():
+            raise DataError(
+                f"teacher '{teacher.spec.name}' gave an embedding that is not finite: are its weights damaged?"
+            )
+        yield here, said
 
-    Area 8 to 100 %, aspect ratio 3/4 to 4/3 on a logarithmic scale, ten tries, then the whole image:
-    the defaults of torchvision.transforms.RandomResizedCrop, C. Szegedy et al.,
-    https://arxiv.org/abs/1409.4842.
+
+def present(
+    flat: Tensor,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    boxes: np.ndarray | None,
+    flips: np.ndarray,
+    views: ViewSet,
+    dataset: Dataset,
+    teacher: Teacher,
+) -> Tensor:
+    """Return the teacher's input [B, 3, S, S]; the order of the steps is what tells view sets apart.
+
+    Args:
+        flat: pixels of the images, end to end, on the teacher's device.
+        starts: where in `flat` each image begins [B].
+        sizes: their heights and widths [B, 2].
+        boxes: the region of each that is shown [B, 4]; None: all of it.
+        flips: which are mirrored, bool [B].
+        views: how they are presented.
+        dataset: for the size of its images, where they have one.
+        teacher: for its input size and normalisation.
     """
-    for _ in range(10):
-        area = height * width * generator.uniform(0.08, 1.0)
-        ratio = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
-        cut_width, cut_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-        if 0 < cut_width <= width and 0 < cut_height <= height:
-            top = generator.integers(0, height - cut_height + 1)
-            left = generator.integers(0, width - cut_width + 1)
-            return int(top), int(left), cut_height, cut_width
-    return 0, 0, height, width
-
-
-def cut(image: np.ndarray, box: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return a region of an image [H, W, 3], at the image's own resolution."""
-    top, left, height, width = box
-    return image[top : top + height, left : left + width]
-
-
-def random_crop(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return a random region of an image, as `random_box` draws it."""
-    return cut(image, random_box(image.shape[0], image.shape[1], generator))
-
-
-def embed(images: list[np.ndarray], flips: np.ndarray, views: ViewSet, teacher: Teacher) -> np.ndarray:
-    """Return the class tokens [B, D], float32, of 8-bit images, presented as the view set says."""
-    inputs = present(images, torch.from_numpy(flips.copy()).to(teacher.device), views, teacher)
-    vectors = teacher.embed(inputs).cpu().numpy()
-    if not np.isfinite(vectors).all():
-        raise DataError(f"teacher '{teacher.spec.name}' gave an embedding that is not finite: are its weights damaged?")
-    return vectors
-
-
-def present(images: list[np.ndarray], flips: Tensor, views: ViewSet, teacher: Teacher) -> Tensor:
-    """Return the teacher's input [B, 3, S, S]; the order of the steps is what tells view sets apart."""
+    mirrored = torch.from_numpy(flips).to(teacher.device)
     if views.resize == "image":
         # The 8-bit image is resized (and rounded), then flipped, then normalised.
-        pixels = flipped(stacked(images, teacher.image_size, teacher.device), flips)
+        pixels = unit(flipped(resized(flat, starts, sizes, teacher.image_size, boxes), mirrored))
         return normalised(pixels, views.mean or teacher.mean, views.std or teacher.std)
-    if views.is_own and not views.crop:
-        # Images of one shape together, else one by one: the processor may keep an image's shape until it crops.
-        pieces = [unit(planes(image[None])).to(teacher.device) for image in images]
-        marks = flips[:, None]
-        if len({image.shape for image in images}) == 1:
-            pieces, marks = [torch.cat(pieces)], flips[None]
-        return torch.cat([teacher.present(flipped(*pair), None, None) for pair in zip(pieces, marks, strict=True)])
-    # Flipped and normalised at its own size (or the student's), then resized as a tensor.
-    size = views.source_size or images[0].shape[0]
-    # Crops are brought to the teacher's size at once, as for a live teacher, whatever size a batch of them has.
-    is_even = not views.replays and all(image.shape[:2] == (size, size) for image in images)
-    is_square = is_even or views.source_size is not None
-    pixels = flipped(stacked(images, size if is_square else teacher.image_size, teacher.device), flips)
-    return teacher.present(pixels, views.mean or teacher.mean, views.std or teacher.std)
+    if views.is_own and boxes is None:
+        return as_processed(flat, starts, sizes, flips, teacher)
+    # Flipped and normalised at its own size (or the student's), then resized as a tensor. What has no size that all
+    # share is brought to the teacher's as an 8-bit image, as for a live teacher.
+    own = dataset.spec.image_size if boxes is None else None
+    size = views.source_size or own or teacher.image_size
+    if views.thumbnails is not None and boxes is not None:
+        small = thumbnail_sizes(sizes, views.thumbnails)
+        if views.source_size is not None:
+            flat, starts = shrunk(flat, starts, sizes, views.thumbnails)
+            sizes = small
+        else:
+            boxes = scaled(boxes, small, sizes)
+    mean, std = views.mean or teacher.mean, views.std or teacher.std
+    return teacher.present(unit(flipped(resized(flat, starts, sizes, size, boxes), mirrored)), mean, std)
 
 
-def stacked(images: list[np.ndarray], size: int, device: torch.device) -> Tensor:
-    """Return 8-bit images, resized to a square, as float pixels [B, 3, size, size] in [0, 1]."""
-    return unit(planes(np.stack([square(image, size) for image in images])).to(device))
+def as_processed(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, flips: np.ndarray, teacher: Teacher) -> Tensor:
+    """Return whole images [B, 3, S, S] as the teacher's image processor presents them, those of a shape together."""
+    shapes = [(int(height), int(width)) for height, width in sizes]
+    shown = torch.empty(len(shapes), 3, teacher.image_size, teacher.image_size, device=flat.device)
+    for height, width in dict.fromkeys(shapes):
+        here = [place for place, shape in enumerate(shapes) if shape == (height, width)]
+        images = [flat[starts[place] : starts[place] + height * width * 3].view(height, width, 3) for place in here]
+        pixels = unit(torch.stack(images).permute(0, 3, 1, 2))
+        marks = torch.from_numpy(flips[here]).to(flat.device)
+        shown[here] = teacher.present(flipped(pixels, marks), None, None)
+    return shown
+
+
+def shrunk(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, side: int) -> tuple[Tensor, np.ndarray]:
+    """Return images as thumbnails: pixels that lie end to end, and where each image begins."""
+    pixels = flat.cpu().numpy()
+    images = [
+        thumbnail(pixels[start : start + height * width * 3].reshape(height, width, 3), side).ravel()
+        for start, (height, width) in zip(starts.tolist(), sizes.tolist(), strict=True)
+    ]
+    lengths = np.array([len(image) for image in images])
+    return torch.from_numpy(np.concatenate(images)).to(flat.device), lengths.cumsum() - lengths

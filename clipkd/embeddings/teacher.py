@@ -16,6 +16,8 @@ from clipkd.data.pixels import enlarged, normalised
 from clipkd.embeddings.checkpoint import check_weights
 from clipkd.embeddings.families import FAMILIES, POOLER, Family
 from clipkd.embeddings.processor import Processor, processor
+from clipkd.embeddings.speed import speed_up
+from clipkd.embeddings.views import Precision
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.teachers import TeacherSpec
 
@@ -31,6 +33,8 @@ class Teacher:
     family: Family
     processor: Processor
     device: torch.device
+    precision: Precision = "float32"
+    """`float16` and `bfloat16`: matrix products and attention in it, normalisation and softmax in float32."""
     forward_passes: int = 0
     """Images that went through the model."""
 
@@ -62,7 +66,9 @@ class Teacher:
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the embeddings [B, D], float32, of images [B, 3, S, S] that are normalised already."""
         self.forward_passes += len(inputs)
-        outputs = self.model(pixel_values=enlarged(inputs, self.image_size))
+        kind, is_reduced = getattr(torch, self.precision), self.precision != "float32"
+        with torch.autocast(self.device.type, dtype=kind if is_reduced else None, enabled=is_reduced):
+            outputs = self.model(pixel_values=enlarged(inputs, self.image_size))
         return pooled(outputs, self.spec.output, self.family.tokens(self.model.config)).float()
 
     def present(self, pixels: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
@@ -89,7 +95,7 @@ def pooled(outputs: Any, output: str, tokens: int) -> Tensor:
     return hidden[:, 0] if output == "cls" else hidden[:, tokens:].mean(dim=1)
 
 
-def load(spec: TeacherSpec, folder: Path, device: torch.device) -> Teacher:
+def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Precision = "float32") -> Teacher:
     """Load the teacher artefact in `folder`, accepting nothing but the weights it should have.
 
     transformers fills a missing or mis-shaped weight with random numbers and only warns; here each
@@ -117,7 +123,9 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device) -> Teacher:
         model = model.to(device)
     except torch.OutOfMemoryError:
         raise MachineError(f"teacher '{spec.name}' does not fit the memory of {device}") from None
-    return Teacher(spec, model, head, family, shown, device)
+    class_token_only = spec.output != "mean" and family.has_class_token
+    speed_up(model, spec.title, precision == "float32", class_token_only)
+    return Teacher(spec, model, head, family, shown, device, precision)
 
 
 def family_of(spec: TeacherSpec, config: dict[str, Any]) -> Family:

@@ -15,10 +15,13 @@ from clipkd.recipes import Recipe
 from clipkd.students import NetworkSpec
 from clipkd.teachers import Output, TeacherSpec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Bumped when the embeddings of an unchanged view set change."""
 
 REPLAY_SEED = 0
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
 
 POOLING = {
     "cls": "last layer's class token, before any pooler",
@@ -60,6 +63,8 @@ class ViewSet:
     """The sample's images are cropped at random (RandomResizedCrop), drawn by its seed."""
     replays: int = 0
     """Training images only, each in so many views, cropped and mirrored at random by REPLAY_SEED, to be replayed."""
+    thumbnails: int | None = None
+    """Replays: side of the thumbnails, in pixels, in which the boxes are drawn (the student's input)."""
     output: Output = "cls"
     """What is taken of the teacher."""
 
@@ -117,6 +122,7 @@ def replay_views(
         sample=None,
         crop=True,
         replays=count,
+        thumbnails=student.image_size,
         output=teacher.output,
     )
 
@@ -141,15 +147,27 @@ def normalisation(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec) ->
     return {"mean": source.mean, "std": source.std}
 
 
-def embeddings_identity(dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet | Prompts, dtype: str) -> Identity:
+def embeddings_identity(
+    dataset: DatasetSpec,
+    teacher: TeacherSpec,
+    views: ViewSet | Prompts,
+    dtype: str,
+    precision: Precision = "float32",
+) -> Identity:
     """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
     return {
         "dataset": dataset.identity(),
         "teacher": teacher.identity(),
+        **reduced(precision),
         "views": views.identity(),
         "dtype": dtype,
         "protocol": PROTOCOL,
     }
+
+
+def reduced(precision: Precision) -> Identity:
+    """Return what a reduced precision adds to an identity; nothing in float32."""
+    return {} if precision == "float32" else {"precision": precision}
 
 
 def prototypes_identity(embeddings: Identity, form: str) -> Identity:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from clipkd.data.dataset import Dataset
+from clipkd.data.held import held
 from clipkd.errors import DataError
 from clipkd.recipes import Recipe
 from clipkd.runs import State, load_student
 from clipkd.students import NetworkSpec
-from clipkd.training.batches import Cropped, Resident
+from clipkd.training.batches import evaluation
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.heads import Heads, Widths
 from clipkd.training.loop import EVALUATION_BATCH
@@ -62,6 +64,6 @@ def evaluate_file(path: Path, dataset: Dataset, spec: NetworkSpec, recipe: Recip
     told, there = student.classifier.out_features, len(dataset.classes)
     if told != there:
         raise DataError(f"{path} tells {told} classes apart, {dataset.spec.title} has {there}")
-    source = Resident if dataset.spec.image_size is not None else Cropped
-    batches = source(dataset, dataset.training, spec.image_size, None, device)  # type: ignore[arg-type]
-    return evaluate(student, batches.evaluation("test", None, EVALUATION_BATCH), recipe)
+    images, labels = held(dataset.images("test"), device, dataset.spec.title), dataset.test_labels
+    rows = np.arange(len(labels))
+    return evaluate(student, evaluation(images, rows, labels, dataset.spec, spec.image_size, EVALUATION_BATCH), recipe)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from clipkd.training.linear import Linear
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAXIMUM_LOGIT_SCALE = math.log(100)
@@ -23,9 +25,9 @@ class Outputs:
     """What a student makes of a batch."""
 
     embedding: Tensor
-    """What the classifier sees of an image [B, W]."""
+    """What the classifier sees of an image [..., B, W]."""
     logits: Tensor
-    """Class scores before any softmax [B, C]."""
+    """Class scores before any softmax [..., B, C]."""
 
 
 class Meeting(Protocol):
@@ -55,6 +57,8 @@ class Heads(nn.Module):
 
     cluster_projection: nn.Linear
     logit_scale: nn.Parameter
+    generators: Sequence[torch.Generator | None] = (None,)
+    """What draws dropout in training, where the body lets it be chosen; None: the process's own generator."""
     has_batch_norm = False
     """Whether the body keeps statistics of its batches."""
 
@@ -70,7 +74,7 @@ class Heads(nn.Module):
             learnable_scale: adds CLIP's `logit_scale`.
         """
         self.projection = projection
-        self.classifier = nn.Linear(width, classes)
+        self.classifier = Linear(width, classes)
         self.teachers = len(target_width) if isinstance(target_width, tuple) else 1
         if isinstance(target_width, tuple):
             self.cluster_projections = nn.ModuleList(linear(width, one, projection) for one in target_width)

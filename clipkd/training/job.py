@@ -11,13 +11,16 @@ import torch
 from clipkd.artifacts import Artifact, open_artifact
 from clipkd.cells import Cell
 from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
+from clipkd.embeddings.views import reduced
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity
 from clipkd.layout import Layout
 from clipkd.training import PROTOCOL
-from clipkd.training.batches import Batches, Cropped, Resident
+from clipkd.training.batches import Batches, Cropped, Mirrored
+from clipkd.training.precision import Precision
 from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Several, Signal, Stored, linear
 
 
@@ -29,6 +32,8 @@ class Hyperparameters:
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = 0.1
+    precision: Precision = "fp32"
+    """Of the students' matrix products; never `auto`: what it stood for is a part of what makes the run."""
 
 
 @dataclass
@@ -41,7 +46,10 @@ class Job:
     device: torch.device
     dataset: Dataset
     inputs: dict[str, Any] = field(default_factory=dict)
-    """Identity of each artefact that the teacher's signal comes from; of several teachers, by teacher."""
+    """Identity of each artefact beside the dataset that the run reads: thumbnails, and the teacher's signal (of several
+    teachers, by teacher)."""
+    thumbnails: Thumbnails | None = None
+    """What the student sees of a dataset that it is shown in random crops."""
     ranks: int = 1
     """Processes that train the student together: each draws dropout of its own."""
 
@@ -71,9 +79,14 @@ def names(cell: Cell) -> dict[str, Any]:
 
 
 def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
-    """Open a cell's dataset; `open_signal` then adds the teacher's part."""
-    dataset = open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec))
-    return Job(cell, numbers, layout, device, dataset, ranks=ranks)
+    """Open what a cell's student sees; `open_signal` then adds the teacher's part."""
+    spec = cell.dataset_spec
+    dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails)
+    job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
+    if spec.has_thumbnails:
+        folder, identity = layout.thumbnails(spec, cell.student_spec.image_size)
+        job.thumbnails = open_thumbnails(open_part(job, "thumbnails", folder, identity))
+    return job
 
 
 def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
@@ -128,8 +141,8 @@ def open_signal(job: Job) -> Signal:
         return Scored(vectors, linear(head.array("weight"), head.array("bias"), device), device)
     spec = cell.teacher_spec
     assert spec is not None
-    teacher = load(spec, job.layout.teacher(spec), device)
-    job.inputs["teacher"] = spec.identity()
+    teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
+    job.inputs["teacher"] = spec.identity() | reduced(job.layout.precision)
     layer = None
     if asked == "scores":
         head = open_part(job, "head", *embeddings.head())
@@ -144,12 +157,13 @@ def open_batches(job: Job, signal: Signal) -> Batches:
     cell, dataset = job.cell, job.dataset
     hold_out = cell.recipe_spec.selection == "validation"
     rows = dataset.training if hold_out else torch.arange(len(dataset.train_labels)).numpy()
-    size = cell.student_spec.image_size
     native = signal.teacher is not None and cell.recipe_spec.teacher_view == "native"
-    if dataset.spec.augmentation == "flip":
-        return Resident(dataset, rows, size, native, job.device)
+    if job.thumbnails is None:
+        return Mirrored(dataset, rows, cell.student_spec.image_size, native, job.device)
     side = signal.teacher.image_size if native and signal.teacher else None
-    return Cropped(dataset, rows, size, side, job.device, replay_of(job))
+    if side is not None:
+        dataset = open_dataset(dataset.spec, dataset.artifact.path)  # the large images' bytes are checked too
+    return Cropped(dataset, job.thumbnails, rows, side, job.device, replay_of(job))
 
 
 def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:

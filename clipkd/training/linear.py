@@ -2,7 +2,7 @@
 
 torch multiplies matrices with MKL, which is slow on CPUs that are not Intel's. oneDNN, which torch also
 carries, is not: a layer of the student takes about half the time there (docs/performance.md). Elsewhere,
-in float64 and on a GPU this is `F.linear`.
+in float64 and on a GPU this is `F.linear`; for S students at once it is one batched product.
 """
 
 from __future__ import annotations
@@ -34,22 +34,31 @@ class OneDNN(torch.autograd.Function):
     """y = x W^T + b, with the gradients written out: dx = dy W, dW = dy^T x, db = sum of dy."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
         return product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         dy = dy.contiguous()
         dx = product(dy, weight.t().contiguous()) if ctx.needs_input_grad[0] else None
         rows, inputs = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
-        return dx, product(rows.t().contiguous(), inputs.t().contiguous()), rows.sum(dim=0)
+        db = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return dx, product(rows.t().contiguous(), inputs.t().contiguous()), db
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return x [..., I] times weight [O, I] transposed, plus bias [O]."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and is_faster_here():
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x [..., I] times weight [O, I] transposed, plus bias [O].
+
+    For S students: x [S, ..., I], weight [S, O, I], bias [S, O].
+    """
+    if weight.ndim == 3:
+        rows, matrices = x.flatten(1, -2), weight.transpose(1, 2)
+        y = torch.bmm(rows, matrices) if bias is None else torch.baddbmm(bias[:, None], rows, matrices)
+        return y.unflatten(1, x.shape[1:-1])
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if is_plain and is_faster_here():
         return OneDNN.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import resource
 import signal as signals
-import statistics
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,30 +16,33 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from clipkd import device as devices
+from clipkd import progress
 from clipkd.artifacts import read_json
-from clipkd.embeddings.zero_shot import zero_shot
-from clipkd.errors import DataError, InputError, MachineError
+from clipkd.errors import ClipkdError, DataError, InputError, MachineError
 from clipkd.fingerprint import digest, fingerprint
+from clipkd.methods import Losses
 from clipkd.progress import say
 from clipkd.runs import FAILED, RunFolder
 from clipkd.training.batches import Batch, Batches
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.finite import Guard
+from clipkd.training.group import advance
 from clipkd.training.heads import Heads, Outputs
 from clipkd.training.interruption import Interruption
-from clipkd.training.job import Job, names, open_batches, open_signal
-from clipkd.training.nearest import nearest_prototype
+from clipkd.training.job import Job, open_batches, open_signal
 from clipkd.training.network import build_student
-from clipkd.training.objective import objective
-from clipkd.training.optimiser import adamw, learning_rate
+from clipkd.training.optimiser import adamw, learning_rate, set_rate, settle
+from clipkd.training.outcome import cost, metrics
 from clipkd.training.ranks import Ranks
-from clipkd.training.signals import Prototypes, Signal
+from clipkd.training.signals import Signal
 
 SECONDS_BETWEEN_SAVES = 60.0
 SHARE_FOR_SAVES = 0.02
 """Of the training time, at most: where a save takes long, saves are rarer."""
 EVALUATION_BATCH = 500
+
+Outcome = dict[str, Any] | ClipkdError
+"""A run's metrics, or why it failed."""
 
 
 @dataclass
@@ -75,27 +77,63 @@ def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> dict[str, 
         MachineError: the device's memory or the disk does not suffice; another process writes this run.
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and the training is saved.
     """
-    signal, ranks = open_signal(job), ranks or Ranks()
-    try:
-        with folder.held() if ranks.is_first else nullcontext(), Interruption() as interruption:
-            (is_finished,) = ranks.most(ranks.is_first and folder.finished(job.identity))
-            if is_finished:
-                say(f"{folder.path} holds the complete result of this run: nothing to do")
-                return read_json(folder.path / "metrics.json")
-            return Run(job, folder, signal, open_batches(job, signal), interruption, ranks).train()
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(job, error) from None
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise out_of_memory(job, error) from None
-        raise
+    (outcome,) = train_together([(job, folder)], ranks)
+    if isinstance(outcome, ClipkdError):
+        raise outcome
+    return outcome
 
 
-def out_of_memory(job: Job, error: Exception) -> MachineError:
-    """Return what to tell the user where memory ran out."""
+def train_together(pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None = None) -> list[Outcome]:
+    """Train several jobs' students side by side; return each one's metrics, or why it failed.
+
+    All have the dataset, recipe, student's size and hyperparameters of the first. One that fails does not stop
+    the others.
+
+    Raises:
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and every training is saved.
+    """
+    ranks = ranks or Ranks()
+    outcomes: dict[int, Outcome] = {}
+    runs: dict[int, Run] = {}
+    batches: Batches | None = None
+    with ExitStack() as stack, Interruption() as interruption:
+        for number, (job, folder) in enumerate(pairs):
+            try:
+                signal = open_signal(job)
+                if ranks.is_first:
+                    stack.enter_context(folder.held())
+                (is_finished,) = ranks.most(ranks.is_first and folder.finished(job.identity))
+                if is_finished:
+                    say(f"{folder.path} holds the complete result of this run: nothing to do")
+                    outcomes[number] = read_json(folder.path / "metrics.json")
+                    continue
+                batches = batches or open_batches(job, signal)  # whoever trains side by side sees the same images
+                runs[number] = Run(job, folder, signal, batches, interruption, ranks)
+            except ClipkdError as error:
+                outcomes[number] = error
+            except RuntimeError as error:
+                outcomes[number] = out_of_memory(job, error)
+        try:
+            for run in runs.values():
+                stack.callback(run.end)
+                run.begin()
+            advance(list(runs.values()), interruption)
+        except RuntimeError as error:
+            lack = out_of_memory(pairs[0][0], error)
+            outcomes |= {number: lack for number, run in runs.items() if not run.result}
+    for number, run in runs.items():
+        outcomes.setdefault(number, run.failure or run.result)
+    return [outcomes[number] for number in range(len(pairs))]
+
+
+def out_of_memory(job: Job, error: RuntimeError) -> MachineError:
+    """Return what to tell the user where memory ran out; raise any other error."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        raise error
     first = str(error).splitlines()[0]
     return MachineError(
-        f"out of memory on {job.device} with batch size {job.numbers.batch_size}: take a smaller --batch-size ({first})"
+        f"out of memory on {job.device} with batch size {job.numbers.batch_size}: take a smaller --batch-size, or "
+        f"fewer students at once ({first})"
     )
 
 
@@ -124,13 +162,22 @@ class Run:
             raise InputError(
                 f"student '{self.cell.student}' keeps batch statistics, which differ between processes: train it in one"
             )
-        if self.ranks.count > 1:  # the same weights everywhere, but dropout of its own in each rank
-            torch.manual_seed(int(digest([self.cell.seed, self.ranks.rank])[:15], 16))
         self.optimiser = adamw(self.student, self.numbers, self.recipe)
         self.generator = torch.Generator().manual_seed(self.cell.seed)
+        # Dropout, and what a signal draws: the run's own, so that it is the same beside other runs as alone.
+        noise = int(digest([self.cell.seed, self.ranks.rank])[:15], 16)
+        self.noise = torch.Generator(job.device).manual_seed(noise)
+        torch.manual_seed(noise)  # for students that draw from the process's generator
+        self.student.generators = [self.noise]
+        self.signal.draw_by(self.noise)
+        self.student.train()
         self.steps_per_epoch = self.count_steps()
-        self.epoch = self.next_epoch(1)
+        self.epoch = Epoch(1, self.generator.get_state())
         self.guard = Guard(self.optimiser, job.device)
+        self.companions = 1
+        self.board: SummaryWriter | None = None
+        self.failure: ClipkdError | None = None
+        self.result: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.seconds: list[float] = []
         self.passes = 0
@@ -147,72 +194,68 @@ class Run:
             return self.batches.count // size
         return math.ceil(self.batches.count / size)
 
-    def train(self) -> dict[str, Any]:
-        """Train from the beginning or from the saved state, then measure and write the results."""
-        if not self.resume() and self.ranks.is_first:
-            self.folder.start(self.job.settings(), self.job.device)
-        is_first = self.ranks.is_first
-        with SummaryWriter(self.folder.path, purge_step=self.epoch.number) if is_first else nullcontext() as board:
-            while self.epoch.number <= self.numbers.epochs:
-                self.steps()
-                self.close_epoch(board)
-        metrics, cost = self.metrics(), self.cost()
-        if is_first:
-            self.folder.finish(self.selected_student, self.history, cost, metrics, self.job.identity)
-        last, selected = metrics["last"]["test"]["top1"], metrics["selected"]["test"]["top1"]
-        self.say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
-        return metrics
-
-    def say(self, message: str) -> None:
-        """Say it once, whatever the number of ranks."""
+    def begin(self) -> None:
+        """Go on from the saved state, or begin."""
+        is_resumed = self.resume()
         if self.ranks.is_first:
-            say(message)
+            if not is_resumed:
+                self.folder.start(self.job.settings(), self.job.device)
+            self.board = SummaryWriter(self.folder.path, purge_step=self.epoch.number)
 
-    def next_epoch(self, number: int) -> Epoch:
-        """Return an epoch that is to begin now."""
-        return Epoch(number, self.generator.get_state())
+    def end(self) -> None:
+        """Close what is open."""
+        if self.board is not None:
+            self.board.close()
 
-    def steps(self) -> None:
-        """Take the steps that are left of the epoch; save at the edge of one, where it is time or a signal came."""
-        method, student, epoch = self.cell.method, self.student, self.epoch
-        total_steps = self.steps_per_epoch * self.numbers.epochs
-        begin = (epoch.number - 1) * self.steps_per_epoch
-        self.guard = Guard(self.optimiser, self.job.device)
-        self.generator.set_state(epoch.order)
-        start, passes = time.perf_counter() - epoch.seconds, self.teacher_passes() - epoch.passes
-        for batch in self.batches.epoch(
-            self.numbers.batch_size, self.recipe.drop_last, self.generator, start=epoch.step
-        ):
-            epoch.rate = learning_rate(begin + epoch.step, total_steps, self.numbers, self.recipe)
-            for group in self.optimiser.param_groups:
-                group["lr"] = epoch.rate
-            told = self.told(batch)
-            parts = objective(method, student, self.outputs(batch), batch.labels, told, self.recipe)
-            self.optimiser.zero_grad()
-            parts["loss"].backward()
-            self.ranks.average(student.parameters())
-            self.guard.look(parts["loss"], student.parameters(), epoch.step)
-            self.optimiser.step()
-            for part, value in parts.items():
-                total = epoch.totals.get(part, torch.zeros((), device=value.device))
-                epoch.totals[part] = total + value.detach() * len(batch.labels)
-            epoch.count += len(batch.labels)
-            epoch.step += 1
-            epoch.passes = self.teacher_passes() - passes
-            if self.is_interrupted_or_due():
-                epoch.seconds = time.perf_counter() - start
-                self.save()
-                start = time.perf_counter() - epoch.seconds  # saving is no training
-        self.check_finite()
-        epoch.seconds = time.perf_counter() - start
+    @property
+    def is_going_on(self) -> bool:
+        """Whether epochs are left, and the run has not failed."""
+        return self.epoch.number <= self.numbers.epochs and self.failure is None
 
-    def outputs(self, batch: Batch) -> Outputs:
-        """Return what the student makes of the whole batch, of which each rank computes its part."""
+    @property
+    def position(self) -> tuple[int, int]:
+        """The epoch, from 1, and the steps taken in it."""
+        return self.epoch.number, self.epoch.step
+
+    def rest_of_epoch(self) -> Iterator[Batch]:
+        """Yield the batches of the epoch that are left."""
+        self.guard.reset(self.epoch.step)
+        self.generator.set_state(self.epoch.order)
+        numbers = self.numbers
+        return self.batches.epoch(numbers.batch_size, self.recipe.drop_last, self.generator, start=self.epoch.step)
+
+    def before_step(self) -> None:
+        """Set the next step's learning rate."""
+        total = self.steps_per_epoch * self.numbers.epochs
+        step = (self.epoch.number - 1) * self.steps_per_epoch + self.epoch.step
+        self.epoch.rate = learning_rate(step, total, self.numbers, self.recipe)
+        set_rate(self.optimiser, self.epoch.rate)
+
+    def update(self, parts: Losses, count: int) -> None:
+        """Take the optimiser's step for gradients that are there; keep the losses of `count` images.
+
+        A part of what a GPU replays: nothing here may wait for it, or leave numbers at another place.
+        """
+        self.ranks.average(self.student.parameters())
+        self.guard.look(parts["loss"], self.student.parameters())
+        self.optimiser.step()
+        for part, value in parts.items():
+            total = self.epoch.totals.setdefault(part, torch.zeros((), device=value.device))
+            total.add_(value.detach() * count)
+
+    def after_step(self, count: int, passes: int) -> None:
+        """Note that a step on `count` images was taken; `passes` of them went through a teacher."""
+        self.epoch.count += count
+        self.epoch.step += 1
+        self.epoch.passes += passes
+
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """Return what the student makes of the whole batch [B, 3, S, S], of which each rank computes its part."""
         if self.ranks.count == 1:
-            return self.student(batch.inputs)
-        count = len(batch.labels)
-        part = self.student(batch.inputs[self.ranks.share(count)])
-        return Outputs(self.ranks.gathered(part.embedding, count), self.ranks.gathered(part.logits, count))
+            return self.student(inputs)
+        part = self.student(inputs[self.ranks.share(len(inputs))])
+        gathered = (self.ranks.gathered(value, len(inputs)) for value in (part.embedding, part.logits))
+        return Outputs(*gathered)
 
     def told(self, batch: Batch) -> Tensor | tuple[Tensor, ...] | None:
         """Return the teacher's signal of the whole batch; a live teacher looks at each rank's part."""
@@ -222,8 +265,15 @@ class Run:
         assert isinstance(part, Tensor)
         return self.ranks.gathered(part, len(batch.labels))
 
-    def close_epoch(self, board: SummaryWriter | None) -> None:
+    def say(self, message: str) -> None:
+        """Say it once, whatever the number of ranks."""
+        if self.ranks.is_first:
+            say(message)
+
+    def close_epoch(self) -> None:
         """Evaluate after an epoch's last step, keep the student if it is the best so far, begin the next epoch."""
+        if not self.is_finite():
+            return
         epoch = self.epoch
         score = self.score_selection()
         means = {part: total.item() / epoch.count for part, total in epoch.totals.items()}
@@ -237,16 +287,27 @@ class Run:
         if not self.selected or score["top1"] > self.selected["score"]["top1"]:
             self.selected = {"epoch": epoch.number, "score": score}
             self.selected_student = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
-        if board is not None:
-            board.add_scalar("Train loss", means["loss"], epoch.number)
-            board.add_scalar("Val loss", score["loss"], epoch.number)
-            board.add_scalar("Val acc.", score["top1"], epoch.number)
+        if self.board is not None:
+            self.board.add_scalar("Train loss", means["loss"], epoch.number)
+            self.board.add_scalar("Val loss", score["loss"], epoch.number)
+            self.board.add_scalar("Val acc.", score["top1"], epoch.number)
+        who = f"{self.cell.folder}: " if self.companions > 1 or progress.is_one_of_several else ""
         if epoch.number % max(1, self.numbers.epochs // 20) == 0 or epoch.number == 1 or sys.stderr.isatty():
             self.say(
-                f"epoch {epoch.number}/{self.numbers.epochs}: train loss {means['loss']:.4f}, {self.recipe.selection} "
-                f"loss {score['loss']:.4f}, top-1 {score['top1']:.1%}, {epoch.seconds:.1f} s"
+                f"{who}epoch {epoch.number}/{self.numbers.epochs}: train loss {means['loss']:.4f}, "
+                f"{self.recipe.selection} loss {score['loss']:.4f}, top-1 {score['top1']:.1%}, {epoch.seconds:.1f} s"
             )
-        self.epoch = self.next_epoch(epoch.number + 1)
+        for total in epoch.totals.values():
+            total.zero_()  # in place, where a replayed step adds to it
+        self.epoch = Epoch(epoch.number + 1, self.generator.get_state(), totals=epoch.totals)
+
+    def finish(self) -> None:
+        """Measure, and write the results."""
+        self.result = metrics(self)
+        if self.ranks.is_first:
+            self.folder.finish(self.selected_student, self.history, cost(self), self.result, self.job.identity)
+        last, selected = self.result["last"]["test"]["top1"], self.result["selected"]["test"]["top1"]
+        self.say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
 
     def is_interrupted_or_due(self) -> bool:
         """Return whether a signal came to any rank, or the last save is long enough ago; all ranks agree."""
@@ -258,12 +319,9 @@ class Run:
         return bool(number or due)
 
     def save(self) -> None:
-        """Save the training at the edge of a step; stop it where a signal asked for that.
-
-        Raises:
-            Interrupted: a signal came.
-        """
-        self.check_finite()
+        """Save the training at the edge of a step."""
+        if not self.is_finite():
+            return
         start = time.monotonic()
         step = (self.epoch.number - 1) * self.steps_per_epoch + self.epoch.step
         state = self.state()
@@ -272,20 +330,16 @@ class Run:
         self.ranks.wait()
         self.saved = time.monotonic()
         self.seconds_of_save = self.saved - start
-        if self.interruption.signal:
-            raise self.interruption.error(
-                f"{self.cell.folder} is saved at epoch {self.epoch.number}, step {self.epoch.step} of "
-                f"{self.steps_per_epoch}; the same command goes on from there"
-            )
 
-    def check_finite(self) -> None:
-        """Raise DataError where the loss or a gradient was not finite in a step of the epoch; marks the run as failed.
+    def is_finite(self) -> bool:
+        """Return whether loss and gradients were finite in every step of the epoch; a run where not has failed.
 
-        Before each save: what follows such a step is no state to go on from.
+        Asked before each save: what follows such a step is no state to go on from.
         """
         bad = self.guard.first_bad()
-        if bad is not None:
-            raise self.not_finite(self.epoch.number, bad, self.epoch.order)
+        if bad is not None and self.failure is None:
+            self.failure = self.not_finite(self.epoch.number, bad, self.epoch.order)
+        return self.failure is None
 
     def not_finite(self, number: int, step: int, order: Tensor) -> DataError:
         """Mark the run as failed; return what to tell the user. `order`: the generator's state before the epoch."""
@@ -311,74 +365,16 @@ class Run:
 
     def score(self, part: str) -> Score:
         """Return the student's score on the test split or on the rows held out for validation."""
+        return evaluate(self.student, self.evaluation(part), self.recipe, self.ranks)
+
+    def evaluation(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and labels of the test split or of the rows held out for validation."""
         split, rows = ("test", None) if part == "test" else ("train", self.job.dataset.validation)
-        return evaluate(self.student, self.batches.evaluation(split, rows, EVALUATION_BATCH), self.recipe, self.ranks)  # type: ignore[arg-type]
-
-    def score_prototypes(self) -> dict[str, float] | None:
-        """Return the student's test accuracy by its nearest class prototype; None without prototypes."""
-        batches = self.batches.evaluation("test", None, EVALUATION_BATCH)
-        return nearest_prototype(self.student, batches, self.signal, self.recipe)
-
-    def zero_shot(self) -> dict[str, Any] | None:
-        """Return the test accuracy of a CLIP teacher's own two towers; None where the teacher is no text tower."""
-        if not isinstance(self.signal, Prototypes) or self.cell.method.control_of:
-            return None
-        return zero_shot(self.cell, self.job.layout, self.job.dataset, self.signal.prototypes.cpu().numpy())
-
-    def metrics(self) -> dict[str, Any]:
-        """Return the run's results. The test split is measured here; with `selection: test` it also chose."""
-        held_out = self.recipe.selection == "validation"
-        last = {
-            "epoch": len(self.history),
-            "test": self.score("test"),
-            "validation": self.score("validation") if held_out else None,
-            "nearest_prototype": self.score_prototypes(),
-        }
-        end = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
-        self.student.load_state_dict(self.selected_student)
-        selected = {
-            "epoch": self.selected["epoch"],
-            "by": self.recipe.selection,
-            "test": self.score("test"),
-            "validation": self.selected["score"] if held_out else None,
-            "nearest_prototype": self.score_prototypes(),
-        }
-        self.student.load_state_dict(end)
-        return {
-            "fingerprint": self.fingerprint,
-            "identity": self.job.identity,
-            "cell": names(self.cell),
-            "epochs": self.numbers.epochs,
-            "classes": len(self.job.dataset.classes),
-            "train_images": self.batches.count,
-            "student_parameters": self.student_parameters(),
-            "last": last,
-            "selected": selected,
-            "zero_shot": self.zero_shot(),
-        }
+        return self.batches.evaluation(split, rows, EVALUATION_BATCH)  # type: ignore[arg-type]
 
     def student_parameters(self) -> int:
         """Return the number of the student's parameters."""
         return sum(parameter.numel() for parameter in self.student.parameters())
-
-    def cost(self) -> dict[str, Any]:
-        """Return what the run cost. Weights-only memory, fp32, is the paper's measure."""
-        images = self.steps_per_epoch * self.numbers.batch_size if self.recipe.drop_last else self.batches.count
-        teacher_bytes = 4 * self.signal.teacher.parameters if self.signal.teacher else 0
-        student_bytes = 4 * self.student_parameters()
-        on_gpu = self.job.device.type == "cuda"
-        source = "none" if self.cell.method.signal == "nothing" else self.cell.teacher_source
-        return {
-            "device": devices.describe(self.job.device),
-            "seconds_per_epoch": [round(seconds, 4) for seconds in self.seconds],
-            "images_per_second": round(images / statistics.median(self.seconds), 2),
-            "images_per_epoch": images,
-            "teacher": {"source": source, "forward_passes": self.passes, "weights_bytes": teacher_bytes},
-            "student_weights_bytes": student_bytes,
-            "weights_bytes": student_bytes + teacher_bytes,
-            "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_process_memory(),
-            "peak_memory_of": "cuda" if on_gpu else "process",
-        }
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on."""
@@ -386,7 +382,7 @@ class Run:
             "student": self.student.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "torch": self.ranks.all_of(torch.get_rng_state()),
-            "cuda": self.ranks.all_of(torch.cuda.get_rng_state()) if self.job.device.type == "cuda" else None,
+            "noise": self.ranks.all_of(self.noise.get_state()),
             "epoch": vars(self.epoch),
             "history": self.history,
             "seconds": self.seconds,
@@ -402,9 +398,9 @@ class Run:
             return False
         self.student.load_state_dict(state["student"])
         self.optimiser.load_state_dict(state["optimiser"])
+        settle(self.optimiser, self.job.device)
         torch.set_rng_state(state["torch"][self.ranks.rank])
-        if state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"][self.ranks.rank])
+        self.noise.set_state(state["noise"][self.ranks.rank])
         self.epoch = Epoch(**state["epoch"])
         self.epoch.totals = {part: total.to(self.job.device) for part, total in self.epoch.totals.items()}
         self.history, self.seconds, self.passes = state["history"], state["seconds"], state["passes"]
@@ -414,9 +410,3 @@ class Run:
             f"{self.steps_per_epoch}"
         )
         return True
-
-
-def peak_process_memory() -> int:
-    """Return the largest resident size that this process has had, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

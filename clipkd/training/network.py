@@ -2,9 +2,15 @@
 
 Parameter names are those of OpenAI CLIP's visual tower plus `classifier` and `cluster_projection`,
 so that a checkpoint of the released code loads.
+
+Shapes begin with `...`: nothing for one student; [S] where S students are computed at once, in their
+parameters as in their images (clipkd/training/stack.py). Under `torch.autocast` the matrix products are in
+bfloat16; normalisation, softmax, the sums of the residual blocks and what comes out stay float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +22,17 @@ from clipkd.training.heads import Heads, Outputs, Widths
 from clipkd.training.linear import Linear, linear
 
 QUICK = 1.702
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` of tokens [..., B, T, W] or [..., B, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.ndim == 1:
+            return super().forward(x)
+        shape = (len(self.weight), *[1] * (x.ndim - 2), -1)
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return normed * self.weight.view(shape) + self.bias.view(shape)
 
 
 class MLP(nn.Module):
@@ -44,18 +61,40 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """Attend among the tokens of each image [B, T, W]; dropout falls on the attention weights.
+    def forward(self, x: Tensor, queries: int, generators: Sequence[torch.Generator | None] | None = None) -> Tensor:
+        """Attend among the tokens of each image [..., B, T, W].
+
+        Args:
+            x: the tokens.
+            queries: how many tokens Q, from the first, gather from all of them.
+            generators: what draws the dropout of the attention weights, one for each student; None: no dropout.
 
         Returns:
-            What the first `queries` tokens (None: all) gather from all tokens [B, Q, W].
+            What the queries gathered [..., B, Q, W].
         """
-        batch, tokens, _ = x.shape
+        *lead, tokens, width = x.shape
         projected = linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = projected.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query[:, :, :queries], key, value, dropout_p=dropout)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        query, key, value = projected.view(-1, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query = query[:, :, :queries]
+        if generators is None or not self.dropout:
+            attended = F.scaled_dot_product_attention(query, key, value)
+        else:
+            # Written out: torch's own function draws from the process's one generator.
+            scores = query @ (key * key.shape[-1] ** -0.5).transpose(-2, -1)
+            weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+            attended = (weights * kept(weights, 1 - self.dropout, generators)) @ value / (1 - self.dropout)
+        return self.out_proj(attended.transpose(1, 2).reshape(*lead, queries, width))
+
+
+def kept(like: Tensor, share: float, generators: Sequence[torch.Generator | None]) -> Tensor:
+    """Return a dropout mask, 1 for the `share` that is kept and 0 else, of the shape [S * B, ...] of `like`.
+
+    Each student's part is drawn by its own generator (None: the process's), as it would be alone.
+    """
+    mask = torch.empty_like(like)
+    for part, generator in zip(mask.chunk(len(generators)), generators, strict=True):
+        part.bernoulli_(share, generator=generator)
+    return mask
 
 
 class ResidualBlock(nn.Module):
@@ -64,13 +103,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.attn = Attention(width, heads, dropout)
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = LayerNorm(width)
         self.mlp = MLP(width)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """Return the first `queries` tokens (None: all) of each image after this block [B, Q, W]."""
-        x = x[:, :queries] + self.attn(self.ln_1(x), queries)
+    def forward(self, x: Tensor, queries: int, generators: Sequence[torch.Generator | None] | None = None) -> Tensor:
+        """Return the first `queries` tokens of each image after this block [..., B, Q, W]."""
+        x = x[..., :queries, :] + self.attn(self.ln_1(x), queries, generators)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -81,15 +120,15 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.Sequential(*(ResidualBlock(width, heads, dropout) for _ in range(layers)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the class token after the last block [B, W].
+    def forward(self, x: Tensor, generators: Sequence[torch.Generator | None] | None = None) -> Tensor:
+        """Return the class token after the last block [..., B, W].
 
         The last block computes no other token: nothing reads them, so the result is the same.
         """
         *earlier, last = self.resblocks
         for block in earlier:
-            x = block(x)
-        return last(x, queries=1)[:, 0]
+            x = block(x, x.shape[-2], generators)
+        return last(x, 1, generators)[..., 0, :]
 
 
 class Student(Heads):
@@ -114,18 +153,31 @@ class Student(Heads):
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         tokens = (spec.image_size // spec.patch_size) ** 2 + 1
         self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
-        self.ln_pre = nn.LayerNorm(width)
+        self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(width, spec.layers, spec.heads, spec.attention_dropout)
-        self.ln_post = nn.LayerNorm(width)
+        self.ln_post = LayerNorm(width)
         self.add_heads(width, classes, target_width, projection, learnable_scale)
 
+        self.generators: Sequence[torch.Generator | None] = [None]
+        """What draws dropout in training, one for each student; None: the process's own generator."""
+
     def forward(self, images: Tensor) -> Outputs:
-        """Return embedding [B, W] and logits [B, C] of normalised images [B, 3, S, S]."""
-        patches = self.conv1(images).flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.expand(len(patches), 1, -1)
-        x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
-        embedding = self.ln_post(self.transformer(self.ln_pre(x)))
-        return Outputs(embedding, self.classifier(embedding))
+        """Return embedding [..., B, W] and logits [..., B, C] of normalised images [..., B, 3, S, S]."""
+        filters = self.conv1.weight.flatten(-3)
+        tokens = linear(patches(images, self.conv1.kernel_size[0]), filters)
+        class_token = self.class_embedding[..., None, None, :].expand(*tokens.shape[:-2], 1, -1)
+        x = torch.cat([class_token, tokens], dim=-2) + self.positional_embedding.unsqueeze(-3)
+        x = self.transformer(self.ln_pre(x), self.generators if self.training else None)
+        embedding = self.ln_post(x)
+        return Outputs(embedding, self.classifier(embedding).to(embedding.dtype))
+
+
+def patches(images: Tensor, side: int) -> Tensor:
+    """Return images [..., 3, S, S] as rows of patches [..., (S / side)^2, 3 side^2]: a convolution's inputs, its
+    stride being its width."""
+    *lead, channels, height, width = images.shape
+    cut = images.reshape(-1, channels, height // side, side, width // side, side)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(*lead, -1, channels * side**2)
 
 
 def build_student(spec: NetworkSpec, classes: int, target_width: Widths, recipe: Recipe) -> Heads:

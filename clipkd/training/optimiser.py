@@ -24,8 +24,23 @@ def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> torch
     groups: list[dict] = [{"params": decayed, "weight_decay": numbers.weight_decay}]
     if kept:
         groups.append({"params": kept, "weight_decay": 0.0})
+    device = next(student.parameters()).device
+    # On the device: a GPU that replays a step (clipkd/training/step.py) reads the learning rate where it lies.
+    rate = torch.tensor(numbers.learning_rate, dtype=torch.float32, device=device)
     # One kernel for all weights: a small student spends a tenth of a step in the unfused update.
-    return torch.optim.AdamW(groups, lr=numbers.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=device.type == "cuda")
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, without waiting for the device."""
+    for group in optimiser.param_groups:
+        group["lr"].fill_(rate)
+
+
+def settle(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
+    """Bring a loaded optimiser's settings, which may come from another device, to this one."""
+    for group in optimiser.param_groups:
+        group["lr"], group["capturable"] = group["lr"].to(device), device.type == "cuda"
 
 
 def learning_rate(step: int, steps: int, numbers: Hyperparameters, recipe: Recipe) -> float:

@@ -25,6 +25,12 @@ class Signal:
     """A teacher in this process, which costs memory and forward passes."""
     width: Widths = None
     """Dimensions D of the vectors that a projection has to meet; None: there are none."""
+    generator: torch.Generator | None = None
+    """What a signal that is drawn is drawn by; None: the process's own."""
+
+    def draw_by(self, generator: torch.Generator) -> None:
+        """Let what is drawn be drawn by a generator."""
+        self.generator = generator
 
     def __call__(self, batch: Batch) -> Tensor | tuple[Tensor, ...] | None:
         """Return the signal of a batch."""
@@ -37,6 +43,10 @@ class Several(Signal):
     def __init__(self, signals: Sequence[Signal]) -> None:
         self.signals = tuple(signals)
         self.width = tuple(cast(int, signal.width) for signal in signals)
+
+    def draw_by(self, generator: torch.Generator) -> None:
+        for signal in self.signals:
+            signal.draw_by(generator)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
         return tuple(cast(Tensor, signal(batch)) for signal in self.signals)
@@ -60,7 +70,8 @@ class Drawn(Prototypes):
         self.deviation = deviation
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self.prototypes + self.deviation * torch.randn_like(self.deviation)
+        drawn = torch.randn(self.deviation.shape, generator=self.generator, device=self.deviation.device)
+        return self.prototypes + self.deviation * drawn
 
 
 class Stored(Signal):

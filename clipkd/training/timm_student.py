@@ -31,8 +31,8 @@ class TimmStudent(Heads):
                 f"the last batch of an epoch has one image, and batch normalisation in {self.spec.model} needs two: "
                 "change the batch size by one"
             )
-        embedding = self.body(images)
-        return Outputs(embedding, self.classifier(embedding))
+        embedding = self.body(images).float()  # under autocast too: cosines and losses are of float32
+        return Outputs(embedding, self.classifier(embedding).float())
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that timm keeps from weight decay: positions, class tokens."""

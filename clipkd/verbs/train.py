@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from clipkd.cells import TeacherSource
+from clipkd.cells import Cell, TeacherSource
+from clipkd.errors import InputError
 from clipkd.options import (
     cell_of,
     data_options,
@@ -19,26 +22,48 @@ from clipkd.options import (
     seed,
     store_options,
 )
+from clipkd.training import workers
 
-TEXT = "Train a student; what it needs of the teacher is taken from the store or made first."
+if TYPE_CHECKING:
+    from clipkd.training.assignment import Assignment
+
+TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds; what they
+need of a teacher is taken from the store or made first, and those that are complete are left as they are."""
+
+
+SEVERAL = ("recipe", "teacher_model", "train_type", "seed")
+"""Options with several values: one student is trained for each combination."""
+STACK = 8
+"""Students that a GPU computes at once, where --stack says nothing."""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
-    store_options(child)
+    store_options(child, several=True)
     form_options(child)
     device_options(child)
     # The first three, with --dataset-name and --teacher-model, are the released code's.
-    child.add_argument("--train-type", required=True, help="embed-KD, teacher-KD, vanilla, supervised or a control")
     child.add_argument(
-        "--log-folder", type=Path, help="the run's folder (default: results/runs/<recipe>/<dataset>/...)"
+        "--train-type", nargs="+", required=True, help="embed-KD, teacher-KD, vanilla, supervised or a control"
+    )
+    child.add_argument(
+        "--log-folder",
+        type=Path,
+        help="the run's folder (default: results/runs/<recipe>/<dataset>/...); of several students, the folder that "
+        "holds <recipe>/<dataset>/...",
     )
     child.add_argument(
         "--ckpt-save-name",
         type=Path,
         help="student file, .pt or .safetensors; a bare name lies in the log folder (default: student.safetensors)",
     )
-    child.add_argument("--seed", type=seed, default=0, help="seed of weights, order, flips and dropout")
+    child.add_argument("--seed", nargs="+", type=seed, default=[0], help="seed of weights, order, flips and dropout")
+    child.add_argument(
+        "--processes", type=positive, help="on a CPU, students trained at a time (default: one per core, if several)"
+    )
+    child.add_argument(
+        "--stack", type=positive, help=f"students of equal shape computed at once (default: {STACK} on a GPU, else 1)"
+    )
     child.add_argument(
         "--teacher-source",
         choices=get_args(TeacherSource),
@@ -50,6 +75,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--learning-rate", type=rate, default=1e-4)
     child.add_argument("--weight-decay", type=rate, default=0.1)
     child.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="fp32",
+        help="of matrix products: float32, bfloat16 (autocast), or bfloat16 where the device is made for it",
+    )
+    child.add_argument(
         "--embed-batch-size",
         type=positive,
         default=64,
@@ -57,27 +88,85 @@ def add_options(child: argparse.ArgumentParser) -> None:
     )
 
 
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """Return the cell of each combination, each once: without a teacher, one for all teachers."""
+    cells: dict[str, Cell] = {}
+    for values in itertools.product(*(getattr(options, name) for name in SEVERAL)):
+        one = argparse.Namespace(**vars(options) | dict(zip(SEVERAL, values, strict=True)))
+        cell = cell_of(one, one.train_type)
+        cells.setdefault(cell.folder, cell)
+    return list(cells.values())
+
+
 def run(options: argparse.Namespace) -> None:
-    cell = cell_of(options, options.train_type)
-    from clipkd import stages
-    from clipkd.runs import RunFolder
-    from clipkd.training.job import Hyperparameters, open_job
+    cells = cells_of(options)
+    place = places(options, cells)
+    if len(cells) > 1 and "WORLD_SIZE" in os.environ:
+        raise InputError("the processes that torchrun starts train one student: give one value of each option")
+    if (options.processes or 1) > 1 and (options.stack or 1) > 1:
+        raise InputError("--processes and --stack exclude each other: one student a process, or several in one")
+    may_fork = len(cells) > 1 and options.device != "cuda" and options.stack in (None, 1)
+    if may_fork:
+        workers.start_server()
+    from clipkd.runs import METRICS
+    from clipkd.training.assignment import Assignment, train_in_stacks
+    from clipkd.training.job import Hyperparameters
+    from clipkd.training.precision import resolved
+
+    device, layout = device_of(options), layout_of(options)
+    rates = options.learning_rate, options.weight_decay
+    numbers = Hyperparameters(options.epochs, options.batch_size, *rates, resolved(options.precision, device))
+    assignments = [
+        Assignment(cell, numbers, layout, str(device), *place[cell.folder], options.embed_batch_size) for cell in cells
+    ]
+    for one in assignments:
+        one.run_folder()
+    if len(assignments) == 1:
+        train_alone(assignments[0])
+        return
+    on_gpu = device.type == "cuda"
+    processes = options.processes or workers.cores() if may_fork and not on_gpu else 1
+    try:
+        if processes > 1:
+            workers.train_in_processes(assignments, processes, options.threads)
+        else:
+            train_in_stacks(assignments, options.stack or (STACK if on_gpu else 1))
+    finally:
+        for one in assignments:
+            if (one.folder / METRICS).exists():
+                print(one.folder)
+
+
+def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Path, Path | None]]:
+    """Return each cell's run folder and student file (None: the usual one)."""
+    name = options.ckpt_save_name
+    is_bare = name is None or name.parent == Path()
+    if len(cells) > 1 and not is_bare:
+        raise InputError(f"--ckpt-save-name {name}: several students can't share a file; give a bare name")
+    found = {}
+    for cell in cells:
+        folder = options.log_folder or Path("results/runs") / cell.folder
+        if options.log_folder and len(cells) > 1:
+            folder = options.log_folder / cell.folder
+        found[cell.folder] = (folder, folder / name if is_bare and name else name)
+    return found
+
+
+def train_alone(assignment: Assignment) -> None:
+    """Train one student; where torchrun started several processes, they do so together."""
+    import torch
+
     from clipkd.training.loop import train
     from clipkd.training.ranks import join, leave
 
-    folder = options.log_folder or Path("results/runs") / cell.folder
-    name = options.ckpt_save_name
-    checkpoint = folder / name if name is not None and name.parent == Path() else name
-    run_folder = RunFolder(folder, checkpoint)
-    device, layout = device_of(options), layout_of(options)
-    ranks = join(device)
+    ranks = join(torch.device(assignment.device))
     try:
-        if ranks.is_first:
-            stages.for_training(cell, layout, device, options.embed_batch_size)
+        error = assignment.prepare() if ranks.is_first else None
+        if error:
+            raise error
         ranks.wait()
-        numbers = Hyperparameters(options.epochs, options.batch_size, options.learning_rate, options.weight_decay)
-        train(open_job(cell, numbers, layout, device, ranks.count), run_folder, ranks)
+        train(*assignment.open(ranks.count), ranks)
     finally:
         leave()
     if ranks.is_first:
-        print(folder)
+        print(assignment.folder)

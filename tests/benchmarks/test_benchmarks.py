@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks import precision, stack
 from benchmarks.distillation import gflop
+from benchmarks.material import Material
 from benchmarks.peer import PlainStudent, loss_of
 from clipkd import methods, recipes, students
 from clipkd.training.network import build_student
@@ -53,10 +56,15 @@ def test_operations_of_the_base_student() -> None:
 
 def test_a_run_gives_every_number(tmp_path: Path) -> None:
     output = tmp_path / "cpu.json"
+    output.write_text(json.dumps({"precision": {"kept": True}}))
+    names = ["distillation", "teacher_cost", "grid", "stack"]
     small = ["--teacher", "toy", "--student", "tiny-32", "--batch-size", "32", "--steps", "1", "--rounds", "1"]
-    command = [sys.executable, "-m", "benchmarks", *small, "--device", "cpu", "--output", str(output)]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    command = [sys.executable, "-m", "benchmarks", *names, *small, "--stack-on-cpu"]
+    subprocess.run([*command, "--device", "cpu", "--output", str(output)], check=True, cwd=ROOT, capture_output=True)
     result = json.loads(output.read_text())
+    assert result.pop("precision") == {"kept": True}, "what was not asked for stays as it was measured"
+    for part in result.values():
+        assert {"date", "command", "machine", "matrix_peak_gflops"} <= part.keys()
     for train_type in TYPES:
         for name, entry in result["distillation"][train_type].items():
             assert all(value > 0 for value in entry.values()), (train_type, name)
@@ -65,3 +73,26 @@ def test_a_run_gives_every_number(tmp_path: Path) -> None:
     assert result["distillation"]["teacher-KD"]["clipkd, live"]["cpu_ratio"] > 1.2
     assert result["teacher_cost"]["passes"] == 2 * 96 + 12
     assert result["teacher_cost"]["bytes_per_view"] == 32 * 2
+    assert result["grid"]["wall_ratio"] > 0
+    assert result["stack"]["epochs"].keys() == {
+        "peer", *(f"clipkd, {name}, {size}" for name in ("fp32", "bf16") for size in ("one", "8 at once"))
+    }  # fmt: skip
+    for entry in result["stack"]["epochs"].values():
+        assert entry["peak_memory_bytes"] is None
+        assert min(entry["seconds_per_epoch"], entry["ratio"]) > 0
+
+
+def test_without_a_gpu_the_stack_is_not_measured(tmp_path: Path) -> None:
+    options = SimpleNamespace(stack_on_cpu=False)
+    assert "not_measured" in stack.measure(Material(tmp_path), options, torch.device("cpu"))
+
+
+def test_accuracy_is_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats = {"fp32": [90.0, 80.0, 70.0], "bf16": [91.0, 80.0, 72.0]}
+    assert precision.differences({"a": formats}) == {"a": {"mean": 1.0, "deviation": 1.0}}
+    monkeypatch.setattr(precision, "TYPES", ("supervised",))
+    options = SimpleNamespace(precision_seeds=2, precision_epochs=1)
+    found = precision.measure(Material(tmp_path), options, torch.device("cpu"))
+    reached = found["top1"]["supervised"]
+    assert [len(reached[name]) for name in ("fp32", "bf16")] == [2, 2]
+    assert all(0 < top1 < 100 for formats in reached.values() for top1 in formats)

@@ -8,6 +8,7 @@ import torch
 from clipkd import recipes, students
 from clipkd.errors import InputError
 from clipkd.students import StudentSpec
+from clipkd.training import network
 from clipkd.training.network import Student, build_student
 from tests.methods import plain
 
@@ -23,13 +24,13 @@ from tests.methods import plain
     ],
 )
 def test_parameter_counts_are_the_published_ones(student, classes, teacher, parameters):
-    network = Student(students.get(student), classes, teacher)
-    assert sum(value.numel() for value in network.parameters()) == parameters
+    built = Student(students.get(student), classes, teacher)
+    assert sum(value.numel() for value in built.parameters()) == parameters
 
 
 def test_the_large_student_has_the_published_memory():
-    network = Student(students.get("large-32"), 100, 1024)
-    parameters = sum(value.numel() for value in network.parameters())
+    built = Student(students.get("large-32"), 100, 1024)
+    parameters = sum(value.numel() for value in built.parameters())
     assert parameters == pytest.approx(32.2e6, rel=0.005)
     assert 4e-9 * parameters == pytest.approx(0.129, abs=0.004)
 
@@ -86,13 +87,13 @@ def test_sizes_that_do_not_fit_are_refused():
         StudentSpec("odd", 32, 4, 64, 2, 5)
 
 
-def gradients(network: torch.nn.Module, outputs: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+def gradients(module: torch.nn.Module, outputs: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the gradient of a number that depends on every output, by parameter."""
-    network.zero_grad()
+    module.zero_grad()
     embedding, probabilities = outputs
     weights = torch.linspace(-1, 1, embedding.numel(), dtype=embedding.dtype).view_as(embedding)
     ((embedding * weights).sum() + probabilities[:, 0].log().sum()).backward()
-    return {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
+    return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
 def pair() -> tuple[plain.PlainStudent, Student, torch.Tensor]:
@@ -109,10 +110,8 @@ def told(student: Student, images: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return outputs.embedding, outputs.logits.softmax(dim=1)
 
 
-def compare(released: plain.PlainStudent, student: Student, images: torch.Tensor, redraw=lambda: None) -> None:
-    redraw()
+def compare(released: plain.PlainStudent, student: Student, images: torch.Tensor) -> None:
     wanted = gradients(released, released(images))
-    redraw()
     found = gradients(student, told(student, images))
     assert wanted.keys() == found.keys()
     assert len(found) > 40
@@ -130,31 +129,56 @@ def test_gradients_are_the_plain_students():
 
 
 def test_gradients_with_the_same_dropout_are_the_plain_students(monkeypatch):
-    """Both draw their masks from one list: what is compared is where a mask falls, and that no other one does."""
+    """The plain student gets the masks that the student drew: what is compared is where a mask falls, and that no
+    other one does."""
     released, student, images = pair()
-    masks = (
-        torch.rand(3, 5, 4, 17, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) > 0.1
-    ).double()
-    turn = iter(())
+    drawn, turn = [], iter(())
+    real = network.kept
+
+    def kept(*arguments):
+        drawn.append(real(*arguments))
+        return drawn[-1]
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **_):
-        assert (attn_mask, is_causal) == (None, False)
+        assert (attn_mask, is_causal, dropout_p) == (None, False, 0.1)
         weights = torch.softmax(query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5, dim=-1)
-        if dropout_p:
-            weights = weights * next(turn)[:, :, : query.shape[2]] / (1 - dropout_p)
-        return weights @ value
+        mask = torch.zeros_like(weights)
+        ours = next(turn)
+        mask[:, :, : ours.shape[2]] = ours  # the last block draws for the class token only: nothing else is read
+        return weights * mask / (1 - dropout_p) @ value
 
-    def redraw():
-        nonlocal turn
-        turn = iter(masks)
-
+    monkeypatch.setattr(network, "kept", kept)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
-    compare(released.train(), student.train(), images, redraw)
-    assert next(turn, None) is None, "each block took its mask"
-    masks[1, 0, 0, 0, :] = 1 - masks[1, 0, 0, 0, :]
-    redraw()
-    wanted = gradients(released, released(images))
-    masks[1, 0, 0, 0, :] = 1 - masks[1, 0, 0, 0, :]
-    redraw()
+    released.train(), student.train()
     found = gradients(student, told(student, images))
+    assert [tuple(mask.shape) for mask in drawn] == [(5, 4, 17, 17), (5, 4, 17, 17), (5, 4, 1, 17)]
+    turn = iter(drawn)
+    wanted = gradients(released, released(images))
+    assert wanted.keys() == found.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+    drawn[1][0, 0, 0, :] = 1 - drawn[1][0, 0, 0, :]
+    turn = iter(drawn)
+    wanted = gradients(released, released(images))
     assert not torch.allclose(wanted["conv1.weight"], found["conv1.weight"], rtol=1e-6), "another mask must show"
+
+
+def test_masks_keep_the_right_share_and_are_their_own_generators():
+    def generators(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    like = torch.empty(2 * 50, 4, 9, 9)
+    mask = network.kept(like, 0.9, generators(1, 2))
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert mask.mean().item() == pytest.approx(0.9, abs=5 * (0.09 / mask.numel()) ** 0.5)
+    first, second = mask.chunk(2)
+    alone = torch.empty(50, 4, 9, 9)
+    assert torch.equal(network.kept(alone, 0.9, generators(1)), first)
+    assert torch.equal(network.kept(alone, 0.9, generators(2)), second)
+    assert not torch.equal(first, second)
+
+
+def test_patches_are_a_convolutions_inputs():
+    images, convolution = torch.randn(3, 3, 16, 16).double(), torch.nn.Conv2d(3, 7, 4, 4, bias=False).double()
+    wanted = convolution(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(network.patches(images, 4) @ convolution.weight.flatten(1).T, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from clipkd.errors import DataError
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
 from clipkd.training import finite, loop
+from clipkd.training.group import take_steps
+from clipkd.training.interruption import Interruption
 from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
 from clipkd.training.loop import Run
+from clipkd.training.step import Step
 from tests.synthetic import demo, write_study
 from tests.tables.test_results import collect
 
@@ -25,6 +29,11 @@ def run_of(digits_folder, folder) -> Run:
     job = open_job(cell, Hyperparameters(batch_size=100), Layout(digits_folder), CPU)
     signal = open_signal(job)
     return Run(job, RunFolder(folder), signal, open_batches(job, signal))
+
+
+def steps(run: Run) -> None:
+    """Take the steps of the run's epoch."""
+    take_steps(Step([run]), run.steps_per_epoch, Interruption())
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -39,23 +48,24 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
     epoch = right.batches.epoch
     batches = list(epoch(100, True, torch.Generator().manual_seed(0)))
     right.batches.epoch = lambda *_, **__: iter(batches[:2])
-    right.steps()
+    steps(right)
 
     run = run_of(digits_folder, tmp_path / "run")
     run.batches.epoch = lambda *_, **__: iter(batches)
     real, count = finite.Guard.look, iter(range(100))
 
-    def look(self, loss, parameters, step):
-        parameters = list(parameters)
-        if next(count) == 2 and where == "gradient":
+    def look(self, loss, parameters):
+        parameters, step = list(parameters), next(count)
+        if step == 2 and where == "gradient":
             parameters[5].grad.view(-1)[0] = bad
         elif step == 2:
             loss = loss * bad
-        real(self, loss, parameters, step)
+        real(self, loss, parameters)
 
     monkeypatch.setattr(finite.Guard, "look", look)
-    with pytest.raises(DataError, match=r"not finite in epoch 1, step 3 of 12, training images \d+, "):
-        run.steps()
+    steps(run)
+    assert isinstance(run.failure, DataError)
+    assert re.search(r"not finite in epoch 1, step 3 of 12, training images \d+, ", str(run.failure))
     for name, tensor in weights(right).items():
         assert torch.equal(run.student.state_dict()[name], tensor), name
     failed = json.loads((tmp_path / "run/failed.json").read_text())
@@ -68,11 +78,14 @@ def test_without_the_guard_the_weights_are_lost(digits_folder, tmp_path, monkeyp
     run = run_of(digits_folder, tmp_path / "run")
     for parameter in run.student.parameters():
         parameter.register_hook(lambda gradient: gradient * float("nan"))
-    run.steps()
+    steps(run)
     assert not all(tensor.isfinite().all() for tensor in weights(run).values())
 
 
 class NoGuard:
+    def reset(self, *_) -> None:
+        pass
+
     def look(self, *_) -> None:
         pass
 

@@ -15,8 +15,6 @@ from PIL import Image
 
 from clipkd import stages
 from clipkd.cells import Cell, expand
-from clipkd.data.pixels import flipped
-from clipkd.embeddings.extract import cut
 from clipkd.errors import InputError
 from clipkd.layout import Layout
 from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
@@ -46,35 +44,45 @@ def flowers(tmp_path_factory):
 def test_replayed_views_are_those_that_the_teacher_saw(train_type, recipe, flowers, vit_folder, tmp_path):
     layout = Layout(tmp_path, dtype="float32", crop_views=3)
     job, batches, stored = opened(train_type, recipe, "replayed", flowers, vit_folder, layout)
-    _, again, live = opened(train_type, recipe, "live", flowers, vit_folder, layout)
+    _, _, live = opened(train_type, recipe, "live", flowers, vit_folder, layout)
     assert stored.teacher is None
+    assert job.thumbnails is not None
     folder = layout.replayed_embeddings(job.cell).folder
     boxes, flips = np.load(folder / "train-boxes.npy"), np.load(folder / "train-flips.npy")
     assert boxes.shape == (len(job.dataset.train_labels), 3, 4)
     assert len(np.unique(boxes.reshape(-1, 4), axis=0)) > len(boxes)
     seen = set()
     for batch in batches.epoch(16, False, torch.Generator().manual_seed(3)):
-        # Rebuilt by hand, through PIL alone: the box of that view, resized, mirrored, normalised.
+        # Rebuilt by hand, through PIL alone: the box of that view of the image with its short side at 32 px, resized,
+        # mirrored, normalised; and for a teacher that sees the image itself, the same region of that.
+        large = []
         for place in range(len(batch.rows)):
             row, view = int(batch.rows[place]), int(batch.views[place])
-            top, left, height, width = boxes[row, view]
-            pixels = job.dataset.image("train", row)[top : top + height, left : left + width]
-            small = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR)) / 255
-            small = small[:, ::-1] if flips[row, view] else small
-            expected = (small - np.array(job.dataset.spec.mean)) / np.array(job.dataset.spec.std)
-            np.testing.assert_allclose(batch.inputs[place].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+            image = Image.fromarray(job.dataset.image("train", row))
+            short = image.resize([32 * side // min(image.size) for side in image.size], Image.Resampling.BILINEAR)
+            top, left, height, width = boxes[row, view].tolist()
+            region = short.crop((left, top, left + width, top + height))
+            by_hand = np.asarray(region.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+            by_hand = by_hand[:, ::-1] if flips[row, view] else by_hand
+            found = batch.inputs[place].permute(1, 2, 0).numpy() * np.array(job.dataset.spec.std)
+            levels = np.rint((found + np.array(job.dataset.spec.mean)) * 255)
+            assert np.abs(levels - by_hand).max() <= 1, "PIL may take rows first: one level in the rounding"
+            assert np.abs(found + np.array(job.dataset.spec.mean) - levels / 255).max() < 1e-5
+            across, down = (there / here for there, here in zip(image.size, short.size, strict=True))
+            edges = left * across, top * down, (left + width) * across, (top + height) * down
+            region = image.crop(tuple(int(np.floor(edge + 0.5)) for edge in edges))
+            pixels = np.asarray(region.resize((24, 24), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
+            large.append(pixels[:, :, ::-1].copy() if flips[row, view] else pixels)
             seen.add((row, view))
         # A live teacher, shown these very views, says what is stored.
-        native = None
-        if recipe == "corrected":
-            pairs = zip(batch.rows.tolist(), batch.views.tolist(), strict=True)
-            cuts = [cut(job.dataset.image("train", row), boxes[row, view]) for row, view in pairs]
-            native = flipped(again.stack(cuts, live.teacher.image_size), batch.flips)
+        native = torch.tensor(np.stack(large), dtype=torch.float32) if recipe == "corrected" else None
         shown = dataclasses.replace(batch, native=native)
-        torch.testing.assert_close(stored(batch), live(shown), rtol=1e-3, atol=1e-4)
+        # One level of 8 bits in some pixels of the rebuilt views.
+        bound = 1e-4 if native is None else 5e-2
+        torch.testing.assert_close(stored(batch), live(shown), rtol=1e-3, atol=bound)
         # The control: another view of the same images is not that.
         other = dataclasses.replace(batch, views=(batch.views + 1) % 3)
-        assert not torch.allclose(stored(other), live(shown), rtol=1e-2, atol=1e-2)
+        assert not torch.allclose(stored(other), live(shown), rtol=1e-2, atol=0.5)
     assert len(seen) == batches.count
 
 

@@ -18,7 +18,7 @@ from clipkd.layout import Layout
 from clipkd.runs import RunFolder, load_student
 from clipkd.training.checkpoint import evaluate_file, student_from
 from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
-from clipkd.training.loop import Run, train
+from clipkd.training.loop import train
 from clipkd.training.network import build_student
 from clipkd.training.objective import objective
 from clipkd.training.optimiser import adamw
@@ -149,4 +149,4 @@ def test_a_last_batch_of_one_image_is_refused_in_words(layout, tmp_path):
     images = len(open_job(cell, Hyperparameters(), layout, CPU).dataset.train_labels)
     job = open_job(cell, Hyperparameters(epochs=1, batch_size=images - 1), layout, CPU)
     with pytest.raises(InputError, match="change the batch size by one"):
-        Run(job, RunFolder(tmp_path / "run"), open_signal(job), open_batches(job, open_signal(job))).train()
+        train(job, RunFolder(tmp_path / "run"))

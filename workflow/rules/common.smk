@@ -3,8 +3,10 @@
 import hashlib
 import itertools
 import json
+import re
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -43,12 +45,14 @@ if workflow.is_main_process:
 
 LAYOUT = Layout.of(config)
 RUNS = {cell.folder: cell for cell in CELLS}
-RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
+RUN_OF_SEEDS = "{recipe}/{dataset}/{student}/{teacher}/{train_type}"
+RUN = RUN_OF_SEEDS + "/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RESOLVED = "results/config.json"
 TABLES = tables.table_stems(config)
 FIGURES = figures.figure_stems(config)
 DEVICE = config["training"]["device"]
+STACK = config["training"]["stack"]
 # A job that computes on the CPU must not queue for the GPU that profiles/default grants to one at a time.
 GPUS = 0 if DEVICE == "cpu" else 1
 
@@ -75,6 +79,8 @@ STORES = {}
 PROTOTYPES = {}
 HEADS = {}
 TEACHERS = {}
+# Folder -> the side, in pixels.
+THUMBNAILS = {}
 
 
 def share(artefacts, cell, folder_of, *more):
@@ -84,7 +90,17 @@ def share(artefacts, cell, folder_of, *more):
         artefacts[folder] = (canonical(cell, folder_of), *more)
 
 
-for cell in [one for cell in CELLS for one in cell.by_teacher]:
+def thumbnails_of(dataset, side):
+    return LAYOUT.thumbnails(dataset, side)[0].as_posix()
+
+
+# Seeds share everything: each kind of cell is looked at once. (Every job of a cluster reads this file twice.)
+for cell in dict.fromkeys(
+    replace(one, seed=0) for cell in CELLS for one in cell.by_teacher
+):
+    if cell.dataset_spec.has_thumbnails:
+        side = cell.student_spec.image_size
+        THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side
     if cell.method.signal == "nothing":
         continue
     weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
@@ -142,10 +158,21 @@ def dataset_of(name):
     return datasets.get(name, config["sources"].get(name))
 
 
-def source_flag(wildcards):
-    """Return the flag that says where a dataset's data are, as a list; empty for the official place."""
-    source = config["sources"].get(wildcards.dataset)
+def source_flag(named):
+    """Return the flag that says where the data of a `dataset` are, as a list; empty for the official place."""
+    source = config["sources"].get(named.dataset)
     return ["--dataset-source", source] if source else []
+
+
+def thumbnails_side(wildcards):
+    """Return the side of thumbnails, in pixels: their students' input."""
+    return THUMBNAILS["data/thumbnails/{dataset}/{fingerprint}".format(**wildcards)]
+
+
+def thumbnails_inputs(wildcards):
+    """Return what thumbnails are made from: the packed dataset."""
+    output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)
+    return origin(output, LAYOUT.dataset(dataset_of(wildcards.dataset)))
 
 
 def teacher_name(wildcards):
@@ -160,6 +187,7 @@ def store_flags(cell, wildcards):
         *("--recipe", cell.recipe, "--student", cell.student),
         *source_flag(wildcards),
         *("--embed-dtype", LAYOUT.dtype),
+        *precision_flags(),
     ]
 
 
@@ -172,6 +200,12 @@ def sample_flags(cell):
     if any(spec.reads_names for spec in specs) and LAYOUT.templates != TEMPLATES:
         flags += [f"--template={template}" for template in LAYOUT.templates]
     return flags
+
+
+def precision_flags():
+    """Return the flag of teachers' precision, where it is not float32."""
+    precision = LAYOUT.precision
+    return [] if precision == "float32" else ["--embed-precision", precision]
 
 
 def form_flags():
@@ -261,51 +295,73 @@ def teacher_inputs(wildcards):
     return origin(output, LAYOUT.dataset(datasets.get(spec.dataset)))
 
 
-def cell_of(wildcards):
+def cell_of(wildcards, seed):
     """Return the cell of a run folder."""
-    return RUNS[RUN.format(**wildcards)]
+    return RUNS[f"{RUN_OF_SEEDS.format(**wildcards)}/seed{seed}"]
 
 
-def signal_inputs(wildcards):
-    """Return what the run's method asks of its teachers: nothing, or stored or live signals."""
-    inputs = []
-    for cell in cell_of(wildcards).by_teacher:
-        asked, source = cell.method.signal, cell.teacher_source
-        if asked == "prototypes":
-            inputs.append(manifest(LAYOUT.prototypes(cell)[0]))
-            inputs += vision_inputs(cell)
-        if source == "replayed":
-            inputs.append(manifest(LAYOUT.replayed_embeddings(cell).folder))
-        if asked == "embeddings" and source == "cached":
-            inputs.append(manifest(LAYOUT.full_embeddings(cell).folder))
-        if asked == "scores":
-            inputs.append(manifest(LAYOUT.full_embeddings(cell).head()[0]))
-        if source in ("live", "lazy"):
-            inputs.append(manifest(LAYOUT.teacher(cell.teacher_spec)))
+def pixels_inputs(cell):
+    """Return what the run's student sees: the packed images, or thumbnails of them beside the labels."""
+    inputs = [manifest(LAYOUT.dataset(cell.dataset_spec))]
+    if cell.dataset_spec.has_thumbnails:
+        inputs.append(
+            manifest(thumbnails_of(cell.dataset_spec, cell.student_spec.image_size))
+        )
     return inputs
 
 
-def vision_inputs(cell):
-    """Return what zero-shot accuracy is measured on: the store of the text tower's vision tower, if it is asked for."""
+def signal_inputs(cell):
+    """Return what the run's method asks of its teachers: nothing, or stored or live signals."""
+    return [manifest(folder) for folder in signal_folders(replace(cell, seed=0))]
+
+
+@cache
+def signal_folders(cell):
+    """Return the artefacts that cells of a kind read of their teachers."""
+    return [folder for one in cell.by_teacher for folder in folders_of_one(one)]
+
+
+def folders_of_one(cell):
+    """Return the artefacts that a cell reads of its one teacher."""
+    asked, source = cell.method.signal, cell.teacher_source
+    folders = []
+    if asked == "prototypes":
+        folders.append(LAYOUT.prototypes(cell)[0])
+        folders += vision_folders(cell)
+    if source == "replayed":
+        folders.append(LAYOUT.replayed_embeddings(cell).folder)
+    if asked == "embeddings" and source == "cached":
+        folders.append(LAYOUT.full_embeddings(cell).folder)
+    if asked == "scores":
+        folders.append(LAYOUT.full_embeddings(cell).head()[0])
+    if source in ("live", "lazy"):
+        folders.append(LAYOUT.teacher(cell.teacher_spec))
+    return folders
+
+
+def vision_folders(cell):
+    """Return the store that zero-shot accuracy is measured on: of the text tower's vision tower, if it is asked for."""
     store = zero_shot_store(cell, LAYOUT)
-    wanted = store.folder.name if store else None
-    return [manifest(folder) for folder in STORES if Path(folder).name == wanted]
+    return [
+        folder for folder in STORES if store and Path(folder).name == store.folder.name
+    ]
 
 
-def run_flags(wildcards):
-    """Return the flags that name a run on the command line; settings that change make it run again."""
-    cell = cell_of(wildcards)
+def run_flags(cell):
+    """Return the flags that name a run on the command line, but for its seed; settings that change make it run again."""
     training = config["training"]
     return [
         *("--train-type", cell.train_type, "--dataset-name", cell.dataset),
         *("--teacher-model", cell.teacher, "--student", cell.student),
-        *("--recipe", cell.recipe, "--seed", cell.seed),
+        *("--recipe", cell.recipe),
         *("--teacher-source", cell.teacher_source, "--epochs", cell.epochs),
         *("--batch-size", training["batch_size"]),
         *("--learning-rate", training["learning_rate"]),
         *("--weight-decay", training["weight_decay"]),
-        *source_flag(wildcards),
+        *("--precision", training["precision"]),
+        *source_flag(cell),
         *("--embed-dtype", LAYOUT.dtype),
+        *precision_flags(),
         *(
             sample_flags(cell) + form_flags()
             if cell.method.signal == "prototypes"
@@ -317,6 +373,20 @@ def run_flags(wildcards):
             else []
         ),
     ]
+
+
+def seeds_together():
+    """Return the students that one job trains: seeds -> the folders above theirs (`training.stack`)."""
+    lots = {}
+    for cell in CELLS:
+        lots.setdefault(replace(cell, seed=0), []).append(cell)
+    together = {}
+    for cells_alike in lots.values():
+        folder = cells_alike[0].folder.rpartition("/")[0]
+        seeds = [cell.seed for cell in cells_alike]
+        for start in range(0, len(seeds), STACK):
+            together.setdefault(tuple(seeds[start : start + STACK]), []).append(folder)
+    return together
 
 
 def code_digest(*parts):

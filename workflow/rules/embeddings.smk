@@ -22,7 +22,7 @@ rule fetch:
     params:
         teacher=teacher_name,
     shell:
-        "clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2> {log:q}"
+        "exec clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2>> $(new_log {log:q})"
 
 
 rule extract:
@@ -42,11 +42,12 @@ rule extract:
         # Not params: they change speed, not results, and must not make embeddings again.
         device=DEVICE,
         batch=config["embeddings"]["batch_size"],
+        runtime=extract_minutes,
     params:
         store=extract_flags,
     shell:
-        "clipkd extract {params.store:q} --embed-batch-size {resources.batch} "
-        "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "exec clipkd extract {params.store:q} --embed-batch-size {resources.batch} "
+        "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule prototypes:
@@ -62,7 +63,7 @@ rule prototypes:
     params:
         store=prototypes_flags,
     shell:
-        "clipkd prototypes {params.store:q} > /dev/null 2> {log:q}"
+        "exec clipkd prototypes {params.store:q} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule probe:
@@ -82,7 +83,7 @@ rule probe:
     params:
         store=probe_flags,
     shell:
-        "clipkd probe {params.store:q} --device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+        "exec clipkd probe {params.store:q} --device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule extract_shards:
@@ -108,8 +109,9 @@ rule extract_shard:
         gpu=GPUS,
         device=DEVICE,
         batch=config["embeddings"]["batch_size"],
+        runtime=extract_minutes,
     params:
         store=extract_flags,
     shell:
-        "clipkd extract {params.store:q} --shard {wildcards.shard:q}/{wildcards.shards:q} "
-        "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} 2> {log:q}"
+        "exec clipkd extract {params.store:q} --shard {wildcards.shard:q}/{wildcards.shards:q} "
+        "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} 2>> $(new_log {log:q})"

@@ -25,4 +25,4 @@ rule figures:
     params:
         code=code_digest("*.py", "figures/*.py"),
     shell:
-        "clipkd figures --config {input.config:q} 2> {log:q}"
+        "exec clipkd figures --config {input.config:q} 2>> $(new_log {log:q})"

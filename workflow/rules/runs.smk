@@ -1,32 +1,91 @@
 # runs: one student per (recipe, dataset, student, teacher, train type, seed).
 #
 #   results/runs/<recipe>/<dataset>/<student>/<teacher>/<train_type>/seed<k>/metrics.json
-rule train:
-    """Train one student."""
-    input:
-        dataset=lambda wildcards: manifest(
-            LAYOUT.dataset(dataset_of(wildcards.dataset))
-        ),
-        signal=signal_inputs,
-    output:
-        metrics=f"results/runs/{RUN}/metrics.json",
-        cost=f"results/runs/{RUN}/cost.json",
-        history=f"results/runs/{RUN}/history.csv",
-        student=f"results/runs/{RUN}/student.safetensors",
-        manifest=f"results/runs/{RUN}/manifest.json",
-    log:
-        f"logs/runs/{RUN}.log",
-    benchmark:
-        f"results/benchmarks/runs/{RUN}.tsv"
-    threads: 1
-    resources:
-        gpu=GPUS,
-        device=DEVICE,
-    params:
-        run=run_flags,
-        folder=lambda wildcards, output: str(Path(output.metrics).parent),
-        # Numbers that are bumped by hand when a numerical change must train students again.
-        protocol=lambda wildcards: [PROTOCOL, recipes.get(wildcards.recipe).protocol],
-    shell:
-        "clipkd train {params.run:q} --log-folder {params.folder:q} "
-        "--device {resources.device:q} --threads {threads} > /dev/null 2> {log:q}"
+RESULTS = (
+    "metrics.json",
+    "cost.json",
+    "history.csv",
+    "student.safetensors",
+    "manifest.json",
+)
+
+if STACK == 1:
+
+    rule train:
+        """Train one student."""
+        input:
+            pixels=lambda wildcards: pixels_inputs(cell_of(wildcards, wildcards.seed)),
+            signal=lambda wildcards: signal_inputs(cell_of(wildcards, wildcards.seed)),
+        output:
+            [f"results/runs/{RUN}/{name}" for name in RESULTS],
+        log:
+            f"logs/runs/{RUN}.log",
+        benchmark:
+            f"results/benchmarks/runs/{RUN}.tsv"
+        threads: 1
+        resources:
+            gpu=GPUS,
+            device=DEVICE,
+            runtime=train_minutes,
+        params:
+            run=lambda wildcards: run_flags(cell_of(wildcards, wildcards.seed)),
+            folder=lambda wildcards, output: str(Path(output[0]).parent),
+            # Numbers that are bumped by hand when a numerical change must train students again.
+            protocol=lambda wildcards: [
+                PROTOCOL,
+                recipes.get(wildcards.recipe).protocol,
+            ],
+        shell:
+            "exec clipkd train {params.run:q} --seed {wildcards.seed} --log-folder {params.folder:q} "
+            "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
+
+else:
+    # A rule for each set of seeds. `update`: Snakemake leaves what is there, and the command trains what is missing.
+    for SEEDS, FOLDERS in seeds_together().items():
+        NAME = "-".join(map(str, SEEDS))
+        STACKED = f"train_seeds_{NAME.replace('-', '_')}"
+        # What a profile sets for `train` holds for these rules too.
+        PROFILE = workflow.resource_settings._parsed_overwrite_resources
+        PROFILE[STACKED] = PROFILE.get("train", {})
+
+        rule:
+            name:
+                STACKED
+            input:
+                pixels=lambda wildcards, seed=SEEDS[0]: pixels_inputs(
+                    cell_of(wildcards, seed)
+                ),
+                signal=lambda wildcards, seed=SEEDS[0]: signal_inputs(
+                    cell_of(wildcards, seed)
+                ),
+            output:
+                [
+                    update(f"results/runs/{RUN_OF_SEEDS}/seed{seed}/{name}")
+                    for seed in SEEDS
+                    for name in RESULTS
+                ],
+            log:
+                f"logs/runs/{RUN_OF_SEEDS}/seeds-{NAME}.log",
+            benchmark:
+                f"results/benchmarks/runs/{RUN_OF_SEEDS}/seeds-{NAME}.tsv"
+            wildcard_constraints:
+                # Which students have just these seeds.
+                recipe=f"(?=({'|'.join(map(re.escape, FOLDERS))})/)[a-z0-9-]+",
+            threads: 1
+            resources:
+                gpu=GPUS,
+                device=DEVICE,
+                runtime=lambda wildcards, attempt, seeds=SEEDS: train_minutes(
+                    wildcards, attempt, seeds
+                ),
+            params:
+                run=lambda wildcards, seed=SEEDS[0]: run_flags(cell_of(wildcards, seed)),
+                seeds=SEEDS,
+                stack=["--stack", STACK] if DEVICE == "cuda" else [],
+                protocol=lambda wildcards: [
+                    PROTOCOL,
+                    recipes.get(wildcards.recipe).protocol,
+                ],
+            shell:
+                "exec clipkd train {params.run:q} --seed {params.seeds} {params.stack} --processes {threads} "
+                "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"

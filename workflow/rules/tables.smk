@@ -40,4 +40,4 @@ rule tables:
     params:
         code=code_digest("*.py", "tables/*.py"),
     shell:
-        "clipkd tables --config {input.config:q} 2> {log:q}"
+        "exec clipkd tables --config {input.config:q} 2>> $(new_log {log:q})"

@@ -1,0 +1,34 @@
+"""Work done a little ahead of its use, by threads, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, most: int
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its result, in order, computed by `threads` threads at most `most` items ahead.
+
+    Items are taken in the calling thread. An error of `function` is raised where its result would come.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > most:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

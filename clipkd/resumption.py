@@ -1,0 +1,97 @@
+"""Resumption: everything that must be over and settled before a workflow goes on after a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from clipkd import adoption, lock, main_process
+from clipkd.errors import MachineError
+from clipkd.progress import say
+from clipkd.slurm import jobs
+
+RUNS = Path("results/runs")
+SECONDS_TO_SAVE = 900.0
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+
+
+def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
+    """Settle what an earlier main process left; return the command that goes on, and the lock that it inherits.
+
+    Args:
+        folder: the workflow's.
+        let_finish: let what still runs finish, instead of having it saved and stopped.
+
+    Raises:
+        InputError: no workflow was started here.
+        MachineError: another main process lives or may live, SLURM gives no answer, or something does not end.
+    """
+    started = main_process.last_started(folder)
+    descriptor = main_process.take(folder)
+    if started.executor == "slurm":
+        jobs.end(folder, let_finish)
+    end_orphans(folder, let_finish)
+    command = [*SNAKEMAKE, *started.arguments]
+    if whole := adoption.finished(folder):
+        say(f"{len(whole)} files of finished jobs are taken over: their main process died before it noted them")
+        call("--cleanup-metadata", command, *map(str, whole))
+    call("--unlock", command)
+    return command, descriptor
+
+
+def call(option: str, command: list[str], *arguments: str) -> None:
+    """Run Snakemake with the workflow's own command line, to do one thing before it goes on.
+
+    Raises:
+        MachineError: it failed.
+    """
+    position = len(SNAKEMAKE)
+    # First, so that no option of the user's swallows it, and before `--`, which begins the targets.
+    changed = [*command[:position], option, *arguments, *command[position:]]
+    answer = subprocess.run(changed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if answer.returncode != 0:
+        raise MachineError(f"snakemake {option} failed:\n{answer.stdout.strip()}")
+
+
+def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE) -> None:
+    """Have trainings on this machine that outlived their main process save themselves, and wait until they ended.
+
+    Raises:
+        MachineError: one does not end.
+    """
+    holders = {path: living(path) for path in (folder / RUNS).rglob(lock.NAME)}
+    orphans = {path: holder for path, holder in holders.items() if holder is not None}
+    for path, holder in orphans.items():
+        say(
+            f"{path.parent} is still trained by {holder}: " + ("waiting for it" if let_finish else "it saves and stops")
+        )
+        if not let_finish:
+            os.kill(holder.pid, signal.SIGTERM)
+    limit = time.monotonic() + seconds
+    while alive := [str(holder) for holder in orphans.values() if not lock.is_dead(holder)]:
+        if time.monotonic() > limit and not let_finish:
+            raise MachineError(f"{', '.join(alive)}: told to stop {seconds:.0f} s ago, and still running")
+        time.sleep(0.2)
+
+
+def living(path: Path) -> lock.Holder | None:
+    """Return the process of this machine that holds a run folder's lock; None without one."""
+    with open(path, "rb") as stream:
+        holder = lock.holder_of(stream.fileno())
+    if holder is None or holder.host != socket.gethostname() or lock.is_dead(holder):
+        return None
+    return holder
+
+
+def go_on(command: list[str], descriptor: int) -> None:
+    """Become the Snakemake that goes on, with the lock."""
+    os.set_inheritable(descriptor, True)
+    os.environ[main_process.INHERITED] = str(descriptor)
+    say("going on: snakemake " + " ".join(command[len(SNAKEMAKE) :]))
+    sys.stdout.flush()
+    os.execv(command[0], command)

@@ -1,0 +1,27 @@
+"""`clipkd thumbnails`."""
+
+from __future__ import annotations
+
+import argparse
+
+from clipkd import datasets
+from clipkd.errors import InputError
+from clipkd.options import data_options, layout_of, positive
+
+TEXT = "Pack a folder of large images at a student's input size."
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    data_options(child)
+    child.add_argument("dataset", help="a dataset of images of several sizes, for example imagenet")
+    child.add_argument("--side", type=positive, required=True, help="the students' input side, in pixels")
+
+
+def run(options: argparse.Namespace) -> None:
+    spec, layout = datasets.get(options.dataset, options.dataset_source), layout_of(options)
+    if not spec.has_thumbnails:
+        raise InputError(f"students train on the images of {spec.title} as they are packed: no thumbnails are needed")
+    from clipkd import stages
+
+    stages.thumbnails(spec, options.side, layout, options.dataset_source)
+    print(layout.thumbnails(spec, options.side)[0])

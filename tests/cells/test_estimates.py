@@ -1,0 +1,65 @@
+"""The minutes that jobs ask for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from clipkd import cells, estimates, students
+from clipkd.layout import Layout
+
+CELL = cells.Cell("corrected", "cifar100", "base-32", "none", "supervised", 0, epochs=200)
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    """No results, and nothing remembered."""
+    monkeypatch.chdir(tmp_path)
+    for cached in (estimates.measured_epoch, estimates.images_of):
+        cached.cache_clear()
+    yield
+    for cached in (estimates.measured_epoch, estimates.images_of):
+        cached.cache_clear()
+
+
+def test_operations_of_the_paper_s_networks():
+    """0.64 GFLOP for the base student, 123 for ViT-L/16 (README.md): known from their definitions."""
+    assert estimates.student_forward(students.get("base-32")) == pytest.approx(0.64e9, rel=0.01)
+    assert estimates.forward(1024, 24, 224, 16) == pytest.approx(123.1e9, rel=0.001)
+
+
+def test_a_training_asks_for_epochs_times_images_times_operations(tmp_path):
+    asked = estimates.training_minutes(CELL, Layout(), "cuda")
+    seconds = 200 * 60_000 * 4 * 0.64e9 / 2e12
+    assert asked == pytest.approx(2 * seconds / 60 + 15, rel=0.01)
+    assert estimates.training_minutes(CELL, Layout(), "cpu") > 50 * asked
+    two = estimates.training_minutes(CELL, Layout(), "cuda", students=2)
+    assert two - 15 == pytest.approx(2 * (asked - 15), abs=1)
+
+
+def test_once_a_seed_has_finished_its_time_is_taken(tmp_path):
+    run = tmp_path / "results/runs/corrected/cifar100/base-32/none/supervised/seed7"
+    run.mkdir(parents=True)
+    cost = {"device": {"kind": "cuda"}, "seconds_per_epoch": [40.0, 30.0, 20.0]}
+    (run / "cost.json").write_text(json.dumps(cost))
+    assert estimates.training_minutes(CELL, Layout(), "cuda") == 2 * 200 * 30 // 60 + 15
+    # A CPU's time says nothing of a GPU's.
+    estimates.measured_epoch.cache_clear()
+    (run / "cost.json").write_text(json.dumps(cost | {"device": {"kind": "cpu"}}))
+    assert estimates.training_minutes(CELL, Layout(), "cuda") != 2 * 200 * 30 // 60 + 15
+
+
+def test_the_images_that_are_there_are_counted(digits_folder):
+    digits = cells.Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=1000)
+    there = estimates.images_of(Layout(digits_folder).dataset(digits.dataset_spec), 32)
+    assert there == 1797
+    assert estimates.images_of(Layout().dataset(digits.dataset_spec), 32) == 60_000
+
+
+def test_an_extraction_is_divided_by_its_shards():
+    cell = cells.Cell("corrected", "cifar100", "base-32", "vit-l16-in21k", "teacher-KD", 0)
+    store = Layout().full_embeddings(cell)
+    whole, part = (estimates.extraction_minutes(store, Layout(), "cuda", shards) for shards in (1, 10))
+    assert whole == pytest.approx(2 * 2 * 60_000 * 123.1e9 / 2e12 / 60 + 15, rel=0.01)
+    assert part - 15 == pytest.approx((whole - 15) / 10, abs=1)

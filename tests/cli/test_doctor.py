@@ -1,0 +1,108 @@
+"""`clipkd doctor`: says what is there, and fails where something can't work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkd import doctor
+
+CLIPKD = [sys.executable, "-m", "clipkd"]
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLIPKD, "doctor", *arguments],
+        cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def levels(folder: Path) -> dict[str, str]:
+    return {finding.what: finding.level for finding in doctor.check_up(folder).found}
+
+
+def test_a_machine_that_can_do_everything(tmp_path):
+    answer = run(tmp_path)
+    assert answer.returncode == 0, answer.stdout
+    said = answer.stdout
+    assert "ok       torch: " in said
+    assert "ok       results: " in said
+    assert "a small file is written, synced and renamed in" in said
+    assert "none yet" in said
+    assert not list(tmp_path.rglob(".clipkd-doctor*")), "nothing is left behind"
+
+
+def test_a_folder_that_can_not_be_written_is_an_error(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    answer = run(tmp_path)
+    assert answer.returncode == 4
+    assert "error    results: " in answer.stdout
+    assert "1 things can't work as they are" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_old_and_missing_packages_are_named(tmp_path, monkeypatch):
+    real = doctor.version_of
+    monkeypatch.setattr(doctor, "version_of", lambda name: {"torch": "2.9.1", "dvc": None}.get(name, real(name)))
+    found = {finding.what: finding for finding in doctor.check_up(tmp_path).found}
+    assert found["torch"].level == "error"
+    assert "2.9.1 is too old, needed is 2.11" in found["torch"].text
+    assert found["dvc"].level == "warning"
+    assert found["numpy"].level == "ok"
+
+
+@pytest.mark.parametrize("name", ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "PYTHONPATH", "HF_ENDPOINT"])
+def test_variables_that_change_what_is_loaded_are_warned_of(name, tmp_path, monkeypatch):
+    for variable in (*doctor.UNSAFE, "HF_ENDPOINT"):
+        monkeypatch.delenv(variable, raising=False)
+    assert name not in levels(tmp_path)
+    monkeypatch.setenv(name, "1")
+    assert levels(tmp_path)[name] == "warning"
+
+
+def test_a_folder_that_anybody_may_write_is_warned_of(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o777)
+    assert levels(tmp_path)["data"] == "warning"
+    (tmp_path / "data").chmod(0o755)
+    assert levels(tmp_path)["data"] == "ok"
+
+
+def test_what_the_last_grid_lacks_is_named(tmp_path, digits_folder):
+    block = {
+        "name": "x",
+        "datasets": ["digits"],
+        "teachers": ["digits-vit-xs"],
+        "students": ["tiny-32"],
+        "train_types": ["embed-KD"],
+        "recipes": ["corrected"],
+        "seeds": [0],
+    }
+    config = {
+        "grid": [block],
+        "training": {"epochs": 1},
+        "embeddings": {"dtype": "int16", "crop_views": 4},
+        "prototypes": {"per_class": 100, "seed": 0},
+        "sources": {},
+    }
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/config.json").write_text(json.dumps(config))
+    assert doctor.missing_inputs(tmp_path) == ["digits", "digits-vit-xs"]
+    (tmp_path / "data").symlink_to(digits_folder)
+    assert doctor.missing_inputs(tmp_path) == ["digits-vit-xs"]
+
+
+def test_slurm_without_slurm(tmp_path):
+    (tmp_path / "profile").mkdir()
+    answer = run(tmp_path, "--slurm", "--profile", "profile")
+    assert answer.returncode == 2
+    assert "give the profile's folder with --profile" in answer.stderr
+    profile = Path(__file__).parents[2] / "profiles/slurm"
+    answer = run(tmp_path, "--slurm", "--profile", str(profile), PATH="/nowhere")
+    assert answer.returncode == 4
+    assert "error    commands: sbatch, srun, squeue, scontrol, sinfo, scancel not found" in answer.stdout

@@ -1,0 +1,123 @@
+"""What only a GPU can show (`make test-gpu`): graphs, stacks, no waiting. Skipped where there is none."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkd import stages
+from clipkd.cells import Cell
+from clipkd.layout import Layout
+from clipkd.runs import RunFolder
+from clipkd.training import loop, step
+from clipkd.training.group import take_steps
+from clipkd.training.interruption import Interruption
+from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
+from clipkd.training.loop import Run, train, train_together
+from clipkd.training.step import Step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here"),
+]
+NUMBERS = Hyperparameters(epochs=2, batch_size=64, learning_rate=1e-3)
+TYPES = ("embed-KD", "teacher-KD", "vanilla", "supervised")
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def jobs(request, digits_folder, vit_folder) -> list[Job]:
+    layout, cuda = Layout(digits_folder), torch.device("cuda")
+    cells = [
+        Cell("reference", "digits", "tiny-32", "none" if name == "supervised" else str(vit_folder), name, seed)
+        for seed, name in enumerate(TYPES)
+    ]
+    for cell in cells:
+        stages.for_training(cell, layout, cuda)
+    numbers = replace(NUMBERS, precision=request.param)
+    return [open_job(cell, numbers, layout, cuda) for cell in cells]
+
+
+def losses(folder: Path) -> list[float]:
+    return [float(row["train_loss"]) for row in csv.DictReader((folder / "history.csv").open())]
+
+
+def run_of(job: Job, folder: Path) -> Run:
+    signal = open_signal(job)
+    return Run(job, RunFolder(folder), signal, open_batches(job, signal))
+
+
+@pytest.fixture(scope="module")
+def captures() -> Iterator[list[int]]:
+    """Counts the graphs that are captured."""
+    seen: list[int] = []
+    real = step.captured
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "captured", lambda *arguments: (seen.append(1), real(*arguments))[1])
+        yield seen
+
+
+def test_a_graph_trains_what_its_kernels_train(jobs, captures, tmp_path, monkeypatch) -> None:
+    before = len(captures)
+    train(jobs[0], RunFolder(tmp_path / "graph"))
+    assert len(captures) == before + 1
+    monkeypatch.setenv(step.GRAPHS, "never")
+    train(jobs[0], RunFolder(tmp_path / "kernels"))
+    assert len(captures) == before + 1
+    assert losses(tmp_path / "graph") == pytest.approx(losses(tmp_path / "kernels"), rel=1e-4)
+    train(jobs[0], RunFolder(tmp_path / "again"))
+    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "kernels"), rel=1e-5)
+
+
+def test_a_stack_trains_each_student_as_it_would_alone(jobs, tmp_path) -> None:
+    outcomes = train_together([(job, RunFolder(tmp_path / job.cell.train_type)) for job in jobs])
+    assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+    for job in jobs:
+        train(job, RunFolder(tmp_path / "alone" / job.cell.train_type))
+        alone = losses(tmp_path / "alone" / job.cell.train_type)
+        rounding = 1e-3 if job.numbers.precision == "fp32" else 2e-2
+        assert losses(tmp_path / job.cell.train_type) == pytest.approx(alone, rel=rounding), job.cell.train_type
+
+
+@pytest.mark.parametrize("several", [1, 4])
+def test_the_host_does_not_wait_in_a_step(several, jobs, tmp_path) -> None:
+    """torch itself raises where a step makes the host wait. Batches and stored signals are copied outside of it."""
+    runs = [run_of(job, tmp_path / str(number)) for number, job in enumerate(jobs[:several])]
+    group = Step(runs)
+    assert group.again is not None
+    again, reached = group.again, []
+
+    def strict(lessons) -> None:
+        torch.cuda.set_sync_debug_mode("error" if again.replay else "default")
+        try:
+            again(lessons)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        reached.append(again.replay is not None)
+
+    group.again = strict  # type: ignore[assignment]
+    take_steps(group, runs[0].steps_per_epoch, Interruption())
+    assert sum(reached) > 10
+
+
+def test_a_run_that_was_cut_off_on_a_gpu_goes_on(jobs, tmp_path, monkeypatch) -> None:
+    train(jobs[0], RunFolder(tmp_path / "whole"))
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(loop, "SHARE_FOR_SAVES", float("inf"))
+    real = loop.Run.close_epoch
+
+    def cut(self) -> None:
+        if self.epoch.number == 2:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(loop.Run, "close_epoch", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(jobs[0], RunFolder(tmp_path / "cut"))
+    monkeypatch.setattr(loop.Run, "close_epoch", real)
+    train(jobs[0], RunFolder(tmp_path / "cut"))
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)

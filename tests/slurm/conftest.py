@@ -1,0 +1,60 @@
+"""One cluster for all scenarios, and one run on this machine alone that they are compared with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster, missing
+from tests.slurm.project import Project
+
+
+def brought_up(**options) -> Iterator[Cluster]:
+    """Yield a running cluster."""
+    why = missing(options.get("accounting", False))
+    if why:
+        pytest.skip(why)
+    # Not below pytest's folder, which is private: the database runs as a user of its own.
+    with tempfile.TemporaryDirectory(prefix="clipkd-slurm-") as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster(Path(folder), **options).start()
+        try:
+            yield cluster
+        finally:
+            cluster.run("scancel", "--user=root", "--full", check=False)
+            cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster with accounting."""
+    yield from brought_up(accounting=True)
+
+
+@pytest.fixture(scope="session")
+def plain_cluster() -> Iterator[Cluster]:
+    """A cluster without accounting: `sacct` is there and fails."""
+    yield from brought_up()
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory) -> Project:
+    """The grid, run to its end on this machine without SLURM and without faults."""
+    project = Project(tmp_path_factory.mktemp("local"), None)
+    project.snakemake(slurm=False).succeed(400)
+    return project
+
+
+@pytest.fixture
+def project(tmp_path, cluster, local) -> Callable[..., Project]:
+    """Make a project that has the data, and no students yet."""
+
+    def make(**options) -> Project:
+        made = Project(tmp_path / "project", options.pop("cluster", cluster), **options)
+        made.copy_data(local)
+        return made
+
+    return make

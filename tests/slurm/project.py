@@ -1,0 +1,237 @@
+"""A copy of the workflow for one scenario: its trainings leave a trace of every step, and faults can be put in.
+
+The faults are real (signals, memory, SLURM's own commands); only the moment is arranged. The command `clipkd` that
+jobs find first on their PATH saves more often than the installed one, notes each step that it takes, and can be
+told to need more memory or to forget what was saved (the negative control).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from tests.slurm.cluster import Cluster
+from tests.workflow.test_workflow import copy_workflow
+
+BIN = Path(sys.executable).parent
+EPOCHS = 20
+GRID = f"""\
+grid:
+  - name: disturbed
+    datasets: [digits]
+    teachers: [digits-vit-xs]
+    students: [tiny-32]
+    train_types: [supervised]
+    recipes: [corrected]
+    seeds: [0, 1, 2, 3]
+  - name: others
+    datasets: [digits]
+    teachers: [digits-vit-xs]
+    students: [tiny-32]
+    train_types: [embed-KD]
+    recipes: [corrected]
+    seeds: [0, 1]
+training: {{epochs: {EPOCHS}, learning_rate: 1e-3, device: cpu}}
+"""
+SECONDS_BETWEEN_SAVES = 0.5
+CLIPKD = f"""\
+#!{sys.executable}
+import os, sys, time
+sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+arguments = sys.argv[1:]
+if arguments[:1] == ["train"]:
+    from pathlib import Path
+    from clipkd.training import loop
+    loop.SECONDS_BETWEEN_SAVES, loop.SHARE_FOR_SAVES = {SECONDS_BETWEEN_SAVES}, float("inf")
+    cell = arguments[arguments.index("--log-folder") + 1]
+    if os.environ.get("TEST_FORGETS"):
+        loop.Run.resume = lambda run: False
+    trace = open(Path("trace") / f"{{time.time():.3f}}-{{os.getpid()}}", "w", buffering=1)
+    after, ballast = loop.Run.after_step, []
+    def noted(run, *given):
+        after(run, *given)
+        done = (run.epoch.number - 1) * run.steps_per_epoch + run.epoch.step
+        trace.write(f"{{time.time():.3f}} {{cell}} {{done}}\\n")
+        time.sleep(float(os.environ.get("TEST_SECONDS_A_STEP", 0)))
+        if done == 40 and cell.endswith(os.environ.get("TEST_HUNGRY", "none")):
+            ballast.append(bytearray(os.urandom(1_000_000) * 900))
+            time.sleep(8)  # until SLURM looks at the memory again
+    loop.Run.after_step = noted
+from clipkd.cli import main
+sys.exit(main(arguments))
+"""
+
+
+@dataclass
+class Step:
+    """A step that a training took."""
+
+    at: float
+    process: str
+    number: int
+
+
+class Project:
+    """A workflow's folder."""
+
+    def __init__(self, folder: Path, cluster: Cluster | None) -> None:
+        self.folder, self.cluster = copy_workflow(folder), cluster
+        (folder / "config/test.yaml").write_text(GRID)
+        (folder / "bin").mkdir()
+        (folder / "trace").mkdir()
+        self.put_command("clipkd", CLIPKD)
+        self.environment: dict[str, str] = {}
+
+    def put_command(self, name: str, text: str) -> None:
+        """Put a command first on the PATH of the main process and of all jobs."""
+        path = self.folder / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def copy_data(self, other: Project) -> None:
+        """Take over the datasets, teachers and embeddings that another project made."""
+        shutil.copytree(other.folder / "data", self.folder / "data")
+
+    def snakemake(self, *arguments: str, slurm: bool = True) -> Main:
+        """Start the workflow."""
+        options = ["--workflow-profile", "profiles/slurm", *FAST] if slurm else ["--cores", "2"]
+        given = [*options, "--configfile", "config/test.yaml", *arguments]
+        return self.start(str(BIN / "snakemake"), *given)
+
+    def start(self, *command: str) -> Main:
+        """Start a command in the project's folder, in the cluster."""
+        number = len(list(self.folder.glob("main-*.log"))) + 1
+        log = self.folder / f"main-{number}.log"
+        path = f"{self.folder / 'bin'}:{BIN}:{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | self.environment
+        line = [*command]
+        if self.cluster is not None:
+            holder = (self.cluster.root / "run/holder.pid").read_text().strip()
+            line = ["nsenter", f"--target={holder}", "--mount", f"--wdns={self.folder}", *command]
+        with open(log, "w") as stream:
+            process = subprocess.Popen(
+                line, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                start_new_session=True,
+            )  # fmt: skip
+        return Main(process, log)
+
+    # --- what happened
+
+    def steps(self) -> dict[str, list[Step]]:
+        """Return every step that every training took, by cell, in the order of time."""
+        found: dict[str, list[Step]] = defaultdict(list)
+        for path in sorted((self.folder / "trace").iterdir()):
+            for line in path.read_text().splitlines():
+                if line.count(" ") == 2:
+                    at, cell, number = line.split()
+                    found[cell.removeprefix("results/runs/")].append(Step(float(at), path.name, int(number)))
+        return {cell: sorted(steps, key=lambda step: step.at) for cell, steps in found.items()}
+
+    def reached(self, cell: str, number: int) -> bool:
+        return any(step.number >= number for step in self.steps().get(cell, []))
+
+    def trained_by(self, cell: str) -> list[str]:
+        """Return the processes that trained a cell, in the order of their first steps."""
+        return list(dict.fromkeys(step.process for step in self.steps().get(cell, [])))
+
+    def together(self, cell: str) -> bool:
+        """Return whether two processes ever trained a cell at the same time."""
+        steps = self.steps()[cell]
+        changes = sum(one.process != next.process for one, next in pairwise(steps))
+        return changes != len({step.process for step in steps}) - 1
+
+    def lost(self, cell: str) -> int:
+        """Return how many steps were taken more than once."""
+        steps = self.steps()[cell]
+        return len(steps) - len({step.number for step in steps})
+
+    def pids(self, cell: str) -> list[int]:
+        """Return the living processes that train a cell."""
+        pids = [int(process.rpartition("-")[2]) for process in self.trained_by(cell)]
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+    def job(self, cell: str) -> str:
+        """Return the number of the SLURM job that waits or runs for a cell."""
+        assert self.cluster is not None
+        said = self.cluster.run("squeue", "--noheader", "--format=%i|%k").stdout
+        comment = "rule_train_wildcards_" + cell.replace("/seed", "/").replace("/", "_")
+        return next(line.partition("|")[0] for line in said.splitlines() if line.endswith(comment))
+
+    def logs(self, cell: str) -> list[str]:
+        """Return the logs of all attempts at a cell."""
+        path = self.folder / "logs/runs" / cell
+        found = sorted(
+            path.parent.glob(f"{path.name}.attempt*.log"), key=lambda log: int(re.findall(r"\d+", log.name)[-1])
+        )
+        return [log.read_text() for log in found]
+
+    def result(self, cell: str, name: str) -> bytes:
+        return (self.folder / "results/runs" / cell / name).read_bytes()
+
+    def cells(self) -> list[str]:
+        """Return the cells that have a result."""
+        runs = self.folder / "results/runs"
+        return sorted(str(path.parent.relative_to(runs)) for path in runs.rglob("metrics.json"))
+
+    def tables(self) -> dict[str, bytes]:
+        """Return the tables that hold no seconds."""
+        found = (self.folder / "results/tables").iterdir()
+        return {path.name: path.read_bytes() for path in found if not path.name.startswith(("cost", "resources"))}
+
+
+FAST = ("--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "5", "--latency-wait", "20")
+"""A small cluster answers at once."""
+
+
+@dataclass
+class Main:
+    """A running main process."""
+
+    process: subprocess.Popen
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self, seconds: float = 300) -> int:
+        """Return its exit code; fails where it does not end."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"still running after {seconds:.0f} s:\n{self.said[-3000:]}") from None
+
+    def succeed(self, seconds: float = 300) -> str:
+        """Wait; return what it said. Fails where it fails."""
+        code = self.wait(seconds)
+        assert code == 0, f"exit code {code}:\n{self.said[-6000:]}"
+        return self.said
+
+    def kill(self) -> None:
+        """SIGKILL the main process alone, as the machine's memory killer would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    """Wait for something that has to happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.2)
+
+
+def json_of(path: Path) -> dict:
+    return json.loads(path.read_text())

@@ -1,0 +1,144 @@
+"""Scenarios of minutes: the demo, preemption, a crashed node, no accounting; controls hang or submit twice."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.slurm.project import BIN, Project, until
+from tests.slurm.test_scenarios import (
+    CANCELLED,
+    EMBED_KD,
+    KILLED,
+    LATE,
+    STEPS_BETWEEN_SAVES,
+    check_equal,
+    check_never_together,
+    stormy,  # noqa: F401  (a fixture)
+    went_on,
+)
+
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
+PATIENCE = 60
+"""Seconds after the last job has ended in which a main process that will end, ends."""
+
+
+def jobs_are_over(project: Project) -> bool:
+    assert project.cluster is not None
+    return project.cluster.run("squeue", "--noheader").stdout == ""
+
+
+def hangs(main) -> bool:
+    """Return whether a main process still waits long after its last job has ended."""
+    time.sleep(PATIENCE)
+    is_waiting = main.process.poll() is None
+    main.kill()
+    return is_waiting
+
+
+def test_the_demo_makes_the_tables_that_one_machine_makes(tmp_path, cluster):
+    projects = []
+    for name, slurm in (("local", False), ("slurm", True)):
+        project = Project(tmp_path / name, cluster if slurm else None)
+        config = (project.folder / "config/demo.yaml").read_text()
+        (project.folder / "config/test.yaml").write_text(config)
+        project.snakemake(slurm=slurm).succeed(1800)
+        projects.append(project)
+    assert len(projects[0].cells()) == 42
+    assert projects[0].cells() == projects[1].cells()
+    assert projects[0].tables() == projects[1].tables()
+
+
+@pytest.mark.parametrize("how", ["preempted", "node crashed"])
+def test_jobs_that_slurm_takes_away_go_on(how, project, local):
+    made = project()
+    made.environment["TEST_SECONDS_A_STEP"] = "0.07"
+    main = made.snakemake()
+    cells = [KILLED, CANCELLED, LATE]
+    until(lambda: all(made.reached(cell, 30) for cell in cells), "three cells train", 300)
+    if how == "preempted":
+        flags = ("--partition=urgent", "--exclusive", "--time=2", "--job-name=urgent", "--output=/dev/null")
+        made.cluster.run("sbatch", *flags, "--wrap=sleep 5")
+    else:
+        made.cluster.stop_node()
+        made.cluster.start_node()
+    main.succeed(600)
+    check_equal(made, local)
+    check_never_together(made)
+    for cell in cells:
+        assert went_on(made.logs(cell)[1]), made.logs(cell)
+        assert made.lost(cell) <= STEPS_BETWEEN_SAVES
+
+
+def test_without_accounting_a_cancelled_job_is_noticed(project, local, plain_cluster):
+    made = project(cluster=plain_cluster)
+    made.environment["TEST_SECONDS_A_STEP"] = "0.03"
+    main = made.snakemake()
+    until(lambda: made.reached(CANCELLED, 20), "a cell trains", 240)
+    assert "squeue (accounting is off" in main.said
+    made.cluster.run("scancel", made.job(CANCELLED))
+    main.succeed(400)
+    check_equal(made, local)
+    assert went_on(made.logs(CANCELLED)[1])
+
+
+def test_control_the_plugin_alone_forgets_its_jobs_without_accounting(project, plain_cluster):
+    made = project(cluster=plain_cluster)
+    main = made.snakemake("--no-hooks")
+    until(lambda: len(made.cells()) == 6 and jobs_are_over(made), "all students are there", 300)
+    assert hangs(main)
+
+
+def test_control_the_plugin_alone_waits_for_a_cancelled_job(project):
+    made = project()
+    made.environment["TEST_SECONDS_A_STEP"] = "0.03"
+    main = made.snakemake("--no-hooks")
+    until(lambda: made.reached(CANCELLED, 20), "a cell trains", 240)
+    made.cluster.run("scancel", made.job(CANCELLED))
+    until(lambda: len(made.cells()) == 5 and jobs_are_over(made), "the other students are there", 300)
+    assert hangs(main)
+
+
+def test_control_few_attempts_forget_all_jobs_when_slurm_is_silent(stormy):  # noqa: F811
+    main = stormy.snakemake("--slurm-status-attempts", "5")
+    until(lambda: stormy.reached(KILLED, 20), "a cell trains", 240)
+    flag = stormy.folder / "outage"
+    flag.touch()
+    time.sleep(20)
+    flag.unlink()
+    until(lambda: len(stormy.cells()) == 6 and jobs_are_over(stormy), "all students are there", 300)
+    assert hangs(main)
+
+
+def test_slurm_is_silent_for_minutes(stormy, local):  # noqa: F811
+    main = stormy.snakemake()
+    until(lambda: stormy.reached(KILLED, 20), "a cell trains", 240)
+    flag = stormy.folder / "outage"
+    flag.touch()
+    time.sleep(240)
+    flag.unlink()
+    main.succeed(300)
+    check_equal(stormy, local)
+    assert all(len(stormy.logs(cell)) == 1 for cell in local.cells())
+
+
+def test_control_unlocked_by_hand_a_cell_is_submitted_twice(project):
+    """What `clipkd resume` is for. (Each run folder's lock still keeps the second training out.)"""
+    made = project()
+    made.environment["TEST_SECONDS_A_STEP"] = "0.2"
+    main = made.snakemake()
+    until(lambda: made.reached(EMBED_KD.format(0), 20), "a cell trains", 240)
+    main.kill()
+    made.snakemake("--unlock").succeed()
+    main = made.snakemake()
+
+    def comments() -> list[str]:
+        return made.cluster.run("squeue", "--noheader", "--format=%k").stdout.split()
+
+    until(lambda: len(comments()) > len(set(comments())), "two jobs for one cell", 120)
+    main.kill()
+    # And one command still gets it right.
+    made.environment["TEST_SECONDS_A_STEP"] = "0"
+    made.start(str(BIN / "clipkd"), "resume").succeed(400)
+    check_never_together(made)

@@ -1,0 +1,274 @@
+"""The preflight and the states of jobs, with SLURM's commands replaced by scripts that say what real ones said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkd.errors import InputError, MachineError
+from clipkd.slurm import jobs, site, status
+from clipkd.slurm.preflight import Request, largest, preflight
+from clipkd.slurm.profile import Profile
+
+ROOT = Path(__file__).parents[2]
+PARTITION = (
+    "PartitionName={name} AllowGroups=ALL Default=NO GraceTime=0 MaxNodes=UNLIMITED MaxTime={time} Nodes=n1 "
+    "PriorityTier={tier} OverSubscribe=NO PreemptMode={preempt} State={state} TotalCPUs=8"
+)
+CONFIG = """\
+Configuration data as of 2026-11-25T11:00:00
+AccountingStorageType   = {storage}
+ClusterName             = toy
+KillWait                = 30 sec
+MinJobAge               = {age} sec
+PreemptMode             = REQUEUE
+PreemptType             = preempt/partition_prio
+SLURM_VERSION           = 22.05.8
+"""
+DISABLED = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+
+
+class Fakes:
+    """Commands on the PATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.say("squeue", "")
+        self.say("sacct", "")
+        self.say("scancel", "")
+        self.say("sinfo", "cpu|(null)|64000\ngpu|gpu:a100:4(S:0-1)|128000")
+        self.put("sbatch", "echo 'sbatch: Job 7 to start at 2026-11-25T12:00:00' >&2")
+        self.put("srun", "exit 1")
+        self.site()
+
+    def site(self, storage="accounting_storage/slurmdbd", age=300, preempt="REQUEUE", state="UP") -> None:
+        lines = [
+            PARTITION.format(name=name, time=time, tier=tier, preempt=preempt, state=state)
+            for name, time, tier in (("cpu", "UNLIMITED", 1), ("gpu", "12:00:00", 1), ("urgent", "1:00:00", 10))
+        ]
+        config = CONFIG.format(storage=storage, age=age)
+        (self.folder / "partitions").write_text("\n".join(lines) + "\n")
+        (self.folder / "config").write_text(config)
+        self.put("scontrol", f'[ "$2" = config ] && cat {self.folder}/config || cat {self.folder}/partitions')
+
+    def put(self, name: str, script: str) -> None:
+        (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.folder / name).chmod(0o755)
+
+    def say(self, name: str, text: str) -> None:
+        (self.folder / f"{name}.said").write_text(text + "\n" * bool(text))
+        self.put(name, f"cat {self.folder}/{name}.said")
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch) -> Fakes:
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return Fakes(folder)
+
+
+GPU = Request("gpu", 1, "a100", 700, 8000, "lab")
+
+
+def problems(*requests: Request) -> str:
+    return "\n".join(map(str, preflight(requests)[0].errors))
+
+
+def test_a_cluster_that_can_do_what_is_asked(fakes):
+    findings, command = preflight([Request("cpu", minutes=30), GPU])
+    assert findings.errors == findings.warnings == []
+    assert command == "sacct"
+    assert any("takes jobs of 700 minutes, 4 a100 a node" in finding.text for finding in findings.found)
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (Request("gpus"), "does not exist here (there are: cpu, gpu, urgent)"),
+        (Request("cpu", 1), "has no GPU"),
+        (Request("gpu", 1, "h100"), "has no GPU of type 'h100' (there are: a100)"),
+        (Request("gpu", 1, minutes=721), "runs no job longer than 720 minutes, asked are 721"),
+        (Request("cpu", memory_mb=64001), "has no node with 64001 MB (the largest has 64000 MB)"),
+    ],
+)
+def test_what_the_site_does_not_have_is_named(request_, expected, fakes):
+    assert expected in problems(request_)
+    assert "profiles/slurm/config.yaml" in problems(request_)
+
+
+def test_what_sbatch_would_refuse_is_said_in_its_words(fakes):
+    fakes.put("sbatch", "echo 'sbatch: error: allocation failure: Invalid account' >&2; exit 1")
+    said = problems(GPU)
+    assert "SLURM would refuse a job with --partition=gpu --gpus=a100:1 --mem=8000 --account=lab" in said
+    assert "Invalid account" in said
+
+
+def test_a_partition_that_is_down(fakes):
+    fakes.site(state="DOWN")
+    assert "is not up" in problems(Request("cpu"))
+
+
+def test_a_machine_without_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "run this on a login node" in problems(GPU)
+
+
+def test_a_controller_that_does_not_answer(fakes):
+    fakes.put("scontrol", "echo 'slurm_load_ctl_conf error: Unable to contact slurm controller' >&2; exit 1")
+    assert "Unable to contact slurm controller" in problems(GPU)
+
+
+def test_one_request_stands_for_its_kind(fakes):
+    asked = [Request("gpu", 1, minutes=m, memory_mb=mb) for m, mb in ((10, 500), (90, 100), (20, 300))]
+    assert largest(asked) == [Request("gpu", 1, minutes=90, memory_mb=500)]
+
+
+# --- how jobs end
+
+
+def test_without_accounting_squeue_is_taken_where_it_remembers_long_enough(fakes):
+    fakes.site(storage="accounting_storage/none")
+    fakes.put("sacct", DISABLED)
+    findings, command = preflight([Request("cpu")])
+    assert command == "squeue"
+    assert not findings.errors
+
+
+@pytest.mark.parametrize("storage", ["accounting_storage/none", "accounting_storage/slurmdbd"])
+def test_where_nothing_tells_how_jobs_end_no_job_is_submitted(storage, fakes):
+    """Accounting off, or its database down, and a squeue that forgets before it may be asked."""
+    fakes.site(storage=storage, age=120)
+    fakes.put("sacct", "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1")
+    findings, command = preflight([Request("cpu")])
+    assert command == ""
+    with pytest.raises(MachineError, match=r"nothing here tells for sure how a job ended.*MinJobAge=300"):
+        findings.refuse_errors()
+
+
+def test_preemption_by_cancelling_is_warned_of(fakes):
+    fakes.site(preempt="CANCEL")
+    warnings = preflight([Request("cpu")])[0].warnings
+    assert "jobs preempted by jobs in urgent are cancelled (PreemptMode=CANCEL)" in warnings[0].text
+    assert not preflight([Request("urgent")])[0].warnings, "nobody comes before these"
+
+
+def test_states_are_plain_and_squeue_is_the_newer_word(fakes, tmp_path):
+    fakes.say("squeue", "4|PENDING\n5|COMPLETED")
+    fakes.say("sacct", "3|CANCELLED by 0\n4|PREEMPTED\n5|RUNNING\n6|OUT_OF_MEMORY")
+    found = status.states("clipkd_run", tmp_path)
+    assert found == {"3": "CANCELLED", "4": "PENDING", "5": "COMPLETED", "6": "OUT_OF_MEMORY"}
+
+
+def test_a_preempted_job_ends_only_where_slurm_does_not_put_it_back(fakes, tmp_path):
+    fakes.say("squeue", "4|PREEMPTED")
+    assert status.states("clipkd_run", tmp_path) == {"4": "PREEMPTED"}
+    fakes.site(preempt="CANCEL")
+    assert status.states("clipkd_run", tmp_path) == {"4": "CANCELLED"}
+
+
+def test_without_accounting_a_job_that_squeue_forgot_has_ended(fakes, tmp_path):
+    fakes.put("sacct", DISABLED)
+    fakes.say("squeue", "1|RUNNING\n2|RUNNING")
+    assert status.states("clipkd_run", tmp_path) == {"1": "RUNNING", "2": "RUNNING"}
+    fakes.say("squeue", "2|RUNNING")
+    assert status.states("clipkd_run", tmp_path) == {"1": "UNKNOWN", "2": "RUNNING"}
+    assert status.states("clipkd_other", tmp_path) == {"2": "RUNNING"}
+
+
+def test_where_accounting_is_down_for_a_while_nothing_is_taken_for_ended(fakes, tmp_path):
+    fakes.put("sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
+    fakes.say("squeue", "1|RUNNING")
+    status.states("clipkd_run", tmp_path)
+    fakes.say("squeue", "")
+    assert status.states("clipkd_run", tmp_path) == {}
+
+
+def test_no_answer_is_no_state(fakes, tmp_path, capsys):
+    for name in ("squeue", "sacct"):
+        fakes.put(name, "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(MachineError, match="Unable to contact"):
+        status.states("clipkd_run", tmp_path)
+    assert status.main("clipkd_run") == 1
+    assert capsys.readouterr().out == ""
+
+
+# --- jobs that are left
+
+
+def test_only_jobs_of_this_folder_and_workflow_are_ended(fakes, tmp_path):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    lines = [
+        f"1|clipkd_a|RUNNING|{here}|rule_train_wildcards_x",
+        f"2|clipkd_a|PENDING|{here}|rule_train_wildcards_y",
+        f"3|clipkd_b|RUNNING|{elsewhere}|rule_train_wildcards_x",
+        f"4|mine|RUNNING|{here}|(null)",
+    ]
+    fakes.say("squeue", "\n".join(lines))
+    # What is cancelled leaves the queue.
+    done = fakes.folder / "cancelled"
+    fakes.put(
+        "scancel", f'echo "$@" >> {done}; for job in "$@"; do sed -i "/^$job|/d" {fakes.folder}/squeue.said; done'
+    )
+    assert jobs.end(here, let_finish=False) == 2
+    assert done.read_text().split() == ["1", "2"]
+    assert [job.number for job in jobs.jobs_of(elsewhere)] == ["3"]
+
+
+def test_jobs_that_do_not_end_are_named(fakes, tmp_path):
+    fakes.say("squeue", f"1|clipkd_a|RUNNING|{tmp_path}|rule_train")
+    with pytest.raises(MachineError, match="1 SLURM jobs of this folder don't end: 1"):
+        jobs.end(tmp_path, let_finish=False, seconds=1)
+
+
+# --- reading SLURM's words
+
+
+def test_times_and_gpus_as_slurm_writes_them():
+    times = {
+        "UNLIMITED": None,
+        "30": 30,
+        "90:30": 90,
+        "12:00:00": 720,
+        "1-00:00:00": 1440,
+        "2-12": 3600,
+        "1-01:30": 1530,
+    }
+    assert {text: site.minutes(text) for text in times} == times
+    assert site.gpus("(null)") == {}
+    assert site.gpus("gpu:2") == {"": 2}
+    assert site.gpus("gpu:a100:4(S:0-1),gpu:v100:2(S:0),shard:8") == {"a100": 4, "v100": 2}
+
+
+def test_the_project_s_own_profile_names_a_site(tmp_path):
+    profile = Profile.read(ROOT / "profiles/slurm")
+    assert [request.partition for request in profile.requests()] == ["cpu", "gpu"]
+    assert profile.latency_wait == 60
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    for changed in (text.replace("longest_job: 720", "longest_job: 5"), "a: [", text.replace("gpu_partition: gpu", "")):
+        (tmp_path / "config.yaml").write_text(changed)
+        with pytest.raises(InputError, match=r"config\.yaml"):
+            Profile.read(tmp_path)
+    with pytest.raises(InputError, match="give the profile's folder with --profile"):
+        Profile.read(tmp_path / "none")
+
+
+def test_site_values_stand_in_one_place_of_the_profile():
+    """Each of the site's words appears once: where it is set."""
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    settings = text.partition("executor: slurm")[2]
+    for name in ("slurm_account: ", "slurm_partition: ", "gpu_model: "):
+        values = [line.split(name)[1] for line in settings.splitlines() if line.strip().startswith(name)]
+        assert values
+        assert all(value.startswith("?") for value in values), (name, values)
+
+
+def test_preflight_is_quick_and_loads_no_torch():
+    code = (
+        "import sys; import clipkd.slurm.preflight, clipkd.doctor, clipkd.resumption; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

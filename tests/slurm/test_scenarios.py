@@ -1,0 +1,157 @@
+"""The workflow on a real SLURM: jobs are killed, cancelled, out of time or memory, and SLURM gives no answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.slurm.project import BIN, Project, until
+
+pytestmark = pytest.mark.slurm
+RESULTS = ("metrics.json", "history.csv", "student.safetensors")
+SUPERVISED = "corrected/digits/tiny-32/none/supervised/seed{}"
+EMBED_KD = "corrected/digits/tiny-32/digits-vit-xs/embed-KD/seed{}"
+KILLED, CANCELLED, LATE, HUNGRY = map(SUPERVISED.format, range(4))
+STEPS_BETWEEN_SAVES = 30
+"""At most: a step takes TEST_SECONDS_A_STEP at least, and a save is due after half a second."""
+STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@40 --open-mode=append'")
+"""Memory that the first attempt at one cell does not find enough; SIGTERM soon after the limit is one minute."""
+OUTAGE = """\
+#!/bin/sh
+[ -e {flag} ] && {{ echo asked >> {flag}; echo "slurm: Unable to contact slurm controller" >&2; exit 1; }}
+exec {real} "$@"
+"""
+
+
+def check_equal(project: Project, local: Project) -> None:
+    """Every student, metric and table is that of the undisturbed run on one machine, to the bit."""
+    assert project.cells() == local.cells()
+    for cell in local.cells():
+        for name in RESULTS:
+            assert project.result(cell, name) == local.result(cell, name), f"{cell}/{name}"
+    assert project.tables() == local.tables()
+
+
+def check_never_together(project: Project) -> None:
+    """No two processes trained a cell at the same time."""
+    for cell in project.steps():
+        assert not project.together(cell), cell
+
+
+def went_on(log: str) -> bool:
+    return "going on in epoch" in log
+
+
+@pytest.fixture
+def stormy(project) -> Project:
+    """Slow trainings, one of which needs much memory; status commands that can be made to fail."""
+    made = project()
+    made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.07"}
+    for name in ("squeue", "sacct"):
+        made.put_command(name, OUTAGE.format(flag=made.folder / "outage", real=shutil.which(name)))
+    return made
+
+
+def storm(project: Project, *options: str, outage: float = 30) -> str:
+    """Run the grid while one job is killed, one cancelled, one late, one hungry; return what the main process said."""
+    main = project.snakemake(*STORM, *options)
+    for cell in (KILLED, CANCELLED, LATE):
+        until(lambda cell=cell: project.reached(cell, 20), f"{cell} trains", 240)
+    project.cluster.run("scontrol", "update", f"JobId={project.job(LATE)}", "TimeLimit=1")
+    project.cluster.run("scancel", project.job(CANCELLED))
+    os.kill(project.pids(KILLED)[0], signal.SIGKILL)
+    flag = project.folder / "outage"
+    flag.touch()
+    time.sleep(outage)
+    asked = len(flag.read_text().split())
+    flag.unlink()
+    assert asked > 10, "the status was asked for all the time"
+    return main.succeed(400)
+
+
+def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy, local):
+    """And while half of that happens, SLURM says nothing of its jobs for half a minute."""
+    storm(stormy)
+    check_equal(stormy, local)
+    check_never_together(stormy)
+    for cell in (KILLED, CANCELLED, LATE, HUNGRY):
+        logs = stormy.logs(cell)
+        assert len(logs) == 2, f"{cell}: {logs}"
+        assert went_on(logs[1]), f"{cell}:\n" + "\n".join(logs)
+    # SIGTERM comes before the end: nothing is lost. SIGKILL: what came after the last save.
+    for cell in (CANCELLED, LATE):
+        assert "stopped by SIGTERM" in stormy.logs(cell)[0]
+        assert stormy.lost(cell) == 0
+    for cell in (KILLED, HUNGRY):
+        assert "stopped by" not in stormy.logs(cell)[0]
+        assert 0 <= stormy.lost(cell) <= STEPS_BETWEEN_SAVES
+    for cell in (EMBED_KD.format(0), EMBED_KD.format(1)):
+        assert len(stormy.logs(cell)) == 1
+        assert stormy.lost(cell) == 0
+    # Each attempt's log says which it is, where it ran, and stays.
+    assert [log.splitlines()[0].split(",")[0].split()[1] for log in stormy.logs(KILLED)] == ["1", "2"]
+
+
+@pytest.mark.long
+def test_control_without_saved_states_the_storm_trains_twice(stormy, local):
+    """What the test above finds comes from the checkpoints."""
+    stormy.environment["TEST_FORGETS"] = "1"
+    storm(stormy)
+    for cell in (KILLED, CANCELLED, LATE, HUNGRY):
+        assert not went_on(stormy.logs(cell)[1])
+        assert stormy.lost(cell) > STEPS_BETWEEN_SAVES // 2
+    check_equal(stormy, local)
+
+
+def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
+    """Twice: running jobs are saved and stopped; then they may finish, and what they made is taken over."""
+    made = project()
+    made.environment["TEST_SECONDS_A_STEP"] = "0.1"
+    cells = local.cells()
+    main = made.snakemake()
+    until(lambda: all(made.reached(cell, 20) for cell in cells[:3]), "three cells train", 240)
+
+    # While it lives there is no second one, also where Snakemake's own lock is passed over.
+    second = made.snakemake("--nolock")
+    assert second.wait(60) != 0
+    assert f"has a main process already: process {main.process.pid} on " in second.said
+    resumed = made.start(str(BIN / "clipkd"), "resume")
+    assert resumed.wait(60) == 4
+    assert f"process {main.process.pid} on " in resumed.said
+
+    main.kill()
+    resumed = made.start(str(BIN / "clipkd"), "resume")
+    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 120)
+    assert "is cancelled: RUNNING" in resumed.said
+    until(lambda: any(len(made.trained_by(cell)) == 2 for cell in cells), "a cell trains again", 240)
+    resumed.kill()
+    resumed = made.start(str(BIN / "clipkd"), "resume", "--wait")
+    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 200)
+    assert "may finish: RUNNING" in resumed.said
+    assert "files of finished jobs are taken over" in resumed.said
+    taken_over = {cell: made.trained_by(cell) for cell in made.cells()}
+    assert taken_over
+    resumed.succeed(300)
+
+    check_equal(made, local)
+    check_never_together(made)
+    assert sum(map(made.lost, cells)) == 0
+    for cell, processes in taken_over.items():
+        assert made.trained_by(cell) == processes, "what was finished is not trained again"
+    assert "Nothing to be done" in made.start(str(BIN / "clipkd"), "resume").succeed(120)
+
+
+def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project):
+    made = project()
+    refused = (
+        "train:constraint='no-such-feature' if wildcards.train_type == 'supervised' and wildcards.seed == '1' else None"
+    )
+    main = made.snakemake("--retries", "1", "--set-resources", refused)
+    assert main.wait(300) == 1
+    assert "Invalid feature specification" in main.said, "sbatch's own words"
+    assert set(made.cells()) == {KILLED, LATE, HUNGRY, EMBED_KD.format(0), EMBED_KD.format(1)}
+    assert made.cluster.run("squeue", "--noheader").stdout == "", "nothing is left in the queue"

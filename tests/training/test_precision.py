@@ -1,0 +1,105 @@
+"""bf16: which operations are in it, which are not, how far the results are, and when `auto` takes it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from clipkd import methods, recipes
+from clipkd.students import StudentSpec
+from clipkd.training import precision
+from clipkd.training.network import Student, build_student
+from clipkd.training.precision import autocast, resolved
+from clipkd.training.stack import Stack
+
+CPU = torch.device("cpu")
+SPEC = StudentSpec("toy", 16, 4, 32, 2, 4)
+PRODUCTS = {"aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.linear", "aten.mkldnn_linear"}
+FLOAT32 = {"aten.native_layer_norm", "aten._softmax", "aten._log_softmax", "aten.nll_loss_forward", "aten.exp"}
+
+
+class Formats(TorchDispatchMode):
+    """Notes the number formats that each operation read and made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: dict[str, set[torch.dtype]] = {}
+        self.made: dict[str, set[torch.dtype]] = {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        name = str(function).rpartition(".")[0]
+        for kept, values in ((self.read, arguments), (self.made, result if isinstance(result, tuple) else (result,))):
+            dtypes = {value.dtype for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()}
+            kept.setdefault(name, set()).update(dtypes)
+        return result
+
+
+def student_and_batch() -> tuple[Student, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    student = build_student(SPEC, 5, 24, recipes.get("corrected"))
+    return student, torch.randn(8, 3, 16, 16), torch.arange(8) % 5, torch.randn(5, 24)
+
+
+def loss_of(student: Student, images, labels, prototypes, asked: str) -> torch.Tensor:
+    student.generators = [torch.Generator().manual_seed(0)]
+    with autocast(asked, CPU):  # type: ignore[arg-type]
+        outputs = student(images)
+    recipe = recipes.get("corrected")
+    return methods.get("embed-KD").loss(student, outputs, labels, prototypes, recipe)["loss"]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_products_are_bfloat16_and_everything_else_float32(stacked: bool) -> None:
+    student, images, labels, prototypes = student_and_batch()
+    with Formats() as formats, autocast("bf16", CPU):
+        outputs = Stack([student, student_and_batch()[0]])([images, images])[0] if stacked else student(images)
+        assert {outputs.embedding.dtype, outputs.logits.dtype} == {torch.float32}
+    products = PRODUCTS & formats.read.keys()
+    assert products
+    assert set.union(*(formats.read[name] for name in products)) == {torch.bfloat16}
+    # The loss is computed outside of the context.
+    with formats:
+        loss = methods.get("embed-KD").loss(student, outputs, labels, prototypes, recipes.get("corrected"))["loss"]
+    assert loss.dtype == torch.float32
+    for name in FLOAT32 & formats.made.keys():
+        assert formats.made[name] == {torch.float32}, name
+    assert {"aten.native_layer_norm", "aten._softmax"} <= formats.made.keys()
+    loss.backward()
+    assert {value.grad.dtype for value in student.parameters() if value.grad is not None} <= {torch.float32}
+
+
+def test_bfloat16_gradients_are_near_float32s() -> None:
+    found = {}
+    for asked in ("fp32", "bf16"):
+        student, *batch = student_and_batch()
+        loss_of(student, *batch, asked).backward()
+        found[asked] = torch.cat([value.grad.flatten() for value in student.parameters() if value.grad is not None])
+    # bfloat16 keeps 8 bits: an error of a few thousandths a product, far from another direction.
+    assert F.cosine_similarity(found["fp32"], found["bf16"], dim=0) > 0.999
+    error = (found["fp32"] - found["bf16"]).norm() / found["fp32"].norm()
+    assert 1e-4 < error < 0.05, "neither the same numbers nor others"
+
+
+def test_what_auto_stands_for(monkeypatch) -> None:
+    for gain, wanted in ((0.11, "fp32"), (1.2, "fp32"), (2.0, "bf16")):
+        monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
+        assert resolved("auto", CPU) == wanted
+        assert (resolved("fp32", CPU), resolved("bf16", CPU)) == ("fp32", "bf16")
+    for supported, wanted in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, said=supported: said)
+        assert resolved("auto", torch.device("cuda")) == wanted
+
+
+def test_the_probe_measures(monkeypatch) -> None:
+    took = iter([1.0, 1.0] + [3.0, 1.0] * 5)
+    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: next(took))
+    precision.cpu_gain.cache_clear()
+    assert precision.cpu_gain() == 3.0
+    assert precision.cpu_gain() == 3.0, "measured once a process"
+    precision.cpu_gain.cache_clear()
+    monkeypatch.undo()
+    assert precision.cpu_gain(size=64, rounds=1) > 0
+    precision.cpu_gain.cache_clear()

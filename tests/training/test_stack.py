@@ -1,0 +1,125 @@
+"""Students in a stack: each is what it would be alone, and no number of one reaches another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipkd import methods, recipes
+from clipkd.students import StudentSpec
+from clipkd.training.job import Hyperparameters
+from clipkd.training.network import Outputs, Student, build_student
+from clipkd.training.optimiser import adamw
+from clipkd.training.stack import Stack, body, shape
+
+SPEC = StudentSpec("toy", 16, 4, 24, 3, 4)
+CLASSES, BATCH, STEPS = 5, 6, 4
+TYPES = ("supervised", "vanilla", "teacher-KD", "embed-KD")
+WIDTHS = (None, 32, 32, 48)
+"""Two teachers, and none: what is outside the common body may differ."""
+
+
+def students(recipe: str, dtype: torch.dtype) -> list[Student]:
+    made = []
+    for seed, width in enumerate(WIDTHS):
+        torch.manual_seed(seed)
+        student = build_student(SPEC, CLASSES, width, recipes.get(recipe)).to(dtype)
+        student.generators = [torch.Generator().manual_seed(seed)]
+        made.append(student.train())
+    return made
+
+
+def material(seed: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+    """Return each student's images, labels and teacher's signal in one step."""
+    draw = torch.Generator().manual_seed(seed)
+    images = [torch.randn(BATCH, 3, 16, 16, generator=draw).to(dtype) for _ in TYPES]
+    labels = [torch.randint(CLASSES, (BATCH,), generator=draw) for _ in TYPES]
+    shapes = [None, (BATCH, CLASSES), (BATCH, 32), (CLASSES, 48)]
+    signals = [None if size is None else torch.randn(size, generator=draw).to(dtype) for size in shapes]
+    return images, labels, signals
+
+
+def trained(recipe: str, dtype: torch.dtype, stacked: bool, spoil: int | None = None) -> list[Student]:
+    """Return the students after a few steps; `spoil`: a student whose images are not finite in the second."""
+    group, rules = students(recipe, dtype), recipes.get(recipe)
+    stack = Stack(group) if stacked else None
+    optimisers = [adamw(student, Hyperparameters(learning_rate=1e-2), rules) for student in group]
+    for step in range(STEPS):
+        images, labels, signals = material(step, dtype)
+        if spoil is not None and step == 1:
+            images[spoil] = images[spoil] * float("nan")
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        outputs: list[Outputs]
+        if stack:
+            stack.zero_grad()
+            outputs = stack(images)
+        else:
+            outputs = [student(shown) for student, shown in zip(group, images, strict=True)]
+        losses = [
+            methods.get(name).loss(student, out, truth, signal, rules)["loss"]
+            for name, student, out, truth, signal in zip(TYPES, group, outputs, labels, signals, strict=True)
+        ]
+        torch.stack(losses).sum().backward()
+        if stack:
+            stack.share_gradients()
+        for optimiser in optimisers:
+            optimiser.step()
+    return group
+
+
+@pytest.mark.parametrize("recipe", ["reference", "corrected"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-4)])
+def test_a_stack_trains_each_student_as_it_would_alone(recipe: str, dtype: torch.dtype, tolerance: float) -> None:
+    together, alone = trained(recipe, dtype, stacked=True), trained(recipe, dtype, stacked=False)
+    start = students(recipe, dtype)
+    for number, (found, wanted) in enumerate(zip(together, alone, strict=True)):
+        for name, value in wanted.state_dict().items():
+            ours = found.state_dict()[name]
+            if name.endswith("in_proj_bias"):
+                # A key's bias moves all scores of a query alike: its gradient is 0 but for rounding, of which AdamW
+                # makes steps of full size.
+                ours, value = (both.view(3, -1)[[0, 2]] for both in (ours, value))
+            torch.testing.assert_close(ours, value, rtol=0, atol=tolerance, msg=f"{number} {name}")
+        moved = found.state_dict()["conv1.weight"] - start[number].state_dict()["conv1.weight"]
+        assert moved.abs().mean() > 100 * tolerance
+    # vanilla has a projection that nothing reads: neither its moments nor weight decay may touch it.
+    unread = "cluster_projection.weight"
+    assert torch.equal(together[1].state_dict()[unread], start[1].state_dict()[unread])
+    # The control: another student's weights differ by far more than the tolerance.
+    other = together[0].state_dict()["conv1.weight"] - alone[1].state_dict()["conv1.weight"]
+    assert other.abs().max() > 100 * tolerance
+
+
+def test_a_student_that_is_not_finite_leaves_the_others_alone() -> None:
+    together, alone = trained("corrected", torch.float64, True, spoil=2), trained("corrected", torch.float64, False)
+    for number in (0, 1, 3):
+        for name, value in alone[number].state_dict().items():
+            torch.testing.assert_close(together[number].state_dict()[name], value, rtol=0, atol=1e-11)
+    assert not together[2].state_dict()["conv1.weight"].isfinite().all()
+
+
+def test_a_students_own_parameters_are_views_of_the_stacks() -> None:
+    group = students("corrected", torch.float32)
+    stack = Stack(group)
+    group[1].load_state_dict({name: value + 0.01 for name, value in group[1].state_dict().items()})
+    for name, common in stack.common.items():
+        assert torch.equal(common[1], body(group[1])[name])
+    group[1].eval(), group[0].eval()
+    images = torch.randn(2, 3, 16, 16)
+    stack.skeleton.eval()
+    outputs = stack([images] * len(group))
+    torch.testing.assert_close(outputs[1].logits, group[1](images).logits)
+    assert not torch.allclose(outputs[0].logits, outputs[1].logits)
+
+
+def test_what_can_stand_in_one_stack() -> None:
+    recipe = recipes.get("corrected")
+    toy = [shape(build_student(SPEC, CLASSES, width, recipe)) for width in WIDTHS]
+    assert len(set(toy)) == 1
+    assert shape(build_student(SPEC, CLASSES + 1, None, recipe)) != toy[0]
+    deeper, heads = StudentSpec("deep", 16, 4, 24, 4, 4), StudentSpec("heads", 16, 4, 24, 3, 2)
+    assert shape(build_student(deeper, CLASSES, None, recipe)) != toy[0]
+    assert shape(build_student(heads, CLASSES, None, recipe)) != toy[0], "equal weights, another function"
+    assert shape(torch.nn.Linear(2, 2)) is None

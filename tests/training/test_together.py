@@ -1,0 +1,259 @@
+"""Runs side by side: each leaves what it leaves alone; they are saved, stopped and failed one by one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from clipkd import stages
+from clipkd.cells import Cell
+from clipkd.errors import DataError, Interrupted, MachineError
+from clipkd.layout import Layout
+from clipkd.runs import RunFolder
+from clipkd.training import loop, step
+from clipkd.training.group import take_steps
+from clipkd.training.interruption import Interruption
+from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
+from clipkd.training.loop import Run, train, train_together
+from clipkd.training.step import WARM_UP, Replayed, Step
+
+CPU = torch.device("cpu")
+NUMBERS = Hyperparameters(epochs=2, batch_size=256, learning_rate=1e-3)
+STEPS = 6
+"""Of 256 images: the digits hold 1437 - 180 for validation, or 1437 with recipe `reference`."""
+
+
+def cells(teacher: str) -> list[Cell]:
+    def cell(train_type: str, seed: int) -> Cell:
+        return Cell(
+            "reference", "digits", "tiny-32", "none" if train_type == "supervised" else teacher, train_type, seed
+        )
+
+    return [cell("embed-KD", 0), cell("embed-KD", 1), cell("teacher-KD", 0), cell("vanilla", 5), cell("supervised", 0)]
+
+
+@pytest.fixture(scope="module")
+def jobs(digits_folder, vit_folder) -> list[Job]:
+    """Jobs of mixed train types, whose teacher is there."""
+    torch.set_num_threads(1)
+    layout = Layout(digits_folder)
+    for cell in cells(str(vit_folder)):
+        stages.for_training(cell, layout, CPU)
+    return [open_job(cell, NUMBERS, layout, CPU) for cell in cells(str(vit_folder))]
+
+
+@pytest.fixture(scope="module")
+def alone(jobs, tmp_path_factory) -> list[Path]:
+    """What each leaves alone."""
+    folders = [tmp_path_factory.mktemp("alone") for _ in jobs]
+    for job, folder in zip(jobs, folders, strict=True):
+        train(job, RunFolder(folder))
+    return folders
+
+
+def together(jobs: list[Job], folder: Path) -> list[Path]:
+    folders = [folder / str(number) for number in range(len(jobs))]
+    outcomes = train_together([(job, RunFolder(path)) for job, path in zip(jobs, folders, strict=True)])
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        assert isinstance(outcome, dict), outcome
+        assert outcome["cell"]["seed"] == job.cell.seed
+    return folders
+
+
+def check_equal_to_rounding(found: Path, wanted: Path) -> None:
+    """The same run, computed in another order: losses of every epoch, and where the weights went."""
+    ours, theirs = (list(csv.DictReader((folder / "history.csv").open())) for folder in (found, wanted))
+    assert ours[0].keys() == theirs[0].keys()
+    for row, other in zip(ours, theirs, strict=True):
+        assert float(row["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-4)
+        assert float(row["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-3)
+        assert float(row["val_top1"]) == pytest.approx(float(other["val_top1"]), abs=2 / 360)
+    ours, theirs = (load_file(folder / "student.safetensors") for folder in (found, wanted))
+    for name, value in theirs.items():
+        # AdamW makes a full step of the rounding of a gradient that is 0: some numbers go their own way.
+        far = (ours[name] - value).abs() > 1e-4
+        assert far.float().mean() < 0.1 or name.endswith("in_proj_bias"), name
+
+
+def test_each_leaves_what_it_leaves_alone(jobs, alone, tmp_path):
+    folders = together(jobs, tmp_path)
+    for found, wanted in zip(folders, alone, strict=True):
+        check_equal_to_rounding(found, wanted)
+        ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (found, wanted))
+        assert ours["fingerprint"] == theirs["fingerprint"], "how a run is computed is no part of what it is"
+        assert json.loads((found / "cost.json").read_text())["side_by_side"] == len(jobs)
+        assert {path.name for path in found.iterdir() if "tfevents" not in path.name} == {
+            path.name for path in wanted.iterdir() if "tfevents" not in path.name
+        }
+    with pytest.raises(AssertionError):  # the control: another seed
+        check_equal_to_rounding(folders[0], alone[1])
+
+
+def test_a_run_of_one_is_the_run_alone_to_the_bit(jobs, alone, tmp_path):
+    (folder,) = together(jobs[:1], tmp_path)
+    for name in ("metrics.json", "history.csv", "student.safetensors"):
+        assert (folder / name).read_bytes() == (alone[0] / name).read_bytes()
+
+
+def test_complete_runs_are_left_as_they_are(jobs, tmp_path, capfd):
+    (first,) = together(jobs[1:2], tmp_path / "first")
+    before = {path.name: path.stat().st_mtime_ns for path in first.iterdir() if path.name != ".lock"}
+    outcomes = train_together([(jobs[0], RunFolder(tmp_path / "new")), (jobs[1], RunFolder(first))])
+    assert [outcome["cell"]["seed"] for outcome in outcomes] == [0, 1]
+    assert {path.name: path.stat().st_mtime_ns for path in first.iterdir() if path.name != ".lock"} == before
+    assert f"{first} holds the complete result of this run: nothing to do" in capfd.readouterr().err
+
+
+def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, monkeypatch):
+    """Saved in the second epoch; then one goes on alone, the others catch up from where they were."""
+    pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]
+    taken, learn = iter(range(1, 100)), Step.learn
+
+    def learned(self, lessons):
+        if next(taken) == STEPS + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        learn(self, lessons)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, "learn", learned)
+        with pytest.raises(Interrupted, match=r"and 2 beside it are saved at epoch 2, step 2 of 6"):
+            train_together(pairs)
+    for _, folder in pairs:
+        assert [path.name for path in (folder.path / ".resume").iterdir()] == [f"{STEPS + 2:010d}"]
+    # One is stopped again, further on, so that the others are behind.
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(loop, "SHARE_FOR_SAVES", float("inf"))
+    taken = iter(range(1, 100))
+
+    def once_more(self, lessons):
+        if next(taken) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        learn(self, lessons)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, "learn", once_more)
+        with pytest.raises(Interrupted, match=r"seed0 is saved at epoch 2, step 4 of 6"):
+            train(*pairs[0])
+    sizes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, "learn", lambda self, lessons: (sizes.append(len(lessons)), learn(self, lessons)))
+        assert all(isinstance(outcome, dict) for outcome in train_together(pairs))
+    assert sizes == [2, 2, 3, 3], "two catch up from step 2 to 4, then all go together"
+    for (_, folder), wanted in zip(pairs, alone, strict=False):
+        check_equal_to_rounding(folder.path, wanted)
+
+
+def test_one_that_is_not_finite_fails_alone(jobs, alone, tmp_path, monkeypatch):
+    real = loop.Run.update
+
+    def update(self, parts, count):
+        if self.cell.seed == 1 and self.epoch.step == 2:
+            self.student.conv1.weight.grad[0] = float("nan")
+        real(self, parts, count)
+
+    monkeypatch.setattr(loop.Run, "update", update)
+    pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]
+    outcomes = train_together(pairs)
+    assert isinstance(outcomes[1], DataError)
+    assert "embed-KD/seed1: loss or gradient is not finite in epoch 1, step 3 of 6" in str(outcomes[1])
+    assert json.loads((tmp_path / "1/failed.json").read_text())["step"] == 3
+    assert not (tmp_path / "1/metrics.json").exists()
+    for number in (0, 2):
+        check_equal_to_rounding(tmp_path / str(number), alone[number])
+
+
+def test_a_folder_that_another_writes_fails_alone(jobs, tmp_path):
+    pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:2])]
+    with pairs[0][1].held():
+        outcomes = train_together(pairs)
+    assert isinstance(outcomes[0], MachineError)
+    assert "being written by" in str(outcomes[0])
+    assert isinstance(outcomes[1], dict)
+
+
+def run_of(job: Job, folder: Path) -> Run:
+    opened = open_signal(job)
+    return Run(job, RunFolder(folder), opened, open_batches(job, opened))
+
+
+class Reads(TorchDispatchMode):
+    """Counts the times that a number is read from the device, which makes the host wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("several", [1, 3])
+def test_nothing_waits_for_the_device_inside_an_epoch(several, jobs, tmp_path, monkeypatch):
+    runs = [run_of(job, tmp_path / str(number)) for number, job in enumerate(jobs[:several])]
+    group, learn = Step(runs), Step.learn
+    # In front of the first step a shuffle is drawn; after the last one the guard is asked.
+    reads = Reads()
+    inside: list[int] = []
+
+    def learned(self, lessons):
+        inside.append(reads.count)
+        learn(self, lessons)
+
+    monkeypatch.setattr(Step, "learn", learned)
+    with reads:
+        take_steps(group, STEPS, Interruption())
+    assert len(inside) == STEPS
+    assert inside[-1] == inside[0]
+    assert reads.count > inside[-1], "the guard's own read, once an epoch, is seen: so is any other"
+
+
+def test_a_step_from_fixed_places_is_the_step(jobs, tmp_path):
+    """What a GPU captures and replays: here replaying does the work again, in the same places."""
+    job = jobs[0]
+    plain, replayed = run_of(job, tmp_path / "plain"), run_of(job, tmp_path / "replayed")
+    captures = []
+
+    def capture(work):
+        captures.append(work)
+        return work
+
+    group = Step([replayed])
+    group.again = Replayed(group.learn, NUMBERS.batch_size, capture)
+    rate = replayed.optimiser.param_groups[0]["lr"]
+    take_steps(Step([plain]), STEPS, Interruption())
+    take_steps(group, STEPS, Interruption())
+    # 5 full batches: the first few warm up, the rest are replayed; the incomplete last one is neither.
+    assert (len(captures), group.again.warmed) == (1, WARM_UP)
+    assert len(group.again.places[0][1]) == NUMBERS.batch_size
+    assert replayed.optimiser.param_groups[0]["lr"] is rate, "the learning rate stays where it is read"
+    for name, value in plain.student.state_dict().items():
+        assert torch.equal(replayed.student.state_dict()[name], value), name
+    assert {part: total.item() for part, total in plain.epoch.totals.items()} == {
+        part: total.item() for part, total in replayed.epoch.totals.items()
+    }
+    totals = replayed.epoch.totals
+    replayed.epoch.step = STEPS
+    replayed.begin(), replayed.close_epoch()
+    assert all(replayed.epoch.totals[part] is total and total == 0 for part, total in totals.items())
+
+
+def test_control_a_replay_that_forgets_the_batch_differs(jobs, tmp_path):
+    plain, replayed = run_of(jobs[0], tmp_path / "plain"), run_of(jobs[0], tmp_path / "replayed")
+    group = Step([replayed])
+    group.again = Replayed(group.learn, NUMBERS.batch_size, lambda work: lambda: None)
+    take_steps(Step([plain]), STEPS, Interruption())
+    take_steps(group, STEPS, Interruption())
+    difference = plain.student.state_dict()["conv1.weight"] - replayed.student.state_dict()["conv1.weight"]
+    assert difference.abs().max() > 1e-5
+
+
+def test_graphs_are_for_gpus_only(jobs, tmp_path):
+    assert Step([run_of(jobs[0], tmp_path)]).again is None
+    assert step.GRAPHS == "CLIPKD_CUDA_GRAPHS"

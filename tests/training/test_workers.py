@@ -1,0 +1,159 @@
+"""Several students by one command, each in a process of its own: to the bit what each is alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clipkd.cli import parser
+from clipkd.errors import InputError
+from clipkd.verbs.train import cells_of
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+RESULTS = ("metrics.json", "history.csv", "student.safetensors")
+PLACE = "corrected/digits/tiny-32/none/supervised"
+
+
+def command(data: Path, folder: Path, *flags) -> list[str]:
+    cell = ["--dataset-name", "digits", "--student", "tiny-32", "--log-folder", folder, "--data", data]
+    numbers = ["--epochs", 2, "--batch-size", 256, "--learning-rate", 1e-3, "--device", "cpu", "--threads", 1]
+    defaults = ["--train-type", "supervised"]
+    return [sys.executable, "-m", "clipkd", *map(str, ["train", *cell, *numbers, *defaults, *flags])]
+
+
+def train(*arguments, check: bool = True) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=check, env=ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def several(digits_folder, tmp_path_factory) -> tuple[Path, str]:
+    """Three seeds in two processes at a time, and what was said."""
+    folder = tmp_path_factory.mktemp("several")
+    answer = train(digits_folder, folder, "--seed", 0, 1, 2, "--processes", 2)
+    assert answer.stdout.split() == [str(folder / PLACE / f"seed{seed}") for seed in range(3)]
+    return folder, answer.stderr
+
+
+def test_each_student_is_the_one_trained_alone(several, digits_folder, tmp_path):
+    folder, said = several
+    train(digits_folder, tmp_path, "--seed", 1)
+    for name in RESULTS:
+        assert (folder / PLACE / "seed1" / name).read_bytes() == (tmp_path / name).read_bytes(), name
+        assert (folder / PLACE / "seed0" / name).read_bytes() != (tmp_path / name).read_bytes(), name
+    for seed in range(3):
+        assert f"{PLACE}/seed{seed}: epoch 1/2: train loss" in said
+
+
+def test_a_seed_that_is_added_later_is_the_only_one_trained(several, digits_folder):
+    folder, _ = several
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name in RESULTS}
+    answer = train(digits_folder, folder, "--seed", 0, 1, 2, 3)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert answer.stderr.count("nothing to do") == 3
+    assert (folder / PLACE / "seed3/metrics.json").exists()
+
+
+def test_one_that_fails_stops_no_other_and_is_named(digits_folder, tmp_path):
+    blocked = tmp_path / PLACE / "seed1/metrics.json"
+    blocked.mkdir(parents=True)  # where a file has to be written
+    answer = train(digits_folder, tmp_path, "--seed", 0, 1, 2, check=False)
+    assert answer.returncode == 4
+    assert "1 of 3 students failed; the other 2 are complete:" in answer.stderr
+    assert f"  {PLACE}/seed1: {blocked}: Is a directory" in answer.stderr
+    assert all((tmp_path / PLACE / f"seed{seed}/metrics.json").is_file() for seed in (0, 2))
+
+    answer = train(digits_folder, tmp_path / "rate", "--seed", 0, 1, "--learning-rate", 1e30, check=False)
+    assert answer.returncode == 3
+    assert "2 of 2 students failed:" in answer.stderr
+    assert f"{PLACE}/seed1: loss or gradient is not finite" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_one_whose_process_dies_stops_no_other(digits_folder, tmp_path):
+    process, trainers = started(digits_folder, tmp_path, epochs=20)
+    os.kill(trainers[0], signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 4
+    assert f"{PLACE}/seed0: its process was killed by SIGKILL; if memory ran out, take fewer --processes" in said
+    assert (tmp_path / PLACE / "seed1/metrics.json").exists()
+
+
+def started(data: Path, folder: Path, epochs: int = 500) -> tuple[subprocess.Popen, list[int]]:
+    """Start a long training of two seeds; return it and the processes that train."""
+    process = subprocess.Popen(
+        command(data, folder, "--seed", 0, 1, "--processes", 2, "--epochs", epochs),
+        stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    seen: set[str] = set()
+    for line in process.stderr:
+        seen |= {seed for seed in ("seed0", "seed1") if f"{seed}: epoch 1/" in line}
+        if len(seen) == 2:
+            break
+    return process, [json.loads((folder / PLACE / seed / ".lock").read_text())["pid"] for seed in sorted(seen)]
+
+
+def gone(pid: int, seconds: float = 20.0) -> bool:
+    """Return whether a process ends within some time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGKILL, -9)])
+def test_a_signal_reaches_every_student_and_saves_it(number, code, digits_folder, tmp_path):
+    """Killed itself, the command can hand nothing on: its processes notice that it is gone."""
+    process, trainers = started(digits_folder, tmp_path)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code, said
+    assert all(gone(pid) for pid in trainers)
+    assert "Traceback" not in said
+    for seed in ("seed0", "seed1"):
+        assert list((tmp_path / PLACE / seed / ".resume").glob("0*/manifest.json")), "saved"
+        assert not (tmp_path / PLACE / seed / "metrics.json").exists()
+
+
+def test_a_stack_by_the_command_line(digits_folder, tmp_path):
+    answer = train(digits_folder, tmp_path, "--seed", 0, 1, "--recipe", "reference", "corrected", "--stack", 2)
+    assert answer.stderr.count("2 students side by side, from epoch 1, step 0") == 2, "a stack has one recipe"
+    assert len(answer.stdout.split()) == 4
+
+
+def options(*flags):
+    return parser().parse_args(["train", "--dataset-name", "digits", *flags])
+
+
+def test_the_cells_are_the_product_of_the_values(vit_folder):
+    chosen = options("--train-type", "supervised", "embed-KD", "--seed", "0", "1", "--teacher-model", str(vit_folder),
+                     "digits-vit-s", "--recipe", "reference", "corrected")  # fmt: skip
+    cells = cells_of(chosen)
+    # supervised has no teacher: 2 recipes x 2 seeds, and 2 x 2 x 2 teachers of embed-KD.
+    assert len(cells) == len({cell.folder for cell in cells}) == 4 + 8
+    assert len(cells_of(options("--train-type", "supervised", "--seed", "3", "3"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--ckpt-save-name", "elsewhere/a.pt"), "several students can't share a file"),
+        (("--stack", "2", "--processes", "2"), "exclude each other"),
+    ],
+)
+def test_what_can_not_be_is_refused(flags, said):
+    chosen = options("--train-type", "supervised", "--seed", "0", "1", *flags)
+    with pytest.raises(InputError, match=said):
+        chosen.run(chosen)

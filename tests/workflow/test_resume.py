@@ -1,0 +1,150 @@
+"""The main process on one machine is killed in the middle of a grid; one command goes on with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clipkd import adoption, lock, main_process
+from clipkd.errors import InputError, MachineError
+from tests.workflow.test_workflow import MINI, copy_workflow
+
+BIN = Path(sys.executable).parent
+CELLS = [f"corrected/digits/tiny-32/none/supervised/seed{seed}" for seed in (0, 1)]
+CONFIG = ("--configfile", "config/mini.yaml")
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command in a folder; what still runs at the end is killed, with all that it started."""
+    processes = []
+
+    def begin(project: Path, *command: str) -> subprocess.Popen[str]:
+        processes.append(started(project, *command))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def started(project: Path, *command: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [str(BIN / command[0]), *command[1:]], cwd=project, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def trainer(project: Path, cell: str) -> int | None:
+    """Return the process that trains a cell and has come through an epoch."""
+    log = project / f"logs/runs/{cell}.log"
+    path = project / "results/runs" / cell / lock.NAME
+    if not log.exists() or "epoch 1/" not in log.read_text() or not path.exists():
+        return None
+    return (json.loads(path.read_text() or "{}")).get("pid")
+
+
+def test_a_killed_workflow_goes_on_with_one_command(tmp_path, start):
+    project = copy_workflow(tmp_path / "a project")
+    (project / "config/mini.yaml").write_text(MINI.replace("epochs: 1", "epochs: 40"))
+    arguments = ("--cores", "1", *CONFIG)
+    main = start(project, "snakemake", *arguments, "--", *(f"results/runs/{cell}/metrics.json" for cell in CELLS))
+    end = time.monotonic() + 120
+    while not (pids := [pid for cell in CELLS if (pid := trainer(project, cell))]):
+        assert time.monotonic() < end, "no training began"
+        time.sleep(0.1)
+
+    # Two main processes, the second past Snakemake's own lock.
+    second = start(project, "snakemake", *arguments, "--nolock", "--forceall")
+    said = second.communicate(timeout=60)[0]
+    assert second.returncode == 1
+    assert f"has a main process already: process {main.pid} on " in said
+
+    main.send_signal(signal.SIGKILL)
+    main.wait()
+    assert lock.started(pids[0]), "the training goes on without its main process"
+    # Left alone, the folder is locked.
+    locked = start(project, "snakemake", *arguments)
+    assert "cannot be locked" in locked.communicate(timeout=60)[0]
+    assert locked.returncode == 1
+
+    resumed = start(project, "clipkd", "resume")
+    said = resumed.communicate(timeout=200)[0]
+    assert resumed.returncode == 0, said
+    assert f"is still trained by process {pids[0]} on " in said
+    assert not lock.started(pids[0])
+    first = next(cell for cell in CELLS if (project / f"logs/runs/{cell}.attempt2.log").exists())
+    logs = [(project / f"logs/runs/{first}.attempt{number}.log").read_text() for number in (1, 2)]
+    assert "stopped by SIGTERM" in logs[0]
+    assert "going on in epoch" in logs[1]
+    assert all((project / f"results/runs/{cell}/metrics.json").exists() for cell in CELLS)
+
+
+def test_where_nothing_was_started_there_is_nothing_to_resume(tmp_path, start):
+    resumed = start(tmp_path, "clipkd", "resume")
+    said = resumed.communicate(timeout=60)[0]
+    assert resumed.returncode == 2
+    assert "nothing to resume: no workflow was started in" in said
+
+
+STARTED = main_process.Started(["--cores", "1"], "local")
+
+
+def test_the_last_command_is_remembered(tmp_path):
+    descriptor = main_process.take(tmp_path)
+    main_process.write(descriptor, STARTED, None)
+    os.close(descriptor)
+    assert main_process.last_started(tmp_path) == STARTED
+    (tmp_path / main_process.FILE).write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        main_process.last_started(tmp_path)
+
+
+def test_a_main_process_elsewhere_may_live(tmp_path):
+    """Another machine's process can't be looked at: its lock may not reach here."""
+    descriptor = main_process.take(tmp_path)
+    here = lock.this_process()
+    elsewhere = lock.Holder("another-login-node", here.boot, here.pid, here.started, None)
+    main_process.write(descriptor, STARTED, elsewhere)
+    os.close(descriptor)
+    with pytest.raises(MachineError, match=r"process \d+ on another-login-node; one at a time; where it is certain"):
+        main_process.take(tmp_path)
+    # The control: on this machine the kernel knows that it is dead.
+    path = tmp_path / main_process.FILE
+    path.write_text(path.read_text().replace("another-login-node", here.host).replace(here.started, "1"))
+    os.close(main_process.take(tmp_path))
+
+
+def test_only_whole_outputs_are_taken_over(tmp_path, digits_folder):
+    """Snakemake marks what it has not seen end; the manifest says what is whole."""
+    from base64 import urlsafe_b64encode
+
+    shutil.copytree(digits_folder, tmp_path / "data")
+    whole = "data/datasets/digits/manifest.json"
+    marks = tmp_path / adoption.MARKS
+    marks.mkdir(parents=True)
+    long = "results/" + "x" * 300 + "/manifest.json"
+    for output in (whole, "data/embeddings/none/manifest.json", long):
+        pieces = urlsafe_b64encode(output.encode()).decode()
+        folder = marks
+        while len(pieces) > 254:
+            folder, pieces = folder / f"@{pieces[:254]}", pieces[254:]
+        folder.mkdir(exist_ok=True)
+        (folder / pieces).touch()
+    assert set(map(str, adoption.marked(marks))) == {whole, "data/embeddings/none/manifest.json", long}
+    assert list(map(str, adoption.finished(tmp_path))) == [whole]
+    array = tmp_path / "data/datasets/digits/test-labels.npy"
+    array.write_bytes(array.read_bytes()[:-1] + b"x")
+    assert adoption.finished(tmp_path) == []

@@ -1,0 +1,83 @@
+"""`training.stack`: one job for several seeds, by the real Snakemake; what is complete is never trained again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from clipkd.runs import RunFolder
+from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake
+
+PLACE = "results/runs/corrected/digits/tiny-32/none/supervised"
+
+
+def config(seeds: list[int], stack: int = 2) -> str:
+    return MINI.replace("seeds: [0, 1]", f"seeds: {seeds}").replace("device: cpu", f"device: cpu, stack: {stack}")
+
+
+def trained(project: Path) -> dict[str, str]:
+    """Return each complete run's cost, by seed's folder: its seconds differ from one training to the next."""
+    return {
+        path.parent.name: (path.parent / "cost.json").read_text() for path in (project / PLACE).glob("*/metrics.json")
+    }
+
+
+def jobs_of(said: str) -> list[str]:
+    return sorted(set(re.findall(r"train_seeds_\d+(?:_\d+)*", said)))
+
+
+def test_a_job_trains_what_is_missing_of_its_seeds(tmp_path: Path) -> None:
+    project = copy_workflow(tmp_path)
+
+    def run(seeds: list[int]):
+        (project / "mini.yaml").write_text(config(seeds))
+        targets = [f"{PLACE}/seed{seed}/metrics.json" for seed in seeds]
+        answer = snakemake(project, "--configfile", "mini.yaml", "--", *targets)
+        assert "Traceback" not in answer.stdout
+        return answer
+
+    answer = run([0, 1])
+    assert answer.returncode == 0, answer.stdout
+    first = trained(project)
+    assert first.keys() == {"seed0", "seed1"}
+    assert jobs_of(answer.stdout) == ["train_seeds_0_1"]
+
+    # Two more, of which one can't be trained now: the other is, and stays although the job has failed.
+    with RunFolder(project / PLACE / "seed2").held():
+        answer = run([0, 1, 2, 3])
+    assert answer.returncode != 0
+    assert "being written by process" in answer.stdout
+    assert jobs_of(answer.stdout) == ["train_seeds_2_3"]
+    second = trained(project)
+    assert second.keys() == {"seed0", "seed1", "seed3"}
+
+    # Again, one seed more, and in other lots: what is there stays as it is.
+    answer = run([0, 1, 2, 3, 4])
+    assert answer.returncode == 0, answer.stdout
+    third = trained(project)
+    assert third.keys() == {f"seed{seed}" for seed in range(5)}
+    assert first.items() <= second.items() <= third.items()
+    assert jobs_of(answer.stdout) == ["train_seeds_2_3", "train_seeds_4"]
+    log = (project / "logs" / PLACE.removeprefix("results/") / "seeds-2-3.log").read_text()
+    assert "seed3 holds the complete result of this run: nothing to do" in log
+
+
+@pytest.mark.parametrize(("stack", "jobs"), [(1, {"train": 4}), (3, {"train_seeds_0_1_2": 1, "train_seeds_5": 1})])
+def test_jobs_of_a_grid(stack: int, jobs: dict[str, int], tmp_path: Path) -> None:
+    project = copy_workflow(tmp_path)
+    (project / "mini.yaml").write_text(config([0, 1, 2, 5], stack))
+    planned, said = plan(project, "--configfile", "mini.yaml")
+    assert planned == jobs | {"download": 1, "resolve": 1, "tables": 1, "figures": 1, "all": 1}, said
+
+
+def test_students_of_other_seeds_do_not_share_a_rule(tmp_path: Path) -> None:
+    """Two blocks, one with a seed of its own that the other's lots also hold: no output has two rules."""
+    project = copy_workflow(tmp_path)
+    block = config([1], 2).partition("training:")[0].removeprefix("grid:\n")
+    (project / "mini.yaml").write_text(
+        config([0, 1]).replace("training:", block.replace("corrected", "reference") + "training:")
+    )
+    planned, said = plan(project, "--configfile", "mini.yaml")
+    assert (planned["train_seeds_0_1"], planned["train_seeds_1"]) == (1, 1), said

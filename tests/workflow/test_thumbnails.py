@@ -1,0 +1,48 @@
+"""A folder of images in the workflow: thumbnails once per student size, made before its students."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from clipkd import datasets
+from clipkd.layout import Layout
+from tests.photos import save_photos
+from tests.workflow.test_workflow import copy_workflow, plan, snakemake
+
+CONFIG = """\
+grid:
+  - name: folder
+    datasets: [photos, digits]
+    teachers: [digits-vit-s]
+    students: [tiny-32, base-32, base-64]
+    train_types: [supervised]
+    recipes: [corrected]
+    seeds: [0]
+training: {{epochs: 1, batch_size: 16, device: cpu}}
+sources: {{photos: {photos}}}
+"""
+
+
+def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None:
+    project = copy_workflow(tmp_path / "project")
+    photos = save_photos(tmp_path / "photos")
+    (project / "photos.yaml").write_text(CONFIG.format(photos=photos))
+    config = ("--configfile", "photos.yaml")
+    jobs, said = plan(project, *config)
+    assert jobs["thumbnails"] == 2, "two students of 32 px share theirs; the digits need none"
+    assert jobs["train"] == 6
+    spec = datasets.get("photos", str(photos))
+    folders = {side: Layout().thumbnails(spec, side)[0].as_posix() for side in (32, 64)}
+    for side, folder in folders.items():
+        assert re.search(rf"input: [^\n]*{folder}/manifest\.json\n\s+output: results/runs/corrected/photos/", said), (
+            side
+        )
+
+    target = "results/runs/corrected/photos/tiny-32/none/supervised/seed0/metrics.json"
+    done = snakemake(project, target, *config)
+    assert done.returncode == 0, done.stdout
+    assert (project / folders[32] / "manifest.json").exists()
+    assert not (project / folders[64]).exists()
+    again = snakemake(project, "--dry-run", target, *config)
+    assert "Nothing to be done" in again.stdout
