@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -22,26 +22,41 @@ $(VENV)/.installed: pyproject.toml requirements/lock.txt
 
 install: $(VENV)/.installed ## Make .venv with the pinned versions that were tested.
 
+CONFIG ?=
+CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
+
 demo: install ## The whole workflow on the embedded digits: no network, no GPU, minutes.
+	$(BIN)/clipkd check config/demo.yaml
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --quiet rules
-	@if [ ! -f results/report.html ] || [ -n "$$(find results/tables results/figures -newer results/report.html -type f | head -1)" ]; then \
-		$(BIN)/snakemake --configfile config/demo.yaml --report results/report.html --quiet all; fi
+	@if [ ! results/provenance.html -nt results/report.html ]; then \
+		$(BIN)/snakemake --configfile config/demo.yaml --report results/provenance.html --quiet all; fi
 	@echo
 	@echo "Tables:  results/tables/   (start with results/tables/$$(cd results/tables && ls accuracy-*.md | head -1))"
 	@echo "Figures: results/figures/"
-	@echo "Report:  results/report.html   (one file, opens without network)"
+	@echo "Report:  results/report.html   (one file, opens without network; open this first)"
+	@echo "         results/provenance.html   (Snakemake's own: which rule and command made which file)"
 
-grid: install ## The full paper grid of config/config.yaml: internet on the first run, and a GPU.
-	$(BIN)/snakemake --cores $(CORES)
+grid: install ## The full paper grid, or CONFIG=FILE merged over it, checked first: needs internet at first, and a GPU.
+	$(BIN)/clipkd check $(CONFIG)
+	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE)
 
 resume: install ## Go on after a crash of anything: the command that was running, on this machine or on SLURM.
 	$(BIN)/clipkd resume
 
-report: install ## Write results/report.html for the full paper grid.
-	$(BIN)/snakemake --report results/report.html
+report: install ## Write results/report.html and results/provenance.html for the full paper grid, or CONFIG=FILE.
+	$(BIN)/clipkd check $(CONFIG)
+	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html
+	$(BIN)/snakemake $(CONFIGFILE) --report results/provenance.html
 
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+docs: install ## The documentation as a site in build/site; it opens without network.
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Site: build/site/index.html"
+
+test-docs: install ## The commands of the documentation that take minutes, as a reader types them.
+	$(BIN)/python -m pytest -m docs tests/docs
 
 test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
 	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
@@ -54,7 +69,7 @@ test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 ki
 	$(BIN)/python -m tests.slurm.cluster --check
 	$(BIN)/python -m pytest --numprocesses 0 tests/slurm tests/training -m "slurm or long"
 
-bench: install ## The benchmarks: about half an hour on one core; then write docs/performance.md.
+bench: install ## The benchmarks: about 40 minutes on two cores; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.grids
 	$(BIN)/python docs/grids.py
@@ -66,6 +81,8 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 	$(BIN)/python docs/config_table.py --check
+	$(BIN)/python docs/contents.py --check
+	$(BIN)/python docs/flow.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
 	$(BIN)/python docs/grids.py --check

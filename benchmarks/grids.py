@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.artifacts import write_json
-from clipkd.device import processor_name
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/grids.json"
@@ -132,6 +132,12 @@ def submitted(cells: int) -> dict[str, Any]:
         return {"seconds": round(seconds, 1), "per_second": round(cells / seconds, 1)} | cost | {"memory_mb": memory}
 
 
+def processor() -> str:
+    """Return the CPU's name. (No torch here: a child's peak memory begins with its parent's.)"""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def resident_mb(pid: int) -> int:
     """Return a process's resident memory; 0 where it is gone."""
     try:
@@ -165,7 +171,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(["python -m benchmarks.grids", *sys.argv[1:]]),
-        "processor": processor_name(),
+        "processor": processor(),
         "grids": {},
     }
     for cells in options.cells:

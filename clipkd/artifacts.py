@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ import numpy as np
 
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity, differences, digest, fingerprint
-from clipkd.verified import Memory, stamp
+from clipkd.verified import Memory, Stamp, stamp
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+MOST_JSON_BYTES = 64 << 20
 FIELDS = {"format", "kind", "fingerprint", "identity", "facts", "files"}
 
 
@@ -48,10 +49,13 @@ def sync(path: Path) -> None:
 
 
 def default_mode(is_folder: bool) -> int:
-    """Return the permissions that the user's umask gives (temporary files are made private)."""
-    mask = os.umask(0)
+    """Return the permissions that the user's umask gives, but never that of writing to everyone.
+
+    (Temporary files are made private.)
+    """
+    mask = os.umask(0o077)
     os.umask(mask)
-    return (0o777 if is_folder else 0o666) & ~mask
+    return (0o777 if is_folder else 0o666) & ~mask & ~0o002
 
 
 @contextlib.contextmanager
@@ -71,6 +75,18 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def write_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], pieces: Iterable[np.ndarray]) -> None:
+    """Write an array of a known shape from its pieces [n, ...], in an artefact that is being built.
+
+    By plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
+    """
+    with path.open("wb") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for piece in pieces:
+            stream.write(np.ascontiguousarray(piece, dtype).tobytes())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with written_aside(path) as aside:
@@ -87,14 +103,34 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json_text(data))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raise DataError where it is missing, is not JSON, or holds a number that is not finite."""
+def read_json(path: Path, is_strict: bool = True) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        is_strict: refuse numbers that are not finite here; False: leave that to the reader of the fields.
+
+    Raises:
+        DataError: it is missing, is too large, is not JSON, or holds a key twice or a number that is not finite.
+    """
+    number = finite if is_strict else float
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise DataError(f"{path} is damaged: larger than {MOST_JSON_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=once, parse_float=number, parse_constant=number)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise DataError(f"{path} is damaged: not JSON ({error})") from None
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a dict; raise ValueError where a key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def finite(text: str) -> float:
@@ -200,6 +236,8 @@ class Artifact:
 
     path: Path
     manifest: dict[str, Any]
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    """What each checked file was like when its hash was found right."""
 
     @property
     def identity(self) -> Identity:
@@ -222,7 +260,15 @@ class Artifact:
 
     def array(self, name: str) -> np.ndarray:
         """Return the stored array `name`, memory-mapped and read-only."""
-        return np.load(self.file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+        path = self.file(f"{name}.npy")
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.still(path)
+        return array
+
+    def still(self, path: Path) -> None:
+        """Raise DataError where a file, just opened, is another one than was checked."""
+        if stamp(path) != self.stamps.get(path.name, stamp(path)):
+            raise DataError(f"{path} was changed or replaced after it was checked; run the command again")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -235,6 +281,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     checksum = manifest.pop("checksum", None)
     if checksum != digest(manifest) or not is_as_written or manifest.keys() != FIELDS:
         raise DataError(f"{path} is damaged (its checksum does not fit); remove {folder} and make it again")
+    for name in manifest["files"]:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DataError(f"{path} lists the file '{name}', which lies elsewhere; remove {folder} and make it again")
     return manifest
 
 
@@ -264,23 +313,24 @@ def open_artifact(
             f"{folder} was made from something else than this run asks for; remove it to make it again:\n  {lines}"
         )
     files = manifest["files"]
-    check_files(folder, {name: files[name] for name in files if only is None or name in only})
-    return Artifact(folder, manifest)
+    stamps = check_files(folder, {name: files[name] for name in files if only is None or name in only})
+    return Artifact(folder, manifest, stamps)
 
 
-def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Raise DataError unless every file has the size and sha256 of its manifest entry."""
-    memory = Memory(folder)
+def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, Stamp]:
+    """Raise DataError unless every file has the size and sha256 of its manifest entry; return what each is like."""
+    memory, stamps = Memory(folder), {}
     for name, entry in files.items():
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
+        before = stamps[name] = stamp(path)
         if memory.holds(path, entry["sha256"]):
             continue
-        before = stamp(path)
         check_file(path, entry, folder)
         memory.note(path, before, entry["sha256"])
     memory.save()
+    return stamps
 
 
 def check_file(path: Path, entry: dict[str, Any], folder: Path) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 from clipkd import __version__, verified
 from clipkd.errors import ClipkdError, MachineError
+from clipkd.surroundings import check_surroundings, masked
 
 VERBS = (
+    "check",
     "download",
     "thumbnails",
     "fetch",
@@ -21,13 +23,19 @@ VERBS = (
     "probe",
     "train",
     "evaluate",
+    "predict",
+    "compare",
+    "export",
+    "push",
     "audit",
     "verify",
     "tables",
     "figures",
+    "report",
     "resume",
     "doctor",
     "list",
+    "completion",
 )
 """Each is a module of clipkd.verbs, in the order in which `clipkd --help` shows them."""
 
@@ -37,11 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if getattr(options, "verify", False):
         os.environ[verified.ALWAYS] = "always"
+    os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask says: nobody else changes what we write
     try:
+        check_surroundings()
         options.run(options)
         sys.stdout.flush()
     except ClipkdError as error:
-        print(f"clipkd {options.verb}: error: {error}", file=sys.stderr)
+        print(masked(f"clipkd {options.verb}: error: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"clipkd {options.verb}: stopped", file=sys.stderr)
@@ -51,9 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"clipkd {options.verb}: error: {where}{error.strerror or error}", file=sys.stderr)
+        print(masked(f"clipkd {options.verb}: error: {where}{error.strerror or error}"), file=sys.stderr)
         return MachineError.exit_code
     return 0
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows each option's default, and examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Return an option's help, without a default where there is none to speak of."""
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,9 +83,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
         verb = importlib.import_module(f"clipkd.verbs.{name}")
-        child = verbs.add_parser(
-            name, help=verb.TEXT, description=verb.TEXT, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        examples = getattr(verb, "EXAMPLES", None)
+        child = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT, epilog=examples, formatter_class=Help)
         verb.add_options(child)
         child.set_defaults(run=verb.run)
     return top

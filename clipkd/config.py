@@ -10,6 +10,7 @@ import copy
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,19 @@ import jsonschema
 import yaml
 
 from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
+from clipkd.artifacts import read_json
 from clipkd.errors import InputError, nearest
+from clipkd.surroundings import TOKEN, without_password
 
 Key = tuple[str | int, ...]
 Complaint = Callable[[Key, str], InputError]
 """Makes the error that names a place: (key, message) -> error."""
 
+SCHEMA = Path(__file__).with_name("config.schema.yaml")
 MAX_BYTES = 100_000
 MAX_DEPTH = 12
+TEMPLATE = "__use_yte__"
+"""With this key Snakemake takes a config for a template and runs the Python in it."""
 # 010 is 8 to some readers of YAML and 10 to others: it is no number here.
 FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
@@ -97,6 +103,10 @@ class Source:
                 if not isinstance(name_node, yaml.ScalarNode):
                     raise self.error(key, "a key must be a plain word")
                 line = name_node.start_mark.line + 1
+                if name == TEMPLATE:
+                    raise InputError(
+                        f"{self.path}:{line}: '{TEMPLATE}' makes Snakemake run code from a config: refused"
+                    )
                 if name in values:
                     raise InputError(f"{self.path}:{line}: key {short(repr(name))} stands twice; keep one")
                 self.lines[(*key, name)] = line
@@ -109,10 +119,8 @@ class Source:
 
     def scalar(self, node: yaml.ScalarNode, key: Key) -> Any:
         """Return a scalar's value; quoted, it is text."""
-        if node.style is not None:
-            return node.value
         try:
-            return meant(node.value)
+            return no_secret(node.value) if node.style is not None else meant(no_secret(node.value))
         except ValueError as error:
             raise self.error(key, str(error)) from None
 
@@ -141,6 +149,19 @@ def meant(text: str) -> Any:
     return text
 
 
+def no_secret(text: str) -> str:
+    """Return the text; a config is shown in logs and reports, so that nothing secret may stand in it.
+
+    Raises:
+        ValueError: it holds a token of the Hugging Face hub, or an address with a password.
+    """
+    if TOKEN.search(text):
+        raise ValueError("a token has no place in a config: give it as HF_TOKEN, or with `hf auth login`")
+    if without_password(text) != text:
+        raise ValueError("an address with a user or password has no place in a config")
+    return text
+
+
 def short(text: str) -> str:
     """Return `text`, its end cut off where it would flood a message."""
     return text if len(text) <= 200 else f"{text[:200]}..."
@@ -150,6 +171,21 @@ def spelled(key: Key) -> str:
     """Return a key as a person writes it: grid[0].teachers."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return short(text.removeprefix(".")) or "the config"
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a whole config: every key, its type and its range."""
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+
+
+def of_a_part(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a file that is merged over others: no key need be there."""
+    properties = {
+        name: {**found, "required": []} if found["type"] == "object" else found
+        for name, found in schema["properties"].items()
+    }
+    return {**schema, "required": [], "properties": properties}
 
 
 def load(paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -168,12 +204,32 @@ def load(paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | 
     parts.append((from_command_line(overrides or {}), command_line_error))
     merged: dict[str, Any] = {}
     for values, complaint in parts:
-        check(values, {**schema, "required": []}, complaint)
+        check(values, of_a_part(schema), complaint)
         merge(merged, values)
     check(merged, schema, lambda key, message: InputError(f"the merged config: {spelled(key)}: {message}"))
     for values, complaint in parts:
         check_names(values, merged, complaint)
     return merged
+
+
+def resolved(path: Path) -> dict[str, Any]:
+    """Read a resolved config, as the workflow writes it for tables and figures: JSON, whole, as strict as the rest.
+
+    Raises:
+        InputError: it is not there, or no whole config; names the key.
+        DataError: it is damaged.
+    """
+    make = f"make it with `snakemake {path}`"
+    if not path.exists():
+        raise InputError(f"{path} does not exist: the workflow writes it; {make}")
+    config = read_json(path)
+
+    def complaint(key: Key, message: str) -> InputError:
+        return InputError(f"{path}: {spelled(key)}: {message}; {make}")
+
+    check(config, schema(), complaint)
+    check_names(config, config, complaint)
+    return config
 
 
 def from_command_line(value: Any, key: Key = ()) -> Any:
@@ -183,7 +239,7 @@ def from_command_line(value: Any, key: Key = ()) -> Any:
     if isinstance(value, list | tuple):
         return [from_command_line(child, (*key, index)) for index, child in enumerate(value)]
     try:
-        return meant(value) if isinstance(value, str) else value
+        return meant(no_secret(value)) if isinstance(value, str) else value
     except ValueError as error:
         raise command_line_error(key, str(error)) from None
 
@@ -202,7 +258,7 @@ def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = copy.deepcopy(value)
 
 
-def check(values: dict[str, Any], schema: dict[str, Any], complaint: Complaint) -> None:
+def check(values: Any, schema: dict[str, Any], complaint: Complaint) -> None:
     """Raise the complaint about the first thing that the schema refuses."""
     problems = sorted(Validator(schema).iter_errors(values), key=lambda e: [str(p) for p in e.absolute_path])
     for problem in problems:

@@ -20,6 +20,11 @@ def choose(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU tensor on a device, without waiting until it is there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Return the device's kind, name and, for a CPU, threads."""
     if device.type == "cuda":

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkd import methods, prototype_forms, recipes, students, teachers
 from clipkd.artifacts import open_artifact, read_json
@@ -29,7 +29,7 @@ from clipkd.recipes import Recipe
 from clipkd.runs import METRICS, STUDENT, load_student
 from clipkd.teachers import TeacherSpec
 from clipkd.training.checkpoint import student_from
-from clipkd.training.heads import Heads
+from clipkd.training.heads import Heads, Outputs
 from clipkd.training.nearest import similarities
 
 
@@ -70,15 +70,31 @@ class OpenClasses:
         labels = np.repeat(np.arange(len(names)), len(templates))
         return prototype_forms.get(self.identity["form"]).prototypes(said, labels, len(names))["prototypes"]
 
+    def network(self) -> ByPrototype:
+        """Return a student that tells these classes apart, for whoever takes one."""
+        return ByPrototype(self).eval()
+
     @torch.inference_mode()
     def scores(self, inputs: Tensor) -> Tensor:
         """Return the similarities [B, C] of normalised images [B, 3, S, S] with every class."""
-        self.student.eval()
-        return similarities(self.student, self.student(inputs).embedding, [self.prototypes], self.recipe)
+        return self.network()(inputs).logits
 
     def predict(self, inputs: Tensor) -> list[str]:
         """Return the name of each image's nearest class."""
         return [self.names[number] for number in self.scores(inputs).argmax(dim=1).tolist()]
+
+
+class ByPrototype(nn.Module):
+    """A student whose class scores are its similarities with the prototypes."""
+
+    def __init__(self, classes: OpenClasses) -> None:
+        super().__init__()
+        self.classes, self.body = classes, classes.student
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Return embedding [B, W] and similarities [B, C] of normalised images [B, 3, S, S]."""
+        embedding = self.body(images).embedding
+        return Outputs(embedding, similarities(self.body, embedding, [self.classes.prototypes], self.classes.recipe))
 
 
 def of_run(folder: Path, layout: Layout, device: torch.device) -> OpenClasses:

@@ -181,15 +181,3 @@ def results_options(child: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
     child.add_argument("--partial", action="store_true", help="accept missing runs, and mark what they touch")
-
-
-def resolved(path: Path) -> dict[str, Any]:
-    """Return a resolved config, as the workflow writes it; InputError where it is not there."""
-    from clipkd.artifacts import read_json
-
-    if not path.exists():
-        raise InputError(f"{path} does not exist: the workflow writes it; make it with `snakemake {path}`")
-    config = read_json(path)
-    if not isinstance(config, dict) or not {"grid", "training", "embeddings", "prototypes", "sources"} <= config.keys():
-        raise InputError(f"{path} is no resolved config: make it with `snakemake {path}`")
-    return config

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkd.artifacts import open_artifact
+from clipkd.artifacts import open_artifact, read_json
 from clipkd.cells import Cell
 from clipkd.errors import DataError
+from clipkd.fingerprint import Identity
+from clipkd.identities import AXES
 
 KIND = "run"
 FAILED = "failed.json"
 """In the folder of a run that stopped on a number that is not finite: which epoch, step and images."""
 FORMAT = 2
 """Of metrics.json; 2: a manifest.json lies beside it."""
-CELL_FIELDS = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
 HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "val_loss", "val_top1", "val_top5", "split")
 
 
@@ -34,11 +34,9 @@ class Fields:
     def read(cls, path: Path) -> Fields:
         """Read a JSON file; a NaN is let in here, to be refused under its field's name."""
         try:
-            return cls(path, json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise DataError(f"{path} does not exist; remove {path.parent} and make it again") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is damaged: not JSON ({error}); remove {path.parent} and make it again") from None
+            return cls(path, read_json(path, is_strict=False))
+        except DataError as error:
+            raise DataError(f"{error}; remove {path.parent} and make it again") from None
 
     def wrong(self, name: str, problem: str) -> DataError:
         return DataError(f"{self.path}: field '{name}' {problem}; remove {self.path.parent} and make it again")
@@ -121,6 +119,10 @@ class Run:
     """A finished run, checked."""
 
     cell: Cell
+    path: Path
+    """Its folder."""
+    identity: Identity
+    """What made it, as its manifest says."""
     classes: int
     last: Chosen
     selected: Chosen
@@ -130,6 +132,9 @@ class Run:
     """Column -> one number an epoch."""
     history_split: str
     """The split that `val_*` was measured on."""
+    history_sha256: str
+    environment: str | None
+    """Version of torch and kind of device; None where the run does not say."""
     zero_shot: float | None = None
     """Test top-1 of a CLIP teacher's own two towers; None for other teachers."""
 
@@ -148,7 +153,7 @@ def read_run(cell: Cell, folder: Path) -> Run:
     metrics = Fields.read(folder / "metrics.json")
     if metrics.get("format") != FORMAT:
         raise metrics.wrong("format", f"is {metrics.get('format')!r}, this clipkd reads {FORMAT}")
-    for name in CELL_FIELDS:
+    for name in AXES:
         found, wanted = metrics.get(f"cell.{name}"), getattr(cell, name)
         if found != wanted or type(found) is not type(wanted):
             raise metrics.wrong(f"cell.{name}", f"is {found!r}, but the folder is that of {wanted!r}")
@@ -172,10 +177,34 @@ def read_run(cell: Cell, folder: Path) -> Run:
     history, split = read_history(folder / "history.csv", epochs)
     cost = read_cost(cell, folder / "cost.json")
     # Last, so that a number that can't be is named by its field: now also one that could be, but was not written so.
-    files = ("metrics.json", "cost.json", "history.csv")
-    if open_artifact(folder, KIND, only=files).manifest["fingerprint"] != metrics.get("fingerprint"):
+    files = ("metrics.json", "cost.json", "history.csv", "env.json")
+    artifact = open_artifact(folder, KIND, only=files)
+    if artifact.manifest["fingerprint"] != metrics.get("fingerprint"):
         raise metrics.wrong("fingerprint", "is not that of the manifest.json beside it")
-    return Run(cell, classes, last, selected, cost, history, split, read_share(metrics, "zero_shot"))
+    zero_shot = read_share(metrics, "zero_shot")
+    made_by, history_sha256 = read_environment(folder), artifact.manifest["files"]["history.csv"]["sha256"]
+    return Run(
+        cell,
+        folder,
+        artifact.identity,
+        classes,
+        last,
+        selected,
+        cost,
+        history,
+        split,
+        history_sha256,
+        made_by,
+        zero_shot,
+    )
+
+
+def read_environment(folder: Path) -> str | None:
+    """Return with which torch, and on which kind of device, a run was made; None where it does not say."""
+    if not (folder / "env.json").exists():
+        return None
+    found = Fields.read(folder / "env.json")
+    return f"torch {found.word('packages.torch')} on {found.word('device.kind')}"
 
 
 def read_failure(folder: Path) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipkd import datasets, teachers
+from clipkd.agreement import check_agreement
 from clipkd.cells import NO_TEACHER, Cell, expand
 from clipkd.errors import DataError, InputError
 from clipkd.layout import Layout
@@ -48,7 +50,7 @@ class Results:
 
         Raises:
             DataError: a run or a manifest is missing (unless `partial`), or damaged; the message names
-                every missing run, or the file and its field.
+                every missing run, or the file and its field, or both files that do not belong together.
         """
         found, left_out = expand(config)
         cells = tuple(found)
@@ -63,7 +65,9 @@ class Results:
                 f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
                 f"make them, or ask for a partial report:\n  {listed}"
             )
-        facts = TeacherFacts(Layout.of(config, Path(data)))
+        layout = Layout.of(config, Path(data))
+        facts = TeacherFacts(layout)
+        check_agreement(config, finished, layout, facts)
         for cell in finished:
             facts.used(cell)
             facts.head(cell)
@@ -81,7 +85,7 @@ class Results:
         return bool(self.missing or self.teachers.absent)
 
     def gaps(self) -> list[str]:
-        """Return the lines that every table and figure of an incomplete grid carries: what is missing."""
+        """Return the lines that every table and figure of an incomplete or mixed grid carries: what is wrong."""
         lines = []
         if self.missing:
             listed = "; ".join(described(cell, self.failed.get(cell)) for cell in self.missing)
@@ -92,6 +96,10 @@ class Results:
         if self.teachers.absent:
             listed = "; ".join(self.teachers.absent)
             lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
+        environments = Counter(run.environment for run in self.runs.values() if run.environment)
+        if len(environments) > 1:
+            listed = "; ".join(f"{name} ({count} runs)" for name, count in sorted(environments.items()))
+            lines.append(f"NOT COMPARABLE to the last digit: these runs were made with {listed}.")
         return lines
 
     def scores(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> dict[int, float]:

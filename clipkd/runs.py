@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from clipkd import __version__, device
@@ -37,6 +37,7 @@ from clipkd.errors import DataError, InputError
 from clipkd.fingerprint import Identity, fingerprint
 from clipkd.lock import held
 from clipkd.records import FAILED, FORMAT, KIND
+from clipkd.surroundings import recorded
 
 METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
 STUDENT = "student.safetensors"
@@ -99,6 +100,7 @@ class RunFolder:
         cost: dict[str, Any],
         metrics: dict[str, Any],
         identity: Identity,
+        facts: dict[str, Any],
     ) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
         save_student(student, self.checkpoint)
@@ -111,7 +113,7 @@ class RunFolder:
             if self.checkpoint.parent == self.path:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
-            write_manifest(self.path, KIND, identity, {}, entries)
+            write_manifest(self.path, KIND, identity, facts, entries)
         (self.path / FAILED).unlink(missing_ok=True)
         self.checkpoints(identity).clear()
 
@@ -134,11 +136,14 @@ def check_checkpoint_name(path: Path) -> None:
 def save_student(state: State, path: Path) -> None:
     """Save a student's weights: `.pt` as a plain state dict, `.safetensors` as safetensors."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Made in memory first: where the disk is full, both libraries raise errors of kinds of their own.
+    content = io.BytesIO()
+    if path.suffix == ".safetensors":
+        content.write(save(state))
+    else:
+        torch.save(state, content)
     with written_aside(path) as aside:
-        if path.suffix == ".safetensors":
-            save_file(state, aside)
-        else:
-            torch.save(state, aside)
+        aside.write_bytes(content.getbuffer())
 
 
 def load_student(path: Path) -> State:
@@ -167,6 +172,7 @@ def environment(where: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "commit": commit(),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "variables": recorded(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from clipkd.artifacts import MANIFEST, read_manifest
 from clipkd.cells import Cell
 from clipkd.errors import DataError
+from clipkd.fingerprint import Identity, differences, fingerprint
 from clipkd.layout import Embeddings, Layout
 from clipkd.records import Fields
 
@@ -82,8 +84,8 @@ class TeacherFacts:
             return None
         if cell.teacher_spec is None or cell.teacher_spec.reads_names:
             return None
-        folder, _ = self.layout.full_embeddings(cell).head()
-        facts = self.facts(folder, "head", needs_head(cell))
+        folder, identity = self.layout.full_embeddings(cell).head()
+        facts = self.facts(folder, "head", identity, needs_head(cell))
         if facts is None:
             return None
         return Head(
@@ -112,14 +114,14 @@ class TeacherFacts:
     def teacher(self, cell: Cell) -> Teacher | None:
         """Return what the teacher's own manifest says, None where there is none."""
         spec = cell.teacher_spec
-        facts = self.facts(self.layout.teacher(spec), "teacher", needed=False) if spec else None
+        facts = self.facts(self.layout.teacher(spec), "teacher", spec.identity(), needed=False) if spec else None
         if facts is None:
             return None
         accuracy = facts.number("facts.accuracy.test", high=1) if "accuracy" in facts.get("facts") else None
         return Teacher(facts.whole("facts.parameters", low=1), accuracy)
 
     def extraction(self, store: Embeddings, needed: bool) -> Extraction | None:
-        facts = self.facts(store.folder, "embeddings", needed)
+        facts = self.facts(store.folder, "embeddings", store.identity, needed)
         if facts is None:
             return None
         return Extraction(
@@ -129,7 +131,31 @@ class TeacherFacts:
             disk_bytes=sum(entry["bytes"] for entry in facts.get("files").values()),
         )
 
-    def facts(self, folder: Path, kind: str, needed: bool) -> Fields | None:
+    def contents(self, cell: Cell) -> Iterator[tuple[Path, str]]:
+        """Yield manifest and dataset content of each stored artefact that the run reads and that is there."""
+        if len(cell.by_teacher) > 1:
+            for one in cell.by_teacher:
+                yield from self.contents(one)
+            return
+        asked: list[tuple[Path, str, Identity]] = []
+        if needs_sample(cell):
+            store = self.layout.sample_embeddings(cell)
+            folder, identity = self.layout.prototypes(cell)
+            asked += [(store.folder, "embeddings", store.identity), (folder, "prototypes", identity)]
+        if needs_full(cell):
+            store = self.layout.full_embeddings(cell)
+            folder, identity = store.head()
+            asked.append((store.folder, "embeddings", store.identity))
+            asked += [(folder, "head", identity)] if needs_head(cell) else []
+        if cell.teacher_source == "replayed":
+            store = self.layout.replayed_embeddings(cell)
+            asked.append((store.folder, "embeddings", store.identity))
+        for folder, kind, identity in asked:
+            facts = self.facts(folder, kind, identity, needed=False)
+            if facts is not None:
+                yield facts.path, facts.word("facts.dataset_content")
+
+    def facts(self, folder: Path, kind: str, identity: Identity, needed: bool) -> Fields | None:
         """Return an artefact's manifest, None where it is not there."""
         if folder not in self.manifests:
             self.manifests[folder] = read_manifest(folder) if (folder / MANIFEST).exists() else None
@@ -140,4 +166,7 @@ class TeacherFacts:
             return None
         if manifest["kind"] != kind:
             raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
+        if fingerprint(manifest["identity"]) != fingerprint(identity):
+            lines = "\n  ".join(differences(manifest["identity"], identity))
+            raise DataError(f"{folder / MANIFEST} stands for something else than its folder says:\n  {lines}")
         return Fields(folder / MANIFEST, manifest)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from generated import ROOT, main
 
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+SCHEMA = ROOT / "clipkd/config.schema.yaml"
 CONFIG = ROOT / "config/config.yaml"
 SIGNS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}"}
 

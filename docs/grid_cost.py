@@ -11,7 +11,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from generated import ROOT, main
 
 from clipkd import config as settings
@@ -126,8 +125,7 @@ def rows(work: dict[str, Work]) -> list[str]:
 
 def block() -> str:
     """Return the README's block."""
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
-    config = settings.load([ROOT / "config/config.yaml"], schema)
+    config = settings.load([ROOT / "config/config.yaml"], settings.schema())
     layout = Layout(Path("data"), config["embeddings"]["dtype"], Sample(**config["prototypes"]))
     cells, _ = expand(config)
     work, size = estimate(cells, layout), disk(cells, layout)

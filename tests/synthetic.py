@@ -14,11 +14,14 @@ import numpy as np
 from clipkd.artifacts import building, entry_of, write_json, write_manifest, write_text
 from clipkd.cells import Cell, expand
 from clipkd.fingerprint import fingerprint
+from clipkd.identities import Hyperparameters, run_identity
 from clipkd.layout import Layout
 
 CLASSES = 10
 DIMENSIONS = 16
 TEST, SAMPLE = 200, 50
+CONTENT = "c" * 64
+"""What stands for the bytes of every synthetic dataset."""
 LEVELS = {
     "supervised": 0.80,
     "vanilla": 0.84,
@@ -62,8 +65,15 @@ DEMO: dict[str, Any] = {
             "epochs": 3,
         },
     ],
-    "training": {"epochs": 4},
-    "embeddings": {"dtype": "float16", "shards": 1, "crop_views": 4},
+    "training": {
+        "epochs": 4,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.1,
+        "precision": "fp32",
+        "device": "cpu",
+    },
+    "embeddings": {"dtype": "float16", "shards": 1, "crop_views": 4, "batch_size": 64},
     "prototypes": {"per_class": 5, "seed": 0},
     "sources": {},
 }
@@ -112,8 +122,8 @@ class Study:
 
 
 def seal(folder: Path) -> None:
-    """Write a run's manifest for its files as they are now."""
-    identity = {"cell": str(folder)}
+    """Write a run's manifest for its files as they are now; what made it stands in its metrics."""
+    identity = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["identity"]
     files = {path.name: entry_of(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
     write_manifest(folder, "run", identity, {}, files)
 
@@ -127,7 +137,7 @@ def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], f
     """Write every run of a config, and the manifests that its tables and figures read."""
     study = Study(config, root)
     for cell in study.cells:
-        write_run(cell, study.results / "runs" / cell.folder, accuracy(cell))
+        write_run(cell, study, accuracy(cell))
     layout = Layout.of(config, study.data)
     for cell in study.cells:
         for one in cell.by_teacher:
@@ -135,9 +145,10 @@ def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], f
     return study
 
 
-def write_run(cell: Cell, folder: Path, accuracy: float) -> None:
+def write_run(cell: Cell, study: Study, accuracy: float) -> None:
     """Write metrics.json, cost.json and history.csv; the selected epoch is the last but one, 0.005 better."""
-    identity = {"cell": str(folder)}
+    folder, layout = study.results / "runs" / cell.folder, Layout.of(study.config, study.data)
+    identity = run_identity(cell, Hyperparameters.of(study.config, cell), layout, CONTENT)
     best = {"top1": accuracy + 0.005, "top5": 0.99, "loss": 0.5}
     last = {"top1": accuracy, "top5": 0.98, "loss": 0.6}
     selection = cell.recipe_spec.selection
@@ -193,6 +204,7 @@ def write_sources(cell: Cell, layout: Layout) -> None:
         with building(layout.dataset(dataset), "dataset", dataset.identity()) as draft:
             np.save(draft.path / "test-labels.npy", test_labels)
             draft.facts |= {"classes": [f"class {number}" for number in range(classes)], "test": TEST}
+            draft.facts["content"] = CONTENT
     if teacher is None:
         return
     if not layout.teacher(teacher).exists():
@@ -210,13 +222,15 @@ def write_sources(cell: Cell, layout: Layout) -> None:
                 np.save(draft.path / "sample-labels.npy", labels)
             passes = 50 if name == "sample" else 2200
             draft.facts |= {"seconds": passes / 100, "forward_passes": passes, "device": "Example CPU"}
+            draft.facts["dataset_content"] = CONTENT
     if signal == "prototypes":
         folder, identity = layout.prototypes(cell)
         if not folder.exists():
             with building(folder, "prototypes", identity) as draft:
                 np.save(draft.path / "prototypes.npy", centres.astype(np.float32))
-                draft.facts |= {"classes": classes, "per_class": 5}
+                draft.facts |= {"classes": classes, "per_class": 5, "dataset_content": CONTENT}
     folder, identity = store.head()
     if signal == "scores" and not folder.exists():
         with building(folder, "head", identity) as draft:
             draft.facts |= {"head": "linear probe", "accuracy": {"test": 0.95}, "top5": {"test": 0.995}}
+            draft.facts["dataset_content"] = CONTENT

@@ -11,7 +11,7 @@ import hashlib
 import tarfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -41,18 +41,46 @@ def read(spec: Cifar, source: str, downloads: Path) -> Reading:
     archive = find_archive(spec, source, downloads)
     try:
         with archive.open("rb") as stream:
-            # The checked bytes are the ones that are read: the file is opened once.
-            found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            if found != spec.md5:
-                raise DataError(f"{archive} is not {spec.title}'s archive: md5 expected {spec.md5}, actual {found}")
+            check(spec, archive, hashlib.file_digest(stream, md5).hexdigest())
             stream.seek(0)
-            members = read_members(spec, archive, stream)
+            # The bytes that are taken are hashed as they are read: the file may change between two readings.
+            hashed = Hashed(stream)
+            members = read_members(spec, archive, hashed)
+            check(spec, archive, hashed.hexdigest())
     except OSError as error:
         raise MachineError(f"{archive} can't be read: {error.strerror or error}") from error
     names = class_names(spec, archive, members.pop(spec.names_member))
     tables = {member: records(spec, archive, member, data) for member, data in members.items()}
     train, test = split(spec, tables, spec.train_members), split(spec, tables, (spec.test_member,))
     return Reading(names, train, test)
+
+
+def md5() -> Any:
+    return hashlib.md5(usedforsecurity=False)
+
+
+def check(spec: Cifar, archive: Path, found: str) -> None:
+    """Raise DataError unless an archive's md5 is the published one."""
+    if found != spec.md5:
+        raise DataError(f"{archive} is not {spec.title}'s archive: md5 expected {spec.md5}, actual {found}")
+
+
+class Hashed:
+    """A stream that hashes what is read of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.hash = stream, md5()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.hash.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        """Return the md5 of the whole stream, what nobody has asked for included."""
+        while self.read(1 << 20):
+            pass
+        return self.hash.hexdigest()
 
 
 def find_archive(spec: Cifar, source: str, downloads: Path) -> Path:
@@ -83,12 +111,12 @@ def wanted_bytes(spec: Cifar) -> dict[str, int]:
     return {**dict.fromkeys(spec.train_members, each * record), spec.test_member: spec.test_records * record}
 
 
-def read_members(spec: Cifar, archive: Path, stream: BinaryIO) -> dict[str, bytes]:
+def read_members(spec: Cifar, archive: Path, stream: Hashed) -> dict[str, bytes]:
     """Return the wanted members' bytes; sizes are checked before anything is read."""
     sizes = wanted_bytes(spec)
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=stream, mode="r|gz") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|gz") as tar:
             for member in tar:
                 if member.name not in sizes and member.name != spec.names_member:
                     continue

@@ -88,7 +88,7 @@ def download(url: str, path: Path, checksum: Checksum, offline: str) -> Path:
 @contextmanager
 def part_of(path: Path) -> Iterator[Path]:
     """Yield the unfinished file of `path`, which is ours alone until the block ends."""
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
+    with open(path.with_name(f".{path.name}.lock"), "a", opener=no_link) as lock:
         if locked(lock, path.name):
             yield path.with_name(f"{path.name}.part")
             return
@@ -98,6 +98,11 @@ def part_of(path: Path) -> Iterator[Path]:
             yield part
         finally:
             part.unlink(missing_ok=True)
+
+
+def no_link(name: str, flags: int) -> int:
+    """Open a file, never through a link: what lies in a folder that others can write must not lead elsewhere."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
 def locked(lock: IO[str], name: str) -> bool:
@@ -209,7 +214,7 @@ class Courier(requests.Session):
         announced = response.headers.get("Content-Length", "")
         total = int(announced) if announced.isdecimal() else None
         what = f"downloading {part.name.removesuffix('.part').removeprefix('.')}"
-        with part.open("ab") as stream:
+        with open(part, "ab", opener=no_link) as stream:
             for _ in progress(pieces(response, stream), -(-(total or 0) // PIECE), what, "MiB"):
                 pass
         if total is not None and length(part) != offset + total:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -45,8 +46,15 @@ def flipped(images: Tensor, flips: Tensor) -> Tensor:
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (images - mean) / std, per channel."""
-    shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    centre, scale = (per_channel(tuple(values), images.dtype, images.device) for values in (mean, std))
+    return (images - centre) / scale
+
+
+@cache
+def per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as a tensor [1, 3, 1, 1]; sent to a device once, as the host waits for that."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, 3, 1, 1)
 
 
 def enlarged(images: Tensor, size: int) -> Tensor:

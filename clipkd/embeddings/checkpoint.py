@@ -9,6 +9,7 @@ is there already is not downloaded twice; they are copied from it, and nothing l
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ from clipkd.progress import say
 from clipkd.teachers import FolderTeacher, HubTeacher, TeacherSpec
 
 WEIGHTS = "model.safetensors"
-SHA256 = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+SHA256_DIGITS = 64
 ETAG_TIMEOUT = 30.0
 """Seconds to wait for the hub's first answer about a file."""
 CONVERT = (
@@ -101,32 +103,50 @@ def from_hub(teacher: HubTeacher) -> dict[str, Path]:
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
     files = {}
     for name in teacher.files:  # the two small ones first: they may already say that this can't work
-        files[name] = bring(teacher, name)
+        files[name] = genuine(teacher, name)
         if name != WEIGHTS:
             refuse_code(teacher, files[name])
-    expected = teacher.weights_sha256 or announced_sha256(files[WEIGHTS])
-    if expected is None:
-        return files
-    if sha256(files[WEIGHTS]) != expected:
-        say(f"{teacher.title}: {WEIGHTS} in the Hugging Face cache is damaged; downloading it again")
-        files[WEIGHTS] = bring(teacher, WEIGHTS, again=True)
-        actual = sha256(files[WEIGHTS])
-        if actual != expected:
-            raise DataError(
-                f"{WEIGHTS} of {teacher.hub_id} at {teacher.revision} is not the expected file: "
-                f"sha256 expected {expected}, actual {actual}"
-            )
     return files
 
 
-def announced_sha256(cached: Path) -> str | None:
-    """Return the sha256 that the hub announced for a file, where the cache knows it.
+def genuine(teacher: HubTeacher, name: str) -> Path:
+    """Return the path of one file in the Hugging Face cache; its bytes are those that were pinned or announced.
 
-    The cache names a large file after its ETag, which is its sha256; the path that it gives is a link
-    to that (one step: the link's target may itself be a link into a store with names of another kind).
+    huggingface_hub itself takes any file of the right size.
+    """
+    path = bring(teacher, name)
+    expected = (teacher.weights_sha256 if name == WEIGHTS else None) or announced(path)
+    if expected is None or expected in digests(path, len(expected)):
+        return path
+    say(f"{teacher.title}: {name} in the Hugging Face cache is damaged; downloading it again")
+    path = bring(teacher, name, again=True)
+    actual = digests(path, len(expected))
+    if expected not in actual:
+        algorithm = "sha256" if len(expected) == SHA256_DIGITS else "sha1"
+        raise DataError(
+            f"{name} of {teacher.hub_id} at {teacher.revision} is not the expected file: "
+            f"{algorithm} expected {expected}, actual {actual[0]}"
+        )
+    return path
+
+
+def announced(cached: Path) -> str | None:
+    """Return the digest that the hub announced for a file, where the cache knows it.
+
+    The cache names a file after its ETag: the sha256 of a large one, git's sha1 of a small one. The path that it
+    gives is a link to that (one step: the link's target may itself be a link into a store with other names).
     """
     name = cached.readlink().name if cached.is_symlink() else ""
-    return name if SHA256.fullmatch(name) else None
+    return name if DIGEST.fullmatch(name) else None
+
+
+def digests(path: Path, digits: int) -> list[str]:
+    """Return what a file's digest of so many hex digits may be: its sha256, or its sha1 as git takes it, or plainly."""
+    if digits == SHA256_DIGITS:
+        return [sha256(path)]
+    content = path.read_bytes()
+    blobs = (b"blob %d\0" % len(content) + content, content)
+    return [hashlib.sha1(blob, usedforsecurity=False).hexdigest() for blob in blobs]
 
 
 def bring(teacher: HubTeacher, name: str, again: bool = False) -> Path:

@@ -6,16 +6,18 @@ own last layer. Either way the scores are a pure function of the store.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkd.artifacts import building, open_artifact
+from clipkd.artifacts import building, open_artifact, write_array
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
-from clipkd.errors import InputError
+from clipkd.errors import DataError, InputError
 from clipkd.layout import Embeddings
 from clipkd.progress import say
 
@@ -66,6 +68,11 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
         device: where the probe is fitted.
     """
     embeddings = open_artifact(store.folder, "embeddings", store.identity)
+    if embeddings.facts["dataset_content"] != dataset.content:
+        raise DataError(
+            f"{store.folder} was made from another content of {dataset.spec.title} than {dataset.artifact.path} "
+            "holds now; remove it to make it again"
+        )
     train, test = Vectors(embeddings, "train"), Vectors(embeddings, "test")
     labels = {
         "train": torch.from_numpy(dataset.train_labels.copy()),
@@ -96,15 +103,16 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
         np.save(draft.path / "bias.npy", bias.cpu().numpy())
         for split, vectors in (("train", train), ("test", test)):
             shape = (*vectors.shape[:-1], len(dataset.classes))
-            scores = np.lib.format.open_memmap(
-                draft.path / f"scores-{split}.npy", mode="w+", dtype=np.float32, shape=shape
-            )
-            for start in range(0, len(vectors), ROWS):
-                piece = torch.from_numpy(vectors[start : start + ROWS]).to(device)
-                scores[start : start + ROWS] = F.linear(piece, weight, bias).cpu().numpy()
-            scores.flush()
+            scores = scores_of(vectors, weight, bias, device)
+            write_array(draft.path / f"scores-{split}.npy", shape, np.float32, scores)
     reached = ", ".join(f"{value:.1%} {part}" for part, value in facts["accuracy"].items())
     say(f"{facts['head']} of {store.teacher.title}, accuracy: {reached}")
+
+
+def scores_of(vectors: Vectors, weight: Tensor, bias: Tensor, device: torch.device) -> Iterator[np.ndarray]:
+    """Yield the class scores of stored vectors, some rows at a time."""
+    for start in range(0, len(vectors), ROWS):
+        yield F.linear(torch.from_numpy(vectors[start : start + ROWS]).to(device), weight, bias).cpu().numpy()
 
 
 def best_probe(vectors: dict[str, Tensor], targets: dict[str, Tensor], classes: int) -> tuple[float, Tensor, Tensor]:

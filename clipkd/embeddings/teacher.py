@@ -171,6 +171,8 @@ def load_model(artifact: Artifact, family: Family, spec: TeacherSpec) -> tuple[n
     # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
     unread = family.unread if spec.output == "pooler" or family.pooler != POOLER else (*family.unread, POOLER)
     complain(artifact.path, report, tuple(name for name in unread if not (has_head and name == "classifier.")))
+    compare(artifact.file("model.safetensors"), model)
+    artifact.still(artifact.file("model.safetensors"))
     return (model.base_model, model.classifier) if has_head else (model, None)
 
 
@@ -188,3 +190,18 @@ def complain(folder: Path, report: dict, unread: tuple[str, ...]) -> None:
         raise DataError(
             f"{folder / 'model.safetensors'} does not fit its config.json, {len(problems)} weights:\n  {listed}"
         )
+
+
+def compare(path: Path, model: nn.Module) -> None:
+    """Raise DataError where a loaded weight is not, to the bit, what the file holds.
+
+    transformers fills in, renames and converts without a word. What it has no name for in the file is not
+    compared here: it was listed as missing or unexpected before.
+    """
+    loaded = model.state_dict()
+    with safe_open(path, framework="pt") as weights:
+        stored = {name.removeprefix(f"{model.base_model_prefix}."): name for name in weights.keys()}  # noqa: SIM118
+        for name, tensor in loaded.items():
+            mine = stored.get(name.removeprefix(f"{model.base_model_prefix}."))
+            if mine is not None and not torch.equal(tensor.cpu(), weights.get_tensor(mine).to(tensor.dtype)):
+                raise DataError(f"{path}: weight '{mine}' was loaded as other numbers than the file holds")

@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from clipkd.errors import InputError
+from clipkd.errors import DataError, InputError
 from clipkd.registry import find, specs
 
 if TYPE_CHECKING:
@@ -72,6 +72,20 @@ class TimmSpec(NetworkSpec):
         from clipkd.training.timm_student import TimmStudent
 
         return TimmStudent(self, classes, target_width, projection, learnable_scale)
+
+
+def rebuilt(identity: dict[str, Any]) -> NetworkSpec:
+    """Return the student that `identity()` wrote down; a run folder keeps it, so that no name has to be known.
+
+    Raises:
+        DataError: it is no identity of a student that this version of clipkd knows.
+    """
+    for kind in (StudentSpec, TimmSpec):
+        try:
+            return kind(**identity)
+        except TypeError:
+            continue
+    raise DataError(f"no student of this version of clipkd is described by {sorted(identity)}")
 
 
 def names() -> list[str]:

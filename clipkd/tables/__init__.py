@@ -11,6 +11,7 @@ from typing import Any
 
 from clipkd.cells import expand
 from clipkd.results import Results, values
+from clipkd.tables.table import Table
 
 FORMATS = ("csv", "md", "tex", "html")
 METRICS = {"top1": "top-1", "top5": "top-5"}
@@ -81,15 +82,20 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
     Raises:
         DataError: a run is missing or damaged; the message names it.
     """
+    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
+    for table in made(found):
+        table.write(Path(output))
+
+
+def made(found: Results) -> list[Table]:
+    """Return every table of the results, in the order of `table_stems`."""
     import clipkd.tables.accuracy as accuracy
     import clipkd.tables.cost as cost
     import clipkd.tables.prototypes as prototypes
     import clipkd.tables.resources as resources
     import clipkd.tables.teacher_matters as teacher_matters
     import clipkd.tables.teachers as teachers
-    from clipkd.tables.table import Table
 
-    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
     others: dict[str, Callable[[Results], Table]] = {
         "teacher-matters": teacher_matters.table,
         "prototypes": prototypes.table,
@@ -97,9 +103,11 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
         "resources": resources.table,
         "teachers": teachers.table,
     }
-    for stem in table_stems(config):
+    tables = []
+    for stem in table_stems(found.config):
         named = accuracy_stem(stem)
         table = accuracy.table(found, *named) if named else others[stem](found)
         table.stem, table.title = stem, title(stem)
         table.notes = [*found.gaps(), *table.notes, *(f"Left out: {reason}." for reason in found.left_out)]
-        table.write(Path(output))
+        tables.append(table)
+    return tables

@@ -18,6 +18,8 @@ from clipkd.results import (
 from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute, spread
 from clipkd.teacher_facts import Head, needs_full, needs_head
 
+FAILED = "failed"
+"""Stands where every run of a cell stopped on a number that is not finite."""
 SHARE = 100.0
 """Accuracies are shares of 1 in the runs, percent in the tables."""
 
@@ -70,7 +72,9 @@ def entry(results: Results, cells: list[Cell], kind: str, metric: str, best: str
     """Return the entry of one student, teacher and train type."""
     summary = results.summary(cells, kind, metric)
     is_best = summary is not None and printed(summary.mean) == best
-    return Entry(spread(summary, scale=SHARE), is_best, results.incomplete(cells))
+    has_failed = bool(cells) and all(cell in results.failed for cell in cells)
+    text = FAILED if has_failed else spread(summary, scale=SHARE)
+    return Entry(text, is_best, results.incomplete(cells))
 
 
 def probe(results: Results, cells: list[Cell]) -> Head | None:

@@ -177,7 +177,8 @@ def as_html(table: Table) -> str:
     head += f"<tr>{''.join(tag('th', escape(column.title), column.is_number) for column in table.columns)}</tr>"
     rows = "\n".join(f"<tr>{''.join(map(entry, row, table.columns))}</tr>" for row in table.rows)
     notes = "\n".join(f"<li>{escape(note)}</li>" for note in table.notes)
-    notes = notes.replace("<li>INCOMPLETE", '<li class="incomplete">INCOMPLETE')
+    for mark in ("INCOMPLETE", "NOT COMPARABLE"):
+        notes = notes.replace(f"<li>{mark}", f'<li class="incomplete">{mark}')
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(table.title)}</title>\n'
         f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{escape(table.title)}</h1>\n"

@@ -10,20 +10,20 @@ Any teacher can be named without a file: `[NAME=]WHERE[:OUTPUT]`, where WHERE is
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from clipkd.errors import InputError, nearest
+from clipkd.errors import DataError, InputError, nearest
 from clipkd.fingerprint import Identity
 from clipkd.hub import COMMIT, HUB_ID
 from clipkd.registry import specs
 
 LOCK = Path("config/teachers.lock.json")
 """Commits that `clipkd pin` found for teachers whose file names none."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 """All that is ever read of a vision encoder's checkpoint."""
 TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -161,8 +161,24 @@ def names() -> list[str]:
 
 @cache
 def lock(path: Path) -> dict[str, Any]:
-    """Return the commits of `clipkd pin`, teacher -> {"revision", "weights_sha256"}."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Return the commits of `clipkd pin`, teacher -> {"revision", "weights_sha256"}; DataError where it is damaged."""
+    from clipkd.artifacts import read_json
+
+    entries = read_json(path) if path.exists() else {}
+    if not isinstance(entries, dict):
+        raise DataError(f"{path} is damaged: it holds no map of teachers; remove it and pin them again")
+    for name, entry in entries.items():
+        if not is_pin(entry):
+            raise DataError(f"{path}: '{name}' has no commit and sha256; remove its entry and run `clipkd pin {name}`")
+    return entries
+
+
+def is_pin(entry: Any) -> bool:
+    """Return whether an entry of the lock file holds a commit, and a sha256 or null."""
+    if not isinstance(entry, dict) or not COMMIT.fullmatch(str(entry.get("revision"))):
+        return False
+    sha256 = entry.get("weights_sha256")
+    return sha256 is None or bool(SHA256.fullmatch(str(sha256)))
 
 
 def get(name: str) -> TeacherSpec:
@@ -195,16 +211,16 @@ def split(name: str) -> list[str]:
 def names_folder(name: str) -> bool:
     """Return whether `name` names one folder."""
     _, where, output = parsed(name)
-    return output in ("", *OUTPUTS) and Path(where).is_dir()
+    return output in ("", *OUTPUTS) and is_folder(where)
 
 
 def parsed(name: str) -> tuple[str, str, str]:
     """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT]`, "" where one is left out."""
-    if Path(name).is_dir():
+    if is_folder(name):
         return "", name, ""
     alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
     where, _, output = rest.rpartition(":")
-    return (alias, rest, "") if not where or Path(rest).is_dir() else (alias, where, output)
+    return (alias, rest, "") if not where or is_folder(rest) else (alias, where, output)
 
 
 def resolved(name: str, own: dict[str, str]) -> str:
@@ -249,10 +265,12 @@ def found(where: str, output: Any) -> TeacherSpec:
             )
         name = f"{slug(hub_id)}-{revision[:8]}"
         return giving(HubTeacher(name=name, title=hub_id, hub_id=hub_id, revision=revision), output)
-    if Path(where).is_dir():
+    if is_folder(where):
         return from_folder(Path(where), output)
     hint = f" A hub model needs its commit: '{where}@<40 hex digits>'." if HUB_ID.fullmatch(where) else ""
-    raise InputError(f"unknown teacher '{where}'{nearest(where, names())} (known: {', '.join(names())}).{hint}")
+    raise InputError(
+        f"unknown teacher '{where[:200]}'{nearest(where[:200], names())} (known: {', '.join(names())}).{hint}"
+    )
 
 
 def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
@@ -263,6 +281,14 @@ def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
     checkpoint = f"{spec.name}-text" if output == "text" else spec.name
     title = f"{spec.title} ({output})"
     return replace(spec, name=f"{spec.name}-{output}", title=title, output=output, checkpoint=checkpoint)
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a name is that of a folder; one that no path can have is none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def pinned(spec: Any) -> TeacherSpec:
@@ -295,4 +321,4 @@ def hashed(folder: Path, files: tuple[str, ...], stamps: tuple) -> dict[str, str
 
 def slug(text: str) -> str:
     """Return `text` as a name that may stand in a path."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "teacher"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from clipkd.data.dataset import Dataset
-from clipkd.data.held import held
+from clipkd.data.preprocessing import Preprocessing
 from clipkd.errors import DataError
 from clipkd.recipes import Recipe
 from clipkd.runs import State, load_student
 from clipkd.students import NetworkSpec
-from clipkd.training.batches import evaluation
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.heads import Heads, Widths
 from clipkd.training.loop import EVALUATION_BATCH
@@ -59,11 +60,23 @@ def projections(state: State, width: int) -> tuple[Widths, str]:
 
 
 def evaluate_file(path: Path, dataset: Dataset, spec: NetworkSpec, recipe: Recipe, device: torch.device) -> Score:
-    """Return a saved student's score on the test split."""
+    """Return a saved student's score on the test split, its images prepared as for training on that dataset."""
     student = student_from(load_student(path), spec, path).to(device)
     told, there = student.classifier.out_features, len(dataset.classes)
     if told != there:
         raise DataError(f"{path} tells {told} classes apart, {dataset.spec.title} has {there}")
-    images, labels = held(dataset.images("test"), device, dataset.spec.title), dataset.test_labels
-    rows = np.arange(len(labels))
-    return evaluate(student, evaluation(images, rows, labels, dataset.spec, spec.image_size, EVALUATION_BATCH), recipe)
+    return evaluate_student(student, dataset, Preprocessing.of(dataset.spec, spec.image_size), recipe, device)
+
+
+def evaluate_student(
+    student: nn.Module, dataset: Dataset, steps: Preprocessing, recipe: Recipe, device: torch.device
+) -> Score:
+    """Return a student's score on the test split, its images prepared by `steps`."""
+    labels = torch.from_numpy(dataset.test_labels.copy())
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.arange(len(labels)).split(EVALUATION_BATCH):
+            images = [steps.read(np.asarray(dataset.image("test", int(row)))) for row in rows]
+            yield steps.inputs(images, device), labels[rows].to(device)
+
+    return evaluate(student, batches(), recipe)

@@ -6,19 +6,20 @@ from collections.abc import Iterable
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkd.recipes import Recipe
 from clipkd.training import losses
-from clipkd.training.heads import Heads
 from clipkd.training.ranks import Ranks
 
 Score = dict[str, float]
+NAMES = ("top1", "top5", "loss")
+"""Of a score's parts."""
 
 
 @torch.inference_mode()
 def evaluate(
-    student: Heads, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, ranks: Ranks | None = None
+    student: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, ranks: Ranks | None = None
 ) -> Score:
     """Return top-1 and top-5 accuracy in 0..1 and the mean classification loss over a split.
 
@@ -26,15 +27,15 @@ def evaluate(
     """
     ranks = ranks or Ranks()
     student.eval()
-    totals = {"top1": 0.0, "top5": 0.0, "loss": 0.0}
+    sums = torch.zeros(len(NAMES), dtype=torch.float64)
     count = 0
     for inputs, labels in islice(batches, ranks.rank, None, ranks.count):
         logits = student(inputs).logits
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        totals["top1"] += ranked[:, 0].sum().item()
-        totals["top5"] += ranked.any(dim=1).sum().item()
-        totals["loss"] += losses.classification(logits, labels, recipe).item() * len(labels)
+        loss = losses.classification(logits, labels, recipe).double() * len(labels)
+        # Read once, after the last batch: reading makes the host wait for the device.
+        sums = sums.to(logits.device) + torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum(), loss])
         count += len(labels)
     student.train()
-    *sums, images = ranks.summed([*totals.values(), count])
-    return {name: total / images for name, total in zip(totals, sums, strict=True)}
+    *totals, images = ranks.summed([*sums.tolist(), count])
+    return {name: total / images for name, total in zip(NAMES, totals, strict=True)}

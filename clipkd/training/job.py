@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,29 +11,16 @@ import torch
 from clipkd.artifacts import Artifact, open_artifact
 from clipkd.cells import Cell
 from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
-from clipkd.embeddings.views import reduced
 from clipkd.errors import DataError
 from clipkd.fingerprint import Identity
+from clipkd.identities import Hyperparameters, run_identity
 from clipkd.layout import Layout
-from clipkd.training import PROTOCOL
 from clipkd.training.batches import Batches, Cropped, Mirrored
-from clipkd.training.precision import Precision
 from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Several, Signal, Stored, linear
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The numbers of a run (defaults: paper.md, "Training")."""
-
-    epochs: int = 200
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.1
-    precision: Precision = "fp32"
-    """Of the students' matrix products; never `auto`: what it stood for is a part of what makes the run."""
 
 
 @dataclass
@@ -45,9 +32,6 @@ class Job:
     layout: Layout
     device: torch.device
     dataset: Dataset
-    inputs: dict[str, Any] = field(default_factory=dict)
-    """Identity of each artefact beside the dataset that the run reads: thumbnails, and the teacher's signal (of several
-    teachers, by teacher)."""
     thumbnails: Thumbnails | None = None
     """What the student sees of a dataset that it is shown in random crops."""
     ranks: int = 1
@@ -55,27 +39,17 @@ class Job:
 
     @property
     def identity(self) -> Identity:
-        """What makes the run: equal identities give equal students on one machine."""
-        cell = self.cell
-        return {
-            "cell": names(cell),
-            "training": asdict(self.numbers) | ({"ranks": self.ranks} if self.ranks > 1 else {}),
-            "recipe": cell.recipe_spec.switches(),
-            "student": cell.student_spec.identity(),
-            "dataset": cell.dataset_spec.identity() | {"content": self.dataset.content},
-            "signal": self.inputs,
-            "protocol": PROTOCOL,
-        }
+        """What makes the run."""
+        return run_identity(self.cell, self.numbers, self.layout, self.dataset.content, self.ranks)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the student's users need besides what made it; it stands in the run's manifest."""
+        steps = Preprocessing.of(self.dataset.spec, self.cell.student_spec.image_size)
+        return {"classes": self.dataset.classes, "preprocessing": steps.facts()}
 
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings, as they stand in a run's config.yaml."""
         return self.identity | {"device": str(self.device), "threads": torch.get_num_threads()}
-
-
-def names(cell: Cell) -> dict[str, Any]:
-    """Return a cell's place in the grid."""
-    axes = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
-    return {axis: getattr(cell, axis) for axis in axes}
 
 
 def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
@@ -102,7 +76,6 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
             f"{folder} was made from another content of {job.dataset.spec.title} than "
             f"{job.dataset.artifact.path} holds now; remove it to make it again"
         )
-    job.inputs[kind] = identity
     return artifact
 
 
@@ -113,10 +86,7 @@ def open_signal(job: Job) -> Signal:
     if asked == "nothing":
         return Signal()
     if len(cell.by_teacher) > 1:
-        jobs = [replace(job, cell=one, inputs={}) for one in cell.by_teacher]
-        signals = [open_signal(one) for one in jobs]
-        job.inputs |= {one.cell.teacher_spec.name: one.inputs for one in jobs if one.cell.teacher_spec}
-        return Several(signals)
+        return Several([open_signal(replace(job, cell=one)) for one in cell.by_teacher])
     if asked == "prototypes":
         folder, identity = job.layout.prototypes(cell)
         artifact = open_part(job, "prototypes", folder, identity)
@@ -142,7 +112,6 @@ def open_signal(job: Job) -> Signal:
     spec = cell.teacher_spec
     assert spec is not None
     teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
-    job.inputs["teacher"] = spec.identity() | reduced(job.layout.precision)
     layer = None
     if asked == "scores":
         head = open_part(job, "head", *embeddings.head())

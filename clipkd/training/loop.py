@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from clipkd import progress
 from clipkd.artifacts import read_json
@@ -24,6 +23,7 @@ from clipkd.methods import Losses
 from clipkd.progress import say
 from clipkd.runs import FAILED, RunFolder
 from clipkd.training.batches import Batch, Batches
+from clipkd.training.board import Board
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.finite import Guard
 from clipkd.training.group import advance
@@ -175,7 +175,7 @@ class Run:
         self.epoch = Epoch(1, self.generator.get_state())
         self.guard = Guard(self.optimiser, job.device)
         self.companions = 1
-        self.board: SummaryWriter | None = None
+        self.board: Board | None = None
         self.failure: ClipkdError | None = None
         self.result: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
@@ -200,12 +200,14 @@ class Run:
         if self.ranks.is_first:
             if not is_resumed:
                 self.folder.start(self.job.settings(), self.job.device)
-            self.board = SummaryWriter(self.folder.path, purge_step=self.epoch.number)
+            self.board = Board(
+                self.folder.path, self.fingerprint, self.cell.folder, self.epoch.number, self.job.settings()
+            )
 
     def end(self) -> None:
         """Close what is open."""
         if self.board is not None:
-            self.board.close()
+            self.board.close(is_complete=bool(self.result))
 
     @property
     def is_going_on(self) -> bool:
@@ -288,9 +290,8 @@ class Run:
             self.selected = {"epoch": epoch.number, "score": score}
             self.selected_student = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
         if self.board is not None:
-            self.board.add_scalar("Train loss", means["loss"], epoch.number)
-            self.board.add_scalar("Val loss", score["loss"], epoch.number)
-            self.board.add_scalar("Val acc.", score["top1"], epoch.number)
+            numbers = {"Train loss": means["loss"], "Val loss": score["loss"], "Val acc.": score["top1"]}
+            self.board.add(epoch.number, numbers)
         who = f"{self.cell.folder}: " if self.companions > 1 or progress.is_one_of_several else ""
         if epoch.number % max(1, self.numbers.epochs // 20) == 0 or epoch.number == 1 or sys.stderr.isatty():
             self.say(
@@ -305,7 +306,8 @@ class Run:
         """Measure, and write the results."""
         self.result = metrics(self)
         if self.ranks.is_first:
-            self.folder.finish(self.selected_student, self.history, cost(self), self.result, self.job.identity)
+            job = self.job
+            self.folder.finish(self.selected_student, self.history, cost(self), self.result, job.identity, job.facts())
         last, selected = self.result["last"]["test"]["top1"], self.result["selected"]["test"]["top1"]
         self.say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
+from clipkd.identities import Hyperparameters
 from clipkd.recipes import Recipe
-from clipkd.training.job import Hyperparameters
 
 UNDECAYED = {"class_embedding", "positional_embedding", "logit_scale"}
 

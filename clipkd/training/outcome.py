@@ -11,7 +11,7 @@ import torch
 
 from clipkd import device as devices
 from clipkd.embeddings.zero_shot import zero_shot
-from clipkd.training.job import names
+from clipkd.identities import names
 from clipkd.training.nearest import nearest_prototype
 from clipkd.training.signals import Prototypes
 

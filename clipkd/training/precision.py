@@ -11,24 +11,23 @@ import statistics
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Literal, cast
 
 import torch
 
+from clipkd.identities import Precision
 from clipkd.progress import say
 from clipkd.training.linear import linear
 
-Precision = Literal["fp32", "bf16"]
 CHOICES = ("auto", "fp32", "bf16")
 WORTH = 1.3
 """A CPU's bfloat16 product must be so many times faster: less would be lost to the conversions around it, and
 which one is faster must not be a matter of the moment, as it stands in a run's identity."""
 
 
-def resolved(asked: str, device: torch.device) -> Precision:
+def resolved(asked: Precision, device: torch.device) -> Precision:
     """Return the precision that `auto`, `fp32` or `bf16` stands for on a device."""
     if asked != "auto":
-        return cast(Precision, asked)
+        return asked
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if cpu_gain() > WORTH else "fp32"
@@ -57,6 +56,7 @@ def seconds_of_product(matrix: torch.Tensor) -> float:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
     """Return the context that a student's forward pass runs in."""
+    assert precision != "auto"
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipkd.device import sent
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.recipes import Recipe
@@ -82,7 +83,7 @@ class Stored(Signal):
 
     def __call__(self, batch: Batch) -> Tensor:
         vectors = self.array[batch.rows.numpy(), batch.views.numpy()]
-        return torch.from_numpy(vectors).to(self.device).float()
+        return sent(torch.from_numpy(vectors), self.device).float()
 
 
 class Live(Signal):

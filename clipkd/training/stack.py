@@ -41,14 +41,13 @@ class Stack:
         """Move the students' bodies into common tensors. Their `shape` must be one."""
         assert len({shape(student) for student in students}) == 1
         self.students = students
+        self.skeleton = skeleton_of(students[0])
+        self.skeleton.generators = [generator for student in students for generator in student.generators]
         parts = [body(student) for student in students]
         self.common = {name: torch.stack([part[name].detach() for part in parts]).requires_grad_() for name in parts[0]}
         for number, part in enumerate(parts):
             for name, parameter in part.items():
                 parameter.data = self.common[name].detach()[number]
-        # Only the forward pass is taken of it, never a weight.
-        self.skeleton = copy.deepcopy(students[0]).to("meta")
-        self.skeleton.generators = [generator for student in students for generator in student.generators]
 
     def __call__(self, images: Sequence[Tensor]) -> list[Outputs]:
         """Return each student's outputs of its own images [B, 3, S, S]; as many images for each."""
@@ -67,3 +66,12 @@ class Stack:
             assert parameter.grad is not None
             for part, gradient in zip(parts, parameter.grad.unbind(), strict=True):
                 part[name].grad = gradient
+
+
+def skeleton_of(student: Student) -> Student:
+    """Return a copy without numbers, of which only the forward pass is taken."""
+    generators, student.generators = student.generators, []  # a generator of a GPU need not be copyable
+    try:
+        return copy.deepcopy(student).to("meta").train()
+    finally:
+        student.generators = generators

@@ -152,6 +152,7 @@ def captured(work: Callable[[], None], noise: Sequence[torch.Generator]) -> Call
     graph = torch.cuda.CUDAGraph()
     for generator in noise:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    # Threads that read images ahead go on allocating pinned memory meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph.replay

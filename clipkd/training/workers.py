@@ -154,6 +154,7 @@ class Pool:
     before: dict[signals.Signals, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Pool:
+        start_server()
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
             self.before = {number: signals.signal(number, self.hand_on) for number in SIGNALS}
         return self

@@ -6,27 +6,75 @@ import argparse
 from pathlib import Path
 
 from clipkd import datasets, recipes, students
+from clipkd.errors import InputError
 from clipkd.options import data_options, device_of, device_options, layout_of
 
-TEXT = "Measure a saved student on the test split."
+TEXT = "Measure a trained student on the test split of a dataset."
+EXAMPLES = """\
+examples:
+  clipkd evaluate results/runs/corrected/digits/tiny-32/none/supervised/seed0
+  clipkd evaluate RUN --dataset birds --dataset-source photos/birds
+  clipkd evaluate student.pt --dataset cifar10 --student base-32 --recipe reference
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     device_options(child)
-    child.add_argument("checkpoint", type=Path, help="a .safetensors or .pt file")
-    child.add_argument("--dataset-name", required=True, help="the dataset that it was trained on")
-    child.add_argument("--student", default="base-32", help="the student that the file holds")
-    child.add_argument("--recipe", default="corrected", help="decides how the loss is computed")
+    child.add_argument(
+        "student_path", metavar="RUN", type=Path, help="a run folder, an export, or a .safetensors or .pt file"
+    )
+    child.add_argument("--dataset-name", "--dataset", help="the dataset; a folder knows the one it was trained on")
+    child.add_argument("--student", help="the student that a file holds (default: base-32); a folder knows it")
+    child.add_argument(
+        "--recipe", help="decides how the loss is computed (default: corrected for a file); a folder knows it"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.student_path.is_dir():
+        evaluate_folder(options)
+        return
+    if options.dataset_name is None:
+        raise InputError(f"{options.student_path} is a file that does not say what it was trained on: give --dataset")
     spec = datasets.get(options.dataset_name, options.dataset_source)
-    student, recipe = students.get(options.student), recipes.get(options.recipe)
+    student, recipe = students.get(options.student or "base-32"), recipes.get(options.recipe or "corrected")
     from clipkd.data.dataset import open_dataset
     from clipkd.training.checkpoint import evaluate_file
 
     device = device_of(options)
     dataset = open_dataset(spec, layout_of(options).dataset(spec))
-    score = evaluate_file(options.checkpoint, dataset, student, recipe, device)
-    print(f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f}  ({spec.title}, test split)")
+    show(evaluate_file(options.student_path, dataset, student, recipe, device), spec.title)
+
+
+def evaluate_folder(options: argparse.Namespace) -> None:
+    """Measure the student of a run folder or an export; what it is stands in the folder."""
+    from clipkd.data.dataset import open_dataset
+    from clipkd.model import load
+    from clipkd.training.checkpoint import evaluate_student
+
+    device = device_of(options)
+    model = load(options.student_path, device.type)
+    for given, name in ((options.student, "--student"), (options.recipe, "--recipe")):
+        if given is not None:
+            raise InputError(f"{options.student_path} knows its own {name[2:]}: leave out {name}")
+    name = options.dataset_name or model.trained["dataset"]
+    packed = options.data / "datasets" / name  # stands for the source of a folder of images that is packed already
+    spec = datasets.get(name, options.dataset_source or (str(packed) if packed.is_dir() else None))
+    dataset = open_dataset(spec, layout_of(options).dataset(spec))
+    if dataset.classes != model.classes:
+        raise InputError(
+            f"{options.student_path} tells the classes {listed(model.classes)} apart, {spec.title} has "
+            f"{listed(dataset.classes)}"
+        )
+    recipe, steps = recipes.get(model.trained["recipe"]), model.preprocessing
+    show(evaluate_student(model.student, dataset, steps, recipe, device), spec.title)
+
+
+def listed(names: list[str]) -> str:
+    """Return the first few of a list of names."""
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
+
+
+def show(score: dict[str, float], title: str) -> None:
+    print(f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f}  ({title}, test split)")

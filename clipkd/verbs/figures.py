@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clipkd.options import resolved, results_options
+from clipkd.config import resolved
+from clipkd.options import results_options
 
 TEXT = "Draw the figures from run folders."
 

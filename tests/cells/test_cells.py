@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from clipkd import teachers
 from clipkd.cells import Cell, expand
-from clipkd.config import load
+from clipkd.config import load, schema
 from clipkd.embeddings.views import Sample
 from clipkd.errors import InputError
 from clipkd.layout import Embeddings, Layout
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = schema()
 UNPINNED = "vit-b32-in21k"
 RECIPES = 2
 SHA = "0123456789abcdef0123456789abcdef01234567"

@@ -16,8 +16,9 @@ from clipkd.cli import main
 Answer = subprocess.CompletedProcess[str]
 TRAIN = ("train", "--dataset-name", "digits", "--student", "tiny-32", "--threads", "1")
 SUPERVISED = (*TRAIN, "--train-type", "supervised", "--epochs", "1", "--batch-size", "256")
-VERBS = ["download", "fetch", "pin", "extract", "prototypes", "probe", "train", "evaluate", "audit", "verify"]
-VERBS += ["tables", "figures", "list"]
+VERBS = ["check", "download", "fetch", "pin", "extract", "prototypes", "probe", "train", "evaluate", "audit", "verify"]
+VERBS += ["thumbnails", "predict", "compare", "export", "push", "report", "resume", "doctor", "tables", "figures"]
+VERBS += ["completion", "list"]
 
 
 @pytest.fixture
@@ -71,6 +72,39 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([verb, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: clipkd {verb}")
+
+
+def test_help_shows_defaults_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["predict", "--help"])
+    said = capsys.readouterr().out
+    assert "(default: 5)" in said
+    assert "examples:\n  clipkd predict results/runs/" in said
+    assert "(default: None)" not in said
+
+
+def test_bash_completes_verbs_flags_choices_and_files(clipkd, tmp_path: Path) -> None:
+    """The real bash, its completion function called as the shell calls it."""
+    answer = clipkd("completion", "bash")
+    assert answer.returncode == 0, answer.stderr
+    (tmp_path / "completion.sh").write_text(answer.stdout)
+    (tmp_path / "my-run").mkdir()
+
+    def complete(*words: str) -> set[str]:
+        code = (
+            'source completion.sh; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))\n'
+            'COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}\n'
+            '$(complete -p clipkd | grep -o -- \'-F [^ ]*\' | cut -c 4-) clipkd "${COMP_WORDS[COMP_CWORD]}" ""\n'
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        command = ["bash", "-c", code, "bash", *words]
+        told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True)
+        return {word.strip() for word in told.stdout.splitlines() if word.strip()}
+
+    assert complete("clipkd", "pre") == {"predict"}
+    assert complete("clipkd", "predict", "--fo") == {"--format"}
+    assert complete("clipkd", "predict", "--format", "") == {"csv", "json"}
+    assert complete("clipkd", "predict", "my-") == {"my-run"}
 
 
 def test_list_names_everything(clipkd) -> None:
@@ -195,7 +229,7 @@ def test_a_data_folder_that_is_a_file(here, tmp_path: Path) -> None:
 
 
 def test_a_teacher_name_longer_than_any_file_name(clipkd) -> None:
-    refused(clipkd("fetch", "x" * 5000), "xxx", code=4)
+    refused(clipkd("fetch", "x" * 5000), "unknown teacher 'xxx")
 
 
 @pytest.mark.parametrize(("text", "code"), [("{}", 2), ("[]", 2), ("no json", 3), ('{"grid": NaN}', 3)])

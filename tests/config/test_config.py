@@ -14,14 +14,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipkd.config import Source, load
+from clipkd.config import Source, load, schema
 from clipkd.errors import InputError
 from clipkd.students import StudentSpec
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/config.yaml"
 DEMO = ROOT / "config/demo.yaml"
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA = schema()
 
 BLOCK = """\
 grid:

@@ -101,7 +101,7 @@ class Hub:
             status, error, body = refusal(404, "EntryNotFound")
             return status, error | headers, body
         if found[3].endswith(".json") or repository.is_small:
-            return 200, headers | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, content
+            return 200, headers | {"ETag": f'"{blob(content)}"'}, content
         linked = {"X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Linked-Size": str(len(content))}
         return 302, headers | linked | {"Location": f"{self.store_url}/store/{found[1]}/{found[3]}"}, b""
 
@@ -111,6 +111,11 @@ class Hub:
             repository.damaged_sends -= 1
             content[-5] ^= 1
         return 200, {}, bytes(content)
+
+
+def blob(content: bytes) -> str:
+    """Return git's name of a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def refusal(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
@@ -123,7 +128,7 @@ def described(hub_id: str, repository: Repository) -> dict[str, object]:
         entry: dict[str, object] = {
             "rfilename": name,
             "size": len(content),
-            "blobId": hashlib.sha1(content).hexdigest(),
+            "blobId": blob(content),
         }
         if not name.endswith(".json") and not repository.is_small:
             entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}

@@ -300,3 +300,23 @@ def test_a_run_of_another_kind_is_not_open_to_names(tmp_path):
     )
     with pytest.raises(InputError, match="classes can be added by name to a run of embed-KD"):
         open_classes.of_run(tmp_path, Layout(tmp_path), CPU)
+
+
+def test_predict_knows_a_class_that_was_added(run, tmp_path):
+    """The real program: a class whose name is that of every image's nearest prototype wins; without it, digits win."""
+    root, folder = run
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "scan.png")
+    command = [sys.executable, "-m", "clipkd", "predict", str(folder), str(tmp_path / "scan.png"), "--format", "json"]
+    command += ["--data", str(root / "data"), "--top", "11", "--add-class", "zebra"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    layout = Layout(root / "data")
+    classes = open_classes.of_run(folder, layout, CPU).adding(["zebra"])
+    digits = datasets.get("digits")
+    black = (torch.zeros(1, 3, 32, 32) - torch.tensor(digits.mean).view(1, 3, 1, 1)) / torch.tensor(digits.std).view(
+        1, 3, 1, 1
+    )
+    expected = classes.scores(black).softmax(dim=1)[0]
+    order = [classes.names[number] for number in expected.argsort(descending=True)]
+    places = [said.index(f'"{name}"') for name in order]
+    assert places == sorted(places)
+    assert "zebra" in order

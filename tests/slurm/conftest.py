@@ -44,7 +44,7 @@ def plain_cluster() -> Iterator[Cluster]:
 def local(tmp_path_factory) -> Project:
     """The grid, run to its end on this machine without SLURM and without faults."""
     project = Project(tmp_path_factory.mktemp("local"), None)
-    project.snakemake(slurm=False).succeed(400)
+    project.snakemake(slurm=False).succeed(900)
     return project
 
 

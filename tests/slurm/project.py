@@ -25,7 +25,7 @@ from tests.slurm.cluster import Cluster
 from tests.workflow.test_workflow import copy_workflow
 
 BIN = Path(sys.executable).parent
-EPOCHS = 20
+EPOCHS = 12
 GRID = f"""\
 grid:
   - name: disturbed
@@ -42,7 +42,7 @@ grid:
     train_types: [embed-KD]
     recipes: [corrected]
     seeds: [0, 1]
-training: {{epochs: {EPOCHS}, learning_rate: 1e-3, device: cpu}}
+training: {{epochs: {EPOCHS}, batch_size: 128, learning_rate: 1e-3, device: cpu}}
 """
 SECONDS_BETWEEN_SAVES = 0.5
 CLIPKD = f"""\
@@ -64,7 +64,7 @@ if arguments[:1] == ["train"]:
         done = (run.epoch.number - 1) * run.steps_per_epoch + run.epoch.step
         trace.write(f"{{time.time():.3f}} {{cell}} {{done}}\\n")
         time.sleep(float(os.environ.get("TEST_SECONDS_A_STEP", 0)))
-        if done == 40 and cell.endswith(os.environ.get("TEST_HUNGRY", "none")):
+        if done == 30 and cell.endswith(os.environ.get("TEST_HUNGRY", "none")):
             ballast.append(bytearray(os.urandom(1_000_000) * 900))
             time.sleep(8)  # until SLURM looks at the memory again
     loop.Run.after_step = noted
@@ -225,7 +225,7 @@ class Main:
         self.process.wait()
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 400) -> None:
     """Wait for something that has to happen."""
     end = time.monotonic() + seconds
     while not condition():

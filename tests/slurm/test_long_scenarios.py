@@ -53,10 +53,10 @@ def test_the_demo_makes_the_tables_that_one_machine_makes(tmp_path, cluster):
 @pytest.mark.parametrize("how", ["preempted", "node crashed"])
 def test_jobs_that_slurm_takes_away_go_on(how, project, local):
     made = project()
-    made.environment["TEST_SECONDS_A_STEP"] = "0.07"
+    made.environment["TEST_SECONDS_A_STEP"] = "0.4"
     main = made.snakemake()
     cells = [KILLED, CANCELLED, LATE]
-    until(lambda: all(made.reached(cell, 30) for cell in cells), "three cells train", 300)
+    until(lambda: all(made.reached(cell, 10) for cell in cells), "three cells train", 300)
     if how == "preempted":
         flags = ("--partition=urgent", "--exclusive", "--time=2", "--job-name=urgent", "--output=/dev/null")
         made.cluster.run("sbatch", *flags, "--wrap=sleep 5")
@@ -71,14 +71,23 @@ def test_jobs_that_slurm_takes_away_go_on(how, project, local):
         assert made.lost(cell) <= STEPS_BETWEEN_SAVES
 
 
+def test_trainings_of_seconds_in_one_job(project, local):
+    made = project()
+    before = len(made.cluster.queue())
+    flags = ("--groups", "train=students", "tables=summary", "figures=summary")
+    made.snakemake(*flags, "--group-components", "students=6", "summary=2").succeed(900)
+    check_equal(made, local)
+    assert len(made.cluster.queue()) - before == 2, "six trainings, and tables with figures"
+
+
 def test_without_accounting_a_cancelled_job_is_noticed(project, local, plain_cluster):
     made = project(cluster=plain_cluster)
-    made.environment["TEST_SECONDS_A_STEP"] = "0.03"
+    made.environment["TEST_SECONDS_A_STEP"] = "0.2"
     main = made.snakemake()
-    until(lambda: made.reached(CANCELLED, 20), "a cell trains", 240)
+    until(lambda: made.reached(CANCELLED, 10), "a cell trains", 600)
     assert "squeue (accounting is off" in main.said
     made.cluster.run("scancel", made.job(CANCELLED))
-    main.succeed(400)
+    main.succeed(900)
     check_equal(made, local)
     assert went_on(made.logs(CANCELLED)[1])
 
@@ -92,9 +101,9 @@ def test_control_the_plugin_alone_forgets_its_jobs_without_accounting(project, p
 
 def test_control_the_plugin_alone_waits_for_a_cancelled_job(project):
     made = project()
-    made.environment["TEST_SECONDS_A_STEP"] = "0.03"
+    made.environment["TEST_SECONDS_A_STEP"] = "0.2"
     main = made.snakemake("--no-hooks")
-    until(lambda: made.reached(CANCELLED, 20), "a cell trains", 240)
+    until(lambda: made.reached(CANCELLED, 10), "a cell trains", 600)
     made.cluster.run("scancel", made.job(CANCELLED))
     until(lambda: len(made.cells()) == 5 and jobs_are_over(made), "the other students are there", 300)
     assert hangs(main)
@@ -102,7 +111,7 @@ def test_control_the_plugin_alone_waits_for_a_cancelled_job(project):
 
 def test_control_few_attempts_forget_all_jobs_when_slurm_is_silent(stormy):  # noqa: F811
     main = stormy.snakemake("--slurm-status-attempts", "5")
-    until(lambda: stormy.reached(KILLED, 20), "a cell trains", 240)
+    until(lambda: stormy.reached(KILLED, 10), "a cell trains", 600)
     flag = stormy.folder / "outage"
     flag.touch()
     time.sleep(20)
@@ -113,7 +122,7 @@ def test_control_few_attempts_forget_all_jobs_when_slurm_is_silent(stormy):  # n
 
 def test_slurm_is_silent_for_minutes(stormy, local):  # noqa: F811
     main = stormy.snakemake()
-    until(lambda: stormy.reached(KILLED, 20), "a cell trains", 240)
+    until(lambda: stormy.reached(KILLED, 10), "a cell trains", 600)
     flag = stormy.folder / "outage"
     flag.touch()
     time.sleep(240)
@@ -126,9 +135,9 @@ def test_slurm_is_silent_for_minutes(stormy, local):  # noqa: F811
 def test_control_unlocked_by_hand_a_cell_is_submitted_twice(project):
     """What `clipkd resume` is for. (Each run folder's lock still keeps the second training out.)"""
     made = project()
-    made.environment["TEST_SECONDS_A_STEP"] = "0.2"
+    made.environment["TEST_SECONDS_A_STEP"] = "0.5"
     main = made.snakemake()
-    until(lambda: made.reached(EMBED_KD.format(0), 20), "a cell trains", 240)
+    until(lambda: made.reached(EMBED_KD.format(0), 10), "a cell trains", 600)
     main.kill()
     made.snakemake("--unlock").succeed()
     main = made.snakemake()
@@ -136,9 +145,9 @@ def test_control_unlocked_by_hand_a_cell_is_submitted_twice(project):
     def comments() -> list[str]:
         return made.cluster.run("squeue", "--noheader", "--format=%k").stdout.split()
 
-    until(lambda: len(comments()) > len(set(comments())), "two jobs for one cell", 120)
+    until(lambda: len(comments()) > len(set(comments())), "two jobs for one cell", 400)
     main.kill()
     # And one command still gets it right.
     made.environment["TEST_SECONDS_A_STEP"] = "0"
-    made.start(str(BIN / "clipkd"), "resume").succeed(400)
+    made.start(str(BIN / "clipkd"), "resume").succeed(900)
     check_never_together(made)

@@ -16,9 +16,9 @@ RESULTS = ("metrics.json", "history.csv", "student.safetensors")
 SUPERVISED = "corrected/digits/tiny-32/none/supervised/seed{}"
 EMBED_KD = "corrected/digits/tiny-32/digits-vit-xs/embed-KD/seed{}"
 KILLED, CANCELLED, LATE, HUNGRY = map(SUPERVISED.format, range(4))
-STEPS_BETWEEN_SAVES = 30
+STEPS_BETWEEN_SAVES = 5
 """At most: a step takes TEST_SECONDS_A_STEP at least, and a save is due after half a second."""
-STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@40 --open-mode=append'")
+STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@55 --open-mode=append'")
 """Memory that the first attempt at one cell does not find enough; SIGTERM soon after the limit is one minute."""
 OUTAGE = """\
 #!/bin/sh
@@ -50,7 +50,7 @@ def went_on(log: str) -> bool:
 def stormy(project) -> Project:
     """Slow trainings, one of which needs much memory; status commands that can be made to fail."""
     made = project()
-    made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.07"}
+    made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.4"}
     for name in ("squeue", "sacct"):
         made.put_command(name, OUTAGE.format(flag=made.folder / "outage", real=shutil.which(name)))
     return made
@@ -60,7 +60,7 @@ def storm(project: Project, *options: str, outage: float = 30) -> str:
     """Run the grid while one job is killed, one cancelled, one late, one hungry; return what the main process said."""
     main = project.snakemake(*STORM, *options)
     for cell in (KILLED, CANCELLED, LATE):
-        until(lambda cell=cell: project.reached(cell, 20), f"{cell} trains", 240)
+        until(lambda cell=cell: project.reached(cell, 10), f"{cell} trains", 600)
     project.cluster.run("scontrol", "update", f"JobId={project.job(LATE)}", "TimeLimit=1")
     project.cluster.run("scancel", project.job(CANCELLED))
     os.kill(project.pids(KILLED)[0], signal.SIGKILL)
@@ -70,7 +70,7 @@ def storm(project: Project, *options: str, outage: float = 30) -> str:
     asked = len(flag.read_text().split())
     flag.unlink()
     assert asked > 10, "the status was asked for all the time"
-    return main.succeed(400)
+    return main.succeed(900)
 
 
 def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy, local):
@@ -103,46 +103,64 @@ def test_control_without_saved_states_the_storm_trains_twice(stormy, local):
     storm(stormy)
     for cell in (KILLED, CANCELLED, LATE, HUNGRY):
         assert not went_on(stormy.logs(cell)[1])
-        assert stormy.lost(cell) > STEPS_BETWEEN_SAVES // 2
+        assert stormy.lost(cell) > STEPS_BETWEEN_SAVES
     check_equal(stormy, local)
+
+
+def test_doctor_on_the_cluster(project):
+    said = project().start(str(BIN / "clipkd"), "doctor", "--slurm").succeed(400)
+    assert "ok       status: sacct (accounting works)" in said
+    for name in ("cpu", "gpu"):
+        assert f"ok       partition {name}: takes jobs of 720 minutes" in said
+        assert f"ok       node of {name}: " in said
+    assert "preempted jobs by jobs in urgent are put back into the queue" in said
+
+
+def test_what_the_cluster_does_not_have_is_refused_before_a_job_is_submitted(project):
+    made = project()
+    before = len(made.cluster.queue())
+    main = made.snakemake("--set-resources", "train:slurm_partition=gpus")
+    assert main.wait(400) == 1
+    assert "partition gpus: does not exist here (there are: cpu, gpu, urgent)" in main.said
+    assert len(made.cluster.queue()) == before
 
 
 def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
     """Twice: running jobs are saved and stopped; then they may finish, and what they made is taken over."""
     made = project()
-    made.environment["TEST_SECONDS_A_STEP"] = "0.1"
+    made.environment["TEST_SECONDS_A_STEP"] = "0.3"
     cells = local.cells()
     main = made.snakemake()
-    until(lambda: all(made.reached(cell, 20) for cell in cells[:3]), "three cells train", 240)
+    until(lambda: all(made.reached(cell, 10) for cell in cells[:3]), "three cells train", 600)
 
     # While it lives there is no second one, also where Snakemake's own lock is passed over.
     second = made.snakemake("--nolock")
-    assert second.wait(60) != 0
+    assert second.wait(300) != 0
     assert f"has a main process already: process {main.process.pid} on " in second.said
     resumed = made.start(str(BIN / "clipkd"), "resume")
-    assert resumed.wait(60) == 4
+    assert resumed.wait(300) == 4
     assert f"process {main.process.pid} on " in resumed.said
 
     main.kill()
     resumed = made.start(str(BIN / "clipkd"), "resume")
-    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 120)
+    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 400)
     assert "is cancelled: RUNNING" in resumed.said
-    until(lambda: any(len(made.trained_by(cell)) == 2 for cell in cells), "a cell trains again", 240)
+    until(lambda: any(len(made.trained_by(cell)) == 2 for cell in cells), "a cell trains again", 600)
     resumed.kill()
     resumed = made.start(str(BIN / "clipkd"), "resume", "--wait")
-    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 200)
+    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 600)
     assert "may finish: RUNNING" in resumed.said
     assert "files of finished jobs are taken over" in resumed.said
     taken_over = {cell: made.trained_by(cell) for cell in made.cells()}
     assert taken_over
-    resumed.succeed(300)
+    resumed.succeed(900)
 
     check_equal(made, local)
     check_never_together(made)
     assert sum(map(made.lost, cells)) == 0
     for cell, processes in taken_over.items():
         assert made.trained_by(cell) == processes, "what was finished is not trained again"
-    assert "Nothing to be done" in made.start(str(BIN / "clipkd"), "resume").succeed(120)
+    assert "Nothing to be done" in made.start(str(BIN / "clipkd"), "resume").succeed(400)
 
 
 def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project):
@@ -151,7 +169,7 @@ def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project):
         "train:constraint='no-such-feature' if wildcards.train_type == 'supervised' and wildcards.seed == '1' else None"
     )
     main = made.snakemake("--retries", "1", "--set-resources", refused)
-    assert main.wait(300) == 1
+    assert main.wait(900) == 1
     assert "Invalid feature specification" in main.said, "sbatch's own words"
     assert set(made.cells()) == {KILLED, LATE, HUNGRY, EMBED_KD.format(0), EMBED_KD.format(1)}
     assert made.cluster.run("squeue", "--noheader").stdout == "", "nothing is left in the queue"

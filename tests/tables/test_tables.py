@@ -203,7 +203,7 @@ def test_equal_bytes_whatever_the_order(study, tables, tmp_path):
     cells = shuffled.cells
     random.Random(1).shuffle(cells)
     for cell in cells:
-        write_run(cell, shuffled.results / "runs" / cell.folder, top1(cell))
+        write_run(cell, shuffled, top1(cell))
     write_tables(config, shuffled.results, study.data, tmp_path / "tables")
     assert contents(tmp_path / "tables") == contents(tables)
 

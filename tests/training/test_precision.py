@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd import methods, recipes
+from clipkd.cli import main
 from clipkd.students import StudentSpec
 from clipkd.training import precision
 from clipkd.training.network import Student, build_student
@@ -103,3 +106,21 @@ def test_the_probe_measures(monkeypatch) -> None:
     monkeypatch.undo()
     assert precision.cpu_gain(size=64, rounds=1) > 0
     precision.cpu_gain.cache_clear()
+
+
+def test_what_a_run_computed_in_is_a_part_of_what_it_is(digits_folder, tmp_path, monkeypatch) -> None:
+    """By the command line: `auto` is written down as what it stood for, and another format is another run."""
+    flags = ["train", "--data", str(digits_folder), "--dataset-name", "digits", "--student", "tiny-32", "--epochs", "1"]
+    flags += ["--train-type", "supervised", "--batch-size", "512", "--learning-rate", "1e-3", "--device", "cpu"]
+    flags += ["--threads", "1", "--log-folder", str(tmp_path)]
+    found = {}
+    for gain, asked in ((0.1, "auto"), (2.0, "auto"), (0.1, "bf16")):
+        monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
+        assert main([*flags, "--precision", asked]) == 0
+        found[gain, asked] = json.loads((tmp_path / "metrics.json").read_text())
+    told = [metrics["identity"]["training"]["precision"] for metrics in found.values()]
+    assert told == ["fp32", "bf16", "bf16"]
+    full, reduced, again = found.values()
+    assert full["fingerprint"] != reduced["fingerprint"] == again["fingerprint"]
+    assert full["last"]["test"]["loss"] != reduced["last"]["test"]["loss"] == again["last"]["test"]["loss"]
+    assert full["last"]["test"]["loss"] == pytest.approx(reduced["last"]["test"]["loss"], rel=0.05)

@@ -113,7 +113,7 @@ def test_a_run_reads_each_teachers_store_and_can_be_read_back(train_type, pair, 
     job = open_job(cell, Hyperparameters(epochs=1, learning_rate=1e-3), layout, CPU)
     signal = open_signal(job)
     assert signal.width == (16, 24)
-    assert set(job.inputs) == {"first", "second"}
+    assert set(job.identity["signal"]) == {"first", "second"}
     metrics = train(job, RunFolder(tmp_path / "run"))
     cost = json.loads((tmp_path / "run/cost.json").read_text())
     assert cost["teacher"]["forward_passes"] == 0

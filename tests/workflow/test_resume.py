@@ -91,6 +91,18 @@ def test_a_killed_workflow_goes_on_with_one_command(tmp_path, start):
     assert "going on in epoch" in logs[1]
     assert all((project / f"results/runs/{cell}/metrics.json").exists() for cell in CELLS)
 
+    # Snakemake's records are lost, and a result is edited with its time kept: Snakemake sees nothing, tables refuse it.
+    shutil.rmtree(project / ".snakemake")
+    path = project / f"results/runs/{first}/metrics.json"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_text(path.read_text().replace('"top1": 0.', '"top1": 0.9', 1))
+    os.utime(path, ns=times)
+    tables = start(project, "snakemake", *arguments, "--", "tables")
+    said = tables.communicate(timeout=120)[0]
+    assert tables.returncode == 1
+    assert f"{path.relative_to(project)} is damaged" in said
+    assert not (project / "results/tables").exists() or not list((project / "results/tables").glob("accuracy*"))
+
 
 def test_where_nothing_was_started_there_is_nothing_to_resume(tmp_path, start):
     resumed = start(tmp_path, "clipkd", "resume")

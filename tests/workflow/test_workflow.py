@@ -95,7 +95,7 @@ def paper_runs(datasets: tuple[str, ...], teachers: tuple[str, ...]) -> set[str]
 def expected(datasets: int, teachers: int, train: int) -> dict[str, int]:
     """Jobs of a grid in which every teacher meets every dataset: nothing but `train` counts students or seeds."""
     met = datasets * teachers * len(RECIPES)  # the recipes show a teacher differently normalised images
-    once = {"resolve": 1, "tables": 1, "figures": 1, "all": 1}
+    once = {"resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}
     made = {"download": datasets, "fetch": teachers, "extract": 2 * met, "prototypes": met, "probe": met}
     return {**made, **once, "train": train}
 
@@ -170,6 +170,7 @@ def test_a_small_grid_runs_to_its_tables_and_figures(finished: Path) -> None:
     assert "±" in table
     assert json.loads((finished / "results/config.json").read_text())["training"]["epochs"] == 1
     assert (finished / "results/figures/accuracy-digits.png").stat().st_size > 10_000
+    assert f"{50 * sum(reached):.2f} ±" in (finished / "results/report.html").read_text()
     assert not list(finished.rglob(".resume"))
 
 
@@ -191,7 +192,7 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
 )
 def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, int], finished: Path) -> None:
     jobs, said = plan(finished, "--configfile", "mini.yaml", "--config", *changes)
-    assert jobs == trained | {"resolve": 1, "tables": 1, "figures": 1, "all": 1}, said
+    assert jobs == trained | {"resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
 
 
 def test_an_edit_of_a_table_plans_the_tables_only(finished: Path) -> None:
@@ -202,4 +203,4 @@ def test_an_edit_of_a_table_plans_the_tables_only(finished: Path) -> None:
         jobs, said = plan(finished, "--configfile", "mini.yaml")
     finally:
         module.write_text(before)
-    assert jobs == {"tables": 1, "all": 1}, said
+    assert jobs == {"tables": 1, "report": 1, "all": 1}, said

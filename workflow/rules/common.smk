@@ -1,5 +1,8 @@
 # The only helpers. Reads the config, strictly, and turns its grid into cells and paths. The package holds the rules
 # of the grid (clipkd.cells) and the names on disk (clipkd.layout); nothing here imports torch.
+#
+# There is no `configfile:` directive: Snakemake's own reader takes the last of two equal keys, and runs Python where
+# a file says `__use_yte__: true`. It still reads what --configfile names, ahead of this file: `clipkd check` comes first.
 import hashlib
 import itertools
 import json
@@ -9,34 +12,32 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from clipkd import cells, datasets, figures, recipes, students, tables, teachers
 from clipkd import config as settings
 from clipkd.artifacts import read_manifest
 from clipkd.embeddings.prompts import TEMPLATES
 from clipkd.embeddings.zero_shot import asked as zero_shot_store
-from clipkd.errors import InputError
+from clipkd.errors import ClipkdError
 from clipkd.layout import Layout
 from clipkd.teachers import TrainedTeacher
 from clipkd.training import PROTOCOL
 
-ROOT = Path(workflow.current_basedir).parent.parent
-BASE = ROOT / "config/config.yaml"
+# Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
+PACKAGE = Path(settings.__file__).resolve().parent
+BASE = Path("config/config.yaml")
 
 
 def read_config():
     """Return the checked config: config/config.yaml, the --configfile files over it, --config last."""
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
     given = [Path(path) for path in workflow.config_settings.configfiles]
     files = [BASE, *(path for path in given if path.resolve() != BASE.resolve())]
-    return settings.load(files, schema, workflow.config_settings.config)
+    return settings.load(files, settings.schema(), workflow.config_settings.config)
 
 
 try:
     config = read_config()
     CELLS, LEFT_OUT = cells.expand(config)
-except InputError as error:
+except ClipkdError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process:
@@ -391,7 +392,7 @@ def seeds_together():
 
 def code_digest(*parts):
     """Return a digest of cheap code: an edit runs the rule again. (Costly rules carry protocol numbers.)"""
-    modules = sorted(path for part in parts for path in (ROOT / "clipkd").glob(part))
+    modules = sorted(path for part in parts for path in PACKAGE.glob(part))
     return hashlib.sha256(
         b"".join(module.read_bytes() for module in modules)
     ).hexdigest()[:16]
@@ -410,9 +411,9 @@ def all_manifests(wildcards):
 
 def in_report(path, stage, stem, entry):
     """Return a file marked for the report, under its category, with the caption of its kind."""
-    captions = (ROOT / "workflow/report").glob(f"{stage}-*.rst")
-    families = sorted((caption.stem for caption in captions), key=len, reverse=True)
-    family = next(name for name in families if f"{stage}-{stem}".startswith(name))
+    modules = [path.stem.replace("_", "-") for path in (PACKAGE / stage).glob("*.py")]
+    kinds = sorted(modules, key=len, reverse=True)
+    family = f"{stage}-{next(kind for kind in kinds if stem.startswith(kind))}"
     return report(
         path,
         caption=f"../report/{family}.rst",

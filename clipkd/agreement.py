@@ -1,0 +1,79 @@
+"""Agreement: every run of a table was made from what the config asks for, and from one content of each dataset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clipkd.artifacts import MANIFEST
+from clipkd.cells import Cell
+from clipkd.errors import DataError
+from clipkd.fingerprint import differences, fingerprint
+from clipkd.identities import Hyperparameters, run_identity
+from clipkd.layout import Layout
+from clipkd.records import Fields, Run
+from clipkd.teacher_facts import TeacherFacts
+
+
+def check_agreement(config: dict[str, Any], runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts) -> None:
+    """Raise DataError where runs, datasets and stored embeddings do not belong together; it names both files.
+
+    Args:
+        config: a checked config.
+        runs: the finished runs of its cells.
+        layout: where datasets and embeddings lie.
+        facts: reads their manifests.
+    """
+    for name in dict.fromkeys(cell.dataset for cell in runs):
+        mine = {cell: run for cell, run in runs.items() if cell.dataset == name}
+        content, source = content_of(mine, layout, facts)
+        for cell, run in mine.items():
+            check_identity(cell, run, config, layout, content, source)
+            for path, found in facts.contents(cell):
+                if found != content:
+                    raise mixture(path, source, [f"dataset_content: found {found!r}, wanted {content!r}"])
+    check_seeds(runs)
+
+
+def content_of(runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts) -> tuple[str, Path]:
+    """Return the digest of a dataset's content, and the file that says so: its manifest, else the first run's."""
+    cell, run = next(iter(runs.items()))
+    dataset = facts.facts(layout.dataset(cell.dataset_spec), "dataset", cell.dataset_spec.identity(), needed=False)
+    if dataset is not None:
+        return dataset.word("facts.content"), dataset.path
+    found = run.identity.get("dataset")
+    content = found.get("content") if isinstance(found, dict) else None
+    return str(content), run.path / MANIFEST
+
+
+def check_identity(cell: Cell, run: Run, config: dict[str, Any], layout: Layout, content: str, source: Path) -> None:
+    """Raise DataError unless a run was made from exactly what its cell, the config and the dataset say."""
+    numbers = Hyperparameters.of(config, cell)
+    if numbers.precision == "auto":  # the machine that trained has chosen
+        found = Fields(run.path / MANIFEST, run.identity).word("training.precision")
+        numbers = replace(numbers, precision="bf16" if found == "bf16" else "fp32")
+    wanted = run_identity(cell, numbers, layout, content)
+    if fingerprint(run.identity) != fingerprint(wanted):
+        raise mixture(run.path / MANIFEST, source, list(differences(run.identity, wanted)))
+
+
+def check_seeds(runs: dict[Cell, Run]) -> None:
+    """Raise DataError where the runs of two seeds are one: random numbers never give the same losses twice."""
+    seen: dict[tuple[Cell, str], Path] = {}
+    for cell, run in runs.items():
+        path = run.path / "history.csv"
+        earlier = seen.setdefault((replace(cell, seed=0), run.history_sha256), path)
+        if earlier != path:
+            raise DataError(
+                f"{path} and {earlier} are one and the same, but stand for two seeds: one of the runs is a copy; "
+                f"remove {path.parent} and {earlier.parent} and make them again"
+            )
+
+
+def mixture(path: Path, other: Path, lines: list[str]) -> DataError:
+    listed = "\n  ".join(lines)
+    return DataError(
+        f"{path} was made from something else than the config and {other} ask for; "
+        f"remove {path.parent} to make it again:\n  {listed}"
+    )

@@ -1,0 +1,59 @@
+"""Image files that the user names: files, folders, or a list; read by a few threads, the bad ones reported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from clipkd.data.ahead import ahead
+from clipkd.data.image_folder import MOST_THREADS, cores
+from clipkd.data.preprocessing import Preprocessing
+from clipkd.errors import DataError, InputError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+"""What counts as an image in a folder; a file that is named itself may be called anything."""
+LIST = "-"
+
+
+def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
+    """Return the image files that `names` stand for, in their order.
+
+    Args:
+        names: files; folders, for all images in and below them by name; "-", for paths read from `lines`.
+        lines: one path a line.
+
+    Raises:
+        InputError: a folder holds no image, or the list is empty.
+    """
+    found: list[Path] = []
+    for name in names:
+        if name == LIST:
+            listed_here = [Path(line) for line in lines.read().splitlines() if line.strip()]
+            if not listed_here:
+                raise InputError("standard input lists no image: give one path a line")
+            found += listed_here
+        elif os.path.isdir(name):
+            below = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            if not below:
+                raise InputError(f"folder {name} holds no image ({', '.join(sorted(SUFFIXES))})")
+            found += below
+        else:
+            found.append(Path(name))
+    return found
+
+
+def read_images(paths: Iterable[Path], steps: Preprocessing) -> Iterator[tuple[Path, np.ndarray | DataError]]:
+    """Yield each path with its image, uint8 [S, S, 3], or with what is wrong with it; in order."""
+
+    def read(path: Path) -> np.ndarray | DataError:
+        try:
+            return steps.read(path)
+        except DataError as error:
+            return error
+
+    threads = min(cores(), MOST_THREADS)
+    return ahead(read, paths, threads, 4 * threads)

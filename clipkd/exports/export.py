@@ -1,0 +1,109 @@
+"""Export: a run's student in a folder that can be handed on; whole or absent, like every artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkd import datasets
+from clipkd.artifacts import MANIFEST, building, open_artifact, read_json, read_manifest
+from clipkd.data.dataset import Dataset
+from clipkd.data.preprocessing import Picture
+from clipkd.errors import InputError
+from clipkd.exports import EXPORT, Format
+from clipkd.model import Model, load
+from clipkd.records import KIND as RUN
+
+PROTOCOL = 1
+"""Bumped when the files of an unchanged run change."""
+MOST_CHECKED = 64
+"""Images of the dataset that an export is checked on."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported."""
+
+    model: Model
+    metrics: dict[str, Any]
+    """The run's metrics.json."""
+    folder: Path
+    """The run folder."""
+    license: str
+    """As the Hugging Face hub names licences; `other` where the user gave none."""
+    pictures: Sequence[Picture]
+    """Real images, where the format is checked on some."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What rebuilds the student, and where it comes from; stands in config.json."""
+        cell = self.metrics["cell"]
+        return {
+            "student": self.metrics["identity"]["student"],
+            "classes": self.model.classes,
+            "preprocessing": self.model.preprocessing.facts(),
+            "trained": cell | {"fingerprint": self.metrics["fingerprint"], "epochs": self.metrics["epochs"]},
+        }
+
+
+def export(
+    run: Path, form: Format, folder: Path, data: Path, license: str = "other", named: Sequence[Path] = ()
+) -> Path:
+    """Write a run's student to `folder`; an earlier export gives way.
+
+    Args:
+        run: the run folder.
+        form: the format.
+        folder: where the export goes: absent, empty, or an export.
+        data: the folder of datasets; the test split of the run's own is what a format is checked on.
+        license: as the Hugging Face hub names licences.
+        named: images to check on instead.
+
+    Raises:
+        InputError: `folder` holds something else; `run` is no run folder.
+        DataError: a file of the run is damaged, or the export does not compute what the student computes.
+    """
+    refuse_foreign(folder)
+    model = load(run, "cpu")
+    if model.manifest["kind"] != RUN:
+        raise InputError(f"{run} is an export already: give the run folder that it was made from")
+    open_artifact(run, RUN)
+    metrics = read_json(run / "metrics.json")
+    pictures = (list(named) or test_images(metrics, data)) if form.is_checked else []
+    source = Source(model, metrics, run, license, pictures)
+    weights = {name: entry["sha256"] for name, entry in model.manifest["files"].items()}
+    identity = {
+        "format": form.name,
+        "license": license,
+        "protocol": PROTOCOL,
+        "run": metrics["fingerprint"],
+        "files": weights,
+    }
+    with building(folder, EXPORT, identity) as draft:
+        draft.facts |= form.write(source, draft.path)
+    return folder
+
+
+def test_images(metrics: dict[str, Any], data: Path) -> list[Picture]:
+    """Return some test images of a run's dataset, where the very dataset lies below `data`; else none."""
+    folder = data / "datasets" / metrics["cell"]["dataset"]
+    if not (folder / MANIFEST).is_file():
+        return []
+    found = open_artifact(folder, "dataset")
+    if found.facts["content"] != metrics["identity"]["dataset"]["content"]:
+        return []
+    dataset = Dataset(datasets.get(metrics["cell"]["dataset"], str(folder)), found)
+    rows = range(min(MOST_CHECKED, len(dataset.test_labels)))
+    return [np.array(dataset.image("test", row)) for row in rows]
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise InputError where something that is no export lies at `folder`: an export takes the whole folder."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / MANIFEST).is_file() or read_manifest(folder)["kind"] != EXPORT:
+        raise InputError(f"{folder} holds something else: give a folder that is empty or does not exist")

@@ -1,0 +1,27 @@
+"""`clipkd check`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
+BASE = Path("config/config.yaml")
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    child.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="as for --configfile: each is merged over those before it"
+    )
+    child.add_argument("--base", type=Path, default=BASE, help="the config that Snakemake reads first")
+
+
+def run(options: argparse.Namespace) -> None:
+    from clipkd import config as settings
+    from clipkd.cells import expand
+
+    files = [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
+    cells, left_out = expand(settings.load(files, settings.schema()))
+    for reason in left_out:
+        print(f"left out: {reason}")
+    print(f"{', '.join(map(str, files))}: {len(cells)} runs")

@@ -1,0 +1,44 @@
+"""The complete files that CONTRIBUTING.md shows are found and work: each put where the page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from tests.docs.blocks import blocks
+from tests.docs.conftest import ROOT
+
+FOLDERS = {"A dataset": "datasets", "A teacher": "teachers", "A student": "students", "A train type": "methods"}
+FOLDERS |= {"A recipe": "recipes", "A prototype form": "prototype_forms"}
+
+
+def test_each_example_is_found_by_its_name_and_a_student_trains_with_them(tmp_path):
+    shutil.copytree(ROOT / "clipkd", tmp_path / "clipkd", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    headings = {number: line[4:] for number, line in enumerate(text.splitlines(), 1) if line.startswith("### ")}
+    names = []
+    for block in blocks("CONTRIBUTING.md", text):
+        if block.language == "python":
+            heading = headings[max(number for number in headings if number < block.line)]
+            name = re.search(r'name="([^"]+)"', block.text)[1]
+            file = tmp_path / "clipkd" / FOLDERS[heading] / f"{name.replace('-', '_')}.py"
+            file.write_text(block.text + "\n")
+            names.append(name)
+    assert len(names) >= 5
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "clipkd", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    listed = run("list").stdout
+    assert all(re.search(rf"[ ,]{name}\b", listed) for name in names), listed
+    settings = ("--epochs", "1", "--batch-size", "8", "--device", "cpu", "--log-folder", "run")
+    answer = run(
+        "train", "--dataset-name", "colours", "--student", "narrow-32", "--train-type", "supervised", *settings
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "run/metrics.json").exists()

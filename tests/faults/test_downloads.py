@@ -1,0 +1,266 @@
+"""Rows D01 to D04: downloads from servers that fail in every way, cut off at every moment, by several at once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipkd.data import download as downloads
+from clipkd.data.download import Checksum, download
+from clipkd.errors import ClipkdError, DataError, MachineError
+from tests.data.servers import Fault, Site
+from tests.faults.checks import FULL, amount, fault, nothing, replaced
+from tests.faults.processes import (
+    FAULTS,
+    count_calls,
+    forked,
+    killed,
+    moments,
+    no_file_beyond,
+    outcome,
+    striking,
+    waited,
+)
+
+FILE = bytes(range(256)) * 800
+SHA = Checksum("sha256", hashlib.sha256(FILE).hexdigest())
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    site.files["/file.bin"] = FILE
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for moments where a person's machine waits for a minute."""
+    monkeypatch.setattr(downloads, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(downloads, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(downloads, "TIMEOUT", (0.5, 0.2))
+
+
+def bring(site: Site, folder: Path) -> Path:
+    return download(f"{site.url}/file.bin", folder / "file.bin", SHA, "Fetch it elsewhere.")
+
+
+def seen(folder: Path) -> list[str]:
+    """Return what lies in a folder, locks and unfinished files aside."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith((".lock", ".part")))
+
+
+FLIPPED = bytearray(FILE)
+FLIPPED[100_000] ^= 4
+MODES = {
+    "cut": Fault(cut_after=900, ignore_range=True),
+    "stall": Fault(stall_after=900, stall=0.6),
+    "403": Fault(status=403),
+    "404": Fault(status=404),
+    "429": Fault(status=429, headers={"Retry-After": "9999"}),
+    "500": Fault(status=500),
+    "503": Fault(status=503, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
+    "redirect loop": Fault(status=302, headers={"Location": "/file.bin"}),
+    "flipped byte": Fault(body=bytes(FLIPPED), ignore_range=True),
+    "login page": Fault(body=b"<html>please log in</html>"),
+    "too short": Fault(body=FILE[:-1]),
+    "too long": Fault(body=FILE + b"x"),
+    "other range": Fault(status=206, headers={"Content-Range": "bytes 7-9/10"}),
+    "nothing": Fault(body=b""),
+}
+
+
+def unchecked(self: Checksum, path: Path) -> str:
+    return self.value
+
+
+@fault("D01", "D02", **{"the-checksum": replaced("clipkd.data.download.Checksum.of", unchecked)})
+def test_a_bad_server_gives_an_error_and_no_file(site: Site, quick: None, tmp_path: Path, record_property: Any) -> None:
+    """Each mode in turn: nothing at the final path, an error that names the address, and a good server mends it."""
+    for name, mode in MODES.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        site.always = mode
+        asked = len(site.requests)
+        with pytest.raises((MachineError, DataError)) as caught:
+            bring(site, folder)
+        assert f"{site.url}/file.bin" in str(caught.value), name
+        assert "Fetch it elsewhere." in str(caught.value), name
+        assert seen(folder) == [], name
+        # A redirect loop costs 30 requests a try at most; everything else a bounded number of tries.
+        assert len(site.requests) - asked <= 40, name
+        if mode.status is not None and mode.status != 206 and mode.status != 302:
+            assert f"status {mode.status}" in str(caught.value), name
+        site.always = None
+        assert bring(site, folder).read_bytes() == FILE, name
+    record_property("bad-server modes, archive", len(MODES))
+
+
+@fault(
+    "D01",
+    **{
+        "the-rule": lambda monkeypatch: monkeypatch.setattr(
+            downloads.Courier, "get_redirect_target", downloads.requests.Session.get_redirect_target
+        )
+    },
+)
+def test_never_from_https_to_http(tmp_path: Path) -> None:
+    """Asked of the session itself, which decides for every redirect."""
+    response = downloads.requests.Response()
+    response.status_code, response.url = 302, "https://example.org/file.bin"
+    response.headers["Location"] = "http://example.org/file.bin"
+    with pytest.raises(downloads.requests.exceptions.InvalidSchema, match="refused"):
+        downloads.Courier().get_redirect_target(response)
+
+
+def test_d01_no_trust_without_tls(site: Site, quick: None, tmp_path: Path) -> None:
+    """A server that speaks no TLS where TLS is asked for is no server."""
+    with pytest.raises(MachineError, match="TLS"):
+        download(site.url.replace("http:", "https:") + "/file.bin", tmp_path / "file.bin", SHA, "")
+    assert seen(tmp_path) == []
+
+
+def in_place(url: str, path: Path, part: Path, checksum: Checksum, offline: str) -> Path:
+    """The mutant: download to the final path itself."""
+    if not path.exists():
+        downloads.fetch(url, path, offline)
+    return path
+
+
+@fault(
+    "D03",
+    "R02",
+    **{"the-part-file": replaced("clipkd.data.download.fetch_checked", in_place)},
+)
+def test_killed_at_any_moment(site: Site, tmp_path: Path, record_property: Any) -> None:
+    """SIGKILL at random moments: at the final path lies the file or nothing, and it is brought at last."""
+    tries, hit = amount(5, 50), 0
+    site.bytes_per_second = 2_000_000
+    for number, moment in enumerate(moments(tries, 0.15)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        hit += killed(lambda folder=folder: bring(site, folder), moment)  # type: ignore[misc]
+        if (folder / "file.bin").exists():
+            assert (folder / "file.bin").read_bytes() == FILE
+        assert bring(site, folder).read_bytes() == FILE
+        assert sorted(path.name for path in folder.iterdir()) == [".file.bin.lock", "file.bin"]
+    assert hit > 0
+    record_property("kills", hit)
+
+
+@fault("D04", **{"the-lock": replaced("clipkd.data.download.fcntl.flock", nothing)})
+def test_eight_at_once(site: Site, tmp_path: Path, record_property: Any) -> None:
+    """Eight processes ask for one file: one downloads it, all have it."""
+    rounds = amount(2, 50)
+    site.bytes_per_second = 20_000_000
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        site.requests.clear()
+        children = [forked(lambda folder=folder: bring(site, folder)) for _ in range(8)]  # type: ignore[misc]
+        assert [waited(child) for child in children] == [0] * 8
+        assert (folder / "file.bin").read_bytes() == FILE
+        assert len(site.requests) == 1
+    record_property("races of 8 processes", rounds)
+
+
+def test_d04_a_file_system_without_locks(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where flock says that it is none, everyone brings the file, and it is right."""
+
+    def no_lock(*arguments: object) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(downloads.fcntl, "flock", no_lock)
+    children = [forked(lambda: bring(site, tmp_path)) for _ in range(8)]
+    assert [waited(child) for child in children] == [0] * 8
+    assert (tmp_path / "file.bin").read_bytes() == FILE
+    assert seen(tmp_path) == ["file.bin"]
+
+
+@fault(
+    "R02",
+    "D03",
+    **{"the-part-file": replaced("clipkd.data.download.fetch_checked", in_place)},
+)
+def test_every_call_of_a_download_fails_once(site: Site, tmp_path: Path, record_property: Any) -> None:
+    """ENOSPC, EIO and SIGKILL at each call that changes the disk, and a disk that is full at byte k."""
+
+    def fresh(name: str) -> Path:
+        folder = tmp_path / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def check(folder: Path) -> None:
+        if (folder / "file.bin").exists():
+            assert (folder / "file.bin").read_bytes() == FILE
+        assert bring(site, folder).read_bytes() == FILE
+
+    struck = 0
+    calls = count_calls(lambda: bring(site, fresh("counted")))
+    assert calls >= 3
+    for at in range(1, calls + 1):
+        for found in FAULTS:
+            folder = fresh(f"{at}-{found.name}")
+            code = outcome(lambda folder=folder: bring(site, folder), striking(at, found.strike))  # type: ignore[misc]
+            assert code in {0, 3, -signal.SIGKILL}, (at, found.name, code)
+            check(folder)
+            struck += 1
+    for size in range(0, len(FILE), len(FILE) // amount(3, 40)):
+        folder = fresh(f"full-{size}")
+        assert outcome(lambda folder=folder: bring(site, folder), no_file_beyond(size)) == 3  # type: ignore[misc]
+        assert not (folder / "file.bin").exists()
+        check(folder)
+        struck += 1
+    record_property("struck calls", struck)
+
+
+@fault(
+    "X03",
+    **{"no-link": replaced("clipkd.data.download.no_link", lambda name, flags: os.open(name, flags, 0o666))},
+)
+def test_no_write_through_a_link(site: Site, quick: None, tmp_path: Path) -> None:
+    """An unfinished file that is a link to a file elsewhere: refused, and that file stays as it was."""
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    (folder / "file.bin.part").symlink_to(outside)
+    (folder / ".file.bin.lock").symlink_to(tmp_path / "created")
+    with contextlib.suppress(ClipkdError):
+        bring(site, folder)
+    assert outside.read_bytes() == b"mine"
+    assert not (tmp_path / "created").exists()
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_d09_without_any_network(tmp_path: Path, digits_folder: Path) -> None:
+    """In a network namespace of its own: what is there works, what is not says what to run where there is internet."""
+    if subprocess.run(["unshare", "-rn", "true"], check=False).returncode:
+        pytest.skip("this kernel lets nobody unshare")
+    clipkd = [*("unshare", "-rn"), sys.executable, "-m", "clipkd"]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    more = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}
+    there = subprocess.run([*clipkd, "download", "digits", "--data", str(digits_folder)], **more, check=False)  # type: ignore[call-overload]
+    assert there.returncode == 0, there.stderr
+    wanted = {
+        ("fetch", "vit-b16-in21k"): "clipkd fetch vit-b16-in21k",
+        ("download", "cifar10"): "clipkd download cifar10 --dataset-source",
+    }
+    for arguments, told in wanted.items() if FULL else ():  # both try for a quarter of a minute
+        absent = subprocess.run([*clipkd, *arguments], **more, check=False)  # type: ignore[call-overload]
+        assert absent.returncode == 4, absent.stderr
+        assert told in absent.stderr
+        assert "Traceback" not in absent.stderr

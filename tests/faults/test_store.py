@@ -1,0 +1,483 @@
+"""Rows M01 to M04, V01 and parts of X03 and R02: what is stored, under every flip, cut, kill, race and full disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clipkd import artifacts, cells, datasets, recipes, stages, students, teachers, verified
+from clipkd.artifacts import building, open_artifact, read_manifest, write_json
+from clipkd.checkpoints import Checkpoints
+from clipkd.embeddings.views import Sample, embeddings_identity, full_views, prototypes_identity
+from clipkd.errors import DataError
+from clipkd.fingerprint import fingerprint
+from clipkd.layout import Layout
+from clipkd.runs import RunFolder
+from clipkd.verification import verify
+from tests.faults.checks import FULL, amount, fault, nothing, replaced
+from tests.faults.processes import (
+    FAULTS,
+    REFUSED,
+    count_calls,
+    duration,
+    forked,
+    killed,
+    moments,
+    no_file_beyond,
+    outcome,
+    striking,
+    waited,
+)
+from tests.faults.test_datasets import folder_of_images
+
+CPU = torch.device("cpu")
+IDENTITY = {"made": "for a test", "numbers": [1, 2]}
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory of this test's own, and one that need not wait for files to grow old."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(verified, "RACY_SECONDS", 0.0)
+
+
+def state() -> dict[str, Any]:
+    return {"w": torch.arange(2000.0), "step": 7}
+
+
+def checkpoint(folder: Path) -> None:
+    Checkpoints(folder, IDENTITY).save(7, state())
+
+
+def run(folder: Path) -> None:
+    """Write a complete run of little."""
+    made = RunFolder(folder)
+    made.start({"a": 1}, CPU)
+    metrics = {"fingerprint": fingerprint(IDENTITY), "identity": IDENTITY}
+    made.finish({"w": torch.arange(500.0)}, [{"epoch": 1, "loss": 0.5}], {"seconds": 1}, metrics, IDENTITY)
+
+
+@pytest.fixture(scope="module")
+def made(vit_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One real artefact of every class."""
+    data = tmp_path_factory.mktemp("store") / "data"
+    root = folder_of_images(data.parent / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    layout = Layout(data, sample=Sample(1))
+    for train_type in ("vanilla", "embed-KD"):
+        cell = cells.Cell("corrected", "mine", "tiny-32", str(vit_folder), train_type, 0, source=str(root))
+        stages.for_training(cells.checked(cell), layout, CPU, 256)
+    run(data / "run")
+    checkpoint(data / "resume")
+    return data
+
+
+def kinds(data: Path) -> dict[str, Path]:
+    """Return one artefact of each class."""
+    return {read_manifest(path.parent)["kind"]: path.parent for path in sorted(data.rglob("manifest.json"))}
+
+
+def opened(folder: Path, kind: str) -> dict[str, bytes]:
+    """Open an artefact as whoever uses it does, and read all of it."""
+    artifact = open_artifact(folder, kind)
+    return {name: artifact.file(name).read_bytes() for name in artifact.manifest["files"]}
+
+
+@fault("M01", "T01", "R05", "V01", "G03", **{"the-hashes": replaced("clipkd.artifacts.check_files", lambda *_: {})})
+def test_every_flip_and_truncation_is_found_before_use(made: Path, tmp_path: Path, record_property: Any) -> None:
+    data = Path(shutil.copytree(made, tmp_path / "data"))
+    draw, flips, cuts = random.Random(0), amount(20, 1000), amount(6, 200)
+    found = kinds(data)
+    assert set(found) == {"dataset", "teacher", "embeddings", "prototypes", "head", "run", "checkpoint"}
+    for kind, folder in found.items():
+        opened(folder, kind)
+        names = [*sorted(read_manifest(folder)["files"]), "manifest.json"]
+        for number in range(flips + cuts):
+            path = folder / names[number % len(names)]
+            whole, before = path.read_bytes(), path.stat()
+            damaged = bytearray(whole)
+            if number < flips:
+                damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+            else:
+                del damaged[draw.randrange(len(whole)) :]
+            path.write_bytes(damaged)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the time tells nothing
+            with pytest.raises(DataError, match=folder.name):
+                opened(folder, kind)
+            path.write_bytes(whole)
+        opened(folder, kind)
+        record_property(f"{kind}: flips, truncations", f"{flips}, {cuts}")
+
+
+@fault("V01", "S08", **{"the-hashes": replaced("clipkd.verification.check_file", nothing)})
+def test_verify_names_what_was_edited_with_its_time_kept(made: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(made, tmp_path / "data"))
+    assert verify([data]).damaged == []
+    path = data / "run" / "metrics.json"
+    before = path.stat()
+    path.write_text(path.read_text().replace("1", "2"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [str(path) in problem for problem in verify([data]).damaged] == [True]
+
+
+def variants() -> dict[str, str]:
+    """Return the fingerprint of embeddings for a change of one input each."""
+    dataset, teacher = datasets.get("cifar10"), teachers.get("vit-b16-in21k")
+    recipe, student = recipes.get("corrected"), students.get("base-32")
+
+    def of(dataset: Any = dataset, teacher: Any = teacher, recipe: Any = recipe, dtype: str = "int16") -> str:
+        views = full_views(recipe, dataset, student, teacher)
+        return fingerprint(embeddings_identity(dataset, teacher, views, dtype))
+
+    views = full_views(recipe, dataset, student, teacher)
+    changes = {"resize": "image", "source_size": 48, "image_size": 384, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    changes |= {"flips": not views.flips, "sample": Sample(7), "crop": True, "replays": 3}
+    found = {
+        "as it is": of(),
+        "revision": of(teacher=replace(teacher, revision="f" * 40)),
+        "model": of(teacher=replace(teacher, hub_id="other/model")),
+        "dataset": of(dataset=datasets.get("cifar100")),
+        "archive": of(dataset=replace(dataset, md5="0" * 32)),
+        "share held out": of(dataset=replace(dataset, validation_fraction=0.2)),
+        "recipe": of(recipe=recipes.get("reference")),
+        "float16": of(dtype="float16"),
+        "float32": of(dtype="float32"),
+    }
+    for name, value in changes.items():
+        changed = embeddings_identity(dataset, teacher, replace(views, **{name: value}), "int16")
+        found[f"views: {name}"] = fingerprint(changed)
+    for per_class, seed in ((50, 0), (100, 1)):
+        changed = embeddings_identity(dataset, teacher, replace(views, sample=Sample(per_class, seed)), "int16")
+        found[f"sample {per_class}, {seed}"] = fingerprint(changed)
+        found[f"form of sample {per_class}, {seed}"] = fingerprint(prototypes_identity(changed, "unit-mean"))
+    return found
+
+
+@fault(
+    "M02",
+    **{
+        "the-whole-identity": lambda monkeypatch: monkeypatch.setattr(
+            "clipkd.embeddings.views.ViewSet.identity", lambda self: {"resize": self.resize}
+        )
+    },
+)
+def test_another_input_is_another_entry(record_property: Any) -> None:
+    found = variants()
+    assert len(set(found.values())) == len(found), found
+    record_property("inputs changed", len(found) - 1)
+
+
+@fault(
+    "M02",
+    **{"the-fingerprint": lambda monkeypatch: monkeypatch.setattr(artifacts, "fingerprint", lambda identity: "0")},
+)
+def test_another_origin_is_named_field_by_field(tmp_path: Path) -> None:
+    artefact(tmp_path / "x")
+    with pytest.raises(DataError, match=r"numbers: found \[1, 2\], wanted \[1, 3\]"):
+        open_artifact(tmp_path / "x", "toy", IDENTITY | {"numbers": [1, 3]})
+
+
+def artefact(folder: Path, slowly: float = 0.0) -> None:
+    """Build an artefact of two arrays."""
+    with building(folder, "toy", IDENTITY) as draft:
+        np.save(draft.path / "first.npy", np.arange(20_000))
+        time.sleep(slowly)
+        np.save(draft.path / "second.npy", np.arange(7.0))
+        draft.facts["rows"] = 7
+
+
+def whole_or_absent(folder: Path) -> bool:
+    """Return whether the artefact is there; fail where it is there and not whole."""
+    if not (folder / "manifest.json").exists():
+        assert not folder.exists() or list(folder.iterdir()) == []
+        return False
+    try:
+        found = open_artifact(folder, "toy", IDENTITY)
+    except DataError as error:
+        pytest.fail(f"half an artefact is there: {error}")
+    assert np.array_equal(found.array("first"), np.arange(20_000))
+    return True
+
+
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: write where the artefact is to lie."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def building_in_place(folder: Path, kind: str, identity: Any) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = artifacts.Draft(folder)
+        yield draft
+        artifacts.seal(draft, kind, identity)
+
+    monkeypatch.setitem(globals(), "building", building_in_place)
+
+
+@fault("M03", **{"building-aside": in_place})
+def test_a_killed_writer_leaves_a_whole_entry_or_none(tmp_path: Path, record_property: Any) -> None:
+    longest, hit = duration(lambda: artefact(tmp_path / "timed", 0.05)), 0
+    for number, moment in enumerate(moments(amount(15, 200), longest)):
+        folder = tmp_path / str(number)
+        hit += killed(lambda folder=folder: artefact(folder, 0.05), moment)  # type: ignore[misc]
+        whole_or_absent(folder)
+        artefact(folder)
+        assert whole_or_absent(folder)
+    assert hit > 0
+    record_property("kills", hit)
+
+
+def renamed(aside: Path, folder: Path, kind: str, identity: Any) -> None:
+    """The mutant: whoever comes second fails."""
+    os.rename(aside, folder)
+
+
+@fault(
+    "M03",
+    **{"taking-turns": replaced("clipkd.artifacts.put_in_place", renamed)},
+)
+def test_eight_writers_of_one_store(tmp_path: Path, record_property: Any) -> None:
+    rounds = amount(4, 50)
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        children = [forked(lambda folder=folder: artefact(folder)) for _ in range(8)]  # type: ignore[misc]
+        assert [waited(child) for child in children] == [0] * 8
+        assert whole_or_absent(folder)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == sorted(map(str, range(rounds)))
+    record_property("races of 8 processes", rounds)
+
+
+def in_place_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: write files where they lie, as most programs do."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def plainly(path: Path) -> Any:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w").close()
+        yield path
+
+    for module in ("clipkd.artifacts", "clipkd.runs"):
+        monkeypatch.setattr(f"{module}.written_aside", plainly)
+    in_place(monkeypatch)
+    save = Checkpoints.save
+
+    def over_the_old_one(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+        self.clear()
+        save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", over_the_old_one)
+
+
+def check_store(folder: Path) -> None:
+    whole_or_absent(folder / "x")
+
+
+def check_run(folder: Path) -> None:
+    """A run counts only where it is complete."""
+    try:
+        RunFolder(folder / "x").finished(IDENTITY)
+    except DataError as error:
+        pytest.fail(f"half a result counts as one: {error}")
+
+
+def check_checkpoint(folder: Path) -> None:
+    """The checkpoint before is usable, or the new one is."""
+    found = Checkpoints(folder / "x", IDENTITY).newest()
+    assert found is not None
+    assert found["step"] in {6, 7}
+
+
+def check_json(folder: Path) -> None:
+    assert artifacts.read_json(folder / "x") in ({"old": 1}, {"new": list(range(300))})
+
+
+def two_checkpoints(folder: Path) -> None:
+    Checkpoints(folder / "x", IDENTITY).save(6, state() | {"step": 6})
+
+
+WRITERS = {
+    "store": (lambda folder: artefact(folder / "x"), nothing, check_store),
+    "result": (lambda folder: run(folder / "x"), nothing, check_run),
+    "checkpoint": (lambda folder: checkpoint(folder / "x"), two_checkpoints, check_checkpoint),
+    "table or manifest": (
+        lambda folder: write_json(folder / "x", {"new": list(range(300))}),
+        lambda folder: write_json(folder / "x", {"old": 1}),
+        check_json,
+    ),
+}
+"""What is written -> how, what is there before, and what must hold after."""
+
+
+@pytest.mark.parametrize("what", list(WRITERS))
+@fault("R02", "R06", "M03", **{"writing-aside": in_place_file})
+def test_every_call_fails_once(what: str, tmp_path: Path, record_property: Any) -> None:
+    """ENOSPC, EIO and SIGKILL at each call that changes the disk, and a disk that is full at byte k."""
+    write, prepare, check = WRITERS[what]
+
+    def fresh() -> Path:
+        folder = tmp_path / "work"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        prepare(folder)
+        return folder
+
+    calls = count_calls(lambda: write(fresh()))
+    assert calls >= 4
+    steps = range(1, calls + 1) if amount(0, 1) else sorted(random.Random(1).sample(range(1, calls + 1), min(calls, 4)))
+    struck = 0
+    for at in steps:
+        for found in FAULTS:
+            folder = fresh()
+            code = outcome(lambda folder=folder: write(folder), striking(at, found.strike))  # type: ignore[misc]
+            assert code in {0, REFUSED, -signal.SIGKILL}, (at, found.name, code)
+            check(folder)
+            write(folder)
+            check(folder)
+            struck += 1
+    for size in (0, 1, 100, *range(1000, 9000, amount(4000, 250))):
+        folder = fresh()
+        assert outcome(lambda folder=folder: write(folder), no_file_beyond(size)) in {0, REFUSED}, size  # type: ignore[misc]
+        check(folder)
+        write(folder)
+        check(folder)
+        struck += 1
+    record_property(f"{what}: struck calls", struck)
+
+
+def can_unshare() -> bool:
+    return (
+        shutil.which("unshare") is not None and not subprocess.run(["unshare", "-Urm", "true"], check=False).returncode
+    )
+
+
+@pytest.mark.skipif(not can_unshare(), reason="this kernel lets nobody unshare")
+def test_m03_reading_needs_no_write(made: Path, tmp_path: Path) -> None:
+    """Data and home are mounted read-only; every byte is read and checked. The control: writing fails there."""
+    code = (
+        "import sys; from pathlib import Path; from clipkd.artifacts import open_artifact, read_manifest\n"
+        "for path in Path(sys.argv[1]).rglob('manifest.json'):\n"
+        "    open_artifact(path.parent, read_manifest(path.parent)['kind'])\n"
+        "try:\n    Path(sys.argv[1], 'x').write_text('x')\n"
+        "except OSError as error:\n    print(error.errno)\n"
+    )
+    script = f'mount --bind {made} {made} && mount -o remount,ro,bind {made} && exec {sys.executable} -c "$0" {made}'
+    answer = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", script, code], capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | {"XDG_CACHE_HOME": f"{made}/cache"},
+    )  # fmt: skip
+    assert answer.stdout.strip() == "30", answer.stderr  # EROFS
+
+
+@pytest.mark.skipif(not FULL or not can_unshare(), reason="slow; or this kernel lets nobody unshare")
+def test_r06_a_full_disk_is_named_and_mended(tmp_path: Path) -> None:
+    """A real file system of 2 MiB: the checkpoint that does not fit is refused in words, the one before is whole."""
+    code = (
+        "import sys, torch; from pathlib import Path; from clipkd.checkpoints import Checkpoints\n"
+        "from clipkd.errors import MachineError\n"
+        "saved = Checkpoints(Path(sys.argv[1]) / 'resume', {'a': 1})\n"
+        "saved.save(1, {'w': torch.zeros(100_000)})\n"
+        "try:\n    saved.save(2, {'w': torch.zeros(900_000)})\n"
+        "except MachineError as error:\n    print(error)\n"
+        "print([path.name for path in saved.steps()], saved.newest()['w'].shape)\n"
+        "saved.save(3, {'w': torch.zeros(100_000)})\n"
+        "print(len(saved.newest()['w']))\n"
+    )
+    place = tmp_path / "small"
+    place.mkdir()
+    script = f'mount -t tmpfs -o size=2m none {place} && exec {sys.executable} -c "$0" {place}'
+    command = ["unshare", "-Urm", "sh", "-c", script, code]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert f"can't save the training in {place}/resume: No space left on device" in answer.stdout, answer.stderr
+    assert "bytes are free there" in answer.stdout
+    assert "['0000000001'] torch.Size([100000])" in answer.stdout
+    assert answer.stdout.strip().endswith("100000")
+
+
+@fault("X03", **{"the-stamps": replaced("clipkd.artifacts.Artifact.still", nothing)})
+def test_a_file_that_is_swapped_after_its_check_is_not_used(tmp_path: Path) -> None:
+    artefact(tmp_path / "x")
+    found = open_artifact(tmp_path / "x", "toy", IDENTITY)
+    np.save(tmp_path / "other.npy", np.arange(20_000)[::-1])
+    os.replace(tmp_path / "other.npy", tmp_path / "x" / "first.npy")
+    with pytest.raises(DataError, match="changed or replaced after it was checked"):
+        found.array("first")
+
+
+@fault(
+    "X03",
+    **{
+        "our-own-renaming": lambda monkeypatch: monkeypatch.setattr(
+            "clipkd.artifacts.os.replace", lambda aside, path: Path(path).write_bytes(Path(aside).read_bytes())
+        )
+    },
+)
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """Output files and folders that are links lead nowhere: the link itself is replaced."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "x.json").symlink_to(victim)
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert victim.read_text() == "mine"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "store").symlink_to(outside)
+    artefact(tmp_path / "store")
+    assert list(outside.iterdir()) == []
+    assert whole_or_absent(tmp_path / "store")
+
+
+@fault("X03", "M01", **{"the-names": replaced("clipkd.artifacts.read_manifest", lambda folder: without_checks(folder))})
+def test_a_manifest_lists_no_file_elsewhere(tmp_path: Path) -> None:
+    """Also where whoever wrote it made its checksum fit."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    for name in ("../secret", str(secret), "a/../../secret"):
+        folder = tmp_path / f"x{len(name)}"
+        artefact(folder)
+        (folder / "a").mkdir()
+        artifacts.write_manifest(folder, "toy", IDENTITY, {}, {name: artifacts.entry_of(secret)})
+        with pytest.raises(DataError, match="lies elsewhere"):
+            open_artifact(folder, "toy")
+
+
+def without_checks(folder: Path) -> dict[str, Any]:
+    import json
+
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def all_finite(found: np.ndarray) -> np.ndarray:
+    return np.ones(found.shape, bool)
+
+
+@fault(
+    "M04",
+    **{"the-finite-check": replaced("clipkd.embeddings.extract.np.isfinite", all_finite)},
+)
+def test_an_embedding_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    from clipkd.embeddings import extract
+
+    class Broken:
+        device, image_size, mean, std = CPU, 24, (0.5,) * 3, (0.5,) * 3
+        spec = teachers.get("digits-vit-s")
+
+        def embed(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(inputs), 4), float("nan"))
+
+        def present(self, pixels: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
+            return pixels
+
+    views = full_views(recipes.get("corrected"), datasets.get("digits"), students.get("tiny-32"), Broken.spec)
+    with pytest.raises(DataError, match="'digits-vit-s' gave an embedding that is not finite"):
+        extract.embed([np.zeros((32, 32, 3), np.uint8)], np.array([False]), views, Broken())  # type: ignore[arg-type]

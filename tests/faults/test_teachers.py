@@ -1,0 +1,428 @@
+"""Rows T and C06: teachers from bad hubs, damaged, incomplete, of the wrong kind, or with code of their own."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from clipkd import teachers
+from clipkd.artifacts import building
+from clipkd.embeddings import checkpoint, teacher
+from clipkd.embeddings.head import own_head
+from clipkd.errors import ClipkdError, DataError, InputError
+from clipkd.teachers import FILES, FolderTeacher, HubTeacher
+from tests.conftest import save_vit
+from tests.embeddings.hub_server import Hub, Repository
+from tests.embeddings.test_checkpoint import COMMIT, PROCESSOR, Worker
+from tests.faults.checks import FULL, fault, nothing, replaced
+
+CPU = torch.device("cpu")
+WEIGHTS = "model.safetensors"
+
+
+class BadHub(Hub):
+    """A hub whose file store answers badly, in one of many ways, while `mode` says so."""
+
+    mode: str | None = None
+
+    def send_large(self, repository: Repository, name: str) -> tuple[int, dict[str, str], bytes]:
+        body = repository.files[name]
+        half, close = body[: len(body) // 2], {"Connection": "close"}
+        flipped = body[:-5] + bytes([body[-5] ^ 1]) + body[-4:]
+        answers: dict[str, tuple[int, dict[str, str], bytes]] = {
+            "cut": (200, {"Content-Length": str(len(body))} | close, half),
+            "stall": (200, {"Content-Length": str(len(body))}, half),
+            "403": (403, {}, b"no"),
+            "404": (404, {}, b"no"),
+            "429": (429, {"Retry-After": "1"}, b"no"),
+            "500": (500, {}, b"no"),
+            "503": (503, {}, b"no"),
+            "redirect loop": (302, {"Location": f"/store/{name}"}, b""),
+            "flipped byte": (200, {}, flipped),
+            "login page": (200, {}, b"<html>please log in</html>"),
+            "too short": (200, {}, body[:-7]),
+            "too long": (200, {}, body + b"x"),
+            "nothing": (200, {}, b""),
+        }
+        return answers[self.mode] if self.mode else (200, {}, body)
+
+
+QUICK = ("flipped byte", "cut", "403", "login page", "too short")
+MODES = ("stall", "404", "429", "500", "503", "redirect loop", "too long", "nothing")
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[BadHub]:
+    hub = BadHub()
+    yield hub
+    hub.close()
+
+
+@pytest.fixture(scope="module")
+def worker(hub: BadHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    with pytest.MonkeyPatch.context() as patch:
+        worker = Worker(hub, tmp_path_factory.mktemp("home"))
+        patch.undo()
+    yield worker
+    worker.process.terminate()
+    worker.process.wait()
+
+
+@pytest.fixture(scope="module")
+def files(vit_folder: Path) -> dict[str, bytes]:
+    return {name: (vit_folder / name).read_bytes() for name in FILES} | {
+        "preprocessor_config.json": json.dumps(PROCESSOR).encode()
+    }
+
+
+@pytest.mark.parametrize("mode", [*QUICK, *(MODES if FULL else ())])
+def test_d01_a_bad_hub_gives_an_error_and_no_teacher(
+    mode: str, hub: BadHub, worker: Worker, files: dict[str, bytes], tmp_path: Path, record_property: Any
+) -> None:
+    """Nothing at the final path, an error in words, and a good hub mends it. (The control: the flip, taken by
+    huggingface_hub itself, is in the cache, which `test_d02` shows.)"""
+    hub_id = f"someone/{mode.replace(' ', '-')}"
+    hub.repositories[hub_id] = Repository(COMMIT, files)
+    hub.mode = mode
+    try:
+        answer = worker.fetch(hub_id, tmp_path / "teacher")
+    finally:
+        hub.mode = None
+    assert answer.get("error") in {"MachineError", "DataError", "InputError"}, answer
+    assert WEIGHTS in answer["message"] or hub_id in answer["message"]
+    assert list(tmp_path.iterdir()) == []
+    assert "error" not in worker.fetch(hub_id, tmp_path / "teacher")
+    assert (tmp_path / "teacher" / WEIGHTS).read_bytes() == files[WEIGHTS]
+    record_property("bad-server modes, teacher", len([*QUICK, *(MODES if FULL else ())]))
+
+
+def test_d02_the_hub_library_takes_a_flipped_file_and_we_do_not(
+    hub: BadHub, worker: Worker, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The control of the row: what lies in the hub library's cache is the flipped file, taken without a word."""
+    hub_id = "someone/flipped-for-good"
+    hub.repositories[hub_id] = Repository(COMMIT, files)
+    hub.mode = "flipped byte"
+    try:
+        answer = worker.fetch(hub_id, tmp_path / "teacher")
+    finally:
+        hub.mode = None
+    assert answer["error"] == "DataError"
+    assert f"sha256 expected {sha256(files[WEIGHTS]).hexdigest()}" in answer["message"]
+    cached = list((worker.home / "hf").rglob(f"models--someone--flipped-for-good/snapshots/*/{WEIGHTS}"))
+    assert [path.read_bytes() == files[WEIGHTS] for path in cached] == [False]
+
+
+@fault("D02", "T01", **{"the-digests": replaced("clipkd.embeddings.checkpoint.announced", nothing)})
+def test_small_files_of_the_hub_are_checked_too(vit_folder: Path, tmp_path: Path) -> None:
+    """config.json has no sha256 at the hub, but git's sha1: a changed digit in it is found."""
+    import hashlib
+
+    whole = (vit_folder / "config.json").read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(whole) + whole).hexdigest()
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / blob).write_bytes(whole.replace(b"24", b"48", 1))
+    link = tmp_path / "config.json"
+    link.symlink_to(tmp_path / "blobs" / blob)
+    spec = HubTeacher(name="t", title="T", hub_id="a/b", revision=COMMIT)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(checkpoint, "bring", lambda teacher, name, again=False: link)
+    try:
+        checkpoint.genuine(spec, "config.json")
+    except DataError as error:
+        assert f"sha1 expected {blob}" in str(error)
+    else:
+        pytest.fail("took a changed config.json")
+    finally:
+        patch.undo()
+
+
+def copy(vit_folder: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in FILES:
+        (folder / name).write_bytes((vit_folder / name).read_bytes())
+    return folder
+
+
+def fetched(folder: Path, place: Path) -> Any:
+    """Fetch a teacher from a folder and load it, as training does."""
+    spec = teachers.get(str(folder))
+    checkpoint.fetch(spec, place)
+    return teacher.load(spec, place, CPU)
+
+
+def edit_weights(folder: Path, change: Any) -> None:
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def edit_json(name: str, **changes: Any) -> Any:
+    def change(folder: Path) -> None:
+        path = folder / name
+        path.write_text(
+            json.dumps(
+                {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value != "gone"}
+            )
+        )
+
+    return change
+
+
+def first(state: dict[str, torch.Tensor], word: str) -> str:
+    return next(name for name in sorted(state) if word in name)
+
+
+def drop(state: dict[str, torch.Tensor]) -> None:
+    del state[first(state, "q_proj.weight" if any("q_proj" in name for name in state) else "query.weight")]
+
+
+def poison(value: float) -> Any:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        state[first(state, "q_proj.weight" if any("q_proj" in name for name in state) else "query.weight")].fill_(value)
+
+    return change
+
+
+def rename(state: dict[str, torch.Tensor]) -> None:
+    name = first(state, "cls_token")
+    state[f"{name}_old"] = state.pop(name)
+
+
+def reshape(state: dict[str, torch.Tensor]) -> None:
+    name = first(state, "position_embeddings")
+    state[name] = state[name][:, :-1].clone()
+
+
+def weights(change: Any) -> Any:
+    return lambda folder: edit_weights(folder, change)
+
+
+def raw(content: bytes) -> Any:
+    return lambda folder: (folder / WEIGHTS).write_bytes(content)
+
+
+def cut(folder: Path) -> None:
+    path = folder / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+HEADER = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,99999999999]}}'
+BAD: dict[str, tuple[Any, str]] = {
+    "missing weight": (weights(drop), "missing"),
+    "renamed weight": (weights(rename), "cls_token"),
+    "mis-shaped weight": (weights(reshape), "mismatched"),
+    "NaN weight": (weights(poison(float("nan"))), "holds a NaN"),
+    "infinite weight": (weights(poison(float("inf"))), "holds a NaN or an infinity"),
+    "truncated": (cut, WEIGHTS),
+    "empty": (raw(b""), WEIGHTS),
+    "no safetensors": (raw(b"\x80\x04\x95 pickle"), WEIGHTS),
+    "header beyond the file": (raw(struct.pack("<Q", 1 << 40) + b"{}"), WEIGHTS),
+    "data beyond the file": (raw(struct.pack("<Q", len(HEADER)) + HEADER), WEIGHTS),
+    "no weights": (raw(struct.pack("<Q", 2) + b"{}"), WEIGHTS),
+    "another architecture": (edit_json("config.json", model_type="resnet"), "class token"),
+    "no architecture": (edit_json("config.json", model_type="gone"), "class token"),
+    "code of its own": (edit_json("config.json", auto_map={"AutoModel": "modeling.Evil"}), "auto_map"),
+    "a processor's code": (edit_json("preprocessor_config.json", auto_map={"x": "y"}), "auto_map"),
+    "no mean": (edit_json("preprocessor_config.json", image_mean="gone"), "image_mean"),
+    "size that is a word": (edit_json("preprocessor_config.json", size="large"), "size"),
+    "config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "config.json"),
+    "config that is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+    "config with a NaN": (lambda folder: (folder / "config.json").write_text('{"hidden_size": NaN}'), "config.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", list(BAD) if FULL else ["missing weight", "NaN weight", "truncated", "code of its own"]
+)
+def test_t_a_bad_checkpoint_is_refused_by_name(name: str, vit_folder: Path, tmp_path: Path) -> None:
+    """Rows T01 to T05; the check of the good one first, so that the refusal is of what was done to it."""
+    change, told = BAD[name]
+    folder = copy(vit_folder, tmp_path / "checkpoint")
+    change(folder)
+    with pytest.raises((DataError, InputError)) as caught:
+        fetched(folder, tmp_path / "teacher")
+    assert told in str(caught.value)
+
+
+@fault(
+    "T02",
+    **{
+        "the-keys": replaced("clipkd.embeddings.teacher.complain", nothing),
+    },
+)
+def test_a_missing_weight_is_not_made_up(vit_folder: Path, tmp_path: Path) -> None:
+    folder = copy(vit_folder, tmp_path / "checkpoint")
+    edit_weights(folder, drop)
+    with pytest.raises(DataError, match="missing"):
+        fetched(folder, tmp_path / "teacher")
+
+
+def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: no weight is looked at."""
+    for module in (checkpoint, teacher):
+        monkeypatch.setattr(module, "check_weights", lambda spec, path: 1)
+
+
+@fault("T03", **{"the-finite-check": unlooked})
+def test_a_weight_that_is_not_finite_is_named(vit_folder: Path, tmp_path: Path) -> None:
+    """The outputs of such a teacher can look finite; its weights are what is looked at."""
+    folder = copy(vit_folder, tmp_path / "checkpoint")
+    edit_weights(folder, poison(float("nan")))
+    with pytest.raises(DataError, match="holds a NaN or an infinity"):
+        fetched(folder, tmp_path / "teacher")
+
+
+@fault("T02", **{"the-comparison": replaced("clipkd.embeddings.teacher.compare", nothing)})
+def test_loaded_weights_are_the_files(vit_folder: Path, tmp_path: Path) -> None:
+    """A stand-in for a loader that converts or fills in: one loaded weight differs from the file's."""
+    import transformers
+
+    folder = copy(vit_folder, tmp_path / "checkpoint")
+    real = transformers.AutoModel.from_pretrained
+
+    def loosely(*arguments: Any, **more: Any) -> Any:
+        model, report = real(*arguments, **more)
+        next(model.parameters()).data.add_(1e-6)
+        return model, report
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(transformers.AutoModel, "from_pretrained", loosely)
+    try:
+        with pytest.raises(DataError, match="was loaded as other numbers than the file holds"):
+            fetched(folder, tmp_path / "teacher")
+    finally:
+        patch.undo()
+
+
+@fault(
+    "T04",
+    **{"the-three-files": lambda monkeypatch: monkeypatch.setattr(checkpoint, "FILES", (*FILES, "pytorch_model.bin"))},
+)
+def test_a_pickle_beside_safetensors_is_never_touched(vit_folder: Path, tmp_path: Path) -> None:
+    folder = copy(vit_folder, tmp_path / "checkpoint")
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    spec = teachers.get(str(folder))
+    assert isinstance(spec, FolderTeacher)
+    try:
+        artifact = checkpoint.fetch(spec, tmp_path / "teacher")
+    except KeyError:
+        pytest.fail("the pickle was asked for")
+    assert sorted(artifact.manifest["files"]) == sorted(FILES)
+
+
+def test_t04_only_pickles_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(InputError, match=WEIGHTS):
+        teachers.get(str(tmp_path))
+    assert "save_pretrained" in checkpoint.CONVERT
+
+
+@fault(
+    "T05",
+    **{
+        "the-known-size": lambda monkeypatch: monkeypatch.setattr(
+            teacher, "processor", lambda spec, artifact: (24, (0.5,) * 3, (0.5,) * 3)
+        )
+    },
+)
+def test_another_size_or_normalisation_than_known_is_refused(vit_folder: Path, tmp_path: Path) -> None:
+    for known in ({"image_size": 224}, {"mean": (0.1, 0.2, 0.3)}, {"std": (0.1, 0.2, 0.3)}):
+        spec = FolderTeacher(name="t", title="T", folder=str(vit_folder), **known)  # type: ignore[arg-type]
+        place = tmp_path / next(iter(known))
+        with building(place, "teacher", spec.identity()) as draft:
+            for name in FILES:
+                (draft.path / name).write_bytes((vit_folder / name).read_bytes())
+        with pytest.raises(DataError, match="is known with"):
+            teacher.load(spec, place, CPU)
+
+
+def lenient(name: str) -> HubTeacher:
+    return HubTeacher(name="x", title="x", hub_id=name, revision="main")
+
+
+@fault("T06", "T07", "X05", **{"the-names": lambda monkeypatch: monkeypatch.setattr(teachers, "get", lenient)})
+def test_names_and_revisions_that_are_none_are_refused() -> None:
+    ids = ("owner/model", "owner/model@main", "owner/model@v1", f"owner/model@{COMMIT[:39]}", f"owner/model@{COMMIT}0")
+    ids += (
+        f"../../etc/passwd@{COMMIT}",
+        "../../etc/passwd",
+        f"owner/../x@{COMMIT}",
+        f"a/b/c@{COMMIT}",
+        f"owner/@{COMMIT}",
+    )
+    ids += (
+        f"owner/model;touch x@{COMMIT}",
+        f"owner/$(touch x)@{COMMIT}",
+        f"owner/`x`@{COMMIT}",
+        "-rf",
+        "",
+        " ",
+        "a\nb",
+    )
+    ids += (f"owner/mo del@{COMMIT}", f"owner/model\n@{COMMIT}", "{output}", "x" * 5000, "no-such-teacher")
+    for name in ids:
+        try:
+            teachers.get(name)
+        except ClipkdError as error:
+            assert name.partition("@")[0].strip()[:20] in str(error)
+        else:
+            pytest.fail(f"taken for a teacher: {name!r}")
+    # What stands in paths is a slug, whatever the id.
+    assert teachers.get(f"Owner/My.Model_v2@{COMMIT}").name == f"owner-my-model-v2-{COMMIT[:8]}"
+
+
+@fault("T06", **{"the-check-of-entries": replaced("clipkd.teachers.is_pin", lambda entry: True)})
+def test_a_damaged_lock_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "teachers.lock.json"
+    for entry in ({"revision": "main"}, {"revision": COMMIT, "weights_sha256": "x"}, {}, [], None, {"revision": None}):
+        path.write_text(json.dumps({"vit-b32-in21k": entry}))
+        teachers.lock.cache_clear()
+        try:
+            teachers.lock(path)
+        except DataError as error:
+            assert "vit-b32-in21k" in str(error)
+        else:
+            pytest.fail(f"taken for a pin: {entry}")
+    teachers.lock.cache_clear()
+
+
+@fault("T06", **{"the-digests": replaced("clipkd.embeddings.checkpoint.check_digests", nothing)})
+def test_a_folder_that_changed_since_it_was_named_is_refused(vit_folder: Path, tmp_path: Path) -> None:
+    folder = copy(vit_folder, tmp_path / "checkpoint")
+    spec = teachers.get(str(folder))
+    edit_weights(folder, lambda state: state[first(state, "cls_token")].add_(1))
+    with pytest.raises(DataError, match="has changed"):
+        checkpoint.fetch(spec, tmp_path / "teacher")
+
+
+@fault(
+    "C06",
+    **{
+        "the-class-count": lambda monkeypatch: monkeypatch.setattr(
+            "clipkd.embeddings.head.own_head", lambda teacher, classes: (teacher.head.weight, teacher.head.bias)
+        )
+    },
+)
+def test_scores_come_from_a_head_of_the_datasets_classes(tmp_path: Path) -> None:
+    """A checkpoint without a classifier has a probe fitted, never a random layer; one of other classes is refused."""
+    from clipkd.embeddings import head
+
+    class Loaded:
+        spec = HubTeacher(name="t", title="T")
+        head = torch.nn.Linear(4, 7)
+
+    with pytest.raises(InputError, match="has 7 classes, the dataset 10"):
+        head.own_head(Loaded(), 10)  # type: ignore[arg-type]
+    assert own_head(Loaded(), 7)[0].shape == (7, 4)  # type: ignore[arg-type]
+    save_vit(tmp_path / "headless")
+    assert fetched(tmp_path / "headless", tmp_path / "teacher").head is None

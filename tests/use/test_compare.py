@@ -1,0 +1,80 @@
+"""`clipkd compare`: what differs, what was reached, and the curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipkd.side_by_side import label, read, settings, table
+from tests.use.conftest import CELL, trained
+
+
+@pytest.fixture(scope="module")
+def other(digits_folder, tmp_path_factory) -> Path:
+    """A run that differs in recipe, seed and epochs."""
+    cell = replace(CELL, recipe="reference", seed=3, epochs=2)
+    return trained(cell, digits_folder, tmp_path_factory.mktemp("other") / "seed3")
+
+
+def test_what_differs_and_what_does_not(run_folder, other) -> None:
+    shown = [read(run_folder), read(other)]
+    differ, equal = settings(shown)
+    assert differ == {"recipe": ["corrected", "reference"], "seed": [0, 3], "epochs": [8, 2]}
+    assert equal["dataset"] == "digits"
+    assert label(shown, 1) == "reference, seed 3, epochs 2"
+    assert settings([shown[0], shown[0]])[0] == {}
+
+
+def test_a_switch_is_named_where_no_name_tells_it(run_folder, other) -> None:
+    first, second = read(run_folder), read(run_folder)
+    second.identity["recipe"]["temperature"] = 1.0
+    second.identity["dataset"]["content"] = "0" * 64
+    differ = settings([first, second])[0]
+    assert differ["recipe temperature"] == [4.0, 1.0]
+    assert set(differ) == {"recipe temperature", "dataset content"}
+    assert any("not measured on the same images" in note for note in table([first, second]).notes)
+
+
+def test_the_command(clipkd, run_folder, other, tmp_path) -> None:
+    answer = clipkd("compare", run_folder, other, "--output", "c")
+    assert answer.returncode == 0, answer.stderr
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (run_folder, other)]
+    lines = answer.stdout.splitlines()
+    for line, found in zip(lines[1:3], metrics, strict=True):
+        top1 = found["last"]["test"]["top1"]
+        assert line.split()[1:5] == [
+            found["cell"]["recipe"],
+            str(found["cell"]["seed"]),
+            str(found["epochs"]),
+            f"{100 * top1:.2f}",
+        ]
+    assert f"2: {other}" in lines
+    assert any("compare the last epochs" in line for line in lines)
+    rows = list(csv.DictReader((tmp_path / "c/comparison.csv").open()))
+    assert [float(row["selected_top1"]) for row in rows] == [found["selected"]["test"]["top1"] for found in metrics]
+    assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".csv", ".md", ".tex", ".html", ".png", ".svg"}
+    with Image.open(tmp_path / "c/curves.png") as image:
+        assert 0.005 < (np.asarray(image.convert("L")) < 200).mean() < 0.5
+
+
+def test_the_curves_are_the_histories(run_folder, other) -> None:
+    from clipkd.figures import overlay
+
+    drawn = overlay.draw([read(run_folder), read(other)])
+    for line, folder in zip(drawn.axes[0].lines, (run_folder, other), strict=True):
+        rows = list(csv.DictReader((folder / "history.csv").open()))
+        np.testing.assert_allclose(line.get_ydata(), [100 * float(row["val_top1"]) for row in rows])
+    assert drawn.axes[0].get_ylabel() == "test or validation top-1 (%)"
+
+
+def test_refused(clipkd, run_folder, tmp_path) -> None:
+    answer = clipkd("compare", run_folder, run_folder)
+    assert (answer.returncode, "two run folders or more" in answer.stderr) == (2, True)
+    answer = clipkd("compare", run_folder, tmp_path)
+    assert (answer.returncode, "no folder of a finished run" in answer.stderr) == (2, True)

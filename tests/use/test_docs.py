@@ -1,0 +1,105 @@
+"""docs/using.md and the README's section as a user reads them: every command and every line of Python is run."""
+
+from __future__ import annotations
+
+import glob
+import io
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from clipkd.cli import main
+from tests.use.upload_server import Upload
+
+PAGE = Path(__file__).parents[2] / "docs/using.md"
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+ELSEWHERE = ("pip install", "tensorboard", "CLIPKD_WANDB=")
+"""Not ours, or run by tests/training/test_board.py."""
+
+
+@pytest.fixture
+def home(run_folder, digits_folder, scans, tmp_path, monkeypatch) -> Path:
+    """A folder as the demo leaves it, with a few images of the user's."""
+    here = tmp_path / "results/runs/corrected/digits/tiny-32/digits-vit-s/embed-KD/seed0"
+    shutil.copytree(run_folder, here)
+    shutil.copytree(run_folder, tmp_path / "results/runs/corrected/digits/tiny-32/none/supervised/seed0")
+    shutil.copytree(digits_folder, tmp_path / "data")
+    shutil.copy(scans[0], tmp_path / "scan.png")
+    for split in ("train", "val"):
+        for digit in range(10):
+            folder = tmp_path / f"photos/birds/{split}/{digit}"
+            folder.mkdir(parents=True)
+            for number in range(3):
+                shutil.copy(scans[2 * digit], folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def section() -> str:
+    """Return the README's section."""
+    readme = (PAGE.parents[1] / "README.md").read_text()
+    return readme.partition("## Use the student")[2].partition("## The command line")[0]
+
+
+def commands(text: str) -> list[str]:
+    """Return the shell's lines of a page, without comments."""
+    lines = [line for kind, block in BLOCK.findall(text) if not kind for line in block.splitlines()]
+    return [line.partition(" #")[0].strip() for line in lines if line.strip()]
+
+
+PAGES = {
+    "using.md": ["predict", "predict", "predict", "evaluate", "evaluate", "compare", "export", "push"],
+    "README.md": ["predict", "evaluate", "compare", "export", "push"],
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command(page, home, monkeypatch, capsys) -> None:
+    pytest.importorskip("onnxruntime")
+    hub = Upload("hf_docs")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_docs")
+    assert main(shlex.split("download birds --dataset-source photos/birds")) == 0
+    ran = []
+    for line in commands(section() if page == "README.md" else PAGE.read_text()):
+        if line.startswith(ELSEWHERE):
+            continue
+        if line.startswith("RUN="):
+            monkeypatch.setenv("RUN", line.removeprefix("RUN="))
+            continue
+        before, is_piped, command = line.rpartition(" | ")
+        if is_piped:
+            listed = subprocess.run(shlex.split(before), capture_output=True, text=True, check=True).stdout
+            monkeypatch.setattr("sys.stdin", io.StringIO(listed))
+        words = shlex.split(
+            command.replace("$RUN", "results/runs/corrected/digits/tiny-32/digits-vit-s/embed-KD/seed0")
+        )
+        assert words[0] == "clipkd", line
+        arguments = [path for word in words[1:] for path in (sorted(glob.glob(word)) if "*" in word else [word])]
+        assert main(arguments) == 0, (line, capsys.readouterr().err)
+        ran.append(words[1])
+    assert ran == PAGES[page]
+    assert {"README.md", "model.safetensors"} <= hub.repositories["owner/my-student"].keys()
+    hub.close()
+    assert page == "README.md" or (home / "answers.json").stat().st_size > 1000
+    assert (home / "results/comparison/curves.svg").exists()
+
+
+def test_every_line_of_python(home) -> None:
+    pytest.importorskip("onnxruntime")
+    run = "results/runs/corrected/digits/tiny-32/digits-vit-s/embed-KD/seed0"
+    assert main(["export", run, "exported", "--format", "onnx"]) == 0
+    space: dict = {}
+    blocks = [block for kind, block in BLOCK.findall(PAGE.read_text() + section()) if kind == "python"]
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, space)
+    assert space["student"].embed(["scan.png"]).shape == (1, 64)
+    assert space["probabilities"].shape == (1, 10)

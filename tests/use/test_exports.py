@@ -1,0 +1,229 @@
+"""Exports: what other programs make of them is what the student says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import clipkd as package
+from clipkd import exports
+from clipkd.errors import DataError, InputError
+from clipkd.exports.clip_names import from_transformers, to_transformers
+from clipkd.exports.export import export
+from clipkd.students import StudentSpec
+from clipkd.training.network import Student
+
+
+@pytest.fixture(scope="module")
+def exported(run_folder, digits_folder, tmp_path_factory) -> dict[str, Path]:
+    """Format -> its export of the run."""
+    pytest.importorskip("onnxruntime")
+    root = tmp_path_factory.mktemp("exports")
+    return {
+        name: export(run_folder, exports.get(name), root / name, digits_folder, "mit")
+        for name in ("safetensors", "hf", "onnx")
+    }
+
+
+@pytest.mark.parametrize("name", ["safetensors", "hf"])
+def test_load_reads_it_back(name, exported, run_folder, scans) -> None:
+    before, after = package.load(run_folder), package.load(exported[name])
+    np.testing.assert_array_equal(after.probabilities(scans), before.probabilities(scans))
+    assert (after.classes, after.preprocessing) == (before.classes, before.preprocessing)
+    assert after.trained["fingerprint"] == json.loads((run_folder / "metrics.json").read_text())["fingerprint"]
+
+
+def test_onnx_runtime_says_what_pytorch_says(exported, run_folder, scans) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(exported["onnx"] / "model.onnx"))
+    pixels = np.stack([np.asarray(Image.open(path)) for path in scans])
+    model = package.load(run_folder)
+    for size in (1, 5, 20):
+        logits, probabilities, embedding = session.run(None, {"images": pixels[:size]})
+        np.testing.assert_allclose(probabilities, model.probabilities(scans[:size]), atol=1e-5)
+        np.testing.assert_allclose(embedding, model.embed(scans[:size]), atol=1e-4)
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(shifted / shifted.sum(axis=1, keepdims=True), probabilities, atol=1e-5)
+    facts = json.loads((exported["onnx"] / "config.json").read_text())["onnx"]
+    assert facts["images"] == 64
+    assert 0 <= facts["largest_difference"] < 1e-4
+    with pytest.raises(InputError, match="no PyTorch weights"):
+        package.load(exported["onnx"])
+
+
+def test_an_onnx_file_that_says_something_else_is_not_kept(run_folder, scans, tmp_path, monkeypatch) -> None:
+    """The control of the comparison: a graph of other weights, written by the same exporter."""
+    pytest.importorskip("onnxruntime")
+    from clipkd.exports import onnx
+
+    honest = onnx.traced
+
+    def nudged(model, path) -> None:
+        weights = {name: tensor.clone() for name, tensor in model.student.state_dict().items()}
+        model.student.classifier.bias.data[0] += 0.01
+        honest(model, path)
+        model.student.load_state_dict(weights)
+
+    monkeypatch.setattr(onnx, "traced", nudged)
+    with pytest.raises(DataError, match="does not compute what the student computes"):
+        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, named=scans)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_without_images_to_check_on_is_refused(run_folder, tmp_path, scans) -> None:
+    with pytest.raises(InputError, match="--check-on"):
+        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path)
+    with pytest.raises(InputError, match="7 real images or more"):
+        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, named=scans[:6])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_transformers_reads_the_hugging_face_folder(exported, run_folder, scans) -> None:
+    """transformers' own code, given nothing but the folder: pixels, embedding, scores."""
+    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+
+    import transformers  # isort: skip
+
+    folder, model = exported["hf"], package.load(run_folder)
+    tower, told = transformers.CLIPVisionModel.from_pretrained(folder, output_loading_info=True)
+    assert told["missing_keys"] == set()
+    assert set(told["unexpected_keys"]) == {"classifier.weight", "classifier.bias"}
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    images = [Image.open(path) for path in scans]
+    inputs = processor(images, return_tensors="pt")
+    ours = model.preprocessing.inputs([model.preprocessing.read(path) for path in scans], torch.device("cpu"))
+    torch.testing.assert_close(inputs["pixel_values"], ours, atol=1e-5, rtol=0)
+    with torch.inference_mode():
+        embedding = tower.eval()(**inputs).pooler_output
+    np.testing.assert_allclose(embedding.numpy(), model.embed(scans), atol=1e-4)
+    weights = load_file(folder / "model.safetensors")
+    scores = embedding @ weights["classifier.weight"].T + weights["classifier.bias"]
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    said = [labels[str(number)] for number in scores.argmax(dim=1).tolist()]
+    assert said == [row[0].label for row in model.predict(scans)]
+
+
+def test_the_processor_enlarges_as_the_student_s_images_were(digits) -> None:
+    """A student of 64 pixels on images of 32: transformers' resizing and ours agree."""
+    from clipkd.data.preprocessing import Preprocessing
+    from clipkd.exports.hf import processor
+    from clipkd.vision import torchvision  # noqa: F401
+
+    import transformers  # isort: skip
+
+    steps = Preprocessing(None, 32, 64, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    settings = {key: value for key, value in processor(steps).items() if key != "image_processor_type"}
+    theirs = transformers.ViTImageProcessor(**settings)
+    pixels = np.asarray(digits.image("test", 3))
+    inputs = theirs(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(inputs, steps.inputs([steps.read(pixels)], torch.device("cpu")), atol=1e-5, rtol=0)
+
+
+def test_names_go_to_transformers_and_back() -> None:
+    student = Student(StudentSpec("any", 16, 8, 8, 3, 2), 5, target_width=7, projection="student", learnable_scale=True)
+    state = student.state_dict()
+    there = to_transformers(state)
+    assert len(there) == len(state) + 2 * 3 * 2  # one matrix and one bias of each block become three
+    back = from_transformers(there)
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        torch.testing.assert_close(back[name], tensor, atol=0, rtol=0)
+
+
+def test_the_card_says_what_the_run_says(exported, run_folder) -> None:
+    from huggingface_hub import ModelCard
+
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    text = (exported["hf"] / "README.md").read_text()
+    card = ModelCard(text).data
+    assert (card.license, card.pipeline_tag) == ("mit", "image-classification")
+    found = {result.metric_name: result.metric_value for result in card.eval_results}
+    score = metrics["selected"]["test"]
+    assert found == {f"top-{k} accuracy": pytest.approx(score[f"top{k}"], abs=1e-6) for k in (1, 5)}
+    assert f"| top-1, % | {100 * score['top1']:.2f} | {100 * score['top1']:.2f} (1) |" in text
+    for part in (metrics["fingerprint"], "Digits", "One seed gives no idea", "these 10 classes only", "seed 0"):
+        assert part in text, part
+
+
+def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digits_folder) -> None:
+    """Three runs that differ in the seed only, one that differs in more."""
+    base = json.loads((run_folder / "metrics.json").read_text())
+    accuracies = {1: 0.5, 2: 0.9}
+    shutil.copytree(run_folder, tmp_path / "seed0")
+    for seed, top1 in accuracies.items():
+        other = json.loads(json.dumps(base))
+        other["cell"]["seed"] = other["identity"]["cell"]["seed"] = seed
+        other["selected"]["test"] |= {"top1": top1, "top5": 1.0}
+        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}/metrics.json").write_text(json.dumps(other))
+    other["identity"]["training"]["learning_rate"] = 1.0
+    other["cell"]["seed"] = other["identity"]["cell"]["seed"] = 3
+    (tmp_path / "seed3").mkdir()
+    (tmp_path / "seed3/metrics.json").write_text(json.dumps(other))
+    text = (export(tmp_path / "seed0", exports.get("hf"), tmp_path / "out", digits_folder) / "README.md").read_text()
+    three = np.array([base["selected"]["test"]["top1"], 0.5, 0.9]) * 100
+    assert f"{three.mean():.2f} ± {three.std(ddof=1):.2f} (3)" in text
+    assert "Seeds: 0, 1, 2." in text
+    assert "None was given at export" in text
+
+
+def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
+    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+
+    text = (exported["hf"] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    shutil.copy(scans[0], tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    with torch.inference_mode():
+        for block in blocks:
+            exec(block.replace("FOLDER", str(exported["hf"])), space)
+    wanted = package.load(exported["hf"]).probabilities("image.png")[0]
+    np.testing.assert_allclose(space["scores"].softmax(dim=1)[0].numpy(), wanted, atol=1e-4)
+
+
+def test_a_name_can_t_break_out_of_the_card(run_folder, tmp_path) -> None:
+    from clipkd.exports.card import body, front
+    from clipkd.exports.export import Source
+
+    model = package.load(run_folder)
+    evil = ["<script>alert(1)</script>", "a | b\n# c", "---\nx: 1", "[k](javascript:1)", *model.classes[4:]]
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    metrics["cell"]["dataset"] = "x: [\n---\n<b>"
+    source = Source(model, metrics, run_folder, "other", [])
+    described = source.described | {"classes": evil}
+    text = body(source, described)
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert not re.search(r"^(# c|---)$", text, re.MULTILINE)
+    assert "[k](javascript" not in text
+    told = yaml.safe_load(yaml.safe_dump(front(source)))["model-index"][0]
+    assert told["results"][0]["dataset"]["type"] == metrics["cell"]["dataset"]
+
+
+def test_an_export_takes_the_place_of_an_export_only(here, run_folder, tmp_path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    answer = here("export", run_folder, "mine", "--format", "hf")
+    assert (answer.returncode, "mine holds something else" in answer.stderr) == (2, True), answer.stderr
+    assert (tmp_path / "mine/thesis.tex").read_text() == "years of work"
+    answer = here("export", run_folder, "out", "--format", "hf")
+    assert (answer.returncode, answer.stdout) == (0, "out\n"), answer.stderr
+    answer = here("export", run_folder, "out", "--format", "safetensors")
+    assert answer.returncode == 0, answer.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "manifest.json"}
+    answer = here("export", "out", "again", "--format", "hf")
+    assert (answer.returncode, "is an export already" in answer.stderr) == (2, True), answer.stderr
+    answer = here("export", run_folder, "out", "--format", "pickle")
+    assert (answer.returncode, "'pickle'" in answer.stderr) == (2, True)

@@ -1,0 +1,143 @@
+"""`clipkd predict` and `clipkd evaluate` as processes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import clipkd as package
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_csv_holds_what_the_model_says(clipkd, run_folder, scans) -> None:
+    answer = clipkd("predict", run_folder, *scans[:3], "--top", "2", "--batch-size", "2")
+    assert answer.returncode == 0, answer.stderr
+    found = rows(answer.stdout)
+    wanted = package.load(run_folder).predict(scans[:3], top=2)
+    assert [(row["image"], row["rank"], row["class"]) for row in found] == [
+        (str(path), str(rank), prediction.label)
+        for path, ranked in zip(scans, wanted, strict=False)
+        for rank, prediction in enumerate(ranked, start=1)
+    ]
+    probabilities = [prediction.probability for ranked in wanted for prediction in ranked]
+    assert [float(row["probability"]) for row in found] == pytest.approx(probabilities, abs=2e-5)
+    assert "3 images" in answer.stderr
+
+
+def test_a_folder_a_list_and_a_file_in_json(here, run_folder, scans, tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    (scans[0].parent / "notes.txt").write_text("no image")
+    answer = here(
+        *(
+            "predict",
+            run_folder,
+            scans[0].parent,
+            "-",
+            "--format",
+            "json",
+            "--output",
+            "out/answers.json",
+            "--top",
+            "1",
+        ),
+        stdin=f"{scans[5]}\n\n{scans[4]}\n",
+    )
+    assert (answer.returncode, answer.stdout) == (0, ""), answer.stderr
+    found = json.loads((tmp_path / "out/answers.json").read_text())
+    assert [item["image"] for item in found] == [str(path) for path in [*scans, scans[5], scans[4]]]
+    assert found[5]["predictions"] == found[20]["predictions"]
+    assert {len(item["predictions"]) for item in found} == {1}
+
+
+@pytest.fixture
+def mixed(scans, tmp_path) -> list[Path]:
+    """A good image, one that is cut off, an empty one, none, and a good one."""
+    (tmp_path / "cut.png").write_bytes(scans[0].read_bytes()[:60])
+    (tmp_path / "empty.png").write_bytes(b"")
+    return [scans[0], tmp_path / "cut.png", tmp_path / "empty.png", tmp_path / "absent.png", scans[1]]
+
+
+def test_bad_images_are_named_and_counted(here, run_folder, mixed) -> None:
+    answer = here("predict", run_folder, *mixed, "--top", "1")
+    assert answer.returncode == 0
+    assert [row["image"] for row in rows(answer.stdout)] == [str(mixed[0]), str(mixed[4])]
+    assert [path for path in mixed[1:4] if f"left out: {path}" not in answer.stderr] == []
+    assert "3 of 5 images could not be read" in answer.stderr
+    alone = here("predict", run_folder, mixed[4], "--top", "1")
+    assert answer.stdout.splitlines()[-1] == alone.stdout.splitlines()[-1]  # the others do not shift it
+
+
+def test_bad_images_only_are_an_error(here, run_folder, mixed) -> None:
+    answer = here("predict", run_folder, *mixed[1:4], "--format", "json")
+    assert answer.returncode == 3
+    assert "none of 3 images" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert ["error" in item for item in json.loads(answer.stdout)] == [True] * 3
+
+
+def test_a_name_with_every_kind_of_character(clipkd, run_folder, scans, tmp_path) -> None:
+    name = 'a "b", c\n;=1+é.png'
+    (tmp_path / name).write_bytes(scans[0].read_bytes())
+    answer = clipkd("predict", run_folder, name, "--top", "1")
+    assert answer.returncode == 0, answer.stderr
+    assert [row["image"] for row in rows(answer.stdout)] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "x.png"), "nowhere is neither a run folder nor an export"),
+        (("RUN", "empty"), "folder empty holds no image"),
+        (("RUN", "-"), "standard input lists no image"),
+        (("RUN", "x.png", "--top", "0"), "--top"),
+        (("RUN",), "IMAGE"),
+    ],
+)
+def test_refused(arguments, message, here, run_folder, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    answer = here("predict", *(run_folder if part == "RUN" else part for part in arguments))
+    assert answer.returncode == 2, answer.stderr
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_evaluate_knows_what_a_folder_is(here, run_folder, digits_folder) -> None:
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    answer = here("evaluate", run_folder, "--data", digits_folder)
+    assert answer.returncode == 0, answer.stderr
+    score = metrics["selected"]["test"]
+    assert answer.stdout.startswith(f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f} ")
+    named = here("evaluate", run_folder, "--dataset", "DIGITS", "--data", digits_folder)
+    assert named.stdout == answer.stdout
+    file = here(
+        *("evaluate", run_folder / "student.safetensors", "--dataset", "digits", "--student", "tiny-32"),
+        *("--data", digits_folder),
+    )
+    assert file.stdout == answer.stdout
+    refused = here("evaluate", run_folder, "--student", "tiny-32", "--data", digits_folder)
+    assert (refused.returncode, "knows its own student" in refused.stderr) == (2, True)
+    refused = here("evaluate", run_folder / "student.safetensors")
+    assert (refused.returncode, "give --dataset" in refused.stderr) == (2, True)
+
+
+def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp_path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / f"{number}.png")
+    made = here("download", "pets", "--dataset-source", "pets")
+    assert made.returncode == 0, made.stderr
+    answer = here("evaluate", run_folder, "--dataset", "pets")
+    assert answer.returncode == 2, answer.stderr
+    assert "0, 1, 2, 3, 4, ... (10) apart" in answer.stderr
+    assert "cat, dog" in answer.stderr

@@ -1,0 +1,20 @@
+# report: one page, from run folders, manifests and figures.
+#
+#   results/report.html
+rule report:
+    """Write the page that shows every table and figure, to sort, filter, print and hand on."""
+    input:
+        config=RESOLVED,
+        runs=all_runs,
+        manifests=all_manifests,
+        figures=expand("results/figures/{stem}.svg", stem=FIGURES),
+    output:
+        "results/report.html",
+    log:
+        "logs/report/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
+    params:
+        code=code_digest("*.py", "tables/*.py", "report/*"),
+    shell:
+        "exec clipkd report --config {input.config:q} --output {output:q} 2>> $(new_log {log:q})"
