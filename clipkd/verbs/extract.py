@@ -50,10 +50,11 @@ def run(options: argparse.Namespace) -> None:
     cell = cell_of(options, "embed-KD" if options.views == "sample" else "teacher-KD")
     if options.views == "replayed":
         checked(replace(cell, teacher_source="replayed"))
-    store = getattr(layout, f"{options.views}_embeddings")(cell)
     from clipkd import stages
 
     device, batch_size = device_of(options), options.embed_batch_size
-    stages.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
-    if options.shard[1] == 1:
-        print(store.folder)
+    for one in cell.by_teacher:
+        store = getattr(layout, f"{options.views}_embeddings")(one)
+        stages.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
+        if options.shard[1] == 1:
+            print(store.folder)

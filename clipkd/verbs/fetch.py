@@ -28,4 +28,6 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(spec.available)
     from clipkd import stages
 
-    stages.teacher(spec, layout_of(options), device_of(options))
+    layout, device = layout_of(options), device_of(options)
+    for one in spec.members:
+        stages.teacher(one, layout, device)

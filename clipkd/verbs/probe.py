@@ -20,9 +20,11 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    layout = layout_of(options)
-    store = layout.full_embeddings(cell_of(options, "vanilla"))
+    layout, cell = layout_of(options), cell_of(options, "vanilla")
     from clipkd import stages
 
-    stages.head(store, layout, options.dataset_source, device_of(options))
-    print(store.head()[0])
+    device = device_of(options)
+    for one in cell.by_teacher:
+        store = layout.full_embeddings(one)
+        stages.head(store, layout, options.dataset_source, device)
+        print(store.head()[0])

@@ -24,5 +24,6 @@ def run(options: argparse.Namespace) -> None:
     cell, layout = cell_of(options, "embed-KD"), layout_of(options)
     from clipkd import stages
 
-    stages.prototypes(layout.sample_embeddings(cell), layout.form_of(cell))
-    print(layout.prototypes(cell)[0])
+    for one in cell.by_teacher:
+        stages.prototypes(layout.sample_embeddings(one), layout.form_of(one))
+        print(layout.prototypes(one)[0])
