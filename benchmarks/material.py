@@ -45,8 +45,8 @@ class Shaped(DatasetSpec):
         return Reading([str(number) for number in range(CLASSES)], split(self.train), split(self.test))
 
 
-def add_dataset(train: int) -> str:
-    """Make a dataset with so many training images known by name, in this process only; return its name."""
+def add_dataset(train: int, test: int | None = None) -> str:
+    """Make a dataset with so many images known by name, in this process only; return its name."""
     spec = Shaped(
         name=f"{NAME}-{train}",
         title=f"CIFAR-shaped, {train} images",
@@ -57,7 +57,7 @@ def add_dataset(train: int) -> str:
         augmentation="flip",
         validation_fraction=0.1,
         train=train,
-        test=max(CLASSES, train // 8),
+        test=test or max(CLASSES, train // 8),
     )
     registry.specs("clipkd.datasets")[spec.name] = spec
     return spec.name

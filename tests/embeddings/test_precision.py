@@ -50,8 +50,8 @@ def test_cached_is_live_in_each_precision_and_the_two_differ(made):
         # A batch of another size may be rounded otherwise in its last bit of 8.
         close = 1e-4 if name == "float32" else 2e-2
         torch.testing.assert_close(stored, said, rtol=close, atol=close)
-        assert ("precision" in job.inputs["teacher"]) == (name == "bfloat16")
-        assert ("precision" in cached.inputs["embeddings"]) == (name == "bfloat16")
+        assert ("precision" in job.identity["signal"]["teacher"]) == (name == "bfloat16")
+        assert ("precision" in cached.identity["signal"]["embeddings"]) == (name == "bfloat16")
     moved = (found["float32"] - found["bfloat16"]).abs().max()
     assert 1e-3 < moved < 0.2, "another precision shows, and is no other teacher"
     assert layouts["float32"].full_embeddings(cell).folder != layouts["bfloat16"].full_embeddings(cell).folder

@@ -69,7 +69,7 @@ def test_jobs_of_a_grid(stack: int, jobs: dict[str, int], tmp_path: Path) -> Non
     project = copy_workflow(tmp_path)
     (project / "mini.yaml").write_text(config([0, 1, 2, 5], stack))
     planned, said = plan(project, "--configfile", "mini.yaml")
-    assert planned == jobs | {"download": 1, "resolve": 1, "tables": 1, "figures": 1, "all": 1}, said
+    assert planned == jobs | {"download": 1, "resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
 
 
 def test_students_of_other_seeds_do_not_share_a_rule(tmp_path: Path) -> None:

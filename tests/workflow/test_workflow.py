@@ -127,7 +127,8 @@ def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
     teachers = ("vit-l16-in21k", "vit-l32-in21k", "vit-b16-in21k", "vit-b32-in21k")
     wanted = paper_runs(("cifar10", "cifar100", "imagenet"), teachers)
     assert planned_runs(said) == wanted
-    assert jobs == expected(datasets=3, teachers=4, train=len(wanted))
+    # ImageNet alone is shown in random crops: its students see thumbnails.
+    assert jobs == expected(datasets=3, teachers=4, train=len(wanted)) | {"thumbnails": 1}
     assert jobs["train"] == 310
     assert "left out" not in said
 
@@ -166,7 +167,7 @@ def test_a_small_grid_runs_to_its_tables_and_figures(finished: Path) -> None:
     assert folders == set(runs(("digits",), ("tiny-32",), ("none",), ("supervised",), 2, ("corrected",)))
     table = (finished / "results/tables/accuracy-corrected-last-top1.md").read_text()
     reached = [json.loads(path.read_text())["last"]["test"]["top1"] for path in finished.rglob("metrics.json")]
-    assert f"{50 * sum(reached):.1f}" in table
+    assert f"{50 * sum(reached):.2f} ±" in table
     assert "±" in table
     assert json.loads((finished / "results/config.json").read_text())["training"]["epochs"] == 1
     assert (finished / "results/figures/accuracy-digits.png").stat().st_size > 10_000
