@@ -130,7 +130,8 @@ class Peer:
     ) -> None:
         self.student, self.train_type, self.teacher, self.device = student.to(device), train_type, teacher, device
         self.means, self.head = means.to(device), head.to(device)
-        self.loader = DataLoader(images, batch_size, shuffle=True, num_workers=WORKERS)
+        # `fork` is what a script on Linux gets; a benchmark that runs in a spawned process would get `spawn`.
+        self.loader = DataLoader(images, batch_size, shuffle=True, num_workers=WORKERS, multiprocessing_context="fork")
         self.optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4, weight_decay=0.1)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from clipkd.datasets import DatasetSpec
 from clipkd.errors import InputError
 from clipkd.methods import Method
 from clipkd.recipes import Recipe
-from clipkd.students import StudentSpec
+from clipkd.students import NetworkSpec
 from clipkd.teachers import TeacherSpec
 
 NO_TEACHER = "none"
@@ -43,12 +43,17 @@ class Cell:
         return datasets.get(self.dataset, self.source)
 
     @property
-    def student_spec(self) -> StudentSpec:
+    def student_spec(self) -> NetworkSpec:
         return students.get(self.student)
 
     @property
     def teacher_spec(self) -> TeacherSpec | None:
         return None if self.teacher == NO_TEACHER else teachers.get(self.teacher)
+
+    @property
+    def by_teacher(self) -> tuple[Cell, ...]:
+        """One cell for each of its teachers: itself, unless it has several."""
+        return tuple(replace(self, teacher=name) for name in teachers.split(self.teacher))
 
     @property
     def method(self) -> Method:
@@ -70,7 +75,7 @@ class Cell:
         # The mathematics of these differ from, or the cost is not that of, the run with the plain name.
         is_marked = self.is_cost_run or self.teacher_source == "replayed"
         train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
-        return f"{self.recipe}/{self.dataset}/{self.student}/{teacher}/{train_type}/seed{self.seed}"
+        return f"{self.recipe}/{self.dataset}/{self.student_spec.name}/{teacher}/{train_type}/seed{self.seed}"
 
 
 def cacheable(cell: Cell) -> bool:
@@ -96,8 +101,10 @@ def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
         for cell in block_cells(block, config, sources, left_out):
             earlier, other = cells.setdefault(cell.folder, (cell, where))
             if earlier != cell:
-                epochs = f"{cell.epochs} and {earlier.epochs} epochs"
-                raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {epochs}")
+                axes = {"students": "student", "teachers": "teacher", "epochs": "epochs"}
+                pairs = {name: (getattr(cell, axis), getattr(earlier, axis)) for name, axis in axes.items()}
+                asked = "; ".join(f"{one} and {two} {name}" for name, (one, two) in pairs.items() if one != two)
+                raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {asked}")
     found = [cell for cell, _ in cells.values()]
     refuse_mixture(found)
     return found, list(left_out)
@@ -125,7 +132,7 @@ def block_cells(
         cell = Cell(
             recipe=recipes.get(recipe).name,
             dataset=spec.name,
-            student=students.get(student).name,
+            student=students.spelled(student),
             teacher=NO_TEACHER,
             train_type=method.name,
             seed=seed,
@@ -136,7 +143,8 @@ def block_cells(
         if method.signal == "nothing":
             yield checked(cell)
             continue
-        for teacher in block["teachers"]:
+        for name in block["teachers"]:
+            teacher = teachers.resolved(name, config.get("teachers") or {})
             reason = teachers.get(teacher).available
             if reason:
                 left_out[reason] = None
@@ -145,7 +153,7 @@ def block_cells(
 
 
 def teacher_name(name: str) -> str:
-    """Return what stands for a teacher in cells: its key, or the hub id or folder that has no key."""
+    """Return what stands for a teacher in cells: its key, or what names a teacher that has no file."""
     key = teachers.get(name).name
     return key if key in teachers.names() else name
 
@@ -163,6 +171,7 @@ def usable_dataset(name: str, sources: dict[str, str], left_out: dict[str, None]
 def checked(cell: Cell) -> Cell:
     """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
     method = cell.method
+    refuse_teacher(cell)
     if cell.teacher_source != "cached" and method.signal not in {"embeddings", "scores"}:
         source = cell.teacher_source
         raise InputError(f"train type '{method.name}' has no {source} teacher: it reads {method.signal}, made once")
@@ -172,4 +181,24 @@ def checked(cell: Cell) -> Cell:
         return cell
     if cell.teacher_source == "lazy" and not cacheable(cell):
         raise InputError(f"dataset '{cell.dataset}' never shows a view twice: teacher_source 'lazy' would keep nothing")
+    if not cacheable(cell) and len(cell.by_teacher) > 1:
+        raise InputError(
+            f"dataset '{cell.dataset}' never shows a view twice, and several teachers ('{cell.teacher}') are not run "
+            f"live: for '{method.name}' take teacher_source 'replayed'"
+        )
     return cell if cacheable(cell) else replace(cell, teacher_source="live")
+
+
+def refuse_teacher(cell: Cell) -> None:
+    """Raise InputError where the cell's teachers can't give what its train type asks for."""
+    for one in cell.by_teacher if cell.teacher != NO_TEACHER else ():
+        if one.teacher_spec and one.teacher_spec.reads_names and cell.method.signal != "prototypes":
+            raise InputError(
+                f"teacher '{one.teacher}' reads class names and sees no image: it gives prototypes, for embed-KD and "
+                f"its controls, not the {cell.method.signal} that '{cell.method.name}' asks for"
+            )
+    if len(cell.by_teacher) > 1 and cell.teacher_source in {"live", "lazy"}:
+        raise InputError(
+            f"several teachers ('{cell.teacher}') come from stored embeddings: teacher_source "
+            f"'{cell.teacher_source}' is for one"
+        )

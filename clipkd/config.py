@@ -280,7 +280,8 @@ def explain(problem: jsonschema.ValidationError) -> str:
         known = [str(choice) for choice in allowed]
         return f"{short(repr(value))} is not one of {', '.join(known)}{nearest(str(value), known)}"
     if rule == "pattern" and "propertyNames" in problem.absolute_schema_path:
-        return f"{short(repr(value))} is no name of a dataset{nearest(str(value), datasets.names())}"
+        known = (teachers if problem.absolute_path[0] == "teachers" else datasets).names()
+        return f"{short(repr(value))} is no name: use small letters, digits and '-'{nearest(str(value), known)}"
     if rule == "uniqueItems":
         return f"{short(repr(value))} names something twice"
     return short(problem.message)
@@ -288,14 +289,21 @@ def explain(problem: jsonschema.ValidationError) -> str:
 
 def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Complaint) -> None:
     """Raise the complaint about a name in `values` that nothing stands behind, given the whole config."""
-    sources = merged["sources"]
+    sources, own = merged["sources"], merged.get("teachers", {})
     axes: dict[str, Any] = {
         "datasets": lambda name: datasets.get(name, sources.get(name.lower())),
-        "teachers": teachers.get,
+        "teachers": lambda name: teachers.get(teachers.resolved(name, own)),
         "students": students.get,
         "train_types": methods.get,
         "recipes": recipes.get,
     }
+    for name, where in values.get("teachers", {}).items():
+        if name in teachers.names():
+            raise complaint(("teachers", name), f"'{name}' is a teacher already: take another name")
+        try:
+            teachers.get(f"{name}={where}")
+        except InputError as problem:
+            raise complaint(("teachers", name), str(problem)) from None
     for number, block in enumerate(values.get("grid", [])):
         for axis, get in axes.items():
             for index, name in enumerate(block[axis]):

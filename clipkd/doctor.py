@@ -180,5 +180,6 @@ def missing_inputs(folder: Path) -> list[str]:
     except (ValueError, KeyError, InputError):
         return []  # of another version; the workflow writes it anew
     wanted = {cell.dataset: layout.dataset(cell.dataset_spec) for cell in cells}
-    wanted |= {cell.teacher: layout.teacher(spec) for cell in cells if (spec := cell.teacher_spec)}
+    every = [one for cell in cells for one in cell.by_teacher]
+    wanted |= {one.teacher: layout.teacher(spec) for one in every if (spec := one.teacher_spec)}
     return sorted(name for name, path in wanted.items() if not (path / MANIFEST).exists())

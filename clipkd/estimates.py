@@ -14,7 +14,7 @@ from pathlib import Path
 from clipkd.artifacts import MANIFEST
 from clipkd.cells import Cell
 from clipkd.layout import Embeddings, Layout
-from clipkd.students import StudentSpec
+from clipkd.students import NetworkSpec, StudentSpec
 from clipkd.teachers import TeacherSpec
 
 SPEED = {"cuda": 2e12, "cpu": 1e10}
@@ -38,7 +38,10 @@ def forward(width: int, layers: int, image_size: int, patch_size: int) -> float:
     return 2.0 * products
 
 
-def student_forward(spec: StudentSpec) -> float:
+def student_forward(spec: NetworkSpec) -> float:
+    """Return a student's operations on one image; those of a ViT-B/16 of its input size where it is none of ours."""
+    if not isinstance(spec, StudentSpec):
+        return forward(768, 12, max(spec.image_size, 16), 16)
     return forward(spec.width, spec.layers, spec.image_size, spec.patch_size)
 
 
@@ -70,6 +73,8 @@ def training_minutes(cell: Cell, layout: Layout, device: str, students: int = 1)
 
 def extraction_minutes(store: Embeddings, layout: Layout, device: str, shards: int = 1) -> int:
     """Return the minutes to ask for, to run a teacher over a view set, or over one of its shards."""
+    if store.teacher.reads_names:
+        return to_ask(0)  # a few prompts for each class
     kind = "cpu" if device == "cpu" else "cuda"
     images = images_of(layout.dataset(store.dataset), store.dataset.image_size)
     views = store.views.replays or (2 if store.views.flips else 1)

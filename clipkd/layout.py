@@ -11,8 +11,10 @@ from typing import Any
 
 from clipkd.cells import Cell
 from clipkd.datasets import DatasetSpec
+from clipkd.embeddings.prompts import TEMPLATES
 from clipkd.embeddings.views import (
     Precision,
+    Prompts,
     Sample,
     ViewSet,
     embeddings_identity,
@@ -32,7 +34,8 @@ class Embeddings:
 
     dataset: DatasetSpec
     teacher: TeacherSpec
-    views: ViewSet
+    views: Any
+    """A ViewSet; of a text tower, Prompts."""
     dtype: str
     folder: Path
     precision: Precision = "float32"
@@ -70,15 +73,17 @@ class Layout:
     """Stored views of each image that `teacher_source: replayed` trains on."""
     precision: Precision = "float32"
     """In which teachers multiply matrices, live ones too."""
+    templates: tuple[str, ...] = TEMPLATES
+    """What class names are put into for a text tower."""
 
     @classmethod
     def of(cls, config: dict[str, Any], data: Path = Path("data")) -> Layout:
         """Return the layout that a checked config asks for."""
         chosen = dict(config["prototypes"])
-        form = chosen.pop("form", None)
+        form, templates = chosen.pop("form", None), tuple(chosen.pop("templates", TEMPLATES))
         stored = config["embeddings"]
         precision = stored.get("precision", "float32")
-        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision)
+        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision, templates)
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
@@ -89,17 +94,17 @@ class Layout:
         return self.data / "thumbnails" / spec.name / fingerprint(identity), identity
 
     def teacher(self, spec: TeacherSpec) -> Path:
-        return self.data / "teachers" / spec.name / fingerprint(spec.identity())
+        return self.data / "teachers" / (spec.checkpoint or spec.name) / fingerprint(spec.identity())
 
-    def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet) -> Embeddings:
+    def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet | Prompts) -> Embeddings:
         """Return the embeddings of a view set."""
         identity = embeddings_identity(dataset, teacher, views, self.dtype, self.precision)
         folder = self.data / "embeddings" / dataset.name / teacher.name / fingerprint(identity)
         return Embeddings(dataset, teacher, views, self.dtype, folder, self.precision)
 
-    def full_embeddings(self, cell: Cell) -> Embeddings:
-        """Return the embeddings of every image that the cell's recipe asks for."""
-        teacher = cell.teacher_spec
+    def full_embeddings(self, cell: Cell, teacher: TeacherSpec | None = None) -> Embeddings:
+        """Return the embeddings of every image that the cell's recipe asks for, by its teacher or another."""
+        teacher = teacher or cell.teacher_spec
         assert teacher is not None
         views = full_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher)
         return self.embeddings(cell.dataset_spec, teacher, views)
@@ -120,8 +125,10 @@ class Layout:
         return self.sample_embeddings(cell).prototypes(self.form_of(cell))
 
     def sample_embeddings(self, cell: Cell) -> Embeddings:
-        """Return the embeddings of the few images per class that become prototypes."""
+        """Return the embeddings of the few images, or prompts, per class that become prototypes."""
         teacher = cell.teacher_spec
         assert teacher is not None
+        if teacher.reads_names:
+            return self.embeddings(cell.dataset_spec, teacher, Prompts(self.templates))
         views = prototype_views(cell.recipe_spec, cell.dataset_spec, teacher, self.sample)
         return self.embeddings(cell.dataset_spec, teacher, views)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkd import device as devices
 from clipkd import students
@@ -22,7 +22,7 @@ from clipkd.exports import CONFIG, EXPORT, WEIGHTS
 from clipkd.records import KIND as RUN
 from clipkd.runs import load_student
 from clipkd.training.checkpoint import student_from
-from clipkd.training.network import Outputs, Student
+from clipkd.training.heads import Outputs
 
 BATCH_SIZE = 64
 TOP = 5
@@ -49,7 +49,7 @@ class Answer:
 class Model:
     """A trained student, ready for images."""
 
-    student: Student
+    student: nn.Module
     """Maps inputs [B, 3, S, S] to `Outputs`; in evaluation mode."""
     classes: list[str]
     """Class names, in the order of the student's scores."""

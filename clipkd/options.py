@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.cells import NO_TEACHER, Cell, checked
+from clipkd.embeddings.prompts import TEMPLATES, checked_template
 from clipkd.embeddings.vectors import DTYPES
 from clipkd.embeddings.views import Precision, Sample
 from clipkd.errors import InputError
@@ -68,12 +69,15 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
 
     child.add_argument("--dataset-name", required=True, help="CIFAR10, CIFAR100, ImageNet, ...; case is ignored")
     child.add_argument(
-        "--teacher-model", **usual(NO_TEACHER), help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder"
+        "--teacher-model",
+        **usual(NO_TEACHER),
+        help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder; :cls, :mean, :pooler or :text after it says what "
+        "is taken of it; NAME= before it names it; A+B are several teachers",
     )
     child.add_argument(
         "--recipe", **usual("corrected"), help="reference (the released code's mathematics) or corrected"
     )
-    child.add_argument("--student", default="base-32", help="the student network")
+    child.add_argument("--student", default="base-32", help="the student network: a name, or timm:MODEL@PIXELS")
     child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
     child.add_argument(
         "--embed-precision",
@@ -87,6 +91,14 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
     child.add_argument("--per-class", type=per_class, default=100, help="images per class prototype, or `all`")
     child.add_argument(
         "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"
+    )
+    child.add_argument(
+        "--template",
+        action="append",
+        type=template,
+        dest="templates",
+        help="a sentence that class names are put into for a text tower, {} in place of the name; may be repeated "
+        "(default: clipkd/embeddings/prompts.py)",
     )
 
 
@@ -109,15 +121,23 @@ def form(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def template(text: str) -> str:
+    """Parse a prompt template."""
+    try:
+        return checked_template(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def layout_of(options: argparse.Namespace) -> Layout:
     """Return the layout that the options name."""
     if not hasattr(options, "embed_dtype"):
         return Layout(options.data)
     sample = Sample(options.per_class, options.prototype_seed)
     form = getattr(options, "prototype_form", None)
-    return Layout(
-        options.data, options.embed_dtype, sample, form, options.crop_views, precision=options.embed_precision
-    )
+    templates = tuple(options.templates or TEMPLATES)
+    rest: dict[str, Any] = {"precision": options.embed_precision, "templates": templates}
+    return Layout(options.data, options.embed_dtype, sample, form, options.crop_views, **rest)
 
 
 def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
@@ -131,7 +151,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
     cell = Cell(
         recipe=recipes.get(options.recipe).name,
         dataset=datasets.get(options.dataset_name, options.dataset_source).name,
-        student=students.get(options.student).name,
+        student=students.spelled(options.student),
         teacher=NO_TEACHER if spec is None else options.teacher_model,
         train_type=method.name,
         seed=getattr(options, "seed", 0),

@@ -92,6 +92,8 @@ class Chosen:
 
     epoch: int
     test: Score
+    nearest: float | None = None
+    """Test top-1 by the nearest class prototype; None where the run has none."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Run:
     history_sha256: str
     environment: str | None
     """Version of torch and kind of device; None where the run does not say."""
+    zero_shot: float | None = None
+    """Test top-1 of a CLIP teacher's own two towers; None for other teachers."""
 
     def chosen(self, kind: str) -> Chosen:
         """Return the epoch that a kind of table shows: `last`, or the selected one."""
@@ -177,8 +181,22 @@ def read_run(cell: Cell, folder: Path) -> Run:
     artifact = open_artifact(folder, KIND, only=files)
     if artifact.manifest["fingerprint"] != metrics.get("fingerprint"):
         raise metrics.wrong("fingerprint", "is not that of the manifest.json beside it")
+    zero_shot = read_share(metrics, "zero_shot")
     made_by, history_sha256 = read_environment(folder), artifact.manifest["files"]["history.csv"]["sha256"]
-    return Run(cell, folder, artifact.identity, classes, last, selected, cost, history, split, history_sha256, made_by)
+    return Run(
+        cell,
+        folder,
+        artifact.identity,
+        classes,
+        last,
+        selected,
+        cost,
+        history,
+        split,
+        history_sha256,
+        made_by,
+        zero_shot,
+    )
 
 
 def read_environment(folder: Path) -> str | None:
@@ -199,7 +217,15 @@ def read_chosen(metrics: Fields, name: str) -> Chosen:
     """Return `last` or `selected` of metrics.json; its validation score, if any, is checked too."""
     if metrics.get(f"{name}.validation") is not None:
         read_score(metrics, f"{name}.validation")
-    return Chosen(metrics.whole(f"{name}.epoch", low=1), read_score(metrics, f"{name}.test"))
+    nearest = read_share(metrics, f"{name}.nearest_prototype")
+    return Chosen(metrics.whole(f"{name}.epoch", low=1), read_score(metrics, f"{name}.test"), nearest)
+
+
+def read_share(metrics: Fields, name: str) -> float | None:
+    """Return the top-1 of an accuracy that not every run has (none had, before it was measured)."""
+    *parents, last = name.split(".")
+    above = metrics.get(parents[0]) if parents else metrics.data
+    return None if above.get(last) is None else metrics.number(f"{name}.top1", high=1)
 
 
 def read_score(metrics: Fields, name: str) -> Score:

@@ -8,23 +8,36 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 from clipkd.errors import InputError, nearest
 
 
 @cache
-def specs(package: str) -> dict[str, Any]:
-    """Return name -> SPEC for the modules of a package, in the order of their names."""
-    found: dict[str, Any] = {}
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        spec = getattr(importlib.import_module(f"{package}.{module.name}"), "SPEC", None)
+def modules(package: str) -> dict[str, ModuleType]:
+    """Return name -> the module of a package that defines the SPEC of that name, in the order of the names."""
+    found: dict[str, ModuleType] = {}
+    for entry in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        module = importlib.import_module(f"{package}.{entry.name}")
+        spec = getattr(module, "SPEC", None)
         if spec is None:
             continue
         if spec.name in found:
-            raise ValueError(f"{package}.{module.name} and another module are both named '{spec.name}'")
-        found[spec.name] = spec
+            raise ValueError(f"{package}.{entry.name} and another module are both named '{spec.name}'")
+        found[spec.name] = module
     return dict(sorted(found.items()))
+
+
+@cache
+def specs(package: str) -> dict[str, Any]:
+    """Return name -> SPEC for the modules of a package, in the order of their names."""
+    return {name: module.SPEC for name, module in modules(package).items()}
+
+
+def line(package: str, name: str) -> str:
+    """Return the first line of what the module of a SPEC says about it."""
+    return (modules(package)[name].__doc__ or "").strip().split("\n")[0]
 
 
 def find(package: str, kind: str, name: str) -> Any:

@@ -39,23 +39,22 @@ def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
     command = [*SNAKEMAKE, *started.arguments]
     if whole := adoption.finished(folder):
         say(f"{len(whole)} files of finished jobs are taken over: their main process died before it noted them")
-        call("--cleanup-metadata", command, *map(str, whole))
-    call("--unlock", command)
+        said = call("--cleanup-metadata", command, *map(str, whole))
+        # It takes the marks off, and fails all the same where there is nothing else to clean up.
+        if adoption.finished(folder):
+            raise MachineError(f"snakemake --cleanup-metadata failed:\n{said.stdout.strip()}")
+    said = call("--unlock", command)
+    if said.returncode != 0:
+        raise MachineError(f"snakemake --unlock failed:\n{said.stdout.strip()}")
     return command, descriptor
 
 
-def call(option: str, command: list[str], *arguments: str) -> None:
-    """Run Snakemake with the workflow's own command line, to do one thing before it goes on.
-
-    Raises:
-        MachineError: it failed.
-    """
+def call(option: str, command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake with the workflow's own command line, to do one thing before it goes on."""
     position = len(SNAKEMAKE)
     # First, so that no option of the user's swallows it, and before `--`, which begins the targets.
     changed = [*command[:position], option, *arguments, *command[position:]]
-    answer = subprocess.run(changed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if answer.returncode != 0:
-        raise MachineError(f"snakemake {option} failed:\n{answer.stdout.strip()}")
+    return subprocess.run(changed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
 
 def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE) -> None:

@@ -59,6 +59,13 @@ def embeddings(
     """Run the teacher over a view set, or over one shard of it."""
     if (store.folder / MANIFEST).exists():
         return
+    if store.teacher.reads_names:
+        from clipkd.embeddings.text import extract_names
+
+        names = dataset(store.dataset, layout, source)
+        teacher(store.teacher, layout, device)
+        extract_names(store, names, layout.teacher(store.teacher), device)
+        return
     from clipkd.embeddings.extract import extract
     from clipkd.embeddings.teacher import load
 
@@ -91,10 +98,17 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
 
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
     """Make everything that a cell's training reads and that is not there yet."""
+    spec = cell.dataset_spec
+    dataset(spec, layout, cell.source, with_images=not spec.has_thumbnails)
+    if spec.has_thumbnails:
+        thumbnails(spec, cell.student_spec.image_size, layout, cell.source)
+    for one in cell.by_teacher:
+        signal_of(one, layout, device, batch_size)
+
+
+def signal_of(cell: Cell, layout: Layout, device: torch.device, batch_size: int) -> None:
+    """Make what a cell's one teacher gives."""
     source = cell.source
-    dataset(cell.dataset_spec, layout, source, with_images=not cell.dataset_spec.has_thumbnails)
-    if cell.dataset_spec.has_thumbnails:
-        thumbnails(cell.dataset_spec, cell.student_spec.image_size, layout, source)
     signal, where = cell.method.signal, cell.teacher_source
     if where in {"live", "lazy"} and cell.teacher_spec is not None:
         teacher(cell.teacher_spec, layout, device)

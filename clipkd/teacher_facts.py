@@ -43,6 +43,16 @@ class Teacher:
     accuracy: float | None
 
 
+def together(each: list[Extraction]) -> Extraction:
+    """Return several extractions as one: sums, and every device."""
+    return Extraction(
+        sum(one.seconds for one in each),
+        sum(one.forward_passes for one in each),
+        "; ".join(dict.fromkeys(one.device for one in each)),
+        sum(one.disk_bytes for one in each),
+    )
+
+
 def needs_head(cell: Cell) -> bool:
     """Return whether the run reads the teacher's class scores."""
     return cell.method.signal == "scores"
@@ -67,8 +77,12 @@ class TeacherFacts:
         self.manifests: dict[Path, dict[str, Any] | None] = {}
 
     def head(self, cell: Cell) -> Head | None:
-        """Return the teacher's head as the cell's recipe makes it; None where there is none."""
-        if cell.teacher_spec is None:
+        """Return the teacher's head as the cell's recipe makes it; None where there is none, or several are."""
+        if len(cell.by_teacher) > 1:
+            for one in cell.by_teacher:
+                self.head(one)
+            return None
+        if cell.teacher_spec is None or cell.teacher_spec.reads_names:
             return None
         folder, identity = self.layout.full_embeddings(cell).head()
         facts = self.facts(folder, "head", identity, needs_head(cell))
@@ -80,14 +94,19 @@ class TeacherFacts:
 
     def full(self, cell: Cell) -> Extraction | None:
         """Return the extraction of every image, as the cell's recipe asks for it."""
-        return self.extraction(self.layout.full_embeddings(cell), needs_full(cell)) if cell.teacher_spec else None
+        if cell.teacher_spec is None or cell.teacher_spec.reads_names:
+            return None
+        return self.extraction(self.layout.full_embeddings(cell), needs_full(cell))
 
     def sample(self, cell: Cell) -> Extraction | None:
         """Return the extraction of the few images per class that become prototypes."""
         return self.extraction(self.layout.sample_embeddings(cell), needs_sample(cell)) if cell.teacher_spec else None
 
     def used(self, cell: Cell) -> Extraction | None:
-        """Return the extraction that the run's teacher signal comes from; None where it has none."""
+        """Return the extraction that the run's teacher signal comes from (of several teachers, all); None without."""
+        if len(cell.by_teacher) > 1:
+            each = [self.used(one) for one in cell.by_teacher]
+            return together([one for one in each if one]) if all(each) else None
         if cell.teacher_source == "replayed" and cell.teacher_spec:
             return self.extraction(self.layout.replayed_embeddings(cell), True)
         return self.sample(cell) if needs_sample(cell) else self.full(cell) if needs_full(cell) else None
@@ -114,6 +133,10 @@ class TeacherFacts:
 
     def contents(self, cell: Cell) -> Iterator[tuple[Path, str]]:
         """Yield manifest and dataset content of each stored artefact that the run reads and that is there."""
+        if len(cell.by_teacher) > 1:
+            for one in cell.by_teacher:
+                yield from self.contents(one)
+            return
         asked: list[tuple[Path, str, Identity]] = []
         if needs_sample(cell):
             store = self.layout.sample_embeddings(cell)

@@ -31,6 +31,7 @@ RULES = {
     "train": (565, 252, 120, ["one student", "a job"]),
     "tables": (745, 180, 120, ["CSV, Markdown,", "LaTeX, HTML"]),
     "figures": (745, 318, 120, ["PNG, SVG"]),
+    "report": (920, 252, 90, ["one page,", "no network"]),
 }
 ARROWS = [
     # path, label, its place and anchor
@@ -44,8 +45,8 @@ ARROWS = [
     ("M95 312 V424 H625 V324", "images and labels: supervised needs nothing else", (360, 418, "middle")),
     ("M685 270 H715 V210 H739", "", (0, 0, "start")),
     ("M685 296 H715 V345 H739", "", (0, 0, "start")),
-    ("M865 210 H890 V270 H909", "", (0, 0, "start")),
-    ("M865 345 H890 V296 H909", "", (0, 0, "start")),
+    ("M865 210 H892 V270 H914", "", (0, 0, "start")),
+    ("M865 345 H892 V296 H914", "", (0, 0, "start")),
 ]
 
 
@@ -83,7 +84,6 @@ def picture() -> str:
         )
         parts.append(text(middle, top + 20, rule, 13, more='font-family="monospace" font-weight="bold"'))
         parts += [text(middle, top + 39 + 16 * line, words, 12) for line, words in enumerate(lines)]
-    parts.append(text(965, 281, "one file,", 12) + text(965, 297, "no network", 12))
     return "\n".join([*parts, "</svg>", ""])
 
 

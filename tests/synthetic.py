@@ -140,7 +140,8 @@ def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], f
         write_run(cell, study, accuracy(cell))
     layout = Layout.of(config, study.data)
     for cell in study.cells:
-        write_sources(cell, layout)
+        for one in cell.by_teacher:
+            write_sources(one, layout)
     return study
 
 

@@ -46,7 +46,9 @@ def flipped(images: Tensor, flips: Tensor) -> Tensor:
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (images - mean) / std, per channel."""
-    centre, scale = (per_channel(tuple(values), images.dtype, images.device) for values in (mean, std))
+    # An export traces with tensors that stand for others: none of those may be kept.
+    made = per_channel.__wrapped__ if torch.compiler.is_compiling() else per_channel
+    centre, scale = (made(tuple(values), images.dtype, images.device) for values in (mean, std))
     return (images - centre) / scale
 
 

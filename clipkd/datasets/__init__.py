@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkd.errors import InputError
+from clipkd.errors import InputError, nearest
 from clipkd.fingerprint import Identity
 from clipkd.registry import find, specs
 
@@ -23,6 +24,10 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+SCHEMES = {"torchvision": "clipkd.datasets.torchvision_source", "hub": "clipkd.datasets.hub"}
+"""What a source may begin with, `scheme:where`, and the module that knows it."""
 
 
 @dataclass
@@ -100,6 +105,35 @@ class DatasetSpec:
         return {"dataset": self.identity(), "side": side, "protocol": THUMBNAILS_PROTOCOL}
 
 
+def options_of(name: str, where: str, known: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Return the place and the options of `place?option=value&option=value`; those that are not given as in `known`.
+
+    Raises:
+        InputError: an option is unknown, stands twice, or has no value.
+    """
+    place, _, rest = where.partition("?")
+    options = dict(known)
+    given = [pair.partition("=") for pair in rest.split("&")] if rest else []
+    for option, _, value in given:
+        if option not in known:
+            raise InputError(
+                f"dataset '{name}': unknown option '{option}'{nearest(option, known)} (known: {', '.join(known)})"
+            )
+        if not value or [one for one, _, _ in given].count(option) > 1:
+            raise InputError(f"dataset '{name}': option '{option}' needs one value, as in ?{option}=...")
+        options[option] = value
+    return place, options
+
+
+def size_options(name: str, size: str) -> dict[str, Any]:
+    """Return what follows from the side that every image has, in pixels; "": their sizes differ."""
+    if not size:
+        return {"image_size": None, "augmentation": "random-resized-crop", "validation_fraction": 0.1}
+    if not re.fullmatch("[1-9][0-9]{0,3}", size):
+        raise InputError(f"dataset '{name}': size '{size}' is no number of pixels")
+    return {"image_size": int(size), "augmentation": "flip", "validation_fraction": 0.1}
+
+
 def names() -> list[str]:
     """Return the names of the datasets that have a file of their own."""
     return list(specs(__name__))
@@ -108,14 +142,19 @@ def names() -> list[str]:
 def get(name: str, source: str | None = None) -> DatasetSpec:
     """Return the dataset `name`, case ignored.
 
-    A name without a file of its own is a folder of images where the user says where it lies.
+    A name without a file of its own is what the user says where it lies: a folder of images, `torchvision:NAME`,
+    or `hub:OWNER/NAME@COMMIT`.
     """
     known = {spec.lower() for spec in names()}
     if source is not None and str(name).lower() not in known:
-        from clipkd.datasets.image_folder import ImageFolder
-
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
             raise InputError(f"dataset name '{name}': use small letters, digits and '-', 63 at most")
+        scheme, colon, where = source.partition(":")
+        module = SCHEMES.get(scheme) if colon else None
+        if module is not None:
+            return importlib.import_module(module).from_source(name, where)
+        from clipkd.datasets.image_folder import ImageFolder
+
         return ImageFolder(name=name, title=name)
     try:
         return find(__name__, "dataset", name)

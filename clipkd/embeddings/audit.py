@@ -14,7 +14,7 @@ from clipkd.data.dataset import Dataset
 from clipkd.embeddings.extract import looked_at, showings
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
-from clipkd.embeddings.views import PROTOCOL, Sample, ViewSet, embeddings_identity
+from clipkd.embeddings.views import POOLING, PROTOCOL, Sample, ViewSet, embeddings_identity
 from clipkd.fingerprint import fingerprint
 
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
@@ -59,9 +59,10 @@ def stores(folder: Path, dataset: Dataset, teacher: Teacher) -> Iterator[tuple[P
 
 def views_of(identity: dict[str, Any]) -> ViewSet:
     """Return the view set that a manifest describes."""
-    fields = {name: identity[name] for name in ViewSet.__dataclass_fields__}
+    fields = {name: identity[name] for name in ViewSet.__dataclass_fields__ if name in identity}
     for name in ("mean", "std"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
+    fields["output"] = next(output for output, words in POOLING.items() if words == identity["pooling"])
     sample = fields["sample"]
     return ViewSet(**fields | {"sample": None if sample is None else Sample(**sample)})
 

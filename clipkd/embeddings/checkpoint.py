@@ -1,6 +1,7 @@
 """Teacher checkpoints: fetched at a pinned commit, checked, and put in place as an artefact.
 
-Three files are read of a checkpoint, none of them able to run code: two JSON files and safetensors.
+Three files are read of a checkpoint, none of them able to run code: two JSON files (of a text tower one is its
+tokenizer) and safetensors.
 Downloads go through the user's own Hugging Face cache (HF_HOME, HF_ENDPOINT, HF_TOKEN count), so what
 is there already is not downloaded twice; they are copied from it, and nothing later needs the network.
 """
@@ -19,9 +20,10 @@ from typing import Any
 from clipkd import teachers
 from clipkd.artifacts import MANIFEST, Artifact, building, open_artifact, read_json, sha256, write_json
 from clipkd.data.download import shown
+from clipkd.datasets.hub import HubDataset
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.progress import say
-from clipkd.teachers import FILES, FolderTeacher, HubTeacher, TeacherSpec
+from clipkd.teachers import FolderTeacher, HubTeacher, TeacherSpec
 
 WEIGHTS = "model.safetensors"
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -64,7 +66,7 @@ def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
                 shutil.copyfile(path, draft.path / name)
             if isinstance(teacher, FolderTeacher):
                 check_digests(teacher, draft.path)
-            for name in ("config.json", "preprocessor_config.json"):
+            for name in settings(teacher):
                 refuse_code(teacher, draft.path / name)
             draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
     except OSError as error:
@@ -74,16 +76,21 @@ def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
 
 def from_folder(teacher: FolderTeacher) -> dict[str, Path]:
     """Return where a local checkpoint's files are."""
-    files = {name: Path(teacher.folder) / name for name in FILES}
+    files = {name: Path(teacher.folder) / name for name in teacher.files}
     for path in files.values():
         if not path.is_file():
             raise DataError(f"teacher '{teacher.name}': {path} is gone")
     return files
 
 
+def settings(teacher: TeacherSpec) -> list[str]:
+    """Return the checkpoint's JSON files."""
+    return [name for name in teacher.files if name != WEIGHTS]
+
+
 def check_digests(teacher: FolderTeacher, folder: Path) -> None:
     """Raise DataError where a copied file is not the one that the teacher stands for."""
-    for name in FILES:
+    for name in teacher.files:
         found = sha256(folder / name)
         if found != teacher.digests[name]:
             raise DataError(
@@ -95,7 +102,7 @@ def from_hub(teacher: HubTeacher) -> dict[str, Path]:
     """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not."""
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
     files = {}
-    for name in FILES:  # the two small ones first: they may already say that this can't work
+    for name in teacher.files:  # the two small ones first: they may already say that this can't work
         files[name] = genuine(teacher, name)
         if name != WEIGHTS:
             refuse_code(teacher, files[name])
@@ -160,7 +167,7 @@ def bring(teacher: HubTeacher, name: str, again: bool = False) -> Path:
 
 
 @contextmanager
-def hub_errors(teacher: HubTeacher, name: str) -> Iterator[None]:
+def hub_errors(teacher: HubTeacher | HubDataset, name: str) -> Iterator[None]:
     """Turn what goes wrong at the hub into our errors.
 
     The hub's own messages are not passed on: they may hold signed addresses.
@@ -168,13 +175,13 @@ def hub_errors(teacher: HubTeacher, name: str) -> Iterator[None]:
     from huggingface_hub import constants, errors
 
     hub, model, commit = shown(constants.ENDPOINT), teacher.hub_id, teacher.revision or "main"
-    who = f"teacher '{teacher.name}'"
+    who = f"{teacher.kind} '{teacher.name}'"
     try:
         yield
     except errors.GatedRepoError:
         raise InputError(f"{who}: {model} is gated: ask for access at {hub}/{model}, then set HF_TOKEN") from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise InputError(f"{who}: {hub} knows no model '{model}' (or it is private: set HF_TOKEN)") from None
+        raise InputError(f"{who}: {hub} knows no {teacher.thing} '{model}' (or it is private: set HF_TOKEN)") from None
     except errors.RevisionNotFoundError:
         raise InputError(f"{who}: {model} has no commit {commit}") from None
     except errors.RemoteEntryNotFoundError:
@@ -184,12 +191,12 @@ def hub_errors(teacher: HubTeacher, name: str) -> Iterator[None]:
         raise MachineError(out_of_reach(teacher, name, error)) from None
 
 
-def out_of_reach(teacher: HubTeacher, name: str, error: Exception) -> str:
+def out_of_reach(teacher: HubTeacher | HubDataset, name: str, error: Exception) -> str:
     """Return the message for a file that can't be had here and now."""
     from huggingface_hub import constants
 
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
-        return f"teacher '{teacher.name}': can't write {constants.HF_HUB_CACHE}: {error.strerror}"
+        return f"{teacher.kind} '{teacher.name}': can't write {constants.HF_HUB_CACHE}: {error.strerror}"
     cause = error.__cause__ or error  # huggingface_hub wraps what happened on the network
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if constants.HF_HUB_OFFLINE:
@@ -199,8 +206,8 @@ def out_of_reach(teacher: HubTeacher, name: str, error: Exception) -> str:
     else:
         reason = f"{shown(constants.ENDPOINT)} can't be reached ({type(cause).__name__})"
     return (
-        f"teacher '{teacher.name}': {name} of {teacher.hub_id} is not on this machine, and {reason}. "
-        f"Where there is internet, run: clipkd fetch {teacher.name}"
+        f"{teacher.kind} '{teacher.name}': {name} of {teacher.hub_id} is not on this machine, and {reason}. "
+        f"Where there is internet, run: clipkd {teacher.verb} {teacher.name}"
     )
 
 

@@ -279,6 +279,8 @@ def present(
         # The 8-bit image is resized (and rounded), then flipped, then normalised.
         pixels = unit(flipped(resized(flat, starts, sizes, teacher.image_size, boxes), mirrored))
         return normalised(pixels, views.mean or teacher.mean, views.std or teacher.std)
+    if views.is_own and boxes is None:
+        return as_processed(flat, starts, sizes, flips, teacher)
     # Flipped and normalised at its own size (or the student's), then resized as a tensor. What has no size that all
     # share is brought to the teacher's as an 8-bit image, as for a live teacher.
     own = dataset.spec.image_size if boxes is None else None
@@ -290,7 +292,21 @@ def present(
             sizes = small
         else:
             boxes = scaled(boxes, small, sizes)
-    return teacher.present(unit(flipped(resized(flat, starts, sizes, size, boxes), mirrored)), views.mean, views.std)
+    mean, std = views.mean or teacher.mean, views.std or teacher.std
+    return teacher.present(unit(flipped(resized(flat, starts, sizes, size, boxes), mirrored)), mean, std)
+
+
+def as_processed(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, flips: np.ndarray, teacher: Teacher) -> Tensor:
+    """Return whole images [B, 3, S, S] as the teacher's image processor presents them, those of a shape together."""
+    shapes = [(int(height), int(width)) for height, width in sizes]
+    shown = torch.empty(len(shapes), 3, teacher.image_size, teacher.image_size, device=flat.device)
+    for height, width in dict.fromkeys(shapes):
+        here = [place for place, shape in enumerate(shapes) if shape == (height, width)]
+        images = [flat[starts[place] : starts[place] + height * width * 3].view(height, width, 3) for place in here]
+        pixels = unit(torch.stack(images).permute(0, 3, 1, 2))
+        marks = torch.from_numpy(flips[here]).to(flat.device)
+        shown[here] = teacher.present(flipped(pixels, marks), None, None)
+    return shown
 
 
 def shrunk(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, side: int) -> tuple[Tensor, np.ndarray]:

@@ -26,3 +26,4 @@ def write_prototypes(store: Embeddings, form: str) -> None:
             "per_class": [int(counts.min()), int(counts.max())],
             "dataset_content": sample.facts["dataset_content"],
         }
+        draft.facts |= {name: sample.facts[name] for name in ("class_names", "templates") if name in sample.facts}

@@ -1,6 +1,6 @@
 """A teacher's pass at the machine's speed: the same function, less work and faster products.
 
-- Nothing reads the last block's tokens but the class token's, so only that one is computed there.
+- Where nothing reads the last block's tokens but the class token's, only that one is computed there.
 - Linear layers are those of clipkd.training.linear: by oneDNN where that is faster.
 
 Both are checked on a probe batch after loading; what is not equal there is left as it was, aloud.
@@ -70,8 +70,15 @@ class ClassTokenBlock(nn.Module):
 
 
 @torch.inference_mode()
-def speed_up(model: nn.Module, title: str, linear_layers: bool) -> None:
-    """Exchange a loaded encoder's last block and, where asked, its linear layers, if the probe finds them equal."""
+def speed_up(model: nn.Module, title: str, linear_layers: bool, class_token_only: bool = True) -> None:
+    """Exchange a loaded encoder's last block and its linear layers, where asked, if the probe finds them equal.
+
+    Args:
+        model: the encoder.
+        title: the teacher's, for messages.
+        linear_layers: exchange them.
+        class_token_only: nothing reads another token of the last block.
+    """
     config: Any = model.config
     device = next(model.parameters()).device
     lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
@@ -82,12 +89,14 @@ def speed_up(model: nn.Module, title: str, linear_layers: bool) -> None:
     (blocks,) = lists
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(PROBE_IMAGES, PROBE_TOKENS, config.hidden_size, generator=generator).to(device)
-    expected = blocks[-1](probe)
+    expected = output_of(blocks[-1], probe)
     if linear_layers:
         exchange(model, nn.Linear, Linear)
-        if not is_equal(blocks[-1](probe), expected):
+        if not is_equal(output_of(blocks[-1], probe), expected):
             exchange(model, Linear, nn.Linear)
             say(f"{title}: linear layers by oneDNN are not equal on the probe: torch's own are used")
+    if not class_token_only:
+        return
     try:
         short = ClassTokenBlock(blocks[-1])
         fits = is_equal(short(probe), expected[:, :1])
@@ -97,6 +106,14 @@ def speed_up(model: nn.Module, title: str, linear_layers: bool) -> None:
         blocks[-1] = short
     else:
         say(f"{title}: its last block is of no known form, or not equal on the probe: all its tokens are computed")
+
+
+def output_of(block: nn.Module, probe: Tensor) -> Tensor:
+    """Return what a block makes of tokens; some families' blocks want to be told that nothing is masked."""
+    try:
+        return block(probe)
+    except TypeError:
+        return block(probe, None)
 
 
 def exchange(model: nn.Module, old: type, new: type) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,33 +14,43 @@ from torch import Tensor, nn
 from clipkd.artifacts import Artifact, open_artifact, read_json
 from clipkd.data.pixels import enlarged, normalised
 from clipkd.embeddings.checkpoint import check_weights
+from clipkd.embeddings.families import FAMILIES, POOLER, Family
+from clipkd.embeddings.processor import Processor, processor
 from clipkd.embeddings.speed import speed_up
 from clipkd.embeddings.views import Precision
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.teachers import TeacherSpec
 
-CLASS_TOKEN_MODELS = {"vit", "deit", "dinov2", "dinov2_with_registers"}
-"""Architectures whose last hidden state starts with a normalised class token."""
-NOT_READ = ("pooler.", "classifier.", "cls_classifier.", "distillation_classifier.", "embeddings.mask_token")
-"""Weights behind or beside the class token: nothing here depends on them."""
-
 
 @dataclass
 class Teacher:
-    """A loaded teacher: maps normalised images to class tokens, and counts how often it does."""
+    """A loaded teacher: maps normalised images to vectors, and counts how often it does."""
 
     spec: TeacherSpec
     model: nn.Module
     head: nn.Linear | None
     """The checkpoint's own classifier, where it has one."""
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    family: Family
+    processor: Processor
     device: torch.device
     precision: Precision = "float32"
     """`float16` and `bfloat16`: matrix products and attention in it, normalisation and softmax in float32."""
     forward_passes: int = 0
     """Images that went through the model."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the input, in pixels."""
+        return self.processor.image_size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The checkpoint's own normalisation, in units of [0, 1]."""
+        return self.processor.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.processor.std
 
     @property
     def parameters(self) -> int:
@@ -53,19 +64,35 @@ class Teacher:
 
     @torch.inference_mode()
     def embed(self, inputs: Tensor) -> Tensor:
-        """Return the class tokens [B, D], float32, of images [B, 3, S, S] that are normalised already."""
+        """Return the embeddings [B, D], float32, of images [B, 3, S, S] that are normalised already."""
         self.forward_passes += len(inputs)
         kind, is_reduced = getattr(torch, self.precision), self.precision != "float32"
         with torch.autocast(self.device.type, dtype=kind if is_reduced else None, enabled=is_reduced):
-            hidden = self.model(pixel_values=enlarged(inputs, self.image_size)).last_hidden_state
-        return hidden[:, 0].float()
+            outputs = self.model(pixel_values=enlarged(inputs, self.image_size))
+        return pooled(outputs, self.spec.output, self.family.tokens(self.model.config)).float()
 
     def present(self, pixels: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
-        """Return pixels in [0, 1] as the teacher's input: normalised, then resized as a tensor.
+        """Return pixels in [0, 1] as the teacher's input.
 
-        Without mean and std, the teacher's own.
+        With mean and std: normalised, then resized as a tensor. Without: as its image processor does it.
         """
-        return enlarged(normalised(pixels, mean or self.mean, std or self.std), self.image_size)
+        if mean is None or std is None:
+            return self.processor.present(pixels)
+        return enlarged(normalised(pixels, mean, std), self.image_size)
+
+
+def pooled(outputs: Any, output: str, tokens: int) -> Tensor:
+    """Return one vector [B, D] per image.
+
+    Args:
+        outputs: what the encoder gives.
+        output: `cls`, `mean` or `pooler`.
+        tokens: how many tokens of the last hidden state [B, T, D] precede the patches.
+    """
+    if output == "pooler":
+        return outputs.pooler_output
+    hidden = outputs.last_hidden_state
+    return hidden[:, 0] if output == "cls" else hidden[:, tokens:].mean(dim=1)
 
 
 def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Precision = "float32") -> Teacher:
@@ -77,65 +104,80 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Preci
     Raises:
         DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or
             not finite; the image processor differs from what the teacher's file says.
-        InputError: the architecture has no class token.
+        InputError: the architecture is unknown here, or has not what is to be taken of it.
     """
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
         raise DataError(f"{error}; `clipkd fetch {spec.name}` brings it") from None
-    model_type = read_json(artifact.file("config.json")).get("model_type")
-    if model_type not in CLASS_TOKEN_MODELS:
-        known = ", ".join(sorted(CLASS_TOKEN_MODELS))
-        raise InputError(
-            f"teacher '{spec.name}' is a '{model_type}': only encoders with a class token are supported ({known})"
-        )
+    config = read_json(artifact.file("config.json"))
+    family = family_of(spec, config)
     check_weights(spec, artifact.file("model.safetensors"))
-    model, head = load_model(artifact)
-    size, mean, std = processor(spec, artifact)
+    model, head = load_model(artifact, family, spec)
+    shown = processor(spec, artifact)
+    side = model.config.image_size  # type: ignore[union-attr]
+    if family.has_fixed_size and side != shown.image_size:
+        raise DataError(f"{folder}: its config.json says images of {side} pixels, its processor {shown.image_size}")
     model = model.eval().requires_grad_(False)
     try:
         model = model.to(device)
     except torch.OutOfMemoryError:
         raise MachineError(f"teacher '{spec.name}' does not fit the memory of {device}") from None
-    speed_up(model, spec.title, linear_layers=precision == "float32")
-    return Teacher(spec, model, head, size, mean, std, device, precision)
+    class_token_only = spec.output != "mean" and family.has_class_token
+    speed_up(model, spec.title, precision == "float32", class_token_only)
+    return Teacher(spec, model, head, family, shown, device, precision)
 
 
-def load_model(artifact: Artifact) -> tuple[nn.Module, nn.Linear | None]:
-    """Return the encoder and, where the checkpoint has one, its classifier."""
+def family_of(spec: TeacherSpec, config: dict[str, Any]) -> Family:
+    """Return the family of a checkpoint's architecture, where it has what is to be taken of it."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        known = ", ".join(sorted(FAMILIES))
+        raise InputError(
+            f"teacher '{spec.name}' is a '{config.get('model_type')}': known are vision encoders of {known}"
+        )
+    if spec.output == "cls" and not family.has_class_token:
+        raise InputError(f"teacher '{spec.name}' has no class token: end its name in :mean or :pooler")
+    return family
+
+
+def load_model(artifact: Artifact, family: Family, spec: TeacherSpec) -> tuple[nn.Module, nn.Linear | None]:
+    """Return the encoder and, where the checkpoint has one on its class token, its classifier."""
     from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     import transformers  # isort: skip
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    config = transformers.AutoConfig.from_pretrained(artifact.path, local_files_only=True, trust_remote_code=False)
     with safe_open(artifact.file("model.safetensors"), framework="pt") as weights:
         names = list(weights.keys())
-    has_head = "classifier.weight" in names
+    has_head = "classifier.weight" in names and spec.output == "cls"
+    has_pooler = not family.pooler or any(family.pooler in name for name in names)
+    if spec.output == "pooler" and not has_pooler:
+        raise InputError(f"teacher '{spec.name}': its checkpoint has no pooler; end its name in :cls or :mean")
     # A pooler that the checkpoint lacks would be made of random numbers, and counted as parameters.
-    no_pooler = config.model_type in {"vit", "deit"} and not any("pooler." in name for name in names)
-    options = {"add_pooling_layer": False} if no_pooler and not has_head else {}
-    kind = transformers.AutoModelForImageClassification if has_head else transformers.AutoModel
+    options = {"add_pooling_layer": False} if family.pooler == POOLER and not has_pooler and not has_head else {}
+    kind = transformers.AutoModelForImageClassification if has_head else getattr(transformers, family.model)
     model, report = kind.from_pretrained(
         artifact.path,
-        config=config,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are listed in the report, which is not ignored
         **options,
     )
-    complain(artifact.path, report, has_head)
+    # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
+    unread = family.unread if spec.output == "pooler" or family.pooler != POOLER else (*family.unread, POOLER)
+    complain(artifact.path, report, tuple(name for name in unread if not (has_head and name == "classifier.")))
     compare(artifact.file("model.safetensors"), model)
     artifact.still(artifact.file("model.safetensors"))
     return (model.base_model, model.classifier) if has_head else (model, None)
 
 
-def complain(folder: Path, report: dict, has_head: bool) -> None:
+def complain(folder: Path, report: dict, unread: tuple[str, ...]) -> None:
     """Raise DataError listing every weight that transformers would have replaced or dropped."""
-    unread = tuple(prefix for prefix in NOT_READ if not (has_head and prefix == "classifier."))
     problems = []
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         for entry in sorted(report.get(kind) or [], key=str):
@@ -163,21 +205,3 @@ def compare(path: Path, model: nn.Module) -> None:
             mine = stored.get(name.removeprefix(f"{model.base_model_prefix}."))
             if mine is not None and not torch.equal(tensor.cpu(), weights.get_tensor(mine).to(tensor.dtype)):
                 raise DataError(f"{path}: weight '{mine}' was loaded as other numbers than the file holds")
-
-
-def processor(spec: TeacherSpec, artifact: Artifact) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Return input side, mean and standard deviation of the checkpoint's image processor."""
-    path = artifact.file("preprocessor_config.json")
-    values = read_json(path)
-    size = values.get("size")
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge")
-    found = (size, tuple(values.get("image_mean") or ()), tuple(values.get("image_std") or ()))
-    if not isinstance(size, int) or len(found[1]) != 3 or len(found[2]) != 3:
-        raise DataError(f"{path} gives no input size, image_mean and image_std")
-    for what, here, known in zip(
-        ("size", "image_mean", "image_std"), found, (spec.image_size, spec.mean, spec.std), strict=True
-    ):
-        if known is not None and here != known:
-            raise DataError(f"{path}: {what} is {here}, but teacher '{spec.name}' is known with {known}")
-    return found

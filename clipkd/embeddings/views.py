@@ -12,8 +12,8 @@ from typing import Literal
 from clipkd.datasets import DatasetSpec
 from clipkd.fingerprint import Identity
 from clipkd.recipes import Recipe
-from clipkd.students import StudentSpec
-from clipkd.teachers import TeacherSpec
+from clipkd.students import NetworkSpec
+from clipkd.teachers import Output, TeacherSpec
 
 PROTOCOL = 3
 """Bumped when the embeddings of an unchanged view set change."""
@@ -23,7 +23,13 @@ REPLAY_SEED = 0
 Precision = Literal["float32", "bfloat16", "float16"]
 """In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
 
-POOLING = "last layer's class token, before any pooler"
+POOLING = {
+    "cls": "last layer's class token, before any pooler",
+    "mean": "mean of the last layer's patch tokens",
+    "pooler": "the model's own pooler",
+}
+"""What is taken of an image, in the words that stand in identities."""
+BILINEAR, OWN = "bilinear, antialiased", "size, crop and filter of the checkpoint's image processor, antialiased"
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,31 @@ class ViewSet:
     """Training images only, each in so many views, cropped and mirrored at random by REPLAY_SEED, to be replayed."""
     thumbnails: int | None = None
     """Replays: side of the thumbnails, in pixels, in which the boxes are drawn (the student's input)."""
+    output: Output = "cls"
+    """What is taken of the teacher."""
+
+    @property
+    def is_own(self) -> bool:
+        """True where the checkpoint's image processor decides how an image is resized, cropped and normalised."""
+        return self.resize == "tensor" and self.mean is None and self.source_size is None
 
     def identity(self) -> Identity:
-        return asdict(self) | {"interpolation": "bilinear, antialiased", "pooling": POOLING}
+        fields = asdict(self)
+        output = fields.pop("output")
+        return fields | {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
 
 
-def full_views(recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teacher: TeacherSpec) -> ViewSet:
+@dataclass(frozen=True)
+class Prompts:
+    """What a text tower is shown: every template with the name of every class."""
+
+    templates: tuple[str, ...]
+
+    def identity(self) -> Identity:
+        return {"templates": list(self.templates), "class_names": "the dataset's", "pooling": "the text tower's own"}
+
+
+def full_views(recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec) -> ViewSet:
     """Return the views of every image of both splits.
 
     Where the training augmentation is a flip, they cover exactly what the teacher would be shown in
@@ -80,11 +105,12 @@ def full_views(recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teach
         **normalisation(recipe, dataset, teacher),
         flips=dataset.augmentation == "flip",
         sample=None,
+        output=teacher.output,
     )
 
 
 def replay_views(
-    recipe: Recipe, dataset: DatasetSpec, student: StudentSpec, teacher: TeacherSpec, count: int
+    recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec, count: int
 ) -> ViewSet:
     """Return `count` random views of each training image, presented as a live teacher would be shown them."""
     return ViewSet(
@@ -97,6 +123,7 @@ def replay_views(
         crop=True,
         replays=count,
         thumbnails=student.image_size,
+        output=teacher.output,
     )
 
 
@@ -110,6 +137,7 @@ def prototype_views(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec, 
         flips=False,
         sample=sample,
         crop=dataset.augmentation == "random-resized-crop",
+        output=teacher.output,
     )
 
 
@@ -120,7 +148,11 @@ def normalisation(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec) ->
 
 
 def embeddings_identity(
-    dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet, dtype: str, precision: Precision = "float32"
+    dataset: DatasetSpec,
+    teacher: TeacherSpec,
+    views: ViewSet | Prompts,
+    dtype: str,
+    precision: Precision = "float32",
 ) -> Identity:
     """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
     return {

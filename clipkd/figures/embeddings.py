@@ -46,7 +46,7 @@ def draw(results: Results, dataset: str) -> Figure:
     Raises:
         DataError: an array is missing or damaged.
     """
-    cells = where(accuracy_cells(results.cells), dataset=dataset)
+    cells = [one for cell in where(accuracy_cells(results.cells), dataset=dataset) for one in cell.by_teacher]
     titles = teacher_titles(teacher_names(cells))
     columns = min(2, len(titles))
     lines = math.ceil(len(titles) / columns)
@@ -98,7 +98,8 @@ def cloud_of(results: Results, cells: list[Cell]) -> Cloud | None:
             prototypes = made.array("prototypes") if made else None
             sample = opened(store.folder, "embeddings", ["sample", "sample-grid", "sample-labels"], results.is_partial)
             if sample:
-                title = f"training images of the prototypes, recipe {recipe}"
+                shown = "prompts" if "templates" in sample.facts else "training images"
+                title = f"{shown} of the prototypes, recipe {recipe}"
                 cloud = Cloud(Vectors(sample, "sample"), sample.array("sample-labels"), prototypes, title)
         if full is not None:
             store = layout.full_embeddings(full)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipkd.recipes import Recipe
-    from clipkd.training.network import Outputs, Student
+    from clipkd.training.heads import Meeting, Outputs
 
 Signal = Literal["nothing", "prototypes", "embeddings", "scores"]
 """What a method asks of the teacher: class prototypes [C, D] or [C, P, D], the batch's embeddings [B, D], or the
@@ -34,11 +34,11 @@ class Method:
     control_of: str | None = None
     """The method whose teacher content this one takes away, everything else being equal."""
 
-    def loss(self, student: Student, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe) -> Losses:
+    def loss(self, student: Meeting, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe) -> Losses:
         """Return the loss of one batch and its parts.
 
         Args:
-            student: the network, for its projection and logit scale.
+            student: where the network meets the teacher: its projection and logit scale.
             outputs: what the student made of the batch.
             labels: class numbers, int64 [B].
             signal: the teacher's, as `self.signal` says.

@@ -17,7 +17,7 @@ from clipkd.slurm.commands import absent, ask
 
 SHORT_KILL_WAIT = 20
 """Seconds between SIGTERM and SIGKILL that a training needs to reach the edge of a step and save."""
-FREE_NODE_SECONDS = 30
+FREE_NODE_SECONDS, PROBE_MB = 30, 1000
 
 
 @dataclass(frozen=True, order=True)
@@ -154,7 +154,9 @@ def check_node(request: Request, folder: Path, latency_wait: int, findings: Find
     clipkd = shutil.which("clipkd") or "clipkd (activate its environment first)"
     token = folder / f".clipkd-doctor-{uuid.uuid4().hex}"
     script = f'command -v clipkd && clipkd --version && hostname > "{token}" && date +%s.%N'
-    flags = [*request.flags(), "--ntasks=1", "--time=2", f"--immediate={FREE_NODE_SECONDS}", "--quiet"]
+    # Little memory: where a site has no default, a job that names none waits for a whole node.
+    little = replace(request, memory_mb=PROBE_MB)
+    flags = [*little.flags(), "--ntasks=1", "--time=2", f"--immediate={FREE_NODE_SECONDS}", "--quiet"]
     try:
         said = ask("srun", *flags, "sh", "-c", script, seconds=FREE_NODE_SECONDS + 60)
     except MachineError as error:

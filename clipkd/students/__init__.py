@@ -1,21 +1,46 @@
-"""Students: one file is one student, a name for a network, its size and its input size."""
+"""Students: one file is one student, a name for a network, its size and its input size.
+
+Any model of timm is a student too, without a file: `timm:MODEL` or `timm:MODEL@PIXELS`.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipkd.errors import DataError, InputError
 from clipkd.registry import find, specs
 
+if TYPE_CHECKING:
+    from clipkd.training.heads import Heads, Widths
+
+TIMM = re.compile(r"timm:([a-z0-9]\w*(?:\.\w+)?)(?:@([1-9][0-9]{0,3}))?", re.IGNORECASE | re.ASCII)
+TIMM_SIZE = 32
+"""Input side of a timm student that names none, in pixels."""
+
 
 @dataclass(frozen=True)
-class StudentSpec:
-    """A CLIP-style vision transformer (paper.md, "Student"; names of OpenAI CLIP's visual tower)."""
+class NetworkSpec:
+    """What is known of every student."""
 
     name: str
     image_size: int
     """Input side, in pixels."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this student, for a run's fingerprint."""
+        return asdict(self)
+
+    def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
+        """Return the network with fresh weights (see `clipkd.training.heads.Heads`); imports torch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class StudentSpec(NetworkSpec):
+    """A CLIP-style vision transformer (paper.md, "Student"; names of OpenAI CLIP's visual tower)."""
+
     patch_size: int
     width: int
     layers: int
@@ -30,28 +55,61 @@ class StudentSpec:
         if self.width % self.heads:
             raise InputError(f"student {self.name}: heads {self.heads} does not divide width {self.width}")
 
-    def identity(self) -> dict[str, Any]:
-        """Return what makes this student, for a run's fingerprint."""
-        return asdict(self)
+    def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
+        from clipkd.training.network import Student
+
+        return Student(self, classes, target_width, projection, learnable_scale)
 
 
-def rebuilt(identity: dict[str, Any]) -> StudentSpec:
+@dataclass(frozen=True)
+class TimmSpec(NetworkSpec):
+    """A model of timm (https://huggingface.co/docs/timm), with fresh weights."""
+
+    model: str
+    """timm's own name of it."""
+
+    def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
+        from clipkd.training.timm_student import TimmStudent
+
+        return TimmStudent(self, classes, target_width, projection, learnable_scale)
+
+
+def rebuilt(identity: dict[str, Any]) -> NetworkSpec:
     """Return the student that `identity()` wrote down; a run folder keeps it, so that no name has to be known.
 
     Raises:
         DataError: it is no identity of a student that this version of clipkd knows.
     """
-    try:
-        return StudentSpec(**identity)
-    except TypeError:
-        raise DataError(f"no student of this version of clipkd is described by {sorted(identity)}") from None
+    for kind in (StudentSpec, TimmSpec):
+        try:
+            return kind(**identity)
+        except TypeError:
+            continue
+    raise DataError(f"no student of this version of clipkd is described by {sorted(identity)}")
 
 
 def names() -> list[str]:
-    """Return the names of all students."""
+    """Return the names of the students that have a file of their own."""
     return list(specs(__name__))
 
 
-def get(name: str) -> StudentSpec:
-    """Return the student `name`, case ignored; InputError names the nearest known one."""
-    return find(__name__, "student", name)
+def get(name: str) -> NetworkSpec:
+    """Return the student `name`, case ignored, or the timm model that `timm:MODEL@PIXELS` names.
+
+    Raises:
+        InputError: the name is unknown; names the nearest known one.
+    """
+    if not name.lower().startswith("timm:"):
+        return find(__name__, "student", name)
+    found = TIMM.fullmatch(name)
+    if found is None:
+        raise InputError(f"student '{name}': write timm:MODEL or timm:MODEL@PIXELS, for example timm:resnet18@64")
+    size = int(found[2] or TIMM_SIZE)
+    slug = re.sub(r"[^a-z0-9]+", "-", found[1].lower())
+    return TimmSpec(name=f"timm-{slug}-{size}", image_size=size, model=found[1])
+
+
+def spelled(name: str) -> str:
+    """Return what stands for a student in cells: its key, or what names a student that has no file."""
+    key = get(name).name
+    return key if key in names() else name

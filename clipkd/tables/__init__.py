@@ -33,7 +33,8 @@ def table_stems(config: dict[str, Any]) -> list[str]:
         for kind in ("last", chosen[recipes.get(recipe).selection])
     ]
     accuracy = [f"accuracy-{recipe}-{kind}-{metric}" for recipe, kind in kinds for metric in METRICS]
-    return [*accuracy, "teacher-matters", "cost", "resources", "teachers"]
+    has_prototypes = any(cell.method.signal == "prototypes" for cell in expand(config)[0])
+    return [*accuracy, "teacher-matters", *["prototypes"] * has_prototypes, "cost", "resources", "teachers"]
 
 
 def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
@@ -49,6 +50,7 @@ def title(stem: str) -> str:
     """Return a table's title."""
     titles = {
         "teacher-matters": "Does the teacher matter?",
+        "prototypes": "The classifier beside the nearest prototype",
         "cost": "Cost of training and extraction",
         "resources": "The paper's resource figure, published and measured",
         "teachers": "Teachers and their embeddings",
@@ -89,12 +91,14 @@ def made(found: Results) -> list[Table]:
     """Return every table of the results, in the order of `table_stems`."""
     import clipkd.tables.accuracy as accuracy
     import clipkd.tables.cost as cost
+    import clipkd.tables.prototypes as prototypes
     import clipkd.tables.resources as resources
     import clipkd.tables.teacher_matters as teacher_matters
     import clipkd.tables.teachers as teachers
 
     others: dict[str, Callable[[Results], Table]] = {
         "teacher-matters": teacher_matters.table,
+        "prototypes": prototypes.table,
         "cost": cost.table,
         "resources": resources.table,
         "teachers": teachers.table,

@@ -84,7 +84,8 @@ def probe(results: Results, cells: list[Cell]) -> Head | None:
 
 def head_entry(results: Results, cells: list[Cell], head: Head | None, metric: str) -> Entry:
     if head is None:
-        return Entry(NOTHING, is_incomplete=any(map(needs_head, cells)))
+        # Several teachers have a head each, and none together.
+        return Entry(NOTHING, is_incomplete=any(needs_head(cell) and len(cell.by_teacher) == 1 for cell in cells))
     return Entry(f"{getattr(head, metric) * SHARE:.2f}")
 
 

@@ -27,10 +27,11 @@ COLUMNS = [
 def table(results: Results) -> Table:
     """Return the table: one row for each dataset, teacher, recipe and, where its size matters, student."""
     made = Table("", "", COLUMNS)
-    titles = teacher_titles(teacher_names(results.cells))
-    for dataset in values(results.cells, "dataset"):
+    every = list(dict.fromkeys(one for cell in results.cells for one in cell.by_teacher))
+    titles = teacher_titles(teacher_names(every))
+    for dataset in values(every, "dataset"):
         for teacher in titles:
-            for cells in stores(results, where(results.cells, dataset=dataset, teacher=teacher)):
+            for cells in stores(results, where(every, dataset=dataset, teacher=teacher)):
                 entries, record = row(results, cells)
                 made.rows.append([Entry(dataset_title(dataset, results.config)), Entry(titles[teacher]), *entries])
                 made.records.append({"dataset": dataset, "teacher": teacher, **record})
@@ -49,7 +50,9 @@ def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:
     layout = results.teachers.layout
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        key = (cell.recipe, layout.full_embeddings(cell).folder, layout.sample_embeddings(cell).folder)
+        reads_names = cell.teacher_spec is not None and cell.teacher_spec.reads_names
+        full = None if reads_names else layout.full_embeddings(cell).folder
+        key = (cell.recipe, full, layout.sample_embeddings(cell).folder)
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
 

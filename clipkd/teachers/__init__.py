@@ -3,6 +3,9 @@
 A teacher comes from the Hugging Face hub at a pinned commit (`HubTeacher`), from a folder that the
 user has (`FolderTeacher`), or is trained by the workflow itself (`TrainedTeacher`). All three end
 as the same kind of folder, and go through the same strict loader.
+
+Any teacher can be named without a file: `[NAME=]WHERE[:OUTPUT]`, where WHERE is a name known here,
+`owner/model@commit` or a folder, and OUTPUT what is taken of it. `A+B` are several teachers at once.
 """
 
 from __future__ import annotations
@@ -11,19 +14,23 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 from clipkd.errors import DataError, InputError, nearest
 from clipkd.fingerprint import Identity
+from clipkd.hub import COMMIT, HUB_ID
 from clipkd.registry import specs
 
 LOCK = Path("config/teachers.lock.json")
 """Commits that `clipkd pin` found for teachers whose file names none."""
-COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-"""All that is ever read of a checkpoint."""
+"""All that is ever read of a vision encoder's checkpoint."""
+TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+"""All that is ever read of a text tower's checkpoint."""
+Output = Literal["cls", "mean", "pooler", "text"]
+OUTPUTS = get_args(Output)
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,26 @@ class TeacherSpec:
     """The normalisation that the teacher was trained with, in units of [0, 1]."""
     head_for: str | None = None
     """The dataset whose classes the checkpoint's own classifier has; None: use a linear probe."""
+    output: Output = "cls"
+    """What is taken of the checkpoint: of an image its class token, the mean of its patch tokens, or the
+    pooler's vector; `text`: of class names what the text tower says."""
+    checkpoint: str = ""
+    """The name that the checkpoint's folder has; "": the teacher's own."""
+
+    @property
+    def members(self) -> tuple[TeacherSpec, ...]:
+        """The teachers that this one consists of: itself, unless it is several."""
+        return (self,)
+
+    @property
+    def reads_names(self) -> bool:
+        """True where the teacher is shown class names, not images."""
+        return self.output == "text"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the files that are read of the checkpoint."""
+        return TEXT_FILES if self.reads_names else FILES
 
     def identity(self) -> Identity:
         """Return what makes the teacher's weights."""
@@ -55,6 +82,9 @@ class TeacherSpec:
 class HubTeacher(TeacherSpec):
     """A checkpoint on the Hugging Face hub, at a commit."""
 
+    kind: ClassVar[str] = "teacher"
+    thing: ClassVar[str] = "model"
+    verb: ClassVar[str] = "fetch"
     hub_id: str = ""
     revision: str | None = None
     """Full commit hash."""
@@ -103,8 +133,25 @@ class TrainedTeacher(TeacherSpec):
     def identity(self) -> Identity:
         from clipkd import datasets
 
-        training = {key: value for key, value in asdict(self).items() if key not in {"name", "title", "dataset"}}
+        # What is taken of a teacher does not make its weights.
+        others = {"name", "title", "dataset", "output", "checkpoint"}
+        training = {key: value for key, value in asdict(self).items() if key not in others}
         return {"trained_on": datasets.get(self.dataset).identity(), "training": training}
+
+
+@dataclass(frozen=True)
+class SeveralTeachers(TeacherSpec):
+    """Several teachers at once for one student."""
+
+    several: tuple[TeacherSpec, ...] = ()
+
+    @property
+    def members(self) -> tuple[TeacherSpec, ...]:
+        return self.several
+
+    @property
+    def available(self) -> str:
+        return next((member.available for member in self.several if member.available), "")
 
 
 def names() -> list[str]:
@@ -135,27 +182,105 @@ def is_pin(entry: Any) -> bool:
 
 
 def get(name: str) -> TeacherSpec:
-    """Return the teacher `name`: its key, its hub id, `owner/model@commit`, or a folder.
+    """Return the teacher that `name` names: `[NAME=]WHERE[:OUTPUT]`, or several of them joined by `+`.
 
     Raises:
-        InputError: the name is unknown, or a hub id comes without a commit.
+        InputError: a part is unknown, or a hub id comes without a commit.
     """
+    members = split(name)
+    if len(members) == 1:
+        return get_one(name)
+    several = tuple(get_one(member) for member in members)
+    keys = [spec.name for spec in several]
+    if len(set(keys)) < len(keys):
+        raise InputError(f"teacher '{name}' names one teacher twice")
+    return SeveralTeachers("+".join(keys), " + ".join(spec.title for spec in several), several=several)
+
+
+def split(name: str) -> list[str]:
+    """Return the names of several teachers, `A+B`, one by one; a folder may have a `+` in its name."""
+    parts, members = name.split("+"), []
+    while parts:
+        lengths = range(len(parts), 1, -1)
+        length = next((n for n in lengths if names_folder("+".join(parts[:n]))), 1)
+        members.append("+".join(parts[:length]))
+        parts = parts[length:]
+    return members
+
+
+def names_folder(name: str) -> bool:
+    """Return whether `name` names one folder."""
+    _, where, output = parsed(name)
+    return output in ("", *OUTPUTS) and is_folder(where)
+
+
+def parsed(name: str) -> tuple[str, str, str]:
+    """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT]`, "" where one is left out."""
+    if is_folder(name):
+        return "", name, ""
+    alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
+    where, _, output = rest.rpartition(":")
+    return (alias, rest, "") if not where or is_folder(rest) else (alias, where, output)
+
+
+def resolved(name: str, own: dict[str, str]) -> str:
+    """Return `name` with each part that the config's `teachers` map names replaced by what the map says."""
+    return "+".join(f"{member}={own[member]}" if member in own else member for member in split(name))
+
+
+def checkpoint_of(name: str) -> str:
+    """Return the shortest name of one teacher's checkpoint: the same for all that is taken of its images."""
+    _, where, output = parsed(name)
+    return f"{where}:text" if output == "text" else where
+
+
+def get_one(name: str) -> TeacherSpec:
+    """Return the teacher that `[NAME=]WHERE[:OUTPUT]` names."""
+    alias, where, output = parsed(name)
+    if output and output not in OUTPUTS:
+        raise InputError(
+            f"teacher '{name}': '{output}' is not one of {', '.join(OUTPUTS)}{nearest(output, OUTPUTS)} "
+            "(after the colon stands what is taken of the checkpoint)"
+        )
+    spec = found(where, output or "cls")
+    if not alias:
+        return spec
+    if not NAME.fullmatch(alias):
+        raise InputError(f"teacher name '{alias}' in '{name}': use small letters, digits and '-', 63 at most")
+    if alias in names():
+        raise InputError(f"teacher '{name}': '{alias}' is a teacher already: take another name")
+    return replace(spec, name=alias, title=alias, checkpoint=spec.checkpoint or spec.name)
+
+
+def found(where: str, output: Any) -> TeacherSpec:
+    """Return the teacher with this key, hub id, `owner/model@commit` or folder, and output."""
     for spec in specs(__name__).values():
-        if name.lower() in {spec.name.lower(), getattr(spec, "hub_id", spec.name).lower()}:
-            return pinned(spec)
-    hub_id, _, revision = name.partition("@")
+        if where.lower() in {spec.name.lower(), getattr(spec, "hub_id", spec.name).lower()}:
+            return giving(pinned(spec), output)
+    hub_id, _, revision = where.partition("@")
     if HUB_ID.fullmatch(hub_id) and revision:
         if not COMMIT.fullmatch(revision):
             raise InputError(
-                f"teacher '{name}': '{revision}' is not a full commit hash (40 hex digits); a branch can move"
+                f"teacher '{where}': '{revision}' is not a full commit hash (40 hex digits); a branch can move"
             )
-        return HubTeacher(name=f"{slug(hub_id)}-{revision[:8]}", title=hub_id, hub_id=hub_id, revision=revision)
-    if is_folder(name):
-        return from_folder(Path(name))
-    hint = f" A hub model needs its commit: '{name}@<40 hex digits>'." if HUB_ID.fullmatch(name) else ""
+        name = f"{slug(hub_id)}-{revision[:8]}"
+        return giving(HubTeacher(name=name, title=hub_id, hub_id=hub_id, revision=revision), output)
+    if is_folder(where):
+        return from_folder(Path(where), output)
+    hint = f" A hub model needs its commit: '{where}@<40 hex digits>'." if HUB_ID.fullmatch(where) else ""
     raise InputError(
-        f"unknown teacher '{name[:200]}'{nearest(name[:200], names())} (known: {', '.join(names())}).{hint}"
+        f"unknown teacher '{where[:200]}'{nearest(where[:200], names())} (known: {', '.join(names())}).{hint}"
     )
+
+
+def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
+    """Return a teacher of which something else than the class token is taken; its checkpoint stays the same."""
+    if output == spec.output:
+        return spec
+    # The files of the two towers differ, so that they are two checkpoints.
+    checkpoint = f"{spec.name}-text" if output == "text" else spec.name
+    title = f"{spec.title} ({output})"
+    return replace(spec, name=f"{spec.name}-{output}", title=title, output=output, checkpoint=checkpoint)
 
 
 def is_folder(name: str) -> bool:
@@ -174,23 +299,24 @@ def pinned(spec: Any) -> TeacherSpec:
     return spec
 
 
-def from_folder(folder: Path) -> FolderTeacher:
+def from_folder(folder: Path, output: Output) -> TeacherSpec:
     """Return the teacher in `folder`, named after the folder and its weights."""
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    files = TEXT_FILES if output == "text" else FILES
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}")
-    stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in FILES))
-    digests = hashed(folder.resolve(), stamps)
+    stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in files))
+    digests = hashed(folder.resolve(), files, stamps)
     name = f"{slug(folder.resolve().name)}-{digests['model.safetensors'][:8]}"
-    return FolderTeacher(name=name, title=folder.name, folder=str(folder), digests=digests)
+    return giving(FolderTeacher(name=name, title=folder.name, folder=str(folder), digests=digests), output)
 
 
 @cache
-def hashed(folder: Path, stamps: tuple) -> dict[str, str]:
+def hashed(folder: Path, files: tuple[str, ...], stamps: tuple) -> dict[str, str]:
     """Return the sha256 of each of a checkpoint's files, computed once per process while `stamps` stay the same."""
     from clipkd.artifacts import sha256
 
-    return {name: sha256(folder / name) for name in FILES}
+    return {name: sha256(folder / name) for name in files}
 
 
 def slug(text: str) -> str:

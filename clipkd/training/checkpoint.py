@@ -7,37 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkd.data.dataset import Dataset
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.errors import DataError
 from clipkd.recipes import Recipe
 from clipkd.runs import State, load_student
-from clipkd.students import StudentSpec
+from clipkd.students import NetworkSpec
 from clipkd.training.evaluation import Score, evaluate
+from clipkd.training.heads import Heads, Widths
 from clipkd.training.loop import EVALUATION_BATCH
-from clipkd.training.network import Student
 
 
-def student_from(state: State, spec: StudentSpec, path: Path) -> Student:
-    """Return the network that a state dict fits; its classes and projection are read off the weights.
+def student_from(state: State, spec: NetworkSpec, path: Path) -> Heads:
+    """Return the network that a state dict fits; its classes and projections are read off the weights.
 
     Raises:
         DataError: a weight is missing, unexpected or mis-shaped; the message lists them.
     """
     classifier = state.get("classifier.weight")
-    if classifier is None:
+    if classifier is None or classifier.ndim != 2:
         raise DataError(f"{path} holds no student: it lacks 'classifier.weight'")
-    projection = state.get("cluster_projection.weight")
-    options: dict = {"learnable_scale": "logit_scale" in state}
-    if projection is not None:
-        on_teacher = projection.shape[0] == spec.width
-        options |= {
-            "target_width": projection.shape[1 if on_teacher else 0],
-            "projection": "teacher" if on_teacher else "student",
-        }
-    student = Student(spec, classifier.shape[0], **options)
+    classes, width = classifier.shape
+    target_width, projection = projections(state, width)
+    learnable = "logit_scale" in state or "logit_scales.0" in state
+    student = spec.network(classes, target_width, projection, learnable)
     wanted = student.state_dict()
     problems = [f"missing: {name}" for name in wanted.keys() - state.keys()]
     problems += [f"unexpected: {name}" for name in state.keys() - wanted.keys()]
@@ -52,7 +47,19 @@ def student_from(state: State, spec: StudentSpec, path: Path) -> Student:
     return student
 
 
-def evaluate_file(path: Path, dataset: Dataset, spec: StudentSpec, recipe: Recipe, device: torch.device) -> Score:
+def projections(state: State, width: int) -> tuple[Widths, str]:
+    """Return the dimensions of the teachers' vectors, and the side that the projections stand on."""
+    several = [state[name] for number in range(len(state)) if (name := f"cluster_projections.{number}.weight") in state]
+    found = several or [state[name] for name in ("cluster_projection.weight",) if name in state]
+    if not found:
+        return None, "teacher"
+    # P maps D to W on the teacher's side: its rows are W. Where D = W the side makes no difference to the shapes.
+    on_teacher = all(weight.shape[0] == width for weight in found)
+    widths = tuple(weight.shape[1 if on_teacher else 0] for weight in found)
+    return widths if several else widths[0], "teacher" if on_teacher else "student"
+
+
+def evaluate_file(path: Path, dataset: Dataset, spec: NetworkSpec, recipe: Recipe, device: torch.device) -> Score:
     """Return a saved student's score on the test split, its images prepared as for training on that dataset."""
     student = student_from(load_student(path), spec, path).to(device)
     told, there = student.classifier.out_features, len(dataset.classes)
@@ -62,7 +69,7 @@ def evaluate_file(path: Path, dataset: Dataset, spec: StudentSpec, recipe: Recip
 
 
 def evaluate_student(
-    student: Student, dataset: Dataset, steps: Preprocessing, recipe: Recipe, device: torch.device
+    student: nn.Module, dataset: Dataset, steps: Preprocessing, recipe: Recipe, device: torch.device
 ) -> Score:
     """Return a student's score on the test split, its images prepared by `steps`."""
     labels = torch.from_numpy(dataset.test_labels.copy())

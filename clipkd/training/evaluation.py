@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkd.recipes import Recipe
 from clipkd.training import losses
-from clipkd.training.network import Student
 from clipkd.training.ranks import Ranks
 
 Score = dict[str, float]
@@ -20,7 +19,7 @@ NAMES = ("top1", "top5", "loss")
 
 @torch.inference_mode()
 def evaluate(
-    student: Student, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, ranks: Ranks | None = None
+    student: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, ranks: Ranks | None = None
 ) -> Score:
     """Return top-1 and top-5 accuracy in 0..1 and the mean classification loss over a split.
 

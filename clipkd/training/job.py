@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from clipkd.fingerprint import Identity
 from clipkd.identities import Hyperparameters, run_identity
 from clipkd.layout import Layout
 from clipkd.training.batches import Batches, Cropped, Mirrored
-from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Signal, Stored, linear
+from clipkd.training.signals import Drawn, Lazy, Live, Prototypes, Scored, Several, Signal, Stored, linear
 
 
 @dataclass
@@ -66,6 +66,11 @@ def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch
 def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     """Open an artefact that the run reads, made from the very dataset that it trains on."""
     artifact = open_artifact(folder, kind, identity)
+    if artifact.facts.get("class_names", job.dataset.classes) != job.dataset.classes:
+        raise DataError(
+            f"{folder} was made from other class names than {job.dataset.spec.title} has now; "
+            "remove it to make it again"
+        )
     if artifact.facts["dataset_content"] != job.dataset.content:
         raise DataError(
             f"{folder} was made from another content of {job.dataset.spec.title} than "
@@ -80,6 +85,8 @@ def open_signal(job: Job) -> Signal:
     asked = cell.method.signal
     if asked == "nothing":
         return Signal()
+    if len(cell.by_teacher) > 1:
+        return Several([open_signal(replace(job, cell=one)) for one in cell.by_teacher])
     if asked == "prototypes":
         folder, identity = job.layout.prototypes(cell)
         artifact = open_part(job, "prototypes", folder, identity)
@@ -111,7 +118,7 @@ def open_signal(job: Job) -> Signal:
         layer = linear(head.array("weight"), head.array("bias"), device)
     if cell.teacher_source == "lazy":
         return Lazy(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
-    return Live(teacher, cell.recipe_spec, layer)
+    return Live(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.augmentation != "flip")
 
 
 def open_batches(job: Job, signal: Signal) -> Batches:
@@ -132,6 +139,7 @@ def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
     """Return boxes [N, V, 4] and flips [N, V] of the views that a `replayed` run is limited to."""
     if job.cell.teacher_source != "replayed":
         return None
-    store = job.layout.replayed_embeddings(job.cell)
+    # Which views are stored depends on the images alone: those of several teachers are the same.
+    store = job.layout.replayed_embeddings(job.cell.by_teacher[0])
     artifact = open_artifact(store.folder, "embeddings", store.identity)
     return artifact.array("train-boxes"), artifact.array("train-flips")

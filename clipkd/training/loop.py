@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipkd import progress
 from clipkd.artifacts import read_json
-from clipkd.errors import ClipkdError, DataError, MachineError
+from clipkd.errors import ClipkdError, DataError, InputError, MachineError
 from clipkd.fingerprint import digest, fingerprint
 from clipkd.methods import Losses
 from clipkd.progress import say
@@ -27,9 +27,10 @@ from clipkd.training.board import Board
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.finite import Guard
 from clipkd.training.group import advance
+from clipkd.training.heads import Heads, Outputs
 from clipkd.training.interruption import Interruption
 from clipkd.training.job import Job, open_batches, open_signal
-from clipkd.training.network import Outputs, Student, build_student
+from clipkd.training.network import build_student
 from clipkd.training.optimiser import adamw, learning_rate, set_rate, settle
 from clipkd.training.outcome import cost, metrics
 from clipkd.training.ranks import Ranks
@@ -154,9 +155,13 @@ class Run:
         self.fingerprint = fingerprint(job.identity)
         self.checkpoints = folder.checkpoints(job.identity)
         torch.manual_seed(self.cell.seed)
-        self.student: Student = build_student(
+        self.student: Heads = build_student(
             self.cell.student_spec, len(job.dataset.classes), signal.width, self.recipe
         ).to(job.device)
+        if self.ranks.count > 1 and self.student.has_batch_norm:
+            raise InputError(
+                f"student '{self.cell.student}' keeps batch statistics, which differ between processes: train it in one"
+            )
         self.optimiser = adamw(self.student, self.numbers, self.recipe)
         self.generator = torch.Generator().manual_seed(self.cell.seed)
         # Dropout, and what a signal draws: the run's own, so that it is the same beside other runs as alone.
@@ -164,7 +169,7 @@ class Run:
         self.noise = torch.Generator(job.device).manual_seed(noise)
         torch.manual_seed(noise)  # for students that draw from the process's generator
         self.student.generators = [self.noise]
-        self.signal.generator = self.noise
+        self.signal.draw_by(self.noise)
         self.student.train()
         self.steps_per_epoch = self.count_steps()
         self.epoch = Epoch(1, self.generator.get_state())
@@ -254,12 +259,12 @@ class Run:
         gathered = (self.ranks.gathered(value, len(inputs)) for value in (part.embedding, part.logits))
         return Outputs(*gathered)
 
-    def told(self, batch: Batch) -> Tensor | None:
+    def told(self, batch: Batch) -> Tensor | tuple[Tensor, ...] | None:
         """Return the teacher's signal of the whole batch; a live teacher looks at each rank's part."""
         if self.ranks.count == 1 or self.signal.teacher is None:
             return self.signal(batch)
         part = self.signal(batch.part(self.ranks.share(len(batch.labels))))
-        assert part is not None
+        assert isinstance(part, Tensor)
         return self.ranks.gathered(part, len(batch.labels))
 
     def say(self, message: str) -> None:
@@ -362,8 +367,12 @@ class Run:
 
     def score(self, part: str) -> Score:
         """Return the student's score on the test split or on the rows held out for validation."""
+        return evaluate(self.student, self.evaluation(part), self.recipe, self.ranks)
+
+    def evaluation(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and labels of the test split or of the rows held out for validation."""
         split, rows = ("test", None) if part == "test" else ("train", self.job.dataset.validation)
-        return evaluate(self.student, self.batches.evaluation(split, rows, EVALUATION_BATCH), self.recipe, self.ranks)  # type: ignore[arg-type]
+        return self.batches.evaluation(split, rows, EVALUATION_BATCH)  # type: ignore[arg-type]
 
     def student_parameters(self) -> int:
         """Return the number of the student's parameters."""

@@ -10,32 +10,18 @@ bfloat16; normalisation, softmax, the sums of the residual blocks and what comes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipkd.recipes import Recipe
-from clipkd.students import StudentSpec
+from clipkd.students import NetworkSpec, StudentSpec
+from clipkd.training.heads import Heads, Outputs, Widths
 from clipkd.training.linear import Linear, linear
 
 QUICK = 1.702
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-MAXIMUM_LOGIT_SCALE = math.log(100)
-"""CLIP's learnable temperature, as a logarithm (https://arxiv.org/abs/2103.00020, section 2.5)."""
-
-
-@dataclass
-class Outputs:
-    """What a student makes of a batch."""
-
-    embedding: Tensor
-    """Class token after the last normalisation [..., B, W]."""
-    logits: Tensor
-    """Class scores before any softmax [..., B, C]."""
 
 
 class LayerNorm(nn.LayerNorm):
@@ -145,23 +131,19 @@ class Transformer(nn.Module):
         return last(x, 1, generators)[..., 0, :]
 
 
-class Student(nn.Module):
-    """The student network.
+class Student(Heads):
+    """The student network; the embedding is the class token after the last normalisation.
 
     Args:
         spec: sizes.
-        classes: number of classes, C.
-        target_width: dimensions D of the teacher's vectors; None builds no `cluster_projection`.
-        projection: the side that `cluster_projection` stands on: "teacher" maps D to W (the
-            released code's form), "student" maps W to D.
-        learnable_scale: adds CLIP's `logit_scale`.
+        classes, target_width, projection, learnable_scale: see `Heads.add_heads`.
     """
 
     def __init__(
         self,
         spec: StudentSpec,
         classes: int,
-        target_width: int | None = None,
+        target_width: Widths = None,
         projection: str = "teacher",
         learnable_scale: bool = False,
     ) -> None:
@@ -174,13 +156,7 @@ class Student(nn.Module):
         self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(width, spec.layers, spec.heads, spec.attention_dropout)
         self.ln_post = LayerNorm(width)
-        self.classifier = Linear(width, classes)
-        self.projection = projection
-        if target_width is not None:
-            sides = (target_width, width) if projection == "teacher" else (width, target_width)
-            self.cluster_projection = nn.Linear(*sides)
-        if learnable_scale:
-            self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.add_heads(width, classes, target_width, projection, learnable_scale)
 
         self.generators: Sequence[torch.Generator | None] = [None]
         """What draws dropout in training, one for each student; None: the process's own generator."""
@@ -204,12 +180,11 @@ def patches(images: Tensor, side: int) -> Tensor:
     return cut.permute(0, 2, 4, 1, 3, 5).reshape(*lead, -1, channels * side**2)
 
 
-def build_student(spec: StudentSpec, classes: int, target_width: int | None, recipe: Recipe) -> Student:
+def build_student(spec: NetworkSpec, classes: int, target_width: Widths, recipe: Recipe) -> Heads:
     """Build the network that a recipe trains; `target_width` is None without a teacher."""
-    return Student(
-        spec,
+    return spec.network(
         classes,
-        target_width=target_width,
-        projection=recipe.projection,
+        target_width,
+        recipe.projection,
         learnable_scale=recipe.logit_scale == "learnable" and target_width is not None,
     )

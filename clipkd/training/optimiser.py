@@ -15,10 +15,11 @@ UNDECAYED = {"class_embedding", "positional_embedding", "logit_scale"}
 
 def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW; with `weight_decay_on: matrices`, biases, normalisations and embeddings keep their weight."""
+    undecayed = UNDECAYED | getattr(student, "no_weight_decay", set)()
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
-        is_matrix = parameter.ndim >= 2 and name not in UNDECAYED
+        is_matrix = parameter.ndim >= 2 and name not in undecayed
         (decayed if is_matrix or recipe.weight_decay_on == "all" else kept).append(parameter)
     groups: list[dict] = [{"params": decayed, "weight_decay": numbers.weight_decay}]
     if kept:

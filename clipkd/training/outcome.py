@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clipkd import device as devices
+from clipkd.embeddings.zero_shot import zero_shot
 from clipkd.identities import names
+from clipkd.training.nearest import nearest_prototype
+from clipkd.training.signals import Prototypes
 
 if TYPE_CHECKING:
     from clipkd.training.loop import Run
@@ -23,6 +26,7 @@ def metrics(run: Run) -> dict[str, Any]:
         "epoch": len(run.history),
         "test": run.score("test"),
         "validation": run.score("validation") if held_out else None,
+        "nearest_prototype": score_prototypes(run),
     }
     end = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
     run.student.load_state_dict(run.selected_student)
@@ -31,6 +35,7 @@ def metrics(run: Run) -> dict[str, Any]:
         "by": run.recipe.selection,
         "test": run.score("test"),
         "validation": run.selected["score"] if held_out else None,
+        "nearest_prototype": score_prototypes(run),
     }
     run.student.load_state_dict(end)
     return {
@@ -43,7 +48,20 @@ def metrics(run: Run) -> dict[str, Any]:
         "student_parameters": run.student_parameters(),
         "last": last,
         "selected": selected,
+        "zero_shot": zero_shot_of(run),
     }
+
+
+def score_prototypes(run: Run) -> dict[str, float] | None:
+    """Return the student's test accuracy by its nearest class prototype; None without prototypes."""
+    return nearest_prototype(run.student, run.evaluation("test"), run.signal, run.recipe)
+
+
+def zero_shot_of(run: Run) -> dict[str, Any] | None:
+    """Return the test accuracy of a CLIP teacher's own two towers; None where the teacher is no text tower."""
+    if not isinstance(run.signal, Prototypes) or run.cell.method.control_of:
+        return None
+    return zero_shot(run.cell, run.job.layout, run.job.dataset, run.signal.prototypes.cpu().numpy())
 
 
 def cost(run: Run) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.recipes import Recipe
 from clipkd.training.batches import Batch
+from clipkd.training.heads import Widths
 
 
 class Signal:
@@ -22,14 +24,33 @@ class Signal:
 
     teacher: Teacher | None = None
     """A teacher in this process, which costs memory and forward passes."""
-    width: int | None = None
+    width: Widths = None
     """Dimensions D of the vectors that a projection has to meet; None: there are none."""
     generator: torch.Generator | None = None
     """What a signal that is drawn is drawn by; None: the process's own."""
 
-    def __call__(self, batch: Batch) -> Tensor | None:
+    def draw_by(self, generator: torch.Generator) -> None:
+        """Let what is drawn be drawn by a generator."""
+        self.generator = generator
+
+    def __call__(self, batch: Batch) -> Tensor | tuple[Tensor, ...] | None:
         """Return the signal of a batch."""
         return None
+
+
+class Several(Signal):
+    """The signals of several teachers, in their order."""
+
+    def __init__(self, signals: Sequence[Signal]) -> None:
+        self.signals = tuple(signals)
+        self.width = tuple(cast(int, signal.width) for signal in signals)
+
+    def draw_by(self, generator: torch.Generator) -> None:
+        for signal in self.signals:
+            signal.draw_by(generator)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        return tuple(cast(Tensor, signal(batch)) for signal in self.signals)
 
 
 class Prototypes(Signal):
@@ -68,14 +89,18 @@ class Stored(Signal):
 class Live(Signal):
     """The teacher runs on every batch: embeddings [B, D] or, through a head, class scores [B, C]."""
 
-    def __init__(self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(
+        self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, crops: bool = False
+    ) -> None:
+        """Make the signal; `crops`: it is shown random crops at its own size, which its processor would crop again."""
         self.teacher, self.recipe, self.width, self.head = teacher, recipe, teacher.width, head
+        self.normalisation = (teacher.mean, teacher.std) if crops else (None, None)
 
     def __call__(self, batch: Batch) -> Tensor:
         assert self.teacher is not None
         if self.recipe.teacher_view == "native":
             assert batch.native is not None
-            inputs = self.teacher.present(batch.native, None, None)
+            inputs = self.teacher.present(batch.native, *self.normalisation)
         else:
             inputs = batch.inputs  # the student's normalised input; `embed` enlarges it
         vectors = self.teacher.embed(inputs)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from clipkd.training.batches import Batch
+from clipkd.training.network import Student
+from clipkd.training.objective import objective
 from clipkd.training.precision import autocast
 from clipkd.training.stack import Stack, shape
 
@@ -26,8 +28,8 @@ GRAPHS = "CLIPKD_CUDA_GRAPHS"
 WARM_UP = 3
 """Steps before a graph is captured: torch wants libraries and gradients to be there."""
 
-Lesson = tuple[Tensor, Tensor, Tensor | None]
-"""What one student learns from in a step: its inputs [B, 3, S, S], labels [B] and the teacher's signal."""
+Lesson = tuple[Tensor, Tensor, Tensor | tuple[Tensor, ...] | None]
+"""What one student learns from in a step: its inputs [B, 3, S, S], labels [B] and the signal of its teachers."""
 
 
 class Step:
@@ -38,7 +40,7 @@ class Step:
         first = runs[0]
         self.device, self.precision = first.job.device, first.numbers.precision
         students = [run.student for run in runs]
-        self.stack = Stack(students) if len(runs) > 1 else None
+        self.stack = Stack(cast(list[Student], students)) if len(runs) > 1 else None
         self.again: Replayed | None = None
         is_graph = self.device.type == "cuda" and first.ranks.count == 1 and shape(first.student) is not None
         if is_graph and os.environ.get(GRAPHS) != "never":
@@ -64,7 +66,7 @@ class Step:
         with autocast(self.precision, self.device):
             outputs = self.stack(inputs) if self.stack else [self.runs[0].outputs(inputs[0])]
         parts = [
-            run.cell.method.loss(run.student, out, labels, signal, run.recipe)
+            objective(run.cell.method, run.student, out, labels, signal, run.recipe)
             for run, out, (_, labels, signal) in zip(self.runs, outputs, lessons, strict=True)
         ]
         for run in self.runs:

@@ -9,6 +9,10 @@ from clipkd.errors import DataError, InputError
 from clipkd.options import data_options, device_of, device_options, layout_of, positive, seed
 
 TEXT = "Run the teacher again over a sample of images and compare with what is stored."
+EXAMPLES = """\
+example:
+  clipkd audit digits digits-vit-s
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
@@ -22,6 +26,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     layout, teacher_spec = layout_of(options), teachers.get(options.teacher)
+    if len(teacher_spec.members) > 1 or teacher_spec.reads_names:
+        raise InputError(f"teacher '{options.teacher}': an audit is of one teacher, and of what it says of images")
     spec = datasets.get(options.dataset, options.dataset_source)
     folder = layout.data / "embeddings" / spec.name / teacher_spec.name
     if not folder.is_dir():

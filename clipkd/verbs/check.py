@@ -6,6 +6,11 @@ import argparse
 from pathlib import Path
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
+EXAMPLES = """\
+examples:
+  clipkd check
+  clipkd check config/demo.yaml
+"""
 BASE = Path("config/config.yaml")
 
 

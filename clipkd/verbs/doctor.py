@@ -8,6 +8,11 @@ from pathlib import Path
 from clipkd.errors import MachineError
 
 TEXT = "Check this machine, or with --slurm this cluster, for all that the workflow needs."
+EXAMPLES = """\
+examples:
+  clipkd doctor
+  clipkd doctor --slurm
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

@@ -8,6 +8,12 @@ from clipkd import datasets
 from clipkd.options import data_options, layout_of
 
 TEXT = "Download a dataset and pack it into uint8 arrays."
+EXAMPLES = """\
+examples:
+  clipkd download digits
+  clipkd download cifar100 --dataset-source /data/cifar-100-binary.tar.gz
+  clipkd download birds --dataset-source photos/birds   # a folder with train/ and val/
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

@@ -10,6 +10,11 @@ from clipkd.cells import checked
 from clipkd.options import cell_of, data_options, device_of, device_options, layout_of, positive, store_options
 
 TEXT = "Run a teacher over a dataset, once, into the embedding store."
+EXAMPLES = """\
+examples:
+  clipkd extract --dataset-name digits --teacher-model digits-vit-s --student tiny-32 --views full
+  clipkd extract --dataset-name cifar100 --teacher-model vit-b16-in21k --views full --shard 2/8   # every eighth part
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
@@ -45,10 +50,11 @@ def run(options: argparse.Namespace) -> None:
     cell = cell_of(options, "embed-KD" if options.views == "sample" else "teacher-KD")
     if options.views == "replayed":
         checked(replace(cell, teacher_source="replayed"))
-    store = getattr(layout, f"{options.views}_embeddings")(cell)
     from clipkd import stages
 
     device, batch_size = device_of(options), options.embed_batch_size
-    stages.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
-    if options.shard[1] == 1:
-        print(store.folder)
+    for one in cell.by_teacher:
+        store = getattr(layout, f"{options.views}_embeddings")(one)
+        stages.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
+        if options.shard[1] == 1:
+            print(store.folder)

@@ -9,6 +9,11 @@ from clipkd.errors import InputError
 from clipkd.options import data_options, device_of, device_options, layout_of
 
 TEXT = "Fetch a teacher's checkpoint at its pinned commit (needs internet); train it if the workflow makes it."
+EXAMPLES = """\
+examples:
+  clipkd fetch digits-vit-s        # trained here
+  clipkd fetch vit-b16-in21k       # from the hub, at its commit
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
@@ -23,4 +28,6 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(spec.available)
     from clipkd import stages
 
-    stages.teacher(spec, layout_of(options), device_of(options))
+    layout, device = layout_of(options), device_of(options)
+    for one in spec.members:
+        stages.teacher(one, layout, device)

@@ -9,6 +9,11 @@ from clipkd.config import resolved
 from clipkd.options import results_options
 
 TEXT = "Draw the figures from run folders."
+EXAMPLES = """\
+examples:
+  clipkd figures
+  clipkd figures --partial          # of the runs that are there
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

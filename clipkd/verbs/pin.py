@@ -7,6 +7,10 @@ import argparse
 from clipkd import teachers
 
 TEXT = "Ask the hub for a teacher's current commit and lock it in config/teachers.lock.json."
+EXAMPLES = """\
+example:
+  clipkd pin vit-b32-in21k
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

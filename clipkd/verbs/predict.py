@@ -7,6 +7,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +32,16 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--output", type=Path, help="file to write (default: standard output)")
     child.add_argument("--top", type=positive, default=5, help="how many classes, the likeliest first")
     child.add_argument("--batch-size", type=positive, default=64, help="images that go through the student at once")
+    child.add_argument(
+        "--add-class",
+        action="append",
+        metavar="NAME",
+        help="a class that training did not have, known by its name (a run of embed-KD whose teacher is a text tower); "
+        "all classes are then told apart by their prototypes; may be repeated",
+    )
+    child.add_argument(
+        "--data", type=Path, default=Path("data"), help="where the run's prototypes and text tower are, for --add-class"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,6 +53,12 @@ def run(options: argparse.Namespace) -> None:
     device = device_of(options)
     paths = listed(options.images, sys.stdin)
     model = load(options.run_folder, device.type)
+    if options.add_class:
+        from clipkd.layout import Layout
+        from clipkd.open_classes import of_run
+
+        classes = of_run(options.run_folder, Layout(options.data), device).adding(options.add_class)
+        model = replace(model, student=classes.network(), classes=list(classes.names))
     bad = 0
     with output(options.output) as stream:
         writer = WRITERS[options.format](stream)

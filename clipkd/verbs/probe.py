@@ -7,6 +7,10 @@ import argparse
 from clipkd.options import cell_of, data_options, device_of, device_options, layout_of, store_options
 
 TEXT = "Fit the linear probe on stored embeddings and write class scores."
+EXAMPLES = """\
+example:
+  clipkd probe --dataset-name digits --teacher-model digits-vit-s --student tiny-32
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
@@ -16,9 +20,11 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    layout = layout_of(options)
-    store = layout.full_embeddings(cell_of(options, "vanilla"))
+    layout, cell = layout_of(options), cell_of(options, "vanilla")
     from clipkd import stages
 
-    stages.head(store, layout, options.dataset_source, device_of(options))
-    print(store.head()[0])
+    device = device_of(options)
+    for one in cell.by_teacher:
+        store = layout.full_embeddings(one)
+        stages.head(store, layout, options.dataset_source, device)
+        print(store.head()[0])

@@ -7,6 +7,11 @@ import argparse
 from clipkd.options import cell_of, data_options, form_options, layout_of, store_options
 
 TEXT = "Make class prototypes of a stored sample."
+EXAMPLES = """\
+examples:
+  clipkd prototypes --dataset-name digits --teacher-model digits-vit-s --student tiny-32
+  clipkd prototypes --dataset-name cifar100 --teacher-model vit-b16-in21k --per-class all --prototype-form kmeans-4
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
@@ -19,5 +24,6 @@ def run(options: argparse.Namespace) -> None:
     cell, layout = cell_of(options, "embed-KD"), layout_of(options)
     from clipkd import stages
 
-    stages.prototypes(layout.sample_embeddings(cell), layout.form_of(cell))
-    print(layout.prototypes(cell)[0])
+    for one in cell.by_teacher:
+        stages.prototypes(layout.sample_embeddings(one), layout.form_of(one))
+        print(layout.prototypes(one)[0])

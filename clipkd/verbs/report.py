@@ -9,6 +9,11 @@ from clipkd.config import resolved
 from clipkd.options import results_options
 
 TEXT = "Write the report: one page with the tables and figures, to sort, filter, print and hand on."
+EXAMPLES = """\
+examples:
+  clipkd report
+  clipkd report --partial --output so-far.html
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

@@ -6,6 +6,11 @@ import argparse
 from pathlib import Path
 
 TEXT = "Go on with the workflow of this folder after its main process was killed, with the command it was started with."
+EXAMPLES = """\
+examples:
+  clipkd resume
+  clipkd resume --wait
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

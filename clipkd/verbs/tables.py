@@ -9,6 +9,11 @@ from clipkd.config import resolved
 from clipkd.options import results_options
 
 TEXT = "Write the tables from run folders."
+EXAMPLES = """\
+examples:
+  clipkd tables
+  clipkd tables --partial           # of the runs that are there
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

@@ -9,6 +9,10 @@ from clipkd.errors import InputError
 from clipkd.options import data_options, layout_of, positive
 
 TEXT = "Pack a folder of large images at a student's input size."
+EXAMPLES = """\
+example:
+  clipkd thumbnails imagenet --dataset-source /data/imagenet --side 32
+"""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
 from clipkd.cells import Cell, TeacherSource
-from clipkd.errors import InputError
+from clipkd.errors import InputError, Interrupted
 from clipkd.options import (
     cell_of,
     data_options,
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 
 TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds; what they
 need of a teacher is taken from the store or made first, and those that are complete are left as they are."""
+EXAMPLES = """\
+examples:
+  clipkd train --dataset-name digits --teacher-model digits-vit-s --train-type embed-KD --student tiny-32
+  clipkd train --dataset-name digits --train-type supervised --student tiny-32 --seed 0 1 2 3
+  clipkd train --dataset-name birds --dataset-source photos/birds --train-type supervised --student base-64
+"""
 
 
 SEVERAL = ("recipe", "teacher_model", "train_type", "seed")
@@ -122,6 +130,7 @@ def run(options: argparse.Namespace) -> None:
     for one in assignments:
         one.run_folder()
     if len(assignments) == 1:
+        expect_signals(assignments[0])
         train_alone(assignments[0])
         return
     on_gpu = device.type == "cuda"
@@ -150,6 +159,26 @@ def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Pa
             folder = options.log_folder / cell.folder
         found[cell.folder] = (folder, folder / name if is_bare and name else name)
     return found
+
+
+def expect_signals(assignment: Assignment) -> None:
+    """Let SIGTERM and SIGUSR1 stop the work around the training; once the result is complete they change nothing.
+
+    A scheduler takes back what a job that fails has made: a signal in a finished training's last second must not
+    make it fail. (While it trains, the training itself listens.)
+    """
+    from clipkd.runs import METRICS
+
+    result = assignment.folder / METRICS
+    before = result.stat().st_mtime_ns if result.exists() else None
+
+    def note(number: int, frame: FrameType | None) -> None:
+        is_complete = result.exists() and result.stat().st_mtime_ns != before
+        if not is_complete:
+            raise Interrupted(signal.Signals(number), f"stopped by {signal.Signals(number).name} outside the training")
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, note)
 
 
 def train_alone(assignment: Assignment) -> None:

@@ -8,6 +8,11 @@ from pathlib import Path
 from clipkd.errors import DataError, InputError
 
 TEXT = "Check every byte of all artefacts and results against their manifests."
+EXAMPLES = """\
+examples:
+  clipkd verify
+  clipkd verify data/embeddings/digits
+"""
 FOLDERS = [Path("data"), Path("results")]
 
 

@@ -110,17 +110,37 @@ def test_bash_completes_verbs_flags_choices_and_files(clipkd, tmp_path: Path) ->
 def test_list_names_everything(clipkd) -> None:
     answer = clipkd("list")
     assert answer.returncode == 0
-    lines = dict(line.split(": ") for line in answer.stdout.splitlines())
-    assert {kind: names.split(", ") for kind, names in lines.items()} == {
-        "datasets": datasets.names(),
-        "teachers": teachers.names(),
-        "students": students.names(),
+    found: dict[str, list[str]] = {}
+    for line in answer.stdout.splitlines():
+        if not line.startswith(" "):
+            kind = line.split(":")[0]
+        elif not line.startswith("   "):
+            found.setdefault(kind, []).append(line.split()[0])
+            assert len(line.split()) > 2, "a line about each thing"
+    assert found == {
+        "datasets": [*datasets.names(), "FOLDER", "hub:OWNER/NAME@COMMIT", "torchvision:NAME"],
+        "teachers": [*teachers.names(), "OWNER/MODEL@COMMIT", "WHERE:OUTPUT", "A+B"],
+        "students": [*students.names(), "timm:MODEL@PIXELS"],
         "train-types": methods.names(),
         "recipes": recipes.names(),
         "prototype-forms": ["gaussian", "kmeans-K", "mean", "unit-mean"],
     }
-    assert clipkd("list", "recipes").stdout == "recipes: corrected, reference\n"
+    assert "embeddings: none below data" in answer.stdout
+    assert clipkd("list", "recipes").stdout.startswith("recipes:\n  corrected  What the released code means to do")
     refused(clipkd("list", "recipe"), "'recipe'", "recipes")
+
+
+def test_list_shows_what_is_stored(clipkd, digits_folder, vit_folder) -> None:
+    flags = ["--dataset-name", "digits", "--teacher-model", vit_folder, "--views", "sample", "--per-class", 3]
+    made = clipkd("extract", *map(str, flags), "--data", str(digits_folder))
+    folder = Path(made.stdout.strip())
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.name != "manifest.json")
+    listed = clipkd("list", "embeddings", "--data", str(digits_folder)).stdout
+    name = "/".join(folder.parts[-3:])
+    _, _, after = listed.partition(name)
+    told = " ".join(after.split())
+    assert told.startswith("30 views of images for prototypes, 16 dimensions, last layer's class token")
+    assert f"{size / 1e6:.2f} MB" in told
 
 
 UNKNOWN = {

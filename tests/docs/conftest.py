@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,11 @@ class Reader:
         )
 
     def types(self, command: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Run a command as a shell does; kill it and all that it started where it takes longer than `timeout` s."""
+        """Run a command in a shell that remembers `NAME=value`; after `timeout` s kill it and all that it started."""
+        if re.fullmatch(r"[A-Z_]+=\S+", command):
+            name, _, value = command.partition("=")
+            self.environment[name] = value
+            return subprocess.CompletedProcess(command, 0, "")
         process = subprocess.Popen(
             ["bash", "-o", "pipefail", "-c", command],
             cwd=self.folder,
@@ -68,7 +73,8 @@ def copy_project(folder: Path) -> Path:
     (folder / "data").mkdir()
     shutil.copy2(ROOT / "data/README.md", folder / "data")
     (folder / ".venv").mkdir()
-    (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
     (folder / ".venv/.installed").touch()
     return folder
 

@@ -21,7 +21,8 @@ from pages import grouped  # isort: skip
 LISTED = yaml.safe_load((Path(__file__).parent / "commands.yaml").read_text(encoding="utf-8"))
 FAST, SLOW, EXCUSED = set(LISTED["fast"]), set(LISTED["slow"]), LISTED["excused"]
 READING_ORDER = [page.path for group in grouped().values() for page in group]
-COMMANDS = [command for page in READING_ORDER for command in page_commands(ROOT, page)]
+ELSEWHERE = LISTED["pages"]
+COMMANDS = [command for page in READING_ORDER if page not in ELSEWHERE for command in page_commands(ROOT, page)]
 ONCE = list({command.key: command for command in COMMANDS if command.key in FAST}.values())
 TYPED = list(dict.fromkeys(command.page for command in COMMANDS if command.key in SLOW))
 
@@ -65,6 +66,12 @@ def test_an_excuse_names_a_reason_and_tests_that_exist():
             assert (ROOT / path).exists(), f"{command}: {path} does not exist"
 
 
+def test_a_page_that_is_typed_elsewhere_is_named_there():
+    for page, test in ELSEWHERE.items():
+        assert page in READING_ORDER
+        assert page in (ROOT / test).read_text(encoding="utf-8")
+
+
 def test_a_here_document_is_one_command():
     text = "```\npython - <<'EOF'\nprint(1)  # kept\n\nprint(2)\nEOF\nclipkd list   # the names\n```"
     (block,) = blocks("page.md", text)
@@ -96,7 +103,6 @@ def test_a_page_works_from_top_to_bottom(page: str, reader: Reader):
 
 
 BLOCKS = [block for page in READING_ORDER for block in blocks(page, (ROOT / page).read_text(encoding="utf-8"))]
-SCHEMA = yaml.safe_load((ROOT / "clipkd/config.schema.yaml").read_text(encoding="utf-8"))
 
 
 def load(text: str, folder: Path) -> None:
@@ -107,7 +113,7 @@ def load(text: str, folder: Path) -> None:
         block = {"name": "fragment", "datasets": sorted(values["sources"]), "recipes": ["corrected"], **axes}
         text += f"\n{yaml.safe_dump({'grid': [block]})}"
     (folder / "page.yaml").write_text(text)
-    settings.load([ROOT / "config/config.yaml", folder / "page.yaml"], SCHEMA, {})
+    settings.load([ROOT / "config/config.yaml", folder / "page.yaml"], settings.schema(), {})
 
 
 @pytest.mark.parametrize(

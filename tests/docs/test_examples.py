@@ -1,13 +1,18 @@
-"""The complete files that CONTRIBUTING.md shows are found and work: each put where the page says."""
+"""The complete files that CONTRIBUTING.md shows are found and work; the examples of `--help` are right."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
+import pytest
+
+from clipkd.cli import VERBS, parser
 from tests.docs.blocks import blocks
 from tests.docs.conftest import ROOT
 
@@ -42,3 +47,16 @@ def test_each_example_is_found_by_its_name_and_a_student_trains_with_them(tmp_pa
     )
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_examples_that_the_command_line_takes(verb):
+    title, *lines = importlib.import_module(f"clipkd.verbs.{verb}").EXAMPLES.strip().splitlines()
+    assert title in ("example:", "examples:")
+    parsed = []
+    for line in lines:
+        for part in re.split(r"&&|[|>]", line):
+            words = shlex.split(part, comments=True)
+            if words[:1] == ["clipkd"]:
+                parsed.append(parser().parse_args(words[1:]).verb)
+    assert verb in parsed

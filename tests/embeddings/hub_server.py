@@ -13,14 +13,14 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
-MODEL = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
-STORE = re.compile(r"/store/([^/]+/[^/]+)/(.+)")
+RESOLVE = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
+MODEL = re.compile(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)/revision/([^/?]+)")
+STORE = re.compile(r"/store/((?:datasets/)?[^/]+/[^/]+)/(.+)")
 
 
 @dataclass
 class Repository:
-    """A model repository with one commit, which `main` points to."""
+    """A repository with one commit, which `main` points to; that of a dataset has an id `datasets/owner/name`."""
 
     commit: str
     files: dict[str, bytes]

@@ -68,7 +68,7 @@ def test_an_unexpected_weight_is_named(copy, tmp_path):
 
 def test_a_mis_shaped_weight_is_named(copy, tmp_path):
     spoil(copy, lambda weights: weights.update({query_name(weights): torch.ones(3, 3)}))
-    with pytest.raises((DataError, RuntimeError), match="mismatch"):
+    with pytest.raises(DataError, match=r"mismatched: .*stored \(3, 3\), model \(16, 16\)"):
         loaded(copy, tmp_path)
 
 
@@ -86,10 +86,10 @@ def test_a_weight_that_is_not_finite_is_named(copy, tmp_path, value):
     assert names[0] in str(error.value)
 
 
-def test_a_model_without_a_class_token_is_refused(copy, tmp_path):
+def test_an_unknown_architecture_is_refused(copy, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "swin"}))
-    with pytest.raises(ClipkdError, match="'swin': only encoders with a class token"):
+    with pytest.raises(ClipkdError, match="'swin': known are vision encoders of clip, "):
         loaded(copy, tmp_path)
 
 

@@ -49,12 +49,15 @@ def local(tmp_path_factory) -> Project:
 
 
 @pytest.fixture
-def project(tmp_path, cluster, local) -> Callable[..., Project]:
-    """Make a project that has the data, and no students yet."""
+def project(tmp_path, request, local) -> Iterator[Callable[..., Project]]:
+    """Make a project that has the data, and no students yet; in the end nothing of it runs."""
+    projects = []
 
-    def make(**options) -> Project:
-        made = Project(tmp_path / "project", options.pop("cluster", cluster), **options)
-        made.copy_data(local)
-        return made
+    def make(cluster: str = "cluster") -> Project:
+        projects.append(Project(tmp_path / "project", request.getfixturevalue(cluster)))
+        projects[-1].copy_data(local)
+        return projects[-1]
 
-    return make
+    yield make
+    for made in projects:
+        made.end()

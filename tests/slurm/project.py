@@ -92,6 +92,7 @@ class Project:
         (folder / "trace").mkdir()
         self.put_command("clipkd", CLIPKD)
         self.environment: dict[str, str] = {}
+        self.mains: list[Main] = []
 
     def put_command(self, name: str, text: str) -> None:
         """Put a command first on the PATH of the main process and of all jobs."""
@@ -124,7 +125,17 @@ class Project:
                 line, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
                 start_new_session=True,
             )  # fmt: skip
-        return Main(process, log)
+        self.mains.append(Main(process, log))
+        return self.mains[-1]
+
+    def end(self) -> None:
+        """Kill the main processes, cancel their jobs, wait until the cluster is empty."""
+        for main in self.mains:
+            main.kill()
+        if self.cluster is not None:
+            cluster = self.cluster
+            cluster.run("scancel", "--user=root", check=False)
+            until(lambda: cluster.run("squeue", "--noheader").stdout == "", "the cluster is empty")
 
     # --- what happened
 

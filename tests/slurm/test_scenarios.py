@@ -67,9 +67,9 @@ def storm(project: Project, *options: str, outage: float = 30) -> str:
     flag = project.folder / "outage"
     flag.touch()
     time.sleep(outage)
-    asked = len(flag.read_text().split())
+    # Five times in vain, and the plugin alone would give up: squeue and sacct each.
+    until(lambda: len(flag.read_text().split()) > 2 * 5, "the states are asked for in vain")
     flag.unlink()
-    assert asked > 10, "the status was asked for all the time"
     return main.succeed(900)
 
 
@@ -150,15 +150,14 @@ def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
     resumed = made.start(str(BIN / "clipkd"), "resume", "--wait")
     until(lambda: "going on: snakemake" in resumed.said, "it goes on", 600)
     assert "may finish: RUNNING" in resumed.said
-    assert "files of finished jobs are taken over" in resumed.said
-    taken_over = {cell: made.trained_by(cell) for cell in made.cells()}
-    assert taken_over
+    finished = {cell: made.trained_by(cell) for cell in made.cells()}
+    assert finished
     resumed.succeed(900)
 
     check_equal(made, local)
     check_never_together(made)
     assert sum(map(made.lost, cells)) == 0
-    for cell, processes in taken_over.items():
+    for cell, processes in finished.items():
         assert made.trained_by(cell) == processes, "what was finished is not trained again"
     assert "Nothing to be done" in made.start(str(BIN / "clipkd"), "resume").succeed(400)
 

@@ -255,3 +255,20 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(digits_folder, whole, tmp_
     assert [int(path.name) for path in Checkpoints(tmp_path / ".resume", {}).steps()] == [9, 8]
     train(digits_folder, tmp_path)
     check_equal(tmp_path, whole)
+
+
+def test_a_signal_after_the_last_step_does_not_fail_a_finished_training(digits_folder, tmp_path):
+    """A scheduler takes back what a failed job has made. Ten signals from the moment on that the result is there."""
+    flags = ["train", "--data", digits_folder, "--log-folder", tmp_path / "run", "--dataset-name", "digits"]
+    flags += ["--student", "tiny-32", "--train-type", "supervised", "--epochs", 1, "--threads", 1]
+    # The process is held up after its work, as a slow file system or interpreter would.
+    slow = "import atexit, time; atexit.register(time.sleep, 2); "
+    process = subprocess.Popen([sys.executable, "-c", slow + COMMAND, *map(str, flags)], stderr=subprocess.PIPE)
+    end = time.monotonic() + 200
+    while not (tmp_path / "run/metrics.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    for _ in range(10):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert process.wait(100) == 0

@@ -26,8 +26,8 @@ def seen(monkeypatch) -> list[int]:
     calls: list[int] = []
     real = teacher.load_model
 
-    def load_model(artifact):
-        model, layer = real(artifact)
+    def load_model(*given):
+        model, layer = real(*given)
         model.register_forward_pre_hook(
             lambda _, __, arguments: calls.append(len(arguments["pixel_values"])), with_kwargs=True
         )

@@ -15,6 +15,8 @@ from pathlib import Path
 from clipkd import cells, datasets, figures, recipes, students, tables, teachers
 from clipkd import config as settings
 from clipkd.artifacts import read_manifest
+from clipkd.embeddings.prompts import TEMPLATES
+from clipkd.embeddings.zero_shot import asked as zero_shot_store
 from clipkd.errors import ClipkdError
 from clipkd.layout import Layout
 from clipkd.teachers import TrainedTeacher
@@ -62,7 +64,8 @@ def canonical(cell, folder_of):
     The flags that make a shared artefact then stay the same, whatever else the grid asks for: a new
     student or recipe must not make it again.
     """
-    for recipe, student in itertools.product(recipes.names(), students.names()):
+    every = dict.fromkeys([*students.names(), cell.student])
+    for recipe, student in itertools.product(recipes.names(), every):
         candidate = replace(cell, recipe=recipe, student=student)
         if folder_of(candidate) == folder_of(cell):
             return candidate
@@ -93,13 +96,16 @@ def thumbnails_of(dataset, side):
 
 
 # Seeds share everything: each kind of cell is looked at once. (Every job of a cluster reads this file twice.)
-for cell in dict.fromkeys(replace(cell, seed=0) for cell in CELLS):
+for cell in dict.fromkeys(
+    replace(one, seed=0) for cell in CELLS for one in cell.by_teacher
+):
     if cell.dataset_spec.has_thumbnails:
         side = cell.student_spec.image_size
         THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side
     if cell.method.signal == "nothing":
         continue
-    TEACHERS[LAYOUT.teacher(cell.teacher_spec).as_posix()] = cell.teacher
+    weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
+    TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
     if cell.method.signal == "prototypes":
         share(STORES, cell, lambda c: LAYOUT.sample_embeddings(c).folder, "sample")
         share(PROTOTYPES, cell, prototypes_folder)
@@ -116,7 +122,7 @@ wildcard_constraints:
     recipe="[a-z0-9-]+",
     dataset="[a-z0-9-]+",
     student="[a-z0-9-]+",
-    teacher="[a-z0-9-]+",
+    teacher="[a-z0-9+-]+",
     train_type="[A-Za-z-]+",
     seed=r"\d+",
     fingerprint="[0-9a-f]{16}",
@@ -186,10 +192,15 @@ def store_flags(cell, wildcards):
     ]
 
 
-def sample_flags():
-    """Return the flags that say which images prototypes are made of."""
-    sample = LAYOUT.sample
-    return ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
+def sample_flags(cell):
+    """Return the flags that say which images, or prompts, prototypes are made of."""
+    sample, flags = LAYOUT.sample, []
+    specs = [one.teacher_spec for one in cell.by_teacher]
+    if not all(spec.reads_names for spec in specs):
+        flags += ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
+    if any(spec.reads_names for spec in specs) and LAYOUT.templates != TEMPLATES:
+        flags += [f"--template={template}" for template in LAYOUT.templates]
+    return flags
 
 
 def precision_flags():
@@ -208,7 +219,7 @@ def extract_flags(wildcards):
     cell, views = STORES[STORE.format(**wildcards)]
     more = {
         "full": [],
-        "sample": sample_flags(),
+        "sample": sample_flags(cell),
         "replayed": ["--crop-views", LAYOUT.crop_views],
     }
     return [*store_flags(cell, wildcards), "--views", views, *more[views]]
@@ -267,7 +278,7 @@ def tracked(wildcards):
 def prototypes_flags(wildcards):
     """Return the flags that make class prototypes."""
     (cell,) = PROTOTYPES[f"{STORE}-prototypes-{{part}}".format(**wildcards)]
-    return store_flags(cell, wildcards) + sample_flags() + form_flags()
+    return store_flags(cell, wildcards) + sample_flags(cell) + form_flags()
 
 
 def probe_flags(wildcards):
@@ -301,17 +312,23 @@ def pixels_inputs(cell):
 
 
 def signal_inputs(cell):
-    """Return what the run's method asks of its teacher: nothing, or stored or live signals."""
+    """Return what the run's method asks of its teachers: nothing, or stored or live signals."""
     return [manifest(folder) for folder in signal_folders(replace(cell, seed=0))]
 
 
 @cache
 def signal_folders(cell):
-    """Return the artefacts that cells of a kind read of their teacher."""
+    """Return the artefacts that cells of a kind read of their teachers."""
+    return [folder for one in cell.by_teacher for folder in folders_of_one(one)]
+
+
+def folders_of_one(cell):
+    """Return the artefacts that a cell reads of its one teacher."""
     asked, source = cell.method.signal, cell.teacher_source
     folders = []
     if asked == "prototypes":
         folders.append(LAYOUT.prototypes(cell)[0])
+        folders += vision_folders(cell)
     if source == "replayed":
         folders.append(LAYOUT.replayed_embeddings(cell).folder)
     if asked == "embeddings" and source == "cached":
@@ -321,6 +338,14 @@ def signal_folders(cell):
     if source in ("live", "lazy"):
         folders.append(LAYOUT.teacher(cell.teacher_spec))
     return folders
+
+
+def vision_folders(cell):
+    """Return the store that zero-shot accuracy is measured on: of the text tower's vision tower, if it is asked for."""
+    store = zero_shot_store(cell, LAYOUT)
+    return [
+        folder for folder in STORES if store and Path(folder).name == store.folder.name
+    ]
 
 
 def run_flags(cell):
@@ -338,7 +363,11 @@ def run_flags(cell):
         *source_flag(cell),
         *("--embed-dtype", LAYOUT.dtype),
         *precision_flags(),
-        *(sample_flags() + form_flags() if cell.method.signal == "prototypes" else []),
+        *(
+            sample_flags(cell) + form_flags()
+            if cell.method.signal == "prototypes"
+            else []
+        ),
         *(
             ["--crop-views", LAYOUT.crop_views]
             if cell.teacher_source == "replayed"

@@ -1,0 +1,172 @@
+"""The text tower: class names in place of images. A teacher that is shown no image at all.
+
+What it says of each prompt is stored as a sample of its class, exactly as image embeddings are: class prototypes,
+their forms and everything after them are the same. CLIP's own prompt ensembling is the form `unit-mean`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from clipkd import device as devices
+from clipkd.artifacts import Artifact, building, open_artifact, read_json
+from clipkd.data.dataset import Dataset
+from clipkd.embeddings.checkpoint import check_weights
+from clipkd.embeddings.prompts import prompts
+from clipkd.embeddings.teacher import complain
+from clipkd.embeddings.vectors import Statistics, Writer, grid_of
+from clipkd.embeddings.views import Prompts
+from clipkd.errors import DataError, InputError
+from clipkd.layout import Embeddings
+from clipkd.progress import progress, say
+from clipkd.teachers import TeacherSpec
+
+BATCH = 64
+UNREAD = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+"""Counted up, not learned; older checkpoints hold them."""
+
+
+@dataclass
+class TextTower:
+    """A loaded CLIP text tower with its projection into the space that both towers share."""
+
+    spec: TeacherSpec
+    model: Any
+    """The encoder, from token numbers."""
+    projection: nn.Module
+    """Into the space that both towers share."""
+    tokenizer: Any
+    device: torch.device
+
+    @property
+    def parameters(self) -> int:
+        """Number of the tower's parameters."""
+        return sum(one.numel() for part in (self.model, self.projection) for one in part.parameters())
+
+    def tokens(self, texts: list[str]) -> torch.Tensor:
+        """Return token numbers [B, T], each text's end token repeated to the length of the longest.
+
+        Raises:
+            InputError: a text has more tokens than the tower takes; names it.
+            DataError: the tokenizer is not this tower's.
+        """
+        config = self.model.config
+        coded = [code.ids for code in self.tokenizer.encode_batch(texts)]
+        for text, ids in zip(texts, coded, strict=True):
+            if len(ids) > config.max_position_embeddings:
+                raise InputError(
+                    f"'{text}' has {len(ids)} tokens, the text tower of '{self.spec.name}' takes "
+                    f"{config.max_position_embeddings}: shorten the template or the class name"
+                )
+            # Older files of CLIP say 2 and mean the highest number; transformers reads them so too.
+            end = max(ids, default=-1) if config.eos_token_id == 2 else config.eos_token_id
+            if not ids or max(ids) >= config.vocab_size or ids[-1] != end:
+                raise DataError(
+                    f"teacher '{self.spec.name}': its tokenizer.json is not its text tower's ('{text}': {ids})"
+                )
+        longest = max(map(len, coded))
+        # The tower reads the first end token and looks only backwards: what comes after it changes nothing.
+        return torch.tensor([ids + ids[-1:] * (longest - len(ids)) for ids in coded])
+
+    @torch.inference_mode()
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """Return the projected embeddings [B, D], float32, of texts."""
+        pooled = self.model(input_ids=self.tokens(texts).to(self.device)).pooler_output
+        vectors = self.projection(pooled).float().cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise DataError(
+                f"teacher '{self.spec.name}' gave an embedding that is not finite: are its weights damaged?"
+            )
+        return vectors
+
+
+def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTower:
+    """Load the text tower of the teacher artefact in `folder`, every weight checked.
+
+    Raises:
+        DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or not finite.
+        InputError: the checkpoint is none of CLIP.
+    """
+    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+
+    import transformers  # isort: skip
+    from tokenizers import Tokenizer  # isort: skip
+
+    try:
+        artifact = open_artifact(folder, "teacher", spec.identity())
+    except DataError as error:
+        raise DataError(f"{error}; `clipkd fetch {spec.name}` brings it") from None
+    kind = read_json(artifact.file("config.json")).get("model_type")
+    if kind != "clip":
+        raise InputError(f"teacher '{spec.name}' is a '{kind}': class names are read by the text tower of a 'clip'")
+    check_weights(spec, artifact.file("model.safetensors"))
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    # Both towers are loaded and checked; the sizes of their projections stand in the config of the whole.
+    whole: Any = transformers.CLIPModel
+    model, report = whole.from_pretrained(
+        artifact.path,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are listed in the report, which we do not ignore
+    )
+    complain(artifact.path, report, UNREAD)
+    path = artifact.file("tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise DataError(f"{path} is no tokenizer ({error})") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    model.eval().requires_grad_(False)
+    return TextTower(spec, model.text_model.to(device), model.text_projection.to(device), tokenizer, device)
+
+
+def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: torch.device) -> Artifact:
+    """Write what a text tower says of every class's prompts, as the sample of a store.
+
+    Args:
+        store: what to make; its views are `Prompts`.
+        dataset: for its class names.
+        folder: the teacher's checkpoint.
+        device: what computes.
+    """
+    views: Prompts = store.views
+    tower = load_text(store.teacher, folder, device)
+    texts = [text for name in dataset.classes for text in prompts(name, views.templates)]
+    what = f"{store.dataset.title} class names through {store.teacher.title}"
+    start = time.perf_counter()
+    begins = range(0, len(texts), BATCH)
+    vectors = np.concatenate(
+        [tower.embed(texts[begin : begin + BATCH]) for begin in progress(begins, len(begins), what)]
+    )
+    seconds = time.perf_counter() - start
+    statistics = Statistics([vectors])
+    with building(store.folder, "embeddings", store.identity) as draft:
+        grid = grid_of(statistics.low, statistics.high)
+        writer = Writer(draft.path / "sample.npy", vectors.shape, store.dtype, grid)
+        writer.put(vectors)
+        writer.close()
+        np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(dataset.classes)), len(views.templates)))
+        draft.facts |= {
+            "forward_passes": len(texts),
+            "seconds": round(seconds, 3),
+            "device": devices.describe(device)["name"],
+            "teacher_parameters": tower.parameters,
+            "hidden_size": vectors.shape[1],
+            "dataset_content": dataset.content,
+            "class_names": dataset.classes,
+            "templates": list(views.templates),
+        }
+    say(f"{what}: {len(texts):,} prompts, {seconds:.1f} s")
+    return open_artifact(store.folder, "embeddings", store.identity)

@@ -1,0 +1,104 @@
+"""Zero-shot: a CLIP teacher classifies by its own two towers, from what both have stored. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from clipkd import teachers
+from clipkd.artifacts import MANIFEST, open_artifact, read_json
+from clipkd.cells import Cell
+from clipkd.data.dataset import Dataset
+from clipkd.embeddings.vectors import Vectors
+from clipkd.errors import DataError
+from clipkd.layout import Embeddings, Layout
+from clipkd.teachers import FILES, FolderTeacher, TeacherSpec
+
+ROWS = 8192
+"""Images per piece, so that memory does not grow with the dataset."""
+
+
+def vision_store(cell: Cell, layout: Layout) -> Embeddings | None:
+    """Return the embeddings of every image by the vision tower of the cell's text teacher, where they are stored.
+
+    A store's fingerprint says what it is, whatever name the vision tower has among the teachers.
+    """
+    store = asked(cell, layout)
+    if store is None:
+        return None
+    places = sorted(store.folder.parent.parent.glob(f"*/{store.folder.name}/{MANIFEST}"))
+    return replace(store, folder=places[0].parent) if places else None
+
+
+def asked(cell: Cell, layout: Layout) -> Embeddings | None:
+    """Return the store that zero-shot needs, there or not; None where the cell's teacher reads no names."""
+    text = cell.teacher_spec
+    if text is None or not text.reads_names or len(cell.by_teacher) > 1:
+        return None
+    tower = vision_tower(text)
+    return layout.full_embeddings(cell, tower) if tower else None
+
+
+def vision_tower(text: TeacherSpec) -> TeacherSpec | None:
+    """Return the vision tower of a text teacher's checkpoint, whose pooler leads to the space that both share."""
+    if not isinstance(text, FolderTeacher):
+        return replace(text, output="pooler")
+    # Of a folder the files themselves are the identity, and the two towers read different ones.
+    folder = Path(text.folder)
+    is_whole = all((folder / name).is_file() for name in FILES)
+    return teachers.from_folder(folder, "pooler") if is_whole else None
+
+
+def zero_shot(cell: Cell, layout: Layout, dataset: Dataset, prototypes: np.ndarray) -> dict[str, Any] | None:
+    """Return the test accuracy, as shares of 1, of the teacher's images against its class names.
+
+    Args:
+        cell: a run whose teacher is a text tower.
+        layout: where things lie.
+        dataset: for the test labels.
+        prototypes: what the text tower says of each class [C, D].
+
+    Returns:
+        `top1`, `top5` and the store's name; None where the vision tower's embeddings are not stored.
+
+    Raises:
+        DataError: what is stored is damaged, or was made from another content of the dataset.
+    """
+    store = vision_store(cell, layout)
+    if store is None or prototypes.ndim != 2:
+        return None
+    artifact = open_artifact(store.folder, "embeddings", store.identity)
+    if artifact.facts["dataset_content"] != dataset.content:
+        raise DataError(f"{store.folder} was made from another content of {dataset.spec.title}; remove it")
+    projection = visual_projection(cell, layout)
+    names = unit(prototypes.astype(np.float64))
+    images, labels = Vectors(artifact, "test"), dataset.test_labels
+    right = {"top1": 0, "top5": 0}
+    for start in range(0, len(images), ROWS):
+        vectors = images[start : start + ROWS].astype(np.float64)
+        cosines = unit(vectors @ projection.T) @ names.T
+        order = np.argsort(-cosines, axis=1, kind="stable")
+        hits = order == labels[start : start + ROWS, None]
+        right["top1"] += int(hits[:, 0].sum())
+        right["top5"] += int(hits[:, :5].sum())
+    shares: dict[str, Any] = {name: count / len(images) for name, count in right.items()}
+    return shares | {"embeddings": f"{store.folder.parent.name}/{store.folder.name}"}
+
+
+def visual_projection(cell: Cell, layout: Layout) -> np.ndarray:
+    """Return the map [D, V] from the vision tower's pooler to the space that both towers share."""
+    text = cell.teacher_spec
+    assert text is not None
+    checkpoint = open_artifact(layout.teacher(text), "teacher", text.identity())
+    assert read_json(checkpoint.file("config.json"))["model_type"] == "clip"
+    with safe_open(checkpoint.file("model.safetensors"), framework="np") as weights:
+        return weights.get_tensor("visual_projection.weight").astype(np.float64)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors [N, D] at length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

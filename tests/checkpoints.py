@@ -1,0 +1,93 @@
+"""Tiny checkpoints of every family of teachers, random weights, as `save_pretrained` leaves them: a few KB each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+
+import transformers  # isort: skip
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # isort: skip
+
+SIDE, PATCH, WIDTH, SHARED = 24, 8, 16, 12
+"""Pixels of the input and of a patch; dimensions of a hidden state, and of CLIP's shared space."""
+SIZES = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
+START, END = "<|start|>", "<|end|>"
+WORDS = "a photo of this is the cat dog zebra zero one two three four five six seven eight nine 0 1 2 3 4 5 6 7 8 9 ."
+TOWER = SIZES | {"intermediate_size": 32}
+TEXT = {
+    "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": len(WORDS.split()) + 3, "max_position_embeddings": 20,
+}  # fmt: skip
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "vit": {"image_processor_type": "ViTImageProcessor", "size": {"height": 24, "width": 24}, "resample": 2},
+    "clip": {
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 24}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": 24, "width": 24},
+    },
+    "siglip": {"image_processor_type": "SiglipImageProcessor", "size": {"height": 24, "width": 24}, "resample": 3},
+    "dinov2": {
+        "image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 28}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": 24, "width": 24},
+    },
+}  # fmt: skip
+MEAN, STD = [0.48, 0.45, 0.4], [0.26, 0.27, 0.28]
+
+
+def model_of(family: str) -> transformers.PreTrainedModel:
+    """Return a random model of a family, with what its checkpoints on the hub hold."""
+    makers = {
+        "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**TOWER)),
+        "dinov2": lambda: transformers.Dinov2Model(transformers.Dinov2Config(**SIZES)),
+        "clip": lambda: transformers.CLIPModel(
+            transformers.CLIPConfig(
+                text_config=TEXT | {"bos_token_id": 1, "eos_token_id": 2 + len(WORDS.split())},
+                vision_config=TOWER,
+                projection_dim=SHARED,
+            )
+        ),
+        "siglip": lambda: transformers.SiglipModel(
+            transformers.SiglipConfig(text_config=dict(TEXT), vision_config=TOWER)
+        ),
+    }
+    torch.manual_seed(0)
+    model = makers[family]()
+    # Fresh weights are tiny; larger ones make different images differ.
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def save(family: str, folder: Path, **changes: Any) -> Path:
+    """Save a model of a family, its image processor and, of a CLIP, its tokenizer."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    model_of(family).save_pretrained(folder)
+    rules = PROCESSORS[family] | {"image_mean": MEAN, "image_std": STD, "do_rescale": True, "do_normalize": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(rules | changes))
+    if family == "clip":
+        tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def tokenizer() -> Tokenizer:
+    """Return a tokenizer of whole words, in the form of CLIP's: a start token, words in small letters, an end token."""
+    words = ["<unk>", START, *WORDS.split(), END]
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(START, 1), (END, len(words) - 1)]
+    )
+    return made

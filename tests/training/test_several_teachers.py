@@ -1,0 +1,182 @@
+"""Several teachers at once: the mean of their losses, each with a projection of its own, from stored embeddings."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from clipkd import recipes, stages, teachers
+from clipkd.cells import Cell, checked, expand
+from clipkd.errors import InputError
+from clipkd.layout import Layout
+from clipkd.results import Results
+from clipkd.runs import RunFolder, load_student
+from clipkd.students import StudentSpec
+from clipkd.tables.accuracy import table as accuracy_table
+from clipkd.tables.cost import table as cost_table
+from clipkd.tables.teachers import table as teachers_table
+from clipkd.training.checkpoint import student_from
+from clipkd.training.job import Hyperparameters, open_job, open_signal
+from clipkd.training.loop import train
+from clipkd.training.network import build_student
+from clipkd.training.objective import objective
+from tests.conftest import save_vit
+from tests.methods import plain
+from tests.synthetic import demo, write_study
+
+from clipkd import methods  # isort: skip
+
+CPU = torch.device("cpu")
+SPEC = StudentSpec("toy", image_size=16, patch_size=4, width=24, layers=1, heads=4)
+CLASSES, BATCH, WIDTHS = 5, 6, (12, 30)
+LABELS = torch.tensor([0, 1, 1, 4, 2, 0])
+
+
+def drawn(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def by_hand(student, train_type, recipe, images, signals):
+    """The loss from the published formulas: CE + w * the mean over teachers of each one's own term."""
+    outputs = student(images)
+    z, s = outputs.embedding, outputs.logits
+    is_reference = recipe == "reference"
+    classified = torch.softmax(s, dim=1) if is_reference else s
+    terms = []
+    for number, vectors in enumerate(signals):
+        if train_type == "vanilla":
+            soft = torch.softmax(vectors, dim=1)
+            hinton = plain.kullback_leibler(s, vectors, 4.0)
+            terms.append(plain.soft_cross_entropy(classified, soft) if is_reference else hinton)
+            continue
+        projection = student.cluster_projections[number]
+        here = z if is_reference else z @ projection.weight.T + projection.bias
+        there = vectors @ projection.weight.T + projection.bias if is_reference else vectors
+        scale = 1.0 if is_reference else torch.exp(student.logit_scales[number])
+        target = LABELS if train_type == "embed-KD" else torch.arange(BATCH)
+        terms.append(plain.cross_entropy(scale * plain.cosines(here, there), target))
+    return plain.cross_entropy(classified, LABELS) + 0.5 * (terms[0] + terms[1]) / 2
+
+
+@pytest.mark.parametrize("recipe", ["reference", "corrected"])
+@pytest.mark.parametrize("train_type", ["embed-KD", "teacher-KD", "vanilla"])
+def test_loss_and_gradients_are_those_of_the_formula(train_type, recipe):
+    torch.manual_seed(0)
+    student = build_student(SPEC, CLASSES, WIDTHS, recipes.get(recipe)).double().eval()
+    for number, scale in enumerate(student.logit_scales):
+        scale.data.fill_(math.log(5.0 + number))  # the teachers' temperatures differ
+    rows = {"embed-KD": CLASSES, "teacher-KD": BATCH, "vanilla": BATCH}[train_type]
+    signals = tuple(drawn(rows, CLASSES if train_type == "vanilla" else width) for width in WIDTHS)
+    images = drawn(BATCH, 3, 16, 16)
+    method = methods.get(train_type)
+    found = objective(method, student, student(images), LABELS, signals, recipes.get(recipe))["loss"]
+    expected = by_hand(student, train_type, recipe, images, signals)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    parameters = [value for value in student.parameters() if value.requires_grad]
+    pairs = [torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found, expected)]
+    for mine, right in zip(*pairs, strict=True):
+        assert (mine is None) == (right is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, right, rtol=1e-8, atol=1e-10)
+    # The control: teachers in the other order, where they could be confused, give another loss.
+    if train_type == "vanilla":
+        return
+    swapped = by_hand(student, train_type, recipe, images, (signals[0], signals[1].flip(0)))
+    assert abs(swapped - expected) > 1e-6
+
+
+def test_one_teacher_keeps_the_released_codes_names():
+    for recipe, more in (("reference", set()), ("corrected", {"logit_scale"})):
+        names = set(build_student(SPEC, CLASSES, 12, recipes.get(recipe)).state_dict())
+        heads = {name for name in names if name.startswith(("cluster", "logit"))}
+        assert heads == {"cluster_projection.weight", "cluster_projection.bias"} | more
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two toy teachers of different widths, and a name for both at once."""
+    root = tmp_path_factory.mktemp("teachers")
+    save_vit(root / "one")
+    save_vit(root / "two", hidden_size=24, num_attention_heads=3)
+    return f"first={root / 'one'}+second={root / 'two'}"
+
+
+@pytest.mark.parametrize("train_type", ["embed-KD", "teacher-KD", "vanilla", "embed-KD-permuted"])
+def test_a_run_reads_each_teachers_store_and_can_be_read_back(train_type, pair, digits_folder, tmp_path):
+    layout = Layout(digits_folder, dtype="float32")
+    cell = checked(Cell("corrected", "digits", "tiny-32", pair, train_type, 0, epochs=1))
+    assert cell.folder == f"corrected/digits/tiny-32/first+second/{train_type}/seed0"
+    stages.for_training(cell, layout, CPU, 256)
+    job = open_job(cell, Hyperparameters(epochs=1, learning_rate=1e-3), layout, CPU)
+    signal = open_signal(job)
+    assert signal.width == (16, 24)
+    assert set(job.identity["signal"]) == {"first", "second"}
+    metrics = train(job, RunFolder(tmp_path / "run"))
+    cost = json.loads((tmp_path / "run/cost.json").read_text())
+    assert cost["teacher"]["forward_passes"] == 0
+    has_prototypes = train_type.startswith("embed")
+    assert (metrics["last"]["nearest_prototype"] is not None) == has_prototypes
+    state = load_student(tmp_path / "run/student.safetensors")
+    student = student_from(state, cell.student_spec, tmp_path)
+    assert [one.weight.shape for one in student.cluster_projections] == [(16, 64), (24, 64)]
+    assert len(student.logit_scales) == 2
+
+
+def test_signals_are_those_of_each_teacher_alone(pair, digits_folder):
+    layout = Layout(digits_folder, dtype="float32")
+    both = Cell("corrected", "digits", "tiny-32", pair, "embed-KD", 0)
+    stages.for_training(both, layout, CPU, 256)
+    together = open_signal(open_job(both, Hyperparameters(), layout, CPU))(None)
+    for cell, one in zip(both.by_teacher, together, strict=True):
+        alone = open_signal(open_job(cell, Hyperparameters(), layout, CPU))(None)
+        torch.testing.assert_close(one, alone)
+
+
+def test_what_several_teachers_can_not_do_is_refused_in_words(pair, tmp_path):
+    with pytest.raises(InputError, match="come from stored embeddings"):
+        checked(Cell("corrected", "digits", "tiny-32", pair, "teacher-KD", 0, "live"))
+    with pytest.raises(InputError, match="take teacher_source 'replayed'"):
+        checked(Cell("corrected", "flowers", "tiny-32", pair, "teacher-KD", 0, source=str(tmp_path)))
+    with pytest.raises(InputError, match="names one teacher twice"):
+        teachers.get("digits-vit-s+digits-vit-s")
+    with pytest.raises(InputError, match="unknown teacher 'digits-vit-m'"):
+        teachers.get("digits-vit-s+digits-vit-m")
+
+
+def test_tables_show_several_teachers_as_a_row_and_each_one_s_cost(tmp_path):
+    config = demo()
+    config["grid"] = config["grid"][:1]
+    config["grid"][0]["teachers"].append("digits-vit-s+digits-vit-xs")
+    study = write_study(config, tmp_path)
+    results = Results.collect(config, study.results / "runs", study.data)
+    accuracy = accuracy_table(results, "corrected", "selected", "top1")
+    assert [row[0].text for row in accuracy.rows] == ["Digits ViT-S", "Digits ViT-XS", "Digits ViT-S + Digits ViT-XS"]
+    assert not any(entry.is_incomplete for row in accuracy.rows for entry in row)
+    several = [record for record in cost_table(results).records if record["teacher"].count("+")]
+    alone = [record for record in cost_table(results).records if record["teacher"] == "digits-vit-s"]
+    key = next(name for name in several[0] if "extraction" in name and "passes" in name)
+    cached = {record["train_type"]: record[key] for record in alone}
+    for record in several:
+        assert record[key] == 2 * cached[record["train_type"]]
+    names = {record["teacher"] for record in teachers_table(results).records}
+    assert names == {"digits-vit-s", "digits-vit-xs"}
+
+
+def test_a_grid_names_teachers_of_its_own(tmp_path):
+    save_vit(tmp_path / "one")
+    block = {
+        "name": "x", "datasets": ["digits"], "teachers": ["mine", "mine+digits-vit-s"], "students": ["tiny-32"],
+        "train_types": ["embed-KD"], "recipes": ["corrected"], "seeds": [0],
+    }  # fmt: skip
+    config = {
+        "grid": [block],
+        "training": {"epochs": 1},
+        "sources": {},
+        "teachers": {"mine": f"{tmp_path / 'one'}:mean"},
+    }
+    cells, _ = expand(config)
+    assert [cell.folder.split("/")[3] for cell in cells] == ["mine", "mine+digits-vit-s"]
+    assert cells[0].teacher_spec.output == "mean"

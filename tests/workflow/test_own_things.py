@@ -1,0 +1,85 @@
+"""A grid of the user's own: teachers of a CLIP by three outputs, two at once, a timm student; a few lines of YAML."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from tests import checkpoints
+from tests.workflow.test_workflow import copy_workflow, plan, snakemake
+
+CONFIG = """\
+teachers:
+  eyes: {clip}:pooler
+  names: {clip}:text
+grid:
+  - name: names
+    datasets: [digits]
+    teachers: [names]
+    students: [tiny-32]
+    train_types: [embed-KD]
+    recipes: [corrected]
+    seeds: [0]
+  - name: both
+    datasets: [digits]
+    teachers: [eyes+names]
+    students: ["timm:test_resnet@48"]
+    train_types: [embed-KD]
+    recipes: [corrected]
+    seeds: [0]
+  - name: eyes
+    datasets: [digits]
+    teachers: [eyes]
+    students: [tiny-32]
+    train_types: [teacher-KD]
+    recipes: [corrected]
+    seeds: [0]
+training: {{epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu}}
+prototypes: {{per_class: 4, templates: ["a photo of a {{}}.", "this is the {{}}."]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = copy_workflow(tmp_path_factory.mktemp("own"))
+    clip = checkpoints.save("clip", root / "my checkpoints+/clip")
+    (root / "mine.yaml").write_text(CONFIG.format(clip=clip.relative_to(root)))
+    return root
+
+
+def test_a_grid_of_ones_own_runs_to_its_tables(project):
+    done = snakemake(project, "--configfile", "mine.yaml", "--quiet", "rules", "--", "results/tables/teachers.csv")
+    assert done.returncode == 0, done.stdout
+    with open(project / "results/tables/prototypes.csv", newline="") as stream:
+        rows = {(row["student"], row["teacher"].count("+names="), row["zero_shot_percent"] != ""): row
+                for row in csv.DictReader(stream)}  # fmt: skip
+    # Zero-shot stands beside the runs whose one teacher reads names: its eyes are in the grid.
+    assert set(rows) == {
+        ("tiny-32", 0, True), ("timm:test_resnet@48", 0, True), ("tiny-32", 1, False), ("timm:test_resnet@48", 1, False)
+    }  # fmt: skip
+    for row in rows.values():
+        assert 0 <= float(row["nearest_prototype_mean_percent"]) <= 100
+    runs = project / "results/runs/corrected/digits"
+    assert {path.relative_to(runs).as_posix() for path in runs.glob("*/*")} == {
+        "tiny-32/names", "tiny-32/eyes+names", "tiny-32/eyes",
+        "timm-test-resnet-48/names", "timm-test-resnet-48/eyes+names",
+    }  # fmt: skip
+    metrics = json.loads((runs / "tiny-32/names/embed-KD/seed0/metrics.json").read_text())
+    assert metrics["zero_shot"]["embeddings"].startswith("eyes/")
+    checkpoints_made = sorted(path.parent.name for path in (project / "data/teachers").glob("*/*"))
+    assert len(checkpoints_made) == 2, "one for the vision tower, one for the text tower"
+
+
+def test_nothing_is_left_to_do_and_a_new_template_makes_only_what_it_changes(project):
+    jobs, said = plan(project, "--configfile", "mine.yaml", "--", "results/tables/teachers.csv")
+    assert jobs == {}, said
+    other = (project / "mine.yaml").read_text().replace("this is the {}.", "one {}.")
+    (project / "other.yaml").write_text(other)
+    jobs, said = plan(project, "--configfile", "other.yaml", "--", "results/tables/teachers.csv")
+    # The text tower's store and its prototypes; the two runs that read them. No image goes through a teacher again.
+    assert {rule: jobs[rule] for rule in ("extract", "prototypes", "train")} == {
+        "extract": 1, "prototypes": 1, "train": 4,
+    }, said  # fmt: skip
+    assert "probe" not in jobs
