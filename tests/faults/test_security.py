@@ -121,15 +121,11 @@ def test_a_name_that_is_more_than_a_name_is_refused(tmp_path: Path, record_prope
     block |= {"train_types": ["embed-KD"], "recipes": ["reference"], "seeds": [0]}
     path = tmp_path / "mine.yaml"
     for name in NAMES:
-        configs = [
-            {"grid": [block | {axis: [name]}]}
-            for axis in ("datasets", "teachers", "students", "train_types", "recipes")
-        ]
+        axes = ("datasets", "teachers", "students", "train_types", "recipes")
+        configs: list[dict[str, Any]] = [{"grid": [block | {axis: [name]}]} for axis in axes]
         configs += [{"prototypes": {"form": name}}, {"sources": {name: "/data"}}]
-        if name != "a b":
-            configs.append({"grid": [block | {"name": name}]}) if not name.replace(" ", "").replace(
-                "-", ""
-            ).isalnum() else None
+        if name not in {"a b", " ", "-rf"}:  # a block's name is for people
+            configs.append({"grid": [block | {"name": name}]})
         for config in configs:
             path.write_text(json.dumps(config))
             try:
