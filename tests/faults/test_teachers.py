@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipkd import teachers
-from clipkd.artifacts import building
+from clipkd.artifacts import Artifact, building, read_json
 from clipkd.embeddings import checkpoint, teacher
 from clipkd.embeddings.head import own_head
+from clipkd.embeddings.processor import Processor, read
 from clipkd.errors import ClipkdError, DataError, InputError
 from clipkd.teachers import FILES, FolderTeacher, HubTeacher
 from tests.conftest import save_vit
@@ -287,7 +289,7 @@ def test_loaded_weights_are_the_files(vit_folder: Path, tmp_path: Path) -> None:
     import transformers
 
     folder = copy(vit_folder, tmp_path / "checkpoint")
-    real = transformers.AutoModel.from_pretrained
+    real = transformers.ViTModel.from_pretrained
 
     def loosely(*arguments: Any, **more: Any) -> Any:
         model, report = real(*arguments, **more)
@@ -295,7 +297,7 @@ def test_loaded_weights_are_the_files(vit_folder: Path, tmp_path: Path) -> None:
         return model, report
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(transformers.AutoModel, "from_pretrained", loosely)
+    patch.setattr(transformers.ViTModel, "from_pretrained", loosely)
     try:
         with pytest.raises(DataError, match="was loaded as other numbers than the file holds"):
             fetched(folder, tmp_path / "teacher")
@@ -305,7 +307,7 @@ def test_loaded_weights_are_the_files(vit_folder: Path, tmp_path: Path) -> None:
 
 @fault(
     "T04",
-    **{"the-three-files": lambda monkeypatch: monkeypatch.setattr(checkpoint, "FILES", (*FILES, "pytorch_model.bin"))},
+    **{"the-three-files": replaced("clipkd.teachers.FolderTeacher.files", (*FILES, "pytorch_model.bin"))},
 )
 def test_a_pickle_beside_safetensors_is_never_touched(vit_folder: Path, tmp_path: Path) -> None:
     folder = copy(vit_folder, tmp_path / "checkpoint")
@@ -327,13 +329,15 @@ def test_t04_only_pickles_are_refused_with_the_way_out(tmp_path: Path) -> None:
     assert "save_pretrained" in checkpoint.CONVERT
 
 
+def believed(spec: FolderTeacher, artifact: Artifact) -> Processor:
+    """The mutant: what the checkpoint says is taken, whatever the teacher is known with."""
+    path = artifact.file("preprocessor_config.json")
+    return read(replace(spec, image_size=None, mean=None, std=None), read_json(path), path)
+
+
 @fault(
     "T05",
-    **{
-        "the-known-size": lambda monkeypatch: monkeypatch.setattr(
-            teacher, "processor", lambda spec, artifact: (24, (0.5,) * 3, (0.5,) * 3)
-        )
-    },
+    **{"the-known-size": replaced("clipkd.embeddings.teacher.processor", believed)},
 )
 def test_another_size_or_normalisation_than_known_is_refused(vit_folder: Path, tmp_path: Path) -> None:
     for known in ({"image_size": 224}, {"mean": (0.1, 0.2, 0.3)}, {"std": (0.1, 0.2, 0.3)}):

@@ -49,9 +49,15 @@ def project(tmp_path_factory):
     return root
 
 
-def test_a_grid_of_ones_own_runs_to_its_tables(project):
+@pytest.fixture(scope="module")
+def finished(project):
     done = snakemake(project, "--configfile", "mine.yaml", "--quiet", "rules", "--", "results/tables/teachers.csv")
     assert done.returncode == 0, done.stdout
+    return project
+
+
+def test_a_grid_of_ones_own_runs_to_its_tables(finished):
+    project = finished
     with open(project / "results/tables/prototypes.csv", newline="") as stream:
         rows = {(row["student"], row["teacher"].count("+names="), row["zero_shot_percent"] != ""): row
                 for row in csv.DictReader(stream)}  # fmt: skip
@@ -69,7 +75,8 @@ def test_a_grid_of_ones_own_runs_to_its_tables(project):
     assert len(checkpoints_made) == 2, "one for the vision tower, one for the text tower"
 
 
-def test_nothing_is_left_to_do_and_a_new_template_makes_only_what_it_changes(project):
+def test_nothing_is_left_to_do_and_a_new_template_makes_only_what_it_changes(finished):
+    project = finished
     jobs, said = plan(project, "--configfile", "mine.yaml", "--", "results/tables/teachers.csv")
     assert jobs == {}, said
     other = (project / "mine.yaml").read_text().replace("this is the {}.", "one {}.")
