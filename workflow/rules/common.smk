@@ -47,8 +47,15 @@ if workflow.is_main_process:
 LAYOUT = Layout.of(config)
 RUNS = {cell.folder: cell for cell in CELLS}
 RUN_OF_SEEDS = "{recipe}/{dataset}/{student}/{teacher}/{train_type}"
-RUN = RUN_OF_SEEDS + "/seed{seed}"
+RUN = f"{RUN_OF_SEEDS}/seed{{seed}}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
+RESULTS = (
+    "metrics.json",
+    "cost.json",
+    "history.csv",
+    "student.safetensors",
+    "manifest.json",
+)
 RESOLVED = "results/config.json"
 TABLES = tables.table_stems(config)
 FIGURES = figures.figure_stems(config)
@@ -388,6 +395,17 @@ def seeds_together():
         for start in range(0, len(seeds), STACK):
             together.setdefault(tuple(seeds[start : start + STACK]), []).append(folder)
     return together
+
+
+def results_of_seeds(seeds):
+    """Return the files that the runs of some seeds leave."""
+    folders = [f"results/runs/{RUN_OF_SEEDS}/seed{seed}" for seed in seeds]
+    return [f"{folder}/{name}" for folder in folders for name in RESULTS]
+
+
+def recipe_within(folders):
+    """Return the pattern of a recipe that only matches at the head of one of these folders."""
+    return f"(?=({'|'.join(map(re.escape, folders))})/)[a-z0-9-]+"
 
 
 def code_digest(*parts):

@@ -1,14 +1,6 @@
 # runs: one student per (recipe, dataset, student, teacher, train type, seed).
 #
 #   results/runs/<recipe>/<dataset>/<student>/<teacher>/<train_type>/seed<k>/metrics.json
-RESULTS = (
-    "metrics.json",
-    "cost.json",
-    "history.csv",
-    "student.safetensors",
-    "manifest.json",
-)
-
 if STACK == 1:
 
     rule train:
@@ -59,18 +51,14 @@ else:
                     cell_of(wildcards, seed)
                 ),
             output:
-                [
-                    update(f"results/runs/{RUN_OF_SEEDS}/seed{seed}/{name}")
-                    for seed in SEEDS
-                    for name in RESULTS
-                ],
+                [update(path) for path in results_of_seeds(SEEDS)],
             log:
                 f"logs/runs/{RUN_OF_SEEDS}/seeds-{NAME}.log",
             benchmark:
                 f"results/benchmarks/runs/{RUN_OF_SEEDS}/seeds-{NAME}.tsv"
             wildcard_constraints:
                 # Which students have just these seeds.
-                recipe=f"(?=({'|'.join(map(re.escape, FOLDERS))})/)[a-z0-9-]+",
+                recipe=recipe_within(FOLDERS),
             threads: 1
             resources:
                 gpu=GPUS,
