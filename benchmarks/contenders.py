@@ -18,8 +18,8 @@ from clipkd.runs import RunFolder
 from clipkd.training.group import take_steps
 from clipkd.training.interruption import Interruption
 from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.training.loop import Run
 from clipkd.training.precision import Precision
+from clipkd.training.run import Run
 from clipkd.training.step import Step
 
 RECIPE = "reference"

@@ -17,7 +17,7 @@ from clipkd.runs import State, load_student
 from clipkd.students import NetworkSpec
 from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.heads import Heads, Widths
-from clipkd.training.loop import EVALUATION_BATCH
+from clipkd.training.run import EVALUATION_BATCH
 
 
 def student_from(state: State, spec: NetworkSpec, path: Path) -> Heads:

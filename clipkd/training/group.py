@@ -11,7 +11,7 @@ from clipkd.training.interruption import Interruption
 from clipkd.training.step import Step
 
 if TYPE_CHECKING:
-    from clipkd.training.loop import Run
+    from clipkd.training.run import Run
 
 
 def advance(runs: Sequence[Run], interruption: Interruption) -> None:

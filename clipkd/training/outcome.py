@@ -16,7 +16,7 @@ from clipkd.training.nearest import nearest_prototype
 from clipkd.training.signals import Prototypes
 
 if TYPE_CHECKING:
-    from clipkd.training.loop import Run
+    from clipkd.training.run import Run
 
 
 def metrics(run: Run) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from clipkd.training.precision import autocast
 from clipkd.training.stack import Stack, shape
 
 if TYPE_CHECKING:
-    from clipkd.training.loop import Run
+    from clipkd.training.run import Run
 
 GRAPHS = "CLIPKD_CUDA_GRAPHS"
 """Environment variable: `never` takes each step kernel by kernel."""

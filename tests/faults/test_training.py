@@ -23,6 +23,7 @@ from clipkd.layout import Layout
 from clipkd.runs import RunFolder
 from clipkd.training import loop
 from clipkd.training.job import Hyperparameters, open_job
+from clipkd.training.run import Run
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
 from tests.faults.processes import REFUSED, duration, forked, killed, moments, outcome, waited
 
@@ -34,8 +35,8 @@ NUMBERS = Hyperparameters(epochs=2, batch_size=256, learning_rate=1e-3)
 
 @pytest.fixture(autouse=True)
 def save_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(loop, "SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
 
 
 class Study:
@@ -277,7 +278,7 @@ def test_out_of_memory_is_told_with_the_batch_size(study: Study, tmp_path: Path)
             raise error
 
         patch = pytest.MonkeyPatch()
-        patch.setattr(loop.Run, "outputs", full)
+        patch.setattr(Run, "outputs", full)
         try:
             study.train("supervised", tmp_path / str(number))
         except ClipkdError as found:

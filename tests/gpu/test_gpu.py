@@ -15,11 +15,12 @@ from clipkd import stages
 from clipkd.cells import Cell
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
-from clipkd.training import loop, step
+from clipkd.training import step
 from clipkd.training.group import take_steps
 from clipkd.training.interruption import Interruption
 from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.training.loop import Run, train, train_together
+from clipkd.training.loop import train, train_together
+from clipkd.training.run import Run
 from clipkd.training.step import Step
 
 pytestmark = [
@@ -108,18 +109,18 @@ def test_the_host_waits_once_a_run_in_an_epoch(several, jobs, tmp_path) -> None:
 
 def test_a_run_that_was_cut_off_on_a_gpu_goes_on(jobs, tmp_path, monkeypatch) -> None:
     train(jobs[0], RunFolder(tmp_path / "whole"))
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(loop, "SHARE_FOR_SAVES", float("inf"))
-    real = loop.Run.close_epoch
+    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
+    real = Run.close_epoch
 
     def cut(self) -> None:
         if self.epoch.number == 2:
             raise KeyboardInterrupt
         real(self)
 
-    monkeypatch.setattr(loop.Run, "close_epoch", cut)
+    monkeypatch.setattr(Run, "close_epoch", cut)
     with pytest.raises(KeyboardInterrupt):
         train(jobs[0], RunFolder(tmp_path / "cut"))
-    monkeypatch.setattr(loop.Run, "close_epoch", real)
+    monkeypatch.setattr(Run, "close_epoch", real)
     train(jobs[0], RunFolder(tmp_path / "cut"))
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)

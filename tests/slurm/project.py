@@ -52,13 +52,13 @@ sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.absp
 arguments = sys.argv[1:]
 if arguments[:1] == ["train"]:
     from pathlib import Path
-    from clipkd.training import loop
-    loop.SECONDS_BETWEEN_SAVES, loop.SHARE_FOR_SAVES = {SECONDS_BETWEEN_SAVES}, float("inf")
+    from clipkd.training import run as training
+    training.SECONDS_BETWEEN_SAVES, training.SHARE_FOR_SAVES = {SECONDS_BETWEEN_SAVES}, float("inf")
     cell = arguments[arguments.index("--log-folder") + 1]
     if os.environ.get("TEST_FORGETS"):
-        loop.Run.resume = lambda run: False
+        training.Run.resume = lambda run: False
     trace = open(Path("trace") / f"{{time.time():.3f}}-{{os.getpid()}}", "w", buffering=1)
-    after, ballast = loop.Run.after_step, []
+    after, ballast = training.Run.after_step, []
     def noted(run, *given):
         after(run, *given)
         done = (run.epoch.number - 1) * run.steps_per_epoch + run.epoch.step
@@ -67,7 +67,7 @@ if arguments[:1] == ["train"]:
         if done == 30 and cell.endswith(os.environ.get("TEST_HUNGRY", "none")):
             ballast.append(bytearray(os.urandom(1_000_000) * 900))
             time.sleep(8)  # until SLURM looks at the memory again
-    loop.Run.after_step = noted
+    training.Run.after_step = noted
 from clipkd.cli import main
 sys.exit(main(arguments))
 """

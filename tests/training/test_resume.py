@@ -22,6 +22,7 @@ from clipkd.errors import DataError, Interrupted, MachineError
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
 from clipkd.training import loop
+from clipkd.training.finite import Guard
 from clipkd.training.job import Hyperparameters, open_job
 from clipkd.verification import verify
 
@@ -32,8 +33,8 @@ CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0)
 
 @pytest.fixture(autouse=True)
 def save_after_every_step(monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(loop, "SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
 
 
 def train(data: Path, folder: Path, epochs: int = EPOCHS) -> None:
@@ -87,7 +88,7 @@ def test_killed_again_and_again_at_random_moments(digits_folder, whole, tmp_path
 
 def stopped_at(step: int, data: Path, folder: Path) -> None:
     """Train until a signal comes in the given step of the whole run."""
-    steps, look = iter(range(1, 10_000)), loop.Guard.look
+    steps, look = iter(range(1, 10_000)), Guard.look
 
     def looked(guard, *arguments):
         if next(steps) == step:
@@ -95,7 +96,7 @@ def stopped_at(step: int, data: Path, folder: Path) -> None:
         look(guard, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Guard, "look", looked)
+        patch.setattr(Guard, "look", looked)
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
             train(data, folder)
 
@@ -132,7 +133,7 @@ def test_control_without_a_part_of_the_state_the_student_differs(part, digits_fo
 
 
 COMMAND = (
-    "import sys; from clipkd.training import loop; loop.SECONDS_BETWEEN_SAVES = 3600; "
+    "import sys; from clipkd.training import run; run.SECONDS_BETWEEN_SAVES = 3600; "
     "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 

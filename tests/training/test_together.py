@@ -18,11 +18,12 @@ from clipkd.cells import Cell
 from clipkd.errors import DataError, Interrupted, MachineError
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
-from clipkd.training import loop, step
+from clipkd.training import step
 from clipkd.training.group import take_steps
 from clipkd.training.interruption import Interruption
 from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.training.loop import Run, train, train_together
+from clipkd.training.loop import train, train_together
+from clipkd.training.run import Run
 from clipkd.training.step import WARM_UP, Replayed, Step
 
 CPU = torch.device("cpu")
@@ -129,8 +130,8 @@ def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, mo
     for _, folder in pairs:
         assert [path.name for path in (folder.path / ".resume").iterdir()] == [f"{STEPS + 2:010d}"]
     # One is stopped again, further on, so that the others are behind.
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(loop, "SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
     taken = iter(range(1, 100))
 
     def once_more(self, lessons):
@@ -152,14 +153,14 @@ def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, mo
 
 
 def test_one_that_is_not_finite_fails_alone(jobs, alone, tmp_path, monkeypatch):
-    real = loop.Run.update
+    real = Run.update
 
     def update(self, parts, count):
         if self.cell.seed == 1 and self.epoch.step == 2:
             self.student.conv1.weight.grad[0] = float("nan")
         real(self, parts, count)
 
-    monkeypatch.setattr(loop.Run, "update", update)
+    monkeypatch.setattr(Run, "update", update)
     pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]
     outcomes = train_together(pairs)
     assert isinstance(outcomes[1], DataError)
