@@ -10,9 +10,8 @@ import torch
 from benchmarks.material import CLASSES, Material
 from benchmarks.peer import Images, Peer, PlainStudent
 from benchmarks.rounds import Contender
-from clipkd import datasets, stages, students, teachers
+from clipkd import datasets, stages, students
 from clipkd.cells import Cell
-from clipkd.embeddings.teacher import load
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
 from clipkd.training.group import take_steps
@@ -92,19 +91,21 @@ def peer_epoch(
     material: Material, dataset: str, student: str, train_type: str, batch_size: int, device: torch.device
 ) -> Contender:
     """Return the peer's epoch of a train type."""
-    layout, spec = layout_of(material), datasets.get(dataset)
-    opened = stages.dataset(spec, layout, None)
-    teacher_spec = teachers.get(material.teacher_folder)
-    stages.teacher(teacher_spec, layout, device)
-    teacher = load(teacher_spec, layout.teacher(teacher_spec), device)
-    width = teacher.width
+    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+
+    import transformers  # isort: skip
+
+    opened = stages.dataset(datasets.get(dataset), layout_of(material), None)
+    # As the library has it: clipkd's own loading makes a teacher's pass faster (clipkd/embeddings/speed.py).
+    teacher = transformers.ViTModel.from_pretrained(material.teacher_folder, add_pooling_layer=False)
+    teacher, width = teacher.eval().to(device), teacher.config.hidden_size
     torch.manual_seed(0)
     images = Images(np.asarray(opened.images("train")), opened.train_labels)
     peer = Peer(
         images,
         PlainStudent(students.get(student), CLASSES, width),
         train_type,
-        None if train_type == "embed-KD" else teacher.model,
+        None if train_type == "embed-KD" else teacher,
         torch.randn(CLASSES, width),
         torch.nn.Linear(width, CLASSES),
         batch_size,

@@ -58,7 +58,7 @@ COMMANDS = {
     "scontrol": SCONTROL,
     "squeue": "#!/bin/sh\ntouch jobs; cat jobs\n",
     "sacct": "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2; exit 1\n",
-    "sinfo": "#!/bin/sh\nprintf 'cpu|(null)|1000000\\ngpu|gpu:8|1000000\\n'\n",
+    "sinfo": "#!/bin/sh\nprintf 'cpu|(null)|1000000|64\\ngpu|gpu:8|1000000|64\\n'\n",
     "scancel": "#!/bin/sh\n",
     "srun": "#!/bin/sh\n",
 }

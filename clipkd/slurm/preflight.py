@@ -30,6 +30,7 @@ class Request:
     minutes: int = 1
     memory_mb: int = 0
     account: str = ""
+    cpus: int = 1
 
     def flags(self) -> list[str]:
         """Return what sbatch and srun are given."""
@@ -38,18 +39,23 @@ class Request:
             f"--partition={self.partition}",
             *([gpus] if self.gpus else []),
             *([f"--mem={self.memory_mb}"] if self.memory_mb else []),
+            *([f"--cpus-per-task={self.cpus}"] if self.cpus > 1 else []),
             *([f"--account={self.account}"] if self.account else []),
         ]
 
 
 def largest(requests: Iterable[Request]) -> list[Request]:
-    """Return one request for each kind: with the longest time and the most memory of its kind."""
+    """Return one request for each kind: with the longest time, the most memory and CPUs of its kind."""
     kinds: dict[tuple, Request] = {}
     for one in requests:
         kind = (one.partition, one.gpus, one.gpu_model, one.account)
         known = kinds.get(kind, one)
-        most = max(known.memory_mb, one.memory_mb)
-        kinds[kind] = replace(known, minutes=max(known.minutes, one.minutes), memory_mb=most)
+        kinds[kind] = replace(
+            known,
+            minutes=max(known.minutes, one.minutes),
+            memory_mb=max(known.memory_mb, one.memory_mb),
+            cpus=max(known.cpus, one.cpus),
+        )
     return sorted(kinds.values())
 
 
@@ -114,7 +120,12 @@ def check_request(
     elif request.gpus and request.gpu_model and request.gpu_model not in found.gpus:
         problems.append(f"has no GPU of type '{request.gpu_model}' (there are: {', '.join(sorted(found.gpus)) or '-'})")
     if request.memory_mb > found.memory_mb:
-        problems.append(f"has no node with {request.memory_mb} MB (the largest has {found.memory_mb} MB)")
+        problems.append(f"has no node with {request.memory_mb} MB (the largest has {found.memory_mb} MB): lower mem_mb")
+    if request.cpus > found.cpus:
+        problems.append(
+            f"has no node with {request.cpus} CPUs (the largest has {found.cpus}): lower cpus_per_task, or group "
+            "fewer jobs"
+        )
     if problems:
         findings.error(name, f"{'; '.join(problems)}; {where}")
         return
@@ -155,7 +166,7 @@ def check_node(request: Request, folder: Path, latency_wait: int, findings: Find
     token = folder / f".clipkd-doctor-{uuid.uuid4().hex}"
     script = f'command -v clipkd && clipkd --version && hostname > "{token}" && date +%s.%N'
     # Little memory: where a site has no default, a job that names none waits for a whole node.
-    little = replace(request, memory_mb=PROBE_MB)
+    little = replace(request, memory_mb=PROBE_MB, cpus=1)
     flags = [*little.flags(), "--ntasks=1", "--time=2", f"--immediate={FREE_NODE_SECONDS}", "--quiet"]
     try:
         said = ask("srun", *flags, "sh", "-c", script, seconds=FREE_NODE_SECONDS + 60)

@@ -23,6 +23,7 @@ class Partition:
     gpus: dict[str, int] = field(default_factory=dict)
     """GPU type ("" where it has none) -> how many in a node."""
     memory_mb: int = 0
+    cpus: int = 1
 
 
 def settings() -> dict[str, str]:
@@ -41,11 +42,12 @@ def partitions() -> dict[str, Partition]:
             is_up, limit = told.get("State") == "UP", minutes(told.get("MaxTime", "UNLIMITED"))
             tier = int(told.get("PriorityTier", "1"))
             found[name] = Partition(name, is_up, limit, told.get("PreemptMode", "OFF"), tier)
-    for line in ask("sinfo", "--noheader", "--Node", "--format=%R|%G|%m").splitlines():
-        name, gres, memory = line.split("|")
+    for line in ask("sinfo", "--noheader", "--Node", "--format=%R|%G|%m|%c").splitlines():
+        name, gres, memory, cpus = line.split("|")
         if name in found:
             known = found[name]
             known.memory_mb = max(known.memory_mb, int(memory.rstrip("+")))
+            known.cpus = max(known.cpus, int(cpus.rstrip("+")))
             for kind, count in gpus(gres).items():
                 known.gpus[kind] = max(known.gpus.get(kind, 0), count)
     return found

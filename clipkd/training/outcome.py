@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import statistics
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,6 +91,14 @@ def cost(run: Run) -> dict[str, Any]:
 
 
 def peak_process_memory() -> int:
-    """Return the largest resident size that this process has had, in bytes."""
+    """Return the largest resident size that this process has had, in bytes.
+
+    On Linux not by `getrusage`: a process that another one started begins there with the other one's peak.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found.group(1)) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

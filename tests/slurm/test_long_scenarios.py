@@ -76,10 +76,16 @@ def test_jobs_that_slurm_takes_away_go_on(how, project, local):
 def test_trainings_of_seconds_in_one_job(project, local):
     made = project()
     before = len(made.cluster.queue())
-    flags = ("--groups", "train=students", "tables=summary", "figures=summary")
-    made.snakemake(*flags, "--group-components", "students=6", "summary=2").succeed(900)
+    flags = ("--groups", "train=students", "tables=summary", "figures=summary", "report=summary")
+    flags += ("--group-components", "students=6", "summary=2")
+    # The members of a group run side by side: six with two CPUs each are more than the node has.
+    main = made.snakemake(*flags)
+    assert main.wait(400) == 1
+    assert "has no node with 12 CPUs (the largest has 8)" in main.said
+    assert len(made.cluster.queue()) == before
+    made.snakemake(*flags, "--set-resources", "train:cpus_per_task=1").succeed(900)
     check_equal(made, local)
-    assert len(made.cluster.queue()) - before == 2, "six trainings, and tables with figures"
+    assert len(made.cluster.queue()) - before == 2, "six trainings, and all that follows"
 
 
 def test_without_accounting_a_cancelled_job_is_noticed(project, local):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ class Fakes:
         self.say("squeue", "")
         self.say("sacct", "")
         self.say("scancel", "")
-        self.say("sinfo", "cpu|(null)|64000\ngpu|gpu:a100:4(S:0-1)|128000")
+        self.say("sinfo", "cpu|(null)|64000|32\ngpu|gpu:a100:4(S:0-1)|128000|48")
         self.put("sbatch", "echo 'sbatch: Job 7 to start at 2026-11-25T12:00:00' >&2")
         self.put("srun", "exit 1")
         self.site()
@@ -92,6 +93,7 @@ def test_a_cluster_that_can_do_what_is_asked(fakes):
         (Request("cpu", 1), "has no GPU"),
         (Request("gpu", 1, "h100"), "has no GPU of type 'h100' (there are: a100)"),
         (Request("gpu", 1, minutes=721), "runs no job longer than 720 minutes, asked are 721"),
+        (Request("cpu", cpus=33), "has no node with 33 CPUs (the largest has 32): lower cpus_per_task, or group fewer"),
         (Request("cpu", memory_mb=64001), "has no node with 64001 MB (the largest has 64000 MB)"),
     ],
 )
@@ -124,7 +126,8 @@ def test_a_controller_that_does_not_answer(fakes):
 
 def test_one_request_stands_for_its_kind(fakes):
     asked = [Request("gpu", 1, minutes=m, memory_mb=mb) for m, mb in ((10, 500), (90, 100), (20, 300))]
-    assert largest(asked) == [Request("gpu", 1, minutes=90, memory_mb=500)]
+    asked[1] = replace(asked[1], cpus=4)
+    assert largest(asked) == [Request("gpu", 1, minutes=90, memory_mb=500, cpus=4)]
 
 
 # --- how jobs end

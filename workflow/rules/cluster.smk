@@ -36,18 +36,21 @@ def extract_minutes(wildcards, attempt):
 
 
 def requests():
-    """Yield what the jobs that are about to run will ask SLURM for."""
-    for job in workflow.dag.needrun_jobs():
-        if not job.is_local:
-            asked = job.resources
-            yield Request(
-                asked.get("slurm_partition", ""),
-                asked.get("gpu", 0),
-                asked.get("gpu_model", ""),
-                asked.get("runtime", 1),
-                asked.get("mem_mb", 0),
-                asked.get("slurm_account", ""),
-            )
+    """Yield what the jobs that are about to run will ask SLURM for; those of a group ask together."""
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    groups = {id(group): group for group in map(workflow.dag.get_job_group, jobs) if group}
+    alone = [job for job in jobs if workflow.dag.get_job_group(job) is None]
+    for job in [*groups.values(), *alone]:
+        asked = job.resources
+        yield Request(
+            asked.get("slurm_partition", ""),
+            asked.get("gpu", 0),
+            asked.get("gpu_model", ""),
+            asked.get("runtime", 1),
+            asked.get("mem_mb", 0),
+            asked.get("slurm_account", ""),
+            asked.get("cpus_per_task", job.threads),
+        )
 
 
 def start():
