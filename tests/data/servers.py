@@ -6,12 +6,13 @@ import hashlib
 import io
 import re
 import tarfile
-import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.loopback import Loopback
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Fault:
     ignore_range: bool = False
 
 
-class Site:
+class Site(Loopback):
     """Files under paths, faults to come for each path, and the requests that came."""
 
     def __init__(self) -> None:
@@ -47,8 +48,6 @@ class Site:
         site = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def do_GET(self) -> None:
                 site.requests.append((self.path, self.headers.get("Range")))
                 path = self.path.partition("?")[0]
@@ -58,17 +57,7 @@ class Site:
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.serve(Handler)
 
     def answer(self, handler: BaseHTTPRequestHandler, path: str, fault: Fault) -> None:
         body, headers, status = self.files.get(path), dict(fault.headers), 200

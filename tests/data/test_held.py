@@ -86,7 +86,7 @@ from clipkd.data.resampling import resized
 torch.set_num_threads(1)
 images = np.load(sys.argv[1], mmap_mode="r")
 holder, kept, sizes = Streamed(images, torch.device("cpu")), [], []
-for epoch in range(12):
+for epoch in range(40):
     order = np.random.default_rng(epoch).permutation(len(images))
     for rows, flat, starts in holder.over(np.array_split(order, 20), lambda rows: rows):
         batch = resized(flat, starts, holder.sizes[rows], 16)
@@ -107,6 +107,7 @@ def test_nothing_grows_with_epochs(leak, tmp_path):
         command, capture_output=True, text=True, check=True, env=os.environ | {"MALLOC_ARENA_MAX": "2"}
     )
     kilobytes = json.loads(done.stdout)
-    # Twelve epochs; the first ones fill caches. The control keeps its 16 px batches: 1.5 MB an epoch.
-    growth = max(kilobytes[8:]) - max(kilobytes[2:5])
-    assert (growth > 4000) == leak, kilobytes
+    # The first epochs fill caches, and the allocator takes and returns some MB at any time. The control keeps its
+    # 16 px batches: 1.5 MB an epoch, 30 MB or more from the tenth epoch to the thirtieth.
+    growth = min(kilobytes[30:]) - max(kilobytes[2:10])
+    assert (growth > 10_000) == leak, kilobytes

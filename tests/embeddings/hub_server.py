@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.loopback import Loopback
 
 RESOLVE = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/([^?]+)")
 MODEL = re.compile(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)/revision/([^/?]+)")
@@ -34,7 +35,7 @@ class Repository:
 
 
 @dataclass
-class Hub:
+class Hub(Loopback):
     """Repositories by id, and what was asked for."""
 
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -47,8 +48,6 @@ class Hub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def do_GET(self) -> None:
                 hub.requests.append(f"{self.command} {self.path}")
                 hub.authorizations[self.path] = self.headers.get("Authorization")
@@ -62,18 +61,8 @@ class Hub:
 
             do_HEAD = do_GET
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.serve(Handler)
         self.store_url = f"http://localhost:{self.server.server_port}"  # another host, as the hub's file store is
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def asked_for(self, hub_id: str) -> set[str]:
         """Return the names of the files that were asked for."""

@@ -6,9 +6,10 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.loopback import Loopback
 
 COMMIT = "c" * 40
 PREUPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/preupload/main")
@@ -17,7 +18,7 @@ COMMITTED = re.compile(r"/api/models/([^/]+/[^/]+)/commit/main")
 
 
 @dataclass
-class Upload:
+class Upload(Loopback):
     """What was uploaded, and what was asked for."""
 
     token: str
@@ -33,8 +34,6 @@ class Upload:
         upload = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 path = self.path.partition("?")[0]
@@ -51,17 +50,7 @@ class Upload:
 
             do_GET = do_POST = do_PUT = answer
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.serve(Handler)
 
     def take(self, command: str, path: str, body: bytes) -> tuple[int, object]:
         """Return status and answer."""
