@@ -76,6 +76,7 @@ test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 ki
 bench: install ## The benchmarks: about 40 minutes on two cores; then write docs/performance.md.
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.grids
+	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python docs/grids.py
 	$(BIN)/python docs/performance.py
 

@@ -96,16 +96,19 @@ def peer_epoch(
     import transformers  # isort: skip
 
     opened = stages.dataset(datasets.get(dataset), layout_of(material), None)
-    # As the library has it: clipkd's own loading makes a teacher's pass faster (clipkd/embeddings/speed.py).
-    teacher = transformers.ViTModel.from_pretrained(material.teacher_folder, add_pooling_layer=False)
-    teacher, width = teacher.eval().to(device), teacher.config.hidden_size
+    width = transformers.ViTConfig.from_pretrained(material.teacher_folder).hidden_size
+    teacher = None
+    if train_type != "embed-KD":
+        # As the library has it: clipkd's own loading makes a teacher's pass faster (clipkd/embeddings/speed.py).
+        teacher = transformers.ViTModel.from_pretrained(material.teacher_folder, add_pooling_layer=False)
+        teacher = teacher.eval().to(device)
     torch.manual_seed(0)
     images = Images(np.asarray(opened.images("train")), opened.train_labels)
     peer = Peer(
         images,
         PlainStudent(students.get(student), CLASSES, width),
         train_type,
-        None if train_type == "embed-KD" else teacher,
+        teacher,
         torch.randn(CLASSES, width),
         torch.nn.Linear(width, CLASSES),
         batch_size,

@@ -10,6 +10,7 @@ from generated import ROOT, main
 
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import jobs
 from benchmarks.grids import RESULT, table
 
 JOB_CPU_SECONDS = 4.4
@@ -20,6 +21,7 @@ LARGER = 100_000
 def block() -> str:
     """Return the block: measured, and the estimate for what is larger."""
     result: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
+    job: dict[str, Any] = json.loads(jobs.RESULT.read_text(encoding="utf-8"))
     grids = {int(cells): row for cells, row in result["grids"].items()}
     most = max(grids)
     least, plan, sent = grids[min(grids)]["planned"], grids[most]["planned"], grids[most]["submitted"]
@@ -39,6 +41,10 @@ def block() -> str:
             f"trainings of an hour, {3600 / main_cpu:,.0f} at a time, more than a site lets one user run. The "
             f"controller is asked once in 20 to 180 s, however many jobs there are. A job costs {JOB_CPU_SECONDS} "
             f"CPU-s for Snakemake itself: {JOB_CPU_SECONDS * most / 3600:.0f} CPU-hours for {most:,} cells.",
+            f"**A job beyond its epochs**, on one machine: {job['overhead_s']} s wall ({job['lowest_s']} to "
+            f"{job['highest_s']}; start of the process, torch's import, checks of the data, evaluation, files, and "
+            f"Snakemake's own work), over {job['jobs']} jobs of one core each, one after another; {job['processor']}, "
+            f"{job['date']}, `{job['command']}`.",
         ]
     )
 
