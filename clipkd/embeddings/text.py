@@ -143,7 +143,8 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
     """
     views: Prompts = store.views
     tower = load_text(store.teacher, folder, device)
-    texts = [text for name in dataset.classes for text in prompts(name, views.templates)]
+    names = views.of(dataset.classes)
+    texts = [text for name in names for text in prompts(name, views.templates)]
     what = f"{store.dataset.title} class names through {store.teacher.title}"
     start = time.perf_counter()
     begins = range(0, len(texts), BATCH)
@@ -157,7 +158,7 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
         writer = Writer(draft.path / "sample.npy", vectors.shape, store.dtype, grid)
         writer.put(vectors)
         writer.close()
-        np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(dataset.classes)), len(views.templates)))
+        np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(names)), len(views.templates)))
         draft.facts |= {
             "forward_passes": len(texts),
             "seconds": round(seconds, 3),
@@ -165,7 +166,7 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
             "teacher_parameters": tower.parameters,
             "hidden_size": vectors.shape[1],
             "dataset_content": dataset.content,
-            "class_names": dataset.classes,
+            "class_names": names,
             "templates": list(views.templates),
         }
     say(f"{what}: {len(texts):,} prompts, {seconds:.1f} s")

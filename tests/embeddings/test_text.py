@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipkd import datasets, open_classes, recipes, stages, teachers
+from clipkd import class_names, datasets, open_classes, recipes, stages, teachers
 from clipkd.artifacts import open_artifact
 from clipkd.cells import Cell, checked
 from clipkd.data.dataset import open_dataset
@@ -102,6 +102,51 @@ def test_a_changed_class_name_is_found(clip, layout):
     job.dataset.artifact.manifest["facts"]["classes"] = ["zero", *job.dataset.classes[1:]]
     with pytest.raises(DataError, match="made from other class names"):
         open_signal(job)
+
+
+ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def called(layout, names):
+    """Return the layout, and what the digits are called in it."""
+    return dataclasses.replace(layout, class_names=(("digits", class_names.read(names, "class_names.digits")),))
+
+
+def test_the_prompts_hold_the_names_that_the_user_gives(clip, layout):
+    cell, english = cell_of(clip), called(layout, ENGLISH)
+    for one in (layout, english):
+        stages.for_training(cell, one, CPU)
+    folder, identity = english.prototypes(cell)
+    assert folder != layout.prototypes(cell)[0]
+    found = open_artifact(folder, "prototypes", identity)
+    each = [by_transformers(clip, text) for text in ("a photo of a seven.", "this is the seven.")]
+    mean = sum(vector / np.linalg.norm(vector) for vector in each) / 2
+    np.testing.assert_allclose(found.array("prototypes")[7], mean / np.linalg.norm(mean), atol=2e-5)
+    # The control: the prompts with the dataset's own name are others.
+    plain = open_artifact(layout.prototypes(cell)[0], "prototypes").array("prototypes")
+    assert abs(found.array("prototypes")[7] - plain[7]).max() > 0.01
+    assert found.facts["class_names"] == ENGLISH
+    job = open_job(cell, Hyperparameters(), english, CPU)
+    open_signal(job)
+    assert job.facts()["class_names"] == ENGLISH
+    assert job.facts()["classes"] == [str(digit) for digit in range(10)]
+    assert job.identity != open_job(cell, Hyperparameters(), layout, CPU).identity
+
+
+@pytest.mark.parametrize(
+    ("teacher", "train_type"), [("none", "supervised"), ("digits-vit-s", "embed-KD"), ("digits-vit-s", "teacher-KD")]
+)
+def test_names_make_nothing_again_that_reads_no_text(teacher, train_type, layout):
+    cell = checked(Cell("corrected", "digits", "tiny-32", teacher, train_type, 0))
+    plain, english = (open_job(cell, Hyperparameters(), one, CPU) for one in (layout, called(layout, ENGLISH)))
+    assert plain.identity == english.identity
+    assert plain.dataset.artifact.path == english.dataset.artifact.path
+
+
+def test_names_of_other_classes_are_refused_before_training(clip, layout):
+    wrong = called(layout, dict(zip("012345678", ENGLISH[:9], strict=True)))
+    with pytest.raises(InputError, match=r"class_names\.digits: no name for '9'"):
+        open_job(cell_of(clip), Hyperparameters(), wrong, CPU)
 
 
 def test_texts_of_any_length_share_a_batch(clip, layout):
