@@ -158,6 +158,81 @@ def test_texts_of_any_length_share_a_batch(clip, layout):
         np.testing.assert_allclose(vector, by_transformers(clip, text), atol=1e-5)
 
 
+# Of a text with capitals and punctuation: the words that each family was trained to be shown, and what fills them up.
+SIGLIP_READS = {
+    "siglip": (["<pad>", "</s>", "<unk>", *checkpoints.WORDS.split()], "this is a photo of the zebra </s>", "</s>"),
+    "siglip2": (
+        ["<pad>", "<eos>", "<unk>", *checkpoints.WORDS.split()[:-1], "</s>"],
+        "this is a photo of the zebra <unk> <eos>",
+        "<pad>",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SIGLIP_READS)
+def test_a_siglip_says_what_transformers_says(family, layout, tmp_path):
+    """Against get_text_features of token numbers written out by hand, filled up to the whole length, no mask."""
+    folder = checkpoints.save(family, tmp_path / family)
+    vocabulary, words, filling = SIGLIP_READS[family]
+    spec = teachers.get(f"{folder}:text")
+    stages.teacher(spec, layout, CPU)
+    tower = load_text(spec, layout.teacher(spec), CPU)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+
+    def features(ids, length=20):
+        filled = ids + [vocabulary.index(filling)] * (length - len(ids))
+        with torch.no_grad():
+            return model.get_text_features(input_ids=torch.tensor([filled])).pooler_output[0].numpy()
+
+    ids = [vocabulary.index(word) for word in words.split()]
+    short = [vocabulary.index(word) for word in ("dog", words.split()[-1])]
+    long_text, short_text = tower.embed(["This is a photo of the ZEBRA.", "dog"])
+    np.testing.assert_allclose(long_text, features(ids), atol=1e-5)
+    np.testing.assert_allclose(short_text, features(short), atol=1e-5)
+    # The controls: filled up only to the longest of the batch, or with another token, it is another vector.
+    assert abs(features(short, len(ids)) - short_text).max() > 0.01
+    assert long_text.shape == (checkpoints.WIDTH,)
+
+
+@pytest.mark.parametrize("family", SIGLIP_READS)
+def test_a_siglip_is_a_teacher_by_its_class_names(family, layout, tmp_path):
+    cell = cell_of(checkpoints.save(family, tmp_path / family))
+    stages.for_training(cell, layout, CPU)
+    folder, identity = layout.prototypes(cell)
+    prototypes = open_artifact(folder, "prototypes", identity).array("prototypes")
+    assert prototypes.shape == (10, checkpoints.WIDTH)
+    np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, atol=1e-5)
+
+
+def test_zero_shot_of_a_siglip_is_that_of_the_whole_model(layout, tmp_path):
+    siglip = checkpoints.save("siglip", tmp_path / "siglip")
+    cell = cell_of(siglip)
+    stages.for_training(cell, layout, CPU)
+    stages.for_training(
+        dataclasses.replace(cell, teacher=f"{siglip}:pooler", train_type="teacher-KD"), layout, CPU, 256
+    )
+    digits = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
+    folder, identity = layout.prototypes(cell)
+    found = zero_shot(cell, layout, digits, open_artifact(folder, "prototypes", identity).array("prototypes"))
+    model = transformers.SiglipModel.from_pretrained(siglip).eval()
+    vocabulary = SIGLIP_READS["siglip"][0]
+    names = []
+    for name in digits.classes:
+        texts = [f"a photo of a {name} </s>".split(), f"this is the {name} </s>".split()]
+        ids = torch.tensor([[vocabulary.index(word) for word in (text + ["</s>"] * 20)[:20]] for text in texts])
+        with torch.no_grad():
+            each = model.get_text_features(input_ids=ids).pooler_output
+        names.append((each / each.norm(dim=1, keepdim=True)).mean(dim=0))
+    images = [Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC) for image in digits.images("test")]
+    pixels = (np.stack([np.asarray(image) for image in images]) / 255 - checkpoints.MEAN) / checkpoints.STD
+    with torch.no_grad():
+        shown = torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)
+        seen = model.get_image_features(pixel_values=shown).pooler_output
+    directions = torch.stack(names)
+    right = (seen @ (directions / directions.norm(dim=1, keepdim=True)).T).argmax(dim=1).numpy() == digits.test_labels
+    assert found["top1"] == pytest.approx(float(right.mean()), abs=2.5 / len(digits.test_labels))
+
+
 def test_a_prompt_that_is_too_long_is_named(clip, layout):
     spec = teachers.get(f"{clip}:text")
     stages.teacher(spec, layout, CPU)
