@@ -33,7 +33,10 @@ OWN: dict[str, Lines] = {
         "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler; text: the text tower of a CLIP or SigLIP.",
         "A+B": "Several teachers at once for one student.",
     },
-    "students": {"timm:MODEL@PIXELS": "Any model of timm, for images of that side (32 where none is given)."},
+    "students": {
+        "timm:MODEL@PIXELS": "Any model of timm, for images of that side (32 where none is given); "
+        "?pretrained=FILE.safetensors or OWNER/MODEL@COMMIT behind it: not with fresh weights."
+    },
 }
 """What can be named without a file of its own."""
 
