@@ -117,6 +117,13 @@ def test_a_path_begins_beside_the_config(folders, monkeypatch):
     assert inline.identity() == named.identity()
 
 
+def test_names_of_the_digits_are_checked_before_any_work(tmp_path):
+    text = CONFIG.replace("sources: {fish: images}\n", "").replace("fish", "digits")
+    (tmp_path / "mine.yaml").write_text(text.replace("NAMES", '{"0": zero, "1": one}'))
+    with pytest.raises(InputError, match=r"mine\.yaml:10: class_names\.digits: no name for '2', '3'"):
+        load([BASE, tmp_path / "mine.yaml"], schema())
+
+
 def test_names_are_in_the_fingerprint(folders):
     other = dict(Layout.of(config(folders, json.dumps(WORDS | {"n01440764": "carp"}))).class_names)["fish"]
     assert other.identity() != class_names.read(WORDS, "here").identity()
