@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
+from clipkd import class_names, datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.artifacts import read_json
 from clipkd.errors import InputError, nearest
 from clipkd.surroundings import TOKEN, without_password
@@ -200,6 +200,10 @@ def load(paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | 
         InputError: naming file, line, key, value and the nearest valid name.
     """
     files = [Source(path) for path in paths]
+    for file in files:
+        named = file.values.get("class_names")
+        if isinstance(named, dict):
+            named |= {dataset: class_names.beside(given, file.path.parent) for dataset, given in named.items()}
     parts: list[tuple[dict[str, Any], Complaint]] = [(file.values, file.error) for file in files]
     parts.append((from_command_line(overrides or {}), command_line_error))
     merged: dict[str, Any] = {}
@@ -318,7 +322,21 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
         except InputError as problem:
             raise complaint(("prototypes", "form"), str(problem)) from None
     asked = {name.lower() for block in merged["grid"] for name in block["datasets"]} | set(datasets.names())
-    for name in values.get("sources", {}):
-        if name not in asked:
-            message = f"no block of the grid has a dataset '{name}'{nearest(name, asked)}"
-            raise complaint(("sources", name), message)
+    for key in ("sources", "class_names"):
+        for name in values.get(key, {}):
+            if name not in asked:
+                raise complaint((key, name), f"no block of the grid has a dataset '{name}'{nearest(name, asked)}")
+    for name, given in values.get("class_names", {}).items():
+        check_class_names(name, given, sources.get(name), complaint)
+
+
+def check_class_names(name: str, given: class_names.Given, source: str | None, complaint: Complaint) -> None:
+    """Raise the complaint about class names that are none, or, where the classes are known already, not theirs."""
+    key = ("class_names", name)
+    try:
+        found = class_names.read(given, spelled(key))
+        classes = datasets.get(name, source).known_classes(source)
+        if classes is not None:
+            found.of(classes)
+    except InputError as problem:
+        raise complaint(key, str(problem).removeprefix(f"{spelled(key)}: ")) from None

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipkd import class_names
 from clipkd.cells import Cell
+from clipkd.class_names import ClassNames
 from clipkd.datasets import DatasetSpec
 from clipkd.embeddings.prompts import TEMPLATES
 from clipkd.embeddings.views import (
@@ -75,6 +77,8 @@ class Layout:
     """In which teachers multiply matrices, live ones too."""
     templates: tuple[str, ...] = TEMPLATES
     """What class names are put into for a text tower."""
+    class_names: tuple[tuple[str, ClassNames], ...] = ()
+    """What the classes of a dataset are called, where the user says so."""
 
     @classmethod
     def of(cls, config: dict[str, Any], data: Path = Path("data")) -> Layout:
@@ -83,7 +87,15 @@ class Layout:
         form, templates = chosen.pop("form", None), tuple(chosen.pop("templates", TEMPLATES))
         stored = config["embeddings"]
         precision = stored.get("precision", "float32")
-        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision, templates)
+        named = tuple(
+            (dataset.lower(), class_names.read(given, f"class_names.{dataset}"))
+            for dataset, given in (config.get("class_names") or {}).items()
+        )
+        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision, templates, named)
+
+    def prompts(self, spec: DatasetSpec) -> Prompts:
+        """Return what a text tower is shown of a dataset."""
+        return Prompts(self.templates, dict(self.class_names).get(spec.name))
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
@@ -129,6 +141,6 @@ class Layout:
         teacher = cell.teacher_spec
         assert teacher is not None
         if teacher.reads_names:
-            return self.embeddings(cell.dataset_spec, teacher, Prompts(self.templates))
+            return self.embeddings(cell.dataset_spec, teacher, self.prompts(cell.dataset_spec))
         views = prototype_views(cell.recipe_spec, cell.dataset_spec, teacher, self.sample)
         return self.embeddings(cell.dataset_spec, teacher, views)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clipkd import device as devices
 from clipkd import students
 from clipkd.artifacts import MANIFEST, Artifact, open_artifact, read_json, read_manifest
+from clipkd.class_names import ClassNames
 from clipkd.data.image_files import read_images
 from clipkd.data.preprocessing import Picture, Preprocessing
 from clipkd.errors import DataError, InputError
@@ -52,13 +53,20 @@ class Model:
     student: nn.Module
     """Maps inputs [B, 3, S, S] to `Outputs`; in evaluation mode."""
     classes: list[str]
-    """Class names, in the order of the student's scores."""
+    """The dataset's own class names, in the order of the student's scores."""
     preprocessing: Preprocessing
     device: torch.device
     trained: dict[str, Any]
     """Dataset, recipe, teacher, train type and seed of its run."""
     manifest: dict[str, Any]
     """Of the run or export that it was loaded from."""
+    class_names: list[str] | None = None
+    """What predictions call the classes; None: as the dataset."""
+
+    @property
+    def names(self) -> list[str]:
+        """What predictions call the classes, in the order of the student's scores."""
+        return self.class_names or self.classes
 
     def predict(
         self, images: Picture | Sequence[Picture], top: int = TOP, batch_size: int = BATCH_SIZE
@@ -103,7 +111,7 @@ class Model:
     def ranked(self, probabilities: np.ndarray, top: int) -> list[Prediction]:
         """Return the likeliest classes of one image; equal ones in the order of the classes."""
         order = np.argsort(-probabilities, kind="stable")[:top]
-        return [Prediction(self.classes[number], float(probabilities[number])) for number in order]
+        return [Prediction(self.names[number], float(probabilities[number])) for number in order]
 
     def answers(self, paths: Iterable[Path], top: int = TOP, batch_size: int = BATCH_SIZE) -> Iterator[Answer]:
         """Yield an answer for each image file, in order; a bad one does not stop the others."""
@@ -131,15 +139,16 @@ def scored(outputs: Outputs) -> Tensor:
     return outputs.logits.softmax(dim=1)
 
 
-def load(path: str | Path, device: str = "auto") -> Model:
+def load(path: str | Path, device: str = "auto", class_names: ClassNames | None = None) -> Model:
     """Load a trained student with its preprocessing.
 
     Args:
         path: a run folder, or a folder that `clipkd export` wrote (safetensors or hf).
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        class_names: what predictions call the classes (`clipkd.class_names.from_file`); None: as the run was told.
 
     Raises:
-        InputError: there is no such folder, or it is an export without PyTorch weights.
+        InputError: there is no such folder, it is an export without PyTorch weights, or `class_names` are of others.
         DataError: a file is damaged, or the run was written before class names were kept.
     """
     folder = Path(path)
@@ -148,10 +157,12 @@ def load(path: str | Path, device: str = "auto") -> Model:
     where = devices.choose(device)
     manifest = read_manifest(folder)
     if manifest["kind"] == RUN:
-        return loaded(open_run(folder, manifest), where)
-    if manifest["kind"] == EXPORT:
-        return loaded(open_export(folder, manifest), where)
-    raise InputError(f"{folder} holds {manifest['kind']}, not a trained student")
+        model = loaded(open_run(folder, manifest), where)
+    elif manifest["kind"] == EXPORT:
+        model = loaded(open_export(folder, manifest), where)
+    else:
+        raise InputError(f"{folder} holds {manifest['kind']}, not a trained student")
+    return replace(model, class_names=class_names.of(model.classes)) if class_names else model
 
 
 class Stored(NamedTuple):
@@ -197,4 +208,5 @@ def loaded(stored: Stored, device: torch.device) -> Model:
         state = from_transformers(state)
     student = student_from(state, spec, stored.weights).to(device).eval()
     classes, steps = described["classes"], Preprocessing.from_facts(described["preprocessing"])
-    return Model(student, classes, steps, device, described["trained"], stored.artifact.manifest)
+    named = described.get("class_names")
+    return Model(student, classes, steps, device, described["trained"], stored.artifact.manifest, named)

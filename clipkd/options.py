@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clipkd import datasets, methods, prototype_forms, recipes, students, teachers
+from clipkd import class_names, datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.cells import NO_TEACHER, Cell, checked
+from clipkd.class_names import ClassNames
 from clipkd.embeddings.prompts import TEMPLATES, checked_template
 from clipkd.embeddings.vectors import DTYPES
 from clipkd.embeddings.views import Precision, Sample
@@ -100,6 +101,18 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
         help="a sentence that class names are put into for a text tower, {} in place of the name; may be repeated "
         "(default: clipkd/embeddings/prompts.py)",
     )
+    names_option(child)
+
+
+def names_option(child: argparse.ArgumentParser) -> None:
+    """Add what classes are called."""
+    child.add_argument(
+        "--class-names",
+        type=names,
+        metavar="FILE",
+        help="what the classes are called where the dataset has ids or numbers: a YAML or JSON file with a map from "
+        "each class to its name, or a list in the order of the classes (or that map or list itself, as JSON)",
+    )
 
 
 def form_options(child: argparse.ArgumentParser) -> None:
@@ -129,6 +142,14 @@ def template(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def names(text: str) -> ClassNames:
+    """Parse class names: a file, or a map or list as JSON."""
+    try:
+        return class_names.from_option(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def layout_of(options: argparse.Namespace) -> Layout:
     """Return the layout that the options name."""
     if not hasattr(options, "embed_dtype"):
@@ -136,7 +157,9 @@ def layout_of(options: argparse.Namespace) -> Layout:
     sample = Sample(options.per_class, options.prototype_seed)
     form = getattr(options, "prototype_form", None)
     templates = tuple(options.templates or TEMPLATES)
+    named = {datasets.get(options.dataset_name, options.dataset_source).name: options.class_names}
     rest: dict[str, Any] = {"precision": options.embed_precision, "templates": templates}
+    rest["class_names"] = tuple((dataset, given) for dataset, given in named.items() if given)
     return Layout(options.data, options.embed_dtype, sample, form, options.crop_views, **rest)
 
 

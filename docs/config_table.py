@@ -37,7 +37,9 @@ def kind(schema: dict[str, Any]) -> str:
         inner = schema["items"]
         return "list of maps" if inner["type"] == "object" else f"list of {kind(inner).replace('text', 'names')}"
     if of == "object":
-        return "map" if "properties" in schema else "map of text"
+        inner = schema.get("additionalProperties")
+        is_mixed = isinstance(inner, dict) and isinstance(inner["type"], list)
+        return "map" if "properties" in schema else "map of texts, maps or lists" if is_mixed else "map of text"
     words = {"string": "text", "integer": "whole number", "number": "number"}
     if schema.get("pattern") == "^all$":
         return f"{kind(schema | {'type': 'integer', 'pattern': None})}, or `all`"

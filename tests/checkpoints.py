@@ -25,6 +25,7 @@ SIZES = {
 START, END = "<|start|>", "<|end|>"
 WORDS = "a photo of this is the cat dog zebra zero one two three four five six seven eight nine 0 1 2 3 4 5 6 7 8 9 ."
 TOWER = SIZES | {"intermediate_size": 32}
+NAFLEX = {name: value for name, value in TOWER.items() if name != "image_size"} | {"num_patches": 9}
 TEXT = {
     "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "vocab_size": len(WORDS.split()) + 3, "max_position_embeddings": 20,
@@ -59,6 +60,9 @@ def model_of(family: str) -> transformers.PreTrainedModel:
         "siglip": lambda: transformers.SiglipModel(
             transformers.SiglipConfig(text_config=dict(TEXT), vision_config=TOWER)
         ),
+        "siglip2": lambda: transformers.Siglip2Model(
+            transformers.Siglip2Config(text_config=dict(TEXT), vision_config=NAFLEX)
+        ),
     }
     torch.manual_seed(0)
     model = makers[family]()
@@ -70,15 +74,39 @@ def model_of(family: str) -> transformers.PreTrainedModel:
 
 
 def save(family: str, folder: Path, **changes: Any) -> Path:
-    """Save a model of a family, its image processor and, of a CLIP, its tokenizer."""
+    """Save a model of a family, its image processor and, where it has a text tower, its tokenizer."""
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     model_of(family).save_pretrained(folder)
-    rules = PROCESSORS[family] | {"image_mean": MEAN, "image_std": STD, "do_rescale": True, "do_normalize": True}
+    rules = PROCESSORS[family.removesuffix("2") if family == "siglip2" else family] | {
+        "image_mean": MEAN,
+        "image_std": STD,
+        "do_rescale": True,
+        "do_normalize": True,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(rules | changes))
-    if family == "clip":
-        tokenizer().save(str(folder / "tokenizer.json"))
+    made = {"clip": tokenizer, "siglip": siglip_tokenizer, "siglip2": gemma_tokenizer}
+    if family in made:
+        made[family]().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def siglip_tokenizer() -> Tokenizer:
+    """Return a tokenizer of whole words in the form of SigLIP's: no start token, `</s>` at the end, `<pad>` unused."""
+    return ending(["<pad>", "</s>", "<unk>", *WORDS.split()], "</s>")
+
+
+def gemma_tokenizer() -> Tokenizer:
+    """Return a tokenizer of whole words in the form of SigLIP 2's, which is Gemma's: `</s>` is a word like others."""
+    return ending(["<pad>", "<eos>", "<unk>", *[word for word in WORDS.split() if word != "."], "</s>"], "<eos>")
+
+
+def ending(words: list[str], end: str) -> Tokenizer:
+    """Return a tokenizer of words that puts one token behind every text; it leaves capitals as they are."""
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, words.index(end))])
+    return made
 
 
 def tokenizer() -> Tokenizer:

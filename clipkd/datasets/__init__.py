@@ -86,6 +86,10 @@ class DatasetSpec:
         """
         raise NotImplementedError
 
+    def known_classes(self, source: str | None) -> list[str] | None:
+        """Return the class names where they are known before the dataset is read; None: only reading it tells."""
+        return None
+
     def identity(self) -> Identity:
         """Return what makes the packed dataset."""
         return {

@@ -29,6 +29,9 @@ class Digits(DatasetSpec):
     def source_identity(self) -> Identity:
         return {"sklearn": "load_digits", "sha256": self.sha256, "size": self.image_size, "test_every": TEST_EVERY}
 
+    def known_classes(self, source: str | None) -> list[str] | None:
+        return [str(digit) for digit in range(10)]
+
     def read(self, source: str | None, downloads: Path) -> Reading:
         import hashlib
 
@@ -52,7 +55,7 @@ class Digits(DatasetSpec):
             is_test[np.flatnonzero(labels == digit)[TEST_EVERY - 1 :: TEST_EVERY]] = True
         chosen = {part: np.flatnonzero(is_test == part) for part in (False, True)}
         splits = {part: Split(labels[rows], [images[row] for row in rows]) for part, rows in chosen.items()}
-        return Reading([str(digit) for digit in range(10)], splits[False], splits[True])
+        return Reading(self.known_classes(source) or [], splits[False], splits[True])
 
 
 SPEC = Digits(

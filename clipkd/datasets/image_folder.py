@@ -29,6 +29,14 @@ class ImageFolder(DatasetSpec):
         # whatever is made from the dataset is checked against that.
         return {"image_folder": self.name, "pack_size": self.pack_size}
 
+    def known_classes(self, source: str | None) -> list[str] | None:
+        if source is None:
+            return None
+        try:
+            return sorted(entry.name for entry in (Path(source) / "train").iterdir() if entry.is_dir())
+        except OSError:
+            return None  # it is packed already, or `read` says what is wrong
+
     def read(self, source: str | None, downloads: Path) -> Reading:
         from clipkd.data.image_folder import read
 

@@ -14,7 +14,7 @@ from clipkd.data.dataset import Dataset
 from clipkd.embeddings.extract import looked_at, showings
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
-from clipkd.embeddings.views import POOLING, PROTOCOL, Sample, ViewSet, embeddings_identity
+from clipkd.embeddings.views import POOLING, PROTOCOL, Precision, Sample, ViewSet, embeddings_identity
 from clipkd.fingerprint import fingerprint
 
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
@@ -31,13 +31,14 @@ class Verdict:
     folder: Path
     views: str
     images: int
-    """Views that the teacher looked at again."""
+    """Views that the teacher looked at again, or prompts that it read again."""
     cosine: float
     """The worst between a stored and a fresh vector."""
     error: float
     """The worst of any number, in standard deviations of its dimension."""
     wrong: tuple[str, ...]
-    """The views that differ, `train[17] mirrored`."""
+    """The views that differ, `train[17] mirrored`, or the prompts."""
+    shown: str = "views looked at again"
 
     @property
     def is_right(self) -> bool:
@@ -86,11 +87,7 @@ def audit(
         said = np.concatenate([said for _, said in looked_at(showing, places, views, dataset, teacher, BATCH)])
         for view in range(showing.flips.shape[1]):
             here = stored[places, view] if name == "train" else stored[places]
-            now = said[:, view]
-            cosine = (here * now).sum(axis=1) / np.linalg.norm(here, axis=1) / np.linalg.norm(now, axis=1)
-            error = (np.abs(here - now) / deviation).max(axis=1)
-            # `not (good)` rather than `bad`: a NaN is wrong too.
-            bad = ~((cosine >= LEAST_COSINE[teacher.precision]) & (error <= MOST_ERROR[teacher.precision]))
+            cosine, error, bad = compared(here, said[:, view], deviation, teacher.precision)
             wrong += [f"{name}[{place}]{' mirrored' if showing.flips[place, view] else ''}" for place in places[bad]]
             cosines.append(cosine.min())
             errors.append(error.max())
@@ -99,6 +96,16 @@ def audit(
     if views.replays:
         what = f"{views.replays} crops of each training image"
     return Verdict(folder, what, count, float(min(cosines)), float(max(errors)), tuple(wrong))
+
+
+def compared(
+    here: np.ndarray, now: np.ndarray, deviation: np.ndarray, precision: Precision
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each stored vector [N, D] and what the teacher says now: cosine, worst error, whether it is wrong."""
+    cosine = (here * now).sum(axis=1) / np.linalg.norm(here, axis=1) / np.linalg.norm(now, axis=1)
+    error = (np.abs(here - now) / deviation).max(axis=1)
+    # `not (good)` rather than `bad`: a NaN is wrong too.
+    return cosine, error, ~((cosine >= LEAST_COSINE[precision]) & (error <= MOST_ERROR[precision]))
 
 
 def deviation_of(stored: Vectors) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipkd.class_names import spoken
 from clipkd.errors import InputError
 
 TEMPLATES = (
@@ -25,4 +26,4 @@ def checked_template(text: str) -> str:
 
 def prompts(name: str, templates: tuple[str, ...]) -> list[str]:
     """Return every template with a class name in it; `_` in names of folders are spaces."""
-    return [template.replace("{}", " ".join(name.replace("_", " ").split())) for template in templates]
+    return [template.replace("{}", spoken(name)) for template in templates]

@@ -21,6 +21,7 @@ from clipkd.data.dataset import Dataset
 from clipkd.embeddings.checkpoint import check_weights
 from clipkd.embeddings.prompts import prompts
 from clipkd.embeddings.teacher import complain
+from clipkd.embeddings.text_families import FAMILIES, POSITIONS, TextFamily
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
 from clipkd.embeddings.views import Prompts
 from clipkd.errors import DataError, InputError
@@ -29,19 +30,18 @@ from clipkd.progress import progress, say
 from clipkd.teachers import TeacherSpec
 
 BATCH = 64
-UNREAD = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
-"""Counted up, not learned; older checkpoints hold them."""
 
 
 @dataclass
 class TextTower:
-    """A loaded CLIP text tower with its projection into the space that both towers share."""
+    """A loaded text tower of a CLIP or SigLIP, up to the space that both towers share."""
 
     spec: TeacherSpec
     model: Any
     """The encoder, from token numbers."""
     projection: nn.Module
     """Into the space that both towers share."""
+    family: TextFamily
     tokenizer: Any
     device: torch.device
 
@@ -51,29 +51,32 @@ class TextTower:
         return sum(one.numel() for part in (self.model, self.projection) for one in part.parameters())
 
     def tokens(self, texts: list[str]) -> torch.Tensor:
-        """Return token numbers [B, T], each text's end token repeated to the length of the longest.
+        """Return token numbers [B, T], each text filled up to one length.
 
         Raises:
             InputError: a text has more tokens than the tower takes; names it.
             DataError: the tokenizer is not this tower's.
         """
         config = self.model.config
-        coded = [code.ids for code in self.tokenizer.encode_batch(texts)]
+        written = [self.family.written(text, self.tokenizer) for text in texts]
+        coded = [code.ids for code in self.tokenizer.encode_batch(written)]
         for text, ids in zip(texts, coded, strict=True):
             if len(ids) > config.max_position_embeddings:
                 raise InputError(
                     f"'{text}' has {len(ids)} tokens, the text tower of '{self.spec.name}' takes "
                     f"{config.max_position_embeddings}: shorten the template or the class name"
                 )
-            # Older files of CLIP say 2 and mean the highest number; transformers reads them so too.
-            end = max(ids, default=-1) if config.eos_token_id == 2 else config.eos_token_id
+            end = self.family.end(config, self.tokenizer, ids)
             if not ids or max(ids) >= config.vocab_size or ids[-1] != end:
                 raise DataError(
                     f"teacher '{self.spec.name}': its tokenizer.json is not its text tower's ('{text}': {ids})"
                 )
-        longest = max(map(len, coded))
-        # The tower reads the first end token and looks only backwards: what comes after it changes nothing.
-        return torch.tensor([ids + ids[-1:] * (longest - len(ids)) for ids in coded])
+        # CLIP's tower reads the first end token and looks only backwards: what comes after it changes nothing. SigLIP's
+        # reads the last place of all and looks everywhere, as it was trained to.
+        length = config.max_position_embeddings if self.family.has_fixed_length else max(map(len, coded))
+        return torch.tensor(
+            [ids + [self.family.padding(self.tokenizer, ids[-1])] * (length - len(ids)) for ids in coded]
+        )
 
     @torch.inference_mode()
     def embed(self, texts: list[str]) -> np.ndarray:
@@ -92,7 +95,7 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
 
     Raises:
         DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or not finite.
-        InputError: the checkpoint is none of CLIP.
+        InputError: the checkpoint is of another family.
     """
     from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
@@ -104,13 +107,16 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     except DataError as error:
         raise DataError(f"{error}; `clipkd fetch {spec.name}` brings it") from None
     kind = read_json(artifact.file("config.json")).get("model_type")
-    if kind != "clip":
-        raise InputError(f"teacher '{spec.name}' is a '{kind}': class names are read by the text tower of a 'clip'")
+    family = FAMILIES.get(str(kind))
+    if family is None:
+        raise InputError(
+            f"teacher '{spec.name}' is a '{kind}': class names are read by the text towers of {', '.join(FAMILIES)}"
+        )
     check_weights(spec, artifact.file("model.safetensors"))
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     # Both towers are loaded and checked; the sizes of their projections stand in the config of the whole.
-    whole: Any = transformers.CLIPModel
+    whole: Any = getattr(transformers, family.model)
     model, report = whole.from_pretrained(
         artifact.path,
         local_files_only=True,
@@ -120,7 +126,7 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are listed in the report, which we do not ignore
     )
-    complain(artifact.path, report, UNREAD)
+    complain(artifact.path, report, POSITIONS)
     path = artifact.file("tokenizer.json")
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -129,7 +135,8 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     tokenizer.no_padding()
     tokenizer.no_truncation()
     model.eval().requires_grad_(False)
-    return TextTower(spec, model.text_model.to(device), model.text_projection.to(device), tokenizer, device)
+    projection = getattr(model, family.projection) if family.projection else nn.Identity()
+    return TextTower(spec, model.text_model.to(device), projection.to(device), family, tokenizer, device)
 
 
 def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: torch.device) -> Artifact:
@@ -143,7 +150,8 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
     """
     views: Prompts = store.views
     tower = load_text(store.teacher, folder, device)
-    texts = [text for name in dataset.classes for text in prompts(name, views.templates)]
+    names = views.of(dataset.classes)
+    texts = [text for name in names for text in prompts(name, views.templates)]
     what = f"{store.dataset.title} class names through {store.teacher.title}"
     start = time.perf_counter()
     begins = range(0, len(texts), BATCH)
@@ -157,7 +165,7 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
         writer = Writer(draft.path / "sample.npy", vectors.shape, store.dtype, grid)
         writer.put(vectors)
         writer.close()
-        np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(dataset.classes)), len(views.templates)))
+        np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(names)), len(views.templates)))
         draft.facts |= {
             "forward_passes": len(texts),
             "seconds": round(seconds, 3),
@@ -165,7 +173,7 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
             "teacher_parameters": tower.parameters,
             "hidden_size": vectors.shape[1],
             "dataset_content": dataset.content,
-            "class_names": dataset.classes,
+            "class_names": names,
             "templates": list(views.templates),
         }
     say(f"{what}: {len(texts):,} prompts, {seconds:.1f} s")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from clipkd.class_names import ClassNames
 from clipkd.datasets import DatasetSpec
 from clipkd.fingerprint import Identity
 from clipkd.recipes import Recipe
@@ -84,9 +85,16 @@ class Prompts:
     """What a text tower is shown: every template with the name of every class."""
 
     templates: tuple[str, ...]
+    names: ClassNames | None = None
+    """What the classes are called; None: as in the dataset."""
 
     def identity(self) -> Identity:
-        return {"templates": list(self.templates), "class_names": "the dataset's", "pooling": "the text tower's own"}
+        names = self.names.identity() if self.names else "the dataset's"
+        return {"templates": list(self.templates), "class_names": names, "pooling": "the text tower's own"}
+
+    def of(self, classes: list[str]) -> list[str]:
+        """Return what each of a dataset's classes is called."""
+        return self.names.of(classes) if self.names else classes
 
 
 def full_views(recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec) -> ViewSet:

@@ -1,4 +1,4 @@
-"""Zero-shot: a CLIP teacher classifies by its own two towers, from what both have stored. No torch here."""
+"""Zero-shot: a CLIP or SigLIP teacher classifies by its own two towers, from what both have stored. No torch here."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def zero_shot(cell: Cell, layout: Layout, dataset: Dataset, prototypes: np.ndarr
     right = {"top1": 0, "top5": 0}
     for start in range(0, len(images), ROWS):
         vectors = images[start : start + ROWS].astype(np.float64)
-        cosines = unit(vectors @ projection.T) @ names.T
+        cosines = unit(vectors if projection is None else vectors @ projection.T) @ names.T
         order = np.argsort(-cosines, axis=1, kind="stable")
         hits = order == labels[start : start + ROWS, None]
         right["top1"] += int(hits[:, 0].sum())
@@ -89,12 +89,13 @@ def zero_shot(cell: Cell, layout: Layout, dataset: Dataset, prototypes: np.ndarr
     return shares | {"embeddings": f"{store.folder.parent.name}/{store.folder.name}"}
 
 
-def visual_projection(cell: Cell, layout: Layout) -> np.ndarray:
-    """Return the map [D, V] from the vision tower's pooler to the space that both towers share."""
+def visual_projection(cell: Cell, layout: Layout) -> np.ndarray | None:
+    """Return the map [D, V] from the vision tower's pooler to the space that both towers share; None: it lies there."""
     text = cell.teacher_spec
     assert text is not None
     checkpoint = open_artifact(layout.teacher(text), "teacher", text.identity())
-    assert read_json(checkpoint.file("config.json"))["model_type"] == "clip"
+    if read_json(checkpoint.file("config.json"))["model_type"] != "clip":
+        return None
     with safe_open(checkpoint.file("model.safetensors"), framework="np") as weights:
         return weights.get_tensor("visual_projection.weight").astype(np.float64)
 

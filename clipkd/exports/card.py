@@ -69,7 +69,7 @@ def body(source: Source, described: dict[str, Any]) -> str:
     teacher = cell["teacher"]
     by = "without a teacher" if teacher == NO_TEACHER else f"with the teacher {plain(teacher_title(teacher))}"
     method = methods.get(cell["train_type"]).title
-    classes = [plain(name) for name in described["classes"][:MOST_CLASSES]]
+    classes = [plain(name) for name in source.model.names[:MOST_CLASSES]]
     more = len(described["classes"]) - len(classes)
     listed = ", ".join(classes) + (f", and {more} more (config.json)" if more else "")
     parts = [

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipkd import datasets
 from clipkd.artifacts import MANIFEST, building, open_artifact, read_json, read_manifest
+from clipkd.class_names import ClassNames
 from clipkd.data.dataset import Dataset
 from clipkd.data.preprocessing import Picture
 from clipkd.errors import InputError
@@ -42,16 +43,24 @@ class Source:
     def described(self) -> dict[str, Any]:
         """What rebuilds the student, and where it comes from; stands in config.json."""
         cell = self.metrics["cell"]
+        named = {"class_names": self.model.class_names} if self.model.class_names else {}
         return {
             "student": self.metrics["identity"]["student"],
             "classes": self.model.classes,
+            **named,
             "preprocessing": self.model.preprocessing.facts(),
             "trained": cell | {"fingerprint": self.metrics["fingerprint"], "epochs": self.metrics["epochs"]},
         }
 
 
 def export(
-    run: Path, form: Format, folder: Path, data: Path, license: str = "other", named: Sequence[Path] = ()
+    run: Path,
+    form: Format,
+    folder: Path,
+    data: Path,
+    license: str = "other",
+    named: Sequence[Path] = (),
+    class_names: ClassNames | None = None,
 ) -> Path:
     """Write a run's student to `folder`; an earlier export gives way.
 
@@ -62,13 +71,14 @@ def export(
         data: the folder of datasets; the test split of the run's own is what a format is checked on.
         license: as the Hugging Face hub names licences.
         named: images to check on instead.
+        class_names: what the classes are called; None: as the run was told.
 
     Raises:
         InputError: `folder` holds something else; `run` is no run folder.
         DataError: a file of the run is damaged, or the export does not compute what the student computes.
     """
     refuse_foreign(folder)
-    model = load(run, "cpu")
+    model = load(run, "cpu", class_names)
     if model.manifest["kind"] != RUN:
         raise InputError(f"{run} is an export already: give the run folder that it was made from")
     open_artifact(run, RUN)
@@ -83,6 +93,8 @@ def export(
         "run": metrics["fingerprint"],
         "files": weights,
     }
+    if class_names:
+        identity["class_names"] = class_names.identity()
     with building(folder, EXPORT, identity) as draft:
         draft.facts |= form.write(source, draft.path)
     return folder

@@ -35,7 +35,7 @@ class HuggingFace(Format):
             state = to_transformers(state)
             config = settings(student, students.rebuilt(described["student"]))
             described |= {"names": "transformers"}
-        labels = dict(enumerate(described["classes"]))
+        labels = dict(enumerate(source.model.names))
         config |= {
             "id2label": {str(number): label for number, label in labels.items()},
             "label2id": {label: number for number, label in labels.items()},

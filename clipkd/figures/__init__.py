@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.cells import expand
+from clipkd.leftovers import remove_leftovers
 from clipkd.results import Results, accuracy_cells, teacher_names, values, where
 
 FORMATS = ("png", "svg")
@@ -58,7 +59,7 @@ def report_entry(stem: str) -> dict[str, Any]:
 
 
 def write_figures(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
-    """Write every figure of a config, in every format.
+    """Write every figure of a config, in every format; those of an earlier config that it has not are removed.
 
     Args:
         config: a resolved config.
@@ -88,3 +89,4 @@ def write_figures(config: dict[str, Any], results: Path, data: Path, output: Pat
     for stem, (figure, *what) in figures(config).items():
         with styled():
             save(drawers[figure](found, *what), Path(output), stem, found.gaps())
+    remove_leftovers(Path(output), figure_stems(config), FORMATS)

@@ -76,8 +76,8 @@ def draw(results: Results, dataset: str) -> Figure:
 
 def class_names(results: Results, cell: Cell) -> tuple[dict[int, str], int]:
     """Return number -> name of the classes to show, evenly spread over all, and how many there are."""
-    folder = results.teachers.layout.dataset(cell.dataset_spec)
-    names = read_manifest(folder)["facts"]["classes"]
+    layout, spec = results.teachers.layout, cell.dataset_spec
+    names = layout.prompts(spec).of(read_manifest(layout.dataset(spec))["facts"]["classes"])
     chosen = sorted({round(number) for number in np.linspace(0, len(names) - 1, min(CLASSES, len(names)))})
     return {number: str(names[number]) for number in chosen}, len(names)
 

@@ -1,21 +1,27 @@
 """Students: one file is one student, a name for a network, its size and its input size.
 
-Any model of timm is a student too, without a file: `timm:MODEL` or `timm:MODEL@PIXELS`.
+Any model of timm is a student too, without a file: `timm:MODEL` or `timm:MODEL@PIXELS`, with `?pretrained=WHERE` behind
+it where it does not begin with fresh weights.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkd.errors import DataError, InputError
+from clipkd.hub import COMMIT, HUB_ID
 from clipkd.registry import find, specs
 
 if TYPE_CHECKING:
     from clipkd.training.heads import Heads, Widths
 
-TIMM = re.compile(r"timm:([a-z0-9]\w*(?:\.\w+)?)(?:@([1-9][0-9]{0,3}))?", re.IGNORECASE | re.ASCII)
+TIMM = re.compile(
+    r"timm:([a-z0-9]\w*(?:\.\w+)?)(?:@([1-9][0-9]{0,3}))?(?:\?pretrained=(.+))?", re.IGNORECASE | re.ASCII
+)
 TIMM_SIZE = 32
 """Input side of a timm student that names none, in pixels."""
 
@@ -35,6 +41,9 @@ class NetworkSpec:
     def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
         """Return the network with fresh weights (see `clipkd.training.heads.Heads`); imports torch."""
         raise NotImplementedError
+
+    def prepare(self, student: Heads) -> None:
+        """Give a network of `network` the weights that its training begins with, where they are no fresh ones."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +72,29 @@ class StudentSpec(NetworkSpec):
 
 @dataclass(frozen=True)
 class TimmSpec(NetworkSpec):
-    """A model of timm (https://huggingface.co/docs/timm), with fresh weights."""
+    """A model of timm (https://huggingface.co/docs/timm), with fresh weights or pretrained ones."""
 
     model: str
     """timm's own name of it."""
+    pretrained: str = ""
+    """What its training begins with: `sha256:<digest>` of a file, or `owner/model@<commit>`; "": fresh weights."""
+    weights: str = ""
+    """The file; where it lies makes no difference to the student."""
+
+    def identity(self) -> dict[str, Any]:
+        left_out = {"weights"} if self.pretrained else {"weights", "pretrained"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
         from clipkd.training.timm_student import TimmStudent
 
         return TimmStudent(self, classes, target_width, projection, learnable_scale)
+
+    def prepare(self, student: Heads) -> None:
+        if self.pretrained:
+            from clipkd.training.pretrained import load_pretrained
+
+            load_pretrained(student, self)
 
 
 def rebuilt(identity: dict[str, Any]) -> NetworkSpec:
@@ -103,10 +126,47 @@ def get(name: str) -> NetworkSpec:
         return find(__name__, "student", name)
     found = TIMM.fullmatch(name)
     if found is None:
-        raise InputError(f"student '{name}': write timm:MODEL or timm:MODEL@PIXELS, for example timm:resnet18@64")
+        raise InputError(
+            f"student '{name}': write timm:MODEL or timm:MODEL@PIXELS, for example timm:resnet18@64; "
+            "?pretrained=WHERE may follow"
+        )
     size = int(found[2] or TIMM_SIZE)
-    slug = re.sub(r"[^a-z0-9]+", "-", found[1].lower())
-    return TimmSpec(name=f"timm-{slug}-{size}", image_size=size, model=found[1])
+    key = f"timm-{re.sub(r'[^a-z0-9]+', '-', found[1].lower())}-{size}"
+    if not found[3]:
+        return TimmSpec(name=key, image_size=size, model=found[1])
+    pretrained, weights = origin(name, found[3])
+    mark = re.split("[@:]", pretrained)[1][:8]
+    return TimmSpec(f"{key}-from-{mark}", size, found[1], pretrained, weights)
+
+
+def origin(name: str, where: str) -> tuple[str, str]:
+    """Return what stands for pretrained weights, and their file ("": it comes from the hub).
+
+    Raises:
+        InputError: `where` is neither a safetensors file nor a model of the hub with its commit.
+    """
+    hub_id, _, revision = where.partition("@")
+    if HUB_ID.fullmatch(hub_id) and COMMIT.fullmatch(revision):
+        return where, ""
+    path = Path(where)
+    if path.suffix == ".safetensors":
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(f"student '{name}': {path}: {error.strerror or error}") from None
+        return f"sha256:{hashed(path.resolve(), (stat.st_size, stat.st_mtime_ns))}", where
+    raise InputError(
+        f"student '{name}': pretrained={where} is neither a .safetensors file nor owner/model@<40 hex digits of a "
+        "commit> on the Hugging Face hub; pickled weights (.pt, .pth, .bin) are never opened, since they can run code"
+    )
+
+
+@cache
+def hashed(path: Path, stamps: tuple[int, int]) -> str:
+    """Return the sha256 of a file, computed once per process while `stamps` stay the same."""
+    from clipkd.artifacts import sha256
+
+    return sha256(path)
 
 
 def spelled(name: str) -> str:

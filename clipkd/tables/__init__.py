@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.cells import expand
+from clipkd.leftovers import remove_leftovers
 from clipkd.results import Results, values
 from clipkd.tables.table import Table
 
@@ -70,7 +71,7 @@ def report_entry(stem: str) -> dict[str, Any]:
 
 
 def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
-    """Write every table of a config, in every format.
+    """Write every table of a config, in every format; those of an earlier config that it has not are removed.
 
     Args:
         config: a resolved config.
@@ -85,6 +86,7 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
     for table in made(found):
         table.write(Path(output))
+    remove_leftovers(Path(output), table_stems(config), FORMATS)
 
 
 def made(found: Results) -> list[Table]:

@@ -45,7 +45,13 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """Return what the student's users need besides what made it; it stands in the run's manifest."""
         steps = Preprocessing.of(self.dataset.spec, self.cell.student_spec.image_size)
-        return {"classes": self.dataset.classes, "preprocessing": steps.facts()}
+        named = {"class_names": self.names} if self.names != self.dataset.classes else {}
+        return {"classes": self.dataset.classes, "preprocessing": steps.facts()} | named
+
+    @property
+    def names(self) -> list[str]:
+        """What the dataset's classes are called."""
+        return self.layout.prompts(self.dataset.spec).of(self.dataset.classes)
 
     def settings(self) -> dict[str, Any]:
         """Return the resolved settings, as they stand in a run's config.yaml."""
@@ -57,6 +63,7 @@ def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch
     spec = cell.dataset_spec
     dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails)
     job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
+    job.layout.prompts(spec).of(dataset.classes)  # wrong names are refused before the training, not after it
     if spec.has_thumbnails:
         folder, identity = layout.thumbnails(spec, cell.student_spec.image_size)
         job.thumbnails = open_thumbnails(open_part(job, "thumbnails", folder, identity))
@@ -66,7 +73,7 @@ def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch
 def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     """Open an artefact that the run reads, made from the very dataset that it trains on."""
     artifact = open_artifact(folder, kind, identity)
-    if artifact.facts.get("class_names", job.dataset.classes) != job.dataset.classes:
+    if artifact.facts.get("class_names", job.names) != job.names:
         raise DataError(
             f"{folder} was made from other class names than {job.dataset.spec.title} has now; "
             "remove it to make it again"

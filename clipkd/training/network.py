@@ -182,9 +182,11 @@ def patches(images: Tensor, side: int) -> Tensor:
 
 def build_student(spec: NetworkSpec, classes: int, target_width: Widths, recipe: Recipe) -> Heads:
     """Build the network that a recipe trains; `target_width` is None without a teacher."""
-    return spec.network(
+    student = spec.network(
         classes,
         target_width,
         recipe.projection,
         learnable_scale=recipe.logit_scale == "learnable" and target_width is not None,
     )
+    spec.prepare(student)
+    return student

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from clipkd import exports
+from clipkd.options import names_option
 
 TEXT = "Write a run's student as a folder to hand on: safetensors, ONNX, or as the Hugging Face hub keeps models."
 EXAMPLES = """\
@@ -33,6 +34,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
         help="images on which an ONNX file is compared with PyTorch (default: the test split of the run's dataset)",
     )
     child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, for that comparison")
+    names_option(child)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,4 +42,4 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.exports.export import export
 
     form, named = exports.get(options.format), listed(options.check_on or [], sys.stdin)
-    print(export(options.run_folder, form, options.folder, options.data, options.license, named))
+    print(export(options.run_folder, form, options.folder, options.data, options.license, named, options.class_names))

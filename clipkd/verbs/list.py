@@ -30,10 +30,13 @@ OWN: dict[str, Lines] = {
     },
     "teachers": {
         "OWNER/MODEL@COMMIT": "Any ViT, DINOv2, CLIP or SigLIP of the Hugging Face hub; or a folder with its files.",
-        "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler; text: a CLIP's text tower, which reads class names.",
+        "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler; text: the text tower of a CLIP or SigLIP.",
         "A+B": "Several teachers at once for one student.",
     },
-    "students": {"timm:MODEL@PIXELS": "Any model of timm, for images of that side (32 where none is given)."},
+    "students": {
+        "timm:MODEL@PIXELS": "Any model of timm, for images of that side (32 where none is given); "
+        "?pretrained=FILE.safetensors or OWNER/MODEL@COMMIT behind it: not with fresh weights."
+    },
 }
 """What can be named without a file of its own."""
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from clipkd.errors import DataError
-from clipkd.options import device_of, device_options, positive
+from clipkd.errors import DataError, InputError
+from clipkd.options import device_of, device_options, names_option, positive
 
 TEXT = "Say what is on images: the likeliest classes of each, as CSV or JSON."
 EXAMPLES = """\
@@ -24,6 +24,7 @@ examples:
 
 def add_options(child: argparse.ArgumentParser) -> None:
     device_options(child)
+    names_option(child)
     child.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder, or an export (safetensors or hf)")
     child.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files; folders, with all below them; - for a list on standard input"
@@ -50,15 +51,17 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.prediction import WRITERS
     from clipkd.progress import progress, say
 
+    if options.add_class and options.class_names:
+        raise InputError("--add-class tells the run's own class names and the new ones apart: leave out --class-names")
     device = device_of(options)
     paths = listed(options.images, sys.stdin)
-    model = load(options.run_folder, device.type)
+    model = load(options.run_folder, device.type, options.class_names)
     if options.add_class:
         from clipkd.layout import Layout
         from clipkd.open_classes import of_run
 
         classes = of_run(options.run_folder, Layout(options.data), device).adding(options.add_class)
-        model = replace(model, student=classes.network(), classes=list(classes.names))
+        model = replace(model, student=classes.network(), classes=list(classes.names), class_names=None)
     bad = 0
     with output(options.output) as stream:
         writer = WRITERS[options.format](stream)

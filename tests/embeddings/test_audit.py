@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import artifacts, cells, stages
+from clipkd import artifacts, cells, class_names, stages
 from clipkd.cli import main
 from clipkd.embeddings.views import Sample
 from clipkd.layout import Layout
+from tests import checkpoints
 from tests.conftest import save_vit
 
 CPU = torch.device("cpu")
+ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,76 @@ def test_a_damaged_store_is_named(data, vit_folder, capsys):
     assert audit(data, vit_folder) == 3
     assert f"{path} is damaged" in capsys.readouterr().err
     assert json.loads((path.parent / "manifest.json").read_text())["kind"] == "embeddings"
+
+
+@pytest.fixture(scope="module")
+def told(digits_folder, tmp_path_factory) -> tuple[Path, Path]:
+    """Stores of what a text tower says of the digits: by their own names and by names that are given."""
+    data, clip = tmp_path_factory.mktemp("told") / "data", tmp_path_factory.mktemp("clip") / "clip"
+    shutil.copytree(digits_folder / "datasets", data / "datasets")
+    checkpoints.save("clip", clip)
+    templates = ("a photo of a {}.", "this is the {}.")
+    for dtype, given in (
+        ("int16", None),
+        ("float32", ENGLISH),
+        ("float32", dict(zip("0123456789", ENGLISH, strict=True))),
+    ):
+        named = (("digits", class_names.read(given, "here")),) if given else ()
+        layout = Layout(data, dtype, templates=templates, class_names=named)
+        cell = cells.Cell("corrected", "digits", "tiny-32", f"{clip}:text", "embed-KD", 0)
+        stages.for_training(cell, layout, CPU)
+    return data, clip
+
+
+@pytest.fixture
+def texts(told, tmp_path) -> tuple[Path, Path]:
+    return Path(shutil.copytree(told[0], tmp_path / "data")), told[1]
+
+
+def audit_texts(data: Path, clip: Path) -> int:
+    return main(["audit", "digits", f"{clip}:text", "--data", str(data), "--images", "4", "--device", "cpu"])
+
+
+def test_right_stores_of_class_names_pass(texts, capsys):
+    assert audit_texts(*texts) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3
+    for line in said:
+        assert "prompts of 4 of 10 class names, 8 read again" in line
+        assert line.endswith(": right")
+
+
+WRONG_TEXTS = {
+    "another class's vectors": lambda values: np.roll(values, 2, axis=0),
+    "another template's vectors": lambda values: np.roll(values, 1, axis=0),
+    "noise": lambda values: (values * 1.02).astype(values.dtype),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TEXTS)
+def test_a_wrong_store_of_class_names_fails(name, texts, capsys):
+    data, clip = texts
+    folder = store(data, "sample")
+    reseal(folder, "sample", WRONG_TEXTS[name])
+    assert main(["verify", str(data)]) == 0, "every hash fits"
+    capsys.readouterr()
+    assert audit_texts(data, clip) == 3
+    said = capsys.readouterr()
+    (line,) = (line for line in said.out.splitlines() if "WRONG" in line)
+    assert str(folder) in line
+    assert "differ: 'a photo of a " in said.out
+    assert "remove them" in said.err
+
+
+@pytest.mark.parametrize("what", ["names", "labels"])
+def test_a_store_of_other_names_or_labels_fails(what, texts, capsys):
+    data, clip = texts
+    folder = store(data, "sample")
+    if what == "labels":
+        reseal(folder, "sample-labels", lambda labels: labels[::-1].copy())
+    else:
+        manifest = artifacts.read_manifest(folder)
+        manifest["facts"]["class_names"] = ["zebra", *manifest["facts"]["class_names"][1:]]
+        artifacts.write_manifest(folder, *(manifest[name] for name in ("kind", "identity", "facts", "files")))
+    assert audit_texts(data, clip) == 3
+    assert f"{folder} is wrong" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipkd import datasets, open_classes, recipes, stages, teachers
+from clipkd import class_names, datasets, open_classes, recipes, stages, teachers
 from clipkd.artifacts import open_artifact
 from clipkd.cells import Cell, checked
 from clipkd.data.dataset import open_dataset
@@ -104,6 +104,51 @@ def test_a_changed_class_name_is_found(clip, layout):
         open_signal(job)
 
 
+ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def called(layout, names):
+    """Return the layout, and what the digits are called in it."""
+    return dataclasses.replace(layout, class_names=(("digits", class_names.read(names, "class_names.digits")),))
+
+
+def test_the_prompts_hold_the_names_that_the_user_gives(clip, layout):
+    cell, english = cell_of(clip), called(layout, ENGLISH)
+    for one in (layout, english):
+        stages.for_training(cell, one, CPU)
+    folder, identity = english.prototypes(cell)
+    assert folder != layout.prototypes(cell)[0]
+    found = open_artifact(folder, "prototypes", identity)
+    each = [by_transformers(clip, text) for text in ("a photo of a seven.", "this is the seven.")]
+    mean = sum(vector / np.linalg.norm(vector) for vector in each) / 2
+    np.testing.assert_allclose(found.array("prototypes")[7], mean / np.linalg.norm(mean), atol=2e-5)
+    # The control: the prompts with the dataset's own name are others.
+    plain = open_artifact(layout.prototypes(cell)[0], "prototypes").array("prototypes")
+    assert abs(found.array("prototypes")[7] - plain[7]).max() > 0.01
+    assert found.facts["class_names"] == ENGLISH
+    job = open_job(cell, Hyperparameters(), english, CPU)
+    open_signal(job)
+    assert job.facts()["class_names"] == ENGLISH
+    assert job.facts()["classes"] == [str(digit) for digit in range(10)]
+    assert job.identity != open_job(cell, Hyperparameters(), layout, CPU).identity
+
+
+@pytest.mark.parametrize(
+    ("teacher", "train_type"), [("none", "supervised"), ("digits-vit-s", "embed-KD"), ("digits-vit-s", "teacher-KD")]
+)
+def test_names_make_nothing_again_that_reads_no_text(teacher, train_type, layout):
+    cell = checked(Cell("corrected", "digits", "tiny-32", teacher, train_type, 0))
+    plain, english = (open_job(cell, Hyperparameters(), one, CPU) for one in (layout, called(layout, ENGLISH)))
+    assert plain.identity == english.identity
+    assert plain.dataset.artifact.path == english.dataset.artifact.path
+
+
+def test_names_of_other_classes_are_refused_before_training(clip, layout):
+    wrong = called(layout, dict(zip("012345678", ENGLISH[:9], strict=True)))
+    with pytest.raises(InputError, match=r"class_names\.digits: no name for '9'"):
+        open_job(cell_of(clip), Hyperparameters(), wrong, CPU)
+
+
 def test_texts_of_any_length_share_a_batch(clip, layout):
     spec = teachers.get(f"{clip}:text")
     stages.teacher(spec, layout, CPU)
@@ -111,6 +156,81 @@ def test_texts_of_any_length_share_a_batch(clip, layout):
     texts = ["a cat", "this is a photo of the zebra .", "dog"]
     for text, vector in zip(texts, tower.embed(texts), strict=True):
         np.testing.assert_allclose(vector, by_transformers(clip, text), atol=1e-5)
+
+
+# Of a text with capitals and punctuation: the words that each family was trained to be shown, and what fills them up.
+SIGLIP_READS = {
+    "siglip": (["<pad>", "</s>", "<unk>", *checkpoints.WORDS.split()], "this is a photo of the zebra </s>", "</s>"),
+    "siglip2": (
+        ["<pad>", "<eos>", "<unk>", *checkpoints.WORDS.split()[:-1], "</s>"],
+        "this is a photo of the zebra <unk> <eos>",
+        "<pad>",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SIGLIP_READS)
+def test_a_siglip_says_what_transformers_says(family, layout, tmp_path):
+    """Against get_text_features of token numbers written out by hand, filled up to the whole length, no mask."""
+    folder = checkpoints.save(family, tmp_path / family)
+    vocabulary, words, filling = SIGLIP_READS[family]
+    spec = teachers.get(f"{folder}:text")
+    stages.teacher(spec, layout, CPU)
+    tower = load_text(spec, layout.teacher(spec), CPU)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+
+    def features(ids, length=20):
+        filled = ids + [vocabulary.index(filling)] * (length - len(ids))
+        with torch.no_grad():
+            return model.get_text_features(input_ids=torch.tensor([filled])).pooler_output[0].numpy()
+
+    ids = [vocabulary.index(word) for word in words.split()]
+    short = [vocabulary.index(word) for word in ("dog", words.split()[-1])]
+    long_text, short_text = tower.embed(["This is a photo of the ZEBRA.", "dog"])
+    np.testing.assert_allclose(long_text, features(ids), atol=1e-5)
+    np.testing.assert_allclose(short_text, features(short), atol=1e-5)
+    # The controls: filled up only to the longest of the batch, or with another token, it is another vector.
+    assert abs(features(short, len(ids)) - short_text).max() > 0.01
+    assert long_text.shape == (checkpoints.WIDTH,)
+
+
+@pytest.mark.parametrize("family", SIGLIP_READS)
+def test_a_siglip_is_a_teacher_by_its_class_names(family, layout, tmp_path):
+    cell = cell_of(checkpoints.save(family, tmp_path / family))
+    stages.for_training(cell, layout, CPU)
+    folder, identity = layout.prototypes(cell)
+    prototypes = open_artifact(folder, "prototypes", identity).array("prototypes")
+    assert prototypes.shape == (10, checkpoints.WIDTH)
+    np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, atol=1e-5)
+
+
+def test_zero_shot_of_a_siglip_is_that_of_the_whole_model(layout, tmp_path):
+    siglip = checkpoints.save("siglip", tmp_path / "siglip")
+    cell = cell_of(siglip)
+    stages.for_training(cell, layout, CPU)
+    stages.for_training(
+        dataclasses.replace(cell, teacher=f"{siglip}:pooler", train_type="teacher-KD"), layout, CPU, 256
+    )
+    digits = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
+    folder, identity = layout.prototypes(cell)
+    found = zero_shot(cell, layout, digits, open_artifact(folder, "prototypes", identity).array("prototypes"))
+    model = transformers.SiglipModel.from_pretrained(siglip).eval()
+    vocabulary = SIGLIP_READS["siglip"][0]
+    names = []
+    for name in digits.classes:
+        texts = [f"a photo of a {name} </s>".split(), f"this is the {name} </s>".split()]
+        ids = torch.tensor([[vocabulary.index(word) for word in (text + ["</s>"] * 20)[:20]] for text in texts])
+        with torch.no_grad():
+            each = model.get_text_features(input_ids=ids).pooler_output
+        names.append((each / each.norm(dim=1, keepdim=True)).mean(dim=0))
+    images = [Image.fromarray(image).resize((24, 24), Image.Resampling.BICUBIC) for image in digits.images("test")]
+    pixels = (np.stack([np.asarray(image) for image in images]) / 255 - checkpoints.MEAN) / checkpoints.STD
+    with torch.no_grad():
+        shown = torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)
+        seen = model.get_image_features(pixel_values=shown).pooler_output
+    directions = torch.stack(names)
+    right = (seen @ (directions / directions.norm(dim=1, keepdim=True)).T).argmax(dim=1).numpy() == digits.test_labels
+    assert found["top1"] == pytest.approx(float(right.mean()), abs=2.5 / len(digits.test_labels))
 
 
 def test_a_prompt_that_is_too_long_is_named(clip, layout):

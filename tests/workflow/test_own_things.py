@@ -87,3 +87,22 @@ def test_nothing_is_left_to_do_and_a_new_template_makes_only_what_it_changes(fin
         "extract": 1, "prototypes": 1, "train": 2,
     }, said  # fmt: skip
     assert "probe" not in jobs
+
+
+def test_new_class_names_make_only_what_reads_them(finished):
+    project = finished
+    english = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    words = {str(number): word for number, word in enumerate(english)}
+    (project / "words.json").write_text(json.dumps(words))
+    given = (project / "mine.yaml").read_text() + "class_names: {digits: words.json}\n"
+    (project / "named.yaml").write_text(given)
+    jobs, said = plan(project, "--configfile", "named.yaml", "--", "results/tables/teachers.csv")
+    # As with a new template: the dataset is not packed again, and the run that reads no names stays as it is.
+    assert {rule: jobs[rule] for rule in ("extract", "prototypes", "train")} == {
+        "extract": 1, "prototypes": 1, "train": 2,
+    }, said  # fmt: skip
+    assert not {"download", "probe", "fetch"} & set(jobs), said
+    names = "results/runs/corrected/digits/tiny-32/names/embed-KD/seed0"
+    done = snakemake(project, "--configfile", "named.yaml", "--quiet", "rules", "--", f"{names}/metrics.json")
+    assert done.returncode == 0, done.stdout
+    assert json.loads((project / names / "manifest.json").read_text())["facts"]["class_names"] == list(words.values())

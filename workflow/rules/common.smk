@@ -12,7 +12,16 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from clipkd import cells, datasets, figures, recipes, students, tables, teachers
+from clipkd import (
+    cells,
+    class_names,
+    datasets,
+    figures,
+    recipes,
+    students,
+    tables,
+    teachers,
+)
 from clipkd import config as settings
 from clipkd.artifacts import read_manifest
 from clipkd.embeddings.prompts import TEMPLATES
@@ -207,7 +216,15 @@ def sample_flags(cell):
         flags += ["--per-class", sample.per_class, "--prototype-seed", sample.seed]
     if any(spec.reads_names for spec in specs) and LAYOUT.templates != TEMPLATES:
         flags += [f"--template={template}" for template in LAYOUT.templates]
+    if any(spec.reads_names for spec in specs):
+        flags += names_flag(cell.dataset)
     return flags
+
+
+def names_flag(dataset):
+    """Return the flag that says what a dataset's classes are called; only text towers' jobs depend on it."""
+    given = (config.get("class_names") or {}).get(dataset)
+    return ["--class-names", class_names.option(given)] if given else []
 
 
 def precision_flags():
