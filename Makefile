@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
-JOBS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+JOBS := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
