@@ -114,6 +114,10 @@ class RunFolder:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
             write_manifest(self.path, KIND, identity, facts, entries)
+        self.sweep(identity)
+
+    def sweep(self, identity: Identity) -> None:
+        """Remove what a complete run needs no more. A kill may come between its result and this."""
         (self.path / FAILED).unlink(missing_ok=True)
         self.checkpoints(identity).clear()
 

@@ -61,6 +61,8 @@ def train_together(pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None =
                     stack.enter_context(folder.held())
                 (is_finished,) = ranks.most(ranks.is_first and folder.finished(job.identity))
                 if is_finished:
+                    if ranks.is_first:
+                        folder.sweep(job.identity)
                     say(f"{folder.path} holds the complete result of this run: nothing to do")
                     outcomes[number] = read_json(folder.path / "metrics.json")
                     continue

@@ -72,6 +72,24 @@ def killed_after(seconds: float, data: Path, folder: Path) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def test_killed_between_the_result_and_the_tidying_up(digits_folder, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "sweep", lambda *_: time.sleep(60))
+        child = os.fork()
+        if child == 0:
+            train(digits_folder, tmp_path)
+        while not (tmp_path / "metrics.json").exists():
+            time.sleep(0.05)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert (tmp_path / ".resume").exists()
+    written = (tmp_path / "metrics.json").stat().st_mtime_ns
+    train(digits_folder, tmp_path)
+    assert not (tmp_path / ".resume").exists()
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns == written, "it was complete: not trained again"
+    check_equal(tmp_path, whole)
+
+
 def test_killed_again_and_again_at_random_moments(digits_folder, whole, tmp_path):
     """Each start is killed a little later; saves, epochs' ends and evaluation are all hit in the long run."""
     seconds = random.Random(4)
