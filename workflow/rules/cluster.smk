@@ -38,7 +38,9 @@ def extract_minutes(wildcards, attempt):
 def requests():
     """Yield what the jobs that are about to run will ask SLURM for; those of a group ask together."""
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    groups = {id(group): group for group in map(workflow.dag.get_job_group, jobs) if group}
+    groups = {
+        id(group): group for group in map(workflow.dag.get_job_group, jobs) if group
+    }
     alone = [job for job in jobs if workflow.dag.get_job_group(job) is None]
     for job in [*groups.values(), *alone]:
         asked = job.resources

@@ -1,0 +1,129 @@
+# inputs: what rules read.
+from functools import cache
+
+from clipkd.artifacts import read_manifest
+from clipkd.embeddings.zero_shot import asked as zero_shot_store
+from clipkd.teachers import TrainedTeacher
+
+
+def thumbnails_inputs(wildcards):
+    """Return what thumbnails are made from: the packed dataset."""
+    output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)
+    return origin(output, LAYOUT.dataset(dataset_of(wildcards.dataset)))
+
+
+def shown_inputs(wildcards):
+    """Return what an extraction reads: the images, and the teacher that looks at them."""
+    store = STORE.format(**wildcards)
+    teacher = STORES[store][0].teacher_spec
+    return origin(
+        f"{store}/manifest.json",
+        LAYOUT.dataset(dataset_of(wildcards.dataset)),
+        LAYOUT.teacher(teacher),
+    )
+
+
+def prototypes_inputs(wildcards):
+    """Return what class prototypes are made from: the stored sample."""
+    store = STORE.format(**wildcards)
+    return origin(f"{store}-prototypes-{wildcards.part}/manifest.json", store)
+
+
+def probe_inputs(wildcards):
+    """Return what a head is made from: the stored embeddings, and the labels."""
+    store = STORE.format(**wildcards)
+    return origin(
+        f"{store}-head-{wildcards.part}/manifest.json",
+        store,
+        LAYOUT.dataset(dataset_of(wildcards.dataset)),
+    )
+
+
+def shards(wildcards):
+    """Return what stands for the shards of every store that is still to be made."""
+    count = config["embeddings"]["shards"]
+    folders = [Path(folder) for folder in STORES]
+    return [
+        str(folder.with_name(f".{folder.name}.parts") / f"{number}-of-{count}")
+        for folder in folders
+        if not (folder / "manifest.json").exists()
+        for number in range(1, count + 1)
+    ]
+
+
+def tracked(wildcards):
+    """Return the folders that DVC is to own: every artefact, but teachers that the hub keeps."""
+    folders = sorted(path.parent for path in Path("data").glob("*/**/manifest.json"))
+    return [
+        folder
+        for folder in folders
+        if not any(part.startswith(".") for part in folder.parts)
+        and "hub" not in read_manifest(folder)["identity"]
+    ]
+
+
+def teacher_inputs(wildcards):
+    """Return what a teacher's checkpoint is made from: its dataset, where the workflow trains it."""
+    spec = teachers.get(teacher_name(wildcards))
+    if not isinstance(spec, TrainedTeacher):
+        return []
+    output = "data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards)
+    return origin(output, LAYOUT.dataset(datasets.get(spec.dataset)))
+
+
+def pixels_inputs(cell):
+    """Return what the run's student sees: the packed images, or thumbnails of them beside the labels."""
+    inputs = [manifest(LAYOUT.dataset(cell.dataset_spec))]
+    if cell.dataset_spec.has_thumbnails:
+        inputs.append(
+            manifest(thumbnails_of(cell.dataset_spec, cell.student_spec.image_size))
+        )
+    return inputs
+
+
+def signal_inputs(cell):
+    """Return what the run's method asks of its teachers: nothing, or stored or live signals."""
+    return [manifest(folder) for folder in signal_folders(replace(cell, seed=0))]
+
+
+@cache
+def signal_folders(cell):
+    """Return the artefacts that cells of a kind read of their teachers."""
+    return [folder for one in cell.by_teacher for folder in folders_of_one(one)]
+
+
+def folders_of_one(cell):
+    """Return the artefacts that a cell reads of its one teacher."""
+    asked, source = cell.method.signal, cell.teacher_source
+    folders = []
+    if asked == "prototypes":
+        folders.append(LAYOUT.prototypes(cell)[0])
+        folders += vision_folders(cell)
+    if source == "replayed":
+        folders.append(LAYOUT.replayed_embeddings(cell).folder)
+    if asked == "embeddings" and source == "cached":
+        folders.append(LAYOUT.full_embeddings(cell).folder)
+    if asked == "scores":
+        folders.append(LAYOUT.full_embeddings(cell).head()[0])
+    if source in ("live", "lazy"):
+        folders.append(LAYOUT.teacher(cell.teacher_spec))
+    return folders
+
+
+def vision_folders(cell):
+    """Return the store that zero-shot accuracy is measured on: of the text tower's vision tower, if it is asked for."""
+    store = zero_shot_store(cell, LAYOUT)
+    return [
+        folder for folder in STORES if store and Path(folder).name == store.folder.name
+    ]
+
+
+def all_runs(wildcards):
+    """Return what every run of the grid leaves for tables and figures."""
+    names = ("metrics.json", "cost.json", "history.csv", "manifest.json")
+    return [f"results/runs/{folder}/{name}" for folder in RUNS for name in names]
+
+
+def all_manifests(wildcards):
+    """Return the manifests that say what extraction and probes cost and reached."""
+    return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]
