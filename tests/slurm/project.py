@@ -7,6 +7,7 @@ told to need more memory or to forget what was saved (the negative control).
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -195,12 +196,18 @@ class Project:
         runs = self.folder / "results/runs"
         return sorted(str(path.parent.relative_to(runs)) for path in runs.rglob("metrics.json"))
 
-    def tables(self) -> dict[str, bytes]:
-        """Return the tables that hold no seconds."""
-        found = (self.folder / "results/tables").iterdir()
-        return {path.name: path.read_bytes() for path in found if not path.name.startswith(("cost", "resources"))}
+    def tables(self) -> dict[str, object]:
+        """Return the tables; of those that hold times and memory, the columns that hold none."""
+        found = {path.name: path.read_bytes() for path in (self.folder / "results/tables").iterdir()}
+        told: dict[str, object] = {name: text for name, text in found.items() if not name.startswith(TIMED)}
+        for name in (f"{stem}.csv" for stem in TIMED):
+            rows = csv.DictReader(found[name].decode().splitlines())
+            told[name] = [{key: row[key] for key in row if not MEASURED.search(key)} for row in rows]
+        return told
 
 
+TIMED = ("cost", "resources", "teachers")
+MEASURED = re.compile("seconds|per_second|memory|live_to_cached")
 FAST = ("--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "5", "--latency-wait", "20")
 """A small cluster answers at once."""
 
