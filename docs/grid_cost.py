@@ -100,6 +100,11 @@ def disk(cells: list[Cell], layout: Layout) -> dict[str, float]:
     size: dict[str, float] = defaultdict(float)
     for dataset in sorted({cell.dataset for cell in cells}):
         size["datasets"] += sum(SIZES[dataset]) * PACKED[dataset] + ARCHIVE[dataset]
+    # Of an image that is as much wider than high as a packed one.
+    for dataset, side in sorted(
+        {(c.dataset, c.student_spec.image_size) for c in cells if c.dataset_spec.has_thumbnails}
+    ):
+        size["thumbnails"] += sum(SIZES[dataset]) * PACKED[dataset] * (side / 256) ** 2
     for teacher in {cell.teacher: cell.teacher_spec for cell in cells if cell.teacher_spec}.values():
         width = int(teacher.hidden_size or 0) if teacher else 0
         size["teachers"] += 2 * 4 * parameters(width, TEACHER_LAYERS[width])  # also in the Hugging Face cache
@@ -153,9 +158,9 @@ def block() -> str:
             "",
             f"ImageNet adds {len(imagenet)} runs, about {more_hours:,.0f} GPU-hours and "
             f"{sum(more_size.values()) / 1e9:,.0f} GB, of which {more_size['datasets'] / 1e9:,.0f} GB are its packed "
-            f"images. {live_hours:,.0f} of the hours are live teachers: random crops cannot be stored exactly, so that "
-            f"teacher-KD and vanilla run the teacher in every step. Most people will want fewer seeds, teachers or "
-            f"epochs there.",
+            f"images and {more_size['thumbnails'] / 1e9:,.0f} GB their thumbnails. {live_hours:,.0f} of the hours are "
+            f"live teachers: random crops cannot be stored exactly, so that teacher-KD and vanilla run the teacher in "
+            f"every step. Most people will want fewer seeds, teachers or epochs there.",
         ]
     )
 
