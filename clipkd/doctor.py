@@ -100,9 +100,9 @@ def devices(folder: Path, findings: Findings) -> None:
 def folders(folder: Path, findings: Findings) -> None:
     """Check that the workflow's folders can be written, how fast, and how much room there is."""
     for name in FOLDERS:
-        path = folder / name
+        # What is not there yet will be made here: looking leaves nothing behind.
+        path = folder / name if (folder / name).exists() else folder
         try:
-            path.mkdir(exist_ok=True)
             taken = write_seconds(path)
         except OSError as error:
             findings.error(name, f"{path.resolve()} can't be written: {error.strerror or error}")

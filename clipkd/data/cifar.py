@@ -23,6 +23,8 @@ from clipkd.errors import DataError, InputError, MachineError
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 MOST_NAME_BYTES = 1 << 16
+MOST_MEMBERS = 1000
+"""The official archives have nine at most; each one that is passed over costs memory."""
 
 
 def read(spec: Cifar, source: str, downloads: Path) -> Reading:
@@ -117,7 +119,9 @@ def read_members(spec: Cifar, archive: Path, stream: Hashed) -> dict[str, bytes]
     found: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|gz") as tar:
-            for member in tar:
+            for number, member in enumerate(tar):
+                if number == MOST_MEMBERS:
+                    raise DataError(f"{archive} is not the archive of {spec.title}: more than {MOST_MEMBERS} members")
                 if member.name not in sizes and member.name != spec.names_member:
                     continue
                 where = f"{archive}: member '{member.name}'"

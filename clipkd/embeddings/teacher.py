@@ -134,7 +134,8 @@ def family_of(spec: TeacherSpec, config: dict[str, Any]) -> Family:
     if family is None:
         known = ", ".join(sorted(FAMILIES))
         raise InputError(
-            f"teacher '{spec.name}' is a '{config.get('model_type')}': known are vision encoders of {known}"
+            f"teacher '{spec.name}' is a '{config.get('model_type', 'model of no named type')}': known are vision "
+            f"encoders of {known}"
         )
     if spec.output == "cls" and not family.has_class_token:
         raise InputError(f"teacher '{spec.name}' has no class token: end its name in :mean or :pooler")
