@@ -65,7 +65,7 @@ test-docs: install ## The commands of the documentation that take minutes, as a 
 test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
 	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
 
-test-slurm: install ## The workflow on a real one-node SLURM that is brought up for it (root; about 4 minutes).
+test-slurm: install ## The workflow on a real one-node SLURM that is brought up for it (root; under 10 minutes).
 	$(BIN)/python -m tests.slurm.cluster --check
 	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m "slurm and not long"
 
