@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))  # the scripts that make the documentation
 NOT_COPIED = (
     *(".git", ".venv", ".snakemake", ".hypothesis", ".*_cache", "__pycache__", "*.egg-info"),
-    *("results", "logs", "build", "tmp", "cache", "images", "teachers.lock.json"),
+    *("logs", "build", "tmp", "cache", "images", "teachers.lock.json"),
 )
 MADE = shutil.ignore_patterns(*NOT_COPIED)
 
@@ -66,7 +66,7 @@ def copy_project(folder: Path) -> Path:
     """Copy what git tracks, without what was made; `.venv` stands for this one, ready for `make`."""
     folder.mkdir(parents=True)
     for entry in ROOT.iterdir():
-        if entry.name in {"data", *MADE(str(ROOT), [entry.name])}:
+        if entry.name in {"data", "results", *MADE(str(ROOT), [entry.name])}:
             continue
         copy = shutil.copytree if entry.is_dir() else shutil.copy2
         copy(entry, folder / entry.name, **({"ignore": MADE} if entry.is_dir() else {}))
