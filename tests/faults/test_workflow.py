@@ -116,7 +116,7 @@ def test_killed_workflows_go_on_with_one_command(
         project = copy_workflow(tmp_path / str(runs))
         shutil.copy(original / "config/mini.yaml", project / "config")
         shutil.copytree(original / "data", project / "data")
-        hit += disturbed(project, min(KILLS_OF_A_RUN, wanted - hit), draw, 1.2 * longest)
+        hit += disturbed(project, min(KILLS_OF_A_RUN, wanted - hit), draw, 0.8 * longest)
         for cell in CELLS:
             for name in RESULTS:
                 path = Path(RUNS / cell / name)
