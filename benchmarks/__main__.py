@@ -27,6 +27,9 @@ BENCHMARKS = {
     "data_path": data_path.measure,
 }
 
+VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "LD_PRELOAD")
+"""Of the environment, what may change a benchmark's numbers."""
+
 
 def main() -> int:
     """Run every benchmark; return the exit code."""
@@ -47,7 +50,9 @@ def main() -> int:
     torch.set_num_threads(1)
     output = options.output or Path(__file__).parent / "results" / f"{device.type}.json"
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
-    measured = {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": environment(device)}
+    machine = environment(device)
+    machine["variables"] = {name: value for name, value in machine["variables"].items() if name in VARIABLES}
+    measured = {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": machine}
     # What is not asked for now stays as it was measured; each part says when, how and where that was.
     result = read_json(output) if output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
