@@ -110,7 +110,7 @@ def folders(folder: Path, findings: Findings) -> None:
         free = shutil.disk_usage(path).free
         told = f"{free / 1e9:.0f} GB free, a small file is written, synced and renamed in {1000 * taken:.0f} ms"
         if path.stat().st_mode & stat.S_IWOTH:
-            findings.warn(name, f"{told}; anybody may write into it: chmod o-w {name}")
+            findings.warn(name, f"{told}; anybody may write into it: chmod o-w {path}")
         elif free < LITTLE_SPACE:
             findings.warn(name, f"{told}; that is little room")
         elif taken > SLOW_SECONDS:

@@ -42,6 +42,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "do_center_crop": True, "crop_size": {"height": 24, "width": 24},
     },
 }  # fmt: skip
+PROCESSORS["siglip2"] = PROCESSORS["siglip"]
 MEAN, STD = [0.48, 0.45, 0.4], [0.26, 0.27, 0.28]
 
 
@@ -78,12 +79,7 @@ def save(family: str, folder: Path, **changes: Any) -> Path:
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     model_of(family).save_pretrained(folder)
-    rules = PROCESSORS[family.removesuffix("2") if family == "siglip2" else family] | {
-        "image_mean": MEAN,
-        "image_std": STD,
-        "do_rescale": True,
-        "do_normalize": True,
-    }
+    rules = PROCESSORS[family] | {"image_mean": MEAN, "image_std": STD, "do_rescale": True, "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(rules | changes))
     made = {"clip": tokenizer, "siglip": siglip_tokenizer, "siglip2": gemma_tokenizer}
     if family in made:

@@ -17,6 +17,7 @@ from clipkd.fingerprint import Identity
 
 TEST_EVERY = 5
 """Each class's every fifth image is a test image."""
+CLASSES = tuple("0123456789")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Digits(DatasetSpec):
         return {"sklearn": "load_digits", "sha256": self.sha256, "size": self.image_size, "test_every": TEST_EVERY}
 
     def known_classes(self, source: str | None) -> list[str] | None:
-        return [str(digit) for digit in range(10)]
+        return list(CLASSES)
 
     def read(self, source: str | None, downloads: Path) -> Reading:
         import hashlib
@@ -55,7 +56,7 @@ class Digits(DatasetSpec):
             is_test[np.flatnonzero(labels == digit)[TEST_EVERY - 1 :: TEST_EVERY]] = True
         chosen = {part: np.flatnonzero(is_test == part) for part in (False, True)}
         splits = {part: Split(labels[rows], [images[row] for row in rows]) for part, rows in chosen.items()}
-        return Reading(self.known_classes(source) or [], splits[False], splits[True])
+        return Reading(list(CLASSES), splits[False], splits[True])
 
 
 SPEC = Digits(

@@ -25,6 +25,8 @@ class TextFamily:
     """The number of the token that fills up a text, from the tokenizer and the end token."""
     has_fixed_length: bool
     """Whether every text is filled up to the tower's length, not to the longest of a batch: the tower sees it all."""
+    image_projection: str = ""
+    """The weight that leads there from the vision tower's pooler; "": the tower ends in it."""
     written: Callable[[str, Any], str] = lambda text, tokenizer: text
     """A text as the tower was trained to read it, where its tokenizer.json need not see to that."""
 
@@ -58,7 +60,9 @@ def written_for_siglip(text: str, tokenizer: Any) -> str:
     return " ".join(small.translate(str.maketrans("", "", string.punctuation)).split())
 
 
-CLIP = TextFamily("CLIPModel", "text_projection", end_of_clip, lambda tokenizer, end: end, has_fixed_length=False)
+CLIP = TextFamily(
+    "CLIPModel", "text_projection", end_of_clip, lambda tokenizer, end: end, False, "visual_projection.weight"
+)
 SIGLIP = TextFamily(
     "SiglipModel", "", end_of_siglip, padding_of_siglip, has_fixed_length=True, written=written_for_siglip
 )

@@ -13,6 +13,7 @@ from clipkd import teachers
 from clipkd.artifacts import MANIFEST, open_artifact, read_json
 from clipkd.cells import Cell
 from clipkd.data.dataset import Dataset
+from clipkd.embeddings.text_families import FAMILIES
 from clipkd.embeddings.vectors import Vectors
 from clipkd.errors import DataError
 from clipkd.layout import Embeddings, Layout
@@ -94,10 +95,11 @@ def visual_projection(cell: Cell, layout: Layout) -> np.ndarray | None:
     text = cell.teacher_spec
     assert text is not None
     checkpoint = open_artifact(layout.teacher(text), "teacher", text.identity())
-    if read_json(checkpoint.file("config.json"))["model_type"] != "clip":
+    name = FAMILIES[read_json(checkpoint.file("config.json"))["model_type"]].image_projection
+    if not name:
         return None
     with safe_open(checkpoint.file("model.safetensors"), framework="np") as weights:
-        return weights.get_tensor("visual_projection.weight").astype(np.float64)
+        return weights.get_tensor(name).astype(np.float64)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ rule figures:
         config=RESOLVED,
         runs=all_runs,
         manifests=all_manifests,
+        names=class_names_files,
     output:
         [
             in_report(

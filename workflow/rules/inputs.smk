@@ -127,3 +127,9 @@ def all_runs(wildcards):
 def all_manifests(wildcards):
     """Return the manifests that say what extraction and probes cost and reached."""
     return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]
+
+
+def class_names_files(wildcards):
+    """Return the files that say what classes are called: figures show names."""
+    given = (config.get("class_names") or {}).values()
+    return [one for one in given if isinstance(one, str)]
