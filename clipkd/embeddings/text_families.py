@@ -61,7 +61,12 @@ def written_for_siglip(text: str, tokenizer: Any) -> str:
 
 
 CLIP = TextFamily(
-    "CLIPModel", "text_projection", end_of_clip, lambda tokenizer, end: end, False, "visual_projection.weight"
+    "CLIPModel",
+    "text_projection",
+    end_of_clip,
+    lambda tokenizer, end: end,
+    has_fixed_length=False,
+    image_projection="visual_projection.weight",
 )
 SIGLIP = TextFamily(
     "SiglipModel", "", end_of_siglip, padding_of_siglip, has_fixed_length=True, written=written_for_siglip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -102,6 +103,10 @@ def test_new_class_names_make_only_what_reads_them(finished):
         "extract": 1, "prototypes": 1, "train": 2,
     }, said  # fmt: skip
     assert not {"download", "probe", "fetch"} & set(jobs), said
+    # Figures show names: they are drawn again when the file changes.
+    _, said = plan(project, "--configfile", "named.yaml", "--", "figures")
+    (block,) = re.findall(r"rule figures:\n +input: (.*)", said)
+    assert str(project / "words.json") in block.split(", ")
     names = "results/runs/corrected/digits/tiny-32/names/embed-KD/seed0"
     done = snakemake(project, "--configfile", "named.yaml", "--quiet", "rules", "--", f"{names}/metrics.json")
     assert done.returncode == 0, done.stdout
