@@ -25,9 +25,8 @@ def finished(folder: Path) -> list[Path]:
         by_artefact.setdefault(output.parent, []).append(output)
     found = []
     for artefact, outputs in sorted(by_artefact.items()):
-        is_run = RUNS in artefact.parents
-        needed = {MANIFEST, RESULT} if is_run else {MANIFEST}
-        is_there = needed <= {output.name for output in outputs} and all((folder / path).exists() for path in outputs)
+        needed = RESULT if RUNS in artefact.parents else MANIFEST
+        is_there = artefact / needed in outputs and all((folder / path).exists() for path in outputs)
         if is_there and not problems_of(folder / artefact):
             found += sorted(outputs)
     return found

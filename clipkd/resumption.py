@@ -38,7 +38,7 @@ def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
     end_orphans(folder, let_finish)
     command = [*SNAKEMAKE, *started.arguments]
     if whole := adoption.finished(folder):
-        say(f"{len(whole)} files of finished jobs are taken over: their main process died before it noted them")
+        say(f"outputs of finished jobs, taken over as their main process died before it noted them: {len(whole)}")
         said = call("--cleanup-metadata", command, *map(str, whole))
         # It takes the marks off, and fails all the same where there is nothing else to clean up.
         if adoption.finished(folder):

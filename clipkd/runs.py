@@ -23,10 +23,12 @@ from torch import Tensor
 from clipkd import __version__, device
 from clipkd.artifacts import (
     MANIFEST,
+    check_file,
     entry_of,
     json_text,
     open_artifact,
     read_json,
+    read_manifest,
     write_json,
     write_manifest,
     write_text,
@@ -36,7 +38,8 @@ from clipkd.checkpoints import Checkpoints
 from clipkd.errors import DataError, InputError
 from clipkd.fingerprint import Identity, fingerprint
 from clipkd.lock import held
-from clipkd.records import FAILED, FORMAT, KIND
+from clipkd.progress import say
+from clipkd.records import FAILED, FORMAT, KIND, SPARE
 from clipkd.surroundings import recorded
 
 METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
@@ -73,6 +76,25 @@ class RunFolder:
         open_artifact(self.path, KIND, identity)
         return True
 
+    def put_back(self, identity: dict[str, Any]) -> bool:
+        """Write `metrics.json` again, where exactly this run had finished and lost it; return whether that was so.
+
+        What is damaged or missing is said aloud.
+        """
+        if not (self.path / SPARE).exists() or not self.checkpoint.exists():
+            return False
+        try:
+            manifest = read_manifest(self.path)
+            if manifest["fingerprint"] != fingerprint(identity):
+                return False
+            check_file(self.path / SPARE, manifest["files"][METRICS], self.path)
+            open_artifact(self.path, KIND, identity, only=manifest["files"].keys() - {METRICS})
+        except DataError as error:
+            say(f"{self.path} can't be completed, and is trained again: {error}")
+            return False
+        write_text(self.path / METRICS, (self.path / SPARE).read_text(encoding="utf-8"))
+        return True
+
     def held(self) -> AbstractContextManager[None]:
         """Hold the folder's lock: a run has one writer."""
         return held(self.path)
@@ -83,7 +105,7 @@ class RunFolder:
 
     def start(self, settings: dict[str, Any], where: torch.device) -> None:
         """Write the resolved settings and the environment; drop an earlier run's results."""
-        for name in (METRICS, MANIFEST, COST, HISTORY, FAILED):
+        for name in (METRICS, SPARE, MANIFEST, COST, HISTORY, FAILED):
             (self.path / name).unlink(missing_ok=True)
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
         write_text(self.path / CONFIG, plain)
@@ -107,13 +129,15 @@ class RunFolder:
         write_text(self.path / HISTORY, table(history))
         write_json(self.path / COST, cost)
         with written_aside(self.path / METRICS) as aside:
-            aside.write_text(json_text({"format": FORMAT} | metrics), encoding="utf-8")
+            text = json_text({"format": FORMAT} | metrics)
+            aside.write_text(text, encoding="utf-8")
             entries = {METRICS: entry_of(aside)}
             files = [self.path / name for name in (CONFIG, ENVIRONMENT, HISTORY, COST)]
             if self.checkpoint.parent == self.path:
                 files.append(self.checkpoint)
             entries |= {path.name: entry_of(path) for path in files}
             write_manifest(self.path, KIND, identity, facts, entries)
+            write_text(self.path / SPARE, text)
         self.sweep(identity)
 
     def sweep(self, identity: Identity) -> None:

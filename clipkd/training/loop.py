@@ -59,7 +59,9 @@ def train_together(pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None =
                 signal = open_signal(job)
                 if ranks.is_first:
                     stack.enter_context(folder.held())
-                (is_finished,) = ranks.most(ranks.is_first and folder.finished(job.identity))
+                (is_finished,) = ranks.most(
+                    ranks.is_first and (folder.finished(job.identity) or folder.put_back(job.identity))
+                )
                 if is_finished:
                     if ranks.is_first:
                         folder.sweep(job.identity)

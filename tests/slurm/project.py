@@ -2,7 +2,7 @@
 
 The faults are real (signals, memory, SLURM's own commands); only the moment is arranged. The command `clipkd` that
 jobs find first on their PATH saves more often than the installed one, notes each step that it takes, and can be
-told to need more memory or to forget what was saved (the negative control).
+told to need more memory, to stay on for a while after its training, or to forget what was saved (the negative control).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ if arguments[:1] == ["train"]:
     cell = arguments[arguments.index("--log-folder") + 1]
     if os.environ.get("TEST_FORGETS"):
         training.Run.resume = lambda run: False
+        training.RunFolder.put_back = lambda folder, identity: False
     trace = open(Path("trace") / f"{{time.time():.3f}}-{{os.getpid()}}", "w", buffering=1)
     after, ballast = training.Run.after_step, []
     def noted(run, *given):
@@ -70,7 +71,16 @@ if arguments[:1] == ["train"]:
             time.sleep(8)  # until SLURM looks at the memory again
     training.Run.after_step = noted
 from clipkd.cli import main
-sys.exit(main(arguments))
+code = main(arguments)
+if arguments[:1] == ["train"] and cell.endswith(os.environ.get("TEST_LINGERS", "none")):
+    try:
+        os.mkdir("lingers")
+    except FileExistsError:
+        sys.exit(code)
+    import signal
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(300)  # its training is over, its job is not
+sys.exit(code)
 """
 
 

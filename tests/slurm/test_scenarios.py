@@ -16,6 +16,7 @@ RESULTS = ("metrics.json", "history.csv", "student.safetensors")
 SUPERVISED = "corrected/digits/tiny-32/none/supervised/seed{}"
 EMBED_KD = "corrected/digits/tiny-32/digits-vit-xs/embed-KD/seed{}"
 KILLED, CANCELLED, LATE, HUNGRY = map(SUPERVISED.format, range(4))
+ENDED, UNDISTURBED = map(EMBED_KD.format, range(2))
 STEPS_BETWEEN_SAVES = 5
 """At most: a step takes TEST_SECONDS_A_STEP at least, and a save is due after half a second."""
 STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@55 --open-mode=append'")
@@ -57,7 +58,11 @@ def stormy(project) -> Project:
 
 
 def storm(project: Project, *options: str, outage: float = 30) -> str:
-    """Run the grid while one job is killed, one cancelled, one late, one hungry; return what the main process said."""
+    """Run the grid while one job is killed, one late, one hungry, one cancelled in its training, one after it.
+
+    Return what the main process said.
+    """
+    project.environment["TEST_LINGERS"] = ENDED
     main = project.snakemake(*STORM, *options)
     for cell in (KILLED, CANCELLED, LATE):
         until(lambda cell=cell: project.reached(cell, 10), f"{cell} trains", 600)
@@ -70,6 +75,8 @@ def storm(project: Project, *options: str, outage: float = 30) -> str:
     # Five times in vain, and the plugin alone would give up: squeue and sacct each.
     until(lambda: len(flag.read_text().split()) > 2 * 5, "the states are asked for in vain")
     flag.unlink()
+    until(lambda: (project.folder / "lingers").exists(), f"{ENDED} has ended", 600)
+    project.cluster.run("scancel", project.job(ENDED))
     return main.succeed(900)
 
 
@@ -89,8 +96,11 @@ def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy
     for cell in (KILLED, HUNGRY):
         assert "stopped by" not in stormy.logs(cell)[0]
         assert 0 <= stormy.lost(cell) <= STEPS_BETWEEN_SAVES
-    for cell in (EMBED_KD.format(0), EMBED_KD.format(1)):
-        assert len(stormy.logs(cell)) == 1
+    # Its job was cancelled after its training had ended: SLURM reports it failed, and it is not trained twice.
+    assert "nothing to do" in stormy.logs(ENDED)[1]
+    assert len(stormy.trained_by(ENDED)) == 1
+    assert len(stormy.logs(UNDISTURBED)) == 1
+    for cell in (ENDED, UNDISTURBED):
         assert stormy.lost(cell) == 0
     # Each attempt's log says which it is, where it ran, and stays.
     assert [log.splitlines()[0].split(",")[0].split()[1] for log in stormy.logs(KILLED)] == ["1", "2"]
@@ -98,12 +108,13 @@ def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy
 
 @pytest.mark.long
 def test_control_without_saved_states_the_storm_trains_twice(stormy, local):
-    """What the test above finds comes from the checkpoints."""
+    """What the test above finds comes from the checkpoints, and from the second copy of a result."""
     stormy.environment["TEST_FORGETS"] = "1"
     storm(stormy)
     for cell in (KILLED, CANCELLED, LATE, HUNGRY):
         assert not went_on(stormy.logs(cell)[1])
         assert stormy.lost(cell) > STEPS_BETWEEN_SAVES
+    assert len(stormy.trained_by(ENDED)) == 2
     check_equal(stormy, local)
 
 

@@ -90,6 +90,45 @@ def test_killed_between_the_result_and_the_tidying_up(digits_folder, whole, tmp_
     check_equal(tmp_path, whole)
 
 
+LOST = {
+    "nothing else": None,
+    "no spare": lambda run: (run / ".metrics.json").unlink(),
+    "damaged spare": lambda run: damage(run / ".metrics.json", "flipped"),
+    "damaged student": lambda run: damage(run / "student.safetensors", "flipped"),
+    "missing student": lambda run: (run / "student.safetensors").unlink(),
+    "missing history": lambda run: (run / "history.csv").unlink(),
+    "missing manifest": lambda run: (run / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_finished_run_that_loses_its_result_is_not_trained_again(lost, digits_folder, whole, tmp_path, capfd):
+    """Snakemake deletes it before it tries a failed job again. Where more is lost, it is trained again, aloud."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "metrics.json").unlink()
+    if LOST[lost]:
+        LOST[lost](run)
+    train(digits_folder, run)
+    said = capfd.readouterr().err
+    check_equal(run, whole)
+    if LOST[lost]:
+        assert f"epoch {EPOCHS}/{EPOCHS}" in said
+    else:
+        assert "holds the complete result of this run: nothing to do" in said
+        assert "epoch" not in said
+    if lost.startswith("damaged") or lost in ("missing history", "missing manifest"):
+        assert f"{run} can't be completed, and is trained again: " in said
+
+
+def test_the_result_of_another_run_is_not_written_again(digits_folder, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "metrics.json").unlink()
+    train(digits_folder, run, epochs=1)
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
+
+
 def test_killed_again_and_again_at_random_moments(digits_folder, whole, tmp_path):
     """Each start is killed a little later; saves, epochs' ends and evaluation are all hit in the long run."""
     seconds = random.Random(4)

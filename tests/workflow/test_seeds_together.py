@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,36 @@ def test_a_job_trains_what_is_missing_of_its_seeds(tmp_path: Path) -> None:
     assert jobs_of(answer.stdout) == ["train_seeds_2_3", "train_seeds_4"]
     log = (project / "logs" / PLACE.removeprefix("results/") / "seeds-2-3.log").read_text()
     assert "seed3 holds the complete result of this run: nothing to do" in log
+
+
+FAILS_ONCE = """\
+#!/bin/sh
+{clipkd} "$@" || exit
+[ "$1" != train ] || [ -e failed ] || {{ touch failed; exit 1; }}
+"""
+
+
+def test_a_job_that_fails_after_its_training_has_ended_does_not_train_again(tmp_path: Path) -> None:
+    """As where a cluster cancels it in that second. What is forced is trained again."""
+    project = copy_workflow(tmp_path)
+    (project / "mini.yaml").write_text(MINI)
+    (project / "bin").mkdir()
+    (project / "bin/clipkd").write_text(FAILS_ONCE.format(clipkd=Path(sys.executable).parent / "clipkd"))
+    (project / "bin/clipkd").chmod(0o755)
+    log = project / "logs" / PLACE.removeprefix("results/") / "seed0.log"
+
+    def run(*arguments: str) -> str:
+        answer = snakemake(project, "--configfile", "mini.yaml", *arguments, "--", f"{PLACE}/seed0/metrics.json")
+        assert answer.returncode == 0, answer.stdout
+        return log.read_text()
+
+    said = run("--retries", "1")
+    assert said.startswith("attempt 2 ")
+    assert "holds the complete result of this run: nothing to do" in said
+    first = trained(project)
+    assert first.keys() == {"seed0"}
+    assert "epoch 1/1" in run("--forcerun", "train")
+    assert trained(project) != first
 
 
 @pytest.mark.parametrize(("stack", "jobs"), [(1, {"train": 4}), (3, {"train_seeds_0_1_2": 1, "train_seeds_5": 1})])

@@ -4,6 +4,7 @@ import shlex
 
 from clipkd import estimates, main_process
 from clipkd.errors import ClipkdError
+from clipkd.records import SPARE
 from clipkd.slurm.preflight import Request, preflight
 
 
@@ -55,10 +56,20 @@ def requests():
         )
 
 
+def forget_forced():
+    """Have trainings that are forced to run train again, not find that they had finished."""
+    for job in workflow.dag.needrun_jobs():
+        if workflow.dag.reason(job).forced:
+            for folder in (Path(path).parent for path in job.output):
+                (folder / SPARE).unlink(missing_ok=True)
+
+
 def start():
     """Become the folder's one main process; on a cluster, find out what would fail or hang."""
     executor = workflow.executor_plugin.name
     main_process.hold(Path(), main_process.Started(sys.argv[1:], executor))
+    if executor != "touch":
+        forget_forced()
     if executor != "slurm":
         return
     findings, status = preflight(requests())

@@ -44,13 +44,6 @@ RUNS = {cell.folder: cell for cell in CELLS}
 RUN_OF_SEEDS = "{recipe}/{dataset}/{student}/{teacher}/{train_type}"
 RUN = f"{RUN_OF_SEEDS}/seed{{seed}}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
-RESULTS = (
-    "metrics.json",
-    "cost.json",
-    "history.csv",
-    "student.safetensors",
-    "manifest.json",
-)
 RESOLVED = "results/config.json"
 TABLES = tables.table_stems(config)
 FIGURES = figures.figure_stems(config)
@@ -191,9 +184,8 @@ def seeds_together():
 
 
 def results_of_seeds(seeds):
-    """Return the files that the runs of some seeds leave."""
-    folders = [f"results/runs/{RUN_OF_SEEDS}/seed{seed}" for seed in seeds]
-    return [f"{folder}/{name}" for folder in folders for name in RESULTS]
+    """Return the files that stand for the runs of some seeds."""
+    return [f"results/runs/{RUN_OF_SEEDS}/seed{seed}/metrics.json" for seed in seeds]
 
 
 def recipe_within(folders):

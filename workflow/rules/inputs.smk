@@ -119,9 +119,8 @@ def vision_folders(cell):
 
 
 def all_runs(wildcards):
-    """Return what every run of the grid leaves for tables and figures."""
-    names = ("metrics.json", "cost.json", "history.csv", "manifest.json")
-    return [f"results/runs/{folder}/{name}" for folder in RUNS for name in names]
+    """Return the file of every run of the grid that stands for it."""
+    return [f"results/runs/{folder}/metrics.json" for folder in RUNS]
 
 
 def all_manifests(wildcards):

@@ -1,6 +1,9 @@
 # runs: one student per (recipe, dataset, student, teacher, train type, seed).
 #
 #   results/runs/<recipe>/<dataset>/<student>/<teacher>/<train_type>/seed<k>/metrics.json
+#
+# That file stands for a run, as its manifest does for an artefact. Snakemake deletes it before it tries a job again;
+# the command writes it anew, without training, where the rest of a finished run is whole.
 if STACK == 1:
 
     rule train:
@@ -9,7 +12,7 @@ if STACK == 1:
             pixels=lambda wildcards: pixels_inputs(cell_of(wildcards, wildcards.seed)),
             signal=lambda wildcards: signal_inputs(cell_of(wildcards, wildcards.seed)),
         output:
-            [f"results/runs/{RUN}/{name}" for name in RESULTS],
+            f"results/runs/{RUN}/metrics.json",
         log:
             f"logs/runs/{RUN}.log",
         benchmark:
@@ -32,7 +35,7 @@ if STACK == 1:
             "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 else:
-    # A rule for each set of seeds. `update`: Snakemake leaves what is there, and the command trains what is missing.
+    # A rule for each set of seeds; the command trains those that are missing.
     for SEEDS, FOLDERS in seeds_together().items():
         NAME = "-".join(map(str, SEEDS))
         STACKED = f"train_seeds_{NAME.replace('-', '_')}"
@@ -51,7 +54,7 @@ else:
                     cell_of(wildcards, seed)
                 ),
             output:
-                [update(path) for path in results_of_seeds(SEEDS)],
+                results_of_seeds(SEEDS),
             log:
                 f"logs/runs/{RUN_OF_SEEDS}/seeds-{NAME}.log",
             benchmark:
