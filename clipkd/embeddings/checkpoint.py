@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -207,7 +208,7 @@ def out_of_reach(teacher: HubTeacher | HubDataset, name: str, error: Exception) 
         reason = f"{shown(constants.ENDPOINT)} can't be reached ({type(cause).__name__})"
     return (
         f"{teacher.kind} '{teacher.name}': {name} of {teacher.hub_id} is not on this machine, and {reason}. "
-        f"Where there is internet, run: clipkd {teacher.verb} {teacher.name}"
+        f"Where there is internet, run: clipkd {teacher.verb} {shlex.quote(teacher.name)}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Preci
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
-        raise DataError(f"{error}; `clipkd fetch {spec.name}` brings it") from None
+        raise DataError(f"{error}; `clipkd fetch {shlex.quote(spec.name)}` brings it") from None
     config = read_json(artifact.file("config.json"))
     family = family_of(spec, config)
     check_weights(spec, artifact.file("model.safetensors"))

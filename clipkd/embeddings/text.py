@@ -6,6 +6,7 @@ their forms and everything after them are the same. CLIP's own prompt ensembling
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
-        raise DataError(f"{error}; `clipkd fetch {spec.name}` brings it") from None
+        raise DataError(f"{error}; `clipkd fetch {shlex.quote(spec.name)}` brings it") from None
     kind = read_json(artifact.file("config.json")).get("model_type")
     family = FAMILIES.get(str(kind))
     if family is None:

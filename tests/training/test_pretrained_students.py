@@ -136,7 +136,7 @@ def test_weights_of_the_hub_are_fetched_once_and_needed_offline(tmp_path, digits
     done = clipkd(tmp_path, *train, HF_HUB_OFFLINE="1")
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
-    assert f"HF_HUB_OFFLINE is set. Where there is internet, run: clipkd fetch {name}" in done.stderr
+    assert f"HF_HUB_OFFLINE is set. Where there is internet, run: clipkd fetch '{name}'" in done.stderr
     hub = Hub()
     try:
         hub.repositories["timm/test"] = Repository(COMMIT, {"model.safetensors": content})
