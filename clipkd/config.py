@@ -335,8 +335,11 @@ def check_class_names(name: str, given: class_names.Given, source: str | None, c
     key = ("class_names", name)
     try:
         found = class_names.read(given, spelled(key))
-        classes = datasets.get(name, source).known_classes(source)
+        spec = datasets.get(name, source)
+        classes = spec.known_classes(source)
         if classes is not None:
             found.of(classes)
+        elif spec.classes not in (None, len(found.names)):
+            raise InputError(f"{len(found.names)} names, but {spec.title} has {spec.classes} classes")
     except InputError as problem:
         raise complaint(key, str(problem).removeprefix(f"{spelled(key)}: ")) from None

@@ -117,10 +117,14 @@ def test_a_path_begins_beside_the_config(folders, monkeypatch):
     assert inline.identity() == named.identity()
 
 
-def test_names_of_the_digits_are_checked_before_any_work(tmp_path):
-    text = CONFIG.replace("sources: {fish: images}\n", "").replace("fish", "digits")
+@pytest.mark.parametrize(
+    ("dataset", "words"), [("digits", "no name for '2', '3'"), ("cifar10", "2 names, but CIFAR10 has 10 classes")]
+)
+def test_names_are_checked_before_any_work(dataset, words, tmp_path):
+    """As far as the classes are known then."""
+    text = CONFIG.replace("sources: {fish: images}\n", "").replace("fish", dataset)
     (tmp_path / "mine.yaml").write_text(text.replace("NAMES", '{"0": zero, "1": one}'))
-    with pytest.raises(InputError, match=r"mine\.yaml:10: class_names\.digits: no name for '2', '3'"):
+    with pytest.raises(InputError, match=rf"mine\.yaml:10: class_names\.{dataset}: {words}"):
         load([BASE, tmp_path / "mine.yaml"], schema())
 
 
