@@ -30,18 +30,18 @@ class Started:
     executor: str
 
 
-def hold(folder: Path, started: Started) -> None:
-    """Become the folder's main process, until this process ends.
+def hold(folder: Path, started: Started) -> bool:
+    """Become the folder's main process, until this process ends; return whether it goes on with an earlier one's work.
 
     Raises:
         MachineError: another one lives, or may live; names it.
     """
-    descriptor = inherited(folder)
-    if descriptor is None:
-        descriptor = take(folder)
+    given = inherited(folder)
+    descriptor = take(folder) if given is None else given
     os.set_inheritable(descriptor, False)
     write(descriptor, started, this_process())
     atexit.register(write, descriptor, started, None)
+    return given is not None
 
 
 def take(folder: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipkd.runs import RunFolder
-from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake
+from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake, started
 
 PLACE = "results/runs/corrected/digits/tiny-32/none/supervised"
 
@@ -92,7 +92,14 @@ def test_a_job_that_fails_after_its_training_has_ended_does_not_train_again(tmp_
     first = trained(project)
     assert first.keys() == {"seed0"}
     assert "epoch 1/1" in run("--forcerun", "train")
-    assert trained(project) != first
+    second = trained(project)
+    assert second != first
+    # Who goes on with that command has not forced it again.
+    resumed = started(project, "clipkd", "resume")
+    assert "--forcerun train" in resumed.stdout
+    assert resumed.returncode == 0, resumed.stdout
+    assert "nothing to do" in log.read_text()
+    assert trained(project) == second
 
 
 @pytest.mark.parametrize(("stack", "jobs"), [(1, {"train": 4}), (3, {"train_seeds_0_1_2": 1, "train_seeds_5": 1})])

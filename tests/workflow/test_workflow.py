@@ -46,9 +46,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return started(project, sys.executable, "-m", "snakemake", "--cores", "1", *arguments)
+
+
+def started(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project; what lies in its `bin` comes first."""
     path = os.pathsep.join(map(str, (project / "bin", Path(sys.executable).parent, os.environ["PATH"])))
     environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
     return subprocess.run(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
     )

@@ -67,8 +67,8 @@ def forget_forced():
 def start():
     """Become the folder's one main process; on a cluster, find out what would fail or hang."""
     executor = workflow.executor_plugin.name
-    main_process.hold(Path(), main_process.Started(sys.argv[1:], executor))
-    if executor != "touch":
+    goes_on = main_process.hold(Path(), main_process.Started(sys.argv[1:], executor))
+    if not goes_on and executor != "touch":
         forget_forced()
     if executor != "slurm":
         return
