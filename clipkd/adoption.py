@@ -1,7 +1,8 @@
 """Adoption: finished work whose main process died before it could note that it is finished.
 
-Snakemake keeps a mark for each output of a job that it has not seen end, and makes such outputs again. An output
-that is whole, by its own manifest, need not be: its marks are taken off, by Snakemake itself.
+Snakemake keeps a mark for each output of a job that it has not seen end, and makes such outputs again. An
+artefact that is whole, by its own manifest, need not be: its marks are taken off, by Snakemake itself. Runs keep
+theirs: their jobs find in a second that they are complete, and Snakemake keeps its record of what made them.
 """
 
 from __future__ import annotations
@@ -12,21 +13,19 @@ from base64 import urlsafe_b64decode
 from pathlib import Path
 
 from clipkd.artifacts import MANIFEST
-from clipkd.verification import RESULT, problems_of
+from clipkd.verification import problems_of
 
 MARKS = Path(".snakemake/incomplete")
-RUNS = Path("results/runs")
 
 
 def finished(folder: Path) -> list[Path]:
-    """Return the outputs that are marked as unfinished and yet are whole, relative to the workflow's folder."""
+    """Return the outputs of whole artefacts that are marked as unfinished, relative to the workflow's folder."""
     by_artefact: dict[Path, list[Path]] = {}
     for output in marked(folder / MARKS):
         by_artefact.setdefault(output.parent, []).append(output)
     found = []
     for artefact, outputs in sorted(by_artefact.items()):
-        needed = RESULT if RUNS in artefact.parents else MANIFEST
-        is_there = artefact / needed in outputs and all((folder / path).exists() for path in outputs)
+        is_there = artefact / MANIFEST in outputs and all((folder / path).exists() for path in outputs)
         if is_there and not problems_of(folder / artefact):
             found += sorted(outputs)
     return found

@@ -16,8 +16,6 @@ from clipkd.fingerprint import Identity
 from clipkd.identities import AXES
 
 KIND = "run"
-SPARE = ".metrics.json"
-"""The same as metrics.json, which Snakemake deletes when it tries a failed job again, also one that had finished."""
 FAILED = "failed.json"
 """In the folder of a run that stopped on a number that is not finite: which epoch, step and images."""
 FORMAT = 2

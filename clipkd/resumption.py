@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -52,8 +53,9 @@ def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
 def call(option: str, command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Snakemake with the workflow's own command line, to do one thing before it goes on."""
     position = len(SNAKEMAKE)
-    # First, so that no option of the user's swallows it, and before `--`, which begins the targets.
-    changed = [*command[:position], option, *arguments, *command[position:]]
+    # First, so that no option of the user's swallows it, and before `--`, which begins the targets. An option that
+    # takes nothing keeps targets that come first from being taken for its arguments.
+    changed = [*command[:position], option, *arguments, "--nocolor", *command[position:]]
     return subprocess.run(changed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
 
@@ -70,7 +72,8 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
             f"{path.parent} is still trained by {holder}: " + ("waiting for it" if let_finish else "it saves and stops")
         )
         if not let_finish:
-            os.kill(holder.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.kill(holder.pid, signal.SIGTERM)
     limit = time.monotonic() + seconds
     while alive := [str(holder) for holder in orphans.values() if not lock.is_dead(holder)]:
         if time.monotonic() > limit and not let_finish:

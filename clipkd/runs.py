@@ -39,12 +39,14 @@ from clipkd.errors import DataError, InputError
 from clipkd.fingerprint import Identity, fingerprint
 from clipkd.lock import held
 from clipkd.progress import say
-from clipkd.records import FAILED, FORMAT, KIND, SPARE
+from clipkd.records import FAILED, FORMAT, KIND
+from clipkd.spare import RESUME, SPARE
 from clipkd.surroundings import recorded
 
 METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
 STUDENT = "student.safetensors"
-RESUME = ".resume"
+ELSEWHERE = "student"
+"""The fact of a run's manifest that says size and sha256 of a student that is saved outside its folder."""
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
 State = dict[str, Tensor]
 
@@ -68,13 +70,18 @@ class RunFolder:
             raise InputError(f"log folder {path}: {error.strerror}") from None
 
     def finished(self, identity: dict[str, Any]) -> bool:
-        """Return whether the folder holds the complete result of exactly this run."""
+        """Return whether the folder holds the complete result of exactly this run.
+
+        Raises:
+            DataError: it does, but a file is damaged or missing.
+        """
         if not (self.path / METRICS).exists() or not self.checkpoint.exists():
             return False
-        if read_json(self.path / METRICS).get("fingerprint") != fingerprint(identity):
-            return False
-        open_artifact(self.path, KIND, identity)
-        return True
+        try:
+            found = read_json(self.path / METRICS).get("fingerprint")
+        except DataError as error:
+            raise DataError(f"{error}; remove {self.path} and make it again") from None
+        return found == fingerprint(identity) and self.is_student_of(open_artifact(self.path, KIND, identity).manifest)
 
     def put_back(self, identity: dict[str, Any]) -> bool:
         """Write `metrics.json` again, where exactly this run had finished and lost it; return whether that was so.
@@ -89,10 +96,22 @@ class RunFolder:
                 return False
             check_file(self.path / SPARE, manifest["files"][METRICS], self.path)
             open_artifact(self.path, KIND, identity, only=manifest["files"].keys() - {METRICS})
+            if not self.is_student_of(manifest):
+                return False
         except DataError as error:
             say(f"{self.path} can't be completed, and is trained again: {error}")
             return False
         write_text(self.path / METRICS, (self.path / SPARE).read_text(encoding="utf-8"))
+        return True
+
+    def is_student_of(self, manifest: dict[str, Any]) -> bool:
+        """Return whether the checkpoint is the student that a manifest, whose own files are checked, tells of."""
+        if self.checkpoint.parent == self.path:
+            return self.checkpoint.name in manifest["files"]
+        try:
+            check_file(self.checkpoint, manifest["facts"][ELSEWHERE], self.path)
+        except (DataError, KeyError):
+            return False
         return True
 
     def held(self) -> AbstractContextManager[None]:
@@ -135,6 +154,8 @@ class RunFolder:
             files = [self.path / name for name in (CONFIG, ENVIRONMENT, HISTORY, COST)]
             if self.checkpoint.parent == self.path:
                 files.append(self.checkpoint)
+            else:
+                facts = facts | {ELSEWHERE: entry_of(self.checkpoint)}
             entries |= {path.name: entry_of(path) for path in files}
             write_manifest(self.path, KIND, identity, facts, entries)
             write_text(self.path / SPARE, text)
@@ -143,6 +164,8 @@ class RunFolder:
     def sweep(self, identity: Identity) -> None:
         """Remove what a complete run needs no more. A kill may come between its result and this."""
         (self.path / FAILED).unlink(missing_ok=True)
+        for unfinished in self.path.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
         self.checkpoints(identity).clear()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from clipkd.artifacts import MANIFEST, check_file, read_manifest
 from clipkd.errors import DataError
 from clipkd.progress import progress
+from clipkd.spare import SPARE
 from clipkd.verified import Memory, stamp
 
 KINDS = ("dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
@@ -68,6 +69,8 @@ def problems_of(folder: Path) -> list[str]:
     problems, memory = [], Memory(folder)
     for name, entry in manifest["files"].items():
         path = folder / name
+        if name == RESULT and not path.exists() and (folder / SPARE).exists():
+            path = folder / SPARE  # nothing is lost: the run's command writes the first copy anew
         try:
             before = stamp(path)
             check_file(path, entry, folder)

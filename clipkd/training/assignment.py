@@ -14,6 +14,7 @@ from clipkd.errors import ClipkdError, SomeFailed
 from clipkd.layout import Layout
 from clipkd.runs import RunFolder
 from clipkd.students import StudentSpec
+from clipkd.training.interruption import Interruption
 from clipkd.training.job import Hyperparameters, Job, open_job
 from clipkd.training.loop import train_together
 
@@ -66,17 +67,20 @@ def train_in_stacks(assignments: Sequence[Assignment], size: int) -> None:
             failures[one.name] = error
         else:
             ready.append(one)
-    for stack in stacks(ready, size):
-        opened: dict[str, tuple[Job, RunFolder]] = {}
-        for one in stack:
-            try:
-                opened[one.name] = one.open()
-            except ClipkdError as error:
-                failures[one.name] = error
-        outcomes = train_together(list(opened.values()))
-        failures |= {
-            name: found for name, found in zip(opened, outcomes, strict=True) if isinstance(found, ClipkdError)
-        }
+    with Interruption() as interruption:
+        for stack in stacks(ready, size):
+            if interruption.signal:  # it came when the stack before had taken its last step
+                raise interruption.error("the same command goes on with the students that are left")
+            opened: dict[str, tuple[Job, RunFolder]] = {}
+            for one in stack:
+                try:
+                    opened[one.name] = one.open()
+                except ClipkdError as error:
+                    failures[one.name] = error
+            outcomes = train_together(list(opened.values()), interruption=interruption)
+            failures |= {
+                name: found for name, found in zip(opened, outcomes, strict=True) if isinstance(found, ClipkdError)
+            }
     if failures:
         raise SomeFailed(failures, len(assignments))
 

@@ -40,11 +40,13 @@ def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> dict[str, 
     return outcome
 
 
-def train_together(pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None = None) -> list[Outcome]:
+def train_together(
+    pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None = None, interruption: Interruption | None = None
+) -> list[Outcome]:
     """Train several jobs' students side by side; return each one's metrics, or why it failed.
 
     All have the dataset, recipe, student's size and hyperparameters of the first. One that fails does not stop
-    the others.
+    the others. `interruption`: who listens for signals already; None: this does, while it trains.
 
     Raises:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and every training is saved.
@@ -53,10 +55,10 @@ def train_together(pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None =
     outcomes: dict[int, Outcome] = {}
     runs: dict[int, Run] = {}
     batches: Batches | None = None
-    with ExitStack() as stack, Interruption() as interruption:
+    with ExitStack() as stack:
+        interruption = interruption or stack.enter_context(Interruption())
         for number, (job, folder) in enumerate(pairs):
             try:
-                signal = open_signal(job)
                 if ranks.is_first:
                     stack.enter_context(folder.held())
                 (is_finished,) = ranks.most(
@@ -68,6 +70,7 @@ def train_together(pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None =
                     say(f"{folder.path} holds the complete result of this run: nothing to do")
                     outcomes[number] = read_json(folder.path / "metrics.json")
                     continue
+                signal = open_signal(job)
                 batches = batches or open_batches(job, signal)  # whoever trains side by side sees the same images
                 runs[number] = Run(job, folder, signal, batches, interruption, ranks)
             except ClipkdError as error:

@@ -120,11 +120,22 @@ class Run:
     def begin(self) -> None:
         """Go on from the saved state, or begin."""
         is_resumed = self.resume()
+        self.check_ranks()
         if self.ranks.is_first:
             if not is_resumed:
                 self.folder.start(self.job.settings(), self.job.device)
             self.board = Board(
                 self.folder.path, self.fingerprint, self.cell.folder, self.epoch.number, self.job.settings()
+            )
+
+    def check_ranks(self) -> None:
+        """Raise DataError where ranks would go on from different steps."""
+        step = (self.epoch.number - 1) * self.steps_per_epoch + self.epoch.step
+        last, negative_first = self.ranks.most(step, -step)
+        if last != -negative_first:
+            raise DataError(
+                f"ranks would go on from different steps ({-negative_first} to {last}): not all of them can read the "
+                f"newest state in {self.checkpoints.folder}; give the same command again"
             )
 
     def end(self) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from clipkd.training.assignment import Assignment
 
 SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGUSR1)
+STOPPED = {Interrupted(number, "").exit_code: number for number in SIGNALS}
+"""Exit code -> the signal that stopped a training."""
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -185,6 +187,8 @@ class Pool:
                 self.failures |= failures
                 for name, error in failures.items():
                     say(f"{name}: error: {error}")
+                    # A signal that came to one alone, as `clipkd resume` sends it to who trains, is meant for all.
+                    self.signal = self.signal or STOPPED.get(error.exit_code)
 
     def start(self, name: str, function: Callable, arguments: tuple) -> None:
         """Begin a task."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
 
 import pytest
 
-from tests.slurm.project import BIN, Project, until
+from tests.slurm.project import BIN, EPOCHS, GRID, Project, until
 
 pytestmark = pytest.mark.slurm
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
@@ -173,7 +174,7 @@ def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
     assert "Nothing to be done" in made.start(str(BIN / "clipkd"), "resume").succeed(400)
 
 
-def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project):
+def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project, local):
     made = project()
     refused = (
         "train:constraint='no-such-feature' if wildcards.train_type == 'supervised' and wildcards.seed == '1' else None"
@@ -183,3 +184,16 @@ def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project):
     assert "Invalid feature specification" in main.said, "sbatch's own words"
     assert set(made.cells()) == {KILLED, LATE, HUNGRY, EMBED_KD.format(0), EMBED_KD.format(1)}
     assert made.cluster.run("squeue", "--noheader").stdout == "", "nothing is left in the queue"
+
+    # The config changes, and every job is refused: what is there does not pass for what was asked.
+    config = made.folder / "config/test.yaml"
+    config.write_text(GRID.replace(f"epochs: {EPOCHS}", f"epochs: {EPOCHS + 1}"))
+    assert made.snakemake("--retries", "0", "--set-resources", "train:constraint=no-such-feature").wait(300) == 1
+    planned = made.snakemake("-n").succeed()
+    assert re.search(r"^train +6$", planned, re.MULTILINE), planned
+    # It changes back: nothing is trained again.
+    config.write_text(GRID)
+    trained = {cell: made.trained_by(cell) for cell in local.cells()}
+    made.snakemake().succeed(900)
+    check_equal(made, local)
+    assert [cell for cell in trained if made.trained_by(cell) != trained[cell]] == [CANCELLED]

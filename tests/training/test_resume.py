@@ -24,6 +24,7 @@ from clipkd.runs import RunFolder
 from clipkd.training import loop
 from clipkd.training.finite import Guard
 from clipkd.training.job import Hyperparameters, open_job
+from clipkd.training.ranks import Ranks
 from clipkd.verification import verify
 
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
@@ -119,6 +120,54 @@ def test_a_finished_run_that_loses_its_result_is_not_trained_again(lost, digits_
         assert "epoch" not in said
     if lost.startswith("damaged") or lost in ("missing history", "missing manifest"):
         assert f"{run} can't be completed, and is trained again: " in said
+
+
+def test_a_folder_without_its_result_is_sound_while_the_second_copy_is(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "metrics.json").unlink()
+    assert (verify([run]).sound, verify([run]).damaged) == (1, [])
+    damage(run / ".metrics.json", "flipped")
+    assert len(verify([run]).damaged) == 1
+
+
+def run_as(data: Path, folder: Path, checkpoint: Path, epochs: int) -> bytes:
+    """Train, and return the student."""
+    torch.set_num_threads(1)
+    numbers = Hyperparameters(epochs=epochs, batch_size=128, learning_rate=1e-3)
+    loop.train(open_job(CELL, numbers, Layout(data), torch.device("cpu")), RunFolder(folder, checkpoint))
+    return checkpoint.read_bytes()
+
+
+def test_another_runs_student_does_not_stand_for_this_ones(digits_folder, tmp_path):
+    """Two names in one folder; one name, outside, for two runs."""
+    one, other = tmp_path / "run/one.pt", tmp_path / "run/other.pt"
+    run_as(digits_folder, tmp_path / "run", one, 1)
+    wanted = run_as(digits_folder, tmp_path / "run", other, 2)
+    assert run_as(digits_folder, tmp_path / "run", one, 2) == wanted
+
+    shared = tmp_path / "shared.safetensors"
+    first = run_as(digits_folder, tmp_path / "first", shared, 1)
+    assert run_as(digits_folder, tmp_path / "second", shared, 2) != first
+    assert run_as(digits_folder, tmp_path / "first", shared, 1) == first
+    written = shared.stat().st_mtime_ns
+    assert run_as(digits_folder, tmp_path / "first", shared, 1) == first
+    assert shared.stat().st_mtime_ns == written, "it was complete"
+
+
+def test_ranks_that_would_go_on_from_different_steps_are_refused(digits_folder, tmp_path, monkeypatch):
+    stopped_at(14, digits_folder, tmp_path)
+    real = Ranks.most
+    positions = iter(
+        [(20, -14)]
+    )  # asked once; all else that ranks agree on is one number, or two that are not negative
+
+    def most(ranks, *told):
+        return list(next(positions)) if told[-1] < 0 else real(ranks, *told)
+
+    monkeypatch.setattr(Ranks, "most", most)
+    with pytest.raises(DataError, match=r"different steps \(14 to 20\)"):
+        train(digits_folder, tmp_path)
 
 
 def test_the_result_of_another_run_is_not_written_again(digits_folder, whole, tmp_path):

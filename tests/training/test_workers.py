@@ -85,10 +85,10 @@ def test_one_whose_process_dies_stops_no_other(digits_folder, tmp_path):
     assert (tmp_path / PLACE / "seed1/metrics.json").exists()
 
 
-def started(data: Path, folder: Path, epochs: int = 500) -> tuple[subprocess.Popen, list[int]]:
-    """Start a long training of two seeds; return it and the processes that train."""
+def started(data: Path, folder: Path, *flags, epochs: int = 500) -> tuple[subprocess.Popen, list[int]]:
+    """Start a long training of two seeds at once; return it and the processes that train."""
     process = subprocess.Popen(
-        command(data, folder, "--seed", 0, 1, "--processes", 2, "--epochs", epochs),
+        command(data, folder, "--seed", 0, 1, "--processes", 2, "--epochs", epochs, *flags),
         stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     seen: set[str] = set()
@@ -125,6 +125,31 @@ def test_a_signal_reaches_every_student_and_saves_it(number, code, digits_folder
     for seed in ("seed0", "seed1"):
         assert list((tmp_path / PLACE / seed / ".resume").glob("0*/manifest.json")), "saved"
         assert not (tmp_path / PLACE / seed / "metrics.json").exists()
+
+
+def test_a_signal_to_one_student_alone_stops_all_that_has_not_begun(digits_folder, tmp_path):
+    """`clipkd resume` sends it to whoever holds a run's lock."""
+    process, trainers = started(digits_folder, tmp_path, "--seed", 0, 1, 2)
+    for pid in trainers:
+        os.kill(pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    assert "the same command goes on with what is saved" in said
+    assert not (tmp_path / PLACE / "seed2/config.yaml").exists()
+
+
+def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, tmp_path):
+    slow = (
+        "import os, signal, sys; from clipkd.runs import RunFolder; finish = RunFolder.finish; "
+        "RunFolder.finish = lambda *given: (os.kill(os.getpid(), signal.SIGTERM), finish(*given)); "
+        "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flags = command(digits_folder, tmp_path, "--seed", 0, 1, "--processes", 1)[3:]
+    done = subprocess.run([sys.executable, "-c", slow, *flags], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 143, done.stderr
+    assert "stopped by SIGTERM; the same command goes on with the students that are left" in done.stderr
+    assert (tmp_path / PLACE / "seed0/metrics.json").exists()
+    assert not (tmp_path / PLACE / "seed1/config.yaml").exists()
 
 
 def test_a_stack_by_the_command_line(digits_folder, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import adoption, lock, main_process
+from clipkd import adoption, lock, main_process, resumption
 from clipkd.errors import InputError, MachineError
 from tests.workflow.test_workflow import MINI, copy_workflow
 
@@ -98,14 +98,13 @@ def test_a_killed_workflow_goes_on_with_one_command(tmp_path, start):
     assert f"is still trained by process {pid} on " in said
     assert "stopped by SIGTERM" in (project / f"logs/runs/{first}.attempt1.log").read_text()
 
-    # Now the training may finish; what it made is taken over, not made again.
+    # Now the training may finish; what it made is not made again.
     resumed = start(project, "clipkd", "resume", "--wait")
     said = resumed.communicate(timeout=300)[0]
     assert resumed.returncode == 0, said
     assert f"is still trained by process {orphan} on " in said
-    assert "taken over as their main process died before it noted them: 1" in said
     assert "going on in epoch" in (project / f"logs/runs/{first}.attempt2.log").read_text()
-    assert not (project / f"logs/runs/{other}.attempt2.log").exists()
+    assert "nothing to do" in (project / f"logs/runs/{other}.attempt2.log").read_text()
     assert all((project / target).exists() for target in targets)
 
     # Snakemake's records are lost, and a result is edited with its time kept: Snakemake sees nothing, tables refuse it.
@@ -154,6 +153,18 @@ def test_a_main_process_elsewhere_may_live(tmp_path):
     path = tmp_path / main_process.FILE
     path.write_text(path.read_text().replace("another-login-node", here.host).replace(here.started, "1"))
     os.close(main_process.take(tmp_path))
+
+
+def test_targets_that_come_first_are_not_taken_for_what_is_cleaned_up(monkeypatch):
+    from snakemake.cli import get_argument_parser
+
+    monkeypatch.setattr(
+        resumption, "SNAKEMAKE", [sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))"]
+    )
+    said = resumption.call("--cleanup-metadata", [*resumption.SNAKEMAKE, "target", "--cores", "1"], "a", "b").stdout
+    understood = get_argument_parser().parse_args(json.loads(said))
+    assert [*map(str, understood.cleanup_metadata)] == ["a", "b"]
+    assert {*understood.targets} == {"target"}
 
 
 def test_only_whole_outputs_are_taken_over(tmp_path, digits_folder):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pytest
 
+from clipkd import adoption
 from clipkd.runs import RunFolder
 from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake, started
 
@@ -99,6 +101,11 @@ def test_a_job_that_fails_after_its_training_has_ended_does_not_train_again(tmp_
     assert "--forcerun train" in resumed.stdout
     assert resumed.returncode == 0, resumed.stdout
     assert "nothing to do" in log.read_text()
+    # Ctrl-C came before Snakemake had noted its end.
+    mark = project / adoption.MARKS / urlsafe_b64encode(f"{PLACE}/seed0/metrics.json".encode()).decode()
+    mark.touch()
+    assert "nothing to do" in run()
+    assert not mark.exists()
     assert trained(project) == second
 
 

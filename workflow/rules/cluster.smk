@@ -2,9 +2,8 @@
 # Harmless on one machine; docs/slurm.md says how to use profiles/slurm.
 import shlex
 
-from clipkd import estimates, main_process
+from clipkd import adoption, estimates, main_process, spare
 from clipkd.errors import ClipkdError
-from clipkd.records import SPARE
 from clipkd.slurm.preflight import Request, preflight
 
 
@@ -56,27 +55,37 @@ def requests():
         )
 
 
-def forget_forced():
-    """Have trainings that are forced to run train again, not find that they had finished."""
+def make_way(goes_on):
+    """Set the results of trainings that are about to run aside; those that the user forces train anew.
+
+    Snakemake deletes them where a job begins. A job that fails before would leave them, with its own record.
+    """
+    everything = workflow.dag_settings.forceall
+    unfinished = set(adoption.marked(adoption.MARKS))  # Snakemake forces these too
     for job in workflow.dag.needrun_jobs():
-        if workflow.dag.reason(job).forced:
-            for folder in (Path(path).parent for path in job.output):
-                (folder / SPARE).unlink(missing_ok=True)
+        if not job.rule.name.startswith("train"):
+            continue
+        for result in map(Path, job.output):
+            is_forced = workflow.dag.reason(job).forced and result not in unfinished
+            if (everything or is_forced) and not goes_on:
+                spare.forget(result)
+            else:
+                spare.set_aside(result)
 
 
 def start():
     """Become the folder's one main process; on a cluster, find out what would fail or hang."""
+    if workflow.touch:
+        return
     executor = workflow.executor_plugin.name
     goes_on = main_process.hold(Path(), main_process.Started(sys.argv[1:], executor))
-    if not goes_on and executor != "touch":
-        forget_forced()
-    if executor != "slurm":
-        return
-    findings, status = preflight(requests())
-    for finding in findings.found:
-        print(finding, file=sys.stderr)
-    findings.refuse_errors()
-    ask_for_states(status)
+    if executor == "slurm":
+        findings, status = preflight(requests())
+        for finding in findings.found:
+            print(finding, file=sys.stderr)
+        findings.refuse_errors()
+        ask_for_states(status)
+    make_way(goes_on)
 
 
 def ask_for_states(status):
