@@ -43,8 +43,12 @@ class Holder:
 
 def this_process() -> Holder:
     """Return what stands for this process."""
-    pid = os.getpid()
-    return Holder(socket.gethostname(), boot_id(), pid, started(pid), os.environ.get("SLURM_JOB_ID"))
+    return holder(os.getpid(), os.environ.get("SLURM_JOB_ID"))
+
+
+def holder(pid: int, job: str | None = None) -> Holder:
+    """Return what stands for a process of this machine."""
+    return Holder(socket.gethostname(), boot_id(), pid, started(pid), job)
 
 
 @contextmanager

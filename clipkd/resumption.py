@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from clipkd import adoption, lock, main_process
@@ -66,16 +67,15 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
         MachineError: one does not end.
     """
     holders = {path: living(path) for path in (folder / RUNS).rglob(lock.NAME)}
-    orphans = {path: holder for path, holder in holders.items() if holder is not None}
-    for path, holder in orphans.items():
-        say(
-            f"{path.parent} is still trained by {holder}: " + ("waiting for it" if let_finish else "it saves and stops")
-        )
+    orphans = {holder: f"{path.parent} is still trained by" for path, holder in holders.items() if holder is not None}
+    orphans = dict.fromkeys(beginning(folder), "a training is begun by") | orphans
+    for holder, what in orphans.items():
+        say(f"{what} {holder}: " + ("waiting for it" if let_finish else "it saves and stops"))
         if not let_finish:
             with contextlib.suppress(ProcessLookupError):  # it ended by itself
                 os.kill(holder.pid, signal.SIGTERM)
     limit = time.monotonic() + seconds
-    while alive := [str(holder) for holder in orphans.values() if not lock.is_dead(holder)]:
+    while alive := [str(holder) for holder in orphans if not lock.is_dead(holder)]:
         if time.monotonic() > limit and not let_finish:
             raise MachineError(f"{', '.join(alive)}: told to stop {seconds:.0f} s ago, and still running")
         time.sleep(0.2)
@@ -88,6 +88,36 @@ def living(path: Path) -> lock.Holder | None:
     if holder is None or holder.host != socket.gethostname() or lock.is_dead(holder):
         return None
     return holder
+
+
+def beginning(folder: Path) -> list[lock.Holder]:
+    """Return the processes in the folder that train, or are about to, by their command lines.
+
+    They may hold no lock yet: Python takes seconds to start. (Linux tells; elsewhere none is found.)
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            where = (process / "cwd").readlink()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if where == folder.resolve() and (is_training(words) or is_job(words)):
+            found.append(lock.holder(int(process.name)))
+    return found
+
+
+def is_training(words: list[str]) -> bool:
+    """Return whether a command line is `clipkd train`'s, for the workflow's run folders."""
+    if not any(Path(command).name == "clipkd" and verb == "train" for command, verb in pairwise(words)):
+        return False
+    folders = [Path(folder) for flag, folder in pairwise(words) if flag == "--log-folder"]
+    return all(RUNS in folder.parents for folder in folders)
+
+
+def is_job(words: list[str]) -> bool:
+    """Return whether a command line is that of the Snakemake which runs a single job for a main process."""
+    return "--target-jobs" in words and any(Path(word).name == "snakemake" for word in words)
 
 
 def go_on(command: list[str], descriptor: int) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,6 +154,40 @@ def test_a_main_process_elsewhere_may_live(tmp_path):
     path = tmp_path / main_process.FILE
     path.write_text(path.read_text().replace("another-login-node", here.host).replace(here.started, "1"))
     os.close(main_process.take(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "is_ended"),
+    [
+        (["clipkd", "train", "--log-folder", "results/runs/corrected/digits/seed0"], True),
+        (["clipkd", "train", "--seed", "0", "1"], True),
+        (["snakemake", "--mode", "subprocess", "--target-jobs", "train:seed=0"], True),
+        (["clipkd", "train", "--log-folder", "results/mine"], False),
+        (["clipkd", "tables"], False),
+        (["snakemake", "-n"], False),
+    ],
+)
+def test_a_training_that_is_only_begun_is_stopped(words, is_ended, tmp_path):
+    """It holds no lock yet. What is the user's own goes on, as does all in other folders."""
+    (tmp_path / words[0]).write_text("echo begun; sleep 60; exit 0")
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path, other)
+    processes = [
+        subprocess.Popen(["sh", *words], cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        for folder in (tmp_path, other)
+    ]
+    try:
+        assert [process.stdout.readline() for process in processes] == ["begun\n"] * 2
+        waiter = threading.Thread(target=processes[0].wait, daemon=True)
+        waiter.start()
+        resumption.end_orphans(tmp_path, let_finish=False, seconds=20)
+        waiter.join(5 if is_ended else 0.2)
+        assert waiter.is_alive() != is_ended
+        assert processes[1].poll() is None
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_targets_that_come_first_are_not_taken_for_what_is_cleaned_up(monkeypatch):
