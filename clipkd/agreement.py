@@ -9,7 +9,7 @@ from typing import Any
 from clipkd.artifacts import MANIFEST
 from clipkd.cells import Cell
 from clipkd.errors import DataError
-from clipkd.fingerprint import differences, fingerprint
+from clipkd.fingerprint import Identity, differences, fingerprint
 from clipkd.identities import Hyperparameters, run_identity
 from clipkd.layout import Layout
 from clipkd.records import Fields, Run
@@ -49,13 +49,39 @@ def content_of(runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts) -> tu
 
 def check_identity(cell: Cell, run: Run, config: dict[str, Any], layout: Layout, content: str, source: Path) -> None:
     """Raise DataError unless a run was made from exactly what its cell, the config and the dataset say."""
-    numbers = Hyperparameters.of(config, cell)
-    if numbers.precision == "auto":  # the machine that trained has chosen
-        found = Fields(run.path / MANIFEST, run.identity).word("training.precision")
-        numbers = replace(numbers, precision="bf16" if found == "bf16" else "fp32")
-    wanted = run_identity(cell, numbers, layout, content)
+    found = Fields(run.path / MANIFEST, run.identity)
+    wanted = identity_of(cell, config, layout, content, found.word("training.precision"))
     if fingerprint(run.identity) != fingerprint(wanted):
         raise mixture(run.path / MANIFEST, source, list(differences(run.identity, wanted)))
+
+
+def identity_of(cell: Cell, config: dict[str, Any], layout: Layout, content: str, precision: str) -> Identity:
+    """Return what makes a cell's run, by the config; of a run with `precision`, where the config leaves that open."""
+    numbers = Hyperparameters.of(config, cell)
+    if numbers.precision == "auto":  # the machine that trained has chosen
+        numbers = replace(numbers, precision="bf16" if precision == "bf16" else "fp32")
+    return run_identity(cell, numbers, layout, content)
+
+
+def strangers(runs: dict[Path, Cell], config: dict[str, Any], layout: Layout) -> list[str]:
+    """Return a line for each finished run that is not what the config asks for: its folder, and what differs first.
+
+    Args:
+        runs: folder -> its cell; those without a readable result are passed over.
+        config: a checked config.
+        layout: where datasets and embeddings lie.
+    """
+    lines = []
+    for folder, cell in runs.items():
+        try:
+            found = Fields.read(folder / "metrics.json")
+            content, precision = found.word("identity.dataset.content"), found.word("identity.training.precision")
+        except DataError:
+            continue
+        identity, wanted = found.get("identity"), identity_of(cell, config, layout, content, precision)
+        if fingerprint(identity) != fingerprint(wanted):
+            lines.append(f"{folder}: {next(iter(differences(identity, wanted)))}")
+    return lines
 
 
 def check_seeds(runs: dict[Cell, Run]) -> None:

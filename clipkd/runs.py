@@ -11,7 +11,7 @@ import io
 import os
 import platform
 import subprocess
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from clipkd.artifacts import (
 )
 from clipkd.checkpoints import Checkpoints
 from clipkd.errors import DataError, InputError
-from clipkd.fingerprint import Identity, fingerprint
+from clipkd.fingerprint import Identity, differences, fingerprint
 from clipkd.lock import held
 from clipkd.progress import say
 from clipkd.records import FAILED, FORMAT, KIND
@@ -122,13 +122,25 @@ class RunFolder:
         """Return the saved states of an unfinished run with this identity."""
         return Checkpoints(self.path / RESUME, identity)
 
-    def start(self, settings: dict[str, Any], where: torch.device) -> None:
+    def start(self, settings: dict[str, Any], identity: Identity, where: torch.device) -> None:
         """Write the resolved settings and the environment; drop an earlier run's results."""
-        for name in (METRICS, SPARE, MANIFEST, COST, HISTORY, FAILED):
-            (self.path / name).unlink(missing_ok=True)
+        self.empty(identity)
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
         write_text(self.path / CONFIG, plain)
         write_json(self.path / ENVIRONMENT, environment(where))
+
+    def empty(self, identity: Identity) -> None:
+        """Remove what an earlier run left; say so, where that was a complete one of other settings."""
+        names = {METRICS, SPARE, MANIFEST, COST, HISTORY, FAILED}
+        with suppress(DataError):
+            manifest = read_manifest(self.path)
+            names |= manifest["files"].keys()
+            if lines := list(differences(manifest["identity"], identity)):
+                say(f"{self.path} held a run of other settings, which is replaced:\n  " + "\n  ".join(lines))
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+        for events in self.path.glob("events.out.tfevents.*"):
+            events.unlink()
 
     def fail(self, reason: dict[str, Any]) -> None:
         """Mark the run as failed, until it is started again."""

@@ -123,7 +123,7 @@ class Run:
         self.check_ranks()
         if self.ranks.is_first:
             if not is_resumed:
-                self.folder.start(self.job.settings(), self.job.device)
+                self.folder.start(self.job.settings(), self.job.identity, self.job.device)
             self.board = Board(
                 self.folder.path, self.fingerprint, self.cell.folder, self.epoch.number, self.job.settings()
             )

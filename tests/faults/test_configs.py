@@ -332,7 +332,7 @@ def finish(folder: Any, identity: dict[str, Any]) -> None:
 
     from clipkd.fingerprint import fingerprint
 
-    folder.start({}, torch.device("cpu"))
+    folder.start({}, {}, torch.device("cpu"))
     metrics = {"fingerprint": fingerprint({"protocol": 1, "student": "a"}), "identity": identity}
     folder.finish({"w": torch.zeros(1)}, [{"epoch": 1}], {}, metrics, {"protocol": 1, "student": "a"}, {})
 

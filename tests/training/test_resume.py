@@ -139,11 +139,16 @@ def run_as(data: Path, folder: Path, checkpoint: Path, epochs: int) -> bytes:
     return checkpoint.read_bytes()
 
 
-def test_another_runs_student_does_not_stand_for_this_ones(digits_folder, tmp_path):
+def test_another_runs_student_does_not_stand_for_this_ones(digits_folder, tmp_path, capfd):
     """Two names in one folder; one name, outside, for two runs."""
     one, other = tmp_path / "run/one.pt", tmp_path / "run/other.pt"
     run_as(digits_folder, tmp_path / "run", one, 1)
+    capfd.readouterr()
     wanted = run_as(digits_folder, tmp_path / "run", other, 2)
+    told = f"{tmp_path}/run held a run of other settings, which is replaced:\n  training.epochs: found 1, wanted 2\n"
+    assert told in capfd.readouterr().err
+    assert not one.exists()
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
     assert run_as(digits_folder, tmp_path / "run", one, 2) == wanted
 
     shared = tmp_path / "shared.safetensors"

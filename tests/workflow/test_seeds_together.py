@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -106,6 +107,13 @@ def test_a_job_that_fails_after_its_training_has_ended_does_not_train_again(tmp_
     mark.touch()
     assert "nothing to do" in run()
     assert not mark.exists()
+    assert trained(project) == second
+    # Snakemake has no record of how it was made, and the config asks for something else: refused before any work.
+    shutil.rmtree(project / ".snakemake/metadata")
+    (project / "mini.yaml").write_text(MINI.replace("epochs: 1", "epochs: 2"))
+    answer = snakemake(project, "--configfile", "mini.yaml", "--", "tables")
+    assert answer.returncode == 1
+    assert f"  {PLACE}/seed0: training.epochs: found 1, wanted 2\n" in answer.stdout
     assert trained(project) == second
 
 

@@ -2,8 +2,8 @@
 # Harmless on one machine; docs/slurm.md says how to use profiles/slurm.
 import shlex
 
-from clipkd import adoption, estimates, main_process, spare
-from clipkd.errors import ClipkdError
+from clipkd import adoption, agreement, estimates, main_process, spare
+from clipkd.errors import ClipkdError, InputError
 from clipkd.slurm.preflight import Request, preflight
 
 
@@ -73,6 +73,30 @@ def make_way(goes_on):
                 spare.set_aside(result)
 
 
+def refuse_strangers():
+    """Refuse, before any work, finished runs that the config does not ask for and Snakemake would take as they are.
+
+    It has no record of what `clipkd train` made by hand.
+    """
+    dag = workflow.dag
+    done = [
+        Path(path)
+        for job in dag.jobs
+        if job.rule.name.startswith("train") and not dag.needrun(job)
+        for path in job.output
+    ]
+    runs = {
+        path.parent: RUNS[path.parent.relative_to("results/runs").as_posix()]
+        for path in done
+    }
+    if lines := agreement.strangers(runs, config, LAYOUT):
+        more = [f"... and {len(lines) - 20} more"] if len(lines) > 20 else []
+        raise InputError(
+            f"{len(lines)} of the grid's run folders hold runs of other settings than the config asks for; remove them, "
+            "and they are trained anew:\n  " + "\n  ".join(lines[:20] + more)
+        )
+
+
 def start():
     """Become the folder's one main process; on a cluster, find out what would fail or hang."""
     if workflow.touch:
@@ -85,6 +109,7 @@ def start():
             print(finding, file=sys.stderr)
         findings.refuse_errors()
         ask_for_states(status)
+    refuse_strangers()
     make_way(goes_on)
 
 
