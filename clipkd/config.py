@@ -308,6 +308,12 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
             teachers.get(f"{name}={where}")
         except InputError as problem:
             raise complaint(("teachers", name), str(problem)) from None
+    for name, where in values.get("sources", {}).items():
+        if name in datasets.names() and sources[name] == where:
+            try:
+                datasets.get(name, where)
+            except InputError as problem:
+                raise complaint(("sources", name), str(problem)) from None
     for number, block in enumerate(values.get("grid", [])):
         for axis, get in axes.items():
             for index, name in enumerate(block[axis]):

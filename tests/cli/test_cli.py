@@ -215,6 +215,15 @@ def test_a_dataset_that_is_never_downloaded(here) -> None:
     refused(here("download", "imagenet", "--dataset-source", "/absent"), "/absent")
 
 
+def test_a_dataset_that_takes_no_source(here) -> None:
+    said = "dataset 'digits' is part of scikit-learn and takes no source: leave out 'mine', or give your own data"
+    refused(here("download", "digits", "--dataset-source", "mine"), said)
+    refused(here(*SUPERVISED, "--dataset-source", "mine"), said)
+    # A packed dataset stands for its source where a verb looks for one.
+    assert here("download", "digits").returncode == 0
+    assert here("download", "digits", "--dataset-source", "data/datasets/digits").returncode == 0
+
+
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_log_folder_that_is_a_file(name: str, here, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")

@@ -120,6 +120,7 @@ REFUSED = {
     "hub id at a branch": (BLOCK.replace("digits-vit-s", "owner/model@main"), "mine.yaml:4", "main", "40 hex digits"),
     "source of nothing": ("sources:\n  cifra10: /x\n", "mine.yaml:2", "sources.cifra10", "mean 'cifar10'"),
     "source in capitals": ("sources:\n  ImageNet: /x\n", "sources", "'ImageNet'", "mean 'imagenet'"),
+    "source of what takes none": ("sources:\n  digits: /x\n", "mine.yaml:2", "sources.digits", "takes no source"),
     "empty source": ("sources:\n  cifar10: ''\n", "mine.yaml:2", "sources.cifar10", "''"),
     "own teacher": ("teachers:\n  eyes: nowhere\n", "mine.yaml:2", "teachers.eyes", "unknown teacher 'nowhere'"),
     "own teacher of a known name": (
