@@ -89,6 +89,10 @@ class DatasetSpec:
         """
         raise NotImplementedError
 
+    def folder(self, source: str | None) -> Path | None:
+        """Return the folder of a source whose content nothing but reading it tells; None: there is no such folder."""
+        return None
+
     def known_classes(self, source: str | None) -> list[str] | None:
         """Return the class names where they are known before the dataset is read; None: only reading it tells."""
         return None
