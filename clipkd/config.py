@@ -325,6 +325,8 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
     if form is not None:
         try:
             prototype_forms.get(form)
+            if form == merged["prototypes"].get("form") and shows_images(merged):
+                prototype_forms.refuse_too_few(form, merged["prototypes"]["per_class"])
         except InputError as problem:
             raise complaint(("prototypes", "form"), str(problem)) from None
     asked = {name.lower() for block in merged["grid"] for name in block["datasets"]} | set(datasets.names())
@@ -334,6 +336,13 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
                 raise complaint((key, name), f"no block of the grid has a dataset '{name}'{nearest(name, asked)}")
     for name, given in values.get("class_names", {}).items():
         check_class_names(name, given, sources.get(name), complaint)
+
+
+def shows_images(config: dict[str, Any]) -> bool:
+    """Return whether a teacher of the grid is shown images: what a text tower says, no number of images limits."""
+    own = config.get("teachers", {})
+    named = {teachers.resolved(name, own) for block in config["grid"] for name in block["teachers"]}
+    return any(not one.reads_names for name in named for one in teachers.get(name).members)
 
 
 def check_class_names(name: str, given: class_names.Given, source: str | None, complaint: Complaint) -> None:

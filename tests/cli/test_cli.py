@@ -237,6 +237,11 @@ def test_a_data_folder_that_is_a_file(here, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_form_of_more_vectors_than_images(here) -> None:
+    few = ("--teacher-model", "digits-vit-s", "--prototype-form", "kmeans-9", "--per-class", "8")
+    refused(here(*TRAIN, "--train-type", "embed-KD", *few), "'kmeans-9' makes 9 vectors per class of 8 images")
+
+
 def test_a_teacher_name_longer_than_any_file_name(clipkd) -> None:
     refused(clipkd("fetch", "x" * 5000), "unknown teacher 'xxx")
 

@@ -130,6 +130,18 @@ REFUSED = {
     ),
     "own teacher without output": ("teachers:\n  eyes: vit-l16-in21k:maen\n", "mine.yaml:2", "did you mean 'mean'"),
     "own teacher in capitals": ("teachers:\n  Eyes: vit-l16-in21k\n", "mine.yaml", "'Eyes' is no name"),
+    "folder of a teacher": (
+        "teachers:\n  eyes: /no/such:mean\n",
+        "mine.yaml:2",
+        "teacher '/no/such': there is no such folder",
+    ),
+    "text of a trained teacher": (BLOCK.replace("-vit-s", "-vit-s:text"), "mine.yaml:4", "has no text tower"),
+    "more centres than images": (
+        "prototypes:\n  form: kmeans-11\n  per_class: 10\n",
+        "mine.yaml:2",
+        "prototypes.form: 'kmeans-11' makes 11 vectors per class of 10 images",
+    ),
+    "form": ("prototypes:\n  form: kmean-8\n", "mine.yaml:2", "did you mean 'kmeans-8'?"),
     "one of two teachers": (BLOCK.replace("digits-vit-s", "digits-vit-s+x"), "mine.yaml:4", "unknown teacher 'x'"),
     "timm": (BLOCK.replace("tiny-32", "'timm:resnet18@'"), "mine.yaml:5", "timm:resnet18@64"),
     "template": ('prototypes:\n  templates: ["a photo"]\n', "mine.yaml:2", "prototypes.templates[0]", "'a photo'"),
