@@ -183,6 +183,11 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
     return spec
 
 
+def is_path(source: str) -> bool:
+    """Return whether a source is a path on this machine: no address, and no name of the hub or of torchvision."""
+    return "://" not in source and source.partition(":")[0] not in SCHEMES
+
+
 def is_packed(spec: DatasetSpec, source: str) -> bool:
     """Return whether a source is the packed dataset itself, which stands for what it was packed from."""
     folder = Path(source)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipkd import datasets, methods, recipes, students, teachers
+from clipkd.artifacts import write_manifest
 from clipkd.cli import main
 
 Answer = subprocess.CompletedProcess[str]
@@ -128,6 +129,20 @@ def test_list_names_everything(clipkd) -> None:
     assert "embeddings: none below data" in answer.stdout
     assert clipkd("list", "recipes").stdout.startswith("recipes:\n  corrected  What the released code means to do")
     refused(clipkd("list", "recipe"), "'recipe'", "recipes")
+
+
+def test_list_shows_what_is_packed(here, tmp_path: Path) -> None:
+    facts = {"classes": ["owl", "tit"], "train": 1200, "test": 8}
+    packed = {"digits": facts | {"classes": [*"0123456789"]}, "birds": facts}
+    for name, found in packed.items():
+        (tmp_path / "data/datasets" / name).mkdir(parents=True)
+        write_manifest(tmp_path / "data/datasets" / name, "dataset", {}, found, {})
+    (tmp_path / "data/datasets/worn").mkdir()
+    (tmp_path / "data/datasets/worn/manifest.json").write_text("{}")
+    listed = " ".join(here("list", "datasets").stdout.split())
+    assert "(packed: 10 classes, 1,200 training and 8 test images)" in listed
+    assert "birds Your own, packed: 2 classes, 1,200 training and 8 test images" in listed
+    assert "worn Your own, DAMAGED: data/datasets/worn/manifest.json has no format" in listed
 
 
 def test_list_shows_what_is_stored(clipkd, digits_folder, vit_folder) -> None:

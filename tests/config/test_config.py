@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clipkd.artifacts import write_manifest
 from clipkd.config import Source, load, schema
 from clipkd.errors import InputError
 from clipkd.students import StudentSpec
@@ -218,6 +219,34 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(InputError, match=str(path)):
             load([BASE, path], SCHEMA)
+
+
+def test_sources_that_are_not_there(tmp_path: Path) -> None:
+    here, data = tmp_path / "mine.yaml", tmp_path / "data"
+    for source, is_refused in (
+        ("/no/such/folder", True),
+        ("https://example.org/cifar", False),
+        (str(tmp_path), False),
+    ):
+        here.write_text(f"sources:\n  cifar10: {source}\n")
+        load([BASE, here], SCHEMA)
+        if is_refused:
+            with pytest.raises(InputError, match=r"mine.yaml:2: sources.cifar10: /no/such/folder does not exist"):
+                load([BASE, here], SCHEMA, data=data)
+        else:
+            load([BASE, here], SCHEMA, data=data)
+    # What a later file replaces is not looked at; what is packed needs no source.
+    here.write_text("sources:\n  imagenet: /no/such/folder\n")
+    (tmp_path / "later.yaml").write_text(f"sources:\n  imagenet: {tmp_path}\n")
+    load([BASE, here, tmp_path / "later.yaml"], SCHEMA, data=data)
+    packed, other = data / "datasets/imagenet", tmp_path / "other"
+    packed.mkdir(parents=True)
+    other.mkdir()
+    fact = {"source": {"path": str(other), "from_here": "../../../other"}}
+    write_manifest(packed, "dataset", {}, fact, {})
+    load([BASE, here], SCHEMA, data=data)
+    with pytest.raises(InputError, match=r"later.yaml:2: sources.imagenet: .* was packed from .*/other, not from"):
+        load([BASE, tmp_path / "later.yaml"], SCHEMA, data=data)
 
 
 def test_maps_merge_and_lists_replace(tmp_path: Path) -> None:
