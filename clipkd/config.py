@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -18,8 +19,8 @@ import jsonschema
 import yaml
 
 from clipkd import class_names, datasets, methods, prototype_forms, recipes, students, teachers
-from clipkd.artifacts import read_json
-from clipkd.errors import InputError, nearest
+from clipkd.artifacts import MANIFEST, Artifact, read_json, read_manifest
+from clipkd.errors import DataError, InputError, nearest
 from clipkd.surroundings import TOKEN, without_password
 
 Key = tuple[str | int, ...]
@@ -188,13 +189,16 @@ def of_a_part(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "required": [], "properties": properties}
 
 
-def load(paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def load(
+    paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | None = None, data: Path | None = None
+) -> dict[str, Any]:
     """Read, check and merge config files: a later file's scalars and lists replace an earlier one's.
 
     Args:
         paths: config files, base first.
         schema: the JSON schema of a whole config.
         overrides: values from the command line, last.
+        data: the data folder, where it is asked too whether the sources are there.
 
     Raises:
         InputError: naming file, line, key, value and the nearest valid name.
@@ -213,6 +217,8 @@ def load(paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | 
     check(merged, schema, lambda key, message: InputError(f"the merged config: {spelled(key)}: {message}"))
     for values, complaint in parts:
         check_names(values, merged, complaint)
+        if data is not None:
+            check_sources(values.get("sources", {}), merged["sources"], data, complaint)
     return merged
 
 
@@ -308,6 +314,12 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
             teachers.get(f"{name}={where}")
         except InputError as problem:
             raise complaint(("teachers", name), str(problem)) from None
+    for name, where in values.get("sources", {}).items():
+        if name in datasets.names() and sources[name] == where:
+            try:
+                datasets.get(name, where)
+            except InputError as problem:
+                raise complaint(("sources", name), str(problem)) from None
     for number, block in enumerate(values.get("grid", [])):
         for axis, get in axes.items():
             for index, name in enumerate(block[axis]):
@@ -319,6 +331,8 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
     if form is not None:
         try:
             prototype_forms.get(form)
+            if form == merged["prototypes"].get("form") and shows_images(merged):
+                prototype_forms.refuse_too_few(form, merged["prototypes"]["per_class"])
         except InputError as problem:
             raise complaint(("prototypes", "form"), str(problem)) from None
     asked = {name.lower() for block in merged["grid"] for name in block["datasets"]} | set(datasets.names())
@@ -328,6 +342,36 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
                 raise complaint((key, name), f"no block of the grid has a dataset '{name}'{nearest(name, asked)}")
     for name, given in values.get("class_names", {}).items():
         check_class_names(name, given, sources.get(name), complaint)
+
+
+def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, complaint: Complaint) -> None:
+    """Raise the complaint about a source that is a path to nothing, or another folder than its dataset is packed from.
+
+    A dataset that is packed already needs no source.
+    """
+    from clipkd.data.dataset import refuse_other_source
+
+    for name, source in sources.items():
+        if merged[name] != source:
+            continue  # a later file names another one
+        packed = data / "datasets" / name
+        if not (packed / MANIFEST).exists():
+            if datasets.is_path(source) and not os.path.exists(os.path.expanduser(source)):
+                raise complaint(("sources", name), f"{short(source)} does not exist, and {packed} is not packed yet")
+            continue
+        try:
+            refuse_other_source(datasets.get(name, source), Artifact(packed, read_manifest(packed)), source)
+        except InputError as problem:
+            raise complaint(("sources", name), str(problem)) from None
+        except DataError:
+            pass  # damaged: it is packed again
+
+
+def shows_images(config: dict[str, Any]) -> bool:
+    """Return whether a teacher of the grid is shown images: what a text tower says, no number of images limits."""
+    own = config.get("teachers", {})
+    named = {teachers.resolved(name, own) for block in config["grid"] for name in block["teachers"]}
+    return any(not one.reads_names for name in named for one in teachers.get(name).members)
 
 
 def check_class_names(name: str, given: class_names.Given, source: str | None, complaint: Complaint) -> None:

@@ -171,6 +171,9 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
     spec = None if method.signal == "nothing" else teachers.get(options.teacher_model)
     if spec is not None and spec.available:
         raise InputError(spec.available)
+    form = getattr(options, "prototype_form", None)
+    if form and spec is not None and method.signal == "prototypes" and not all(one.reads_names for one in spec.members):
+        prototype_forms.refuse_too_few(form, options.per_class)
     cell = Cell(
         recipe=recipes.get(options.recipe).name,
         dataset=datasets.get(options.dataset_name, options.dataset_source).name,

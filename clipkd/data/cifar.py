@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import zlib
+from os.path import expanduser
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -94,7 +95,7 @@ def find_archive(spec: Cifar, source: str, downloads: Path) -> Path:
         )
         url = f"{source.rstrip('/')}/{spec.archive}"
         return download(url, downloads / spec.archive, Checksum("md5", spec.md5), offline)
-    path = Path(source)
+    path = Path(expanduser(source))
     if path.is_file():
         return path
     if (path / spec.archive).is_file():

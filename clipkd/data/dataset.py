@@ -7,17 +7,18 @@ height, width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal, overload
+from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 
 from clipkd.artifacts import Artifact, Draft, building, open_artifact, sha256
 from clipkd.datasets import DatasetSpec, Reading, Split
-from clipkd.errors import DataError, MachineError
+from clipkd.errors import DataError, InputError, MachineError
 from clipkd.fingerprint import digest
 from clipkd.progress import progress, say
 
@@ -141,21 +142,52 @@ def prepare(spec: DatasetSpec, folder: Path, source: str | None = None, with_ima
 
     Raises:
         DataError: the source's data are damaged or incomplete; names the file, member or class.
-        InputError, MachineError: the source is wrong or out of reach; the disk is full.
+        InputError, MachineError: the source is wrong, out of reach, or another folder than the dataset was packed
+            from; the disk is full.
     """
     if (folder / "manifest.json").exists():
         try:
-            return Dataset(spec, open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS))
+            found = open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS)
         except DataError as error:
             say(f"{error}\n{spec.title}: packing it again")
+        else:
+            refuse_other_source(spec, found, source)
+            return Dataset(spec, found)
     reading = spec.read(source, folder.parent / ".downloads")
     check(spec, reading)
     try:
         with building(folder, "dataset", spec.identity()) as draft:
             pack(spec, reading, draft)
+            draft.facts |= packed_from(spec, folder, source)
     except OSError as error:
         raise MachineError(f"{spec.title}: can't write {folder}: {error.strerror or error}") from error
     return open_dataset(spec, folder)
+
+
+def packed_from(spec: DatasetSpec, folder: Path, source: str | None) -> dict[str, Any]:
+    """Return the fact of which folder a dataset is packed from, where nothing else tells its content."""
+    origin = spec.folder(source)
+    if origin is None:
+        return {}
+    # Both: a project that is copied as a whole takes its images along, and images elsewhere stay where they are.
+    path = origin.resolve()
+    return {"source": {"path": str(path), "from_here": os.path.relpath(path, folder.resolve())}}
+
+
+def refuse_other_source(spec: DatasetSpec, packed: Artifact, source: str | None) -> None:
+    """Raise InputError where `source` is another folder than the dataset was packed from.
+
+    Only where both are there: packed data are used without the originals too, as DVC brings them.
+    """
+    given, fact = spec.folder(source), packed.facts.get("source")  # older manifests have no such fact
+    if given is None or fact is None or not os.path.isdir(given) or not os.path.isdir(fact["path"]):
+        return
+    same = (Path(fact["path"]), packed.path.resolve() / fact["from_here"], packed.path)
+    if not any(os.path.isdir(path) and path.samefile(given) for path in same):
+        raise InputError(
+            f"dataset '{spec.name}' was packed from {fact['path']}, not from {given}: remove {packed.path} to pack it "
+            "again, or give the folder another name"
+        )
 
 
 def check(spec: DatasetSpec, reading: Reading) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ class DatasetSpec:
     """Share of each class of the training split that is held out to choose epochs and probes."""
     needs_source: bool = False
     """True where the user must say where the data are."""
+    comes_with: str = ""
+    """What the data are a part of, for a dataset that has no other source; "": the user may name one."""
 
     def source_identity(self) -> Identity:
         """Return what the bytes of the source are, as far as it is known before reading them."""
@@ -85,6 +88,10 @@ class DatasetSpec:
             InputError, DataError, MachineError: as the source is wrong, damaged or out of reach.
         """
         raise NotImplementedError
+
+    def folder(self, source: str | None) -> Path | None:
+        """Return the folder of a source whose content nothing but reading it tells; None: there is no such folder."""
+        return None
 
     def known_classes(self, source: str | None) -> list[str] | None:
         """Return the class names where they are known before the dataset is read; None: only reading it tells."""
@@ -148,6 +155,9 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
 
     A name without a file of its own is what the user says where it lies: a folder of images, `torchvision:NAME`,
     or `hub:OWNER/NAME@COMMIT`.
+
+    Raises:
+        InputError: the name is unknown, the source is none, or the dataset takes none.
     """
     known = {spec.lower() for spec in names()}
     if source is not None and str(name).lower() not in known:
@@ -161,7 +171,24 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
 
         return ImageFolder(name=name, title=name)
     try:
-        return find(__name__, "dataset", name)
+        spec = find(__name__, "dataset", name)
     except InputError as error:
         hint = "a folder of images of your own needs --dataset-source FOLDER, or `sources` in the config"
         raise InputError(f"{error}; {hint}") from None
+    if source is not None and spec.comes_with and not is_packed(spec, source):
+        raise InputError(
+            f"dataset '{spec.name}' is part of {spec.comes_with} and takes no source: leave out '{source[:200]}', "
+            "or give your own data another name"
+        )
+    return spec
+
+
+def is_path(source: str) -> bool:
+    """Return whether a source is a path on this machine: no address, and no name of the hub or of torchvision."""
+    return "://" not in source and source.partition(":")[0] not in SCHEMES
+
+
+def is_packed(spec: DatasetSpec, source: str) -> bool:
+    """Return whether a source is the packed dataset itself, which stands for what it was packed from."""
+    folder = Path(source)
+    return folder.name == spec.name and os.path.isfile(folder / "manifest.json")

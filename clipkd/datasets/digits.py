@@ -68,5 +68,6 @@ SPEC = Digits(
     std=CLIP_STD,
     augmentation="flip",
     validation_fraction=0.125,
+    comes_with="scikit-learn",
     sha256="65e5b4619795efb40c1082f4c350c049e4ad552200d369b6ae99e21eef5e72c5",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 
 from clipkd.datasets import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading
@@ -29,20 +30,25 @@ class ImageFolder(DatasetSpec):
         # whatever is made from the dataset is checked against that.
         return {"image_folder": self.name, "pack_size": self.pack_size}
 
+    def folder(self, source: str | None) -> Path | None:
+        return None if source is None else Path(expanduser(source))
+
     def known_classes(self, source: str | None) -> list[str] | None:
-        if source is None:
+        folder = self.folder(source)
+        if folder is None:
             return None
         try:
-            return sorted(entry.name for entry in (Path(source) / "train").iterdir() if entry.is_dir())
+            return sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
         except OSError:
             return None  # it is packed already, or `read` says what is wrong
 
     def read(self, source: str | None, downloads: Path) -> Reading:
         from clipkd.data.image_folder import read
 
-        if source is None:
+        folder = self.folder(source)
+        if folder is None:
             raise InputError(
                 f"dataset '{self.name}' is a folder of images that is never downloaded: say where it is, "
                 f"with --dataset-source FOLDER or in the config as sources: {{{self.name}: FOLDER}}"
             )
-        return read(Path(source), self.pack_size)
+        return read(folder, self.pack_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ class TorchvisionDataset(DatasetSpec):
     def read(self, source: str | None, downloads: Path) -> Reading:
         from clipkd.data.from_torchvision import read
 
-        return read(self, Path(self.root) if self.root else downloads / "torchvision", download=not self.root)
+        return read(
+            self, Path(expanduser(self.root)) if self.root else downloads / "torchvision", download=not self.root
+        )
 
 
 def from_source(name: str, where: str) -> TorchvisionDataset:

@@ -226,7 +226,8 @@ def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np
         if len(rows) < sample.per_class:
             raise InputError(
                 f"class '{name}' of {dataset.spec.title} has {len(rows)} training images, "
-                f"fewer than prototypes.per_class = {sample.per_class}"
+                f"fewer than prototypes.per_class = {sample.per_class}: "
+                "lower it, or take `all` (in the config, or with --per-class)"
             )
         drawn.append(rows)
     return np.concatenate(drawn)

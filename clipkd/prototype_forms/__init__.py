@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from clipkd.errors import InputError
+from clipkd.errors import InputError, nearest
 from clipkd.registry import find, specs
 
 
@@ -60,7 +60,26 @@ def get(name: str) -> Any:
         if not re.fullmatch("[1-9][0-9]{0,3}", number):
             raise InputError(f"prototype form '{name}': write the number of vectors per class, for example {base}-4")
         return replace(known, name=f"{known.name}-{number}", centres=int(number))
+    if name.lower() not in specs(__name__):
+        raise InputError(f"unknown prototype form '{name}'{meant(name)} (known: {', '.join(names())})")
     found = find(__name__, "prototype form", name)
     if found.centres is not None:
         raise InputError(f"prototype form '{name}' needs a number of vectors per class, for example {name}-4")
     return found
+
+
+def meant(name: str) -> str:
+    """Return ", did you mean 'x'?" for the known form closest to `name`, with its number where it takes one; or ""."""
+    number = re.search("[1-9][0-9]{0,3}$", name)
+    count = number[0] if number else "4"
+    return nearest(name, [known.replace("-K", f"-{count}") for known in names()])
+
+
+def refuse_too_few(form: str, per_class: int | Literal["all"]) -> None:
+    """Raise InputError where a form needs more images per class than are drawn."""
+    centres = get(form).centres
+    if centres is not None and per_class != "all" and centres > per_class:
+        raise InputError(
+            f"'{form}' makes {centres} vectors per class of {per_class} images per class: take fewer vectors, or more "
+            "images (prototypes.per_class in the config, or --per-class)"
+        )

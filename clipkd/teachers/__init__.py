@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -266,7 +267,9 @@ def found(where: str, output: Any) -> TeacherSpec:
         name = f"{slug(hub_id)}-{revision[:8]}"
         return giving(HubTeacher(name=name, title=hub_id, hub_id=hub_id, revision=revision), output)
     if is_folder(where):
-        return from_folder(Path(where), output)
+        return from_folder(Path(expanduser(where)), output)
+    if "/" in where and not HUB_ID.fullmatch(hub_id):
+        raise InputError(f"teacher '{where[:200]}': there is no such folder")
     hint = f" A hub model needs its commit: '{where}@<40 hex digits>'." if HUB_ID.fullmatch(where) else ""
     raise InputError(
         f"unknown teacher '{where[:200]}'{nearest(where[:200], names())} (known: {', '.join(names())}).{hint}"
@@ -277,6 +280,8 @@ def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
     """Return a teacher of which something else than the class token is taken; its checkpoint stays the same."""
     if output == spec.output:
         return spec
+    if output == "text" and isinstance(spec, TrainedTeacher):
+        raise InputError(f"teacher '{spec.name}:text': it is trained here on images and has no text tower")
     # The files of the two towers differ, so that they are two checkpoints.
     checkpoint = f"{spec.name}-text" if output == "text" else spec.name
     title = f"{spec.title} ({output})"
@@ -286,7 +291,7 @@ def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
 def is_folder(name: str) -> bool:
     """Return whether a name is that of a folder; one that no path can have is none."""
     try:
-        return Path(name).is_dir()
+        return Path(expanduser(name)).is_dir()
     except (OSError, ValueError):
         return False
 

@@ -12,6 +12,8 @@ examples:
   clipkd check config/demo.yaml
 """
 BASE = Path("config/config.yaml")
+DATA = Path("data")
+"""Where the workflow keeps its data."""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
@@ -26,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.cells import expand
 
     files = [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
-    cells, left_out = expand(settings.load(files, settings.schema()))
+    cells, left_out = expand(settings.load(files, settings.schema(), data=DATA))
     for reason in left_out:
         print(f"left out: {reason}")
     print(f"{', '.join(map(str, files))}: {len(cells)} runs")

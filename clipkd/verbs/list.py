@@ -51,6 +51,21 @@ def described(package: str) -> Lines:
     return {name: registry.line(package, name) for name in registry.specs(package)}
 
 
+def listed_datasets(data: Path) -> Lines:
+    """Return the datasets, and of those that are packed below data/datasets what they hold."""
+    lines = described(datasets.__name__)
+    for path in sorted((data / "datasets").glob(f"[!.]*/{MANIFEST}")):
+        name = path.parent.name
+        try:
+            facts = read_manifest(path.parent)["facts"]
+            found = f"{len(facts['classes'])} classes, {facts['train']:,} training and {facts['test']:,} test images"
+            note = f"packed: {found}"
+        except DataError as error:
+            note = f"DAMAGED: {error}"
+        lines[name] = f"{lines[name]} ({note})" if name in lines else f"Your own, {note}"
+    return lines
+
+
 def listed_teachers(data: Path) -> Lines:
     """Return the teachers; those that can't be used yet say why."""
     lines = described(teachers.__name__)
@@ -90,7 +105,7 @@ def stored(folder: Path) -> str:
 
 
 KINDS: dict[str, Callable[[Path], Lines]] = {
-    "datasets": lambda data: described(datasets.__name__),
+    "datasets": listed_datasets,
     "teachers": listed_teachers,
     "students": lambda data: described(students.__name__),
     "train-types": lambda data: described(methods.__name__),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipkd import datasets, methods, recipes, students, teachers
+from clipkd.artifacts import write_manifest
 from clipkd.cli import main
 
 Answer = subprocess.CompletedProcess[str]
@@ -130,6 +131,20 @@ def test_list_names_everything(clipkd) -> None:
     refused(clipkd("list", "recipe"), "'recipe'", "recipes")
 
 
+def test_list_shows_what_is_packed(here, tmp_path: Path) -> None:
+    facts = {"classes": ["owl", "tit"], "train": 1200, "test": 8}
+    packed = {"digits": facts | {"classes": [*"0123456789"]}, "birds": facts}
+    for name, found in packed.items():
+        (tmp_path / "data/datasets" / name).mkdir(parents=True)
+        write_manifest(tmp_path / "data/datasets" / name, "dataset", {}, found, {})
+    (tmp_path / "data/datasets/worn").mkdir()
+    (tmp_path / "data/datasets/worn/manifest.json").write_text("{}")
+    listed = " ".join(here("list", "datasets").stdout.split())
+    assert "(packed: 10 classes, 1,200 training and 8 test images)" in listed
+    assert "birds Your own, packed: 2 classes, 1,200 training and 8 test images" in listed
+    assert "worn Your own, DAMAGED: data/datasets/worn/manifest.json has no format" in listed
+
+
 def test_list_shows_what_is_stored(clipkd, digits_folder, vit_folder) -> None:
     flags = ["--dataset-name", "digits", "--teacher-model", vit_folder, "--views", "sample", "--per-class", 3]
     made = clipkd("extract", *map(str, flags), "--data", str(digits_folder))
@@ -215,6 +230,15 @@ def test_a_dataset_that_is_never_downloaded(here) -> None:
     refused(here("download", "imagenet", "--dataset-source", "/absent"), "/absent")
 
 
+def test_a_dataset_that_takes_no_source(here) -> None:
+    said = "dataset 'digits' is part of scikit-learn and takes no source: leave out 'mine', or give your own data"
+    refused(here("download", "digits", "--dataset-source", "mine"), said)
+    refused(here(*SUPERVISED, "--dataset-source", "mine"), said)
+    # A packed dataset stands for its source where a verb looks for one.
+    assert here("download", "digits").returncode == 0
+    assert here("download", "digits", "--dataset-source", "data/datasets/digits").returncode == 0
+
+
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_log_folder_that_is_a_file(name: str, here, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
@@ -226,6 +250,11 @@ def test_a_data_folder_that_is_a_file(here, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     refused(here("download", "digits", "--data", "file"), "file", code=4)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_form_of_more_vectors_than_images(here) -> None:
+    few = ("--teacher-model", "digits-vit-s", "--prototype-form", "kmeans-9", "--per-class", "8")
+    refused(here(*TRAIN, "--train-type", "embed-KD", *few), "'kmeans-9' makes 9 vectors per class of 8 images")
 
 
 def test_a_teacher_name_longer_than_any_file_name(clipkd) -> None:

@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clipkd.artifacts import write_manifest
 from clipkd.config import Source, load, schema
 from clipkd.errors import InputError
 from clipkd.students import StudentSpec
@@ -120,6 +121,7 @@ REFUSED = {
     "hub id at a branch": (BLOCK.replace("digits-vit-s", "owner/model@main"), "mine.yaml:4", "main", "40 hex digits"),
     "source of nothing": ("sources:\n  cifra10: /x\n", "mine.yaml:2", "sources.cifra10", "mean 'cifar10'"),
     "source in capitals": ("sources:\n  ImageNet: /x\n", "sources", "'ImageNet'", "mean 'imagenet'"),
+    "source of what takes none": ("sources:\n  digits: /x\n", "mine.yaml:2", "sources.digits", "takes no source"),
     "empty source": ("sources:\n  cifar10: ''\n", "mine.yaml:2", "sources.cifar10", "''"),
     "own teacher": ("teachers:\n  eyes: nowhere\n", "mine.yaml:2", "teachers.eyes", "unknown teacher 'nowhere'"),
     "own teacher of a known name": (
@@ -129,6 +131,18 @@ REFUSED = {
     ),
     "own teacher without output": ("teachers:\n  eyes: vit-l16-in21k:maen\n", "mine.yaml:2", "did you mean 'mean'"),
     "own teacher in capitals": ("teachers:\n  Eyes: vit-l16-in21k\n", "mine.yaml", "'Eyes' is no name"),
+    "folder of a teacher": (
+        "teachers:\n  eyes: /no/such:mean\n",
+        "mine.yaml:2",
+        "teacher '/no/such': there is no such folder",
+    ),
+    "text of a trained teacher": (BLOCK.replace("-vit-s", "-vit-s:text"), "mine.yaml:4", "has no text tower"),
+    "more centres than images": (
+        "prototypes:\n  form: kmeans-11\n  per_class: 10\n",
+        "mine.yaml:2",
+        "prototypes.form: 'kmeans-11' makes 11 vectors per class of 10 images",
+    ),
+    "form": ("prototypes:\n  form: kmean-8\n", "mine.yaml:2", "did you mean 'kmeans-8'?"),
     "one of two teachers": (BLOCK.replace("digits-vit-s", "digits-vit-s+x"), "mine.yaml:4", "unknown teacher 'x'"),
     "timm": (BLOCK.replace("tiny-32", "'timm:resnet18@'"), "mine.yaml:5", "timm:resnet18@64"),
     "template": ('prototypes:\n  templates: ["a photo"]\n', "mine.yaml:2", "prototypes.templates[0]", "'a photo'"),
@@ -205,6 +219,34 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(InputError, match=str(path)):
             load([BASE, path], SCHEMA)
+
+
+def test_sources_that_are_not_there(tmp_path: Path) -> None:
+    here, data = tmp_path / "mine.yaml", tmp_path / "data"
+    for source, is_refused in (
+        ("/no/such/folder", True),
+        ("https://example.org/cifar", False),
+        (str(tmp_path), False),
+    ):
+        here.write_text(f"sources:\n  cifar10: {source}\n")
+        load([BASE, here], SCHEMA)
+        if is_refused:
+            with pytest.raises(InputError, match=r"mine.yaml:2: sources.cifar10: /no/such/folder does not exist"):
+                load([BASE, here], SCHEMA, data=data)
+        else:
+            load([BASE, here], SCHEMA, data=data)
+    # What a later file replaces is not looked at; what is packed needs no source.
+    here.write_text("sources:\n  imagenet: /no/such/folder\n")
+    (tmp_path / "later.yaml").write_text(f"sources:\n  imagenet: {tmp_path}\n")
+    load([BASE, here, tmp_path / "later.yaml"], SCHEMA, data=data)
+    packed, other = data / "datasets/imagenet", tmp_path / "other"
+    packed.mkdir(parents=True)
+    other.mkdir()
+    fact = {"source": {"path": str(other), "from_here": "../../../other"}}
+    write_manifest(packed, "dataset", {}, fact, {})
+    load([BASE, here], SCHEMA, data=data)
+    with pytest.raises(InputError, match=r"later.yaml:2: sources.imagenet: .* was packed from .*/other, not from"):
+        load([BASE, tmp_path / "later.yaml"], SCHEMA, data=data)
 
 
 def test_maps_merge_and_lists_replace(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from clipkd import datasets
+from clipkd.artifacts import write_manifest
 from clipkd.data.dataset import Dataset, prepare
 from clipkd.data.image_folder import decode
 from clipkd.errors import DataError, InputError
@@ -120,6 +122,42 @@ def test_missing_folders(folder: Path, tmp_path: Path) -> None:
         pack(tmp_path / "bare")
     with pytest.raises(InputError, match="--dataset-source FOLDER"):
         prepare(datasets.get("imagenet"), tmp_path / "packed")
+
+
+def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
+    project, other = tmp_path / "project", tmp_path / "other"
+    project.mkdir()
+    folder = folder.rename(project / "photos")
+    shutil.copytree(folder, other)
+    content = pack(folder).content
+    with pytest.raises(InputError, match=f"'photos' was packed from {folder}, not from {other}: remove .*packed"):
+        prepare(datasets.get("photos", str(other)), project / "packed", str(other))
+    # The same folder by another path, none, one that is not there, and the packed dataset itself are no other folder.
+    (tmp_path / "link").symlink_to(folder)
+    for source in (tmp_path / "link", None, tmp_path / "absent", project / "packed"):
+        given = None if source is None else str(source)
+        assert prepare(datasets.get("photos", str(folder)), project / "packed", given).content == content
+    # A copy of the whole project has its own folder of images; packed data also go where the originals are not.
+    copied = Path(shutil.copytree(project, tmp_path / "copied"))
+    photos = str(copied / "photos")
+    assert prepare(datasets.get("photos", photos), copied / "packed", photos).content == content
+    folder.rename(project / "gone")
+    assert prepare(datasets.get("photos", str(other)), project / "packed", str(other)).content == content
+
+
+def test_an_older_manifest_does_not_know_its_folder(folder: Path, tmp_path: Path) -> None:
+    packed = pack(folder).artifact
+    facts = {name: fact for name, fact in packed.facts.items() if name != "source"}
+    write_manifest(packed.path, "dataset", packed.identity, facts, packed.manifest["files"])
+    other = str(shutil.copytree(folder, tmp_path / "other"))
+    assert prepare(datasets.get("photos", other), packed.path, other).classes == ["china", "flower"]
+
+
+def test_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    spec = datasets.get("photos", "~/photos")
+    assert spec.known_classes("~/photos") == ["china", "flower"]
+    assert prepare(spec, folder.parent / "packed", "~/photos").classes == ["china", "flower"]
 
 
 def bomb(side: int) -> bytes:

@@ -76,6 +76,23 @@ def test_a_name_that_is_none(name):
         prototype_forms.get(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("kmean-4", "kmeans-4"), ("kmaens-16", "kmeans-16"), ("mena", "mean"), ("unitmean", "unit-mean")],
+)
+def test_a_suggested_form_is_one(name, meant):
+    with pytest.raises(InputError, match=f"did you mean '{meant}'"):
+        prototype_forms.get(name)
+    assert prototype_forms.get(meant).name == meant
+
+
+def test_as_many_centres_as_images_at_most():
+    for form, per_class in (("kmeans-10", 10), ("kmeans-500", "all"), ("mean", 1)):
+        prototype_forms.refuse_too_few(form, per_class)
+    with pytest.raises(InputError, match="'kmeans-11' makes 11 vectors per class of 10 images per class"):
+        prototype_forms.refuse_too_few("kmeans-11", 10)
+
+
 def test_too_few_images_for_so_many_centres(cloud):
     with pytest.raises(InputError, match="needs 21 images per class, one has 20"):
         prototype_forms.get("kmeans-21").prototypes(*cloud, 3)
