@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from clipkd.records import Fields, Run
 from clipkd.teacher_facts import TeacherFacts
 
 
-def check_agreement(config: dict[str, Any], runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts) -> None:
-    """Raise DataError where runs, datasets and stored embeddings do not belong together; it names both files.
+def disagreements(
+    config: dict[str, Any], runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts
+) -> Iterator[DataError]:
+    """Yield where runs, datasets and stored embeddings do not belong together; each names both files.
 
     Args:
         config: a checked config.
@@ -29,22 +33,34 @@ def check_agreement(config: dict[str, Any], runs: dict[Cell, Run], layout: Layou
         mine = {cell: run for cell, run in runs.items() if cell.dataset == name}
         content, source = content_of(mine, layout, facts)
         for cell, run in mine.items():
-            check_identity(cell, run, config, layout, content, source)
+            try:
+                check_identity(cell, run, config, layout, content, source)
+            except DataError as error:
+                yield error
             for path, found in facts.contents(cell):
                 if found != content:
-                    raise mixture(path, source, [f"dataset_content: found {found!r}, wanted {content!r}"])
-    check_seeds(runs)
+                    yield mixture(path, source, [f"dataset_content: found {found!r}, wanted {content!r}"])
+    yield from same_seeds(runs)
 
 
 def content_of(runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts) -> tuple[str, Path]:
-    """Return the digest of a dataset's content, and the file that says so: its manifest, else the first run's."""
-    cell, run = next(iter(runs.items()))
+    """Return the digest of a dataset's content, and the file that says so: its manifest, else a run's.
+
+    Without a manifest most runs are right: were it the first one, and that one wrong, all others would be removed.
+    """
+    cell = next(iter(runs))
     dataset = facts.facts(layout.dataset(cell.dataset_spec), "dataset", cell.dataset_spec.identity(), needed=False)
     if dataset is not None:
         return dataset.word("facts.content"), dataset.path
+    contents = {run.path / MANIFEST: content_in(run) for run in runs.values()}
+    content, _ = Counter(contents.values()).most_common(1)[0]
+    return content, next(path for path, found in contents.items() if found == content)
+
+
+def content_in(run: Run) -> str:
+    """Return the digest of the dataset's content that a run was trained on."""
     found = run.identity.get("dataset")
-    content = found.get("content") if isinstance(found, dict) else None
-    return str(content), run.path / MANIFEST
+    return str(found.get("content") if isinstance(found, dict) else None)
 
 
 def check_identity(cell: Cell, run: Run, config: dict[str, Any], layout: Layout, content: str, source: Path) -> None:
@@ -84,14 +100,14 @@ def strangers(runs: dict[Path, Cell], config: dict[str, Any], layout: Layout) ->
     return lines
 
 
-def check_seeds(runs: dict[Cell, Run]) -> None:
-    """Raise DataError where the runs of two seeds are one: random numbers never give the same losses twice."""
+def same_seeds(runs: dict[Cell, Run]) -> Iterator[DataError]:
+    """Yield where the runs of two seeds are one: random numbers never give the same losses twice."""
     seen: dict[tuple[Cell, str], Path] = {}
     for cell, run in runs.items():
         path = run.path / "history.csv"
         earlier = seen.setdefault((replace(cell, seed=0), run.history_sha256), path)
         if earlier != path:
-            raise DataError(
+            yield DataError(
                 f"{path} and {earlier} are one and the same, but stand for two seeds: one of the runs is a copy; "
                 f"remove {path.parent} and {earlier.parent} and make them again"
             )

@@ -10,6 +10,7 @@ import copy
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -226,12 +227,19 @@ def resolved(path: Path) -> dict[str, Any]:
     """Read a resolved config, as the workflow writes it for tables and figures: JSON, whole, as strict as the rest.
 
     Raises:
-        InputError: it is not there, or no whole config; names the key.
+        InputError: it is not there, is a config file as people write it, or is no whole config; names the key.
         DataError: it is damaged.
     """
-    make = f"make it with `snakemake {path}`"
-    if not path.exists():
-        raise InputError(f"{path} does not exist: the workflow writes it; {make}")
+    make = "make it with `snakemake results/config.json --configfile FILE`"
+    if not path.is_file():
+        raise InputError(
+            f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: the workflow writes it; {make}"
+        )
+    if path.suffix in {".yaml", ".yml"}:
+        raise InputError(
+            f"{path} is a config file, --config wants the resolved config, JSON, that the workflow makes of it; "
+            f"{make.replace('FILE', shlex.quote(str(path)))}, and leave --config out"
+        )
     config = read_json(path)
 
     def complaint(key: Key, message: str) -> InputError:

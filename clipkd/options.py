@@ -207,3 +207,19 @@ def results_options(child: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
     child.add_argument("--partial", action="store_true", help="accept missing runs, and mark what they touch")
+
+
+def folder_to_write(path: Path) -> Path:
+    """Return the folder of --output; InputError where a file stands in its place, or above it."""
+    file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+    if file is not None:
+        raise InputError(f"--output {path}: {file} is a file, not a folder; name another folder")
+    return path
+
+
+def file_to_write(path: Path) -> Path:
+    """Return the file of --output; InputError where a folder stands in its place, or a file above it."""
+    if path.is_dir():
+        raise InputError(f"--output {path}: this is a folder; name a file in it, for example {path / 'report.html'}")
+    folder_to_write(path.parent)
+    return path

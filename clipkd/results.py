@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkd import datasets, teachers
-from clipkd.agreement import check_agreement
+from clipkd.agreement import disagreements
 from clipkd.cells import NO_TEACHER, Cell, expand
 from clipkd.errors import DataError, InputError
 from clipkd.layout import Layout
@@ -21,6 +21,8 @@ BASELINE = "supervised"
 """The train type without a teacher, which every other is compared with."""
 MARK = "†"
 """Stands beside a number that rests on fewer runs or files than the config asks for."""
+MOST_WRONG = 20
+"""Most things that an error names one by one."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,36 @@ class Results:
             partial: take what is there, instead of refusing an incomplete grid.
 
         Raises:
+            InputError: the folder above `runs` is not there.
             DataError: a run or a manifest is missing (unless `partial`), or damaged; the message names
-                every missing run, or the file and its field, or both files that do not belong together.
+                every missing run, or of every wrong one the file and its field, or both files that do
+                not belong together.
         """
         found, left_out = expand(config)
         cells = tuple(found)
-        finished = {
-            cell: read_run(cell, runs / cell.folder) for cell in cells if (runs / cell.folder / "metrics.json").exists()
-        }
+        if not runs.parent.is_dir():
+            raise InputError(f"--results {runs.parent}: no such folder; it is the one that holds {runs.name}/")
+        finished: dict[Cell, Run] = {}
+        wrong: list[DataError] = []
+        for cell in cells:
+            if (runs / cell.folder / "metrics.json").exists():
+                try:
+                    finished[cell] = read_run(cell, runs / cell.folder)
+                except DataError as error:
+                    wrong.append(error)
+        layout = Layout.of(config, Path(data))
+        facts = TeacherFacts(layout)
+        wrong += disagreements(config, finished, layout, facts)
+        if wrong:
+            raise together(wrong, runs)
         missing = tuple(cell for cell in cells if cell not in finished)
         failed = {cell: why for cell in missing if (why := read_failure(runs / cell.folder))}
         if missing and not partial:
             listed = "\n  ".join(described(cell, failed.get(cell)) for cell in missing)
             raise DataError(
                 f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
-                f"make them, or ask for a partial report:\n  {listed}"
+                f"make them, or add `--partial` to show what is there:\n  {listed}"
             )
-        layout = Layout.of(config, Path(data))
-        facts = TeacherFacts(layout)
-        check_agreement(config, finished, layout, facts)
         for cell in finished:
             facts.used(cell)
             facts.head(cell)
@@ -75,7 +88,7 @@ class Results:
             listed = "\n  ".join(facts.absent)
             raise DataError(
                 f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
-                f"or ask for a partial report:\n  {listed}"
+                f"or add `--partial` to show what is there:\n  {listed}"
             )
         return cls(config, cells, tuple(left_out), finished, missing, failed, facts)
 
@@ -113,6 +126,17 @@ class Results:
     def incomplete(self, cells: Iterable[Cell]) -> bool:
         """Return whether any of the cells has no run."""
         return any(cell not in self.runs for cell in cells)
+
+
+def together(wrong: list[DataError], runs: Path) -> DataError:
+    """Return one error that says all that is wrong, each once, so that it can be put right at once."""
+    said = list(dict.fromkeys(map(str, wrong)))
+    if len(said) == 1:
+        return wrong[0]
+    listed = [text.replace("\n", "\n  ") for text in said[:MOST_WRONG]]
+    if len(said) > MOST_WRONG:
+        listed.append(f"and {len(said) - MOST_WRONG} more")
+    return DataError("\n  ".join([f"{len(said)} things are wrong with the results below {runs}:", *listed]))
 
 
 def accuracy_cells(cells: Iterable[Cell]) -> list[Cell]:

@@ -42,6 +42,7 @@ def draw(results: Results) -> Figure:
         draw_seconds(time, group)
         draw_passes(passes, group)
         rows_axis(time, labels)
+        time.set_ylim(len(group) - 0.4, -0.6)  # also where the first row has no bar, only a word
     grid[-1][0].set_xlabel("seconds per epoch, training part (in brackets: × cached)")
     grid[-1][1].set_xlabel("images through the teacher for one student, all epochs")
     sources = {row.source for group in chosen.values() for row in group}

@@ -118,7 +118,7 @@ def opened(folder: Path, kind: str, names: list[str], may_be_missing: bool) -> A
     if not (folder / MANIFEST).exists():
         if may_be_missing:
             return None
-        raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing; `dvc pull` it, or ask for a partial report")
+        raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing; `dvc pull` it, or add `--partial`")
     return open_artifact(folder, kind, only=[f"{name}.npy" for name in names])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +12,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from clipkd.artifacts import written_aside
 from clipkd.results import BASELINE, MARK
@@ -20,6 +23,8 @@ GREY = "#6b6b6b"
 RED = "#a00000"
 LEFT = 0.008
 """Where a title starts, as a share of the figure's width."""
+ROOM = 0.95
+"""The share of the figure's width that lines of text may fill."""
 # M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/ (without black and yellow)
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 TRAIN_TYPES = {
@@ -63,15 +68,35 @@ def figure(width: float, height: float, title: str) -> Figure:
     """Return an empty figure, sizes in inches."""
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
-    made.suptitle(title, x=LEFT, ha="left")
+    made.suptitle(wrapped(made, title, is_title=True), x=LEFT, ha="left")
     return made
+
+
+def text_width(text: str, is_title: bool = False) -> float:
+    """Return how wide a line of text is drawn, in inches."""
+    size, weight = ("figure.titlesize", "figure.titleweight") if is_title else ("font.size", "font.weight")
+    settings: Any = matplotlib.rcParamsDefault | SETTINGS
+    font = FontProperties(size=settings[size], weight=settings[weight])
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def wrapped(made: Figure, text: str, is_title: bool = False) -> str:
+    """Return a text with line breaks, so that it is no wider than the figure it stands in."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, is_title) <= ROOM * made.get_figwidth():
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def save(made: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> None:
     """Write a figure as PNG and SVG; a figure of an incomplete grid says so."""
     short = [line.partition(" Missing:")[0] for line in gaps]
     if short:
-        lines = [line if len(line) < 110 else f"{line[:107]}..." for line in short]
+        lines = [wrapped(made, line, is_title=True) for line in short]
         made.suptitle("\n".join([made.get_suptitle(), *lines]), x=LEFT, ha="left", color=RED)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         with written_aside(folder / f"{stem}.{suffix}") as aside:
@@ -79,8 +104,20 @@ def save(made: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> Non
 
 
 def legend(made: Figure, handles: list[Any], title: str, columns: int = 4) -> None:
-    """Put a legend below the panels, with a line above it that says what is drawn."""
-    made.legend(handles=handles, loc="outside lower left", ncols=columns, title=title, alignment="left")
+    """Put a legend of at most `columns` columns below the panels, with a line above it that says what is drawn."""
+    labels = [text_width(handle.get_label()) for handle in handles]
+    while columns > 1 and legend_width(labels, columns) > made.get_figwidth():
+        columns -= 1
+    said = wrapped(made, title)
+    made.legend(handles=handles, loc="outside lower left", ncols=columns, title=said, alignment="left")
+
+
+def legend_width(labels: list[float], columns: int) -> float:
+    """Return the width in inches of a legend whose labels are as wide as given."""
+    depth = max(1, math.ceil(len(labels) / columns))
+    widest = [max(labels[start : start + depth]) for start in range(0, len(labels), depth)]
+    beside = 5.5 * SETTINGS["font.size"] / 72  # a label's handle, and the space on both sides of it
+    return sum(widest) + beside * len(widest)
 
 
 def teacher_colours(names: Iterable[str]) -> dict[str, str]:

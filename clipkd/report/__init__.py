@@ -31,7 +31,13 @@ CAPTIONS = {
 
 
 def write_report(
-    config: dict[str, Any], results: Path, data: Path, drawn: Path, output: Path, partial: bool = False
+    config: dict[str, Any],
+    results: Path,
+    data: Path,
+    drawn: Path,
+    output: Path,
+    partial: bool = False,
+    drawing: str = "clipkd figures",
 ) -> None:
     """Write the page.
 
@@ -42,22 +48,23 @@ def write_report(
         drawn: the folder of the figures, as SVG.
         output: the file to write.
         partial: report what is there, with marks, instead of refusing an incomplete grid.
+        drawing: the command that draws the figures, for the message where one is missing.
 
     Raises:
         DataError: a run or a figure is missing or damaged; the message names it.
     """
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    write_text(output, page(found, Path(results) / "runs", pictures(found, Path(drawn))))
+    write_text(output, page(found, Path(results) / "runs", pictures(found, Path(drawn), drawing)))
 
 
-def pictures(found: Results, folder: Path) -> dict[str, list[str]]:
+def pictures(found: Results, folder: Path, drawing: str) -> dict[str, list[str]]:
     """Return kind of figure -> its figures, ready to be put in."""
     ready: dict[str, list[str]] = {kind: [] for kind in CAPTIONS}
     datasets = values(found.cells, "dataset")
     for stem, (kind, *what) in figures(found.config).items():
         path = folder / f"{stem}.svg"
         if not path.is_file():
-            raise DataError(f"figure {path} is missing; make it with `clipkd figures`")
+            raise DataError(f"figure {path} is missing; make it with `{drawing}`")
         about = ", ".join(dataset_title(part, found.config) if part in datasets else part for part in what)
         ready[kind].append(markup.figure(path, f"{about}. {CAPTIONS[kind]}" if about else CAPTIONS[kind]))
     return ready

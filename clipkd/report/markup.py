@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clipkd.tables.table import Column, Entry, Table, spans
 
+WIDTH = re.compile(rb'<svg\b[^>]*?\swidth="(\d+(?:\.\d+)?)(pt|px|)"')
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(\.\d+)?")
 
 
@@ -142,12 +143,21 @@ def interval(mean: float, low: float | None, high: float | None, reach: float) -
 
 
 def figure(path: Path, caption: str) -> str:
-    """Return a figure with its caption; the picture stands in the page itself."""
-    content = base64.b64encode(path.read_bytes()).decode()
+    """Return a figure with its caption; the picture stands in the page itself, and is never enlarged."""
+    picture = path.read_bytes()
+    content, width = base64.b64encode(picture).decode(), natural_width(picture)
+    style = f' style="--width: {width:.4g}rem"' if width else ""
+    source = f"data:image/svg+xml;base64,{content}"
     return (
-        f'<figure><div class="picture"><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{content}"></div>'
+        f'<figure><div class="picture"><img{style} alt="{escape(caption)}" src="{source}"></div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def natural_width(svg: bytes) -> float | None:
+    """Return how wide an SVG asks to be, in rem (16 pixels, 12 points); None where it does not say."""
+    found = WIDTH.search(svg)
+    return float(found[1]) / (12 if found[2] == b"pt" else 16) if found else None
 
 
 def facts(known: dict[str, str]) -> str:

@@ -72,12 +72,26 @@ def answers(found: list[Comparison]) -> str:
         ("Does the teacher's content matter?", f"{methods} against its controls, which lack that content", controls),
         ("Does training with a teacher help at all?", "Every train type against training without a teacher", baseline),
     ]
-    fewest = min((comparison.difference.n for comparison in found if comparison.difference), default=0)
-    few = f" With {fewest} seed{'s' if fewest > 1 else ''} only large effects can show." if fewest < FEW_SEEDS else ""
-    said = [answer(f"{ask} {verdict(them)}", f"{what}: {counted(them)}.{few}") for ask, what, them in questions if them]
+    said = [
+        answer(f"{ask} {verdict(them)}", f"{what}: {counted(them)}.{caution(them)}")
+        for ask, what, them in questions
+        if them
+    ]
     return "".join(said) or paragraph(
         "This grid has nothing to compare: no train type has a partner without a teacher."
     )
+
+
+def caution(found: list[Comparison]) -> str:
+    """Return what few seeds forbid to conclude, "" where there are enough."""
+    seeds = sorted(comparison.difference.n for comparison in found if comparison.difference)
+    if not seeds or seeds[0] >= FEW_SEEDS:
+        return ""
+    if seeds[0] == seeds[-1]:
+        limit = "no interval can be given" if seeds[0] == 1 else "only large effects can show"
+        return f" With {seeds[0]} seed{'s' if seeds[0] > 1 else ''} {limit}."
+    one = "from one seed nothing can be concluded, and " if seeds[0] == 1 else ""
+    return f" The fewest seeds of a comparison are {seeds[0]}: {one}with few only large effects can show."
 
 
 def verdict(found: list[Comparison]) -> str:

@@ -68,14 +68,21 @@ def entries(row: CostRow, rows: list[CostRow], dataset: str, teacher: str) -> li
         Entry(seconds_text(row.seconds), is_incomplete=row.is_incomplete),
         Entry(f"{significant(ratio)} ×" if ratio else NOTHING, is_incomplete=is_ratio_incomplete),
         mean("images_per_second"),
-        mean("teacher_passes"),
+        Entry(count(row.mean("teacher_passes")), is_incomplete=row.is_incomplete),
         once(attribute(extraction, "seconds")),
-        Entry(f"{extraction.forward_passes:,}") if extraction else once(None),
+        Entry(count(attribute(extraction, "forward_passes")), is_incomplete=lacks_extraction),
         once(extraction.disk_bytes / MEGABYTE if extraction else None),
         mean("weights_bytes", MEGABYTE),
         mean("peak_bytes", MEGABYTE),
         Entry(row.devices or NOTHING),
     ]
+
+
+def count(value: float | None) -> str:
+    """Return a count in full; one decimal where it is the mean of counts that differ."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.{0 if value == int(value) else 1}f}"
 
 
 def seconds_text(seconds: Summary | None) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkd.config import resolved
-from clipkd.options import results_options
+from clipkd.options import folder_to_write, results_options
 
 TEXT = "Write the tables from run folders."
 EXAMPLES = """\
@@ -24,4 +24,5 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from clipkd.tables import write_tables
 
-    write_tables(resolved(options.config), options.results, options.data, options.output, options.partial)
+    output = folder_to_write(options.output)
+    write_tables(resolved(options.config), options.results, options.data, output, options.partial)

@@ -167,3 +167,50 @@ def test_missing_runs_are_marked(tmp_path):
         save(drawn, tmp_path, "accuracy", found.gaps())
     assert "85.5 (1) †" in texts(drawn)
     assert any("INCOMPLETE: 1 of 16 runs are missing" in text for text in texts(drawn))
+
+
+def outside(figure) -> list[str]:
+    """Return the titles and legends that reach out of a figure, at the resolution of its PNG."""
+    from clipkd.figures.style import DPI
+
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    legends = [text for one in figure.legends for text in (one.get_title(), *one.get_texts())]
+    found = [*figure.texts, *([figure._suptitle] if figure._suptitle else []), *legends]
+    edge, renderer = figure.bbox, figure.canvas.get_renderer()
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in found if text.get_text()]
+    return [text for text, box in boxes if box.x0 < 0 or box.x1 > edge.x1 or box.y0 < 0 or box.y1 > edge.y1]
+
+
+def test_no_text_is_cut_off_at_the_edge_of_a_narrow_figure(tmp_path):
+    from clipkd.figures import embeddings, learning_curves
+    from clipkd.figures.style import figure, legend, save, styled
+
+    study = write_study(small(), tmp_path)
+    shutil.rmtree(study.folder(train_type="vanilla", teacher="digits-vit-s", seed=0))
+    found = results(study, partial=True)
+    with styled():
+        for name, drawn in {
+            "embeddings": embeddings.draw(found, "digits"),
+            "curves": learning_curves.draw(found, "corrected", "digits", "tiny-32"),
+            "narrow": figure(3, 3, "A title of many words for a figure that is as narrow as this one"),
+        }.items():
+            if name == "narrow":
+                legend(drawn, [], "what the dots mean; what the stars mean; what the axes mean; and that is all")
+            save(drawn, tmp_path, name, found.gaps())
+            assert outside(drawn) == [], name
+        control = figure(3, 3, "short")
+        control.suptitle("A title of many words for a figure that is as narrow as this one")
+        assert outside(control) != []
+
+
+def test_the_first_row_stands_clear_of_the_panels_title(tmp_path):
+    from clipkd.figures import cost
+
+    study = write_study(small(), tmp_path)
+    for seed in (0, 1):
+        shutil.rmtree(study.folder(train_type="supervised", recipe="corrected", seed=seed))
+    drawn = cost.draw(results(study, partial=True))
+    low, high = drawn.axes[0].get_ylim()
+    assert low > high  # the first on top
+    assert (low, high) == (len(drawn.axes[0].get_yticks()) - 0.4, -0.6)

@@ -8,16 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clipkd.artifacts import write_json
+from clipkd.comparisons import Comparison
 from clipkd.errors import DataError
 from clipkd.figures import figure_stems
 from clipkd.records import FAILED
-from clipkd.report import write_report
+from clipkd.report import markup, overview, write_report
+from clipkd.summary import Difference
 from tests.synthetic import Study, demo, write_study
 
 EVIL = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'
@@ -97,6 +100,50 @@ def test_equal_bytes_on_a_rerun(report, tmp_path) -> None:
     study = write_study(demo(), tmp_path)
     write_report(study.config, study.results, study.data, draw(study), tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == report.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([1, 1], " With 1 seed no interval can be given."),
+        ([2, 2], " With 2 seeds only large effects can show."),
+        ([5, 2], " The fewest seeds of a comparison are 2: with few only large effects can show."),
+        (
+            [1, 2],
+            " The fewest seeds of a comparison are 1: from one seed nothing can be concluded, "
+            "and with few only large effects can show.",
+        ),
+        ([5, 6], ""),
+        ([], ""),
+    ],
+)
+def test_few_seeds_are_named(seeds, said) -> None:
+    names = ("corrected", "digits", "tiny-32", "digits-vit-s", "embed-KD", "supervised", "selected")
+    found = [Comparison(*names, Difference(1.0, None, None, n), is_incomplete=False) for n in seeds]
+    assert overview.caution(found) == said
+
+
+PRINTED = '<svg xmlns="http://www.w3.org/2000/svg" width="720pt" height="90pt">'
+
+
+def test_a_picture_says_its_own_width(tmp_path) -> None:
+    assert markup.natural_width(f"<?xml version='1.0'?>\n{PRINTED}".encode()) == 60
+    assert markup.natural_width(SVG.encode()) == 37.5
+    assert markup.natural_width(b'<svg viewBox="0 0 7 7" data-width="7" width="100%">') is None
+    (tmp_path / "a.svg").write_text(SVG)
+    assert '<img style="--width: 37.5rem" alt="what"' in markup.figure(tmp_path / "a.svg", "what")
+
+
+def test_narrow_pictures_are_not_stretched(tmp_path, browser) -> None:
+    style = files("clipkd.report").joinpath("page.css").read_text(encoding="utf-8")
+    for index, svg in enumerate((f"{PRINTED}</svg>", SVG)):
+        (tmp_path / f"{index}.svg").write_text(svg)
+    figures = "".join(markup.figure(tmp_path / f"{index}.svg", "") for index in (0, 1))
+    (tmp_path / "page.html").write_text(f"<!doctype html><style>{style}</style><main>{figures}</main>")
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.goto((tmp_path / "page.html").as_uri())
+    assert [image.bounding_box()["width"] for image in opened.locator("img").all()] == [960, 600]
+    opened.close()
 
 
 def test_overview_first_and_its_numbers(page) -> None:

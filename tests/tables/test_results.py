@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 
+from clipkd.cli import main
 from clipkd.errors import DataError
+from clipkd.fingerprint import fingerprint
 from clipkd.results import Results
-from tests.synthetic import Study, demo, write_study
+from tests.synthetic import Study, demo, seal, write_study
 
 EMBED = {"recipe": "corrected", "teacher": "digits-vit-s", "train_type": "embed-KD", "seed": 1}
 
@@ -54,6 +56,83 @@ def test_partial_results_know_what_is_missing(study):
     found = collect(study, partial=True)
     assert [(cell.train_type, cell.recipe, cell.seed) for cell in found.missing] == [("embed-KD", "corrected", 1)]
     assert "1 of 42 runs are missing" in found.gaps()[0]
+
+
+def test_every_wrong_run_is_named_at_once(study):
+    unreadable = [study.folder(**EMBED | {"seed": seed}) for seed in (0, 1)]
+    for folder in unreadable:
+        study.change(folder, "metrics.json", "epochs", 3)
+    other = study.folder(train_type="supervised", recipe="corrected", seed=1)
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["identity"]["training"]["learning_rate"] = 0.5
+    metrics["fingerprint"] = fingerprint(metrics["identity"])
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    seal(other)
+    with pytest.raises(DataError) as error:
+        collect(study, partial=True)
+    message = str(error.value)
+    assert message.startswith(f"3 things are wrong with the results below {study.results / 'runs'}:\n  ")
+    assert all(f"remove {folder} " in message for folder in [*unreadable, other])
+
+
+def test_a_long_list_of_wrong_runs_ends_in_a_count(study):
+    for cell in study.cells[:25]:
+        study.change(study.results / "runs" / cell.folder, "metrics.json", "format", 1)
+    with pytest.raises(DataError, match=r"(?s)^25 things are wrong.*\n  and 5 more$") as error:
+        collect(study)
+    assert str(error.value).count("field 'format'") == 20
+
+
+def test_without_the_dataset_one_odd_run_does_not_make_the_others_wrong(study):
+    shutil.rmtree(study.data / "datasets")
+    odd = study.results / "runs" / study.cells[0].folder
+    metrics = json.loads((odd / "metrics.json").read_text())
+    metrics["identity"]["dataset"]["content"] = "d" * 64
+    metrics["fingerprint"] = fingerprint(metrics["identity"])
+    (odd / "metrics.json").write_text(json.dumps(metrics))
+    seal(odd)
+    with pytest.raises(DataError) as error:
+        collect(study)
+    assert str(error.value).startswith(f"{odd / 'manifest.json'} was made from something else")
+
+
+def command(study: Study, verb: str, *more: object) -> list[str]:
+    (study.root / "config.json").write_text(json.dumps(study.config))
+    given = {"--config": study.root / "config.json", "--results": study.results, "--data": study.data}
+    return [verb, *(str(word) for pair in given.items() for word in pair), *map(str, more)]
+
+
+@pytest.mark.parametrize("verb", ["tables", "figures", "report"])
+def test_bad_paths_are_the_users_to_change(study, verb, capsys):
+    nowhere, file = study.root / "nowhere", study.root / "file"
+    file.write_text("mine")
+    (study.root / "folder").mkdir()
+    (study.root / "mine.yaml").write_text("grid: []\n")
+    output = study.root / "folder" if verb == "report" else file
+    for more, told in [
+        (["--results", nowhere, "--partial"], f"--results {nowhere}: no such folder"),
+        (["--output", output], f"--output {output}: "),
+        (["--output", file / "below"], f"{file} is a file, not a folder"),
+        (["--config", nowhere], f"{nowhere} does not exist"),
+        (["--config", study.root / "mine.yaml"], f"--configfile {study.root / 'mine.yaml'}`"),
+    ]:
+        safe = [] if "--output" in more else ["--output", study.root / "unused"]
+        assert main(command(study, verb, *more, *safe)) == 2
+        assert told in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    assert not (study.root / "unused").exists()
+
+
+def test_a_partial_report_names_the_command_that_draws_its_figures(study, capsys):
+    drawn = study.root / "my figures"
+    shutil.rmtree(study.folder(**EMBED))
+    where = ["--figures", drawn, "--output", study.root / "report.html"]
+    assert main(command(study, "report", *where)) == 3
+    assert "add `--partial`" in capsys.readouterr().err
+    assert main(command(study, "report", "--partial", *where)) == 3
+    said = capsys.readouterr().err
+    assert "make it with `clipkd figures --partial --config " in said
+    assert f"--output '{drawn}'`" in said
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from clipkd.errors import DataError
 from clipkd.tables import FORMATS, report_entry, table_stems, write_tables
+from clipkd.tables.cost import count
 from tests.synthetic import Study, demo, top1, write_run, write_study
 
 
@@ -105,6 +106,10 @@ def test_best_test_epoch_is_labelled_optimistic(tables):
     for suffix in ("md", "tex", "html"):
         text = (tables / f"accuracy-reference-best-test-top1.{suffix}").read_text(encoding="utf-8")
         assert "best epoch chosen on the test set, as released: optimistic" in text
+
+
+def test_counts_are_not_rounded():
+    assert [count(value) for value in (None, 0.0, 1442.0, 3239, 1442.5)] == ["–", "0", "1,442", "3,239", "1,442.5"]
 
 
 def test_live_runs_stand_in_the_cost_table_only(tables):
