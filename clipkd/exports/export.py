@@ -38,6 +38,8 @@ class Source:
     """As the Hugging Face hub names licences; `other` where the user gave none."""
     pictures: Sequence[Picture]
     """Real images, where the format is checked on some."""
+    is_named: bool = False
+    """Whether the user named these images."""
 
     @property
     def described(self) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def export(
     open_artifact(run, RUN)
     metrics = read_json(run / "metrics.json")
     pictures = (list(named) or test_images(metrics, data)) if form.is_checked else []
-    source = Source(model, metrics, run, license, pictures)
+    source = Source(model, metrics, run, license, pictures, is_named=bool(named))
     weights = {name: entry["sha256"] for name, entry in model.manifest["files"].items()}
     identity = {
         "format": form.name,
