@@ -171,7 +171,10 @@ def test_an_unknown_name(name: str, clipkd, tmp_path: Path) -> None:
 REFUSED = {
     "no train type": (TRAIN, "--train-type"),
     "no teacher": ((*TRAIN, "--train-type", "embed-KD"), "'embed-KD' needs --teacher-model", "digits-vit-s"),
-    "no teacher to extract": (("extract", "--dataset-name", "digits", "--views", "full"), "needs --teacher-model"),
+    "no teacher to extract": (
+        ("extract", "--dataset-name", "digits", "--views", "full"),
+        "clipkd extract needs --teacher-model",
+    ),
     "hub id without commit": (
         (*TRAIN, "--train-type", "embed-KD", "--teacher-model", "owner/model"),
         "owner/model@<40 hex digits>",
@@ -239,8 +242,16 @@ def test_a_resolved_config_that_is_none(text: str, code: int, clipkd, tmp_path: 
 
 
 def test_embeddings_that_are_absent(here) -> None:
-    answer = here("probe", "--dataset-name", "digits", "--teacher-model", "digits-vit-s")
-    refused(answer, "no embeddings at data/embeddings/digits/digits-vit-s/", code=3)
+    named = ("--dataset-name", "digits", "--teacher-model", "digits-vit-s")
+    told = f"make them first: clipkd extract {' '.join(named)}"
+    refused(here("probe", *named), "no embeddings at data/embeddings/digits/digits-vit-s/", f"{told} --views full")
+    more = ("--per-class", "5", "--template", "a {}")
+    refused(here("prototypes", *named, *more), f"{told} --per-class 5 --template 'a {{}}' --views sample")
+
+
+def test_a_batch_larger_than_the_dataset(here) -> None:
+    answer = here(*TRAIN, "--train-type", "supervised", "--batch-size", "100000", "--device", "cpu")
+    refused(answer, "batch size 100000 is larger than the")
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("--help",), ("train", "--help"), ("--version",)])

@@ -132,6 +132,10 @@ def test_evaluate_knows_what_a_folder_is(here, run_folder, digits_folder) -> Non
     assert file.stdout == answer.stdout
     refused = here("evaluate", run_folder, "--student", "tiny-32", "--data", digits_folder)
     assert (refused.returncode, "knows its own student" in refused.stderr) == (2, True)
+    refused = here("evaluate", run_folder / "student.safetensors", "--dataset", "digits", "--data", digits_folder)
+    assert (refused.returncode, "give --student, which" in refused.stderr) == (3, True), refused.stderr
+    assert "weights differ" in refused.stderr
+    assert len(refused.stderr.splitlines()) < 8
     refused = here("evaluate", run_folder / "student.safetensors")
     assert (refused.returncode, "give --dataset" in refused.stderr) == (2, True)
 
