@@ -48,6 +48,14 @@ def rate(text: str) -> float:
     return number
 
 
+def rate_above_zero(text: str) -> float:
+    """Parse a finite number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return number
+
+
 def data_options(child: argparse.ArgumentParser) -> None:
     """Add where data lie."""
     child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, teachers and embeddings")

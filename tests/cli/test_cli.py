@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,24 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([verb, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: clipkd {verb}")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_defaults_as_a_user_types_them(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert "Path(" not in said
+    assert not re.search(r"default: *[\[(]", said)
+    if verb == "train":
+        for option, default in (
+            ("epochs", "200"),
+            ("learning-rate", "0.0001"),
+            ("teacher-model", "none"),
+            ("seed", "0"),
+        ):
+            assert re.search(rf"--{option} [^()]*\(default: {default}\)", said), option
 
 
 def test_help_shows_defaults_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +208,7 @@ REFUSED = {
     "fraction of an epoch": ((*SUPERVISED, "--epochs", "1.5"), "--epochs", "1.5"),
     "negative batch": ((*SUPERVISED, "--batch-size", "-1"), "--batch-size", "-1"),
     "nan rate": ((*SUPERVISED, "--learning-rate", "nan"), "--learning-rate", "nan"),
+    "no rate": ((*SUPERVISED, "--learning-rate", "0"), "0 is not a finite number above 0"),
     "infinite decay": ((*SUPERVISED, "--weight-decay", "inf"), "--weight-decay", "inf"),
     "negative seed": ((*SUPERVISED, "--seed", "-1"), "--seed", "-1", "4294967295"),
     "endless seed": ((*SUPERVISED, "--seed", "99999999999999999999"), "--seed"),
@@ -249,8 +269,8 @@ def test_embeddings_that_are_absent(here) -> None:
     refused(here("prototypes", *named, *more), f"{told} --per-class 5 --template 'a {{}}' --views sample")
 
 
-def test_a_batch_larger_than_the_dataset(here) -> None:
-    answer = here(*TRAIN, "--train-type", "supervised", "--batch-size", "100000", "--device", "cpu")
+def test_a_batch_larger_than_the_dataset(clipkd) -> None:
+    answer = clipkd(*TRAIN, "--train-type", "supervised", "--batch-size", "100000", "--device", "cpu")
     refused(answer, "batch size 100000 is larger than the")
 
 
