@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.add_class and options.class_names:
         raise InputError("--add-class tells the run's own class names and the new ones apart: leave out --class-names")
+    if options.output is not None and options.output.is_dir():
+        raise InputError(f"--output {options.output} is a folder: give the file to write")
     device = device_of(options)
     model = load(options.run_folder, device.type, options.class_names)
     paths = listed(options.images, sys.stdin)

@@ -225,8 +225,16 @@ def test_an_export_takes_the_place_of_an_export_only(here, run_folder, tmp_path)
     answer = here("export", run_folder, "out", "--format", "hf")
     assert (answer.returncode, answer.stdout) == (0, "out\n"), answer.stderr
     answer = here("export", run_folder, "out", "--format", "safetensors")
+    assert (answer.returncode, "out holds an export of format hf" in answer.stderr) == (2, True), answer.stderr
+    answer = here("export", run_folder, "out", "--format", "hf", "--license", "mit")
     assert answer.returncode == 0, answer.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "manifest.json"}
+    card = tmp_path / "out/README.md"
+    card.write_text(f"{card.read_text()}\nMine.\n")
+    answer = here("export", run_folder, "out", "--format", "hf")
+    assert (answer.returncode, "out/README.md has been changed" in answer.stderr) == (2, True), answer.stderr
+    assert card.read_text().endswith("Mine.\n")
+    answer = here("export", run_folder, "/proc/out", "--format", "safetensors")
+    assert (answer.returncode, "error: /proc/out: " in answer.stderr) == (4, True), answer.stderr
     answer = here("export", "out", "again", "--format", "hf")
     assert (answer.returncode, "is an export already" in answer.stderr) == (2, True), answer.stderr
     answer = here("export", run_folder, "out", "--format", "pickle")

@@ -103,6 +103,7 @@ def test_a_name_with_every_kind_of_character(clipkd, run_folder, scans, tmp_path
     [
         (("nowhere", "x.png"), "nowhere is neither a run folder nor an export"),
         (("RUN", "absent.png"), "image absent.png does not exist"),
+        (("RUN", "absent.png", "--output", "empty"), "--output empty is a folder"),
         (("RUN", "empty"), "folder empty holds no image"),
         (("RUN", "-"), "standard input lists no image"),
         (("RUN", "x.png", "--top", "0"), "--top"),
