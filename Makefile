@@ -27,7 +27,7 @@ CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
 
 demo: install ## The whole workflow on the embedded digits: no network, no GPU, minutes.
 	$(BIN)/clipkd check config/demo.yaml
-	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --quiet rules
+	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --quiet host reason
 	@if [ ! results/provenance.html -nt results/report.html ]; then \
 		$(BIN)/snakemake --configfile config/demo.yaml --report results/provenance.html --quiet all; fi
 	@echo

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from clipkd import __version__, verified
 from clipkd.errors import ClipkdError, MachineError
@@ -70,8 +71,19 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     """Shows each option's default, and examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        """Return an option's help, without a default where there is none to speak of."""
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        """Return an option's help, with its default as a user types it, where there is one to speak of."""
+        default = action.default
+        if default is None or default is False or default == []:
+            return action.help
+        text = super()._get_help_string(action)
+        return text.replace("%(default)s", typed(default).replace("%", "%%")) if text else text
+
+
+def typed(default: Any) -> str:
+    """Return an option's default as a user types it: several values side by side, a pair as I/N."""
+    if isinstance(default, list | tuple):
+        return ("/" if isinstance(default, tuple) else " ").join(map(str, default))
+    return str(default)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
-from clipkd.errors import InputError
+from clipkd.errors import InputError, nearest
+
+KINDS = ("auto", "cpu", "cuda")
 
 
 def choose(name: str = "auto") -> torch.device:
     """Return the device `auto`, `cpu` or `cuda`; InputError where there is no such device."""
+    if name.partition(":")[0] not in KINDS:
+        raise InputError(f"there is no device '{name}'{nearest(name, KINDS)} (known: {', '.join(KINDS)})")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clipkd import class_names, datasets, methods, prototype_forms, recipes, students, teachers
+from clipkd.artifacts import MANIFEST
 from clipkd.cells import NO_TEACHER, Cell, checked
 from clipkd.class_names import ClassNames
 from clipkd.embeddings.prompts import TEMPLATES, checked_template
 from clipkd.embeddings.vectors import DTYPES
 from clipkd.embeddings.views import Precision, Sample
 from clipkd.errors import InputError
-from clipkd.layout import Layout
+from clipkd.layout import Embeddings, Layout
 
 
 def positive(text: str) -> int:
@@ -42,6 +45,14 @@ def rate(text: str) -> float:
     number = float(text)
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return number
+
+
+def rate_above_zero(text: str) -> float:
+    """Parse a finite number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
     return number
 
 
@@ -167,7 +178,9 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
     """Return the cell that the options name, every name checked."""
     method = methods.get(train_type)
     if method.signal != "nothing" and options.teacher_model == NO_TEACHER:
-        raise InputError(f"train type '{method.name}' needs --teacher-model (known: {', '.join(teachers.names())})")
+        # Other verbs than `train` only stand for a train type: their users gave none.
+        who = f"train type '{method.name}'" if hasattr(options, "train_type") else f"clipkd {options.verb}"
+        raise InputError(f"{who} needs --teacher-model (known: {', '.join(teachers.names())})")
     spec = None if method.signal == "nothing" else teachers.get(options.teacher_model)
     if spec is not None and spec.available:
         raise InputError(spec.available)
@@ -186,6 +199,36 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         source=options.dataset_source,
     )
     return checked(cell)
+
+
+def expect_embeddings(store: Embeddings, options: argparse.Namespace, views: Literal["full", "sample"]) -> None:
+    """Raise InputError where embeddings have yet to be made; gives the command that makes them."""
+    if not (store.folder / MANIFEST).exists():
+        raise InputError(f"no embeddings at {store.folder}; make them first: {extraction(options, views)}")
+
+
+def extraction(options: argparse.Namespace, views: str) -> str:
+    """Return the `clipkd extract` command that goes with the options of another verb on stored embeddings."""
+    usual = argparse.ArgumentParser(add_help=False)
+    data_options(usual)
+    store_options(usual)
+    words = ["clipkd", "extract"]
+    for name, default in vars(usual.parse_args(["--dataset-name", ""])).items():
+        value = getattr(options, name)
+        if value == default or name == "verify":
+            continue
+        if name == "templates":
+            words += [word for one in value for word in ("--template", one)]
+        else:
+            words += [f"--{name.replace('_', '-')}", as_given(value) if name == "class_names" else str(value)]
+    return shlex.join([*words, "--views", views])
+
+
+def as_given(named: ClassNames) -> str:
+    """Return class names as an option takes them: the file, or JSON."""
+    if named.where != "--class-names":
+        return named.where
+    return json.dumps(named.names if named.classes is None else dict(zip(named.classes, named.names, strict=True)))
 
 
 def device_of(options: argparse.Namespace) -> Any:

@@ -10,6 +10,7 @@ from clipkd.artifacts import open_artifact, read_manifest
 from clipkd.data.download import shown
 from clipkd.errors import InputError, MachineError
 from clipkd.exports import EXPORT
+from clipkd.hub import HUB_ID
 
 CARD = "README.md"
 
@@ -24,6 +25,8 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         DataError: a file is damaged.
         MachineError: the hub can't be reached or fails.
     """
+    if not HUB_ID.fullmatch(repository):
+        raise InputError(f"'{repository}' is no name on the hub: a name is OWNER/MODEL")
     if not (folder / "manifest.json").is_file() or not (folder / CARD).is_file():
         raise InputError(
             f"{folder} is no folder that `clipkd export --format hf` wrote: it lacks {CARD} or its manifest"

@@ -17,6 +17,9 @@ from clipkd.progress import say
 LABELS = ("targets", "labels", "_labels")
 """Where the classes of torchvision.datasets keep their labels."""
 
+NOT_DOWNLOADED = "Error downloading"
+"""How the message begins that torchvision raises where each mirror of a file has failed: of MNIST and its kin."""
+
 
 def read(spec: TorchvisionDataset, root: Path, download: bool) -> Reading:
     """Read both splits.
@@ -38,12 +41,16 @@ def opened(spec: TorchvisionDataset, split: dict[str, Any], root: Path, download
 
     kind = getattr(torchvision.datasets, spec.dataset)
     where = f"dataset '{spec.name}', {spec.dataset} of torchvision in {root}"
-    say(f"{spec.title}: torchvision's {spec.dataset}, {next(iter(split.values()))}")
+    asked = next(iter(split.values()))
+    name = {True: "train", False: "test"}.get(asked, asked)
+    say(f"{spec.title}: torchvision's {spec.dataset}, split {name}")
     try:
         return kind(root, download=download, **split)
     except OSError as error:  # urllib's errors are OSErrors
         raise MachineError(f"{where}: {error}; is there a network?") from error
     except (RuntimeError, ValueError) as error:
+        if download and str(error).startswith(NOT_DOWNLOADED):
+            raise MachineError(f"{where}: {' '.join(str(error).split())}; is there a network?") from error
         told = "; give the folder that holds its files, or leave ?root= out to download them" if not download else ""
         raise DataError(f"{where}: {error}{told}") from error
 

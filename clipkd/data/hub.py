@@ -59,7 +59,7 @@ def files_of(spec: HubDataset) -> dict[str, list[tuple[str, str | None]]]:
     """Return split -> its files' names and sha256, as the hub lists them at the commit."""
     from huggingface_hub import HfApi
 
-    with hub_errors(spec, "its list of files"):
+    with hub_errors(spec, "the list of files"):
         info = HfApi(library_name="clipkd").dataset_info(
             spec.hub_id, revision=spec.revision, files_metadata=True, timeout=ETAG_TIMEOUT
         )

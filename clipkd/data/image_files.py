@@ -27,7 +27,8 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
         lines: one path a line.
 
     Raises:
-        InputError: a folder holds no image, or the list is empty.
+        InputError: a file or folder that is named does not exist, a folder holds no image, or the list is empty. (What
+            is missing from a list of many is left out when it is read.)
     """
     found: list[Path] = []
     for name in names:
@@ -41,8 +42,10 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
             if not below:
                 raise InputError(f"folder {name} holds no image ({', '.join(sorted(SUFFIXES))})")
             found += below
-        else:
+        elif os.path.exists(name):
             found.append(Path(name))
+        else:
+            raise InputError(f"image {name} does not exist")
     return found
 
 

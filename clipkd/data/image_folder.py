@@ -93,6 +93,8 @@ def decode(path: Path, pack_size: int) -> np.ndarray:
             return np.asarray(shrunk(to_rgb(image, path), pack_size))
     except DataError:
         raise
+    except FileNotFoundError:
+        raise DataError(f"image {path} does not exist") from None
     except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
         reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else f"{type(error).__name__}: {error}"
         raise DataError(f"{path} can't be decoded as an image ({reason}); repair or remove it") from error

@@ -36,6 +36,14 @@ class HubDataset(DatasetSpec):
     pack_size: int = 256
     """Images whose short side is longer are packed with this short side, in pixels."""
 
+    @property
+    def source(self) -> str:
+        """What `--dataset-source` takes: `hub:OWNER/NAME@COMMIT?option=value&...`."""
+        given = {name: getattr(self, name) for name in OPTIONS if name != "size"}
+        given["size"] = str(self.image_size or "")
+        options = "&".join(f"{name}={value}" for name, value in given.items() if value != OPTIONS[name])
+        return f"hub:{self.hub_id}@{self.revision}{'?' if options else ''}{options}"
+
     def source_identity(self) -> Identity:
         read = {name: getattr(self, name) for name in ("config", "image", "label", "train", "test", "pack_size")}
         return {"hub_dataset": self.hub_id, "revision": self.revision, "size": self.image_size} | read

@@ -168,10 +168,15 @@ def bring(teacher: HubTeacher, name: str, again: bool = False) -> Path:
 
 
 @contextmanager
-def hub_errors(teacher: HubTeacher | HubDataset, name: str) -> Iterator[None]:
+def hub_errors(teacher: HubTeacher | HubDataset, name: str, verb: str | None = None) -> Iterator[None]:
     """Turn what goes wrong at the hub into our errors.
 
     The hub's own messages are not passed on: they may hold signed addresses.
+
+    Args:
+        teacher: what is asked for.
+        name: which part of it, in the words of a message.
+        verb: the command that is to be given again where the hub can be reached; None: what brings it.
     """
     from huggingface_hub import constants, errors
 
@@ -189,10 +194,10 @@ def hub_errors(teacher: HubTeacher | HubDataset, name: str) -> Iterator[None]:
         advice = f". {CONVERT}" if name == WEIGHTS else ""
         raise InputError(f"{who}: {model} has no {name} at {commit}{advice}") from None
     except (OSError, ValueError, errors.HTTPError) as error:
-        raise MachineError(out_of_reach(teacher, name, error)) from None
+        raise MachineError(out_of_reach(teacher, name, error, verb or teacher.verb)) from None
 
 
-def out_of_reach(teacher: HubTeacher | HubDataset, name: str, error: Exception) -> str:
+def out_of_reach(teacher: HubTeacher | HubDataset, name: str, error: Exception, verb: str) -> str:
     """Return the message for a file that can't be had here and now."""
     from huggingface_hub import constants
 
@@ -206,9 +211,11 @@ def out_of_reach(teacher: HubTeacher | HubDataset, name: str, error: Exception) 
         reason = f"{shown(constants.ENDPOINT)} answers with status {status}"
     else:
         reason = f"{shown(constants.ENDPOINT)} can't be reached ({type(cause).__name__})"
+    # A dataset's name alone does not say where it comes from.
+    source = f" --dataset-source {shlex.quote(teacher.source)}" if isinstance(teacher, HubDataset) else ""
     return (
         f"{teacher.kind} '{teacher.name}': {name} of {teacher.hub_id} is not on this machine, and {reason}. "
-        f"Where there is internet, run: clipkd {teacher.verb} {shlex.quote(teacher.name)}"
+        f"Where there is internet, run: clipkd {verb} {shlex.quote(teacher.name)}{source}"
     )
 
 
@@ -265,7 +272,7 @@ def pin(teacher_name: str) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
     teacher = pinnable(teacher_name)
-    with hub_errors(teacher, WEIGHTS):
+    with hub_errors(teacher, "the current commit", verb="pin"):
         hub = HfApi(library_name="clipkd")
         info = hub.model_info(teacher.hub_id, revision="main", files_metadata=True, timeout=ETAG_TIMEOUT)
     files = {file.rfilename: file for file in info.siblings or []}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipkd import datasets
-from clipkd.artifacts import MANIFEST, building, open_artifact, read_json, read_manifest
+from clipkd.artifacts import MANIFEST, building, open_artifact, read_json, read_manifest, sha256
 from clipkd.class_names import ClassNames
 from clipkd.data.dataset import Dataset
 from clipkd.data.preprocessing import Picture
@@ -38,6 +38,8 @@ class Source:
     """As the Hugging Face hub names licences; `other` where the user gave none."""
     pictures: Sequence[Picture]
     """Real images, where the format is checked on some."""
+    is_named: bool = False
+    """Whether the user named these images."""
 
     @property
     def described(self) -> dict[str, Any]:
@@ -67,24 +69,24 @@ def export(
     Args:
         run: the run folder.
         form: the format.
-        folder: where the export goes: absent, empty, or an export.
+        folder: where the export goes: absent, empty, or an export of the same format.
         data: the folder of datasets; the test split of the run's own is what a format is checked on.
         license: as the Hugging Face hub names licences.
         named: images to check on instead.
         class_names: what the classes are called; None: as the run was told.
 
     Raises:
-        InputError: `folder` holds something else; `run` is no run folder.
+        InputError: `folder` holds something else, another format or an edited file; `run` is no run folder.
         DataError: a file of the run is damaged, or the export does not compute what the student computes.
     """
-    refuse_foreign(folder)
+    refuse_foreign(folder, form)
     model = load(run, "cpu", class_names)
     if model.manifest["kind"] != RUN:
         raise InputError(f"{run} is an export already: give the run folder that it was made from")
     open_artifact(run, RUN)
     metrics = read_json(run / "metrics.json")
     pictures = (list(named) or test_images(metrics, data)) if form.is_checked else []
-    source = Source(model, metrics, run, license, pictures)
+    source = Source(model, metrics, run, license, pictures, is_named=bool(named))
     weights = {name: entry["sha256"] for name, entry in model.manifest["files"].items()}
     identity = {
         "format": form.name,
@@ -113,9 +115,22 @@ def test_images(metrics: dict[str, Any], data: Path) -> list[Picture]:
     return [np.array(dataset.image("test", row)) for row in rows]
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raise InputError where something that is no export lies at `folder`: an export takes the whole folder."""
+def refuse_foreign(folder: Path, form: Format) -> None:
+    """Raise InputError where `folder` holds what an export, which takes the whole folder, must not remove.
+
+    That is anything but an export of the same format, each file as it was written: a card may be edited.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / MANIFEST).is_file() or read_manifest(folder)["kind"] != EXPORT:
         raise InputError(f"{folder} holds something else: give a folder that is empty or does not exist")
+    manifest = read_manifest(folder)
+    there = manifest["identity"]["format"]
+    if there != form.name:
+        raise InputError(f"{folder} holds an export of format {there}: give another folder, or remove this one first")
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        known = manifest["files"].get(name, {}).get("sha256")
+        if path.is_file() and name != MANIFEST and sha256(path) != known:
+            what = "has been changed since it was exported" if known else "is not of the export that is there"
+            raise InputError(f"{path} {what}, and would be lost: give another folder, or remove {folder} first")

@@ -37,14 +37,22 @@ class Onnx(Format):
 
         if len(source.pictures) < max(BATCHES):
             raise InputError(
-                f"an ONNX file is checked against PyTorch on {max(BATCHES)} real images or more, and the run's dataset "
-                "is not here: name images with --check-on FILE OR FOLDER"
+                f"an ONNX file is checked against PyTorch on {max(BATCHES)} real images or more, and {too_few(source)}"
             )
         needed()
         traced(source.model, folder / GRAPH)
         facts = compared(source.model, folder / GRAPH, source.pictures)
         write_json(folder / CONFIG, {"clipkd": source.described, "onnx": facts})
         return facts
+
+
+def too_few(source: Source) -> str:
+    """Return how few images there are to check on, and what to do."""
+    count = len(source.pictures)
+    if source.is_named:
+        return f"--check-on names {count}: name {max(BATCHES) - count} more, or a folder of images"
+    dataset = f"has {count} in its test split" if count else "is not here"
+    return f"the run's dataset {dataset}: name images with --check-on FILE OR FOLDER"
 
 
 def needed() -> None:

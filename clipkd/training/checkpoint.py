@@ -19,12 +19,20 @@ from clipkd.training.evaluation import Score, evaluate
 from clipkd.training.heads import Heads, Widths
 from clipkd.training.run import EVALUATION_BATCH
 
+SHOWN = 3
+"""Weights that a message names, where a file does not fit a student."""
+
+
+class Misfit(DataError):
+    """A file holds another student than it is read as."""
+
 
 def student_from(state: State, spec: NetworkSpec, path: Path) -> Heads:
     """Return the network that a state dict fits; its classes and projections are read off the weights.
 
     Raises:
-        DataError: a weight is missing, unexpected or mis-shaped; the message lists them.
+        Misfit: weights are missing, unexpected or mis-shaped; the message says how many, and names the first.
+        DataError: there is no classifier among them.
     """
     classifier = state.get("classifier.weight")
     if classifier is None or classifier.ndim != 2:
@@ -42,7 +50,8 @@ def student_from(state: State, spec: NetworkSpec, path: Path) -> Heads:
         if state[name].shape != wanted[name].shape
     ]
     if problems:
-        raise DataError(f"{path} does not fit student '{spec.name}':\n  " + "\n  ".join(sorted(problems)))
+        lines = "\n  ".join(sorted(problems)[:SHOWN])
+        raise Misfit(f"{path} does not fit student '{spec.name}', {len(problems)} weights differ:\n  {lines}")
     student.load_state_dict(state)
     return student
 

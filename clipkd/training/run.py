@@ -113,7 +113,7 @@ class Run:
         size = self.numbers.batch_size
         if self.recipe.drop_last:
             if self.batches.count < size:
-                raise DataError(f"batch size {size} is larger than the {self.batches.count} training images")
+                raise InputError(f"batch size {size} is larger than the {self.batches.count} training images")
             return self.batches.count // size
         return math.ceil(self.batches.count / size)
 

@@ -25,9 +25,16 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    folders = list(dict.fromkeys(options.runs))
+    distinct: dict[Path, Path] = {}
+    for folder in options.runs:
+        distinct.setdefault(folder.resolve(), folder)
+    folders = list(distinct.values())
     if len(folders) < 2:
-        raise InputError("give two run folders or more")
+        same = f": all that are named are {folders[0]}" if len(options.runs) > 1 else ""
+        raise InputError(f"give two run folders or more{same}")
+    for place in (options.output, *options.output.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"--output {options.output}: {place} is a file; give a folder")
     from clipkd import side_by_side
     from clipkd.figures import overlay
     from clipkd.figures.style import save, styled

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkd import datasets, recipes, students
-from clipkd.errors import InputError
+from clipkd.errors import DataError, InputError
 from clipkd.options import data_options, device_of, device_options, layout_of
 
 TEXT = "Measure a trained student on the test split of a dataset."
@@ -40,11 +40,20 @@ def run(options: argparse.Namespace) -> None:
     spec = datasets.get(options.dataset_name, options.dataset_source)
     student, recipe = students.get(options.student or "base-32"), recipes.get(options.recipe or "corrected")
     from clipkd.data.dataset import open_dataset
-    from clipkd.training.checkpoint import evaluate_file
+    from clipkd.training.checkpoint import Misfit, evaluate_file
 
     device = device_of(options)
     dataset = open_dataset(spec, layout_of(options).dataset(spec))
-    show(evaluate_file(options.student_path, dataset, student, recipe, device), spec.title)
+    try:
+        score = evaluate_file(options.student_path, dataset, student, recipe, device)
+    except Misfit as error:
+        told = (
+            ""
+            if options.student
+            else f"\ngive --student, which it was trained as (known: {', '.join(students.names())})"
+        )
+        raise DataError(f"{error}{told}") from None
+    show(score, spec.title)
 
 
 def evaluate_folder(options: argparse.Namespace) -> None:

@@ -19,7 +19,9 @@ examples:
 
 def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder")
-    child.add_argument("folder", metavar="OUT", type=Path, help="folder to write: empty, absent, or an earlier export")
+    child.add_argument(
+        "folder", metavar="OUT", type=Path, help="folder to write: empty, absent, or an earlier export of this format"
+    )
     child.add_argument(
         "--format",
         required=True,

@@ -53,9 +53,11 @@ def run(options: argparse.Namespace) -> None:
 
     if options.add_class and options.class_names:
         raise InputError("--add-class tells the run's own class names and the new ones apart: leave out --class-names")
+    if options.output is not None and options.output.is_dir():
+        raise InputError(f"--output {options.output} is a folder: give the file to write")
     device = device_of(options)
-    paths = listed(options.images, sys.stdin)
     model = load(options.run_folder, device.type, options.class_names)
+    paths = listed(options.images, sys.stdin)
     if options.add_class:
         from clipkd.layout import Layout
         from clipkd.open_classes import of_run

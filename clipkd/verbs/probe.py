@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from clipkd.options import cell_of, data_options, device_of, device_options, layout_of, store_options
+from clipkd.artifacts import MANIFEST
+from clipkd.options import (
+    cell_of,
+    data_options,
+    device_of,
+    device_options,
+    expect_embeddings,
+    layout_of,
+    store_options,
+)
 
 TEXT = "Fit the linear probe on stored embeddings and write class scores."
 EXAMPLES = """\
@@ -26,5 +35,7 @@ def run(options: argparse.Namespace) -> None:
     device = device_of(options)
     for one in cell.by_teacher:
         store = layout.full_embeddings(one)
+        if not (store.head()[0] / MANIFEST).exists():
+            expect_embeddings(store, options, "full")
         stages.head(store, layout, options.dataset_source, device)
         print(store.head()[0])

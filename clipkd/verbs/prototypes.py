@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from clipkd.options import cell_of, data_options, form_options, layout_of, store_options
+from clipkd.artifacts import MANIFEST
+from clipkd.options import cell_of, data_options, expect_embeddings, form_options, layout_of, store_options
 
 TEXT = "Make class prototypes of a stored sample."
 EXAMPLES = """\
@@ -25,5 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from clipkd import stages
 
     for one in cell.by_teacher:
+        if not (layout.prototypes(one)[0] / MANIFEST).exists():
+            expect_embeddings(layout.sample_embeddings(one), options, "sample")
         stages.prototypes(layout.sample_embeddings(one), layout.form_of(one))
         print(layout.prototypes(one)[0])

@@ -21,6 +21,7 @@ from clipkd.options import (
     layout_of,
     positive,
     rate,
+    rate_above_zero,
     seed,
     store_options,
 )
@@ -78,10 +79,10 @@ def add_options(child: argparse.ArgumentParser) -> None:
         default="cached",
         help="stored signal; the teacher in every step; the teacher once per view, in training; stored random views",
     )
-    child.add_argument("--epochs", type=positive, default=200)
-    child.add_argument("--batch-size", type=positive, default=64)
-    child.add_argument("--learning-rate", type=rate, default=1e-4)
-    child.add_argument("--weight-decay", type=rate, default=0.1)
+    child.add_argument("--epochs", type=positive, default=200, help="passes over the training images")
+    child.add_argument("--batch-size", type=positive, default=64, help="images per step")
+    child.add_argument("--learning-rate", type=rate_above_zero, default=1e-4, help="AdamW's, above 0")
+    child.add_argument("--weight-decay", type=rate, default=0.1, help="AdamW's, at least 0")
     child.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),

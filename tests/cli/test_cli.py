@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,24 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([verb, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: clipkd {verb}")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_defaults_as_a_user_types_them(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert "Path(" not in said
+    assert not re.search(r"default: *[\[(]", said)
+    if verb == "train":
+        for option, default in (
+            ("epochs", "200"),
+            ("learning-rate", "0.0001"),
+            ("teacher-model", "none"),
+            ("seed", "0"),
+        ):
+            assert re.search(rf"--{option} [^()]*\(default: {default}\)", said), option
 
 
 def test_help_shows_defaults_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +205,10 @@ def test_an_unknown_name(name: str, clipkd, tmp_path: Path) -> None:
 REFUSED = {
     "no train type": (TRAIN, "--train-type"),
     "no teacher": ((*TRAIN, "--train-type", "embed-KD"), "'embed-KD' needs --teacher-model", "digits-vit-s"),
-    "no teacher to extract": (("extract", "--dataset-name", "digits", "--views", "full"), "needs --teacher-model"),
+    "no teacher to extract": (
+        ("extract", "--dataset-name", "digits", "--views", "full"),
+        "clipkd extract needs --teacher-model",
+    ),
     "hub id without commit": (
         (*TRAIN, "--train-type", "embed-KD", "--teacher-model", "owner/model"),
         "owner/model@<40 hex digits>",
@@ -201,6 +223,7 @@ REFUSED = {
     "fraction of an epoch": ((*SUPERVISED, "--epochs", "1.5"), "--epochs", "1.5"),
     "negative batch": ((*SUPERVISED, "--batch-size", "-1"), "--batch-size", "-1"),
     "nan rate": ((*SUPERVISED, "--learning-rate", "nan"), "--learning-rate", "nan"),
+    "no rate": ((*SUPERVISED, "--learning-rate", "0"), "0 is not a finite number above 0"),
     "infinite decay": ((*SUPERVISED, "--weight-decay", "inf"), "--weight-decay", "inf"),
     "negative seed": ((*SUPERVISED, "--seed", "-1"), "--seed", "-1", "4294967295"),
     "endless seed": ((*SUPERVISED, "--seed", "99999999999999999999"), "--seed"),
@@ -268,8 +291,16 @@ def test_a_resolved_config_that_is_none(text: str, code: int, clipkd, tmp_path: 
 
 
 def test_embeddings_that_are_absent(here) -> None:
-    answer = here("probe", "--dataset-name", "digits", "--teacher-model", "digits-vit-s")
-    refused(answer, "no embeddings at data/embeddings/digits/digits-vit-s/", code=3)
+    named = ("--dataset-name", "digits", "--teacher-model", "digits-vit-s")
+    told = f"make them first: clipkd extract {' '.join(named)}"
+    refused(here("probe", *named), "no embeddings at data/embeddings/digits/digits-vit-s/", f"{told} --views full")
+    more = ("--per-class", "5", "--template", "a {}")
+    refused(here("prototypes", *named, *more), f"{told} --per-class 5 --template 'a {{}}' --views sample")
+
+
+def test_a_batch_larger_than_the_dataset(clipkd) -> None:
+    answer = clipkd(*TRAIN, "--train-type", "supervised", "--batch-size", "100000", "--device", "cpu")
+    refused(answer, "batch size 100000 is larger than the")
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("--help",), ("train", "--help"), ("--version",)])

@@ -210,6 +210,13 @@ def test_what_torchvision_lacks_is_said_in_words(tmp_path):
             datasets.get("mine", source)
 
 
+def test_torchvision_without_a_network_is_no_fault_of_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(MachineError, match="is there a network"):
+        read("torchvision:MNIST", tmp_path, "mnist")
+    assert "torchvision's MNIST, split train" in capsys.readouterr().err
+
+
 def test_every_known_name_is_one_of_torchvision():
     for known, (splits, _) in KNOWN.items():
         parameters = inspect.signature(getattr(torchvision.datasets, known).__init__).parameters

@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 import clipkd
 from clipkd import teachers
 from clipkd.artifacts import open_artifact
+from clipkd.datasets.hub import from_source
 from clipkd.embeddings import checkpoint
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.teachers import FILES, FolderTeacher, HubTeacher
@@ -340,7 +341,9 @@ def test_pin(hub: Hub, worker: Worker, files: dict[str, bytes]) -> None:
     assert answer["error"] == "InputError"
     assert "nothing to pin" in answer["message"]
     hub.repositories[spec.hub_id].status = 501
-    assert worker.do(do="pin", name="vit-b32-in21k")["error"] == "MachineError"
+    answer = worker.do(do="pin", name="vit-b32-in21k")
+    assert answer["error"] == "MachineError"
+    assert answer["message"].endswith("run: clipkd pin vit-b32-in21k")
     assert lock.read_bytes() == before
 
 
@@ -356,6 +359,14 @@ def test_offline(tmp_path: Path) -> None:
         "clipkd fetch: error: teacher 'vit-b16-in21k': config.json of google/vit-base-patch16-224-in21k is not on this "
         "machine, and HF_HUB_OFFLINE is set. Where there is internet, run: clipkd fetch vit-b16-in21k"
     )
+
+
+def test_a_dataset_out_of_reach_is_named_with_its_source() -> None:
+    spec = from_source("beans", f"farm/beans@{COMMIT}?label=kind&size=24")
+    assert from_source("beans", spec.source.removeprefix("hub:")) == spec
+    message = checkpoint.out_of_reach(spec, "the list of files", ConnectionError(), "download")
+    assert "the list of files of farm/beans is not on this machine" in message
+    assert message.endswith(f"clipkd download beans --dataset-source 'hub:farm/beans@{COMMIT}?label=kind&size=24'")
 
 
 def test_nobody_there() -> None:

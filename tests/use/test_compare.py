@@ -73,8 +73,11 @@ def test_the_curves_are_the_histories(run_folder, other) -> None:
     assert drawn.axes[0].get_ylabel() == "test or validation top-1 (%)"
 
 
-def test_refused(clipkd, run_folder, tmp_path) -> None:
-    answer = clipkd("compare", run_folder, run_folder)
-    assert (answer.returncode, "two run folders or more" in answer.stderr) == (2, True)
-    answer = clipkd("compare", run_folder, tmp_path)
+def test_refused(here, run_folder, other, tmp_path) -> None:
+    answer = here("compare", run_folder, run_folder.parent / "." / run_folder.name / "")
+    assert (answer.returncode, f"or more: all that are named are {run_folder}" in answer.stderr) == (2, True)
+    (tmp_path / "README.md").write_text("mine")
+    answer = here("compare", run_folder, other, "--output", "README.md")
+    assert (answer.returncode, "README.md is a file; give a folder" in answer.stderr) == (2, True), answer.stderr
+    answer = here("compare", run_folder, tmp_path)
     assert (answer.returncode, "no folder of a finished run" in answer.stderr) == (2, True)

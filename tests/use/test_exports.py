@@ -80,12 +80,16 @@ def test_an_onnx_file_that_says_something_else_is_not_kept(run_folder, scans, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_onnx_without_images_to_check_on_is_refused(run_folder, tmp_path, scans) -> None:
+def test_onnx_without_images_to_check_on_is_refused(here, run_folder, tmp_path, scans) -> None:
     with pytest.raises(InputError, match="--check-on"):
         export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path)
     with pytest.raises(InputError, match="7 real images or more"):
         export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, named=scans[:6])
+    with pytest.raises(InputError, match=r"--check-on names 6: name 1 more, or a folder"):
+        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, named=scans[:6])
     assert list(tmp_path.iterdir()) == []
+    answer = here("export", run_folder, "out", "--format", "onnx", "--check-on", "nosuch.png")
+    assert (answer.returncode, "image nosuch.png does not exist" in answer.stderr) == (2, True), answer.stderr
 
 
 def test_transformers_reads_the_hugging_face_folder(exported, run_folder, scans) -> None:
@@ -221,8 +225,16 @@ def test_an_export_takes_the_place_of_an_export_only(here, run_folder, tmp_path)
     answer = here("export", run_folder, "out", "--format", "hf")
     assert (answer.returncode, answer.stdout) == (0, "out\n"), answer.stderr
     answer = here("export", run_folder, "out", "--format", "safetensors")
+    assert (answer.returncode, "out holds an export of format hf" in answer.stderr) == (2, True), answer.stderr
+    answer = here("export", run_folder, "out", "--format", "hf", "--license", "mit")
     assert answer.returncode == 0, answer.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "manifest.json"}
+    card = tmp_path / "out/README.md"
+    card.write_text(f"{card.read_text()}\nMine.\n")
+    answer = here("export", run_folder, "out", "--format", "hf")
+    assert (answer.returncode, "out/README.md has been changed" in answer.stderr) == (2, True), answer.stderr
+    assert card.read_text().endswith("Mine.\n")
+    answer = here("export", run_folder, "/proc/out", "--format", "safetensors")
+    assert (answer.returncode, "error: /proc/out: " in answer.stderr) == (4, True), answer.stderr
     answer = here("export", "out", "again", "--format", "hf")
     assert (answer.returncode, "is an export already" in answer.stderr) == (2, True), answer.stderr
     answer = here("export", run_folder, "out", "--format", "pickle")

@@ -110,6 +110,8 @@ def test_what_is_refused(run_folder, tmp_path, digits_folder) -> None:
         clipkd.load(tmp_path)
     with pytest.raises(InputError, match="holds dataset, not a trained student"):
         clipkd.load(digits_folder / "datasets/digits")
+    with pytest.raises(InputError, match="there is no device 'gpu'"):
+        clipkd.load(run_folder, device="gpu")
     model = clipkd.load(run_folder)
     with pytest.raises(InputError, match=r"float64 \(4, 4, 3\), not uint8"):
         model.predict([np.zeros((4, 4, 3))])

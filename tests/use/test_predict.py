@@ -59,10 +59,11 @@ def test_a_folder_a_list_and_a_file_in_json(here, run_folder, scans, tmp_path) -
 
 @pytest.fixture
 def mixed(scans, tmp_path) -> list[Path]:
-    """A good image, one that is cut off, an empty one, none, and a good one."""
+    """A good image, one that is cut off, an empty one, one that is no image, and a good one."""
     (tmp_path / "cut.png").write_bytes(scans[0].read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
-    return [scans[0], tmp_path / "cut.png", tmp_path / "empty.png", tmp_path / "absent.png", scans[1]]
+    (tmp_path / "text.png").write_bytes(b"text")
+    return [scans[0], tmp_path / "cut.png", tmp_path / "empty.png", tmp_path / "text.png", scans[1]]
 
 
 def test_bad_images_are_named_and_counted(here, run_folder, mixed) -> None:
@@ -83,6 +84,12 @@ def test_bad_images_only_are_an_error(here, run_folder, mixed) -> None:
     assert ["error" in item for item in json.loads(answer.stdout)] == [True] * 3
 
 
+def test_what_is_missing_from_a_list_is_left_out(here, run_folder, scans) -> None:
+    answer = here("predict", run_folder, "-", "--top", "1", stdin=f"{scans[0]}\nabsent.png\n")
+    assert (answer.returncode, len(rows(answer.stdout))) == (0, 1), answer.stderr
+    assert "left out: image absent.png does not exist" in answer.stderr
+
+
 def test_a_name_with_every_kind_of_character(clipkd, run_folder, scans, tmp_path) -> None:
     name = 'a "b", c\n;=1+é.png'
     (tmp_path / name).write_bytes(scans[0].read_bytes())
@@ -95,6 +102,8 @@ def test_a_name_with_every_kind_of_character(clipkd, run_folder, scans, tmp_path
     ("arguments", "message"),
     [
         (("nowhere", "x.png"), "nowhere is neither a run folder nor an export"),
+        (("RUN", "absent.png"), "image absent.png does not exist"),
+        (("RUN", "absent.png", "--output", "empty"), "--output empty is a folder"),
         (("RUN", "empty"), "folder empty holds no image"),
         (("RUN", "-"), "standard input lists no image"),
         (("RUN", "x.png", "--top", "0"), "--top"),
@@ -124,6 +133,10 @@ def test_evaluate_knows_what_a_folder_is(here, run_folder, digits_folder) -> Non
     assert file.stdout == answer.stdout
     refused = here("evaluate", run_folder, "--student", "tiny-32", "--data", digits_folder)
     assert (refused.returncode, "knows its own student" in refused.stderr) == (2, True)
+    refused = here("evaluate", run_folder / "student.safetensors", "--dataset", "digits", "--data", digits_folder)
+    assert (refused.returncode, "give --student, which" in refused.stderr) == (3, True), refused.stderr
+    assert "weights differ" in refused.stderr
+    assert len(refused.stderr.splitlines()) < 8
     refused = here("evaluate", run_folder / "student.safetensors")
     assert (refused.returncode, "give --dataset" in refused.stderr) == (2, True)
 

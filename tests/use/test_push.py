@@ -86,6 +86,10 @@ def test_what_is_refused(push, hub, folder, run_folder, tmp_path) -> None:
     assert (answer.returncode, "set HF_TOKEN" in answer.stderr) == (2, True), answer.stderr
     answer = push(folder, "a name/with spaces")
     assert (answer.returncode, "OWNER/MODEL" in answer.stderr) == (2, True), answer.stderr
+    count = len(hub.requests)
+    answer = push(folder, "student")
+    assert (answer.returncode, "OWNER/MODEL" in answer.stderr) == (2, True), answer.stderr
+    assert len(hub.requests) == count
     assert hub.repositories == {}
     answer = push(run_folder, "me/student")
     assert (answer.returncode, "export --format hf" in answer.stderr) == (2, True), answer.stderr
