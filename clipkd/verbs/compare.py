@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkd.errors import InputError
+from clipkd.options import folder_to_write
 
 TEXT = "Compare runs: which settings differ, what was reached, what it cost; and their learning curves in one figure."
 EXAMPLES = """\
@@ -32,9 +33,7 @@ def run(options: argparse.Namespace) -> None:
     if len(folders) < 2:
         same = f": all that are named are {folders[0]}" if len(options.runs) > 1 else ""
         raise InputError(f"give two run folders or more{same}")
-    for place in (options.output, *options.output.parents):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"--output {options.output}: {place} is a file; give a folder")
+    folder_to_write(options.output)
     from clipkd import side_by_side
     from clipkd.figures import overlay
     from clipkd.figures.style import save, styled

@@ -78,6 +78,6 @@ def test_refused(here, run_folder, other, tmp_path) -> None:
     assert (answer.returncode, f"or more: all that are named are {run_folder}" in answer.stderr) == (2, True)
     (tmp_path / "README.md").write_text("mine")
     answer = here("compare", run_folder, other, "--output", "README.md")
-    assert (answer.returncode, "README.md is a file; give a folder" in answer.stderr) == (2, True), answer.stderr
+    assert (answer.returncode, "README.md is a file, not a folder" in answer.stderr) == (2, True), answer.stderr
     answer = here("compare", run_folder, tmp_path)
     assert (answer.returncode, "no folder of a finished run" in answer.stderr) == (2, True)
