@@ -25,6 +25,7 @@ PAST_THE_LIBRARY = {
     "lock.py:held": "the lock file, which says who writes",
     "runs.py:save_student": "into memory; what is written is written aside",
     "main_process.py:take": "the lock file, which says who is at work",
+    "spare.py:set_aside": "gives a whole file its other name",
     "verbs/train.py:train_alone": "opens a training, no file",
     "verified.py:save": "what this machine has verified, in the user's cache; no result",
 }

@@ -65,7 +65,7 @@ def checkpoint(folder: Path) -> None:
 def run(folder: Path) -> None:
     """Write a complete run of little."""
     made = RunFolder(folder)
-    made.start({"a": 1}, CPU)
+    made.start({"a": 1}, IDENTITY, CPU)
     metrics = {"fingerprint": fingerprint(IDENTITY), "identity": IDENTITY}
     made.finish({"w": torch.arange(500.0)}, [{"epoch": 1, "loss": 0.5}], {"seconds": 1}, metrics, IDENTITY, {})
 
