@@ -177,7 +177,8 @@ class RunFolder:
         """Remove what a complete run needs no more. A kill may come between its result and this."""
         (self.path / FAILED).unlink(missing_ok=True)
         for unfinished in self.path.glob(".*.tmp"):
-            unfinished.unlink(missing_ok=True)
+            if unfinished.is_file():  # a folder is an export's that may be being written
+                unfinished.unlink(missing_ok=True)
         self.checkpoints(identity).clear()
 
 

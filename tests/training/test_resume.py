@@ -84,9 +84,12 @@ def test_killed_between_the_result_and_the_tidying_up(digits_folder, whole, tmp_
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert (tmp_path / ".resume").exists()
+    (tmp_path / ".student.safetensors.x.tmp").touch()  # of a kill while it was written
+    (tmp_path / ".onnx.x.tmp").mkdir()  # of an export into the run folder
     written = (tmp_path / "metrics.json").stat().st_mtime_ns
     train(digits_folder, tmp_path)
     assert not (tmp_path / ".resume").exists()
+    assert [path.name for path in tmp_path.glob(".*.tmp")] == [".onnx.x.tmp"]
     assert (tmp_path / "metrics.json").stat().st_mtime_ns == written, "it was complete: not trained again"
     check_equal(tmp_path, whole)
 
