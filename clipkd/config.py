@@ -20,8 +20,8 @@ import jsonschema
 import yaml
 
 from clipkd import class_names, datasets, methods, prototype_forms, recipes, students, teachers
-from clipkd.artifacts import MANIFEST, Artifact, read_json, read_manifest
-from clipkd.errors import DataError, InputError, nearest
+from clipkd.artifacts import MANIFEST, read_json
+from clipkd.errors import InputError, nearest
 from clipkd.surroundings import TOKEN, without_password
 
 Key = tuple[str | int, ...]
@@ -368,11 +368,9 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
                 raise complaint(("sources", name), f"{short(source)} does not exist, and {packed} is not packed yet")
             continue
         try:
-            refuse_other_source(datasets.get(name, source), Artifact(packed, read_manifest(packed)), source)
+            refuse_other_source(datasets.get(name, source), packed, source)
         except InputError as problem:
             raise complaint(("sources", name), str(problem)) from None
-        except DataError:
-            pass  # damaged: it is packed again
 
 
 def shows_images(config: dict[str, Any]) -> bool:

@@ -203,7 +203,7 @@ def loaded(stored: Stored, device: torch.device) -> Model:
     spec = students.rebuilt(described["student"])
     state = load_student(stored.weights)
     if described.get("names") == "transformers":
-        from clipkd.exports.clip_names import from_transformers
+        from clipkd.clip_names import from_transformers
 
         state = from_transformers(state)
     student = student_from(state, spec, stored.weights).to(device).eval()

@@ -12,6 +12,7 @@ from clipkd import class_names, datasets, methods, prototype_forms, recipes, stu
 from clipkd.artifacts import MANIFEST
 from clipkd.cells import NO_TEACHER, Cell, checked
 from clipkd.class_names import ClassNames
+from clipkd.datasets import DatasetSpec
 from clipkd.embeddings.prompts import TEMPLATES, checked_template
 from clipkd.embeddings.vectors import DTYPES
 from clipkd.embeddings.views import Precision, Sample
@@ -174,6 +175,19 @@ def layout_of(options: argparse.Namespace) -> Layout:
     return Layout(options.data, options.embed_dtype, sample, form, options.crop_views, **rest)
 
 
+def dataset_of(options: argparse.Namespace, name: str) -> DatasetSpec:
+    """Return a dataset from where the options say it is.
+
+    Raises:
+        InputError: there is no such dataset, or it was packed from another folder.
+    """
+    from clipkd.data.dataset import refuse_other_source
+
+    spec = datasets.get(name, options.dataset_source)
+    refuse_other_source(spec, Layout(options.data).dataset(spec), options.dataset_source)
+    return spec
+
+
 def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
     """Return the cell that the options name, every name checked."""
     method = methods.get(train_type)
@@ -189,7 +203,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         prototype_forms.refuse_too_few(form, options.per_class)
     cell = Cell(
         recipe=recipes.get(options.recipe).name,
-        dataset=datasets.get(options.dataset_name, options.dataset_source).name,
+        dataset=dataset_of(options, options.dataset_name).name,
         student=students.spelled(options.student),
         teacher=NO_TEACHER if spec is None else options.teacher_model,
         train_type=method.name,

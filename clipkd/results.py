@@ -39,6 +39,8 @@ class Results:
     failed: dict[Cell, str]
     """Those of them whose run stopped on a number that is not finite, and where."""
     teachers: TeacherFacts
+    partial: bool
+    """Whether to show what is there, with marks, instead of refusing what is missing."""
 
     @classmethod
     def collect(cls, config: dict[str, Any], runs: Path, data: Path, partial: bool = False) -> Results:
@@ -90,12 +92,7 @@ class Results:
                 f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
                 f"or add `--partial` to show what is there:\n  {listed}"
             )
-        return cls(config, cells, tuple(left_out), finished, missing, failed, facts)
-
-    @property
-    def is_partial(self) -> bool:
-        """True where something is missing, so that marked numbers occur."""
-        return bool(self.missing or self.teachers.absent)
+        return cls(config, cells, tuple(left_out), finished, missing, failed, facts, partial)
 
     def gaps(self) -> list[str]:
         """Return the lines that every table and figure of an incomplete or mixed grid carries: what is wrong."""

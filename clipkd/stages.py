@@ -5,7 +5,7 @@ The workflow calls them one by one; `clipkd train` calls those that its run need
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from clipkd.artifacts import MANIFEST
 from clipkd.cells import Cell
@@ -13,6 +13,9 @@ from clipkd.data.dataset import Dataset, prepare
 from clipkd.datasets import DatasetSpec
 from clipkd.layout import Embeddings, Layout
 from clipkd.teachers import TeacherSpec, TrainedTeacher
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH_SIZE = 64
 

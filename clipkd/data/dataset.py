@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 
-from clipkd.artifacts import Artifact, Draft, building, open_artifact, sha256
+from clipkd.artifacts import MANIFEST, Artifact, Draft, building, open_artifact, read_manifest, sha256
 from clipkd.datasets import DatasetSpec, Reading, Split
 from clipkd.errors import DataError, InputError, MachineError
 from clipkd.fingerprint import digest
@@ -145,13 +145,13 @@ def prepare(spec: DatasetSpec, folder: Path, source: str | None = None, with_ima
         InputError, MachineError: the source is wrong, out of reach, or another folder than the dataset was packed
             from; the disk is full.
     """
-    if (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
         try:
             found = open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS)
         except DataError as error:
             say(f"{error}\n{spec.title}: packing it again")
         else:
-            refuse_other_source(spec, found, source)
+            refuse_other_source(spec, folder, source)
             return Dataset(spec, found)
     reading = spec.read(source, folder.parent / ".downloads")
     check(spec, reading)
@@ -174,18 +174,25 @@ def packed_from(spec: DatasetSpec, folder: Path, source: str | None) -> dict[str
     return {"source": {"path": str(path), "from_here": os.path.relpath(path, folder.resolve())}}
 
 
-def refuse_other_source(spec: DatasetSpec, packed: Artifact, source: str | None) -> None:
-    """Raise InputError where `source` is another folder than the dataset was packed from.
+def refuse_other_source(spec: DatasetSpec, packed: Path, source: str | None) -> None:
+    """Raise InputError where `source` is another folder than the dataset that lies in `packed` was packed from.
 
-    Only where both are there: packed data are used without the originals too, as DVC brings them.
+    Only where both are there: packed data are used without the originals too, as DVC brings them. A damaged dataset
+    is packed again, and refused here no more than an absent one.
     """
-    given, fact = spec.folder(source), packed.facts.get("source")  # older manifests have no such fact
-    if given is None or fact is None or not os.path.isdir(given) or not os.path.isdir(fact["path"]):
+    given = spec.folder(source)
+    if given is None or not os.path.isdir(given) or not (packed / MANIFEST).exists():
         return
-    same = (Path(fact["path"]), packed.path.resolve() / fact["from_here"], packed.path)
+    try:
+        fact = read_manifest(packed)["facts"].get("source")  # older manifests have no such fact
+    except DataError:
+        return
+    if fact is None or not os.path.isdir(fact["path"]):
+        return
+    same = (Path(fact["path"]), packed.resolve() / fact["from_here"], packed)
     if not any(os.path.isdir(path) and path.samefile(given) for path in same):
         raise InputError(
-            f"dataset '{spec.name}' was packed from {fact['path']}, not from {given}: remove {packed.path} to pack it "
+            f"dataset '{spec.name}' was packed from {fact['path']}, not from {given}: remove {packed} to pack it "
             "again, or give the folder another name"
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clipkd.registry import find, specs
 
 if TYPE_CHECKING:
-    from clipkd.exports.export import Source
+    from clipkd.export import Source
 
 EXPORT = "export"
 """The kind in an export's manifest."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clipkd.exports import CONFIG, WEIGHTS, Format
 
 if TYPE_CHECKING:
-    from clipkd.exports.export import Source
+    from clipkd.export import Source
 
 PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
 BILINEAR = 2
@@ -23,8 +23,8 @@ class HuggingFace(Format):
     def write(self, source: Source, folder: Path) -> dict[str, Any]:
         from clipkd import students
         from clipkd.artifacts import write_json, write_text
-        from clipkd.exports.card import card
-        from clipkd.exports.clip_names import settings, to_transformers
+        from clipkd.clip_names import settings, to_transformers
+        from clipkd.model_card import card
         from clipkd.runs import save_student
         from clipkd.training.network import Student
 

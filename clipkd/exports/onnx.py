@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clipkd.data.preprocessing import Picture
-    from clipkd.exports.export import Source
+    from clipkd.export import Source
     from clipkd.model import Model
 
 GRAPH = "model.onnx"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clipkd.exports import CONFIG, WEIGHTS, Format
 
 if TYPE_CHECKING:
-    from clipkd.exports.export import Source
+    from clipkd.export import Source
 
 
 @dataclass(frozen=True)

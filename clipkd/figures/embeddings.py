@@ -11,7 +11,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipkd.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from clipkd.artifacts import MANIFEST, Artifact, open_artifact
 from clipkd.cells import Cell
 from clipkd.embeddings.vectors import Vectors
 from clipkd.errors import DataError
@@ -55,9 +55,9 @@ def draw(results: Results, dataset: str) -> Figure:
     grid = made.subplots(lines, columns, squeeze=False).ravel()
     names, count = class_names(results, cells[0])
     for axes, teacher in zip(grid, titles, strict=False):
-        cloud = cloud_of(results, where(cells, teacher=teacher))
+        cloud = cloud_of(results, where(cells, teacher=teacher)) if names else None
         if cloud is None:
-            axes.set_title(f"{titles[teacher]}: no stored embeddings †")
+            axes.set_title(f"{titles[teacher]}: no stored {'embeddings' if names else 'dataset'} †")
         else:
             axes.set_title(f"{titles[teacher]}: {cloud.what}")
             panel(axes, cloud, names)
@@ -75,9 +75,15 @@ def draw(results: Results, dataset: str) -> Figure:
 
 
 def class_names(results: Results, cell: Cell) -> tuple[dict[int, str], int]:
-    """Return number -> name of the classes to show, evenly spread over all, and how many there are."""
+    """Return number -> name of the classes to show, evenly spread over all, and how many there are.
+
+    None where the dataset may be missing and is.
+    """
     layout, spec = results.teachers.layout, cell.dataset_spec
-    names = layout.prompts(spec).of(read_manifest(layout.dataset(spec))["facts"]["classes"])
+    dataset = opened(layout.dataset(spec), "dataset", [], results.partial)
+    if dataset is None:
+        return {}, 0
+    names = layout.prompts(spec).of(dataset.facts["classes"])
     chosen = sorted({round(number) for number in np.linspace(0, len(names) - 1, min(CLASSES, len(names)))})
     return {number: str(names[number]) for number in chosen}, len(names)
 
@@ -94,17 +100,17 @@ def cloud_of(results: Results, cells: list[Cell]) -> Cloud | None:
         if sampled is not None:
             store = layout.sample_embeddings(sampled)
             folder, _ = layout.prototypes(sampled)
-            made = opened(folder, "prototypes", ["prototypes"], results.is_partial)
+            made = opened(folder, "prototypes", ["prototypes"], results.partial)
             prototypes = made.array("prototypes") if made else None
-            sample = opened(store.folder, "embeddings", ["sample", "sample-grid", "sample-labels"], results.is_partial)
+            sample = opened(store.folder, "embeddings", ["sample", "sample-grid", "sample-labels"], results.partial)
             if sample:
                 shown = "prompts" if "templates" in sample.facts else "training images"
                 title = f"{shown} of the prototypes, recipe {recipe}"
                 cloud = Cloud(Vectors(sample, "sample"), sample.array("sample-labels"), prototypes, title)
         if full is not None:
             store = layout.full_embeddings(full)
-            test = opened(store.folder, "embeddings", ["test", "test-grid"], results.is_partial)
-            dataset = opened(layout.dataset(full.dataset_spec), "dataset", ["test-labels"], results.is_partial)
+            test = opened(store.folder, "embeddings", ["test", "test-grid"], results.partial)
+            dataset = opened(layout.dataset(full.dataset_spec), "dataset", ["test-labels"], results.partial)
             if test and dataset:
                 title = f"test images, recipe {recipe}"
                 cloud = Cloud(Vectors(test, "test"), dataset.array("test-labels"), prototypes, title)

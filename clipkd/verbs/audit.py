@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipkd import datasets, teachers
+from clipkd import teachers
 from clipkd.errors import DataError, InputError
-from clipkd.options import data_options, device_of, device_options, layout_of, positive, seed
+from clipkd.options import data_options, dataset_of, device_of, device_options, layout_of, positive, seed
 
 if TYPE_CHECKING:
     from clipkd.data.dataset import Dataset
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     layout, teacher_spec = layout_of(options), teachers.get(options.teacher)
     if len(teacher_spec.members) > 1:
         raise InputError(f"teacher '{options.teacher}': an audit is of one teacher; name one of the several")
-    spec = datasets.get(options.dataset, options.dataset_source)
+    spec = dataset_of(options, options.dataset)
     folder = layout.data / "embeddings" / spec.name / teacher_spec.name
     if not folder.is_dir():
         raise InputError(

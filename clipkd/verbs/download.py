@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from clipkd import datasets
-from clipkd.options import data_options, layout_of
+from clipkd.options import data_options, dataset_of, layout_of
 
 TEXT = "Download a dataset and pack it into uint8 arrays."
 EXAMPLES = """\
@@ -22,7 +21,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    spec = datasets.get(options.dataset, options.dataset_source)
+    spec = dataset_of(options, options.dataset)
     from clipkd import stages
 
     stages.dataset(spec, layout_of(options), options.dataset_source)

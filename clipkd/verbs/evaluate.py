@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipkd import datasets, recipes, students
 from clipkd.errors import DataError, InputError
-from clipkd.options import data_options, device_of, device_options, layout_of
+from clipkd.options import data_options, dataset_of, device_of, device_options, layout_of
 
 TEXT = "Measure a trained student on the test split of a dataset."
 EXAMPLES = """\
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.dataset_name is None:
         raise InputError(f"{options.student_path} is a file that does not say what it was trained on: give --dataset")
-    spec = datasets.get(options.dataset_name, options.dataset_source)
+    spec = dataset_of(options, options.dataset_name)
     student, recipe = students.get(options.student or "base-32"), recipes.get(options.recipe or "corrected")
     from clipkd.data.dataset import open_dataset
     from clipkd.training.checkpoint import Misfit, evaluate_file
@@ -69,7 +69,10 @@ def evaluate_folder(options: argparse.Namespace) -> None:
             raise InputError(f"{options.student_path} knows its own {name[2:]}: leave out {name}")
     name = options.dataset_name or model.trained["dataset"]
     packed = options.data / "datasets" / name  # stands for the source of a folder of images that is packed already
-    spec = datasets.get(name, options.dataset_source or (str(packed) if packed.is_dir() else None))
+    if options.dataset_source is None and packed.is_dir():
+        spec = datasets.get(name, str(packed))
+    else:
+        spec = dataset_of(options, name)
     dataset = open_dataset(spec, layout_of(options).dataset(spec))
     if dataset.classes != model.classes:
         raise InputError(

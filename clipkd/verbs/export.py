@@ -41,7 +41,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from clipkd.data.image_files import listed
-    from clipkd.exports.export import export
+    from clipkd.export import export
 
     form, named = exports.get(options.format), listed(options.check_on or [], sys.stdin)
     print(export(options.run_folder, form, options.folder, options.data, options.license, named, options.class_names))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from clipkd import datasets
 from clipkd.errors import InputError
-from clipkd.options import data_options, layout_of, positive
+from clipkd.options import data_options, dataset_of, layout_of, positive
 
 TEXT = "Pack a folder of large images at a student's input size."
 EXAMPLES = """\
@@ -22,7 +21,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    spec, layout = datasets.get(options.dataset, options.dataset_source), layout_of(options)
+    spec, layout = dataset_of(options, options.dataset), layout_of(options)
     if not spec.has_thumbnails:
         raise InputError(f"students train on the images of {spec.title} as they are packed: no thumbnails are needed")
     from clipkd import stages

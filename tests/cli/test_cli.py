@@ -15,6 +15,7 @@ from clipkd import datasets, methods, recipes, students, teachers
 from clipkd.artifacts import write_manifest
 from clipkd.cli import main
 
+ROOT = Path(__file__).resolve().parents[2]
 Answer = subprocess.CompletedProcess[str]
 TRAIN = ("train", "--dataset-name", "digits", "--student", "tiny-32", "--threads", "1")
 SUPERVISED = (*TRAIN, "--train-type", "supervised", "--epochs", "1", "--batch-size", "256")
@@ -92,6 +93,26 @@ def test_help_shows_defaults_as_a_user_types_them(verb: str, capsys: pytest.Capt
             ("seed", "0"),
         ):
             assert re.search(rf"--{option} [^()]*\(default: {default}\)", said), option
+
+
+LIGHT = ["list", "check config/demo.yaml", "audit digits absent", "download digits", "prototypes --help"]
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_a_verb_that_computes_nothing_starts_without_torch(command: str, tmp_path: Path) -> None:
+    """Importing it takes seconds, of each job of a workflow."""
+    code = (
+        "import sys\n"
+        "from clipkd.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print('imported:', 'torch' in sys.modules)\n"
+    )
+    words = [sys.executable, "-c", code, *command.replace("config/", f"{ROOT}/config/").split()]
+    answer = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert answer.stdout.splitlines()[-1] == "imported: False", answer.stderr
 
 
 def test_help_shows_defaults_and_examples(capsys: pytest.CaptureFixture[str]) -> None:

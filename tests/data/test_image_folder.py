@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from clipkd import datasets
 from clipkd.artifacts import write_manifest
+from clipkd.cli import main
 from clipkd.data.dataset import Dataset, prepare
 from clipkd.data.image_folder import decode
 from clipkd.errors import DataError, InputError
@@ -143,6 +144,19 @@ def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
     assert prepare(datasets.get("photos", photos), copied / "packed", photos).content == content
     folder.rename(project / "gone")
     assert prepare(datasets.get("photos", str(other)), project / "packed", str(other)).content == content
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["download photos", "thumbnails photos --side 32", "extract --dataset-name photos --teacher-model digits-vit-s --views full"],
+)
+def test_no_verb_leaves_another_folder_unused_in_silence(command: str, folder: Path, tmp_path: Path, capsys) -> None:
+    """Packed and made already, there would be nothing to do."""
+    data, other = tmp_path / "data", tmp_path / "other"
+    prepare(datasets.get("photos", str(folder)), data / "datasets" / "photos", str(folder))
+    shutil.copytree(folder, other)
+    assert main([*command.split(), "--data", str(data), "--dataset-source", str(other)]) == 2
+    assert f"'photos' was packed from {folder}, not from {other}" in capsys.readouterr().err
 
 
 def test_an_older_manifest_does_not_know_its_folder(folder: Path, tmp_path: Path) -> None:

@@ -169,6 +169,20 @@ def test_missing_runs_are_marked(tmp_path):
     assert any("INCOMPLETE: 1 of 16 runs are missing" in text for text in texts(drawn))
 
 
+def test_a_missing_dataset_is_marked_where_that_was_asked_for(study, tmp_path):
+    """As on a machine that got the runs alone: all else is drawn."""
+    from clipkd.figures import embeddings
+
+    data = tmp_path / "data"
+    shutil.copytree(study.data, data)
+    shutil.rmtree(data / "datasets")
+    with pytest.raises(DataError, match=r"no dataset at .*datasets/digits: .*add `--partial`"):
+        write_figures(study.config, study.results, data, tmp_path / "figures")
+    write_figures(study.config, study.results, data, tmp_path / "figures", partial=True)
+    found = Results.collect(study.config, study.results / "runs", data, partial=True)
+    assert any("no stored dataset †" in text for text in texts(embeddings.draw(found, "digits")))
+
+
 def outside(figure) -> list[str]:
     """Return the titles and legends that reach out of a figure, at the resolution of its PNG."""
     from clipkd.figures.style import DPI

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 import clipkd as package
 from clipkd import exports
+from clipkd.clip_names import from_transformers, to_transformers
 from clipkd.errors import DataError, InputError
-from clipkd.exports.clip_names import from_transformers, to_transformers
-from clipkd.exports.export import export
+from clipkd.export import export
 from clipkd.students import StudentSpec
 from clipkd.training.network import Student
 
@@ -198,8 +198,8 @@ def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
 
 
 def test_a_name_can_t_break_out_of_the_card(run_folder, tmp_path) -> None:
-    from clipkd.exports.card import body, front
-    from clipkd.exports.export import Source
+    from clipkd.export import Source
+    from clipkd.model_card import body, front
 
     model = package.load(run_folder)
     evil = ["<script>alert(1)</script>", "a | b\n# c", "---\nx: 1", "[k](javascript:1)", *model.classes[4:]]

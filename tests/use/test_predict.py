@@ -154,3 +154,6 @@ def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp
     assert answer.returncode == 2, answer.stderr
     assert "0, 1, 2, 3, 4, ... (10) apart" in answer.stderr
     assert "cat, dog" in answer.stderr
+    (tmp_path / "zoo").mkdir()
+    answer = here("evaluate", run_folder, "--dataset", "pets", "--dataset-source", "zoo")
+    assert (answer.returncode, "was packed from" in answer.stderr) == (2, True)

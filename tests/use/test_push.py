@@ -10,7 +10,7 @@ import pytest
 
 import clipkd as package
 from clipkd import exports
-from clipkd.exports.export import export
+from clipkd.export import export
 from tests.use.upload_server import COMMIT, Upload
 
 TOKEN = "hf_canary0123456789"

@@ -18,7 +18,7 @@ from clipkd.summary import Summary, summarise
 from clipkd.tables.table import MARKDOWN, spread
 
 if TYPE_CHECKING:
-    from clipkd.exports.export import Source
+    from clipkd.export import Source
 
 PAPER = "[arXiv 2404.06170](https://arxiv.org/abs/2404.06170)"
 MOST_CLASSES = 30
