@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-faults docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-long test-faults docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ report: install ## Write results/report.html and results/provenance.html for the
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
+test-long: install ## The tests that take long: 200 kills of a training, stopped ranks, more of DVC, ... (about 15 minutes).
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "long and not slurm"
+
 test-faults: install ## Every case of docs/faults.md, with its controls (under half an hour); then write that page.
 	CLIPKD_FAULTS=all $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/faults
 	$(BIN)/python docs/faults.py
@@ -69,9 +72,9 @@ test-slurm: install ## The workflow on a real one-node SLURM that is brought up 
 	$(BIN)/python -m tests.slurm.cluster --check
 	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m "slurm and not long"
 
-test-slurm-all: install ## Every scenario on SLURM, with its control, and 200 kills (about half an hour).
+test-slurm-all: install ## Every scenario on SLURM, with its control, and the demo (about an hour).
 	$(BIN)/python -m tests.slurm.cluster --check
-	$(BIN)/python -m pytest --numprocesses 0 tests/slurm tests/training -m "slurm or long"
+	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m slurm
 
 bench: install ## The benchmarks: about 40 minutes on two cores; then write docs/performance.md.
 	$(BIN)/python -m benchmarks

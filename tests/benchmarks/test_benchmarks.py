@@ -54,6 +54,7 @@ def test_operations_of_the_base_student() -> None:
     assert gflop(students.get("base-32")) == pytest.approx(1.92, abs=0.01)
 
 
+@pytest.mark.long
 def test_a_run_gives_every_number(tmp_path: Path) -> None:
     output = tmp_path / "cpu.json"
     output.write_text(json.dumps({"precision": {"kept": True}}))

@@ -139,7 +139,14 @@ def test_after_a_pull_only_students_are_trained_and_the_tables_are_equal(first, 
     assert second.plan() == {}, "pulling again, later, changes nothing"
 
 
-@pytest.mark.parametrize("order", [["embeddings", "datasets", "teachers"], ["datasets", "embeddings"], ["embeddings"]])
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(["embeddings", "datasets", "teachers"], marks=pytest.mark.long),
+        ["datasets", "embeddings"],
+        ["embeddings"],
+    ],
+)
 def test_the_order_of_pulls_does_not_matter(order, second):
     for name in order:
         second.run("dvc", "pull", "-R", f"data/{name}")
@@ -182,7 +189,7 @@ def cached(root: Path, file: Path) -> Path:
     return found
 
 
-@pytest.mark.parametrize("where", ["remote", "cache"])
+@pytest.mark.parametrize("where", ["remote", pytest.param("cache", marks=pytest.mark.long)])
 def test_damage_in_dvcs_keeping_is_found_and_never_trained_on(where, first, second, tmp_path):
     store = next(path for path in sorted((first.folder / "data").rglob("prototypes.npy")))
     here = second.folder / store.relative_to(first.folder)

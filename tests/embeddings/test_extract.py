@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from clipkd.embeddings.teacher import load
 from clipkd.embeddings.views import Sample, full_views, prototype_views
 from clipkd.errors import InputError
 from clipkd.layout import Layout
+from tests.warm import clipkd
 
 CPU = torch.device("cpu")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -122,11 +121,10 @@ def test_an_embedding_that_does_not_fit_the_store_is_an_error(parts, tmp_path):
 
 
 def test_the_command_line_makes_what_it_needs_once(digits_folder, vit_folder):
-    names = ["--dataset-name", "DIGITS", "--teacher-model", str(vit_folder)]
-    flags = ["--views", "sample", "--per-class", "2", "--threads", "1", "--data", str(digits_folder)]
-    command = [sys.executable, "-m", "clipkd", "extract", *names, *flags]
-    first = subprocess.run(command, capture_output=True, text=True, check=True)
-    second = subprocess.run(command, capture_output=True, text=True, check=True)
+    names = ["--dataset-name", "DIGITS", "--teacher-model", vit_folder]
+    flags = ["--views", "sample", "--per-class", 2, "--threads", 1, "--data", digits_folder]
+    first = clipkd("extract", *names, *flags)
+    second = clipkd("extract", *names, *flags)
     assert first.stdout == second.stdout
     assert "through" in first.stderr
     assert second.stderr == ""

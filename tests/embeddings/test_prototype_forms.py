@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from clipkd.layout import Layout
 from clipkd.training import losses
 from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
 from clipkd.training.network import build_student
+from tests.warm import clipkd
 
 CPU = torch.device("cpu")
 
@@ -152,8 +151,6 @@ def test_all_images_of_a_class(digits_folder, vit_folder):
 def test_a_student_trains_with_any_form(form, digits_folder, vit_folder, tmp_path):
     names = ["--dataset-name", "digits", "--teacher-model", str(vit_folder), "--student", "tiny-32"]
     flags = ["--train-type", "embed-KD", "--epochs", "1", "--batch-size", "256", "--threads", "1", "--per-class", "9"]
-    command = [sys.executable, "-m", "clipkd", "train", *names, *flags, "--data", str(digits_folder)]
-    command += ["--prototype-form", form, "--log-folder", str(tmp_path / "run")]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
+    places = ["--data", digits_folder, "--log-folder", tmp_path / "run"]
+    clipkd("train", *names, *flags, *places, "--prototype-form", form)
     assert (tmp_path / "run/metrics.json").exists()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -28,6 +25,7 @@ from clipkd.training.job import Hyperparameters, open_job, open_signal
 from clipkd.training.nearest import nearest_prototype
 from clipkd.training.signals import Prototypes
 from tests import checkpoints
+from tests.warm import clipkd
 
 import transformers  # isort: skip
 
@@ -377,8 +375,7 @@ def run(clip, digits_folder, tmp_path_factory):
     flags = ["--dataset-name", "digits", "--teacher-model", f"names={clip}:text", "--student", "tiny-32"]
     flags += ["--train-type", "embed-KD", "--epochs", 6, "--learning-rate", 3e-3, "--threads", 1]
     flags += [f"--template={text}" for text in SENTENCES]
-    command = [sys.executable, "-m", "clipkd", "train", *map(str, flags)]
-    subprocess.run(command, check=True, capture_output=True, cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    clipkd("train", *flags, cwd=root)
     return root, root / "results/runs/corrected/digits/tiny-32/names/embed-KD/seed0"
 
 
@@ -426,9 +423,8 @@ def test_predict_knows_a_class_that_was_added(run, tmp_path):
     """The real program: a class whose name is that of every image's nearest prototype wins; without it, digits win."""
     root, folder = run
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "scan.png")
-    command = [sys.executable, "-m", "clipkd", "predict", str(folder), str(tmp_path / "scan.png"), "--format", "json"]
-    command += ["--data", str(root / "data"), "--top", "11", "--add-class", "zebra"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    flags = ["--format", "json", "--data", root / "data", "--top", 11, "--add-class", "zebra"]
+    said = clipkd("predict", folder, tmp_path / "scan.png", *flags).stdout
     layout = Layout(root / "data")
     classes = open_classes.of_run(folder, layout, CPU).adding(["zebra"])
     digits = datasets.get("digits")

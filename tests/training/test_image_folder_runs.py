@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from clipkd.cells import Cell, expand
 from clipkd.errors import InputError
 from clipkd.layout import Layout
 from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from tests.warm import clipkd
 
 CPU = torch.device("cpu")
 
@@ -117,8 +115,7 @@ def test_train_types_work_on_random_crops(train_type, recipe, flowers, vit_folde
     names = ["--dataset-name", "flowers", "--dataset-source", flowers, "--teacher-model", vit_folder]
     flags = ["--train-type", train_type, "--recipe", recipe, "--student", "tiny-32", "--epochs", 1, "--batch-size", 16]
     places = ["--data", tmp_path / "data", "--log-folder", tmp_path / "run", "--per-class", 5, "--threads", 1]
-    command = [sys.executable, "-m", "clipkd", "train", *map(str, [*names, *flags, *places])]
-    subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    clipkd("train", *names, *flags, *places)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     cost = json.loads((tmp_path / "run" / "cost.json").read_text())
     assert metrics["classes"] == 3

@@ -6,10 +6,8 @@ import csv
 import itertools
 import json
 import math
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,13 +18,7 @@ from clipkd import recipes, students
 from clipkd.training.job import Hyperparameters
 from clipkd.training.network import build_student
 from clipkd.training.optimiser import adamw, learning_rate
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def clipkd(*arguments, check=True) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "clipkd", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=check, env=ENVIRONMENT)
+from tests.warm import clipkd
 
 
 def train(data: Path, folder: Path, *flags, check=True) -> subprocess.CompletedProcess:

@@ -75,7 +75,7 @@ def flags(data: Path, folder: Path, epochs: int = 2) -> list:
     return ["-m", "clipkd", "train", "--data", data, "--log-folder", folder, *cell, *numbers]
 
 
-@pytest.mark.parametrize("source", ["cached", "live"])
+@pytest.mark.parametrize("source", ["cached", pytest.param("live", marks=pytest.mark.long)])
 def test_two_ranks_train_one_student(source, digits_folder, vit_folder, tmp_path):
     teacher = ["--teacher-model", vit_folder, "--teacher-source", source]
     said = finished(torchrun(2, *flags(digits_folder, tmp_path), *teacher))
@@ -90,6 +90,7 @@ def test_two_ranks_train_one_student(source, digits_folder, vit_folder, tmp_path
     assert "nothing to do" in again
 
 
+@pytest.mark.long
 def test_ranks_that_are_stopped_go_on_with_the_same_student(digits_folder, vit_folder, tmp_path):
     teacher = ["--teacher-model", vit_folder]
     finished(torchrun(2, *flags(digits_folder, tmp_path / "whole", 8), *teacher))

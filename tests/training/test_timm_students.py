@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,6 +20,7 @@ from clipkd.training.network import build_student
 from clipkd.training.objective import objective
 from clipkd.training.optimiser import adamw
 from clipkd.vision import torchvision  # noqa: F401  (timm imports it)
+from tests.warm import clipkd
 
 import timm  # isort: skip
 
@@ -119,9 +117,7 @@ def test_a_run_is_written_resumed_and_read_back(layout, vit_folder, tmp_path):
     """A whole run as a process: its folder, its accuracy measured again from the file, its place below results/."""
     flags = ["--dataset-name", "digits", "--teacher-model", vit_folder, "--student", NAME, "--epochs", 3]
     flags += ["--train-type", "embed-KD", "--learning-rate", 3e-3, "--embed-dtype", "float32", "--threads", 1]
-    command = [sys.executable, "-m", "clipkd", "train", *map(str, flags), "--data", str(layout.data.resolve())]
-    subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path,
-                   env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    clipkd("train", *flags, "--data", layout.data.resolve(), cwd=tmp_path)
     (folder,) = (tmp_path / "results/runs/corrected/digits").glob("timm-test-resnet-r160-in1k-32/*/embed-KD/seed0")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["cell"]["student"] == NAME

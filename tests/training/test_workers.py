@@ -15,6 +15,7 @@ import pytest
 from clipkd.cli import parser
 from clipkd.errors import InputError
 from clipkd.verbs.train import cells_of
+from tests.warm import clipkd
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
@@ -29,7 +30,7 @@ def command(data: Path, folder: Path, *flags) -> list[str]:
 
 
 def train(*arguments, check: bool = True) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=check, env=ENVIRONMENT)
+    return clipkd(*command(*arguments)[3:], check=check)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,10 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.long), (signal.SIGKILL, -9)],
+)
 def test_a_signal_reaches_every_student_and_saves_it(number, code, digits_folder, tmp_path):
     """Killed itself, the command can hand nothing on: its processes notice that it is gone."""
     process, trainers = started(digits_folder, tmp_path)
