@@ -19,6 +19,8 @@ from clipkd.slurm import jobs
 
 RUNS = Path("results/runs")
 SECONDS_TO_SAVE = 900.0
+SECONDS_ALONE = 60.0
+"""How long the Snakemake of a single job may go without a process that works for it before it is taken to hang."""
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 
@@ -63,6 +65,9 @@ def call(option: str, command: list[str], *arguments: str) -> subprocess.Complet
 def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE) -> None:
     """Have trainings on this machine that outlived their main process save themselves, and wait until they ended.
 
+    The Snakemake of a single job can hang on a signal that comes while it shuts down. It has nothing to save: where
+    nothing works for it any more, it is killed.
+
     Raises:
         MachineError: one does not end.
     """
@@ -75,9 +80,17 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
             with contextlib.suppress(ProcessLookupError):  # it ended by itself
                 os.kill(holder.pid, signal.SIGTERM)
     limit = time.monotonic() + seconds
-    while alive := [str(holder) for holder in orphans if not lock.is_dead(holder)]:
-        if time.monotonic() > limit and not let_finish:
-            raise MachineError(f"{', '.join(alive)}: told to stop {seconds:.0f} s ago, and still running")
+    alone: dict[lock.Holder, float] = {}
+    while alive := [holder for holder in orphans if not lock.is_dead(holder)]:
+        now = time.monotonic()
+        alone = {holder: alone.get(holder, now) for holder in alive if is_alone(holder.pid)}
+        for holder, since in alone.items():
+            if now - since > SECONDS_ALONE:
+                say(f"{holder} does nothing and does not end: killed")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(holder.pid, signal.SIGKILL)
+        if now > limit and not let_finish:
+            raise MachineError(f"{', '.join(map(str, alive))}: told to stop {seconds:.0f} s ago, and still running")
         time.sleep(0.2)
 
 
@@ -98,13 +111,32 @@ def beginning(folder: Path) -> list[lock.Holder]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            where = (process / "cwd").readlink()
+            words, where = words_of(process), (process / "cwd").readlink()
         except OSError:  # it has ended, or is another user's
             continue
         if where == folder.resolve() and (is_training(words) or is_job(words)):
             found.append(lock.holder(int(process.name)))
     return found
+
+
+def words_of(process: Path) -> list[str]:
+    """Return the command line of a process, given its folder below /proc."""
+    return (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+
+
+def is_alone(pid: int) -> bool:
+    """Return whether a process is the Snakemake of a single job, and has no living child."""
+    try:
+        if not is_job(words_of(Path(f"/proc/{pid}"))):
+            return False
+    except OSError:
+        return False
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                return False
+    return True
 
 
 def is_training(words: list[str]) -> bool:

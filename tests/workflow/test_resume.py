@@ -190,6 +190,35 @@ def test_a_training_that_is_only_begun_is_stopped(words, is_ended, tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("let_finish", [False, True])
+@pytest.mark.parametrize(
+    ("words", "works", "is_killed"),
+    [
+        (["snakemake", "--target-jobs", "train:seed=0"], False, True),
+        (["snakemake", "--target-jobs", "train:seed=0"], True, False),
+        (["clipkd", "train"], False, False),
+    ],
+)
+def test_a_job_s_snakemake_that_hangs_is_killed(words, works, is_killed, let_finish, tmp_path, monkeypatch, capsys):
+    """It hears no SIGTERM any more. Not while something works for it, and no training: that may yet save itself."""
+    monkeypatch.setattr(resumption, "SECONDS_ALONE", 0.5)
+    code = (
+        "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('begun', flush=True); "
+    )
+    code += "subprocess.run(['sleep', '2'])" if works else "time.sleep(2)"
+    (tmp_path / words[0]).write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    waiter = threading.Thread(target=process.wait, daemon=True)
+    waiter.start()
+    resumption.end_orphans(tmp_path, let_finish, seconds=20)
+    waiter.join(5)
+    assert process.returncode == (-signal.SIGKILL if is_killed else 0)
+    assert ("does nothing and does not end: killed" in capsys.readouterr().err) == is_killed
+
+
 def test_targets_that_come_first_are_not_taken_for_what_is_cleaned_up(monkeypatch):
     from snakemake.cli import get_argument_parser
 
