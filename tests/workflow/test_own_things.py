@@ -11,6 +11,8 @@ import pytest
 from tests import checkpoints
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 
+pytestmark = pytest.mark.long
+
 CONFIG = """\
 teachers:
   eyes: {clip}:pooler
@@ -90,7 +92,6 @@ def test_nothing_is_left_to_do_and_a_new_template_makes_only_what_it_changes(fin
     assert "probe" not in jobs
 
 
-@pytest.mark.long
 def test_new_class_names_make_only_what_reads_them(finished):
     project = finished
     english = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
