@@ -51,7 +51,7 @@ report: install ## Write results/report.html and results/provenance.html for the
 test: install ## The tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-test-long: install ## The tests that take long: 200 kills of a training, stopped ranks, more of DVC, ... (about 15 minutes).
+test-long: install ## The tests that take long: 200 kills of a training, stopped ranks, more of DVC, ... (minutes).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "long and not slurm"
 
 test-faults: install ## Every case of docs/faults.md, with its controls (under half an hour); then write that page.

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -20,18 +19,13 @@ CONTEXT.set_forkserver_preload(["clipkd.cli", "clipkd.training.assignment", "cli
 
 
 def clipkd(
-    *words: object,
-    cwd: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    check: bool = True,
-    timeout: float = 300,
+    *words: object, cwd: Path | None = None, check: bool = True, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as `subprocess.run` does, with `environment` added to this process's own, on one thread."""
+    """Run a command as `subprocess.run` does; AssertionError where it fails and `check` is True, or hangs."""
     command = [str(word) for word in words]
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = CONTEXT.Process(target=work, args=(command, str(cwd or Path.cwd()), surroundings, said))
+        process = CONTEXT.Process(target=work, args=(command, str(cwd or Path.cwd()), dict(os.environ), said))
         process.start()
         process.join(timeout)
         if process.exitcode is None:

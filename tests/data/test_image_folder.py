@@ -148,7 +148,11 @@ def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["download photos", "thumbnails photos --side 32", "extract --dataset-name photos --teacher-model digits-vit-s --views full"],
+    [
+        "download photos",
+        "thumbnails photos --side 32",
+        "extract --dataset-name photos --teacher-model digits-vit-s --views full",
+    ],
 )
 def test_no_verb_leaves_another_folder_unused_in_silence(command: str, folder: Path, tmp_path: Path, capsys) -> None:
     """Packed and made already, there would be nothing to do."""
