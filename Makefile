@@ -88,6 +88,7 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python docs/config_table.py --check
 	$(BIN)/python docs/contents.py --check
 	$(BIN)/python docs/flow.py --check

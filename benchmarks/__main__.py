@@ -13,9 +13,9 @@ import torch
 from benchmarks import data_path, distillation, grid, memory, precision, stack, teacher_cost
 from benchmarks.material import TEACHERS, Material
 from benchmarks.rounds import matrix_peak
-from clipkd import device as devices
-from clipkd.artifacts import read_json, write_json
-from clipkd.runs import environment
+from clipkd.core import device as devices
+from clipkd.core.artifacts import read_json, write_json
+from clipkd.runs.folder import environment
 
 BENCHMARKS = {
     "distillation": distillation.measure,

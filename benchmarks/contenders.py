@@ -10,16 +10,17 @@ import torch
 from benchmarks.material import CLASSES, Material
 from benchmarks.peer import Images, Peer, PlainStudent
 from benchmarks.rounds import Contender
-from clipkd import datasets, stages, students
-from clipkd.cells import Cell
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training.group import take_steps
-from clipkd.training.interruption import Interruption
-from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.training.precision import Precision
-from clipkd.training.run import Run
-from clipkd.training.step import Step
+from clipkd.embeddings import prepare as stages
+from clipkd.plugins import datasets, students
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.group import take_steps
+from clipkd.runs.interruption import Interruption
+from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_signal
+from clipkd.runs.precision import Precision
+from clipkd.runs.run import Run
+from clipkd.runs.step import Step
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 RECIPE = "reference"
 """The released code's mathematics: what the peer computes too."""
@@ -27,7 +28,7 @@ RECIPE = "reference"
 
 def layout_of(material: Material) -> Layout:
     """Return the layout of a benchmark's artefacts; few images make a prototype: time does not depend on it."""
-    from clipkd.embeddings.views import Sample
+    from clipkd.spec.views import Sample
 
     return Layout(material.folder / "data", sample=Sample(per_class=2))
 
@@ -91,7 +92,7 @@ def peer_epoch(
     material: Material, dataset: str, student: str, train_type: str, batch_size: int, device: torch.device
 ) -> Contender:
     """Return the peer's epoch of a train type."""
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     import transformers  # isort: skip
 

@@ -19,12 +19,13 @@ from PIL import Image
 from benchmarks.material import Material
 from benchmarks.peer import WORKERS
 from benchmarks.rounds import Contender, interleaved
-from clipkd import stages, students
-from clipkd.cells import Cell
-from clipkd.data.held import FRACTION
-from clipkd.datasets import IMAGENET_MEAN, IMAGENET_STD
-from clipkd.layout import Layout
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.data.residency import FRACTION
+from clipkd.embeddings import prepare as stages
+from clipkd.plugins import students
+from clipkd.plugins.datasets import IMAGENET_MEAN, IMAGENET_STD
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 NAME = "imagenet-shaped"
 SIDES = (500, 375)
@@ -48,7 +49,7 @@ def save_images(folder: Path, train: int) -> Path:
 
 def peer(folder: Path, size: int, batch_size: int, device: torch.device) -> Contender:
     """Return the released protocol's epoch: files through torchvision's transforms and a `DataLoader`."""
-    from clipkd.vision import torchvision
+    from clipkd.core.vision import torchvision
 
     transforms = torchvision.transforms
     transform = transforms.Compose(

@@ -11,9 +11,9 @@ import torch
 from benchmarks.contenders import clipkd_epoch, peer_epoch
 from benchmarks.material import Material
 from benchmarks.rounds import Times, interleaved
-from clipkd import students
-from clipkd.students import StudentSpec
-from clipkd.training.precision import resolved
+from clipkd.plugins import students
+from clipkd.plugins.students import StudentSpec
+from clipkd.runs.precision import resolved
 
 LIVE_STEPS, LIVE_ROUNDS = 1, 3
 """Steps per round, and rounds at most, where a teacher runs: one step takes as long as dozens without."""

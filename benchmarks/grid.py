@@ -12,12 +12,12 @@ import torch
 from benchmarks.contenders import RECIPE, layout_of, peer_epoch
 from benchmarks.material import Material, add_dataset
 from benchmarks.rounds import Contender, interleaved
-from clipkd import stages
-from clipkd.cells import Cell
-from clipkd.errors import ClipkdError
-from clipkd.training import workers
-from clipkd.training.assignment import Assignment
-from clipkd.training.job import Hyperparameters
+from clipkd.core.errors import ClipkdError
+from clipkd.embeddings import prepare as stages
+from clipkd.runs import workers
+from clipkd.runs.assignment import Assignment
+from clipkd.runs.job import Hyperparameters
+from clipkd.spec.cells import Cell
 
 STUDENTS, ROUNDS = 4, 3
 

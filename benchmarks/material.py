@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipkd import registry
-from clipkd.datasets import CLIP_MEAN, CLIP_STD, DatasetSpec, Reading, Split
-from clipkd.fingerprint import Identity
+from clipkd.core import registry
+from clipkd.core.fingerprint import Identity
+from clipkd.plugins.datasets import CLIP_MEAN, CLIP_STD, DatasetSpec, Reading, Split
 
 NAME = "cifar-shaped"
 CLASSES = 10
@@ -59,13 +59,13 @@ def add_dataset(train: int, test: int | None = None) -> str:
         train=train,
         test=test or max(CLASSES, train // 8),
     )
-    registry.specs("clipkd.datasets")[spec.name] = spec
+    registry.specs("clipkd.plugins.datasets")[spec.name] = spec
     return spec.name
 
 
 def save_teacher(name: str, folder: Path) -> None:
     """Save a Hugging Face ViT of the shape `name` with random weights."""
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     import transformers  # isort: skip
 

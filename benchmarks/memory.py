@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.contenders import clipkd_epoch, peer_epoch
 from benchmarks.material import Material
-from clipkd.training.outcome import peak_process_memory
+from clipkd.runs.outcome import peak_process_memory
 
 STEPS = 4
 

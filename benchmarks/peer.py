@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from clipkd.datasets import CLIP_MEAN, CLIP_STD
-from clipkd.students import StudentSpec
+from clipkd.plugins.datasets import CLIP_MEAN, CLIP_STD
+from clipkd.plugins.students import StudentSpec
 
 WORKERS = 2
 WEIGHT = 0.5
@@ -28,7 +28,7 @@ class Images(Dataset):
     """Images and labels, one at a time, as PIL images through the training transform."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        from clipkd.vision import torchvision
+        from clipkd.core.vision import torchvision
 
         transforms = torchvision.transforms
         self.images, self.labels = images, labels

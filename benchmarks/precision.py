@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from benchmarks.material import Material
-from clipkd import stages
-from clipkd.cells import Cell
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training.job import Hyperparameters, open_job
-from clipkd.training.loop import train
-from clipkd.training.precision import Precision
+from clipkd.embeddings import prepare as stages
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.loop import train
+from clipkd.runs.precision import Precision
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 SEEDS, EPOCHS = 10, 12
 TEACHER, STUDENT = "digits-vit-s", "tiny-32"

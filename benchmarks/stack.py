@@ -12,8 +12,8 @@ from benchmarks.contenders import group_epoch, peer_epoch
 from benchmarks.distillation import gflop
 from benchmarks.material import Material
 from benchmarks.rounds import Contender, interleaved, matrix_peak
-from clipkd import students
-from clipkd.training.precision import Precision
+from clipkd.plugins import students
+from clipkd.runs.precision import Precision
 
 IMAGES, SIZE, ROUNDS = 50_000, 8, 3
 FORMATS: tuple[Precision, ...] = ("fp32", "bf16")

@@ -12,9 +12,9 @@ import torch
 from benchmarks.contenders import RECIPE, layout_of
 from benchmarks.material import Material
 from benchmarks.rounds import cpu_seconds
-from clipkd import stages
-from clipkd.artifacts import open_artifact, sha256
-from clipkd.cells import Cell
+from clipkd.core.artifacts import open_artifact, sha256
+from clipkd.embeddings import prepare as stages
+from clipkd.spec.cells import Cell
 
 IMAGES = 96
 """Another number than the training benchmarks', whose embeddings are there already."""

@@ -9,16 +9,17 @@ A trained student in two lines, its preprocessing included:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipkd.model import load as load
+    from clipkd.export.model import load
 
-__version__ = "0.1.0"
+from clipkd.core.version import __version__
+
 __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs torch only when it is asked for: the Snakefile imports this package in every job."""
     if name == "load":
-        from clipkd.model import load
+        from clipkd.export.model import load
 
         return load
     raise AttributeError(f"module 'clipkd' has no attribute '{name}'")

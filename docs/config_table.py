@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from generated import ROOT, main
 
-SCHEMA = ROOT / "clipkd/config.schema.yaml"
+SCHEMA = ROOT / "clipkd/spec/config.schema.yaml"
 CONFIG = ROOT / "config/config.yaml"
 SIGNS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}"}
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from generated import ROOT, main
 
-from clipkd.summary import paired_difference
+from clipkd.tables.summary import paired_difference
 
 RUNS = ROOT / "results/runs"
 STORES = ROOT / "data/embeddings/digits"

@@ -1,6 +1,6 @@
 """Write the estimated cost of the full grid into README.md: `python docs/grid_cost.py [--check]`.
 
-Counts come from config/config.yaml through clipkd.cells and clipkd.layout; floating-point operations
+Counts come from config/config.yaml through clipkd.spec.cells and clipkd.spec.layout; floating-point operations
 from the networks' sizes. The speeds are assumptions, not measurements.
 """
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from generated import ROOT, main
 
-from clipkd import config as settings
-from clipkd.cells import Cell, cacheable, expand
-from clipkd.embeddings.views import Sample
-from clipkd.estimates import TEACHER_LAYERS, student_forward, teacher_forward
-from clipkd.layout import Layout
+from clipkd.spec import config as settings
+from clipkd.spec.cells import Cell, cacheable, expand
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample
+from clipkd.workflow.estimates import TEACHER_LAYERS, student_forward, teacher_forward
 
 TEACHER_SPEED, STUDENT_SPEED = 10e12, 5e12
 """Assumed fp32 operations per second, sustained: large matrices, and a small network at batch 64."""

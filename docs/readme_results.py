@@ -10,7 +10,7 @@ from typing import Any
 
 from generated import ROOT, main
 
-from clipkd.cells import expand
+from clipkd.spec.cells import expand
 
 RESULTS = ROOT / "results"
 ACCURACY = ("accuracy-reference-last-top1", "accuracy-corrected-selected-top1")

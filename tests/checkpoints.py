@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it)
 
 import transformers  # isort: skip
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # isort: skip

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import datasets
-from clipkd.layout import Layout
+from clipkd.plugins import datasets
+from clipkd.spec.layout import Layout
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def save_vit(folder: Path, classes: int | None = None, **changes) -> None:
     """Save a small ViT, with a classifier where `classes` are given, and its image processor."""
     import torch
 
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it)
 
     import transformers  # isort: skip
 

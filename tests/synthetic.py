@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from clipkd.artifacts import building, entry_of, write_json, write_manifest, write_text
-from clipkd.cells import Cell, expand
-from clipkd.fingerprint import fingerprint
-from clipkd.identities import Hyperparameters, run_identity
-from clipkd.layout import Layout
+from clipkd.core.artifacts import building, entry_of, write_json, write_manifest, write_text
+from clipkd.core.fingerprint import fingerprint
+from clipkd.spec.cells import Cell, expand
+from clipkd.spec.identities import Hyperparameters, run_identity
+from clipkd.spec.layout import Layout
 
 CLASSES = 10
 DIMENSIONS = 16

@@ -15,7 +15,7 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # A server that the code under test started before has its own list: then processes start slower, and do the same.
-CONTEXT.set_forkserver_preload(["clipkd.cli", "clipkd.training.assignment", "clipkd.vision", "transformers"])
+CONTEXT.set_forkserver_preload(["clipkd.cli", "clipkd.runs.assignment", "clipkd.core.vision", "transformers"])
 
 
 def clipkd(

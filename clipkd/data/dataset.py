@@ -16,11 +16,21 @@ from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 
-from clipkd.artifacts import MANIFEST, Artifact, Draft, building, open_artifact, read_manifest, sha256
-from clipkd.datasets import DatasetSpec, Reading, Split
-from clipkd.errors import DataError, InputError, MachineError
-from clipkd.fingerprint import digest
-from clipkd.progress import progress, say
+from clipkd.plugins.datasets._source import refuse_other_source
+
+from clipkd.core.artifacts import (
+    MANIFEST,
+    Artifact,
+    Draft,
+    building,
+    open_artifact,
+    read_manifest,
+    sha256,
+)
+from clipkd.plugins.datasets import DatasetSpec, Reading, Split
+from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.fingerprint import digest
+from clipkd.core.progress import progress, say
 
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, SplitName] = ("train", "test")
@@ -172,29 +182,6 @@ def packed_from(spec: DatasetSpec, folder: Path, source: str | None) -> dict[str
     # Both: a project that is copied as a whole takes its images along, and images elsewhere stay where they are.
     path = origin.resolve()
     return {"source": {"path": str(path), "from_here": os.path.relpath(path, folder.resolve())}}
-
-
-def refuse_other_source(spec: DatasetSpec, packed: Path, source: str | None) -> None:
-    """Raise InputError where `source` is another folder than the dataset that lies in `packed` was packed from.
-
-    Only where both are there: packed data are used without the originals too, as DVC brings them. A damaged dataset
-    is packed again, and refused here no more than an absent one.
-    """
-    given = spec.folder(source)
-    if given is None or not os.path.isdir(given) or not (packed / MANIFEST).exists():
-        return
-    try:
-        fact = read_manifest(packed)["facts"].get("source")  # older manifests have no such fact
-    except DataError:
-        return
-    if fact is None or not os.path.isdir(fact["path"]):
-        return
-    same = (Path(fact["path"]), packed.resolve() / fact["from_here"], packed)
-    if not any(os.path.isdir(path) and path.samefile(given) for path in same):
-        raise InputError(
-            f"dataset '{spec.name}' was packed from {fact['path']}, not from {given}: remove {packed} to pack it "
-            "again, or give the folder another name"
-        )
 
 
 def check(spec: DatasetSpec, reading: Reading) -> None:

@@ -9,10 +9,10 @@ from typing import TextIO
 
 import numpy as np
 
-from clipkd.data.ahead import ahead
-from clipkd.data.image_folder import MOST_THREADS, cores
+from clipkd.core.prefetch import ahead
+from clipkd.core.images import MOST_THREADS, cores
 from clipkd.data.preprocessing import Preprocessing
-from clipkd.errors import DataError, InputError
+from clipkd.core.errors import DataError, InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 """What counts as an image in a folder; a file that is named itself may be called anything."""

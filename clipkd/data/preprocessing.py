@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipkd.data.image_folder import MOST_PIXELS, decode, shrunk, to_rgb
+from clipkd.core.images import MOST_PIXELS, decode, shrunk, to_rgb
 from clipkd.data.pixels import normalised, planes, square, unit
-from clipkd.datasets import DatasetSpec
-from clipkd.errors import InputError
+from clipkd.plugins.datasets import DatasetSpec
+from clipkd.core.errors import InputError
 
 Picture = str | Path | Image.Image | np.ndarray
 """An image file, a PIL image, or pixels, uint8 [H, W, 3]."""

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipkd.artifacts import Artifact, building
-from clipkd.data.ahead import ahead
+from clipkd.core.artifacts import Artifact, building
+from clipkd.core.prefetch import ahead
 from clipkd.data.dataset import Dataset, Ragged, write_even, write_ragged
-from clipkd.data.image_folder import MOST_THREADS, cores
+from clipkd.core.images import MOST_THREADS, cores
 from clipkd.data.pixels import square
-from clipkd.fingerprint import Identity
-from clipkd.progress import progress
+from clipkd.core.fingerprint import Identity
+from clipkd.core.progress import progress
 
 
 @dataclass(frozen=True)

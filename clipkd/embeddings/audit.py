@@ -9,13 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from clipkd.artifacts import MANIFEST, open_artifact, read_manifest
+from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
+from clipkd.core.fingerprint import fingerprint
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.extract import looked_at, showings
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
-from clipkd.embeddings.views import POOLING, PROTOCOL, Precision, Sample, ViewSet, embeddings_identity
-from clipkd.fingerprint import fingerprint
+from clipkd.spec.views import (
+    POOLING,
+    PROTOCOL,
+    Precision,
+    Sample,
+    ViewSet,
+    embeddings_identity,
+)
 
 LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
 MOST_ERROR = {"float32": 0.02, "float16": 0.1, "bfloat16": 0.5}

@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipkd import device as devices
-from clipkd.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
+from clipkd.core import device as devices
+from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.progress import progress, say
 from clipkd.data.boxes import random_boxes, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
-from clipkd.data.held import Streamed
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
+from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
 from clipkd.embeddings.speed import gflop, matrix_peak
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
-from clipkd.embeddings.views import REPLAY_SEED, Sample, ViewSet
-from clipkd.errors import DataError, InputError
-from clipkd.layout import Embeddings
-from clipkd.progress import progress, say
+from clipkd.spec.layout import Embeddings
+from clipkd.spec.views import REPLAY_SEED, Sample, ViewSet
 
 Shard = tuple[int, int]
 

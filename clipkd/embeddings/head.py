@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkd.artifacts import building, open_artifact, write_array
+from clipkd.core.artifacts import building, open_artifact, write_array
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.progress import say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
-from clipkd.errors import DataError, InputError
-from clipkd.layout import Embeddings
-from clipkd.progress import say
+from clipkd.spec.layout import Embeddings
 
 STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5)
 """L2 penalties that the validation split chooses from."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from clipkd.artifacts import MANIFEST, Artifact, building, open_artifact
-from clipkd.errors import DataError
-from clipkd.fingerprint import Identity
-from clipkd.layout import Embeddings
-from clipkd.progress import say
+from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import Identity
+from clipkd.core.progress import say
+from clipkd.spec.layout import Embeddings
 
 VIEWS = 4096
 """Views of a part at most: what a killed extraction loses."""

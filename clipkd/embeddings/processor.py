@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkd.artifacts import Artifact, read_json
+from clipkd.core.artifacts import Artifact, read_json
+from clipkd.core.errors import DataError, InputError
 from clipkd.data.pixels import normalised
-from clipkd.errors import DataError, InputError
-from clipkd.teachers import TeacherSpec
+from clipkd.plugins.teachers import TeacherSpec
 
 FILTERS = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of the filters that are followed."""

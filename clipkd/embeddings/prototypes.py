@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipkd import prototype_forms
-from clipkd.artifacts import building, open_artifact
+from clipkd.core.artifacts import building, open_artifact
 from clipkd.embeddings.vectors import Vectors
-from clipkd.layout import Embeddings
+from clipkd.plugins import prototype_forms
+from clipkd.spec.layout import Embeddings
 
 
 def write_prototypes(store: Embeddings, form: str) -> None:

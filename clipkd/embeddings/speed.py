@@ -1,7 +1,7 @@
 """A teacher's pass at the machine's speed: the same function, less work and faster products.
 
 - Where nothing reads the last block's tokens but the class token's, only that one is computed there.
-- Linear layers are those of clipkd.training.linear: by oneDNN where that is faster.
+- Linear layers are those of clipkd.core.linear: by oneDNN where that is faster.
 
 Both are checked on a probe batch after loading; what is not equal there is left as it was, aloud.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipkd.progress import say
-from clipkd.training.linear import Linear, linear
+from clipkd.core.linear import Linear, linear
+from clipkd.core.progress import say
 
 NORMS = ("layernorm_before", "norm1")
 """What architectures call the normalisation before a block's attention."""

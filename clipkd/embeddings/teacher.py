@@ -12,15 +12,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from clipkd.artifacts import Artifact, open_artifact, read_json
+from clipkd.core.artifacts import Artifact, open_artifact, read_json
+from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.data.pixels import enlarged, normalised
-from clipkd.embeddings.checkpoint import check_weights
 from clipkd.embeddings.families import FAMILIES, POOLER, Family
 from clipkd.embeddings.processor import Processor, processor
 from clipkd.embeddings.speed import speed_up
-from clipkd.embeddings.views import Precision
-from clipkd.errors import DataError, InputError, MachineError
-from clipkd.teachers import TeacherSpec
+from clipkd.embeddings.teacher_checkpoint import check_weights
+from clipkd.plugins.teachers import TeacherSpec
+from clipkd.spec.views import Precision
 
 
 @dataclass
@@ -145,7 +145,7 @@ def family_of(spec: TeacherSpec, config: dict[str, Any]) -> Family:
 
 def load_model(artifact: Artifact, family: Family, spec: TeacherSpec) -> tuple[nn.Module, nn.Linear | None]:
     """Return the encoder and, where the checkpoint has one on its class token, its classifier."""
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     import transformers  # isort: skip
 

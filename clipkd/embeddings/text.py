@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from clipkd import device as devices
-from clipkd.artifacts import Artifact, building, open_artifact, read_json
+from clipkd.core import device as devices
+from clipkd.core.artifacts import Artifact, building, open_artifact, read_json
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
-from clipkd.embeddings.checkpoint import check_weights
-from clipkd.embeddings.prompts import prompts
 from clipkd.embeddings.teacher import complain
+from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.embeddings.text_families import FAMILIES, POSITIONS, TextFamily
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
-from clipkd.embeddings.views import Prompts
-from clipkd.errors import DataError, InputError
-from clipkd.layout import Embeddings
-from clipkd.progress import progress, say
-from clipkd.teachers import TeacherSpec
+from clipkd.plugins.teachers import TeacherSpec
+from clipkd.spec.layout import Embeddings
+from clipkd.spec.prompts import prompts
+from clipkd.spec.views import Prompts
 
 BATCH = 64
 
@@ -98,7 +98,7 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
         DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or not finite.
         InputError: the checkpoint is of another family.
     """
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     import transformers  # isort: skip
     from tokenizers import Tokenizer  # isort: skip

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkd.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
-from clipkd.class_names import ClassNames
+from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import Identity, canonical
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.audit import BATCH, Verdict, compared, deviation_of
-from clipkd.embeddings.prompts import prompts
 from clipkd.embeddings.text import TextTower
 from clipkd.embeddings.vectors import Vectors
-from clipkd.embeddings.views import PROTOCOL, Prompts
-from clipkd.errors import DataError
-from clipkd.fingerprint import Identity, canonical
-from clipkd.teachers import TeacherSpec
+from clipkd.plugins.teachers import TeacherSpec
+from clipkd.spec.class_names import ClassNames
+from clipkd.spec.prompts import prompts
+from clipkd.spec.views import PROTOCOL, Prompts
 
 
 def text_stores(folder: Path, dataset: Dataset, teacher: TeacherSpec) -> Iterator[tuple[Path, Identity]]:

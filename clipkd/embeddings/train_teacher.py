@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipkd.artifacts import building, write_json
+from clipkd.core.artifacts import building, write_json
+from clipkd.core.errors import InputError
+from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import enlarged, normalised, planes, squares, unit
 from clipkd.embeddings.head import accuracy
-from clipkd.errors import InputError
-from clipkd.progress import progress, say
-from clipkd.teachers import TrainedTeacher
+from clipkd.plugins.teachers import TrainedTeacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,7 +74,7 @@ def known(value: Value | None) -> Value:
 
 def build(spec: TrainedTeacher) -> PreTrainedModel:
     """Return a fresh ViT of the teacher's sizes, without a pooler."""
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     from transformers import ViTConfig, ViTModel, utils  # isort: skip
 

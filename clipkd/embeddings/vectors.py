@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkd.artifacts import Artifact
+from clipkd.core.artifacts import Artifact
 
 HIGHEST = 32767
 """Codes lie in -HIGHEST to HIGHEST."""

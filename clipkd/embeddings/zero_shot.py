@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from clipkd import teachers
-from clipkd.artifacts import MANIFEST, open_artifact, read_json
-from clipkd.cells import Cell
+from clipkd.core.artifacts import MANIFEST, open_artifact, read_json
+from clipkd.core.errors import DataError
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.text_families import FAMILIES
 from clipkd.embeddings.vectors import Vectors
-from clipkd.errors import DataError
-from clipkd.layout import Embeddings, Layout
-from clipkd.teachers import FILES, FolderTeacher, TeacherSpec
+from clipkd.plugins import teachers
+from clipkd.plugins.teachers import FILES, FolderTeacher, TeacherSpec
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Embeddings, Layout
 
 ROWS = 8192
 """Images per piece, so that memory does not grow with the dataset."""

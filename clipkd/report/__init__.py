@@ -7,14 +7,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from clipkd import __version__
-from clipkd.artifacts import write_text
-from clipkd.comparisons import Comparison, comparisons
-from clipkd.errors import DataError
-from clipkd.figures import figures
+from clipkd.core.artifacts import write_text
+from clipkd.core.errors import DataError
+from clipkd.core.version import __version__
 from clipkd.report import markup, overview
-from clipkd.results import Results, dataset_title, train_types, values
+from clipkd.report.figures import figures as figures_of
 from clipkd.tables import made
+from clipkd.tables.comparisons import Comparison, comparisons
+from clipkd.tables.results import Results, dataset_title, train_types, values
 
 TITLE = "CLIP-Embed-KD, measured"
 PROVENANCE = "provenance.html"
@@ -61,7 +61,7 @@ def pictures(found: Results, folder: Path, drawing: str) -> dict[str, list[str]]
     """Return kind of figure -> its figures, ready to be put in."""
     ready: dict[str, list[str]] = {kind: [] for kind in CAPTIONS}
     datasets = values(found.cells, "dataset")
-    for stem, (kind, *what) in figures(found.config).items():
+    for stem, (kind, *what) in figures_of(found.config).items():
         path = folder / f"{stem}.svg"
         if not path.is_file():
             raise DataError(f"figure {path} is missing; make it with `{drawing}`")

@@ -6,12 +6,24 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from clipkd import recipes
-from clipkd.cells import NO_TEACHER
-from clipkd.comparisons import Comparison
-from clipkd.records import Fields
-from clipkd.report.markup import Field, answer, bar, facts, field, interval, notes, paragraph, table
-from clipkd.results import (
+from clipkd.plugins import recipes
+from clipkd.report.markup import (
+    Field,
+    answer,
+    bar,
+    facts,
+    field,
+    interval,
+    notes,
+    paragraph,
+    table,
+)
+from clipkd.runs.record import Fields
+from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables import KINDS, METRICS
+from clipkd.tables.accuracy import best_mean, entry, group
+from clipkd.tables.comparisons import Comparison
+from clipkd.tables.results import (
     BASELINE,
     Results,
     accuracy_cells,
@@ -24,8 +36,6 @@ from clipkd.results import (
     values,
     where,
 )
-from clipkd.tables import KINDS, METRICS
-from clipkd.tables.accuracy import best_mean, entry, group
 from clipkd.tables.table import NOTHING, Column, Entry, spread
 from clipkd.tables.teacher_matters import plus
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clipkd.cells import expand
-from clipkd.leftovers import remove_leftovers
-from clipkd.results import Results, values
+from clipkd.spec.cells import expand
+from clipkd.tables.cleanup import remove_leftovers
+from clipkd.tables.results import Results, values
 from clipkd.tables.table import Table
 
 FORMATS = ("csv", "md", "tex", "html")
@@ -25,7 +25,7 @@ KINDS = {
 
 def table_stems(config: dict[str, Any]) -> list[str]:
     """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run."""
-    from clipkd import recipes
+    from clipkd.plugins import recipes
 
     chosen = {"validation": "selected", "test": "best-test"}
     kinds = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from clipkd.cells import NO_TEACHER, Cell
-from clipkd.results import (
+from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.tables.results import (
     Results,
     accuracy_cells,
     dataset_title,
@@ -15,8 +15,15 @@ from clipkd.results import (
     values,
     where,
 )
-from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute, spread
-from clipkd.teacher_facts import Head, needs_full, needs_head
+from clipkd.tables.table import (
+    NOTHING,
+    Column,
+    Entry,
+    Table,
+    attribute,
+    spread,
+)
+from clipkd.tables.teacher_stats import Head, needs_full, needs_head
 
 FAILED = "failed"
 """Stands where every run of a cell stopped on a number that is not finite."""

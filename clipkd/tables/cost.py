@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipkd.costs import CostRow, cached_of, cost_rows, slower
-from clipkd.results import Results, dataset_title, teacher_titles
-from clipkd.summary import Summary
-from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute, significant
+from clipkd.tables.cost_rows import CostRow, cached_of, cost_rows, slower
+from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.summary import Summary
+from clipkd.tables.table import (
+    NOTHING,
+    Column,
+    Entry,
+    Table,
+    attribute,
+    significant,
+)
 
 COLUMNS = [
     *(

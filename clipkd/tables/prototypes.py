@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipkd import recipes
-from clipkd.cells import Cell
-from clipkd.results import Results, accuracy_cells, dataset_title, headline, teacher_names, teacher_titles
-from clipkd.summary import Summary, summarise
-from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute, spread
+from clipkd.plugins import recipes
+from clipkd.spec.cells import Cell
+from clipkd.tables.results import (
+    Results,
+    accuracy_cells,
+    dataset_title,
+    headline,
+    teacher_names,
+    teacher_titles,
+)
+from clipkd.tables.summary import Summary, summarise
+from clipkd.tables.table import (
+    NOTHING,
+    Column,
+    Entry,
+    Table,
+    attribute,
+    spread,
+)
 
 COLUMNS = [
     *(Column(title, is_number=False) for title in ("Recipe", "Dataset", "Student", "Teacher", "Train type")),

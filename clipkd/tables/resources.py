@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipkd import recipes
-from clipkd.costs import GIGABYTE, CostRow, cost_rows
-from clipkd.published import FIGURE, HARDWARE, MEMORY_CLAIM, TIME_CLAIM, TRAIN_TYPES, Published
-from clipkd.results import Results, dataset_title, headline, teacher_titles, where
-from clipkd.summary import Summary
-from clipkd.tables.table import NOTHING, Column, Entry, Table, significant, spread
+from clipkd.plugins import recipes
+from clipkd.tables.cost_rows import GIGABYTE, CostRow, cost_rows
+from clipkd.tables.published import (
+    FIGURE,
+    HARDWARE,
+    MEMORY_CLAIM,
+    TIME_CLAIM,
+    TRAIN_TYPES,
+    Published,
+)
+from clipkd.tables.results import Results, dataset_title, headline, teacher_titles, where
+from clipkd.tables.summary import Summary
+from clipkd.tables.table import (
+    NOTHING,
+    Column,
+    Entry,
+    Table,
+    significant,
+    spread,
+)
 
 COLUMNS = [
     Column("", is_number=False),

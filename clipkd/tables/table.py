@@ -11,9 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from clipkd.artifacts import write_text
-from clipkd.results import MARK
-from clipkd.summary import Summary
+from clipkd.core.artifacts import write_text
+from clipkd.tables.results import MARK
+from clipkd.tables.summary import Summary
 
 NOTHING = "–"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipkd.comparisons import Comparison, comparisons, signed
-from clipkd.results import Results, dataset_title, teacher_names, teacher_titles
+from clipkd.tables.comparisons import Comparison, comparisons, signed
+from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
 from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute
 
 COLUMNS = [

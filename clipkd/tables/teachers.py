@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipkd.cells import Cell
-from clipkd.results import Results, dataset_title, teacher_names, teacher_titles, values, where
-from clipkd.tables.table import NOTHING, Column, Entry, Table, attribute, significant
-from clipkd.teacher_facts import Extraction, needs_full, needs_head, needs_sample
+from clipkd.spec.cells import Cell
+from clipkd.tables.results import (
+    Results,
+    dataset_title,
+    teacher_names,
+    teacher_titles,
+    values,
+    where,
+)
+from clipkd.tables.table import (
+    NOTHING,
+    Column,
+    Entry,
+    Table,
+    attribute,
+    significant,
+)
+from clipkd.tables.teacher_stats import Extraction, needs_full, needs_head, needs_sample
 
 SETS = {"full": "Embeddings of every image", "sample": "Embeddings for prototypes"}
 COLUMNS = [

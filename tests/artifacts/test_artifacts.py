@@ -19,9 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipkd.artifacts import MANIFEST, building, open_artifact, read_json, write_json, written_aside
-from clipkd.errors import DataError
-from clipkd.fingerprint import differences, digest, fingerprint
+from clipkd.core.artifacts import (
+    MANIFEST,
+    building,
+    open_artifact,
+    read_json,
+    write_json,
+    written_aside,
+)
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import differences, digest, fingerprint
 from tests.artifacts.writer import IDENTITY, arrays
 
 ROOT = Path(__file__).parents[2]

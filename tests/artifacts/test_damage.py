@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import artifacts, cells, stages, verified
-from clipkd.artifacts import open_artifact
 from clipkd.cli import main
-from clipkd.embeddings.views import Sample
-from clipkd.errors import DataError
-from clipkd.layout import Layout
+from clipkd.core import artifacts, verified
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError
+from clipkd.embeddings import prepare as stages
+from clipkd.spec import cells
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample
 
 CPU = torch.device("cpu")
 FLIPS, TRUNCATIONS = 1000, 200

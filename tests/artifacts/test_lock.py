@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import lock
-from clipkd.errors import MachineError
+from clipkd.core import lock
+from clipkd.core.errors import MachineError
 
 HERE = lock.this_process()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkd.artifacts import building
+from clipkd.core.artifacts import building
 
 IDENTITY = {"made": "by writer.py", "numbers": [1, 2]}
 

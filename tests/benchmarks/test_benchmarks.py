@@ -15,8 +15,8 @@ from benchmarks import precision, stack
 from benchmarks.distillation import gflop
 from benchmarks.material import Material
 from benchmarks.peer import PlainStudent, loss_of
-from clipkd import methods, recipes, students
-from clipkd.training.network import build_student
+from clipkd.plugins import methods, recipes, students
+from clipkd.plugins.students._vit import build_student
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = ("embed-KD", "teacher-KD", "vanilla")

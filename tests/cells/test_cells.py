@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from clipkd import teachers
-from clipkd.cells import Cell, expand
-from clipkd.config import load, schema
-from clipkd.embeddings.views import Sample
-from clipkd.errors import InputError
-from clipkd.layout import Embeddings, Layout
+from clipkd.core.errors import InputError
+from clipkd.plugins import teachers
+from clipkd.spec.cells import Cell, expand
+from clipkd.spec.config import load, schema
+from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.views import Sample
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = schema()
@@ -303,8 +303,10 @@ def test_expanding_leaves_the_config_alone() -> None:
 def test_what_the_snakefile_reads_imports_no_torch() -> None:
     code = (
         "import sys, json\n"
-        "from clipkd import cells, config, datasets, figures, layout, methods, recipes, students, tables, teachers\n"
-        "from clipkd.training import PROTOCOL\n"
+        "from clipkd.plugins import datasets, methods, recipes, students, teachers\n"
+        "from clipkd.spec import cells, config, layout\n"
+        "from clipkd import tables; from clipkd.report import figures\n"
+        "from clipkd.spec.protocol import PROTOCOL\n"
         "grid = json.loads(sys.stdin.read())\n"
         "found, _ = cells.expand(grid)\n"
         "place = layout.Layout()\n"

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from clipkd import cells, estimates, students
-from clipkd.layout import Layout
+from clipkd.plugins import students
+from clipkd.spec import cells
+from clipkd.spec.layout import Layout
+from clipkd.workflow import estimates
 
 CELL = cells.Cell("corrected", "cifar100", "base-32", "none", "supervised", 0, epochs=200)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import datasets, methods, recipes, students, teachers
-from clipkd.artifacts import write_manifest
 from clipkd.cli import main
+from clipkd.core.artifacts import write_manifest
+from clipkd.plugins import datasets, methods, recipes, students, teachers
 
 ROOT = Path(__file__).resolve().parents[2]
 Answer = subprocess.CompletedProcess[str]

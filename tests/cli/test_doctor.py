@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import doctor
+from clipkd.workflow import doctor
 
 CLIPKD = [sys.executable, "-m", "clipkd"]
 

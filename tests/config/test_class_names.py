@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import class_names
-from clipkd.config import load, schema
-from clipkd.errors import InputError
-from clipkd.layout import Layout
+from clipkd.core.errors import InputError
+from clipkd.spec import class_names
+from clipkd.spec.config import load, schema
+from clipkd.spec.layout import Layout
 
 BASE = Path(__file__).parents[2] / "config/config.yaml"
 CLASSES = ["n01440764", "n01443537", "n02123045"]

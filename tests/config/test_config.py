@@ -14,10 +14,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipkd.artifacts import write_manifest
-from clipkd.config import Source, load, schema
-from clipkd.errors import InputError
-from clipkd.students import StudentSpec
+from clipkd.core.artifacts import write_manifest
+from clipkd.core.errors import InputError
+from clipkd.plugins.students import StudentSpec
+from clipkd.spec.config import Source, load, schema
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/config.yaml"

@@ -16,7 +16,7 @@ from tests.loopback import Loopback
 
 import numpy as np
 
-from clipkd.datasets.cifar import Cifar
+from clipkd.plugins.datasets.cifar import Cifar
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ SIZES = {"landscape": (60, 80), "thumbnail": (32, 43), "long": (30, 300), "tall"
 
 def theirs(height: int, width: int) -> np.ndarray:
     """Return boxes that torchvision draws one by one [DRAWS, 4]."""
-    from clipkd.vision import torchvision
+    from clipkd.core.vision import torchvision
 
     torch.manual_seed(1)
     image = torch.zeros(3, 1, 1).expand(3, height, width)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipkd import datasets
+from clipkd.plugins import datasets
 from clipkd.data.dataset import Dataset, prepare
-from clipkd.errors import DataError, InputError, MachineError
+from clipkd.core.errors import DataError, InputError, MachineError
 from tests.data.servers import Fault, Member, Site, SmallCifar, small_cifar, tar_gz, untar
 
 
@@ -51,7 +51,7 @@ def test_over_http_then_from_the_disk(cifar10: SmallCifar, site: Site, tmp_path:
 def test_cut_download_is_resumed(
     cifar10: SmallCifar, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipkd.data.download.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("clipkd.core.download.FIRST_WAIT", 0.01)
     site.files["/cifar-10-binary.tar.gz"] = cifar10.archive
     site.faults["/cifar-10-binary.tar.gz"] += [Fault(cut_after=200_000), Fault(status=503)]
     check(prepare(cifar10.spec, tmp_path / "cifar10", site.url), cifar10)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from clipkd import datasets
+from clipkd.plugins import datasets
 from clipkd.data.dataset import Dataset, open_dataset, prepare
-from clipkd.datasets import DatasetSpec, Reading, Split
-from clipkd.errors import DataError, MachineError
-from clipkd.fingerprint import Identity
+from clipkd.plugins.datasets import DatasetSpec, Reading, Split
+from clipkd.core.errors import DataError, MachineError
+from clipkd.core.fingerprint import Identity
 
 DIGITS = datasets.get("digits")
 
@@ -136,9 +136,9 @@ def test_no_torch_and_no_room(tmp_path: Path) -> None:
     script = """
 import resource, sys
 from pathlib import Path
-from clipkd import datasets
+from clipkd.plugins import datasets
 from clipkd.data.dataset import prepare
-from clipkd.errors import MachineError
+from clipkd.core.errors import MachineError
 folder = Path(sys.argv[1])
 prepare(datasets.get("digits"), folder / "roomy")
 assert "torch" not in sys.modules

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import requests
 
-from clipkd.data import download as module
-from clipkd.data.download import Checksum, Courier, download
-from clipkd.errors import DataError, InputError, MachineError
+from clipkd.core import download as module
+from clipkd.core.download import Checksum, Courier, download
+from clipkd.core.errors import DataError, InputError, MachineError
 from tests.data.servers import Fault, Site
 
 FILE = np.random.default_rng(0).bytes(3_000_000)
@@ -287,7 +287,7 @@ def test_unwritable_place(served: Site, tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from clipkd.data.download import Checksum, download
+from clipkd.core.download import Checksum, download
 download(sys.argv[1], Path(sys.argv[2]), Checksum("sha256", sys.argv[3]), "")
 """
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd.data import held as module
+from clipkd.data import residency as module
 from clipkd.data.dataset import Ragged
-from clipkd.data.held import FRACTION, Resident, Streamed, held
-from clipkd.errors import InputError
+from clipkd.data.residency import FRACTION, Resident, Streamed, held
+from clipkd.core.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ def test_an_error_while_reading_is_raised_where_the_batch_is_due():
 GROWTH = """
 import json, sys
 import numpy as np, torch
-from clipkd.data.held import Streamed
+from clipkd.data.residency import Streamed
 from clipkd.data.resampling import resized
 
 torch.set_num_threads(1)

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from clipkd import datasets
-from clipkd.artifacts import write_manifest
+from clipkd.plugins import datasets
+from clipkd.core.artifacts import write_manifest
 from clipkd.cli import main
 from clipkd.data.dataset import Dataset, prepare
-from clipkd.data.image_folder import decode
-from clipkd.errors import DataError, InputError
+from clipkd.core.images import decode
+from clipkd.core.errors import DataError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_no_defined_range(tmp_path: Path) -> None:
 def test_torchvision_imports_beside_any_torch() -> None:
     """In a fresh process: torchvision and transformers import, whichever of the two wheels are CUDA builds."""
     script = """
-from clipkd.vision import torchvision
+from clipkd.core.vision import torchvision
 import torch
 from torchvision import datasets, transforms, models
 from transformers import ViTModel

@@ -15,16 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd import datasets, stages
-from clipkd.cells import Cell
+from clipkd.plugins import datasets
+from clipkd.embeddings import prepare as stages
+from clipkd.spec.cells import Cell
 from clipkd.data.dataset import prepare
-from clipkd.datasets.torchvision_source import KNOWN
-from clipkd.errors import DataError, InputError, MachineError
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training.job import Hyperparameters, open_job
-from clipkd.training.loop import train
-from clipkd.vision import torchvision
+from clipkd.plugins.datasets.torchvision_source import KNOWN
+from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.spec.layout import Layout
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.loop import train
+from clipkd.core.vision import torchvision
 from tests.embeddings.hub_server import Hub, Repository
 
 COMMIT = "c0ffee" + "0" * 34

@@ -42,7 +42,7 @@ def test_values_are_pils_to_the_last_bit(size):
 
 
 def test_values_are_torchvisions_to_a_level():
-    from clipkd.vision import torchvision  # noqa: F401
+    from clipkd.core.vision import torchvision  # noqa: F401
 
     from torchvision.transforms.v2 import functional  # isort: skip
 

@@ -9,15 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd import artifacts, datasets, stages
-from clipkd.artifacts import open_artifact
-from clipkd.cells import Cell
+from clipkd.core import artifacts
+from clipkd.plugins import datasets
+from clipkd.embeddings import prepare as stages
+from clipkd.core.artifacts import open_artifact
+from clipkd.spec.cells import Cell
 from clipkd.cli import main
 from clipkd.data import dataset as packed
 from clipkd.data.thumbnails import open_thumbnails, thumbnail_sizes
-from clipkd.errors import DataError
-from clipkd.layout import Layout
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.core.errors import DataError
+from clipkd.spec.layout import Layout
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
 from tests.photos import save_photos
 
 
@@ -32,7 +34,7 @@ def made(tmp_path_factory):
 
 
 def test_they_are_torchvisions_resize_and_pils_squares(made):
-    from clipkd.vision import torchvision
+    from clipkd.core.vision import torchvision
 
     spec, layout = made
     dataset = packed.open_dataset(spec, layout.dataset(spec))
@@ -58,7 +60,7 @@ def test_they_are_torchvisions_resize_and_pils_squares(made):
 
 @pytest.mark.parametrize("size", [(33, 47), (100, 31), (32, 32), (1, 3), (375, 500), (500, 333)])
 def test_sizes_are_torchvisions(size):
-    from clipkd.vision import torchvision
+    from clipkd.core.vision import torchvision
 
     resized = torchvision.transforms.Resize(32)(Image.new("RGB", size[::-1]))
     assert thumbnail_sizes(np.array([size]), 32).tolist() == [list(resized.size[::-1])]
@@ -92,7 +94,7 @@ def test_training_wants_no_packed_images_where_thumbnails_are_there(made, tmp_pa
 def test_a_large_dataset_is_hashed_once_on_a_machine(made, tmp_path, monkeypatch):
     spec, layout = made
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("clipkd.verified.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("clipkd.core.verified.RACY_SECONDS", 0.0)
     hashed = []
     real = artifacts.sha256
     monkeypatch.setattr(artifacts, "sha256", lambda path: hashed.append(path) or real(path))

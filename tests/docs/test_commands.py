@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipkd import config as settings
-from clipkd.errors import InputError
+from clipkd.core.errors import InputError
+from clipkd.spec import config as settings
 from tests.docs.blocks import Block, Command, blocks, commands, page_commands
 from tests.docs.conftest import ROOT, Reader
 

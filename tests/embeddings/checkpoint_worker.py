@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clipkd import teachers
-from clipkd.embeddings.checkpoint import fetch, pin
-from clipkd.errors import ClipkdError
+from clipkd.core.errors import ClipkdError
+from clipkd.embeddings.teacher_checkpoint import fetch, pin
+from clipkd.plugins import teachers
 
 
 def run(command: dict[str, Any]) -> Any:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import artifacts, cells, class_names, stages
 from clipkd.cli import main
-from clipkd.embeddings.views import Sample
-from clipkd.layout import Layout
+from clipkd.core import artifacts
+from clipkd.embeddings import prepare as stages
+from clipkd.spec import cells, class_names
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample
 from tests import checkpoints
 from tests.conftest import save_vit
 

@@ -18,12 +18,13 @@ import torch
 from safetensors.torch import load, save
 
 import clipkd
-from clipkd import teachers
-from clipkd.artifacts import open_artifact
-from clipkd.datasets.hub import from_source
-from clipkd.embeddings import checkpoint
-from clipkd.errors import DataError, InputError, MachineError
-from clipkd.teachers import FILES, FolderTeacher, HubTeacher
+from clipkd.core import hub_client
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.embeddings import teacher_checkpoint as checkpoint
+from clipkd.plugins import teachers
+from clipkd.plugins.datasets.hub import from_source
+from clipkd.plugins.teachers import FILES, FolderTeacher, HubTeacher
 from tests.embeddings.hub_server import Hub, Repository
 
 ROOT = Path(clipkd.__file__).parents[1]
@@ -40,7 +41,7 @@ PROCESSOR = {
 @pytest.fixture(scope="module")
 def vit() -> Any:
     """A ViT of one layer."""
-    from clipkd.vision import torchvision  # noqa: F401
+    from clipkd.core.vision import torchvision  # noqa: F401
 
     from transformers import ViTConfig, ViTModel  # isort: skip
 
@@ -316,7 +317,7 @@ def test_pin(hub: Hub, worker: Worker, files: dict[str, bytes]) -> None:
     lock = worker.home / teachers.LOCK
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(json.dumps({"another": {"revision": "b" * 40, "weights_sha256": None}}))
-    spec = teachers.specs("clipkd.teachers")["vit-b32-in21k"]
+    spec = teachers.specs("clipkd.plugins.teachers")["vit-b32-in21k"]
     assert spec.revision is None
     expected = {"revision": COMMIT, "weights_sha256": sha256(files["model.safetensors"]).hexdigest()}
     hub.repositories[spec.hub_id] = Repository(COMMIT, files)
@@ -364,7 +365,7 @@ def test_offline(tmp_path: Path) -> None:
 def test_a_dataset_out_of_reach_is_named_with_its_source() -> None:
     spec = from_source("beans", f"farm/beans@{COMMIT}?label=kind&size=24")
     assert from_source("beans", spec.source.removeprefix("hub:")) == spec
-    message = checkpoint.out_of_reach(spec, "the list of files", ConnectionError(), "download")
+    message = hub_client.out_of_reach(spec, "the list of files", ConnectionError(), "download")
     assert "the list of files of farm/beans is not on this machine" in message
     assert message.endswith(f"clipkd download beans --dataset-source 'hub:farm/beans@{COMMIT}?label=kind&size=24'")
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd import datasets, recipes, stages, students, teachers
-from clipkd.artifacts import open_artifact
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import InputError
 from clipkd.data.dataset import open_dataset
+from clipkd.embeddings import prepare as stages
 from clipkd.embeddings.extract import draw, extract
 from clipkd.embeddings.teacher import load
-from clipkd.embeddings.views import Sample, full_views, prototype_views
-from clipkd.errors import InputError
-from clipkd.layout import Layout
+from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample, full_views, prototype_views
 from tests.warm import clipkd
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ def parts(digits_folder, vit_folder):
 
 def plain_class_token(vit_folder, tensor: torch.Tensor) -> np.ndarray:
     """Return the class token of one normalised image [3, 24, 24], by transformers alone."""
-    from clipkd.vision import torchvision  # noqa: F401
+    from clipkd.core.vision import torchvision  # noqa: F401
 
     from transformers import ViTModel  # isort: skip
 

@@ -11,14 +11,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipkd import datasets, recipes, stages, students, teachers
-from clipkd.artifacts import open_artifact
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import open_dataset
 from clipkd.data.pixels import planes, unit
+from clipkd.embeddings import prepare as stages
 from clipkd.embeddings.teacher import load
-from clipkd.embeddings.views import Sample, full_views, prototype_views
-from clipkd.errors import DataError, InputError
-from clipkd.layout import Layout
+from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample, full_views, prototype_views
 from tests import checkpoints
 
 import transformers  # isort: skip

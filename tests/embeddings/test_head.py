@@ -7,14 +7,15 @@ import dataclasses
 import numpy as np
 import torch
 
-from clipkd import datasets, recipes, stages, students, teachers
-from clipkd.artifacts import open_artifact
+from clipkd.core.artifacts import open_artifact
 from clipkd.data.dataset import open_dataset
+from clipkd.embeddings import prepare as stages
 from clipkd.embeddings.head import accuracy, fit_probe
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
-from clipkd.embeddings.views import full_views
-from clipkd.layout import Layout
+from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import full_views
 from tests.conftest import save_vit
 
 CPU = torch.device("cpu")

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import datasets, recipes, stages, students, teachers
-from clipkd.artifacts import read_manifest
+from clipkd.core.artifacts import read_manifest
+from clipkd.core.errors import DataError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import parts
+from clipkd.embeddings import prepare as stages
 from clipkd.embeddings.extract import extract
 from clipkd.embeddings.teacher import load
-from clipkd.embeddings.views import full_views
-from clipkd.errors import DataError
-from clipkd.layout import Layout
+from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import full_views
 
 CPU = torch.device("cpu")
 VIEWS = 256

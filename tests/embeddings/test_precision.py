@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import stages
-from clipkd.cells import Cell
 from clipkd.cli import main
-from clipkd.embeddings.views import Sample
-from clipkd.layout import Layout
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.embeddings import prepare as stages
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample
 from tests.embeddings.test_audit import reseal
 
 CPU = torch.device("cpu")

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import cells, prototype_forms, recipes, stages, students
-from clipkd.embeddings.views import Sample
-from clipkd.errors import InputError
-from clipkd.layout import Layout
-from clipkd.training import losses
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
-from clipkd.training.network import build_student
+from clipkd.core.errors import InputError
+from clipkd.embeddings import prepare as stages
+from clipkd.plugins import prototype_forms, recipes, students
+from clipkd.plugins.methods import _losses as losses
+from clipkd.plugins.students._vit import build_student
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.spec import cells
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample
 from tests.warm import clipkd
 
 CPU = torch.device("cpu")

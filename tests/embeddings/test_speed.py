@@ -7,16 +7,16 @@ import copy
 import pytest
 import torch
 
+from clipkd.core.linear import Linear
 from clipkd.embeddings import speed
 from clipkd.embeddings.speed import ClassTokenBlock, gflop, speed_up
-from clipkd.training.linear import Linear
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 24, "patch_size": 8}
 
 
 def encoder(name: str) -> torch.nn.Module:
     """Return a small random encoder of an architecture, whose blocks matter."""
-    from clipkd.vision import torchvision  # noqa: F401
+    from clipkd.core.vision import torchvision  # noqa: F401
 
     import transformers  # isort: skip
 
@@ -94,7 +94,7 @@ def test_what_is_not_equal_on_the_probe_is_not_used(monkeypatch, capsys):
 
 
 def test_operations_are_those_of_vit_b16():
-    from clipkd.vision import torchvision  # noqa: F401
+    from clipkd.core.vision import torchvision  # noqa: F401
 
     import transformers  # isort: skip
 

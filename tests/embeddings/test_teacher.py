@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipkd import stages, teachers
+from clipkd.core.errors import ClipkdError, DataError
+from clipkd.embeddings import prepare as stages
 from clipkd.embeddings.teacher import load
-from clipkd.errors import ClipkdError, DataError
-from clipkd.layout import Layout
+from clipkd.plugins import teachers
+from clipkd.spec.layout import Layout
 from tests.conftest import save_vit
 
 CPU = torch.device("cpu")
@@ -120,7 +121,7 @@ def test_a_classifier_checkpoint_brings_its_own_head(tmp_path):
 
 
 def test_a_folder_is_hashed_once_and_again_where_it_changed(copy, monkeypatch):
-    from clipkd import artifacts
+    from clipkd.core import artifacts
 
     hashed = []
     digest = artifacts.sha256

@@ -11,19 +11,22 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipkd import class_names, datasets, open_classes, recipes, stages, teachers
-from clipkd.artifacts import open_artifact
-from clipkd.cells import Cell, checked
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings.prompts import TEMPLATES, prompts
+from clipkd.embeddings import prepare as stages
 from clipkd.embeddings.text import load_text
 from clipkd.embeddings.zero_shot import zero_shot
-from clipkd.errors import DataError, InputError
-from clipkd.layout import Layout
-from clipkd.training.heads import Heads, Outputs
-from clipkd.training.job import Hyperparameters, open_job, open_signal
-from clipkd.training.nearest import nearest_prototype
-from clipkd.training.signals import Prototypes
+from clipkd.export import open_classes
+from clipkd.plugins import datasets, recipes, teachers
+from clipkd.plugins.students._heads import Heads, Outputs
+from clipkd.runs.job import Hyperparameters, open_job, open_signal
+from clipkd.runs.nearest import nearest_prototype
+from clipkd.runs.signals import Prototypes
+from clipkd.spec import class_names
+from clipkd.spec.cells import Cell, checked
+from clipkd.spec.layout import Layout
+from clipkd.spec.prompts import TEMPLATES, prompts
 from tests import checkpoints
 from tests.warm import clipkd
 
@@ -394,7 +397,7 @@ def test_a_run_is_open_to_new_names(run, clip, monkeypatch):
     classes = open_classes.of_run(folder, layout, CPU)
     dataset = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
     job = open_job(Cell("corrected", "digits", "tiny-32", "none", "supervised", 0), Hyperparameters(), layout, CPU)
-    from clipkd.training.job import open_batches
+    from clipkd.runs.job import open_batches
 
     batches = list(open_batches(job, open_signal(job)).evaluation("test", None, 500))
     predicted = [name for inputs, _ in batches for name in classes.predict(inputs)]

@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from clipkd.artifacts import building, open_artifact
-from clipkd.embeddings.vectors import HIGHEST, Statistics, Vectors, Writer, decoded, encoded, grid_of
+from clipkd.core.artifacts import building, open_artifact
+from clipkd.embeddings.vectors import (
+    HIGHEST,
+    Statistics,
+    Vectors,
+    Writer,
+    decoded,
+    encoded,
+    grid_of,
+)
 
 
 def stored(values: np.ndarray, dtype: str, folder) -> Vectors:

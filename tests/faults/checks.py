@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clipkd.errors import ClipkdError
+from clipkd.core.errors import ClipkdError
 
 FULL = os.environ.get("CLIPKD_FAULTS") == "all"
 """`make test-faults` asks for every case, `make test` for a few of each kind."""

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from clipkd.artifacts import read_manifest, write_manifest
 from clipkd.cli import main
-from clipkd.errors import DataError
-from clipkd.fingerprint import fingerprint
-from clipkd.layout import Layout
-from clipkd.results import MARK, Results
+from clipkd.core.artifacts import read_manifest, write_manifest
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.spec.layout import Layout
 from clipkd.tables import write_tables
+from clipkd.tables.results import MARK, Results
 from tests.faults.checks import amount, fault, nothing, replaced
 from tests.synthetic import Study, demo, seal, write_study
 
@@ -67,7 +67,7 @@ def refused(study: Study, *parts: object, partial: bool = True) -> None:
     assert [str(part) for part in parts if str(part) not in message] == [], message
 
 
-@fault("G01", **{"the-list": replaced("clipkd.results.Results.gaps", lambda self: [])})
+@fault("G01", **{"the-list": replaced("clipkd.tables.results.Results.gaps", lambda self: [])})
 def test_a_missing_run_is_listed_and_marks_its_numbers(study: Study, tmp_path: Path) -> None:
     shutil.rmtree(study.folder(**EMBED))
     refused(study, "1 of 12 runs are missing", "digits-vit-s, embed-KD, recipe corrected, seed 1", partial=False)
@@ -82,7 +82,7 @@ def test_a_missing_run_is_listed_and_marks_its_numbers(study: Study, tmp_path: P
     assert main(["tables", *map(str, arguments)]) == 3
 
 
-@fault("G01", "R04", **{"the-failures": replaced("clipkd.results.read_failure", nothing)})
+@fault("G01", "R04", **{"the-failures": replaced("clipkd.tables.results.read_failure", nothing)})
 def test_a_failed_run_is_called_failed(study: Study) -> None:
     for seed in (0, 1):
         folder = study.folder(**EMBED | {"seed": seed})
@@ -127,7 +127,7 @@ OTHERS = {
 }
 
 
-@fault("G02", "C09", **{"the-identity": replaced("clipkd.agreement.check_identity", nothing)})
+@fault("G02", "C09", **{"the-identity": replaced("clipkd.tables.consistency.check_identity", nothing)})
 def test_a_run_of_something_else_is_refused_and_both_files_are_named(study: Study) -> None:
     for name, (change, told) in OTHERS.items():
         folder = study.folder(**EMBED)
@@ -150,7 +150,7 @@ def remade(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     "G02",
     "D08",
     **{
-        "the-contents": replaced("clipkd.teacher_facts.TeacherFacts.contents", lambda self, cell: iter(())),
+        "the-contents": replaced("clipkd.tables.teacher_stats.TeacherFacts.contents", lambda self, cell: iter(())),
     },
 )
 def test_embeddings_of_another_content_are_refused(study: Study) -> None:
@@ -169,7 +169,9 @@ def test_g02_without_the_dataset_runs_must_agree_with_one_another(study: Study) 
     refused(study, study.folder(**EMBED) / "manifest.json", study.folder(train_type="supervised") / "manifest.json")
 
 
-@fault("G02", "G01", **{"the-comparison-of-seeds": replaced("clipkd.agreement.same_seeds", lambda runs: iter(()))})
+@fault(
+    "G02", "G01", **{"the-comparison-of-seeds": replaced("clipkd.tables.consistency.same_seeds", lambda runs: iter(()))}
+)
 def test_one_run_under_two_seeds_is_refused_and_both_files_are_named(study: Study) -> None:
     first, second = (study.folder(**EMBED | {"seed": seed}) for seed in (0, 1))
     shutil.rmtree(second)
@@ -202,7 +204,9 @@ UNBOUNDED = {101, 2**80}
 """What is impossible for an accuracy only."""
 
 
-@fault("G03", **{"the-ranges": replaced("clipkd.records.Fields.checked", lambda self, name, value, low, high: value)})
+@fault(
+    "G03", **{"the-ranges": replaced("clipkd.runs.record.Fields.checked", lambda self, name, value, low, high: value)}
+)
 def test_an_impossible_number_is_refused_by_file_and_field(study: Study, record_property: Any) -> None:
     tried, folder = 0, study.folder(**EMBED)
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -275,7 +279,9 @@ def mutate(draw: random.Random, study: Study) -> str:
     "G02",
     "G03",
     **{
-        "all-reading": replaced("clipkd.results.Results.collect", lambda config, runs, data, partial=False: None),
+        "all-reading": replaced(
+            "clipkd.tables.results.Results.collect", lambda config, runs, data, partial=False: None
+        ),
     },
 )
 def test_fuzzed_results(original: Study, tmp_path: Path, record_property: Any) -> None:
@@ -296,7 +302,7 @@ def test_fuzzed_results(original: Study, tmp_path: Path, record_property: Any) -
 
 def as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: cells in another order each time, as a folder's listing may be."""
-    from clipkd import results
+    from clipkd.tables import results
 
     real, calls = results.expand, iter(range(100))
 

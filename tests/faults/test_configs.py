@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
-from clipkd import cells, cli, datasets, students
-from clipkd.config import load, schema
-from clipkd.errors import ClipkdError, InputError
+from clipkd import cli
+from clipkd.core.errors import ClipkdError, InputError
+from clipkd.plugins import datasets, students
+from clipkd.spec import cells
+from clipkd.spec.config import load, schema
 from tests.faults.checks import amount, fault, nothing, replaced
 from tests.workflow.test_workflow import MINI, copy_workflow, snakemake
 
@@ -74,7 +76,7 @@ def text_with(key: tuple[str, ...], value: str) -> str:
     )
 
 
-@fault("C01", **{"the-schema": replaced("clipkd.config.check", nothing)})
+@fault("C01", **{"the-schema": replaced("clipkd.spec.config.check", nothing)})
 def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
     refused(tmp_path, "training:\n  learing_rate: 1e-3\n", "mine.yaml:2", "did you mean 'learning_rate'")
     draw = random.Random(0)
@@ -87,7 +89,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
             refused(tmp_path, f"training:\n  {word}: 1\n", "mine.yaml:2", f"unknown key '{word}'", "did you mean")
 
 
-@fault("C02", **{"our-own-scalars": replaced("clipkd.config.meant", lambda text: yaml.safe_load(text))})
+@fault("C02", **{"our-own-scalars": replaced("clipkd.spec.config.meant", lambda text: yaml.safe_load(text))})
 def test_a_number_is_what_a_person_means(tmp_path: Path) -> None:
     for text, number in (("1e-4", 1e-4), ("5E-3", 5e-3), ("1", 1), (".5", 0.5)):
         assert read(tmp_path, f"training:\n  learning_rate: {text}\n")["training"]["learning_rate"] == number
@@ -100,7 +102,7 @@ WRONG_NUMBERS = (".nan", "-.inf", ".inf", "NaN", "inf", "1e999", "-1e999", "-1",
 WRONG_NUMBERS += ("9223372036854775808", "1" * 400, "1e400", "[]", "{}", "one", '"1"', "0x7f", "1e", "--1", "1.5.2")
 
 
-@fault("C03", **{"finite-numbers": replaced("clipkd.config.meant", yaml.safe_load)})
+@fault("C03", **{"finite-numbers": replaced("clipkd.spec.config.meant", yaml.safe_load)})
 def test_no_numeric_key_takes_what_is_no_number_of_its_range(tmp_path: Path, record_property: Any) -> None:
     keys, tried = numeric_keys(schema()), 0
     assert len(keys) >= 10
@@ -140,8 +142,8 @@ HOSTILE: dict[str, str | bytes] = {
     "C04",
     "X04",
     **{
-        "the-look-ahead": replaced("clipkd.config.yaml.scan", lambda text, Loader: []),
-        "the-size-limit": replaced("clipkd.config.MAX_BYTES", 1 << 40),
+        "the-look-ahead": replaced("clipkd.spec.config.yaml.scan", lambda text, Loader: []),
+        "the-size-limit": replaced("clipkd.spec.config.MAX_BYTES", 1 << 40),
     },
 )
 def test_a_hostile_file_is_refused_at_once_and_in_little_memory(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ ODD_NAMES = (
     **{"nothing-special": replaced("pathlib.Path.mkdir", lambda self, *a, **k: os.system(f"mkdir -p {self}"))},
 )
 def test_a_path_with_an_odd_name_works_or_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from clipkd.runs import RunFolder
+    from clipkd.runs.folder import RunFolder
 
     for name in ODD_NAMES:
         try:
@@ -248,7 +250,8 @@ def test_missing_and_wrong_paths_are_named(tmp_path: Path, capsys: pytest.Captur
 
 
 @fault(
-    "C08", **{"the-device-check": replaced("clipkd.device.choose", lambda name: pytest.fail("went on without a GPU"))}
+    "C08",
+    **{"the-device-check": replaced("clipkd.core.device.choose", lambda name: pytest.fail("went on without a GPU"))},
 )
 def test_cuda_asked_for_on_a_machine_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
@@ -316,9 +319,9 @@ def test_c04_make_checks_a_config_before_snakemake_sees_it() -> None:
         assert any("clipkd check" in line for line in recipe[:first]), target
 
 
-@fault("C09", **{"the-fingerprint": replaced("clipkd.runs.fingerprint", lambda identity: "same")})
+@fault("C09", **{"the-fingerprint": replaced("clipkd.runs.folder.fingerprint", lambda identity: "same")})
 def test_a_result_of_another_protocol_is_no_result(tmp_path: Path) -> None:
-    from clipkd.runs import RunFolder
+    from clipkd.runs.folder import RunFolder
 
     folder, identity = RunFolder(tmp_path), {"protocol": 1, "student": "a"}
     finish(folder, identity)
@@ -330,7 +333,7 @@ def finish(folder: Any, identity: dict[str, Any]) -> None:
     """Write a complete run of nothing."""
     import torch
 
-    from clipkd.fingerprint import fingerprint
+    from clipkd.core.fingerprint import fingerprint
 
     folder.start({}, {}, torch.device("cpu"))
     metrics = {"fingerprint": fingerprint({"protocol": 1, "student": "a"}), "identity": identity}
@@ -431,7 +434,7 @@ def is_valid(found: dict[str, Any]) -> bool:
     )
 
 
-@fault("C01", "C03", "C04", "C05", **{"the-schema": replaced("clipkd.config.check", nothing)})
+@fault("C01", "C03", "C04", "C05", **{"the-schema": replaced("clipkd.spec.config.check", nothing)})
 def test_fuzzed_configs(tmp_path: Path, record_property: Any) -> None:
     """Nothing but a config or an InputError comes back, and what comes back is one by rules of its own."""
     draw, taken, invalid = random.Random(6), 0, 0

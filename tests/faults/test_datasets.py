@@ -20,14 +20,16 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd import cells, datasets, stages
-from clipkd.data import cifar
+from clipkd.core.errors import DataError
 from clipkd.data.dataset import open_dataset, prepare
-from clipkd.data.image_folder import read as read_folder
-from clipkd.datasets.cifar import Cifar
-from clipkd.embeddings.views import Sample
-from clipkd.errors import DataError
-from clipkd.layout import Layout
+from clipkd.embeddings import prepare as stages
+from clipkd.plugins import datasets
+from clipkd.plugins.datasets import _cifar as cifar
+from clipkd.plugins.datasets._image_folder import read as read_folder
+from clipkd.plugins.datasets.cifar import Cifar
+from clipkd.spec import cells
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample
 from tests.data.servers import Member, small_cifar, tar_gz, untar
 from tests.faults.checks import amount, fault, nothing, replaced
 from tests.faults.processes import REFUSED, outcome
@@ -94,8 +96,8 @@ def any_size(spec: Cifar) -> AnySize:
 @fault(
     "D05",
     **{
-        "the-sizes": replaced("clipkd.data.cifar.wanted_bytes", any_size),
-        "the-labels": replaced("clipkd.data.cifar.np.flatnonzero", lambda found: []),
+        "the-sizes": replaced("clipkd.plugins.datasets._cifar.wanted_bytes", any_size),
+        "the-labels": replaced("clipkd.plugins.datasets._cifar.np.flatnonzero", lambda found: []),
     },
 )
 def test_a_wrong_member_is_named(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_a_wrong_member_is_named(tmp_path: Path) -> None:
         assert named in message, name
 
 
-@fault("D05", **{"the-md5": replaced("clipkd.data.cifar.check", nothing)})
+@fault("D05", **{"the-md5": replaced("clipkd.plugins.datasets._cifar.check", nothing)})
 def test_every_flip_and_truncation_of_an_archive_is_found(tmp_path: Path, record_property: Any) -> None:
     draw, flips, cuts = random.Random(0), amount(40, 1000), amount(10, 200)
     wanted = members_of(read(SMALL.archive, tmp_path))
@@ -217,7 +219,7 @@ def extracting(spec: Cifar, archive: Path, stream: Any) -> dict[str, bytes]:
     return {name: dict(WHOLE)[name] for name in (*cifar.wanted_bytes(spec), spec.names_member)}
 
 
-@fault("X02", **{"reading-in-place": replaced("clipkd.data.cifar.read_members", extracting)})
+@fault("X02", **{"reading-in-place": replaced("clipkd.plugins.datasets._cifar.read_members", extracting)})
 def test_a_malicious_archive_writes_nothing(tmp_path: Path, record_property: Any) -> None:
     """Only the named regular members are read; whatever else is in there is not even looked at."""
     outside = tmp_path / "outside"
@@ -241,7 +243,7 @@ def test_a_malicious_archive_writes_nothing(tmp_path: Path, record_property: Any
     record_property("malicious archives", len(crafted))
 
 
-@fault("X02", **{"the-sizes": replaced("clipkd.data.cifar.wanted_bytes", any_size)})
+@fault("X02", **{"the-sizes": replaced("clipkd.plugins.datasets._cifar.wanted_bytes", any_size)})
 def test_a_bomb_stays_small(tmp_path: Path) -> None:
     """A member that unpacks to very many zeros, and very many members: an error, in little memory, and no file."""
     size = amount(200, 500) << 20
@@ -262,7 +264,7 @@ def test_a_bomb_stays_small(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [SMALL.spec.archive]
 
 
-@fault("D05", "X02", **{"our-errors": replaced("clipkd.data.cifar.zlib.error", KeyboardInterrupt)})
+@fault("D05", "X02", **{"our-errors": replaced("clipkd.plugins.datasets._cifar.zlib.error", KeyboardInterrupt)})
 def test_fuzzed_archives(tmp_path: Path, record_property: Any) -> None:
     """Damage within an archive whose md5 is then taken for the official one: the reader itself must hold."""
     draw, tries, taken = random.Random(1), amount(60, 1000), 0
@@ -350,7 +352,7 @@ def bad_images() -> dict[str, bytes]:
 
 @fault(
     "D07",
-    **{"the-image's-name": replaced("clipkd.data.image_folder.decode", black)},
+    **{"the-image's-name": replaced("clipkd.core.images.decode", black)},
 )
 def test_a_bad_image_is_named_never_skipped(tmp_path: Path) -> None:
     for name, content in bad_images().items():
@@ -372,10 +374,10 @@ def test_a_bad_image_is_named_never_skipped(tmp_path: Path) -> None:
     assert len(list(found.train.images)) == len(found.train.labels) == 6 + 7
 
 
-@fault("D08", **{"the-content": replaced("clipkd.training.job.Dataset.content", "the same")})
+@fault("D08", **{"the-content": replaced("clipkd.runs.job.Dataset.content", "the same")})
 def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: Path) -> None:
     """An image is edited, its time kept, and the dataset is packed again: nothing cached of the old one is used."""
-    from clipkd.training.job import Hyperparameters, open_job, open_signal
+    from clipkd.runs.job import Hyperparameters, open_job, open_signal
 
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
     layout = Layout(tmp_path / "data", sample=Sample(1))

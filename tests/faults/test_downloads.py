@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from clipkd.data import download as downloads
-from clipkd.data.download import Checksum, download
-from clipkd.errors import ClipkdError, DataError, MachineError
+from clipkd.core import download as downloads
+from clipkd.core.download import Checksum, download
+from clipkd.core.errors import ClipkdError, DataError, MachineError
 from tests.data.servers import Fault, Site
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
 from tests.faults.processes import (
@@ -85,7 +85,7 @@ def unchecked(self: Checksum, path: Path) -> str:
     return self.value
 
 
-@fault("D01", "D02", **{"the-checksum": replaced("clipkd.data.download.Checksum.of", unchecked)})
+@fault("D01", "D02", **{"the-checksum": replaced("clipkd.core.download.Checksum.of", unchecked)})
 def test_a_bad_server_gives_an_error_and_no_file(site: Site, quick: None, tmp_path: Path, record_property: Any) -> None:
     """Each mode in turn: nothing at the final path, an error that names the address, and a good server mends it."""
     for name, mode in MODES.items():
@@ -141,7 +141,7 @@ def in_place(url: str, path: Path, part: Path, checksum: Checksum, offline: str)
 @fault(
     "D03",
     "R02",
-    **{"the-part-file": replaced("clipkd.data.download.fetch_checked", in_place)},
+    **{"the-part-file": replaced("clipkd.core.download.fetch_checked", in_place)},
 )
 def test_killed_at_any_moment(site: Site, tmp_path: Path, record_property: Any) -> None:
     """SIGKILL at random moments: at the final path lies the file or nothing, and it is brought at last."""
@@ -159,7 +159,7 @@ def test_killed_at_any_moment(site: Site, tmp_path: Path, record_property: Any) 
     record_property("kills", hit)
 
 
-@fault("D04", **{"the-lock": replaced("clipkd.data.download.fcntl.flock", nothing)})
+@fault("D04", **{"the-lock": replaced("clipkd.core.download.fcntl.flock", nothing)})
 def test_eight_at_once(site: Site, tmp_path: Path, record_property: Any) -> None:
     """Eight processes ask for one file: one downloads it, all have it."""
     rounds = amount(2, 50)
@@ -191,7 +191,7 @@ def test_d04_a_file_system_without_locks(site: Site, tmp_path: Path, monkeypatch
 @fault(
     "R02",
     "D03",
-    **{"the-part-file": replaced("clipkd.data.download.fetch_checked", in_place)},
+    **{"the-part-file": replaced("clipkd.core.download.fetch_checked", in_place)},
 )
 def test_every_call_of_a_download_fails_once(site: Site, tmp_path: Path, record_property: Any) -> None:
     """ENOSPC, EIO and SIGKILL at each call that changes the disk, and a disk that is full at byte k."""
@@ -228,7 +228,7 @@ def test_every_call_of_a_download_fails_once(site: Site, tmp_path: Path, record_
 
 @fault(
     "X03",
-    **{"no-link": replaced("clipkd.data.download.no_link", lambda name, flags: os.open(name, flags, 0o666))},
+    **{"no-link": replaced("clipkd.core.download.no_link", lambda name, flags: os.open(name, flags, 0o666))},
 )
 def test_no_write_through_a_link(site: Site, quick: None, tmp_path: Path) -> None:
     """An unfinished file that is a link to a file elsewhere: refused, and that file stays as it was."""

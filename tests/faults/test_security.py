@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import cli, known_holes, surroundings, verified
-from clipkd.artifacts import building, open_artifact, write_json
-from clipkd.checkpoints import STATE, Checkpoints
-from clipkd.config import load, schema
-from clipkd.errors import ClipkdError, InputError
-from clipkd.runs import load_student
+from clipkd import cli
+from clipkd.core import environment as surroundings
+from clipkd.core import verified
+from clipkd.core.artifacts import building, open_artifact, write_json
+from clipkd.core.errors import ClipkdError, InputError
+from clipkd.runs.folder import load_student
+from clipkd.runs.unfinished import STATE, Checkpoints
+from clipkd.spec.config import load, schema
+from clipkd.workflow import known_holes
 from tests.faults.checks import fault, nothing, replaced
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +116,7 @@ NAMES = (
 NAMES += ("-rf", "--data=/", "{output}", "{wildcards.teacher}", "../../x", "/etc/passwd", "a b", "", " ", "x" * 300)
 
 
-@fault("X05", **{"the-allow-lists": replaced("clipkd.config.check_names", nothing)})
+@fault("X05", **{"the-allow-lists": replaced("clipkd.spec.config.check_names", nothing)})
 def test_a_name_that_is_more_than_a_name_is_refused(tmp_path: Path, record_property: Any) -> None:
     """In every place of a config where a name stands."""
     tried = 0
@@ -138,7 +141,7 @@ def test_a_name_that_is_more_than_a_name_is_refused(tmp_path: Path, record_prope
     record_property("malicious names refused", tried)
 
 
-@fault("X06", **{"the-refusal": replaced("clipkd.config.no_secret", lambda text: text)})
+@fault("X06", **{"the-refusal": replaced("clipkd.spec.config.no_secret", lambda text: text)})
 def test_a_token_in_a_config_is_refused_and_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     for text in (f"sources: {{cifar10: {TOKEN}}}\n", "sources: {cifar10: 'https://me:secret@example.org/x'}\n"):
@@ -231,7 +234,7 @@ def test_what_a_report_shows_is_escaped() -> None:
     assert page.count("&lt;script&gt;") >= 5
 
 
-@fault("X09", **{"the-refusal": replaced("clipkd.surroundings.REFUSED", ())})
+@fault("X09", **{"the-refusal": replaced("clipkd.core.environment.REFUSED", ())})
 def test_a_switch_that_lets_weights_run_code_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     patch = pytest.MonkeyPatch()
     patch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -260,7 +263,7 @@ def test_x09_a_torch_in_the_working_folder_is_not_imported(tmp_path: Path) -> No
     assert (tmp_path / "canary").exists()
 
 
-@fault("X09", **{"the-record": replaced("clipkd.surroundings.RECORDED", ())})
+@fault("X09", **{"the-record": replaced("clipkd.core.environment.RECORDED", ())})
 def test_what_decides_which_code_runs_is_written_down() -> None:
     patch = pytest.MonkeyPatch()
     for name in ("PYTHONPATH", "HF_ENDPOINT", "https_proxy", "LD_PRELOAD"):
@@ -273,7 +276,7 @@ def test_what_decides_which_code_runs_is_written_down() -> None:
     assert "secret" not in str(found)
 
 
-@fault("X10", **{"the-list": replaced("clipkd.known_holes.HOLES", ())})
+@fault("X10", **{"the-list": replaced("clipkd.workflow.known_holes.HOLES", ())})
 def test_old_versions_with_known_holes_are_told() -> None:
     for package, version in (("torch", "2.9.1"), ("pillow", "12.1.0"), ("requests", "2.32.3"), ("python", "3.12.3")):
         (line,) = known_holes.known_holes({package: version}) or [""]

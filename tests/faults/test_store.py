@@ -17,16 +17,19 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import artifacts, cells, datasets, recipes, stages, students, teachers, verified
-from clipkd.artifacts import building, open_artifact, read_manifest, write_json
-from clipkd.checkpoints import Checkpoints
+from clipkd.core import artifacts, verified
+from clipkd.core.artifacts import building, open_artifact, read_manifest, write_json
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.embeddings import prepare as stages
 from clipkd.embeddings.teacher import Teacher
-from clipkd.embeddings.views import Sample, embeddings_identity, full_views, prototypes_identity
-from clipkd.errors import DataError
-from clipkd.fingerprint import fingerprint
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.verification import verify
+from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.unfinished import Checkpoints
+from clipkd.runs.verification import verify
+from clipkd.spec import cells
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample, embeddings_identity, full_views, prototypes_identity
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
 from tests.faults.processes import (
     FAULTS,
@@ -95,7 +98,9 @@ def opened(folder: Path, kind: str) -> dict[str, bytes]:
     return {name: artifact.file(name).read_bytes() for name in artifact.manifest["files"]}
 
 
-@fault("M01", "T01", "R05", "V01", "G03", **{"the-hashes": replaced("clipkd.artifacts.check_files", lambda *_: {})})
+@fault(
+    "M01", "T01", "R05", "V01", "G03", **{"the-hashes": replaced("clipkd.core.artifacts.check_files", lambda *_: {})}
+)
 def test_every_flip_and_truncation_is_found_before_use(made: Path, tmp_path: Path, record_property: Any) -> None:
     data = Path(shutil.copytree(made, tmp_path / "data"))
     draw, flips, cuts = random.Random(0), amount(20, 1000), amount(6, 200)
@@ -121,7 +126,7 @@ def test_every_flip_and_truncation_is_found_before_use(made: Path, tmp_path: Pat
         record_property(f"{kind}: flips, truncations", f"{flips}, {cuts}")
 
 
-@fault("V01", "S08", **{"the-hashes": replaced("clipkd.verification.check_file", nothing)})
+@fault("V01", "S08", **{"the-hashes": replaced("clipkd.runs.verification.check_file", nothing)})
 def test_verify_names_what_was_edited_with_its_time_kept(made: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(made, tmp_path / "data"))
     assert verify([data]).damaged == []
@@ -169,7 +174,7 @@ def variants() -> dict[str, str]:
     "M02",
     **{
         "the-whole-identity": lambda monkeypatch: monkeypatch.setattr(
-            "clipkd.embeddings.views.ViewSet.identity", lambda self: {"resize": self.resize}
+            "clipkd.spec.views.ViewSet.identity", lambda self: {"resize": self.resize}
         )
     },
 )
@@ -245,7 +250,7 @@ def renamed(aside: Path, folder: Path, kind: str, identity: Any) -> None:
 
 @fault(
     "M03",
-    **{"taking-turns": replaced("clipkd.artifacts.put_in_place", renamed)},
+    **{"taking-turns": replaced("clipkd.core.artifacts.put_in_place", renamed)},
 )
 def test_eight_writers_of_one_store(tmp_path: Path, record_property: Any) -> None:
     rounds = amount(4, 50)
@@ -268,7 +273,7 @@ def in_place_file(monkeypatch: pytest.MonkeyPatch) -> None:
         open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w").close()
         yield path
 
-    for module in ("clipkd.artifacts", "clipkd.runs"):
+    for module in ("clipkd.core.artifacts", "clipkd.runs.folder"):
         monkeypatch.setattr(f"{module}.written_aside", plainly)
     in_place(monkeypatch)
     save = Checkpoints.save
@@ -368,7 +373,7 @@ def can_unshare() -> bool:
 def test_m03_reading_needs_no_write(made: Path, tmp_path: Path) -> None:
     """Data and home are mounted read-only; every byte is read and checked. The control: writing fails there."""
     code = (
-        "import sys; from pathlib import Path; from clipkd.artifacts import open_artifact, read_manifest\n"
+        "import sys; from pathlib import Path; from clipkd.core.artifacts import open_artifact, read_manifest\n"
         "for path in Path(sys.argv[1]).rglob('manifest.json'):\n"
         "    open_artifact(path.parent, read_manifest(path.parent)['kind'])\n"
         "try:\n    Path(sys.argv[1], 'x').write_text('x')\n"
@@ -386,8 +391,8 @@ def test_m03_reading_needs_no_write(made: Path, tmp_path: Path) -> None:
 def test_r06_a_full_disk_is_named_and_mended(tmp_path: Path) -> None:
     """A real file system of 2 MiB: the checkpoint that does not fit is refused in words, the one before is whole."""
     code = (
-        "import sys, torch; from pathlib import Path; from clipkd.checkpoints import Checkpoints\n"
-        "from clipkd.errors import MachineError\n"
+        "import sys, torch; from pathlib import Path; from clipkd.runs.unfinished import Checkpoints\n"
+        "from clipkd.core.errors import MachineError\n"
         "saved = Checkpoints(Path(sys.argv[1]) / 'resume', {'a': 1})\n"
         "saved.save(1, {'w': torch.zeros(100_000)})\n"
         "try:\n    saved.save(2, {'w': torch.zeros(900_000)})\n"
@@ -407,7 +412,7 @@ def test_r06_a_full_disk_is_named_and_mended(tmp_path: Path) -> None:
     assert answer.stdout.strip().endswith("100000")
 
 
-@fault("X03", **{"the-stamps": replaced("clipkd.artifacts.Artifact.still", nothing)})
+@fault("X03", **{"the-stamps": replaced("clipkd.core.artifacts.Artifact.still", nothing)})
 def test_a_file_that_is_swapped_after_its_check_is_not_used(tmp_path: Path) -> None:
     artefact(tmp_path / "x")
     found = open_artifact(tmp_path / "x", "toy", IDENTITY)
@@ -421,7 +426,7 @@ def test_a_file_that_is_swapped_after_its_check_is_not_used(tmp_path: Path) -> N
     "X03",
     **{
         "our-own-renaming": lambda monkeypatch: monkeypatch.setattr(
-            "clipkd.artifacts.os.replace", lambda aside, path: Path(path).write_bytes(Path(aside).read_bytes())
+            "clipkd.core.artifacts.os.replace", lambda aside, path: Path(path).write_bytes(Path(aside).read_bytes())
         )
     },
 )
@@ -440,7 +445,11 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert whole_or_absent(tmp_path / "store")
 
 
-@fault("X03", "M01", **{"the-names": replaced("clipkd.artifacts.read_manifest", lambda folder: without_checks(folder))})
+@fault(
+    "X03",
+    "M01",
+    **{"the-names": replaced("clipkd.core.artifacts.read_manifest", lambda folder: without_checks(folder))},
+)
 def test_a_manifest_lists_no_file_elsewhere(tmp_path: Path) -> None:
     """Also where whoever wrote it made its checksum fit."""
     secret = tmp_path / "secret"

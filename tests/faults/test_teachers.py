@@ -14,13 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipkd import teachers
-from clipkd.artifacts import Artifact, building, read_json
-from clipkd.embeddings import checkpoint, teacher
+from clipkd.core import hub_client
+from clipkd.core.artifacts import Artifact, building, read_json
+from clipkd.core.errors import ClipkdError, DataError, InputError
+from clipkd.embeddings import teacher
+from clipkd.embeddings import teacher_checkpoint as checkpoint
 from clipkd.embeddings.head import own_head
 from clipkd.embeddings.processor import Processor, read
-from clipkd.errors import ClipkdError, DataError, InputError
-from clipkd.teachers import FILES, FolderTeacher, HubTeacher
+from clipkd.plugins import teachers
+from clipkd.plugins.teachers import FILES, FolderTeacher, HubTeacher
 from tests.conftest import save_vit
 from tests.embeddings.hub_server import Hub, Repository
 from tests.embeddings.test_checkpoint import COMMIT, PROCESSOR, Worker
@@ -123,7 +125,7 @@ def test_d02_the_hub_library_takes_a_flipped_file_and_we_do_not(
     assert [path.read_bytes() == files[WEIGHTS] for path in cached] == [False]
 
 
-@fault("D02", "T01", **{"the-digests": replaced("clipkd.embeddings.checkpoint.announced", nothing)})
+@fault("D02", "T01", **{"the-digests": replaced("clipkd.core.hub_client.announced", nothing)})
 def test_small_files_of_the_hub_are_checked_too(vit_folder: Path, tmp_path: Path) -> None:
     """config.json has no sha256 at the hub, but git's sha1: a changed digit in it is found."""
     import hashlib
@@ -138,7 +140,7 @@ def test_small_files_of_the_hub_are_checked_too(vit_folder: Path, tmp_path: Path
     patch = pytest.MonkeyPatch()
     patch.setattr(checkpoint, "bring", lambda teacher, name, again=False: link)
     try:
-        checkpoint.genuine(spec, "config.json")
+        hub_client.genuine(spec, "config.json")
     except DataError as error:
         assert f"sha1 expected {blob}" in str(error)
     else:
@@ -307,7 +309,7 @@ def test_loaded_weights_are_the_files(vit_folder: Path, tmp_path: Path) -> None:
 
 @fault(
     "T04",
-    **{"the-three-files": replaced("clipkd.teachers.FolderTeacher.files", (*FILES, "pytorch_model.bin"))},
+    **{"the-three-files": replaced("clipkd.plugins.teachers.FolderTeacher.files", (*FILES, "pytorch_model.bin"))},
 )
 def test_a_pickle_beside_safetensors_is_never_touched(vit_folder: Path, tmp_path: Path) -> None:
     folder = copy(vit_folder, tmp_path / "checkpoint")
@@ -385,7 +387,7 @@ def test_names_and_revisions_that_are_none_are_refused() -> None:
     assert teachers.get(f"Owner/My.Model_v2@{COMMIT}").name == f"owner-my-model-v2-{COMMIT[:8]}"
 
 
-@fault("T06", **{"the-check-of-entries": replaced("clipkd.teachers.is_pin", lambda entry: True)})
+@fault("T06", **{"the-check-of-entries": replaced("clipkd.plugins.teachers.is_pin", lambda entry: True)})
 def test_a_damaged_lock_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "teachers.lock.json"
     for entry in ({"revision": "main"}, {"revision": COMMIT, "weights_sha256": "x"}, {}, [], None, {"revision": None}):
@@ -400,7 +402,7 @@ def test_a_damaged_lock_file_is_named(tmp_path: Path) -> None:
     teachers.lock.cache_clear()
 
 
-@fault("T06", **{"the-digests": replaced("clipkd.embeddings.checkpoint.check_digests", nothing)})
+@fault("T06", **{"the-digests": replaced("clipkd.embeddings.teacher_checkpoint.check_digests", nothing)})
 def test_a_folder_that_changed_since_it_was_named_is_refused(vit_folder: Path, tmp_path: Path) -> None:
     folder = copy(vit_folder, tmp_path / "checkpoint")
     spec = teachers.get(str(folder))

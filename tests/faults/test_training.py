@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from clipkd import lock, stages
-from clipkd.cells import Cell
-from clipkd.checkpoints import STATE, Checkpoints
-from clipkd.embeddings.views import Sample
-from clipkd.errors import ClipkdError, DataError, MachineError
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training import loop
-from clipkd.training.job import Hyperparameters, open_job
-from clipkd.training.run import Run
+from clipkd.core import lock
+from clipkd.core.errors import ClipkdError, DataError, MachineError
+from clipkd.embeddings import prepare as stages
+from clipkd.runs import loop
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.run import Run
+from clipkd.runs.unfinished import STATE, Checkpoints
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
+from clipkd.spec.views import Sample
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
 from tests.faults.processes import REFUSED, duration, forked, killed, moments, outcome, waited
 
@@ -35,8 +36,8 @@ NUMBERS = Hyperparameters(epochs=2, batch_size=256, learning_rate=1e-3)
 
 @pytest.fixture(autouse=True)
 def save_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
 
 
 class Study:
@@ -85,7 +86,7 @@ NEWEST = Checkpoints.newest
 
 
 @pytest.mark.parametrize("train_type", TYPES if FULL else TYPES[:1])
-@fault("R01", "R11", **{"the-generators": replaced("clipkd.checkpoints.Checkpoints.newest", from_the_start)})
+@fault("R01", "R11", **{"the-generators": replaced("clipkd.runs.unfinished.Checkpoints.newest", from_the_start)})
 def test_killed_at_random_moments(train_type: str, study: Study, tmp_path: Path, record_property: Any) -> None:
     """SIGKILL after a random time, again and again; every run ends with the same student, to the bit."""
     whole = study.whole(train_type)
@@ -113,7 +114,7 @@ def signalled(study: Study, folder: Path, number: int, after: float) -> int:
     return waited(child)
 
 
-@fault("R03", **{"the-flag": replaced("clipkd.training.interruption.SIGNALS", ())})
+@fault("R03", **{"the-flag": replaced("clipkd.runs.interruption.SIGNALS", ())})
 def test_signals_at_random_moments(study: Study, tmp_path: Path, record_property: Any) -> None:
     """Each signal, twice, at a random moment: saved at a step's edge, and the same student after the next start."""
     whole, numbers, saved = study.whole("supervised"), (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), 0
@@ -132,7 +133,7 @@ def test_signals_at_random_moments(study: Study, tmp_path: Path, record_property
     record_property("signals", amount(2, 50))
 
 
-@fault("R04", **{"the-guard": replaced("clipkd.training.finite.Guard.look", nothing)})
+@fault("R04", **{"the-guard": replaced("clipkd.runs.finite.Guard.look", nothing)})
 def test_a_step_that_is_not_finite_changes_no_weight(study: Study, tmp_path: Path) -> None:
     study.whole("supervised")
     try:
@@ -170,7 +171,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes({"flipped": content, "truncated": content[:-9], "empty": b""}[how])
 
 
-@fault("R05", **{"the-hashes": replaced("clipkd.artifacts.check_files", lambda *_: {})})
+@fault("R05", **{"the-hashes": replaced("clipkd.core.artifacts.check_files", lambda *_: {})})
 def test_a_damaged_checkpoint_is_passed_over(study: Study, tmp_path: Path) -> None:
     whole = study.whole("supervised")
     for how in ("flipped", "truncated", "empty"):
@@ -248,7 +249,7 @@ def test_of_eight_writers_of_one_run_folder_one_proceeds(tmp_path: Path, record_
     record_property("races of 8 processes", rounds)
 
 
-@fault("R10", **{"the-proof-of-death": replaced("clipkd.lock.is_dead", lambda holder: True)})
+@fault("R10", **{"the-proof-of-death": replaced("clipkd.core.lock.is_dead", lambda holder: True)})
 def test_a_lock_is_broken_only_where_its_holder_is_dead(tmp_path: Path) -> None:
     here = lock.this_process()
     for holder, is_free in ((replace(here, pid=2**22 + 1), True), (replace(here, host="elsewhere"), False)):
@@ -267,7 +268,7 @@ def unworded(_: object, error: Exception) -> None:
     raise error
 
 
-@fault("R07", **{"our-words": replaced("clipkd.training.loop.out_of_memory", unworded)})
+@fault("R07", **{"our-words": replaced("clipkd.runs.loop.out_of_memory", unworded)})
 def test_out_of_memory_is_told_with_the_batch_size(study: Study, tmp_path: Path) -> None:
     """A stand-in for the device's memory: both errors that torch raises for it."""
     study.whole("supervised")
@@ -289,7 +290,9 @@ def test_out_of_memory_is_told_with_the_batch_size(study: Study, tmp_path: Path)
             patch.undo()
 
 
-@fault("R11", "C05", **{"looking-first": replaced("clipkd.runs.RunFolder.finished", lambda self, identity: False)})
+@fault(
+    "R11", "C05", **{"looking-first": replaced("clipkd.runs.folder.RunFolder.finished", lambda self, identity: False)}
+)
 def test_the_same_run_twice_is_trained_once_and_has_the_same_bytes(study: Study, tmp_path: Path) -> None:
     whole = study.whole("supervised")
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from clipkd import lock, main_process
-from clipkd.resumption import RUNS, living
+from clipkd.core import lock
+from clipkd.workflow import session as main_process
+from clipkd.workflow.resume import RUNS, living
 from tests.faults.checks import FULL, amount, fault
 from tests.workflow.test_resume import BIN
 from tests.workflow.test_workflow import MINI, copy_workflow

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipkd.errors import DataError
-from clipkd.figures import FORMATS, figure_stems, report_entry, write_figures
-from clipkd.results import Results
+from clipkd.core.errors import DataError
+from clipkd.report.figures import FORMATS, figure_stems, report_entry, write_figures
+from clipkd.tables.results import Results
 from tests.synthetic import Study, demo, write_study
 
 
@@ -90,7 +90,7 @@ def test_equal_bytes_on_a_rerun(study, figures):
 
 
 def test_accuracy_figure_shows_the_tables_numbers(study):
-    from clipkd.figures import accuracy
+    from clipkd.report.figures import accuracy
 
     drawn = accuracy.draw(results(study), "digits")
     found = texts(drawn)
@@ -103,7 +103,7 @@ def test_accuracy_figure_shows_the_tables_numbers(study):
 
 
 def test_learning_curves_are_means_over_seeds(study):
-    from clipkd.figures import learning_curves
+    from clipkd.report.figures import learning_curves
 
     drawn = learning_curves.draw(results(study), "corrected", "digits", "tiny-32")
     curves = [line.get_ydata() for line in drawn.axes[0].lines]
@@ -113,7 +113,7 @@ def test_learning_curves_are_means_over_seeds(study):
 
 
 def test_cost_figure_scales_live_passes_to_a_whole_run(study):
-    from clipkd.figures import cost
+    from clipkd.report.figures import cost
 
     found = texts(cost.draw(results(study)))
     assert "4,000 in 4 epochs" in found  # 1000 images an epoch, measured over 3 epochs
@@ -122,7 +122,7 @@ def test_cost_figure_scales_live_passes_to_a_whole_run(study):
 
 
 def test_resources_figure_shows_published_beside_measured(study):
-    from clipkd.figures import resources
+    from clipkd.report.figures import resources
 
     found = texts(resources.draw(results(study)))
     assert {"1.235", "58 to 72", "51.5", "0.009"} <= set(found)
@@ -131,8 +131,8 @@ def test_resources_figure_shows_published_beside_measured(study):
 
 
 def test_projection_puts_prototypes_among_their_class(study):
-    from clipkd.figures.embeddings import cloud_of, project
-    from clipkd.results import where
+    from clipkd.report.figures.embeddings import cloud_of, project
+    from clipkd.tables.results import where
 
     found = results(study)
     cloud = cloud_of(found, where(found.cells, teacher="digits-vit-s"))
@@ -154,8 +154,8 @@ def test_a_damaged_array_is_refused(tmp_path):
 
 
 def test_missing_runs_are_marked(tmp_path):
-    from clipkd.figures import accuracy
-    from clipkd.figures.style import save, styled
+    from clipkd.report.figures import accuracy
+    from clipkd.report.figures.style import save, styled
 
     study = write_study(small(), tmp_path)
     shutil.rmtree(study.folder(train_type="vanilla", teacher="digits-vit-s", seed=0))
@@ -171,7 +171,7 @@ def test_missing_runs_are_marked(tmp_path):
 
 def test_a_missing_dataset_is_marked_where_that_was_asked_for(study, tmp_path):
     """As on a machine that got the runs alone: all else is drawn."""
-    from clipkd.figures import embeddings
+    from clipkd.report.figures import embeddings
 
     data = tmp_path / "data"
     shutil.copytree(study.data, data)
@@ -185,7 +185,7 @@ def test_a_missing_dataset_is_marked_where_that_was_asked_for(study, tmp_path):
 
 def outside(figure) -> list[str]:
     """Return the titles and legends that reach out of a figure, at the resolution of its PNG."""
-    from clipkd.figures.style import DPI
+    from clipkd.report.figures.style import DPI
 
     figure.set_dpi(DPI)
     figure.draw_without_rendering()
@@ -197,8 +197,8 @@ def outside(figure) -> list[str]:
 
 
 def test_no_text_is_cut_off_at_the_edge_of_a_narrow_figure(tmp_path):
-    from clipkd.figures import embeddings, learning_curves
-    from clipkd.figures.style import figure, legend, save, styled
+    from clipkd.report.figures import embeddings, learning_curves
+    from clipkd.report.figures.style import figure, legend, save, styled
 
     study = write_study(small(), tmp_path)
     shutil.rmtree(study.folder(train_type="vanilla", teacher="digits-vit-s", seed=0))
@@ -219,7 +219,7 @@ def test_no_text_is_cut_off_at_the_edge_of_a_narrow_figure(tmp_path):
 
 
 def test_the_first_row_stands_clear_of_the_panels_title(tmp_path):
-    from clipkd.figures import cost
+    from clipkd.report.figures import cost
 
     study = write_study(small(), tmp_path)
     for seed in (0, 1):

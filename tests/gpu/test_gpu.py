@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkd import stages
-from clipkd.cells import Cell
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training import step
-from clipkd.training.group import take_steps
-from clipkd.training.interruption import Interruption
-from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.training.loop import train, train_together
-from clipkd.training.run import Run
-from clipkd.training.step import Step
+from clipkd.embeddings import prepare as stages
+from clipkd.runs import step
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.group import take_steps
+from clipkd.runs.interruption import Interruption
+from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_signal
+from clipkd.runs.loop import train, train_together
+from clipkd.runs.run import Run
+from clipkd.runs.step import Step
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 pytestmark = [
     pytest.mark.gpu,
@@ -109,8 +109,8 @@ def test_the_host_waits_once_a_run_in_an_epoch(several, jobs, tmp_path) -> None:
 
 def test_a_run_that_was_cut_off_on_a_gpu_goes_on(jobs, tmp_path, monkeypatch) -> None:
     train(jobs[0], RunFolder(tmp_path / "whole"))
-    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
     real = Run.close_epoch
 
     def cut(self) -> None:

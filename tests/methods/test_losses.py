@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipkd import methods, recipes
-from clipkd.students import StudentSpec
-from clipkd.training import losses
-from clipkd.training.network import Outputs, build_student
+from clipkd.plugins import methods, recipes
+from clipkd.plugins.methods import _losses as losses
+from clipkd.plugins.students import StudentSpec
+from clipkd.plugins.students._vit import Outputs, build_student
 from tests.methods import plain
 
 SPEC = StudentSpec("toy", image_size=16, patch_size=4, width=24, layers=2, heads=4)

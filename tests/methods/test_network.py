@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipkd import recipes, students
-from clipkd.errors import InputError
-from clipkd.students import StudentSpec
-from clipkd.training import network
-from clipkd.training.network import Student, build_student
+from clipkd.core.errors import InputError
+from clipkd.plugins import recipes, students
+from clipkd.plugins.students import StudentSpec
+from clipkd.plugins.students import _vit as network
+from clipkd.plugins.students._vit import Student, build_student
 from tests.methods import plain
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from clipkd.artifacts import write_json
-from clipkd.comparisons import Comparison
-from clipkd.errors import DataError
-from clipkd.figures import figure_stems
-from clipkd.records import FAILED
+from clipkd.core.artifacts import write_json
+from clipkd.core.errors import DataError
 from clipkd.report import markup, overview, write_report
-from clipkd.summary import Difference
+from clipkd.report.figures import figure_stems
+from clipkd.runs.record import FAILED
+from clipkd.tables.comparisons import Comparison
+from clipkd.tables.summary import Difference
 from tests.synthetic import Study, demo, write_study
 
 EVIL = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'

@@ -53,7 +53,7 @@ sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.absp
 arguments = sys.argv[1:]
 if arguments[:1] == ["train"]:
     from pathlib import Path
-    from clipkd.training import run as training
+    from clipkd.runs.folder import run as training
     training.SECONDS_BETWEEN_SAVES, training.SHARE_FOR_SAVES = {SECONDS_BETWEEN_SAVES}, float("inf")
     cell = arguments[arguments.index("--log-folder") + 1]
     if os.environ.get("TEST_FORGETS"):

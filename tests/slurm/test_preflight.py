@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from clipkd.errors import InputError, MachineError
-from clipkd.slurm import jobs, site, status
-from clipkd.slurm.preflight import Request, largest, preflight
-from clipkd.slurm.profile import Profile
+from clipkd.core.errors import InputError, MachineError
+from clipkd.workflow.slurm import jobs, site, status
+from clipkd.workflow.slurm.preflight import Request, largest, preflight
+from clipkd.workflow.slurm.profile import Profile
 
 ROOT = Path(__file__).parents[2]
 PARTITION = (
@@ -271,7 +271,6 @@ def test_site_values_stand_in_one_place_of_the_profile():
 
 
 def test_preflight_is_quick_and_loads_no_torch():
-    code = (
-        "import sys; import clipkd.slurm.preflight, clipkd.doctor, clipkd.resumption; sys.exit('torch' in sys.modules)"
-    )
+    modules = "clipkd.workflow.slurm.preflight, clipkd.workflow.doctor, clipkd.workflow.resume"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from clipkd.comparisons import comparisons
-from clipkd.results import Results
-from clipkd.summary import paired_difference, summarise
+from clipkd.tables.comparisons import comparisons
+from clipkd.tables.results import Results
+from clipkd.tables.summary import paired_difference, summarise
 from tests.synthetic import demo, write_study
 
 T_2, T_3 = 12.706204736432095, 4.302652729911275

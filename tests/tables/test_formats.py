@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from clipkd.summary import Summary
+from clipkd.tables.summary import Summary
 from clipkd.tables.table import (
     Column,
     Entry,

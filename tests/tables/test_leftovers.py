@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from clipkd.figures import figure_stems, write_figures
-from clipkd.leftovers import list_of, remove_leftovers
+from clipkd.report.figures import figure_stems, write_figures
 from clipkd.tables import FORMATS, table_stems, write_tables
+from clipkd.tables.cleanup import list_of, remove_leftovers
 from tests.synthetic import demo, write_study
 
 

@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from clipkd.cli import main
-from clipkd.errors import DataError
-from clipkd.fingerprint import fingerprint
-from clipkd.results import Results
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.tables.results import Results
 from tests.synthetic import Study, demo, seal, write_study
 
 EMBED = {"recipe": "corrected", "teacher": "digits-vit-s", "train_type": "embed-KD", "seed": 1}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clipkd.errors import DataError
+from clipkd.core.errors import DataError
 from clipkd.tables import FORMATS, report_entry, table_stems, write_tables
 from clipkd.tables.cost import count
 from tests.synthetic import Study, demo, top1, write_run, write_study
@@ -232,7 +232,7 @@ def test_names_come_without_heavy_imports(study):
 
     code = (
         "import json, sys; from clipkd.tables import table_stems, report_entry as a;"
-        "from clipkd.figures import figure_stems, report_entry as b; c = json.loads(sys.argv[1]);"
+        "from clipkd.report.figures import figure_stems, report_entry as b; c = json.loads(sys.argv[1]);"
         "[a(s) for s in table_stems(c)]; [b(s) for s in figure_stems(c)];"
         "print({'torch', 'matplotlib', 'pandas', 'sklearn', 'scipy'} & set(sys.modules))"
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from clipkd import methods, recipes, students
-from clipkd.training.network import Outputs, build_student
-from clipkd.training.ranks import Ranks, join, leave
+from clipkd.plugins import methods, recipes, students
+from clipkd.plugins.students._vit import Outputs, build_student
+from clipkd.runs.ranks import Ranks, join, leave
 
 BATCH, CLASSES, WIDTH = 7, 10, 16
 SHAPES = {"prototypes": (CLASSES, WIDTH), "embeddings": (BATCH, WIDTH), "scores": (BATCH, CLASSES)}

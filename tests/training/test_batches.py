@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import stages
-from clipkd.cells import Cell
-from clipkd.data.held import FRACTION, Resident, Streamed
-from clipkd.layout import Layout
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.data.residency import FRACTION, Resident, Streamed
+from clipkd.embeddings import prepare as stages
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 from tests.photos import save_photos
 
 CPU = torch.device("cpu")

@@ -8,16 +8,16 @@ import re
 import pytest
 import torch
 
-from clipkd.cells import Cell
-from clipkd.errors import DataError
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training import finite
-from clipkd.training.group import take_steps
-from clipkd.training.interruption import Interruption
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
-from clipkd.training.run import Run
-from clipkd.training.step import Step
+from clipkd.core.errors import DataError
+from clipkd.runs import finite
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.group import take_steps
+from clipkd.runs.interruption import Interruption
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.run import Run
+from clipkd.runs.step import Step
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 from tests.synthetic import demo, write_study
 from tests.tables.test_results import collect
 
@@ -74,7 +74,7 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
 
 def test_without_the_guard_the_weights_are_lost(digits_folder, tmp_path, monkeypatch):
     """The control."""
-    monkeypatch.setattr("clipkd.training.run.Guard", lambda *_: NoGuard())
+    monkeypatch.setattr("clipkd.runs.run.Guard", lambda *_: NoGuard())
     run = run_of(digits_folder, tmp_path / "run")
     for parameter in run.student.parameters():
         parameter.register_hook(lambda gradient: gradient * float("nan"))

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd import stages
-from clipkd.cells import Cell, expand
-from clipkd.errors import InputError
-from clipkd.layout import Layout
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.core.errors import InputError
+from clipkd.embeddings import prepare as stages
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.spec.cells import Cell, expand
+from clipkd.spec.layout import Layout
 from tests.warm import clipkd
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkd.artifacts import write_json
-from clipkd.checkpoints import STATE, Checkpoints
+from clipkd.core.artifacts import write_json
+from clipkd.runs.unfinished import STATE, Checkpoints
 from tests.training.test_resume import RESULTS, check_equal, killed_after, save_after_every_step, train, whole
 
 __all__ = ["save_after_every_step", "whole"]

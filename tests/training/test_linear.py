@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipkd.training import linear as module
-from clipkd.training.linear import Linear, OneDNN, linear
+from clipkd.core import linear as module
+from clipkd.core.linear import Linear, OneDNN, linear
 
 SHAPES = [((4, 65, 32), 96), ((7, 48), 10), ((1, 1, 16), 3)]
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipkd import recipes, students
-from clipkd.training.job import Hyperparameters
-from clipkd.training.network import build_student
-from clipkd.training.optimiser import adamw, learning_rate
+from clipkd.plugins import recipes, students
+from clipkd.plugins.students._vit import build_student
+from clipkd.runs.job import Hyperparameters
+from clipkd.runs.optimiser import adamw, learning_rate
 from tests.warm import clipkd
 
 

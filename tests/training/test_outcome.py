@@ -13,7 +13,7 @@ import os, subprocess, sys
 ballast = bytearray(os.urandom(1)) * 2_000_000_000
 subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
 """
-CHILD = "from clipkd.training.outcome import peak_process_memory; print(peak_process_memory())"
+CHILD = "from clipkd.runs.outcome import peak_process_memory; print(peak_process_memory())"
 RESIDENT = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 
 

@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipkd import methods, recipes
 from clipkd.cli import main
-from clipkd.students import StudentSpec
-from clipkd.training import precision
-from clipkd.training.network import Student, build_student
-from clipkd.training.precision import autocast, resolved
-from clipkd.training.stack import Stack
+from clipkd.plugins import methods, recipes
+from clipkd.plugins.students import StudentSpec
+from clipkd.plugins.students._vit import Student, build_student
+from clipkd.runs import precision
+from clipkd.runs.precision import autocast, resolved
+from clipkd.runs.stack import Stack
 
 CPU = torch.device("cpu")
 SPEC = StudentSpec("toy", 16, 4, 32, 2, 4)

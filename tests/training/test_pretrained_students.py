@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from clipkd import recipes, students
-from clipkd.config import load, schema
-from clipkd.errors import DataError, InputError
-from clipkd.training.network import build_student
-from clipkd.vision import torchvision  # noqa: F401  (timm imports it)
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it)
+from clipkd.plugins import recipes, students
+from clipkd.plugins.students._vit import build_student
+from clipkd.spec.config import load, schema
 from tests.embeddings.hub_server import Hub, Repository
 
 import timm  # isort: skip

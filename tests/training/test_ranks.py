@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipkd.training.ranks import Ranks
+from clipkd.runs.ranks import Ranks
 from tests.training.ranks_worker import gradients
 
 ROOT = Path(__file__).parents[2]

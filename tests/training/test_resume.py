@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkd.cells import Cell
-from clipkd.checkpoints import STATE, Checkpoints
-from clipkd.errors import DataError, Interrupted, MachineError
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training import loop
-from clipkd.training.finite import Guard
-from clipkd.training.job import Hyperparameters, open_job
-from clipkd.training.ranks import Ranks
-from clipkd.verification import verify
+from clipkd.core.errors import DataError, Interrupted, MachineError
+from clipkd.runs import loop
+from clipkd.runs.finite import Guard
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.ranks import Ranks
+from clipkd.runs.unfinished import STATE, Checkpoints
+from clipkd.runs.verification import verify
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
 EPOCHS = 3
@@ -34,8 +34,8 @@ CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0)
 
 @pytest.fixture(autouse=True)
 def save_after_every_step(monkeypatch):
-    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
 
 
 def train(data: Path, folder: Path, epochs: int = EPOCHS) -> None:
@@ -247,7 +247,7 @@ def test_control_without_a_part_of_the_state_the_student_differs(part, digits_fo
 
 
 COMMAND = (
-    "import sys; from clipkd.training import run; run.SECONDS_BETWEEN_SAVES = 3600; "
+    "import sys; from clipkd.runs import run; run.SECONDS_BETWEEN_SAVES = 3600; "
     "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -323,7 +323,7 @@ def test_where_no_checkpoint_is_sound_nothing_begins_again(digits_folder, tmp_pa
 
 def test_a_planted_pickle_is_not_run(digits_folder, tmp_path):
     """Also where whoever plants it makes the manifest fit."""
-    from clipkd.artifacts import building, read_manifest
+    from clipkd.core.artifacts import building, read_manifest
 
     stopped_at(14, digits_folder, tmp_path)
     canary = tmp_path / "canary"

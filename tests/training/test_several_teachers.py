@@ -8,26 +8,27 @@ import math
 import pytest
 import torch
 
-from clipkd import recipes, stages, teachers
-from clipkd.cells import Cell, checked, expand
-from clipkd.errors import InputError
-from clipkd.layout import Layout
-from clipkd.results import Results
-from clipkd.runs import RunFolder, load_student
-from clipkd.students import StudentSpec
+from clipkd.core.errors import InputError
+from clipkd.embeddings import prepare as stages
+from clipkd.plugins import recipes, teachers
+from clipkd.plugins.students import StudentSpec
+from clipkd.plugins.students._vit import build_student
+from clipkd.runs.folder import RunFolder, load_student
+from clipkd.runs.job import Hyperparameters, open_job, open_signal
+from clipkd.runs.load_student import student_from
+from clipkd.runs.loop import train
+from clipkd.runs.objective import objective
+from clipkd.spec.cells import Cell, checked, expand
+from clipkd.spec.layout import Layout
 from clipkd.tables.accuracy import table as accuracy_table
 from clipkd.tables.cost import table as cost_table
+from clipkd.tables.results import Results
 from clipkd.tables.teachers import table as teachers_table
-from clipkd.training.checkpoint import student_from
-from clipkd.training.job import Hyperparameters, open_job, open_signal
-from clipkd.training.loop import train
-from clipkd.training.network import build_student
-from clipkd.training.objective import objective
 from tests.conftest import save_vit
 from tests.methods import plain
 from tests.synthetic import demo, write_study
 
-from clipkd import methods  # isort: skip
+from clipkd.plugins import methods  # isort: skip
 
 CPU = torch.device("cpu")
 SPEC = StudentSpec("toy", image_size=16, patch_size=4, width=24, layers=1, heads=4)

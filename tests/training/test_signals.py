@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd import stages
-from clipkd.cells import Cell
-from clipkd.layout import Layout
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
-from clipkd.training.network import build_student
+from clipkd.embeddings import prepare as stages
+from clipkd.plugins.students._vit import build_student
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 CPU = torch.device("cpu")
 

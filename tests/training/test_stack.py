@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipkd import methods, recipes
-from clipkd.students import StudentSpec
-from clipkd.training.job import Hyperparameters
-from clipkd.training.network import Outputs, Student, build_student
-from clipkd.training.optimiser import adamw
-from clipkd.training.stack import Stack, body, shape
+from clipkd.plugins import methods, recipes
+from clipkd.plugins.students import StudentSpec
+from clipkd.plugins.students._vit import Outputs, Student, build_student
+from clipkd.runs.job import Hyperparameters
+from clipkd.runs.optimiser import adamw
+from clipkd.runs.stack import Stack, body, shape
 
 SPEC = StudentSpec("toy", 16, 4, 24, 3, 4)
 CLASSES, BATCH, STEPS = 5, 6, 4

@@ -7,19 +7,20 @@ import json
 import pytest
 import torch
 
-from clipkd import datasets, methods, recipes, stages, students
-from clipkd.cells import Cell, expand
+from clipkd.core.errors import InputError
+from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it)
 from clipkd.data.dataset import open_dataset
-from clipkd.errors import InputError
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder, load_student
-from clipkd.training.checkpoint import evaluate_file, student_from
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
-from clipkd.training.loop import train
-from clipkd.training.network import build_student
-from clipkd.training.objective import objective
-from clipkd.training.optimiser import adamw
-from clipkd.vision import torchvision  # noqa: F401  (timm imports it)
+from clipkd.embeddings import prepare as stages
+from clipkd.plugins import datasets, methods, recipes, students
+from clipkd.plugins.students._vit import build_student
+from clipkd.runs.folder import RunFolder, load_student
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.load_student import evaluate_file, student_from
+from clipkd.runs.loop import train
+from clipkd.runs.objective import objective
+from clipkd.runs.optimiser import adamw
+from clipkd.spec.cells import Cell, expand
+from clipkd.spec.layout import Layout
 from tests.warm import clipkd
 
 import timm  # isort: skip

@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipkd import stages
-from clipkd.cells import Cell
-from clipkd.errors import DataError, Interrupted, MachineError
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training import step
-from clipkd.training.group import take_steps
-from clipkd.training.interruption import Interruption
-from clipkd.training.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.training.loop import train, train_together
-from clipkd.training.run import Run
-from clipkd.training.step import WARM_UP, Replayed, Step
+from clipkd.core.errors import DataError, Interrupted, MachineError
+from clipkd.embeddings import prepare as stages
+from clipkd.runs import step
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.group import take_steps
+from clipkd.runs.interruption import Interruption
+from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_signal
+from clipkd.runs.loop import train, train_together
+from clipkd.runs.run import Run
+from clipkd.runs.step import WARM_UP, Replayed, Step
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 CPU = torch.device("cpu")
 NUMBERS = Hyperparameters(epochs=2, batch_size=256, learning_rate=1e-3)
@@ -130,8 +130,8 @@ def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, mo
     for _, folder in pairs:
         assert [path.name for path in (folder.path / ".resume").iterdir()] == [f"{STEPS + 2:010d}"]
     # One is stopped again, further on, so that the others are behind.
-    monkeypatch.setattr("clipkd.training.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.training.run.SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
     taken = iter(range(1, 100))
 
     def once_more(self, lessons):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from clipkd.cli import parser
-from clipkd.errors import InputError
-from clipkd.verbs.train import cells_of
+from clipkd.cli.verbs.train import cells_of
+from clipkd.core.errors import InputError
 from tests.warm import clipkd
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -144,7 +144,7 @@ def test_a_signal_to_one_student_alone_stops_all_that_has_not_begun(digits_folde
 
 def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, tmp_path):
     slow = (
-        "import os, signal, sys; from clipkd.runs import RunFolder; finish = RunFolder.finish; "
+        "import os, signal, sys; from clipkd.runs.folder import RunFolder; finish = RunFolder.finish; "
         "RunFolder.finish = lambda *given: (os.kill(os.getpid(), signal.SIGTERM), finish(*given)); "
         "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
     )

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd.cells import Cell
 from clipkd.cli import main
 from clipkd.data.dataset import Dataset, open_dataset
-from clipkd.layout import Layout
-from clipkd.runs import RunFolder
-from clipkd.training.job import Hyperparameters, open_job
-from clipkd.training.loop import train
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.loop import train
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 
 Clipkd = Callable[..., subprocess.CompletedProcess[str]]
 CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=8)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipkd.side_by_side import label, read, settings, table
+from clipkd.tables.compare import label, read, settings, table
 from tests.use.conftest import CELL, trained
 
 
@@ -64,7 +64,7 @@ def test_the_command(clipkd, run_folder, other, tmp_path) -> None:
 
 
 def test_the_curves_are_the_histories(run_folder, other) -> None:
-    from clipkd.figures import overlay
+    from clipkd.report.figures import compare as overlay
 
     drawn = overlay.draw([read(run_folder), read(other)])
     for line, folder in zip(drawn.axes[0].lines, (run_folder, other), strict=True):

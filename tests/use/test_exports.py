@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import clipkd as package
-from clipkd import exports
-from clipkd.clip_names import from_transformers, to_transformers
-from clipkd.errors import DataError, InputError
-from clipkd.export import export
-from clipkd.students import StudentSpec
-from clipkd.training.network import Student
+from clipkd.core.errors import DataError, InputError
+from clipkd.export import formats as exports
+from clipkd.export.clip_names import from_transformers, to_transformers
+from clipkd.export.write import export
+from clipkd.plugins.students import StudentSpec
+from clipkd.plugins.students._vit import Student
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_onnx_runtime_says_what_pytorch_says(exported, run_folder, scans) -> Non
 def test_an_onnx_file_that_says_something_else_is_not_kept(run_folder, scans, tmp_path, monkeypatch) -> None:
     """The control of the comparison: a graph of other weights, written by the same exporter."""
     pytest.importorskip("onnxruntime")
-    from clipkd.exports import onnx
+    from clipkd.export.formats import onnx
 
     honest = onnx.traced
 
@@ -94,7 +94,7 @@ def test_onnx_without_images_to_check_on_is_refused(here, run_folder, tmp_path, 
 
 def test_transformers_reads_the_hugging_face_folder(exported, run_folder, scans) -> None:
     """transformers' own code, given nothing but the folder: pixels, embedding, scores."""
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it)
 
     import transformers  # isort: skip
 
@@ -119,9 +119,9 @@ def test_transformers_reads_the_hugging_face_folder(exported, run_folder, scans)
 
 def test_the_processor_enlarges_as_the_student_s_images_were(digits) -> None:
     """A student of 64 pixels on images of 32: transformers' resizing and ours agree."""
+    from clipkd.core.vision import torchvision  # noqa: F401
     from clipkd.data.preprocessing import Preprocessing
-    from clipkd.exports.hf import processor
-    from clipkd.vision import torchvision  # noqa: F401
+    from clipkd.export.formats.hf import processor
 
     import transformers  # isort: skip
 
@@ -182,7 +182,7 @@ def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digi
 
 
 def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
-    from clipkd.vision import torchvision  # noqa: F401  (transformers imports it)
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it)
 
     text = (exported["hf"] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -198,8 +198,8 @@ def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
 
 
 def test_a_name_can_t_break_out_of_the_card(run_folder, tmp_path) -> None:
-    from clipkd.export import Source
-    from clipkd.model_card import body, front
+    from clipkd.export.model_card import body, front
+    from clipkd.export.write import Source
 
     model = package.load(run_folder)
     evil = ["<script>alert(1)</script>", "a | b\n# c", "---\nx: 1", "[k](javascript:1)", *model.classes[4:]]

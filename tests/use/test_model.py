@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import clipkd
-from clipkd.artifacts import read_manifest, write_manifest
+from clipkd.core.artifacts import read_manifest, write_manifest
+from clipkd.core.errors import DataError, InputError
 from clipkd.data.preprocessing import Preprocessing
-from clipkd.errors import DataError, InputError
 from tests.use.conftest import CELL
 
 
@@ -40,7 +40,7 @@ def test_the_accuracy_is_the_run_s(run_folder, digits) -> None:
 
 def test_probabilities_are_the_network_s(run_folder, digits) -> None:
     """Worked out anew from the weights: normalisation by CLIP's constants, the network, softmax."""
-    from clipkd.training.network import Student
+    from clipkd.plugins.students._vit import Student
 
     student = Student(CELL.student_spec, 10).eval()
     student.load_state_dict(load_file(run_folder / "student.safetensors"))

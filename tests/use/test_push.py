@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import clipkd as package
-from clipkd import exports
-from clipkd.export import export
+from clipkd.export import formats as exports
+from clipkd.export.write import export
 from tests.use.upload_server import COMMIT, Upload
 
 TOKEN = "hf_canary0123456789"

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import adoption, lock, main_process, resumption
-from clipkd.errors import InputError, MachineError
+from clipkd.core import lock
+from clipkd.core.errors import InputError, MachineError
+from clipkd.workflow import recovery as adoption
+from clipkd.workflow import resume as resumption
+from clipkd.workflow import session as main_process
 from tests.workflow.test_workflow import MINI, copy_workflow
 
 BIN = Path(sys.executable).parent

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clipkd import adoption
-from clipkd.runs import RunFolder
+from clipkd.runs.folder import RunFolder
+from clipkd.workflow import recovery as adoption
 from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake, started
 
 PLACE = "results/runs/corrected/digits/tiny-32/none/supervised"

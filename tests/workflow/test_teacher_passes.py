@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from benchmarks import material
-from clipkd import cells, registry, stages
-from clipkd.artifacts import read_manifest
+from clipkd.core import registry
+from clipkd.core.artifacts import read_manifest
 from clipkd.embeddings import head, teacher
-from clipkd.layout import Layout
-from clipkd.training.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.embeddings import prepare as stages
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.spec import cells
+from clipkd.spec.layout import Layout
 
 CPU = torch.device("cpu")
 TRAIN, TEST, CLASSES, PER_CLASS = 50_000, 10_000, 100, 100
@@ -43,7 +45,7 @@ def dataset(monkeypatch) -> Iterator[str]:
     monkeypatch.setattr(material, "CLASSES", CLASSES)
     name = material.add_dataset(TRAIN, TEST)
     yield name
-    del registry.specs("clipkd.datasets")[name]
+    del registry.specs("clipkd.plugins.datasets")[name]
 
 
 def grid(dataset: str, vit: Path, source: str = "cached", methods: list[str] = METHODS) -> list[cells.Cell]:

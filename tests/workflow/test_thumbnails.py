@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from clipkd import datasets
-from clipkd.layout import Layout
+from clipkd.plugins import datasets
+from clipkd.spec.layout import Layout
 from tests.photos import save_photos
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 

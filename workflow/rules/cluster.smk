@@ -2,9 +2,11 @@
 # Harmless on one machine; docs/slurm.md says how to use profiles/slurm.
 import shlex
 
-from clipkd import adoption, agreement, estimates, main_process, spare
-from clipkd.errors import ClipkdError, InputError
-from clipkd.slurm.preflight import Request, preflight
+from clipkd.workflow import recovery as adoption, estimates, session as main_process
+from clipkd.tables import consistency as agreement
+from clipkd.runs import spare
+from clipkd.core.errors import ClipkdError, InputError
+from clipkd.workflow.slurm.preflight import Request, preflight
 
 
 # They need the internet, which the nodes of a cluster rarely have, or they take a second.
@@ -114,7 +116,7 @@ def start():
 
 
 def ask_for_states(status):
-    """Have the plugin ask for its jobs' states in a way that leaves none unseen (clipkd/slurm/status.py)."""
+    """Have the plugin ask for its jobs' states in a way that leaves none unseen (clipkd/workflow/slurm/status.py)."""
     import snakemake_executor_plugin_slurm as plugin
 
     workflow.executor_settings.status_command = status
@@ -128,7 +130,9 @@ def ask_for_states(status):
         setattr(
             plugin,
             name,
-            lambda run: shlex.join([sys.executable, "-m", "clipkd.slurm.status", run]),
+            lambda run: shlex.join(
+                [sys.executable, "-m", "clipkd.workflow.slurm.status", run]
+            ),
         )
 
 

@@ -1,5 +1,5 @@
 # common: reads the config, strictly, and turns its grid into cells and paths. The package holds the rules of the grid
-# (clipkd.cells) and the names on disk (clipkd.layout); nothing here imports torch.
+# (clipkd.spec.cells) and the names on disk (clipkd.spec.layout); nothing here imports torch.
 #
 # There is no `configfile:` directive: Snakemake's own reader takes the last of two equal keys, and runs Python where
 # a file says `__use_yte__: true`. It still reads what --configfile names, ahead of this file: `clipkd check` comes first.
@@ -11,14 +11,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from clipkd import cells, datasets, figures, recipes, students, tables, teachers
-from clipkd import config as settings
-from clipkd.errors import ClipkdError
-from clipkd.layout import Layout
-from clipkd.training import PROTOCOL
+from clipkd.spec import cells
+from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.report import figures
+from clipkd import tables
+from clipkd.spec import config as settings
+from clipkd.core.errors import ClipkdError
+from clipkd.spec.layout import Layout
+from clipkd.spec.protocol import PROTOCOL
 
 # Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
-PACKAGE = Path(settings.__file__).resolve().parent
+PACKAGE = Path(settings.__file__).resolve().parents[1]
 BASE = Path("config/config.yaml")
 
 
@@ -203,7 +206,12 @@ def code_digest(*parts):
 
 def in_report(path, stage, stem, entry):
     """Return a file marked for the report, under its category, with the caption of its kind."""
-    modules = [path.stem.replace("_", "-") for path in (PACKAGE / stage).glob("*.py")]
+    modules = [
+        path.stem.replace("_", "-")
+        for path in (PACKAGE / {"figures": "report/figures"}.get(stage, stage)).glob(
+            "*.py"
+        )
+    ]
     kinds = sorted(modules, key=len, reverse=True)
     family = f"{stage}-{next(kind for kind in kinds if stem.startswith(kind))}"
     return report(

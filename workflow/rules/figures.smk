@@ -24,6 +24,8 @@ rule figures:
     benchmark:
         "results/benchmarks/figures.tsv"
     params:
-        code=code_digest("*.py", "figures/*.py"),
+        code=code_digest(
+            "report/figures/*.py", "tables/*.py", "runs/record.py", "spec/*.py"
+        ),
     shell:
         "exec clipkd figures --config {input.config:q} 2>> $(new_log {log:q})"

@@ -1,6 +1,6 @@
 # flags: what rules put on clipkd's command lines.
-from clipkd import class_names
-from clipkd.embeddings.prompts import TEMPLATES
+from clipkd.spec import class_names
+from clipkd.spec.prompts import TEMPLATES
 
 
 def source_flag(named):

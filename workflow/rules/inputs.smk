@@ -1,9 +1,9 @@
 # inputs: what rules read.
 from functools import cache
 
-from clipkd.artifacts import read_manifest
+from clipkd.core.artifacts import read_manifest
 from clipkd.embeddings.zero_shot import asked as zero_shot_store
-from clipkd.teachers import TrainedTeacher
+from clipkd.plugins.teachers import TrainedTeacher
 
 
 def thumbnails_inputs(wildcards):

@@ -15,6 +15,12 @@ rule report:
     benchmark:
         "results/benchmarks/report.tsv"
     params:
-        code=code_digest("*.py", "tables/*.py", "report/*"),
+        code=code_digest(
+            "report/*.*",
+            "report/figures/*.py",
+            "tables/*.py",
+            "runs/record.py",
+            "spec/*.py",
+        ),
     shell:
         "exec clipkd report --config {input.config:q} --output {output:q} 2>> $(new_log {log:q})"

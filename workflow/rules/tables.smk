@@ -38,6 +38,6 @@ rule tables:
     benchmark:
         "results/benchmarks/tables.tsv"
     params:
-        code=code_digest("*.py", "tables/*.py"),
+        code=code_digest("tables/*.py", "runs/record.py", "spec/*.py"),
     shell:
         "exec clipkd tables --config {input.config:q} 2>> $(new_log {log:q})"

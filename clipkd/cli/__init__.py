@@ -1,0 +1,103 @@
+"""The command line: one verb a stage. `clipkd train` takes the flags of the paper's released code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from clipkd.core import verified
+from clipkd.core.environment import check_surroundings, masked
+from clipkd.core.errors import ClipkdError, MachineError
+from clipkd.core.version import __version__
+
+VERBS = (
+    "check",
+    "download",
+    "thumbnails",
+    "fetch",
+    "pin",
+    "extract",
+    "prototypes",
+    "probe",
+    "train",
+    "evaluate",
+    "predict",
+    "compare",
+    "export",
+    "push",
+    "audit",
+    "verify",
+    "tables",
+    "figures",
+    "report",
+    "resume",
+    "doctor",
+    "list",
+    "completion",
+)
+"""Each is a module of clipkd.cli.verbs, in the order in which `clipkd --help` shows them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code (2 bad input, 3 bad data, 4 the machine lacks something)."""
+    options = parser().parse_args(arguments)
+    if getattr(options, "verify", False):
+        os.environ[verified.ALWAYS] = "always"
+    os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask says: nobody else changes what we write
+    try:
+        check_surroundings()
+        options.run(options)
+        sys.stdout.flush()
+    except ClipkdError as error:
+        print(masked(f"clipkd {options.verb}: error: {error}"), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"clipkd {options.verb}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(masked(f"clipkd {options.verb}: error: {where}{error.strerror or error}"), file=sys.stderr)
+        return MachineError.exit_code
+    return 0
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows each option's default, and examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Return an option's help, with its default as a user types it, where there is one to speak of."""
+        default = action.default
+        if default is None or default is False or default == []:
+            return action.help
+        text = super()._get_help_string(action)
+        return text.replace("%(default)s", typed(default).replace("%", "%%")) if text else text
+
+
+def typed(default: Any) -> str:
+    """Return an option's default as a user types it: several values side by side, a pair as I/N."""
+    if isinstance(default, list | tuple):
+        return ("/" if isinstance(default, tuple) else " ").join(map(str, default))
+    return str(default)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="clipkd", description="Knowledge distillation that never runs the teacher twice."
+    )
+    top.add_argument("--version", action="version", version=f"clipkd {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name in VERBS:
+        verb = importlib.import_module(f"clipkd.cli.verbs.{name}")
+        examples = getattr(verb, "EXAMPLES", None)
+        child = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT, epilog=examples, formatter_class=Help)
+        verb.add_options(child)
+        child.set_defaults(run=verb.run)
+    return top

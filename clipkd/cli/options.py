@@ -1,0 +1,290 @@
+"""Groups of options that several verbs share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from clipkd.core.artifacts import MANIFEST
+from clipkd.core.errors import InputError
+from clipkd.embeddings.vectors import DTYPES
+from clipkd.plugins import (
+    datasets,
+    methods,
+    prototype_forms,
+    recipes,
+    students,
+    teachers,
+)
+from clipkd.plugins.datasets import DatasetSpec
+from clipkd.spec import class_names
+from clipkd.spec.cells import NO_TEACHER, Cell, checked
+from clipkd.spec.class_names import ClassNames
+from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.prompts import TEMPLATES, checked_template
+from clipkd.spec.views import Precision, Sample
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def per_class(text: str) -> int | Literal["all"]:
+    """Parse a whole number of at least 1, or `all`."""
+    return "all" if text == "all" else positive(text)
+
+
+def seed(text: str) -> int:
+    """Parse a seed: what both torch and numpy take."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..{2**32 - 1}")
+    return number
+
+
+def rate(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return number
+
+
+def rate_above_zero(text: str) -> float:
+    """Parse a finite number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return number
+
+
+def data_options(child: argparse.ArgumentParser) -> None:
+    """Add where data lie."""
+    child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, teachers and embeddings")
+    child.add_argument("--dataset-source", help="where the dataset's data are: base URL, archive or folder")
+    child.add_argument(
+        "--verify", action="store_true", help="hash every byte that is read, also what this machine has verified before"
+    )
+
+
+def device_options(child: argparse.ArgumentParser) -> None:
+    """Add what computes."""
+    child.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="a GPU where there is one, or a choice"
+    )
+    child.add_argument("--threads", type=positive, help="CPU threads (default: torch's own choice)")
+
+
+def store_options(child: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add what tells one embeddings artefact from another; where `several`, teacher and recipe are lists."""
+
+    def usual(name: str) -> dict[str, Any]:
+        return {"nargs": "+", "default": [name]} if several else {"default": name}
+
+    child.add_argument("--dataset-name", required=True, help="CIFAR10, CIFAR100, ImageNet, ...; case is ignored")
+    child.add_argument(
+        "--teacher-model",
+        **usual(NO_TEACHER),
+        help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder; :cls, :mean, :pooler or :text after it says what "
+        "is taken of it; NAME= before it names it; A+B are several teachers",
+    )
+    child.add_argument(
+        "--recipe", **usual("corrected"), help="reference (the released code's mathematics) or corrected"
+    )
+    child.add_argument("--student", default="base-32", help="the student network: a name, or timm:MODEL@PIXELS")
+    child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
+    child.add_argument(
+        "--embed-precision",
+        choices=get_args(Precision),
+        default="float32",
+        help="in which teachers multiply matrices; the reduced ones are for GPUs, and make other stores",
+    )
+    child.add_argument(
+        "--crop-views", type=positive, default=4, help="stored views per image, for --teacher-source replayed"
+    )
+    child.add_argument("--per-class", type=per_class, default=100, help="images per class prototype, or `all`")
+    child.add_argument(
+        "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"
+    )
+    child.add_argument(
+        "--template",
+        action="append",
+        type=template,
+        dest="templates",
+        help="a sentence that class names are put into for a text tower, {} in place of the name; may be repeated "
+        "(default: clipkd/spec/prompts.py)",
+    )
+    names_option(child)
+
+
+def names_option(child: argparse.ArgumentParser) -> None:
+    """Add what classes are called."""
+    child.add_argument(
+        "--class-names",
+        type=names,
+        metavar="FILE",
+        help="what the classes are called where the dataset has ids or numbers: a YAML or JSON file with a map from "
+        "each class to its name, or a list in the order of the classes (or that map or list itself, as JSON)",
+    )
+
+
+def form_options(child: argparse.ArgumentParser) -> None:
+    """Add what a class prototype is."""
+    child.add_argument(
+        "--prototype-form",
+        type=form,
+        default=None,
+        metavar="FORM",
+        help=f"what prototypes are: {', '.join(prototype_forms.names())} (default: as the recipe says)",
+    )
+
+
+def form(text: str) -> str:
+    """Parse the name of a prototype form."""
+    try:
+        return prototype_forms.get(text).name
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def template(text: str) -> str:
+    """Parse a prompt template."""
+    try:
+        return checked_template(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def names(text: str) -> ClassNames:
+    """Parse class names: a file, or a map or list as JSON."""
+    try:
+        return class_names.from_option(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def layout_of(options: argparse.Namespace) -> Layout:
+    """Return the layout that the options name."""
+    if not hasattr(options, "embed_dtype"):
+        return Layout(options.data)
+    sample = Sample(options.per_class, options.prototype_seed)
+    form = getattr(options, "prototype_form", None)
+    templates = tuple(options.templates or TEMPLATES)
+    named = {datasets.get(options.dataset_name, options.dataset_source).name: options.class_names}
+    rest: dict[str, Any] = {"precision": options.embed_precision, "templates": templates}
+    rest["class_names"] = tuple((dataset, given) for dataset, given in named.items() if given)
+    return Layout(options.data, options.embed_dtype, sample, form, options.crop_views, **rest)
+
+
+def dataset_of(options: argparse.Namespace, name: str) -> DatasetSpec:
+    """Return a dataset from where the options say it is.
+
+    Raises:
+        InputError: there is no such dataset, or it was packed from another folder.
+    """
+    from clipkd.plugins.datasets._source import refuse_other_source
+
+    spec = datasets.get(name, options.dataset_source)
+    refuse_other_source(spec, Layout(options.data).dataset(spec), options.dataset_source)
+    return spec
+
+
+def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
+    """Return the cell that the options name, every name checked."""
+    method = methods.get(train_type)
+    if method.signal != "nothing" and options.teacher_model == NO_TEACHER:
+        # Other verbs than `train` only stand for a train type: their users gave none.
+        who = f"train type '{method.name}'" if hasattr(options, "train_type") else f"clipkd {options.verb}"
+        raise InputError(f"{who} needs --teacher-model (known: {', '.join(teachers.names())})")
+    spec = None if method.signal == "nothing" else teachers.get(options.teacher_model)
+    if spec is not None and spec.available:
+        raise InputError(spec.available)
+    form = getattr(options, "prototype_form", None)
+    if form and spec is not None and method.signal == "prototypes" and not all(one.reads_names for one in spec.members):
+        prototype_forms.refuse_too_few(form, options.per_class)
+    cell = Cell(
+        recipe=recipes.get(options.recipe).name,
+        dataset=dataset_of(options, options.dataset_name).name,
+        student=students.spelled(options.student),
+        teacher=NO_TEACHER if spec is None else options.teacher_model,
+        train_type=method.name,
+        seed=getattr(options, "seed", 0),
+        teacher_source=getattr(options, "teacher_source", "cached"),
+        epochs=getattr(options, "epochs", 1),
+        source=options.dataset_source,
+    )
+    return checked(cell)
+
+
+def expect_embeddings(store: Embeddings, options: argparse.Namespace, views: Literal["full", "sample"]) -> None:
+    """Raise InputError where embeddings have yet to be made; gives the command that makes them."""
+    if not (store.folder / MANIFEST).exists():
+        raise InputError(f"no embeddings at {store.folder}; make them first: {extraction(options, views)}")
+
+
+def extraction(options: argparse.Namespace, views: str) -> str:
+    """Return the `clipkd extract` command that goes with the options of another verb on stored embeddings."""
+    usual = argparse.ArgumentParser(add_help=False)
+    data_options(usual)
+    store_options(usual)
+    words = ["clipkd", "extract"]
+    for name, default in vars(usual.parse_args(["--dataset-name", ""])).items():
+        value = getattr(options, name)
+        if value == default or name == "verify":
+            continue
+        if name == "templates":
+            words += [word for one in value for word in ("--template", one)]
+        else:
+            words += [f"--{name.replace('_', '-')}", as_given(value) if name == "class_names" else str(value)]
+    return shlex.join([*words, "--views", views])
+
+
+def as_given(named: ClassNames) -> str:
+    """Return class names as an option takes them: the file, or JSON."""
+    if named.where != "--class-names":
+        return named.where
+    return json.dumps(named.names if named.classes is None else dict(zip(named.classes, named.names, strict=True)))
+
+
+def device_of(options: argparse.Namespace) -> Any:
+    """Return the torch device, after setting the threads."""
+    import torch
+
+    from clipkd.core import device
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return device.choose(options.device)
+
+
+def results_options(child: argparse.ArgumentParser) -> None:
+    """Add what tables and figures are made from."""
+    data_options(child)
+    child.add_argument(
+        "--config", type=Path, default=Path("results/config.json"), help="the resolved config whose grid is shown"
+    )
+    child.add_argument("--results", type=Path, default=Path("results"), help="folder that holds runs/")
+    child.add_argument("--partial", action="store_true", help="accept missing runs, and mark what they touch")
+
+
+def folder_to_write(path: Path) -> Path:
+    """Return the folder of --output; InputError where a file stands in its place, or above it."""
+    file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+    if file is not None:
+        raise InputError(f"--output {path}: {file} is a file, not a folder; name another folder")
+    return path
+
+
+def file_to_write(path: Path) -> Path:
+    """Return the file of --output; InputError where a folder stands in its place, or a file above it."""
+    if path.is_dir():
+        raise InputError(f"--output {path}: this is a folder; name a file in it, for example {path / 'report.html'}")
+    folder_to_write(path.parent)
+    return path

@@ -1,0 +1,34 @@
+"""`clipkd check`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
+EXAMPLES = """\
+examples:
+  clipkd check
+  clipkd check config/demo.yaml
+"""
+BASE = Path("config/config.yaml")
+DATA = Path("data")
+"""Where the workflow keeps its data."""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    child.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="as for --configfile: each is merged over those before it"
+    )
+    child.add_argument("--base", type=Path, default=BASE, help="the config that Snakemake reads first")
+
+
+def run(options: argparse.Namespace) -> None:
+    from clipkd.spec import config as settings
+    from clipkd.spec.cells import expand
+
+    files = [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
+    cells, left_out = expand(settings.load(files, settings.schema(), data=DATA))
+    for reason in left_out:
+        print(f"left out: {reason}")
+    print(f"{', '.join(map(str, files))}: {len(cells)} runs")

@@ -1,0 +1,42 @@
+"""`clipkd doctor`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clipkd.core.errors import MachineError
+
+TEXT = "Check this machine, or with --slurm this cluster, for all that the workflow needs."
+EXAMPLES = """\
+examples:
+  clipkd doctor
+  clipkd doctor --slurm
+"""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    child.add_argument("--slurm", action="store_true", help="also the cluster, and a node of each partition")
+    child.add_argument(
+        "--profile", type=Path, default=Path("profiles/slurm"), help="the Snakemake profile that names the partitions"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    from clipkd.workflow.doctor import check_up
+
+    findings = check_up(Path())
+    if options.slurm:
+        from clipkd.workflow.slurm.preflight import check_node, preflight
+        from clipkd.workflow.slurm.profile import Profile
+
+        profile = Profile.read(options.profile)
+        found, _ = preflight(profile.requests())
+        findings.found += found.found
+        if not found.errors:
+            for request in profile.requests():
+                check_node(request, Path(), profile.latency_wait, findings)
+    for finding in findings.found:
+        print(finding)
+    if findings.errors:
+        raise MachineError(f"{len(findings.errors)} things can't work as they are; they are marked `error` above")

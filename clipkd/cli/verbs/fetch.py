@@ -1,0 +1,52 @@
+"""`clipkd fetch`."""
+
+from __future__ import annotations
+
+import argparse
+
+from clipkd.cli.options import data_options, device_of, device_options, layout_of
+from clipkd.core.errors import InputError
+from clipkd.plugins import students, teachers
+
+TEXT = (
+    "Fetch a teacher's checkpoint, or a student's pretrained weights, at its pinned commit (needs internet); train a "
+    "teacher that the workflow makes."
+)
+EXAMPLES = """\
+examples:
+  clipkd fetch digits-vit-s        # trained here
+  clipkd fetch vit-b16-in21k       # from the hub, at its commit
+"""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    data_options(child)
+    device_options(child)
+    child.add_argument(
+        "teacher",
+        help="a teacher's name, hub id or OWNER/MODEL@COMMIT; or a student, timm:MODEL?pretrained=OWNER/MODEL@COMMIT",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.teacher.lower().startswith("timm:"):
+        fetch_student(options.teacher)
+        return
+    spec = teachers.get(options.teacher)
+    if spec.available:
+        raise InputError(spec.available)
+    from clipkd.embeddings import prepare as stages
+
+    layout, device = layout_of(options), device_of(options)
+    for one in spec.members:
+        stages.teacher(one, layout, device)
+
+
+def fetch_student(name: str) -> None:
+    """Bring the pretrained weights of a timm student into the Hugging Face cache, where its training finds them."""
+    spec = students.get(name)
+    if not isinstance(spec, students.TimmSpec) or not spec.pretrained or spec.weights:
+        raise InputError(f"student '{name}' has no weights on the hub: write timm:MODEL?pretrained=OWNER/MODEL@COMMIT")
+    from clipkd.plugins.students._pretrained import fetch
+
+    fetch(spec)

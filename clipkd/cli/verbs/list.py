@@ -1,0 +1,140 @@
+"""`clipkd list`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from clipkd.core import registry
+from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.errors import DataError
+from clipkd.plugins import (
+    datasets,
+    methods,
+    prototype_forms,
+    recipes,
+    students,
+    teachers,
+)
+
+TEXT = (
+    "List what there is, with a line about each: datasets, teachers, students, ..., and the embeddings that are stored."
+)
+EXAMPLES = """\
+example:
+  clipkd list
+"""
+
+Lines = dict[str, str]
+"""Name -> what it is."""
+OWN: dict[str, Lines] = {
+    "datasets": {
+        "FOLDER": "Your own images, train/<class>/ and val/<class>/; under `sources`, or --dataset-source.",
+        "hub:OWNER/NAME@COMMIT": "A dataset of the Hugging Face hub, in parquet files; given in the same places.",
+        "torchvision:NAME": "A dataset of torchvision; given in the same places.",
+    },
+    "teachers": {
+        "OWNER/MODEL@COMMIT": "Any ViT, DINOv2, CLIP or SigLIP of the Hugging Face hub; or a folder with its files.",
+        "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler; text: the text tower of a CLIP or SigLIP.",
+        "A+B": "Several teachers at once for one student.",
+    },
+    "students": {
+        "timm:MODEL@PIXELS": "Any model of timm, for images of that side (32 where none is given); "
+        "?pretrained=FILE.safetensors or OWNER/MODEL@COMMIT behind it: not with fresh weights."
+    },
+}
+"""What can be named without a file of its own."""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    child.add_argument("kind", nargs="?", choices=list(KINDS), help="one kind only")
+    child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, teachers and embeddings")
+
+
+def described(package: str) -> Lines:
+    """Return the first line about each thing of a package: of the file that it is."""
+    return {name: registry.line(package, name) for name in registry.specs(package)}
+
+
+def listed_datasets(data: Path) -> Lines:
+    """Return the datasets, and of those that are packed below data/datasets what they hold."""
+    lines = described(datasets.__name__)
+    for path in sorted((data / "datasets").glob(f"[!.]*/{MANIFEST}")):
+        name = path.parent.name
+        try:
+            facts = read_manifest(path.parent)["facts"]
+            found = f"{len(facts['classes'])} classes, {facts['train']:,} training and {facts['test']:,} test images"
+            note = f"packed: {found}"
+        except DataError as error:
+            note = f"DAMAGED: {error}"
+        lines[name] = f"{lines[name]} ({note})" if name in lines else f"Your own, {note}"
+    return lines
+
+
+def listed_teachers(data: Path) -> Lines:
+    """Return the teachers; those that can't be used yet say why."""
+    lines = described(teachers.__name__)
+    reasons = {name: teachers.get(name).available for name in lines}
+    return {name: f"{line} ({reasons[name]})" if reasons[name] else line for name, line in lines.items()}
+
+
+def listed_forms(data: Path) -> Lines:
+    lines = described(prototype_forms.__name__)
+    return dict(zip(prototype_forms.names(), lines.values(), strict=True))
+
+
+def listed_embeddings(data: Path) -> Lines:
+    """Return what is stored below data/embeddings, by folder."""
+    lines = {}
+    for path in sorted((data / "embeddings").glob(f"*/*/[!.]*/{MANIFEST}")):
+        folder = path.parent
+        try:
+            lines["/".join(folder.parts[-3:])] = stored(folder)
+        except DataError as error:
+            lines["/".join(folder.parts[-3:])] = f"DAMAGED: {error}"
+    return lines
+
+
+def stored(folder: Path) -> str:
+    """Return what one folder of data/embeddings holds."""
+    manifest = read_manifest(folder)
+    facts, size = manifest["facts"], sum(entry["bytes"] for entry in manifest["files"].values())
+    megabytes = f"{size / 1e6:.2f} MB"
+    if manifest["kind"] == "prototypes":
+        return f"prototypes of {facts['classes']} classes, form {manifest['identity']['form']}, {megabytes}"
+    if manifest["kind"] == "head":
+        return f"class scores by {facts['head']}, test top-1 {facts['accuracy']['test']:.1%}, {megabytes}"
+    views = manifest["identity"]["views"]
+    shown = "prompts" if "templates" in views else "views of images for prototypes" if views["sample"] else "views"
+    return f"{facts['forward_passes']:,} {shown}, {facts['hidden_size']} dimensions, {views['pooling']}, {megabytes}"
+
+
+KINDS: dict[str, Callable[[Path], Lines]] = {
+    "datasets": listed_datasets,
+    "teachers": listed_teachers,
+    "students": lambda data: described(students.__name__),
+    "train-types": lambda data: described(methods.__name__),
+    "recipes": lambda data: described(recipes.__name__),
+    "prototype-forms": listed_forms,
+    "embeddings": listed_embeddings,
+}
+
+
+def run(options: argparse.Namespace) -> None:
+    for kind in [options.kind] if options.kind else KINDS:
+        lines = KINDS[kind](options.data) | OWN.get(kind, {})
+        print(f"{kind}:" if lines else f"{kind}: none below {options.data}")
+        width = min(36, max(map(len, lines), default=0)) + 4
+        for name, line in lines.items():
+            print(entry(name, line, width))
+
+
+def entry(name: str, line: str, width: int) -> str:
+    """Return a name and its line, wrapped to the terminal beside it."""
+    first = f"  {name}".ljust(width)
+    columns = max(60, min(120, shutil.get_terminal_size((120, 24)).columns))
+    text = textwrap.fill(line, columns, initial_indent=" " * width, subsequent_indent=" " * width)
+    return first + text[width:] if len(first) <= width else f"{first}\n{text}"

@@ -1,0 +1,97 @@
+"""`clipkd predict`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from clipkd.cli.options import device_of, device_options, names_option, positive
+from clipkd.core.errors import DataError, InputError
+
+TEXT = "Say what is on images: the likeliest classes of each, as CSV or JSON."
+EXAMPLES = """\
+examples:
+  clipkd predict results/runs/corrected/digits/tiny-32/none/supervised/seed0 scan.png photos/
+  find photos -name '*.jpg' | clipkd predict RUN - --format json --top 1 --output answers.json
+"""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    device_options(child)
+    names_option(child)
+    child.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder, or an export (safetensors or hf)")
+    child.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files; folders, with all below them; - for a list on standard input"
+    )
+    child.add_argument("--format", choices=["csv", "json"], default="csv", help="one row, or one object, per answer")
+    child.add_argument("--output", type=Path, help="file to write (default: standard output)")
+    child.add_argument("--top", type=positive, default=5, help="how many classes, the likeliest first")
+    child.add_argument("--batch-size", type=positive, default=64, help="images that go through the student at once")
+    child.add_argument(
+        "--add-class",
+        action="append",
+        metavar="NAME",
+        help="a class that training did not have, known by its name (a run of embed-KD whose teacher is a text tower); "
+        "all classes are then told apart by their prototypes; may be repeated",
+    )
+    child.add_argument(
+        "--data", type=Path, default=Path("data"), help="where the run's prototypes and text tower are, for --add-class"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    from clipkd.core.progress import progress, say
+    from clipkd.data.image_files import listed
+    from clipkd.export.model import load
+    from clipkd.export.prediction import WRITERS
+
+    if options.add_class and options.class_names:
+        raise InputError("--add-class tells the run's own class names and the new ones apart: leave out --class-names")
+    if options.output is not None and options.output.is_dir():
+        raise InputError(f"--output {options.output} is a folder: give the file to write")
+    device = device_of(options)
+    model = load(options.run_folder, device.type, options.class_names)
+    paths = listed(options.images, sys.stdin)
+    if options.add_class:
+        from clipkd.export.open_classes import of_run
+        from clipkd.spec.layout import Layout
+
+        classes = of_run(options.run_folder, Layout(options.data), device).adding(options.add_class)
+        model = replace(model, student=classes.network(), classes=list(classes.names), class_names=None)
+    bad = 0
+    with output(options.output) as stream:
+        writer = WRITERS[options.format](stream)
+        answers = model.answers(paths, options.top, options.batch_size)
+        for answer in progress(answers, len(paths), "predicting", "images"):
+            if answer.error is not None:
+                bad += 1
+                say(f"left out: {answer.error}")
+            writer.write(answer)
+        writer.close()
+    if bad == len(paths):
+        raise DataError(f"none of {bad} images could be read; each is named above")
+    if bad:
+        say(f"{bad} of {len(paths)} images could not be read; each is named above")
+
+
+@contextlib.contextmanager
+def output(path: Path | None) -> Iterator[TextIO]:
+    """Yield the stream to write to: a file that appears when it is complete, or standard output."""
+    if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a file name need not be UTF-8
+        yield sys.stdout
+        return
+    from clipkd.core.artifacts import written_aside
+
+    with (
+        written_aside(path) as aside,
+        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        yield stream

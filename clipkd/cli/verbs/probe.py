@@ -1,0 +1,41 @@
+"""`clipkd probe`."""
+
+from __future__ import annotations
+
+import argparse
+
+from clipkd.cli.options import (
+    cell_of,
+    data_options,
+    device_of,
+    device_options,
+    expect_embeddings,
+    layout_of,
+    store_options,
+)
+from clipkd.core.artifacts import MANIFEST
+
+TEXT = "Fit the linear probe on stored embeddings and write class scores."
+EXAMPLES = """\
+example:
+  clipkd probe --dataset-name digits --teacher-model digits-vit-s --student tiny-32
+"""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    data_options(child)
+    store_options(child)
+    device_options(child)
+
+
+def run(options: argparse.Namespace) -> None:
+    layout, cell = layout_of(options), cell_of(options, "vanilla")
+    from clipkd.embeddings import prepare as stages
+
+    device = device_of(options)
+    for one in cell.by_teacher:
+        store = layout.full_embeddings(one)
+        if not (store.head()[0] / MANIFEST).exists():
+            expect_embeddings(store, options, "full")
+        stages.head(store, layout, options.dataset_source, device)
+        print(store.head()[0])

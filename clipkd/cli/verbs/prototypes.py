@@ -1,0 +1,39 @@
+"""`clipkd prototypes`."""
+
+from __future__ import annotations
+
+import argparse
+
+from clipkd.cli.options import (
+    cell_of,
+    data_options,
+    expect_embeddings,
+    form_options,
+    layout_of,
+    store_options,
+)
+from clipkd.core.artifacts import MANIFEST
+
+TEXT = "Make class prototypes of a stored sample."
+EXAMPLES = """\
+examples:
+  clipkd prototypes --dataset-name digits --teacher-model digits-vit-s --student tiny-32
+  clipkd prototypes --dataset-name cifar100 --teacher-model vit-b16-in21k --per-class all --prototype-form kmeans-4
+"""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    data_options(child)
+    store_options(child)
+    form_options(child)
+
+
+def run(options: argparse.Namespace) -> None:
+    cell, layout = cell_of(options, "embed-KD"), layout_of(options)
+    from clipkd.embeddings import prepare as stages
+
+    for one in cell.by_teacher:
+        if not (layout.prototypes(one)[0] / MANIFEST).exists():
+            expect_embeddings(layout.sample_embeddings(one), options, "sample")
+        stages.prototypes(layout.sample_embeddings(one), layout.form_of(one))
+        print(layout.prototypes(one)[0])

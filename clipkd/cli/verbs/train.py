@@ -1,0 +1,202 @@
+"""`clipkd train`: takes the flags of the paper's released code."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, get_args
+
+from clipkd.cli.options import (
+    cell_of,
+    data_options,
+    device_of,
+    device_options,
+    form_options,
+    layout_of,
+    positive,
+    rate,
+    rate_above_zero,
+    seed,
+    store_options,
+)
+from clipkd.core.errors import InputError, Interrupted
+from clipkd.runs import workers
+from clipkd.spec.cells import Cell, TeacherSource
+
+if TYPE_CHECKING:
+    from clipkd.runs.assignment import Assignment
+
+TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds; what they
+need of a teacher is taken from the store or made first, and those that are complete are left as they are."""
+EXAMPLES = """\
+examples:
+  clipkd train --dataset-name digits --teacher-model digits-vit-s --train-type embed-KD --student tiny-32
+  clipkd train --dataset-name digits --train-type supervised --student tiny-32 --seed 0 1 2 3
+  clipkd train --dataset-name birds --dataset-source photos/birds --train-type supervised --student base-64
+"""
+
+
+SEVERAL = ("recipe", "teacher_model", "train_type", "seed")
+"""Options with several values: one student is trained for each combination."""
+STACK = 8
+"""Students that a GPU computes at once, where --stack says nothing."""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    data_options(child)
+    store_options(child, several=True)
+    form_options(child)
+    device_options(child)
+    # The first three, with --dataset-name and --teacher-model, are the released code's.
+    child.add_argument(
+        "--train-type", nargs="+", required=True, help="embed-KD, teacher-KD, vanilla, supervised or a control"
+    )
+    child.add_argument(
+        "--log-folder",
+        type=Path,
+        help="the run's folder (default: results/runs/<recipe>/<dataset>/...); of several students, the folder that "
+        "holds <recipe>/<dataset>/...",
+    )
+    child.add_argument(
+        "--ckpt-save-name",
+        type=Path,
+        help="student file, .pt or .safetensors; a bare name lies in the log folder (default: student.safetensors)",
+    )
+    child.add_argument("--seed", nargs="+", type=seed, default=[0], help="seed of weights, order, flips and dropout")
+    child.add_argument(
+        "--processes", type=positive, help="on a CPU, students trained at a time (default: one per core, if several)"
+    )
+    child.add_argument(
+        "--stack", type=positive, help=f"students of equal shape computed at once (default: {STACK} on a GPU, else 1)"
+    )
+    child.add_argument(
+        "--teacher-source",
+        choices=get_args(TeacherSource),
+        default="cached",
+        help="stored signal; the teacher in every step; the teacher once per view, in training; stored random views",
+    )
+    child.add_argument("--epochs", type=positive, default=200, help="passes over the training images")
+    child.add_argument("--batch-size", type=positive, default=64, help="images per step")
+    child.add_argument("--learning-rate", type=rate_above_zero, default=1e-4, help="AdamW's, above 0")
+    child.add_argument("--weight-decay", type=rate, default=0.1, help="AdamW's, at least 0")
+    child.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="fp32",
+        help="of matrix products: float32, bfloat16 (autocast), or bfloat16 where the device is made for it",
+    )
+    child.add_argument(
+        "--embed-batch-size",
+        type=positive,
+        default=64,
+        help="images per teacher pass, where embeddings have to be made",
+    )
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """Return the cell of each combination, each once: without a teacher, one for all teachers."""
+    cells: dict[str, Cell] = {}
+    for values in itertools.product(*(getattr(options, name) for name in SEVERAL)):
+        one = argparse.Namespace(**vars(options) | dict(zip(SEVERAL, values, strict=True)))
+        cell = cell_of(one, one.train_type)
+        cells.setdefault(cell.folder, cell)
+    return list(cells.values())
+
+
+def run(options: argparse.Namespace) -> None:
+    cells = cells_of(options)
+    place = places(options, cells)
+    if len(cells) > 1 and "WORLD_SIZE" in os.environ:
+        raise InputError("the processes that torchrun starts train one student: give one value of each option")
+    if (options.processes or 1) > 1 and (options.stack or 1) > 1:
+        raise InputError("--processes and --stack exclude each other: one student a process, or several in one")
+    may_fork = len(cells) > 1 and options.device != "cuda" and options.stack in (None, 1)
+    if may_fork:
+        workers.start_server()
+    from clipkd.runs.assignment import Assignment, train_in_stacks
+    from clipkd.runs.folder import METRICS
+    from clipkd.runs.job import Hyperparameters
+    from clipkd.runs.precision import resolved
+
+    device, layout = device_of(options), layout_of(options)
+    rates = options.learning_rate, options.weight_decay
+    numbers = Hyperparameters(options.epochs, options.batch_size, *rates, resolved(options.precision, device))
+    assignments = [
+        Assignment(cell, numbers, layout, str(device), *place[cell.folder], options.embed_batch_size) for cell in cells
+    ]
+    for one in assignments:
+        one.run_folder()
+    if len(assignments) == 1:
+        expect_signals(assignments[0])
+        train_alone(assignments[0])
+        return
+    on_gpu = device.type == "cuda"
+    processes = options.processes or workers.cores() if may_fork and not on_gpu else 1
+    try:
+        if processes > 1:
+            workers.train_in_processes(assignments, processes, options.threads)
+        else:
+            train_in_stacks(assignments, options.stack or (STACK if on_gpu else 1))
+    finally:
+        for one in assignments:
+            if (one.folder / METRICS).exists():
+                print(one.folder)
+
+
+def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Path, Path | None]]:
+    """Return each cell's run folder and student file (None: the usual one)."""
+    name = options.ckpt_save_name
+    is_bare = name is None or name.parent == Path()
+    if len(cells) > 1 and not is_bare:
+        raise InputError(f"--ckpt-save-name {name}: several students can't share a file; give a bare name")
+    found = {}
+    for cell in cells:
+        folder = options.log_folder or Path("results/runs") / cell.folder
+        if options.log_folder and len(cells) > 1:
+            folder = options.log_folder / cell.folder
+        found[cell.folder] = (folder, folder / name if is_bare and name else name)
+    return found
+
+
+def expect_signals(assignment: Assignment) -> None:
+    """Let SIGTERM and SIGUSR1 stop the work around the training; once the result is complete they change nothing.
+
+    A scheduler takes back what a job that fails has made: a signal in a finished training's last second must not
+    make it fail. (While it trains, the training itself listens.)
+    """
+    from clipkd.runs.folder import METRICS
+
+    result = assignment.folder / METRICS
+    before = result.stat().st_mtime_ns if result.exists() else None
+
+    def note(number: int, frame: FrameType | None) -> None:
+        is_complete = result.exists() and result.stat().st_mtime_ns != before
+        if not is_complete:
+            raise Interrupted(signal.Signals(number), f"stopped by {signal.Signals(number).name} outside the training")
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, note)
+
+
+def train_alone(assignment: Assignment) -> None:
+    """Train one student; where torchrun started several processes, they do so together."""
+    import torch
+
+    from clipkd.runs.loop import train
+    from clipkd.runs.ranks import join, leave
+
+    ranks = join(torch.device(assignment.device))
+    try:
+        error = assignment.prepare() if ranks.is_first else None
+        if error:
+            raise error
+        ranks.wait()
+        train(*assignment.open(ranks.count), ranks)
+    finally:
+        leave()
+    if ranks.is_first:
+        print(assignment.folder)

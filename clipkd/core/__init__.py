@@ -1,0 +1,1 @@
+"""Ground: errors, fingerprints, artefacts, locks, downloads. Knows nothing of distillation."""

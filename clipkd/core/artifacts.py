@@ -1,0 +1,356 @@
+"""Artefacts on disk: whole or absent, and never taken for something else.
+
+An artefact is a folder with a `manifest.json` that says what made it (its identity), what is known
+about it (facts), and the size and sha256 of each file. It is written aside, synced and renamed, so
+that a reader sees all of it or nothing. Each opening checks what it stands for, and its bytes: their
+hashes are computed once on a machine and remembered (clipkd.core.verified).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import Identity, differences, digest, fingerprint
+from clipkd.core.verified import Memory, Stamp, stamp
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+MOST_JSON_BYTES = 64 << 20
+FIELDS = {"format", "kind", "fingerprint", "identity", "facts", "files"}
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, 64 hex digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def default_mode(is_folder: bool) -> int:
+    """Return the permissions that the user's umask gives, but never that of writing to everyone.
+
+    (Temporary files are made private.)
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return (0o777 if is_folder else 0o666) & ~mask & ~0o002
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError name `path`, which the user knows, and no temporary file beside it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path`; on success it is synced and takes `path`'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    aside = Path(name)
+    try:
+        yield aside
+        os.chmod(aside, default_mode(is_folder=False))
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], pieces: Iterable[np.ndarray]) -> None:
+    """Write an array of a known shape from its pieces [n, ...], in an artefact that is being built.
+
+    By plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
+    """
+    with path.open("wb") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for piece in pieces:
+            stream.write(np.ascontiguousarray(piece, dtype).tobytes())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def json_text(data: Any) -> str:
+    """Return data as JSON in the one form that is written here: sorted keys, no NaN, one trailing newline."""
+    return json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json_text(data))
+
+
+def read_json(path: Path, is_strict: bool = True) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        is_strict: refuse numbers that are not finite here; False: leave that to the reader of the fields.
+
+    Raises:
+        DataError: it is missing, is too large, is not JSON, or holds a key twice or a number that is not finite.
+    """
+    number = finite if is_strict else float
+    try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise DataError(f"{path} is damaged: larger than {MOST_JSON_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=once, parse_float=number, parse_constant=number)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise DataError(f"{path} is damaged: not JSON ({error})") from None
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a dict; raise ValueError where a key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def finite(text: str) -> float:
+    """Parse a number; raise ValueError where it is NaN or infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+@dataclass
+class Draft:
+    """An artefact in the making: put files into `path` and knowledge into `facts`."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
+    """Build the artefact `folder`; it appears, complete, when the block ends without an error.
+
+    Where two processes build the same artefact, the first to finish wins and the other's equal
+    result is dropped.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        draft = Draft(aside)
+        yield draft
+        seal(draft, kind, identity)
+        put_in_place(aside, folder, kind, identity)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def seal(draft: Draft, kind: str, identity: Identity) -> None:
+    """Write the manifest of a finished draft and sync everything."""
+    paths = sorted(p for p in draft.path.rglob("*") if p.is_file())
+    for path in paths:
+        os.chmod(path, default_mode(is_folder=False))
+        sync(path)
+    files = {path.relative_to(draft.path).as_posix(): entry_of(path) for path in paths}
+    write_manifest(draft.path, kind, identity, draft.facts, files)
+    os.chmod(draft.path, default_mode(is_folder=True))
+    sync(draft.path)
+
+
+def write_manifest(
+    folder: Path, kind: str, identity: Identity, facts: dict[str, Any], files: dict[str, dict[str, Any]]
+) -> None:
+    """Write the manifest of a folder: what it is, and the entries of its files."""
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "fingerprint": fingerprint(identity),
+        "identity": identity,
+        "facts": facts,
+        "files": files,
+    }
+    write_json(folder / MANIFEST, manifest | {"checksum": digest(manifest)})
+
+
+def entry_of(path: Path) -> dict[str, Any]:
+    """Return a file's entry in a manifest."""
+    entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    if path.suffix == ".npy":
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        entry |= {"shape": list(array.shape), "dtype": str(array.dtype)}
+    return entry
+
+
+def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity) -> None:
+    """Rename a sealed folder to its final name, over an empty, unfinished or outdated one."""
+    while True:  # until this artefact or another writer's equal one is there
+        try:
+            os.rename(aside, folder)  # also replaces an empty folder, which Snakemake may have made
+            break
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+        try:
+            open_artifact(folder, kind, identity)
+            return  # another writer was first, with the same content
+        except DataError:
+            move_away(folder)
+    sync(folder.parent)
+
+
+def move_away(folder: Path) -> None:
+    """Remove what stands at an artefact's place; another writer may have done so at the same time."""
+    outdated = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, outdated / folder.name)
+    finally:
+        shutil.rmtree(outdated, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An opened, checked artefact."""
+
+    path: Path
+    manifest: dict[str, Any]
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    """What each checked file was like when its hash was found right."""
+
+    @property
+    def identity(self) -> Identity:
+        return self.manifest["identity"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return self.manifest["facts"]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together, the manifest not counted."""
+        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the artefact's files."""
+        if name not in self.manifest["files"]:
+            raise DataError(f"{self.path / MANIFEST} lists no file '{name}'")
+        return self.path / name
+
+    def array(self, name: str) -> np.ndarray:
+        """Return the stored array `name`, memory-mapped and read-only."""
+        path = self.file(f"{name}.npy")
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.still(path)
+        return array
+
+    def still(self, path: Path) -> None:
+        """Raise DataError where a file, just opened, is another one than was checked."""
+        if stamp(path) != self.stamps.get(path.name, stamp(path)):
+            raise DataError(f"{path} was changed or replaced after it was checked; run the command again")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest and check that it is undamaged, to the last space; raise DataError where it is not."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataError(f"{path} has no format {FORMAT}: it was written by another version of clipkd; remove {folder}")
+    is_as_written = path.read_bytes() == json_text(manifest).encode()
+    checksum = manifest.pop("checksum", None)
+    if checksum != digest(manifest) or not is_as_written or manifest.keys() != FIELDS:
+        raise DataError(f"{path} is damaged (its checksum does not fit); remove {folder} and make it again")
+    for name in manifest["files"]:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DataError(f"{path} lists the file '{name}', which lies elsewhere; remove {folder} and make it again")
+    return manifest
+
+
+def open_artifact(
+    folder: Path, kind: str, identity: Identity | None = None, only: Collection[str] | None = None
+) -> Artifact:
+    """Open the artefact `folder`, checking its manifest, what it stands for, and every file's bytes.
+
+    Args:
+        folder: where it lies.
+        kind: what it has to be.
+        identity: what it must have been made from; None: anything.
+        only: the files to check, where others are not read; None: all.
+
+    Raises:
+        DataError: it is missing, damaged, of another kind, or made from something else than
+            `identity`; the message names the file or the differing field and what to do.
+    """
+    if not (folder / MANIFEST).exists():
+        raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing")
+    manifest = read_manifest(folder)
+    if manifest["kind"] != kind:
+        raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
+    if identity is not None and manifest["fingerprint"] != fingerprint(identity):
+        lines = "\n  ".join(differences(manifest["identity"], identity))
+        raise DataError(
+            f"{folder} was made from something else than this run asks for; remove it to make it again:\n  {lines}"
+        )
+    files = manifest["files"]
+    stamps = check_files(folder, {name: files[name] for name in files if only is None or name in only})
+    return Artifact(folder, manifest, stamps)
+
+
+def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, Stamp]:
+    """Raise DataError unless every file has the size and sha256 of its manifest entry; return what each is like."""
+    memory, stamps = Memory(folder), {}
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
+        before = stamps[name] = stamp(path)
+        if memory.holds(path, entry["sha256"]):
+            continue
+        check_file(path, entry, folder)
+        memory.note(path, before, entry["sha256"])
+    memory.save()
+    return stamps
+
+
+def check_file(path: Path, entry: dict[str, Any], folder: Path) -> None:
+    """Raise DataError unless a file's bytes have the size and sha256 of its manifest entry."""
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise DataError(
+            f"{path} is damaged: {size} bytes, the manifest says {entry['bytes']}; remove {folder} and make it again"
+        )
+    if sha256(path) != entry["sha256"]:
+        raise DataError(f"{path} is damaged: its sha256 differs from the manifest's; remove {folder} and make it again")

@@ -1,0 +1,46 @@
+"""Surroundings of a command: what of the environment could change what it does, and is refused or written down."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from clipkd.core.errors import InputError
+
+REFUSED = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",)
+"""Variables that make a library run code out of files that are only to be read."""
+RECORDED = (
+    *("PYTHONPATH", "PYTHONHASHSEED", "PYTHONOPTIMIZE", "LD_PRELOAD", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+    *("HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"),
+)
+"""Variables that a run writes down, where they are set: they decide which code runs, on what, and whom it asks."""
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+"""A token of the Hugging Face hub."""
+
+
+def check_surroundings() -> None:
+    """Raise InputError where a variable would take a protection out."""
+    for name in REFUSED:
+        if os.environ.get(name, "0").lower() not in {"", "0", "false", "no", "n"}:
+            raise InputError(f"{name} is set: with it, weights could run code; unset it")
+
+
+def recorded() -> dict[str, str]:
+    """Return the recorded variables that are set, without passwords."""
+    return {name: masked(without_password(os.environ[name])) for name in RECORDED if os.environ.get(name)}
+
+
+def without_password(text: str) -> str:
+    """Return an address without its user and password; any other text as it is."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
+
+
+def masked(text: str) -> str:
+    """Return a text without the hub's tokens."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        secret = os.environ.get(name)
+        if secret:
+            text = text.replace(secret, "***")
+    return TOKEN.sub("hf_***", text)

@@ -1,0 +1,83 @@
+"""What this machine has verified: a file whose hash was checked once is not hashed again while it stays as it was.
+
+A file stays as it was while its size, times of change, inode and device do. The change time (ctime) is
+among them because an edit can put the modification time back, but not that. The memory is one small
+JSON file per artefact in the user's cache folder. Where it can't be read or written, or someone else
+could have written it, files are simply hashed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+from clipkd.core.fingerprint import digest
+
+ALWAYS = "CLIPKD_VERIFY"
+"""Environment variable; set to `always`, every opening hashes every byte (`--verify` sets it)."""
+RACY_SECONDS = 2.0
+"""A file changed less than this ago could be changed again with equal time stamps: it is not remembered."""
+
+Stamp = list[int]
+
+
+def folder() -> Path:
+    """Return where the memory lies: `clipkd/verified` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipkd" / "verified"
+
+
+def stamp(path: Path) -> Stamp:
+    """Return what must not change about a file: size, modification and change time, inode, device."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+
+
+class Memory:
+    """What is known of one artefact's files."""
+
+    def __init__(self, artifact: Path) -> None:
+        self.name = f"{digest(str(artifact.resolve()))[:32]}.json"
+        self.known: dict[str, list] = self.read()
+        self.is_changed = False
+
+    def read(self) -> dict[str, list]:
+        """Return the remembered files; nothing where the memory is missing, damaged or not only ours."""
+        if os.environ.get(ALWAYS) == "always":
+            return {}
+        try:
+            with open(folder() / self.name, encoding="utf-8") as stream:
+                found = os.fstat(stream.fileno())
+                if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                    return {}
+                known = json.load(stream)
+        except (OSError, ValueError, RuntimeError):  # RuntimeError: the user has no home
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def holds(self, path: Path, sha256: str) -> bool:
+        """Return whether the file, as it is now, has been found to have this hash."""
+        return self.known.get(str(path.absolute())) == [*stamp(path), sha256]
+
+    def note(self, path: Path, before: Stamp, sha256: str) -> None:
+        """Remember that a file had this hash, unless it may have changed since `before`, its stamp ahead of hashing."""
+        young = time.time_ns() - max(before[1], before[2]) < RACY_SECONDS * 1e9
+        if not young and stamp(path) == before:
+            self.known[str(path.absolute())] = [*before, sha256]
+            self.is_changed = True
+
+    def save(self) -> None:
+        """Write what was noted; a memory that can't be written is none."""
+        if not self.is_changed:
+            return
+        try:
+            memory = folder()
+            memory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile("w", dir=memory, delete=False, encoding="utf-8") as stream:  # mode 0600
+                json.dump(self.known, stream)
+            os.replace(stream.name, memory / self.name)
+        except (OSError, RuntimeError):
+            return

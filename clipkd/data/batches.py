@@ -1,0 +1,222 @@
+"""Batches: images on the training device as 8-bit numbers, augmented there.
+
+A source yields the batches of an epoch in an order and with flips and crops drawn from one
+generator, so that a seed fixes them all. What a batch shows depends on the generator's state before
+the epoch and on the batch's number alone: an epoch can be taken up at any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipkd.data.boxes import random_boxes, scaled
+from clipkd.data.dataset import SPLITS, Dataset, SplitName
+from clipkd.data.residency import Held, held
+from clipkd.data.pixels import flipped, normalised, unit
+from clipkd.data.resampling import resized
+from clipkd.data.thumbnails import Thumbnails
+from clipkd.plugins.datasets import DatasetSpec
+
+
+@dataclass
+class Batch:
+    """What one step trains on."""
+
+    rows: Tensor
+    """Row numbers in the dataset's training split [B], on the CPU."""
+    flips: Tensor
+    """Which images are mirrored, bool [B], on the CPU."""
+    views: Tensor
+    """Which stored view each image is shown in, int64 [B], on the CPU."""
+    labels: Tensor
+    """Class numbers [B]."""
+    inputs: Tensor
+    """The student's input, normalised [B, 3, S, S]."""
+    native: Tensor | None = None
+    """The same views at the images' own resolution, in [0, 1]; only where a live teacher looks."""
+
+    def part(self, here: slice) -> Batch:
+        """Return some of the batch's images."""
+        native = None if self.native is None else self.native[here]
+        rows, flips, views = self.rows[here], self.flips[here], self.views[here]
+        return Batch(rows, flips, views, self.labels[here], self.inputs[here], native)
+
+
+class Batches(Protocol):
+    """A source of training and evaluation batches."""
+
+    count: int
+    """Training images."""
+
+    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches from number `start` on; whatever it is, the same numbers are drawn."""
+
+    def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs [B, 3, S, S] and labels [B] of a split's rows (None: all), unaugmented."""
+
+
+@dataclass
+class Shown:
+    """What a batch shows, on the CPU, before any pixel is read."""
+
+    rows: Tensor
+    flips: Tensor
+    views: Tensor
+    boxes: np.ndarray | None = None
+    """The region of each image, in pixels of its thumbnail: top, left, height, width [B, 4]."""
+
+    @property
+    def places(self) -> np.ndarray:
+        return self.rows.numpy()
+
+
+def order(
+    rows: Tensor, size: int, drop_last: bool, generator: torch.Generator, start: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield number, shuffled rows [B] and flips [B] of each batch from `start` on."""
+    shuffled = rows[torch.randperm(len(rows), generator=generator)]
+    flips = torch.rand(len(rows), generator=generator) < 0.5
+    for begin in range(start * size, len(rows), size):
+        chosen, mirrored = shuffled[begin : begin + size], flips[begin : begin + size]
+        if not (drop_last and len(chosen) < size):
+            yield begin // size, chosen, mirrored
+
+
+def evaluation(
+    images: Held, places: np.ndarray, labels: np.ndarray, spec: DatasetSpec, side: int, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images at `places` as squares of `side` pixels, normalised, and their labels, in batches of `size`."""
+    begins = range(0, len(places), size)
+    for begin, flat, starts in images.over(begins, lambda begin: places[begin : begin + size]):
+        sizes = images.sizes[places[begin : begin + size]]
+        piece = torch.from_numpy(labels[begin : begin + size].copy()).to(images.device, non_blocking=True)
+        yield normalised(unit(resized(flat, starts, sizes, side)), spec.mean, spec.std), piece
+
+
+class Source:
+    """What both sources share: the training rows, labels, and the making of a batch."""
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, device: torch.device) -> None:
+        self.spec, self.size, self.device = dataset.spec, size, device
+        self.rows, self.count = torch.from_numpy(rows.copy()), len(rows)
+        self.labels = {split: dataset.labels(split) for split in SPLITS}
+        self.train_labels = torch.from_numpy(self.labels["train"].copy()).to(device)
+
+    def batch(self, shown: Shown, inputs: Tensor, native: Tensor | None) -> Batch:
+        """Return a batch, given its images for the student and, where one looks, the live teacher, uint8."""
+        flips = shown.flips.to(self.device, non_blocking=True)
+        inputs = normalised(unit(flipped(inputs, flips)), self.spec.mean, self.spec.std)
+        native = None if native is None else unit(flipped(native, flips))
+        labels = self.train_labels[shown.rows.to(self.device, non_blocking=True)]
+        return Batch(shown.rows, shown.flips, shown.views, labels, inputs, native)
+
+
+class Mirrored(Source):
+    """Whole images, brought to the student's size: an epoch mirrors them."""
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, native: bool, device: torch.device) -> None:
+        """Open a dataset.
+
+        Args:
+            dataset: the packed dataset.
+            rows: the training rows to use.
+            size: the student's input side, in pixels.
+            native: also show the images at their own size, to a live teacher.
+            device: where batches go.
+        """
+        super().__init__(dataset, rows, size, device)
+        self.images = {split: held(dataset.images(split), device, self.spec.title) for split in SPLITS}
+        self.native = native
+
+    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+        drawn = order(self.rows, size, drop_last, generator, start)
+        plan = (Shown(rows, flips, flips.long()) for _, rows, flips in drawn)
+        images = self.images["train"]
+        for shown, flat, starts in images.over(plan, lambda shown: shown.places):
+            sizes = images.sizes[shown.places]
+            native = resized(flat, starts, sizes, int(sizes[0, 0])) if self.native else None
+            yield self.batch(shown, resized(flat, starts, sizes, self.size), native)
+
+    def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        places = np.arange(len(self.labels[split])) if rows is None else rows
+        return evaluation(self.images[split], places, self.labels[split][places], self.spec, self.size, size)
+
+
+class Cropped(Source):
+    """Random crops: an epoch cuts them from thumbnails, and mirrors them."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        thumbnails: Thumbnails,
+        rows: np.ndarray,
+        native: int | None,
+        device: torch.device,
+        replay: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """Open a dataset.
+
+        Args:
+            dataset: the packed dataset: labels, and images where a live teacher looks.
+            thumbnails: its images at the student's size.
+            rows: the training rows to use.
+            native: side at which a live teacher sees the same crops, in pixels; None: no teacher looks.
+            device: where batches go.
+            replay: boxes [N, V, 4] and flips [N, V] of the only views that are shown; None: new ones always.
+        """
+        super().__init__(dataset, rows, thumbnails.side, device)
+        title = f"{self.spec.title} at {self.size} px"
+        self.train = held(thumbnails.train, device, title)
+        self.test = held(thumbnails.test, device, f"{title}, test")
+        self.validation = held(thumbnails.validation, device, f"{title}, validation")
+        self.held_out = dataset.validation
+        self.large = None if native is None else held(dataset.images("train"), device, self.spec.title)
+        self.native, self.replay = native, replay
+
+    def plan(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[Shown]:
+        """Yield what each batch shows."""
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        for number, rows, flips in order(self.rows, size, drop_last, generator, start):
+            crops, places = np.random.default_rng([seed, number]), rows.numpy()
+            if self.replay is None:
+                yield Shown(rows, flips, flips.long(), random_boxes(self.train.sizes[places], crops))
+            else:
+                views = crops.integers(0, self.replay[1].shape[1], len(rows))
+                boxes, mirrored = (stored[places, views] for stored in self.replay)
+                yield Shown(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes)
+
+    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+        plan = self.plan(size, drop_last, generator, start)
+        for shown, inputs, native in self.both(plan) if self.large else self.small(plan):
+            yield self.batch(shown, inputs, native)
+
+    def small(self, plan: Iterator[Shown]) -> Iterator[tuple[Shown, Tensor, None]]:
+        """Yield the crops of each batch at the student's size, uint8 [B, 3, S, S]."""
+        for shown, flat, starts in self.train.over(plan, lambda shown: shown.places):
+            yield shown, resized(flat, starts, self.train.sizes[shown.places], self.size, shown.boxes), None
+
+    def both(self, plan: Iterator[Shown]) -> Iterator[tuple[Shown, Tensor, Tensor]]:
+        """Yield the crops of each batch for the student, and the same regions of the large images for the teacher."""
+        assert self.large is not None
+        assert self.native is not None
+        for (shown, inputs, _), flat, starts in self.large.over(self.small(plan), lambda shown: shown[0].places):
+            assert shown.boxes is not None
+            sizes = self.large.sizes[shown.places]
+            boxes = scaled(shown.boxes, self.train.sizes[shown.places], sizes)
+            yield shown, inputs, resized(flat, starts, sizes, self.native, boxes)
+
+    def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a split's images; of training images there are squares of those held out for validation only."""
+        places = np.arange(len(self.labels[split])) if rows is None else rows
+        labels = self.labels[split][places]
+        if split == "test":
+            return evaluation(self.test, places, labels, self.spec, self.size, size)
+        found = np.searchsorted(self.held_out, places)
+        assert np.array_equal(self.held_out[np.minimum(found, len(self.held_out) - 1)], places)
+        return evaluation(self.validation, found, labels, self.spec, self.size, size)

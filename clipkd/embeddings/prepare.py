@@ -1,0 +1,127 @@
+"""The stages, each as one function: make an artefact where it is absent, leave it where it is there.
+
+The workflow calls them one by one; `clipkd train` calls those that its run needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clipkd.core.artifacts import MANIFEST
+from clipkd.data.dataset import Dataset, prepare
+from clipkd.plugins.datasets import DatasetSpec
+from clipkd.plugins.teachers import TeacherSpec, TrainedTeacher
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Embeddings, Layout
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH_SIZE = 64
+
+
+def dataset(spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True) -> Dataset:
+    """Download and pack a dataset; where its images are not needed, only its labels are checked."""
+    return prepare(spec, layout.dataset(spec), source, with_images)
+
+
+def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None) -> None:
+    """Pack a dataset of large images at a student's size."""
+    folder, identity = layout.thumbnails(spec, side)
+    if (folder / MANIFEST).exists():
+        return
+    from clipkd.data.thumbnails import write_thumbnails
+
+    write_thumbnails(dataset(spec, layout, source), side, folder, identity)
+
+
+def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
+    """Fetch a teacher's checkpoint, or train it where the workflow itself is its source."""
+    folder = layout.teacher(spec)
+    if (folder / MANIFEST).exists():
+        return
+    if isinstance(spec, TrainedTeacher):
+        from clipkd.embeddings.train_teacher import train_teacher
+        from clipkd.plugins import datasets
+
+        train_teacher(spec, dataset(datasets.get(spec.dataset), layout, None), folder, device)
+    else:
+        from clipkd.embeddings.teacher_checkpoint import fetch
+
+        fetch(spec, folder)
+
+
+def embeddings(
+    store: Embeddings,
+    layout: Layout,
+    source: str | None,
+    device: torch.device,
+    batch_size: int = BATCH_SIZE,
+    shard: tuple[int, int] = (1, 1),
+) -> None:
+    """Run the teacher over a view set, or over one shard of it."""
+    if (store.folder / MANIFEST).exists():
+        return
+    if store.teacher.reads_names:
+        from clipkd.embeddings.text import extract_names
+
+        names = dataset(store.dataset, layout, source)
+        teacher(store.teacher, layout, device)
+        extract_names(store, names, layout.teacher(store.teacher), device)
+        return
+    from clipkd.embeddings.extract import extract
+    from clipkd.embeddings.teacher import load
+
+    images = dataset(store.dataset, layout, source)
+    teacher(store.teacher, layout, device)
+    loaded = load(store.teacher, layout.teacher(store.teacher), device, store.precision)
+    extract(store, images, loaded, batch_size, shard)
+
+
+def prototypes(store: Embeddings, form: str) -> None:
+    """Make class prototypes from a stored sample."""
+    if (store.prototypes(form)[0] / MANIFEST).exists():
+        return
+    from clipkd.embeddings.prototypes import write_prototypes
+
+    write_prototypes(store, form)
+
+
+def head(store: Embeddings, layout: Layout, source: str | None, device: torch.device) -> None:
+    """Fit the linear probe on stored embeddings, or take the checkpoint's own head; write class scores."""
+    if (store.head()[0] / MANIFEST).exists():
+        return
+    from clipkd.embeddings.head import write_head
+    from clipkd.embeddings.teacher import load
+
+    own = store.teacher.head_for == store.dataset.name
+    loaded = load(store.teacher, layout.teacher(store.teacher), device) if own else None
+    write_head(store, dataset(store.dataset, layout, source), loaded, device)
+
+
+def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
+    """Make everything that a cell's training reads and that is not there yet."""
+    spec = cell.dataset_spec
+    dataset(spec, layout, cell.source, with_images=not spec.has_thumbnails)
+    if spec.has_thumbnails:
+        thumbnails(spec, cell.student_spec.image_size, layout, cell.source)
+    for one in cell.by_teacher:
+        signal_of(one, layout, device, batch_size)
+
+
+def signal_of(cell: Cell, layout: Layout, device: torch.device, batch_size: int) -> None:
+    """Make what a cell's one teacher gives."""
+    source = cell.source
+    signal, where = cell.method.signal, cell.teacher_source
+    if where in {"live", "lazy"} and cell.teacher_spec is not None:
+        teacher(cell.teacher_spec, layout, device)
+    if signal == "prototypes":
+        store = layout.sample_embeddings(cell)
+        embeddings(store, layout, source, device, batch_size)
+        prototypes(store, layout.form_of(cell))
+    if where == "replayed":
+        embeddings(layout.replayed_embeddings(cell), layout, source, device, batch_size)
+    if signal == "scores" or (signal == "embeddings" and where == "cached"):
+        embeddings(layout.full_embeddings(cell), layout, source, device, batch_size)
+    if signal == "scores":
+        head(layout.full_embeddings(cell), layout, source, device)

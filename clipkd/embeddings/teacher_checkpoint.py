@@ -1,0 +1,180 @@
+"""Teacher checkpoints: fetched at a pinned commit, checked, and put in place as an artefact.
+
+Three files are read of a checkpoint, none of them able to run code: two JSON files (of a text tower one is its
+tokenizer) and safetensors.
+Downloads go through the user's own Hugging Face cache (HF_HOME, HF_ENDPOINT, HF_TOKEN count), so what
+is there already is not downloaded twice; they are copied from it, and nothing later needs the network.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from clipkd.core.artifacts import (
+    MANIFEST,
+    Artifact,
+    building,
+    open_artifact,
+    read_json,
+    sha256,
+    write_json,
+)
+from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, genuine, hub_errors
+from clipkd.core.progress import say
+from clipkd.plugins import teachers
+from clipkd.plugins.teachers import FolderTeacher, HubTeacher, TeacherSpec
+
+
+def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
+    """Bring a teacher's checkpoint into `folder`, unless it is there, and open it.
+
+    Raises:
+        InputError: the repository is unknown, gated, or without safetensors; the teacher has no pinned
+            commit, or brings code of its own, or is trained here and not fetched.
+        DataError: the weights are not the known ones, are damaged, or hold a value that is not finite.
+        MachineError: no network; says what to run where there is one.
+    """
+    if (folder / MANIFEST).exists():
+        try:
+            return open_artifact(folder, "teacher", teacher.identity())
+        except DataError as error:
+            say(f"{error}\n{teacher.title}: fetching it again")
+    if teacher.available:
+        raise InputError(teacher.available)
+    if isinstance(teacher, HubTeacher):
+        source, files = "hub", from_hub(teacher)
+    elif isinstance(teacher, FolderTeacher):
+        source, files = "folder", from_folder(teacher)
+    else:
+        raise InputError(f"teacher '{teacher.name}' is trained here, not fetched; the workflow does it")
+    try:
+        with building(folder, "teacher", teacher.identity()) as draft:
+            for name, path in files.items():
+                shutil.copyfile(path, draft.path / name)
+            if isinstance(teacher, FolderTeacher):
+                check_digests(teacher, draft.path)
+            for name in settings(teacher):
+                refuse_code(teacher, draft.path / name)
+            draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
+    except OSError as error:
+        raise MachineError(f"teacher '{teacher.name}': can't write {folder}: {error.strerror or error}") from error
+    return open_artifact(folder, "teacher", teacher.identity())
+
+
+def from_folder(teacher: FolderTeacher) -> dict[str, Path]:
+    """Return where a local checkpoint's files are."""
+    files = {name: Path(teacher.folder) / name for name in teacher.files}
+    for path in files.values():
+        if not path.is_file():
+            raise DataError(f"teacher '{teacher.name}': {path} is gone")
+    return files
+
+
+def settings(teacher: TeacherSpec) -> list[str]:
+    """Return the checkpoint's JSON files."""
+    return [name for name in teacher.files if name != WEIGHTS]
+
+
+def check_digests(teacher: FolderTeacher, folder: Path) -> None:
+    """Raise DataError where a copied file is not the one that the teacher stands for."""
+    for name in teacher.files:
+        found = sha256(folder / name)
+        if found != teacher.digests[name]:
+            raise DataError(
+                f"{Path(teacher.folder) / name} has changed: sha256 expected {teacher.digests[name]}, actual {found}"
+            )
+
+
+def from_hub(teacher: HubTeacher) -> dict[str, Path]:
+    """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not."""
+    say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
+    files = {}
+    for name in teacher.files:  # the two small ones first: they may already say that this can't work
+        files[name] = genuine(teacher, name)
+        if name != WEIGHTS:
+            refuse_code(teacher, files[name])
+    return files
+
+
+def refuse_code(teacher: TeacherSpec, path: Path) -> None:
+    """Raise InputError where a settings file wants Python code from the repository to be run."""
+    try:
+        settings = read_json(path)
+    except DataError as error:
+        raise DataError(f"teacher '{teacher.name}': {error}") from None
+    if not isinstance(settings, dict):
+        raise DataError(f"teacher '{teacher.name}': {path} holds no settings")
+    if "auto_map" in settings:
+        raise InputError(
+            f"teacher '{teacher.name}' is refused: 'auto_map' in its {path.name} wants code from its repository to run"
+        )
+
+
+def check_weights(teacher: TeacherSpec, path: Path) -> int:
+    """Return the number of parameters in a teacher's safetensors file; every one must be finite.
+
+    Raises:
+        DataError: the file is damaged, or a tensor holds a NaN or an infinity; names it.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    try:
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  (not a dict)
+                tensor = weights.get_tensor(name)
+                if not torch.isfinite(tensor).all():
+                    raise DataError(
+                        f"teacher '{teacher.name}': weight '{name}' of {path.name} holds a NaN or an infinity"
+                    )
+                count += tensor.numel()
+    except SafetensorError as error:
+        raise DataError(f"teacher '{teacher.name}': {path.name} is damaged, or no safetensors file: {error}") from None
+    if count == 0:
+        raise DataError(f"teacher '{teacher.name}': {path.name} holds no weights")
+    return count
+
+
+def pin(teacher_name: str) -> dict[str, Any]:
+    """Ask the hub for the commit of a teacher's `main`, and write it into the lock file.
+
+    Returns:
+        {"revision": commit, "weights_sha256": sha256 of model.safetensors, or None where the hub keeps none}.
+
+    Raises:
+        InputError: the teacher is no hub teacher, is pinned in its own file, or has no safetensors at `main`.
+        MachineError: the hub is out of reach.
+    """
+    from huggingface_hub import HfApi
+
+    teacher = pinnable(teacher_name)
+    with hub_errors(teacher, "the current commit", verb="pin"):
+        hub = HfApi(library_name="clipkd")
+        info = hub.model_info(teacher.hub_id, revision="main", files_metadata=True, timeout=ETAG_TIMEOUT)
+    files = {file.rfilename: file for file in info.siblings or []}
+    if WEIGHTS not in files:
+        raise InputError(f"teacher '{teacher.name}': {teacher.hub_id} has no {WEIGHTS} at main ({info.sha}). {CONVERT}")
+    if info.sha is None or not teachers.COMMIT.fullmatch(info.sha):
+        raise DataError(f"the hub gives no commit for {teacher.hub_id}: {info.sha!r}")
+    large = files[WEIGHTS].lfs
+    entry = {"revision": info.sha, "weights_sha256": large.sha256 if large else None}
+    locked = read_json(teachers.LOCK) if teachers.LOCK.exists() else {}
+    write_json(teachers.LOCK, locked | {teacher.name: entry})
+    teachers.lock.cache_clear()
+    return entry
+
+
+def pinnable(name: str) -> HubTeacher:
+    """Return the hub teacher `name`, whose commit is not in its own file."""
+    known = {spec.name.lower(): spec for spec in teachers.specs(teachers.__name__).values()}
+    known |= {spec.hub_id.lower(): spec for spec in known.values() if isinstance(spec, HubTeacher)}
+    teacher = known.get(name.lower()) or teachers.get(name)
+    if not isinstance(teacher, HubTeacher):
+        raise InputError(f"teacher '{name}' does not come from the Hugging Face hub: there is nothing to pin")
+    if teacher.revision:
+        raise InputError(f"teacher '{teacher.name}' is pinned already, where it is named: commit {teacher.revision}")
+    return teacher

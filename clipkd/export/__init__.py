@@ -1,0 +1,1 @@
+"""Trained students given away: loaded, exported, described, pushed."""

@@ -1,0 +1,194 @@
+"""Datasets: one file is one dataset. The metadata here imports neither torch nor an image library."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipkd.core.errors import InputError, nearest
+from clipkd.core.fingerprint import Identity
+from clipkd.core.registry import find, specs
+
+PROTOCOL = 1
+"""Bumped when the packed arrays of an unchanged source change."""
+THUMBNAILS_PROTOCOL = 1
+"""Bumped when the thumbnails of an unchanged dataset change."""
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+SCHEMES = {"torchvision": "clipkd.plugins.datasets.torchvision_source", "hub": "clipkd.plugins.datasets.hub"}
+"""What a source may begin with, `scheme:where`, and the module that knows it."""
+
+
+@dataclass
+class Split:
+    """One official split as it is read from its source."""
+
+    labels: np.ndarray
+    """Class numbers, int64 [N]."""
+    images: Iterable[np.ndarray]
+    """N images in the order of `labels`, uint8 [H, W, 3]."""
+
+
+@dataclass
+class Reading:
+    """A dataset as it is read from its source, before it is packed."""
+
+    classes: list[str]
+    train: Split
+    test: Split
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Anything worth keeping in the manifest."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a dataset before it is downloaded."""
+
+    name: str
+    title: str
+    image_size: int | None
+    """Side of every image in pixels; None where the sizes differ."""
+    classes: int | None
+    """Number of classes; None where only the data tell."""
+    mean: tuple[float, float, float]
+    """The student's normalisation, in units of [0, 1]."""
+    std: tuple[float, float, float]
+    augmentation: Literal["flip", "random-resized-crop"]
+    validation_fraction: float
+    """Share of each class of the training split that is held out to choose epochs and probes."""
+    needs_source: bool = False
+    """True where the user must say where the data are."""
+    comes_with: str = ""
+    """What the data are a part of, for a dataset that has no other source; "": the user may name one."""
+
+    def source_identity(self) -> Identity:
+        """Return what the bytes of the source are, as far as it is known before reading them."""
+        raise NotImplementedError
+
+    def read(self, source: str | None, downloads: Path) -> Reading:
+        """Read the dataset from `source` (a URL, file or folder; None: the official place).
+
+        Args:
+            source: where the data are.
+            downloads: a folder for files that are fetched.
+
+        Raises:
+            InputError, DataError, MachineError: as the source is wrong, damaged or out of reach.
+        """
+        raise NotImplementedError
+
+    def folder(self, source: str | None) -> Path | None:
+        """Return the folder of a source whose content nothing but reading it tells; None: there is no such folder."""
+        return None
+
+    def known_classes(self, source: str | None) -> list[str] | None:
+        """Return the class names where they are known before the dataset is read; None: only reading it tells."""
+        return None
+
+    def identity(self) -> Identity:
+        """Return what makes the packed dataset."""
+        return {
+            "dataset": self.name,
+            "source": self.source_identity(),
+            "validation_fraction": self.validation_fraction,
+            "protocol": PROTOCOL,
+        }
+
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether students train on random crops, which are cut from thumbnails of the packed images."""
+        return self.augmentation == "random-resized-crop"
+
+    def thumbnails_identity(self, side: int) -> Identity:
+        """Return what makes the thumbnails for students with an input of `side` pixels."""
+        return {"dataset": self.identity(), "side": side, "protocol": THUMBNAILS_PROTOCOL}
+
+
+def options_of(name: str, where: str, known: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Return the place and the options of `place?option=value&option=value`; those that are not given as in `known`.
+
+    Raises:
+        InputError: an option is unknown, stands twice, or has no value.
+    """
+    place, _, rest = where.partition("?")
+    options = dict(known)
+    given = [pair.partition("=") for pair in rest.split("&")] if rest else []
+    for option, _, value in given:
+        if option not in known:
+            raise InputError(
+                f"dataset '{name}': unknown option '{option}'{nearest(option, known)} (known: {', '.join(known)})"
+            )
+        if not value or [one for one, _, _ in given].count(option) > 1:
+            raise InputError(f"dataset '{name}': option '{option}' needs one value, as in ?{option}=...")
+        options[option] = value
+    return place, options
+
+
+def size_options(name: str, size: str) -> dict[str, Any]:
+    """Return what follows from the side that every image has, in pixels; "": their sizes differ."""
+    if not size:
+        return {"image_size": None, "augmentation": "random-resized-crop", "validation_fraction": 0.1}
+    if not re.fullmatch("[1-9][0-9]{0,3}", size):
+        raise InputError(f"dataset '{name}': size '{size}' is no number of pixels")
+    return {"image_size": int(size), "augmentation": "flip", "validation_fraction": 0.1}
+
+
+def names() -> list[str]:
+    """Return the names of the datasets that have a file of their own."""
+    return list(specs(__name__))
+
+
+def get(name: str, source: str | None = None) -> DatasetSpec:
+    """Return the dataset `name`, case ignored.
+
+    A name without a file of its own is what the user says where it lies: a folder of images, `torchvision:NAME`,
+    or `hub:OWNER/NAME@COMMIT`.
+
+    Raises:
+        InputError: the name is unknown, the source is none, or the dataset takes none.
+    """
+    known = {spec.lower() for spec in names()}
+    if source is not None and str(name).lower() not in known:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+            raise InputError(f"dataset name '{name}': use small letters, digits and '-', 63 at most")
+        scheme, colon, where = source.partition(":")
+        module = SCHEMES.get(scheme) if colon else None
+        if module is not None:
+            return importlib.import_module(module).from_source(name, where)
+        from clipkd.plugins.datasets.image_folder import ImageFolder
+
+        return ImageFolder(name=name, title=name)
+    try:
+        spec = find(__name__, "dataset", name)
+    except InputError as error:
+        hint = "a folder of images of your own needs --dataset-source FOLDER, or `sources` in the config"
+        raise InputError(f"{error}; {hint}") from None
+    if source is not None and spec.comes_with and not is_packed(spec, source):
+        raise InputError(
+            f"dataset '{spec.name}' is part of {spec.comes_with} and takes no source: leave out '{source[:200]}', "
+            "or give your own data another name"
+        )
+    return spec
+
+
+def is_path(source: str) -> bool:
+    """Return whether a source is a path on this machine: no address, and no name of the hub or of torchvision."""
+    return "://" not in source and source.partition(":")[0] not in SCHEMES
+
+
+def is_packed(spec: DatasetSpec, source: str) -> bool:
+    """Return whether a source is the packed dataset itself, which stands for what it was packed from."""
+    folder = Path(source)
+    return folder.name == spec.name and os.path.isfile(folder / "manifest.json")

@@ -1,0 +1,87 @@
+"""The loss terms of the train types (paper.md, "The three train types"), one function a term."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.students._heads import MAXIMUM_LOGIT_SCALE, Meeting
+
+
+def classification(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """Return the cross-entropy of class scores [B, C] with labels [B].
+
+    With `student_output: probabilities` a softmax comes first, and cross-entropy applies its own
+    log-softmax on top: the released code's form, bounded away from 0.
+    """
+    return F.cross_entropy(scores(logits, recipe), labels)
+
+
+def scores(logits: Tensor, recipe: Recipe) -> Tensor:
+    """Return what the recipe's student ends with: probabilities or logits [B, C]."""
+    return logits.softmax(dim=1) if recipe.student_output == "probabilities" else logits
+
+
+def distillation(logits: Tensor, teacher_logits: Tensor, recipe: Recipe) -> Tensor:
+    """Return the distance of the student's class scores [B, C] from the teacher's [B, C].
+
+    `soft-cross-entropy`: CE(s, softmax(t)), the released code's. `hinton`: T^2 KL(softmax(t / T) ||
+    softmax(s / T)), G. Hinton et al., https://arxiv.org/abs/1503.02531, section 2.
+    """
+    if recipe.distillation == "soft-cross-entropy":
+        return F.cross_entropy(scores(logits, recipe), teacher_logits.softmax(dim=1))
+    temperature = recipe.temperature
+    student = F.log_softmax(logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def similarity(student: Meeting, embedding: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    """Return the (scaled) cosines [B, K] of a batch's embeddings [B, W] with K teacher vectors [K, D].
+
+    The projection stands on the teacher's side (P: D -> W, released code) or on the student's
+    (W -> D, the teacher's vectors stay as they are). The scale is CLIP's, clamped at 100.
+    """
+    if recipe.projection == "teacher":
+        targets = student.cluster_projection(targets)
+    else:
+        embedding = student.cluster_projection(embedding)
+    cosines = F.normalize(embedding, dim=1) @ F.normalize(targets, dim=1).T
+    if recipe.logit_scale == "none":
+        return cosines
+    return cosines * student.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
+
+
+def class_similarity(student: Meeting, embedding: Tensor, prototypes: Tensor, recipe: Recipe) -> Tensor:
+    """Return the (scaled) similarities [B, C] of a batch's embeddings with C classes' prototypes.
+
+    One vector a class, [C, D]: `similarity`. Several, [C, P, D]: log((1 / P) sum over p of exp(s_cp)), the
+    score of a class that is an even mixture of its P vectors; equal vectors give what one of them gives.
+    """
+    classes = len(prototypes)
+    similarities = similarity(student, embedding, prototypes.reshape(-1, prototypes.shape[-1]), recipe)
+    if prototypes.ndim == 2:
+        return similarities
+    each = similarities.view(len(embedding), classes, -1)
+    return each.logsumexp(dim=2) - math.log(each.shape[2])
+
+
+def contrastive(similarities: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of similarities [B, K] with target columns [B] or target shares [B, K]."""
+    return F.cross_entropy(similarities, targets)
+
+
+def batch_targets(labels: Tensor, recipe: Recipe) -> Tensor:
+    """Return each image's positives among the batch's teacher embeddings.
+
+    Its own column, arange(B) (paper); with `same_class_targets` equal shares [B, B] of all columns
+    with its label.
+    """
+    if not recipe.same_class_targets:
+        return torch.arange(len(labels), device=labels.device)
+    same = (labels[:, None] == labels[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)

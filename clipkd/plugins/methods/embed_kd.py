@@ -1,0 +1,19 @@
+"""CLIP-Embed-KD: the teacher's mean embedding of an image's class is its positive."""
+
+from clipkd.plugins.methods import Method
+
+
+class EmbedKD(Method):
+    """CE(s, y) + w * CE(cos(z, M), y) (paper.md, "The three train types")."""
+
+    def loss(self, student, outputs, labels, signal, recipe):
+        from clipkd.plugins.methods import _losses as losses
+
+        classification = losses.classification(outputs.logits, labels, recipe)
+        similarity = losses.class_similarity(student, outputs.embedding, signal, recipe)
+        contrastive = losses.contrastive(similarity, labels)
+        loss = classification + recipe.distillation_weight * contrastive
+        return {"loss": loss, "classification": classification, "contrastive": contrastive}
+
+
+SPEC = EmbedKD(name="embed-KD", title="CLIP-Embed-KD", signal="prototypes")

@@ -1,0 +1,19 @@
+"""CLIP-Teacher-KD: each image's own teacher embedding is its positive, the batch's others negatives."""
+
+from clipkd.plugins.methods import Method
+
+
+class TeacherKD(Method):
+    """CE(s, y) + w * CE(cos(z, E), arange(B)) (paper.md, "The three train types")."""
+
+    def loss(self, student, outputs, labels, signal, recipe):
+        from clipkd.plugins.methods import _losses as losses
+
+        classification = losses.classification(outputs.logits, labels, recipe)
+        similarity = losses.similarity(student, outputs.embedding, signal, recipe)
+        contrastive = losses.contrastive(similarity, losses.batch_targets(labels, recipe))
+        loss = classification + recipe.distillation_weight * contrastive
+        return {"loss": loss, "classification": classification, "contrastive": contrastive}
+
+
+SPEC = TeacherKD(name="teacher-KD", title="CLIP-Teacher-KD", signal="embeddings")

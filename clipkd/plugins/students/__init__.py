@@ -1,0 +1,175 @@
+"""Students: one file is one student, a name for a network, its size and its input size.
+
+Any model of timm is a student too, without a file: `timm:MODEL` or `timm:MODEL@PIXELS`, with `?pretrained=WHERE` behind
+it where it does not begin with fresh weights.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.hub import COMMIT, HUB_ID
+from clipkd.core.registry import find, specs
+
+if TYPE_CHECKING:
+    from clipkd.plugins.students._heads import Heads, Widths
+
+TIMM = re.compile(
+    r"timm:([a-z0-9]\w*(?:\.\w+)?)(?:@([1-9][0-9]{0,3}))?(?:\?pretrained=(.+))?", re.IGNORECASE | re.ASCII
+)
+TIMM_SIZE = 32
+"""Input side of a timm student that names none, in pixels."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What is known of every student."""
+
+    name: str
+    image_size: int
+    """Input side, in pixels."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this student, for a run's fingerprint."""
+        return asdict(self)
+
+    def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
+        """Return the network with fresh weights (see `clipkd.plugins.students._heads.Heads`); imports torch."""
+        raise NotImplementedError
+
+    def prepare(self, student: Heads) -> None:
+        """Give a network of `network` the weights that its training begins with, where they are no fresh ones."""
+
+
+@dataclass(frozen=True)
+class StudentSpec(NetworkSpec):
+    """A CLIP-style vision transformer (paper.md, "Student"; names of OpenAI CLIP's visual tower)."""
+
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    attention_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise InputError(
+                f"student {self.name}: patch_size {self.patch_size} does not divide image_size {self.image_size}"
+            )
+        if self.width % self.heads:
+            raise InputError(f"student {self.name}: heads {self.heads} does not divide width {self.width}")
+
+    def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
+        from clipkd.plugins.students._vit import Student
+
+        return Student(self, classes, target_width, projection, learnable_scale)
+
+
+@dataclass(frozen=True)
+class TimmSpec(NetworkSpec):
+    """A model of timm (https://huggingface.co/docs/timm), with fresh weights or pretrained ones."""
+
+    model: str
+    """timm's own name of it."""
+    pretrained: str = ""
+    """What its training begins with: `sha256:<digest>` of a file, or `owner/model@<commit>`; "": fresh weights."""
+    weights: str = ""
+    """The file; where it lies makes no difference to the student."""
+
+    def identity(self) -> dict[str, Any]:
+        left_out = {"weights"} if self.pretrained else {"weights", "pretrained"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def network(self, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> Heads:
+        from clipkd.plugins.students._timm import TimmStudent
+
+        return TimmStudent(self, classes, target_width, projection, learnable_scale)
+
+    def prepare(self, student: Heads) -> None:
+        if self.pretrained:
+            from clipkd.plugins.students._pretrained import load_pretrained
+
+            load_pretrained(student, self)
+
+
+def rebuilt(identity: dict[str, Any]) -> NetworkSpec:
+    """Return the student that `identity()` wrote down; a run folder keeps it, so that no name has to be known.
+
+    Raises:
+        DataError: it is no identity of a student that this version of clipkd knows.
+    """
+    for kind in (StudentSpec, TimmSpec):
+        try:
+            return kind(**identity)
+        except TypeError:
+            continue
+    raise DataError(f"no student of this version of clipkd is described by {sorted(identity)}")
+
+
+def names() -> list[str]:
+    """Return the names of the students that have a file of their own."""
+    return list(specs(__name__))
+
+
+def get(name: str) -> NetworkSpec:
+    """Return the student `name`, case ignored, or the timm model that `timm:MODEL@PIXELS` names.
+
+    Raises:
+        InputError: the name is unknown; names the nearest known one.
+    """
+    if not name.lower().startswith("timm:"):
+        return find(__name__, "student", name)
+    found = TIMM.fullmatch(name)
+    if found is None:
+        raise InputError(
+            f"student '{name}': write timm:MODEL or timm:MODEL@PIXELS, for example timm:resnet18@64; "
+            "?pretrained=WHERE may follow"
+        )
+    size = int(found[2] or TIMM_SIZE)
+    key = f"timm-{re.sub(r'[^a-z0-9]+', '-', found[1].lower())}-{size}"
+    if not found[3]:
+        return TimmSpec(name=key, image_size=size, model=found[1])
+    pretrained, weights = origin(name, found[3])
+    mark = re.split("[@:]", pretrained)[1][:8]
+    return TimmSpec(f"{key}-from-{mark}", size, found[1], pretrained, weights)
+
+
+def origin(name: str, where: str) -> tuple[str, str]:
+    """Return what stands for pretrained weights, and their file ("": it comes from the hub).
+
+    Raises:
+        InputError: `where` is neither a safetensors file nor a model of the hub with its commit.
+    """
+    hub_id, _, revision = where.partition("@")
+    if HUB_ID.fullmatch(hub_id) and COMMIT.fullmatch(revision):
+        return where, ""
+    path = Path(where)
+    if path.suffix == ".safetensors":
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise InputError(f"student '{name}': {path}: {error.strerror or error}") from None
+        return f"sha256:{hashed(path.resolve(), (stat.st_size, stat.st_mtime_ns))}", where
+    raise InputError(
+        f"student '{name}': pretrained={where} is neither a .safetensors file nor owner/model@<40 hex digits of a "
+        "commit> on the Hugging Face hub; pickled weights (.pt, .pth, .bin) are never opened, since they can run code"
+    )
+
+
+@cache
+def hashed(path: Path, stamps: tuple[int, int]) -> str:
+    """Return the sha256 of a file, computed once per process while `stamps` stay the same."""
+    from clipkd.core.artifacts import sha256
+
+    return sha256(path)
+
+
+def spelled(name: str) -> str:
+    """Return what stands for a student in cells: its key, or what names a student that has no file."""
+    key = get(name).name
+    return key if key in names() else name

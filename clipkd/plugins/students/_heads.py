@@ -1,0 +1,100 @@
+"""What every student has beside its body: a classifier, and a meeting place with each teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from clipkd.core.linear import Linear
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+MAXIMUM_LOGIT_SCALE = math.log(100)
+"""CLIP's learnable temperature, as a logarithm (https://arxiv.org/abs/2103.00020, section 2.5)."""
+
+Widths = int | tuple[int, ...] | None
+"""Dimensions D of the teacher's vectors; several for several teachers; None without any."""
+
+
+@dataclass
+class Outputs:
+    """What a student makes of a batch."""
+
+    embedding: Tensor
+    """What the classifier sees of an image [..., B, W]."""
+    logits: Tensor
+    """Class scores before any softmax [..., B, C]."""
+
+
+class Meeting(Protocol):
+    """Where a student meets one teacher; a student with one teacher is its own meeting place."""
+
+    @property
+    def cluster_projection(self) -> Callable[[Tensor], Tensor]: ...
+
+    @property
+    def logit_scale(self) -> Tensor: ...
+
+
+@dataclass
+class OneOfSeveral:
+    """Where a student meets one of several teachers."""
+
+    cluster_projection: nn.Module
+    logit_scale: Any
+
+
+class Heads(nn.Module):
+    """The base of every student: its `forward` gives `Outputs`.
+
+    With one teacher the parameters are `cluster_projection` and `logit_scale` (the released code's name and
+    CLIP's); with several, `cluster_projections.N` and `logit_scales.N`, in the order of the teachers.
+    """
+
+    cluster_projection: nn.Linear
+    logit_scale: nn.Parameter
+    generators: Sequence[torch.Generator | None] = (None,)
+    """What draws dropout in training, where the body lets it be chosen; None: the process's own generator."""
+    has_batch_norm = False
+    """Whether the body keeps statistics of its batches."""
+
+    def add_heads(self, width: int, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> None:
+        """Add the classifier and the projections.
+
+        Args:
+            width: dimensions W of the embedding.
+            classes: number of classes, C.
+            target_width: dimensions D of each teacher's vectors; None builds no projection.
+            projection: the side that a projection stands on: "teacher" maps D to W (the released code's
+                form), "student" maps W to D.
+            learnable_scale: adds CLIP's `logit_scale`.
+        """
+        self.projection = projection
+        self.classifier = Linear(width, classes)
+        self.teachers = len(target_width) if isinstance(target_width, tuple) else 1
+        if isinstance(target_width, tuple):
+            self.cluster_projections = nn.ModuleList(linear(width, one, projection) for one in target_width)
+            # The cosines with each teacher have a spread of their own, so each has its own temperature.
+            scales = target_width if learnable_scale else ()
+            self.logit_scales = nn.ParameterList(torch.tensor(INITIAL_LOGIT_SCALE) for _ in scales)
+            return
+        if target_width is not None:
+            self.cluster_projection = linear(width, target_width, projection)
+        if learnable_scale:
+            self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+
+    def meeting(self, number: int) -> Meeting:
+        """Return where the student meets teacher `number`."""
+        if self.teachers == 1:
+            return self
+        scale = self.logit_scales[number] if len(self.logit_scales) else None
+        return OneOfSeveral(self.cluster_projections[number], scale)
+
+
+def linear(width: int, target_width: int, projection: str) -> nn.Linear:
+    """Return the projection between a student's W and a teacher's D dimensions."""
+    return nn.Linear(target_width, width) if projection == "teacher" else nn.Linear(width, target_width)

@@ -1,0 +1,92 @@
+"""Figures of the results, as PNG and SVG. No torch here; matplotlib is loaded when a figure is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clipkd.spec.cells import expand
+from clipkd.tables.cleanup import remove_leftovers
+from clipkd.tables.results import Results, accuracy_cells, teacher_names, values, where
+
+FORMATS = ("png", "svg")
+CATEGORIES = {
+    "accuracy": "Accuracy",
+    "learning-curves": "Accuracy",
+    "embeddings": "Embeddings",
+    "cost": "Cost",
+    "resources": "Cost",
+}
+"""Figure -> category of the workflow's report."""
+
+
+def figures(config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return stem -> (figure, what it shows) of every figure that a config gives; cheap, reads no run."""
+    cells = accuracy_cells(expand(config)[0])
+    found: dict[str, tuple[str, ...]] = {}
+    for dataset in values(cells, "dataset"):
+        found[f"accuracy-{dataset}"] = ("accuracy", dataset)
+    for dataset in values(cells, "dataset"):
+        here = where(cells, dataset=dataset)
+        for student, recipe in dict.fromkeys((cell.student, cell.recipe) for cell in here):
+            found[f"learning-curves-{recipe}-{dataset}-{student}"] = ("learning-curves", recipe, dataset, student)
+    for dataset in values(cells, "dataset"):
+        if teacher_names(where(cells, dataset=dataset)):
+            found[f"embeddings-{dataset}"] = ("embeddings", dataset)
+    return found | {"cost": ("cost",), "resources": ("resources",)}
+
+
+def figure_stems(config: dict[str, Any]) -> list[str]:
+    """Return the file names, without suffix, of the figures that a config gives."""
+    return list(figures(config))
+
+
+def report_entry(stem: str) -> dict[str, Any]:
+    """Return the category and labels under which a figure stands in the workflow's report."""
+    figure = next(name for name in CATEGORIES if stem == name or stem.startswith(f"{name}-"))
+    titles = {
+        "accuracy": "Test accuracy by train type",
+        "learning-curves": "Learning curves",
+        "embeddings": "t-SNE of embeddings and prototypes",
+        "cost": "Time and teacher passes, live and cached teacher",
+        "resources": "The paper's resource figure, published and measured",
+    }
+    what = stem.removeprefix(figure).removeprefix("-")
+    return {
+        "category": CATEGORIES[figure],
+        "labels": {"figure": f"{titles[figure]}: {what}" if what else titles[figure]},
+    }
+
+
+def write_figures(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
+    """Write every figure of a config, in every format; those of an earlier config that it has not are removed.
+
+    Args:
+        config: a resolved config.
+        results: the folder that holds runs/.
+        data: the folder that holds datasets/, teachers/ and embeddings/.
+        output: the folder to write to.
+        partial: show what is there, with marks, instead of refusing an incomplete grid.
+
+    Raises:
+        DataError: a run, manifest or array is missing or damaged; the message names it.
+    """
+    import clipkd.report.figures.accuracy as accuracy
+    import clipkd.report.figures.cost as cost
+    import clipkd.report.figures.embeddings as embeddings
+    import clipkd.report.figures.learning_curves as learning_curves
+    import clipkd.report.figures.resources as resources
+    from clipkd.report.figures.style import save, styled
+
+    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
+    drawers: dict[str, Any] = {
+        "accuracy": accuracy.draw,
+        "learning-curves": learning_curves.draw,
+        "embeddings": embeddings.draw,
+        "cost": cost.draw,
+        "resources": resources.draw,
+    }
+    for stem, (figure, *what) in figures(config).items():
+        with styled():
+            save(drawers[figure](found, *what), Path(output), stem, found.gaps())
+    remove_leftovers(Path(output), figure_stems(config), FORMATS)

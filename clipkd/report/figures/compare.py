@@ -1,0 +1,41 @@
+"""Learning curves of chosen runs, laid over one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from clipkd.report.figures.style import PALETTE, figure, legend
+from clipkd.tables.compare import Shown, label
+
+STYLES = ("-", "--", ":", "-.")
+WIDEST_IN_COLUMNS = 40
+"""A longer label gets a line of the legend for itself."""
+
+
+def draw(shown: Sequence[Shown]) -> Figure:
+    """Return held-out accuracy and training loss against the epoch, a line for each run."""
+    made = figure(8.4, 4.2, "Learning curves")
+    above, below = made.subplots(1, 2)
+    handles = []
+    for index, one in enumerate(shown):
+        colour, style = PALETTE[index % len(PALETTE)], STYLES[index // len(PALETTE) % len(STYLES)]
+        epochs = np.arange(1, len(one.run.history["val_top1"]) + 1)
+        line = {"color": colour, "ls": style, "lw": 1.4, "marker": "." if len(epochs) == 1 else ""}
+        above.plot(epochs, 100 * np.array(one.run.history["val_top1"]), **line)
+        below.plot(epochs, one.run.history["train_loss"], **line)
+        text = f"{index + 1}: {label(shown, index)}"
+        handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=text))
+    splits = sorted({one.run.history_split for one in shown})
+    above.set_ylabel(f"{' or '.join(splits)} top-1 (%)")
+    below.set_ylabel("training loss (each type's own)")
+    for axes in (above, below):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    widest = max(len(str(handle.get_label())) for handle in handles)
+    legend(made, handles, "one line a run", columns=1 if widest > WIDEST_IN_COLUMNS else 2)
+    return made

@@ -1,0 +1,62 @@
+"""Learning curves: held-out accuracy and training loss against the epoch, a column for each teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from clipkd.report.figures.style import figure, legend, line_style, mark
+from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.tables.results import (
+    Results,
+    accuracy_cells,
+    dataset_title,
+    teacher_names,
+    teacher_titles,
+    train_types,
+    where,
+)
+
+
+def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
+    """Return the figure of one recipe, dataset and student."""
+    cells = where(accuracy_cells(results.cells), recipe=recipe, dataset=dataset, student=student)
+    teachers = teacher_names(cells) or [NO_TEACHER]
+    titles, types = teacher_titles(teachers), train_types(cells)
+    title = f"{dataset_title(dataset, results.config)}: learning curves of {student}, recipe {recipe}"
+    made = figure(max(6.0, 1.2 + 3.4 * len(teachers)), 6.2, title)
+    grid = made.subplots(2, len(teachers), squeeze=False, sharex=True, sharey="row")
+    splits = {results.runs[cell].history_split for cell in cells if cell in results.runs}
+    for column, teacher in enumerate(teachers):
+        shown = [cell for cell in cells if cell.teacher in (teacher, NO_TEACHER)]
+        grid[0][column].set_title("no teacher" if teacher == NO_TEACHER else f"teacher {titles[teacher]}")
+        curves(grid[0][column], results, shown, "val_top1", 100, types)
+        curves(grid[1][column], results, shown, "train_loss", 1, types)
+        grid[1][column].set_xlabel("epoch")
+    grid[0][0].set_ylabel(f"{' and '.join(sorted(splits)) or 'held-out'} top-1 (%)")
+    grid[1][0].set_ylabel("training loss (each type's own)")
+    handles = []
+    for name in types:
+        colour, style = line_style(name, types)
+        label = mark(name, results.incomplete(where(cells, train_type=name)))
+        handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=label))
+    legend(made, handles, "lines: mean over seeds; bands: lowest to highest seed")
+    return made
+
+
+def curves(axes: Axes, results: Results, cells: list[Cell], column: str, scale: float, types: list[str]) -> None:
+    """Draw one column of the histories: a line and a band for each train type."""
+    for name in train_types(cells):
+        runs = [results.runs[cell] for cell in where(cells, train_type=name) if cell in results.runs]
+        if not runs:
+            continue
+        length = min(len(run.history[column]) for run in runs)
+        seeds = scale * np.array([run.history[column][:length] for run in runs])
+        epochs = np.arange(1, length + 1)
+        colour, style = line_style(name, types)
+        axes.fill_between(epochs, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, lw=0)
+        axes.plot(epochs, seeds.mean(axis=0), color=colour, ls=style, lw=1.4, marker="." if length == 1 else "")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

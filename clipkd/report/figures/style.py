@@ -1,0 +1,146 @@
+"""The look of the figures: colours that the colour-blind can tell apart, and files that are equal on every run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+from clipkd.core.artifacts import written_aside
+from clipkd.tables.results import BASELINE, MARK
+
+DPI = 150
+GREY = "#6b6b6b"
+RED = "#a00000"
+LEFT = 0.008
+"""Where a title starts, as a share of the figure's width."""
+ROOM = 0.95
+"""The share of the figure's width that lines of text may fill."""
+# M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/ (without black and yellow)
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+TRAIN_TYPES = {
+    BASELINE: (GREY, "-"),
+    "vanilla": ("#0072B2", "-"),
+    "teacher-KD": ("#009E73", "-"),
+    "embed-KD": ("#D55E00", "-"),
+    "embed-KD-random": ("#E69F00", "--"),
+    "embed-KD-permuted": ("#CC79A7", "--"),
+    "embed-KD-onehot": ("#56B4E9", "--"),
+}
+"""Train type -> colour and line style; controls are dashed."""
+SETTINGS: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "axes.edgecolor": "#555555",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.frameon": False,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "svg.hashsalt": "clipkd",
+    "svg.fonttype": "path",
+}
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return the context in which a figure is made and saved: our settings over matplotlib's own, nobody else's."""
+    settings: Any = dict(matplotlib.rcParamsDefault) | SETTINGS | {"backend": "agg"}
+    return matplotlib.rc_context(settings)
+
+
+def figure(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure, sizes in inches."""
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    made.suptitle(wrapped(made, title, is_title=True), x=LEFT, ha="left")
+    return made
+
+
+def text_width(text: str, is_title: bool = False) -> float:
+    """Return how wide a line of text is drawn, in inches."""
+    size, weight = ("figure.titlesize", "figure.titleweight") if is_title else ("font.size", "font.weight")
+    settings: Any = matplotlib.rcParamsDefault | SETTINGS
+    font = FontProperties(size=settings[size], weight=settings[weight])
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def wrapped(made: Figure, text: str, is_title: bool = False) -> str:
+    """Return a text with line breaks, so that it is no wider than the figure it stands in."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, is_title) <= ROOM * made.get_figwidth():
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def save(made: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> None:
+    """Write a figure as PNG and SVG; a figure of an incomplete grid says so."""
+    short = [line.partition(" Missing:")[0] for line in gaps]
+    if short:
+        lines = [wrapped(made, line, is_title=True) for line in short]
+        made.suptitle("\n".join([made.get_suptitle(), *lines]), x=LEFT, ha="left", color=RED)
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        with written_aside(folder / f"{stem}.{suffix}") as aside:
+            made.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
+
+
+def legend(made: Figure, handles: list[Any], title: str, columns: int = 4) -> None:
+    """Put a legend of at most `columns` columns below the panels, with a line above it that says what is drawn."""
+    labels = [text_width(handle.get_label()) for handle in handles]
+    while columns > 1 and legend_width(labels, columns) > made.get_figwidth():
+        columns -= 1
+    said = wrapped(made, title)
+    made.legend(handles=handles, loc="outside lower left", ncols=columns, title=said, alignment="left")
+
+
+def legend_width(labels: list[float], columns: int) -> float:
+    """Return the width in inches of a legend whose labels are as wide as given."""
+    depth = max(1, math.ceil(len(labels) / columns))
+    widest = [max(labels[start : start + depth]) for start in range(0, len(labels), depth)]
+    beside = 5.5 * SETTINGS["font.size"] / 72  # a label's handle, and the space on both sides of it
+    return sum(widest) + beside * len(widest)
+
+
+def teacher_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each teacher, in order."""
+    return {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
+
+
+def line_style(train_type: str, others: list[str]) -> tuple[str, str]:
+    """Return colour and line style of a train type; one that came later is dotted."""
+    if train_type in TRAIN_TYPES:
+        return TRAIN_TYPES[train_type]
+    later = [name for name in others if name not in TRAIN_TYPES]
+    return PALETTE[later.index(train_type) % len(PALETTE)], ":"
+
+
+def mark(text: str, is_incomplete: bool) -> str:
+    """Return a text, marked where it rests on fewer runs than asked for."""
+    return f"{text} {MARK}" if is_incomplete else text
+
+
+def rows_axis(axes: Axes, labels: list[str], positions: list[float] | None = None) -> None:
+    """Make the vertical axis a list of names, the first on top."""
+    axes.set_yticks(list(range(len(labels))) if positions is None else positions, labels)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.invert_yaxis()

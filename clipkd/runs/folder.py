@@ -1,0 +1,261 @@
+"""The run folder: the only place that writes what a training leaves behind.
+
+Its `manifest.json` is an artefact's: what made the run, and size and sha256 of each of its files.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import os
+import platform
+import subprocess
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from clipkd.core import device
+from clipkd.core.artifacts import (
+    MANIFEST,
+    check_file,
+    entry_of,
+    json_text,
+    open_artifact,
+    read_json,
+    read_manifest,
+    write_json,
+    write_manifest,
+    write_text,
+    written_aside,
+)
+from clipkd.core.environment import recorded
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.fingerprint import Identity, differences, fingerprint
+from clipkd.core.lock import held
+from clipkd.core.progress import say
+from clipkd.core.version import __version__
+from clipkd.runs.record import FAILED, FORMAT, KIND
+from clipkd.runs.spare import RESUME, SPARE
+from clipkd.runs.unfinished import Checkpoints
+
+METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
+STUDENT = "student.safetensors"
+ELSEWHERE = "student"
+"""The fact of a run's manifest that says size and sha256 of a student that is saved outside its folder."""
+PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
+State = dict[str, Tensor]
+
+
+class RunFolder:
+    """One run's folder. `metrics.json` is written last: where it is, the run is complete."""
+
+    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+        """Open or make a run folder.
+
+        Args:
+            path: the folder.
+            checkpoint: where the student is saved; None: `student.safetensors` in the folder.
+        """
+        self.path = path
+        self.checkpoint = checkpoint or path / STUDENT
+        check_checkpoint_name(self.checkpoint)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"log folder {path}: {error.strerror}") from None
+
+    def finished(self, identity: dict[str, Any]) -> bool:
+        """Return whether the folder holds the complete result of exactly this run.
+
+        Raises:
+            DataError: it does, but a file is damaged or missing.
+        """
+        if not (self.path / METRICS).exists() or not self.checkpoint.exists():
+            return False
+        try:
+            found = read_json(self.path / METRICS).get("fingerprint")
+        except DataError as error:
+            raise DataError(f"{error}; remove {self.path} and make it again") from None
+        return found == fingerprint(identity) and self.is_student_of(open_artifact(self.path, KIND, identity).manifest)
+
+    def put_back(self, identity: dict[str, Any]) -> bool:
+        """Write `metrics.json` again, where exactly this run had finished and lost it; return whether that was so.
+
+        What is damaged or missing is said aloud.
+        """
+        if not (self.path / SPARE).exists() or not self.checkpoint.exists():
+            return False
+        try:
+            manifest = read_manifest(self.path)
+            if manifest["fingerprint"] != fingerprint(identity):
+                return False
+            check_file(self.path / SPARE, manifest["files"][METRICS], self.path)
+            open_artifact(self.path, KIND, identity, only=manifest["files"].keys() - {METRICS})
+            if not self.is_student_of(manifest):
+                return False
+        except DataError as error:
+            say(f"{self.path} can't be completed, and is trained again: {error}")
+            return False
+        write_text(self.path / METRICS, (self.path / SPARE).read_text(encoding="utf-8"))
+        return True
+
+    def is_student_of(self, manifest: dict[str, Any]) -> bool:
+        """Return whether the checkpoint is the student that a manifest, whose own files are checked, tells of."""
+        if self.checkpoint.parent == self.path:
+            return self.checkpoint.name in manifest["files"]
+        try:
+            check_file(self.checkpoint, manifest["facts"][ELSEWHERE], self.path)
+        except (DataError, KeyError):
+            return False
+        return True
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder's lock: a run has one writer."""
+        return held(self.path)
+
+    def checkpoints(self, identity: Identity) -> Checkpoints:
+        """Return the saved states of an unfinished run with this identity."""
+        return Checkpoints(self.path / RESUME, identity)
+
+    def start(self, settings: dict[str, Any], identity: Identity, where: torch.device) -> None:
+        """Write the resolved settings and the environment; drop an earlier run's results."""
+        self.empty(identity)
+        plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
+        write_text(self.path / CONFIG, plain)
+        write_json(self.path / ENVIRONMENT, environment(where))
+
+    def empty(self, identity: Identity) -> None:
+        """Remove what an earlier run left; say so, where that was a complete one of other settings."""
+        names = {METRICS, SPARE, MANIFEST, COST, HISTORY, FAILED}
+        with suppress(DataError):
+            manifest = read_manifest(self.path)
+            names |= manifest["files"].keys()
+            if lines := list(differences(manifest["identity"], identity)):
+                say(f"{self.path} held a run of other settings, which is replaced:\n  " + "\n  ".join(lines))
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+        for events in self.path.glob("events.out.tfevents.*"):
+            events.unlink()
+
+    def fail(self, reason: dict[str, Any]) -> None:
+        """Mark the run as failed, until it is started again."""
+        write_json(self.path / FAILED, reason)
+
+    def finish(
+        self,
+        student: State,
+        history: list[dict[str, Any]],
+        cost: dict[str, Any],
+        metrics: dict[str, Any],
+        identity: Identity,
+        facts: dict[str, Any],
+    ) -> None:
+        """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
+        save_student(student, self.checkpoint)
+        write_text(self.path / HISTORY, table(history))
+        write_json(self.path / COST, cost)
+        with written_aside(self.path / METRICS) as aside:
+            text = json_text({"format": FORMAT} | metrics)
+            aside.write_text(text, encoding="utf-8")
+            entries = {METRICS: entry_of(aside)}
+            files = [self.path / name for name in (CONFIG, ENVIRONMENT, HISTORY, COST)]
+            if self.checkpoint.parent == self.path:
+                files.append(self.checkpoint)
+            else:
+                facts = facts | {ELSEWHERE: entry_of(self.checkpoint)}
+            entries |= {path.name: entry_of(path) for path in files}
+            write_manifest(self.path, KIND, identity, facts, entries)
+            write_text(self.path / SPARE, text)
+        self.sweep(identity)
+
+    def sweep(self, identity: Identity) -> None:
+        """Remove what a complete run needs no more. A kill may come between its result and this."""
+        (self.path / FAILED).unlink(missing_ok=True)
+        for unfinished in self.path.glob(".*.tmp"):
+            if unfinished.is_file():  # a folder is an export's that may be being written
+                unfinished.unlink(missing_ok=True)
+        self.checkpoints(identity).clear()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV text; floats keep every digit."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def check_checkpoint_name(path: Path) -> None:
+    """Raise InputError unless the name says how the student is saved."""
+    if path.suffix not in {".pt", ".pth", ".safetensors"}:
+        raise InputError(f"checkpoint name '{path.name}': end it in .pt (plain state dict) or .safetensors")
+
+
+def save_student(state: State, path: Path) -> None:
+    """Save a student's weights: `.pt` as a plain state dict, `.safetensors` as safetensors."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Made in memory first: where the disk is full, both libraries raise errors of kinds of their own.
+    content = io.BytesIO()
+    if path.suffix == ".safetensors":
+        content.write(save(state))
+    else:
+        torch.save(state, content)
+    with written_aside(path) as aside:
+        aside.write_bytes(content.getbuffer())
+
+
+def load_student(path: Path) -> State:
+    """Read a student's weights from a plain state dict or from safetensors; nothing in it is run."""
+    check_checkpoint_name(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        return (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # both libraries raise many kinds for a damaged file
+        raise DataError(f"{path} is no readable checkpoint ({type(error).__name__}: {error})") from None
+
+
+def environment(where: torch.device) -> dict[str, Any]:
+    """Return versions, hardware and commit: what a number may depend on besides its settings."""
+    return {
+        "clipkd": __version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": device.describe(where),
+        "cores": os.cpu_count(),
+        "commit": commit(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "variables": recorded(),
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, "+" where it is edited; None outside one."""
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=40", "--match="],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def tuples_as_lists(value: Any) -> Any:
+    """Return nested data with lists in place of tuples (YAML has no tuples)."""
+    if isinstance(value, dict):
+        return {key: tuples_as_lists(child) for key, child in value.items()}
+    return [tuples_as_lists(child) for child in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,38 @@
+"""Interruption: a signal only sets a flag; the training is saved at the next step's edge."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from clipkd.core.errors import Interrupted
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Interruption:
+    """Listens for SIGTERM, SIGINT and SIGUSR1 while its block lasts; the first one counts."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
+            self.before = {number: signal.signal(number, self.note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; whoever trains looks at it when a step is done."""
+        self.signal = self.signal or signal.Signals(number)
+
+    def error(self, saved: str) -> Interrupted:
+        """Return what to raise once everything is saved."""
+        assert self.signal is not None
+        return Interrupted(self.signal, f"stopped by {self.signal.name}; {saved}")

@@ -1,0 +1,51 @@
+"""Nearest prototype: a student that classifies without its classifier, by similarity to the class prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from clipkd.plugins.methods import _losses as losses
+from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.students._heads import Heads
+from clipkd.runs.signals import Prototypes, Several, Signal
+
+
+def similarities(student: Heads, embedding: Tensor, prototypes: list[Tensor], recipe: Recipe) -> Tensor:
+    """Return a batch's similarities [B, C] with each class: the recipe's own, averaged over the teachers.
+
+    Args:
+        student: for its projections.
+        embedding: the student's, [B, W].
+        prototypes: [C, D] or [C, P, D] of each teacher.
+        recipe: which side is projected.
+    """
+    each = [
+        losses.class_similarity(student.meeting(number), embedding, one, recipe)
+        for number, one in enumerate(prototypes)
+    ]
+    return torch.stack(each).mean(dim=0)
+
+
+@torch.inference_mode()
+def nearest_prototype(
+    student: Heads, batches: Iterable[tuple[Tensor, Tensor]], signal: Signal, recipe: Recipe
+) -> dict[str, float] | None:
+    """Return top-1 and top-5 accuracy (shares of 1) over a split; None where the signal has no prototypes."""
+    signals = signal.signals if isinstance(signal, Several) else (signal,)
+    if not all(isinstance(one, Prototypes) for one in signals):
+        return None
+    prototypes = [cast(Prototypes, one).prototypes for one in signals]
+    was_training = student.training
+    student.eval()
+    hits, count = torch.zeros(2), 0
+    for inputs, labels in batches:
+        scores = similarities(student, student(inputs).embedding, prototypes, recipe)
+        right = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+        hits += torch.stack([right[:, 0].sum(), right.any(dim=1).sum()]).cpu()
+        count += len(labels)
+    student.train(was_training)
+    return {"top1": hits[0].item() / count, "top5": hits[1].item() / count}

@@ -1,0 +1,28 @@
+"""The objective: a train type's loss, averaged over the teachers where there are several."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from clipkd.plugins.methods import Losses, Method
+from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.students._heads import Heads, Outputs
+
+
+def objective(
+    method: Method,
+    student: Heads,
+    outputs: Outputs,
+    labels: Tensor,
+    signal: Tensor | tuple[Tensor, ...] | None,
+    recipe: Recipe,
+) -> Losses:
+    """Return the loss of a batch and its parts.
+
+    Of several teachers each has a projection of its own; what they share, the classification, is the same in each
+    one's loss and in their mean.
+    """
+    if not isinstance(signal, tuple):
+        return method.loss(student, outputs, labels, signal, recipe)
+    each = [method.loss(student.meeting(number), outputs, labels, one, recipe) for number, one in enumerate(signal)]
+    return {part: sum(losses[part] for losses in each) / len(each) for part in each[0]}

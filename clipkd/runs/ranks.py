@@ -1,0 +1,135 @@
+"""Ranks: the processes that train one student together, as torchrun starts them, one per GPU.
+
+Each batch is divided among them. What the losses compare (outputs and live teacher signals) is gathered from all,
+so that every rank computes the loss of the whole batch: the contrastive term of N ranks has the same negatives as
+that of one process. The gradients are averaged. (Not by DistributedDataParallel: it expects every parameter to be
+used within the forward pass; `cluster_projection` is used in the loss, or not at all in vanilla.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from clipkd.core.errors import InputError
+
+PATIENCE = timedelta(days=2)
+"""How long the others wait while the first rank extracts embeddings."""
+
+
+class Ranks:
+    """This process among those that train one student."""
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+        self.control: Any = None
+        """A group for words between the processes, which must not wait for the GPU."""
+
+    @property
+    def is_first(self) -> bool:
+        """True in the process that writes the run folder."""
+        return self.rank == 0
+
+    def share(self, length: int) -> slice:
+        """Return this rank's part of a batch of `length`; parts differ by one at most."""
+        return slice(self.rank * length // self.count, (self.rank + 1) * length // self.count)
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the ranks, in one message."""
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        pieces = (flat / self.count).split([gradient.numel() for gradient in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+    def gathered(self, part: Tensor, length: int) -> Tensor:
+        """Return the whole batch [length, ...] of which each rank has its part."""
+        return part if self.count == 1 else Gathered.apply(part, length, self)
+
+    def most(self, *numbers: int) -> list[int]:
+        """Return the largest of each number over the ranks."""
+        if self.count == 1:
+            return list(numbers)
+        told = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.control)
+        return told.tolist()
+
+    def summed(self, numbers: list[float]) -> list[float]:
+        """Return each number's sum over the ranks."""
+        if self.count == 1:
+            return numbers
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return total.tolist()
+
+    def all_of(self, state: Tensor) -> list[Tensor]:
+        """Return a CPU tensor of equal shape from every rank, in the order of the ranks."""
+        if self.count == 1:
+            return [state]
+        states = [torch.empty_like(state) for _ in range(self.count)]
+        dist.all_gather(states, state, group=self.control)
+        return states
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.count > 1:
+            dist.barrier(group=self.control)
+
+
+class Gathered(torch.autograd.Function):
+    """The parts of all ranks, one after another.
+
+    Backward: each rank has the gradient of the same loss with regard to the whole; its part, times the number
+    of ranks, is what the later mean over ranks turns into the sum of all parts' contributions. The parameters that
+    the loss itself uses have the whole gradient in each rank, of which the mean is the same.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, length: int, ranks: Ranks) -> Tensor:  # type: ignore[override]
+        ctx.place, ctx.count = ranks.share(length), ranks.count
+        most = -(-length // ranks.count)
+        padded = part.new_zeros(most, *part.shape[1:])
+        padded[: len(part)] = part
+        parts = [torch.empty_like(padded) for _ in range(ranks.count)]
+        dist.all_gather(parts, padded)
+        places = [Ranks(rank, ranks.count).share(length) for rank in range(ranks.count)]
+        return torch.cat([whole[: here.stop - here.start] for whole, here in zip(parts, places, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return gradient[ctx.place] * ctx.count, None, None
+
+
+def join(device: torch.device) -> Ranks:
+    """Return this process's place; where torchrun started several, they meet here.
+
+    Raises:
+        InputError: torchrun's variables make no sense.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Ranks()
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(f"WORLD_SIZE is {count}, but {', '.join(missing)} are missing: start with torchrun")
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    ranks = Ranks(dist.get_rank(), count)
+    ranks.control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return ranks
+
+
+def leave() -> None:
+    """Part from the other ranks, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

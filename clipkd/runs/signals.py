@@ -1,0 +1,148 @@
+"""Teacher signals: what a method asks of the teacher, from the store or from the live teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipkd.core.device import sent
+from clipkd.data.batches import Batch
+from clipkd.embeddings.teacher import Teacher
+from clipkd.embeddings.vectors import Vectors
+from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.students._heads import Widths
+
+
+class Signal:
+    """The teacher's part in a step: nothing, in this base class."""
+
+    teacher: Teacher | None = None
+    """A teacher in this process, which costs memory and forward passes."""
+    width: Widths = None
+    """Dimensions D of the vectors that a projection has to meet; None: there are none."""
+    generator: torch.Generator | None = None
+    """What a signal that is drawn is drawn by; None: the process's own."""
+
+    def draw_by(self, generator: torch.Generator) -> None:
+        """Let what is drawn be drawn by a generator."""
+        self.generator = generator
+
+    def __call__(self, batch: Batch) -> Tensor | tuple[Tensor, ...] | None:
+        """Return the signal of a batch."""
+        return None
+
+
+class Several(Signal):
+    """The signals of several teachers, in their order."""
+
+    def __init__(self, signals: Sequence[Signal]) -> None:
+        self.signals = tuple(signals)
+        self.width = tuple(cast(int, signal.width) for signal in signals)
+
+    def draw_by(self, generator: torch.Generator) -> None:
+        for signal in self.signals:
+            signal.draw_by(generator)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        return tuple(cast(Tensor, signal(batch)) for signal in self.signals)
+
+
+class Prototypes(Signal):
+    """Class prototypes [C, D] or [C, P, D], the same in every step."""
+
+    def __init__(self, prototypes: Tensor) -> None:
+        self.prototypes, self.width = prototypes, prototypes.shape[-1]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.prototypes
+
+
+class Drawn(Prototypes):
+    """One vector for each class, drawn anew in each step from a normal distribution: mean and deviation [C, D]."""
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__(mean)
+        self.deviation = deviation
+
+    def __call__(self, batch: Batch) -> Tensor:
+        drawn = torch.randn(self.deviation.shape, generator=self.generator, device=self.deviation.device)
+        return self.prototypes + self.deviation * drawn
+
+
+class Stored(Signal):
+    """Stored vectors or class scores [N, V, K], memory-mapped: the view that each image of the batch is shown in."""
+
+    def __init__(self, array: np.ndarray | Vectors, width: int | None, device: torch.device) -> None:
+        self.array, self.width, self.device = array, width, device
+
+    def __call__(self, batch: Batch) -> Tensor:
+        vectors = self.array[batch.rows.numpy(), batch.views.numpy()]
+        return sent(torch.from_numpy(vectors), self.device).float()
+
+
+class Live(Signal):
+    """The teacher runs on every batch: embeddings [B, D] or, through a head, class scores [B, C]."""
+
+    def __init__(
+        self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, crops: bool = False
+    ) -> None:
+        """Make the signal; `crops`: it is shown random crops at its own size, which its processor would crop again."""
+        self.teacher, self.recipe, self.width, self.head = teacher, recipe, teacher.width, head
+        self.normalisation = (teacher.mean, teacher.std) if crops else (None, None)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        assert self.teacher is not None
+        if self.recipe.teacher_view == "native":
+            assert batch.native is not None
+            inputs = self.teacher.present(batch.native, *self.normalisation)
+        else:
+            inputs = batch.inputs  # the student's normalised input; `embed` enlarges it
+        vectors = self.teacher.embed(inputs)
+        # Inference-mode tensors can't take part in a graph; a copy can.
+        return vectors.clone() if self.head is None else self.head(vectors.clone())
+
+
+class Scored(Stored):
+    """Stored vectors, turned into class scores [B, C] by a head."""
+
+    def __init__(self, array: Vectors, head: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        super().__init__(array, array.shape[-1], device)
+        self.head = head
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.head(super().__call__(batch))
+
+
+class Lazy(Live):
+    """A live teacher that looks at each view once: what it said is kept in memory, float32 [N, V, D]."""
+
+    def __init__(self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, count: int) -> None:
+        super().__init__(teacher, recipe, None)
+        self.then = head or (lambda vectors: vectors)
+        # Pages of the memory are taken as views come up.
+        self.kept = torch.empty(count, 2, teacher.width)
+        self.is_kept = torch.zeros(count, 2, dtype=torch.bool)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        new = ~self.is_kept[batch.rows, batch.views]
+        if new.any():
+            here = new.to(batch.inputs.device)
+            native = None if batch.native is None else batch.native[here]
+            unseen = replace(
+                batch, rows=batch.rows[new], views=batch.views[new], inputs=batch.inputs[here], native=native
+            )
+            self.kept[unseen.rows, unseen.views] = super().__call__(unseen).cpu()
+            self.is_kept[unseen.rows, unseen.views] = True
+        return self.then(self.kept[batch.rows, batch.views].to(batch.inputs.device))
+
+
+def linear(weight: np.ndarray, bias: np.ndarray, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return the stored head as a function of embeddings [B, D]."""
+    layer = torch.from_numpy(weight.copy()).to(device), torch.from_numpy(bias.copy()).to(device)
+    return lambda vectors: F.linear(vectors, *layer)

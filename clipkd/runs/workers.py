@@ -1,0 +1,199 @@
+"""Students on a CPU: one process per core, each training one student from its beginning to its end.
+
+A fork server imports torch once; every process begins as its copy, without a start of its own. Processes share
+the packed images and the embeddings, which are memory maps. None knows of another, so that each student is, to
+the bit, what it is alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal as signals
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from clipkd.core import progress
+from clipkd.core.errors import ClipkdError, Interrupted, MachineError, SomeFailed
+from clipkd.core.progress import say
+
+if TYPE_CHECKING:
+    from clipkd.runs.assignment import Assignment
+
+SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGUSR1)
+STOPPED = {Interrupted(number, "").exit_code: number for number in SIGNALS}
+"""Exit code -> the signal that stopped a training."""
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_server() -> None:
+    """Let the fork server begin to import torch, while this process does something else."""
+    CONTEXT.set_forkserver_preload(["clipkd.runs.assignment"])
+    forkserver.ensure_running()
+
+
+def train_in_processes(assignments: Sequence[Assignment], processes: int, threads: int | None) -> None:
+    """Train the assignments' students, each in a process of its own.
+
+    Args:
+        assignments: what to train.
+        processes: how many at a time.
+        threads: threads of each process; None: one.
+
+    Raises:
+        SomeFailed: some failed; the others are complete.
+        Interrupted: a signal came; every training is saved.
+    """
+    with Pool() as pool:
+        # What several students read is made once, by one process with all cores, before them.
+        pool.run([("preparation", prepare, (list(assignments), threads))], 1)
+        able = [one for one in assignments if one.name not in pool.failures]
+        if "preparation" not in pool.failures:
+            pool.run([(one.name, train_one, (one, threads or 1)) for one in able], processes)
+    if pool.signal:
+        raise Interrupted(pool.signal, f"stopped by {pool.signal.name}; the same command goes on with what is saved")
+    if pool.failures:
+        raise SomeFailed(pool.failures, len(assignments))
+
+
+def prepare(assignments: list[Assignment], threads: int | None) -> dict[str, ClipkdError]:
+    """Make what the assignments read; return why it could not be made, by name."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    return {one.name: error for one in assignments if (error := one.prepare())}
+
+
+def train_one(assignment: Assignment, threads: int) -> dict[str, ClipkdError]:
+    """Train one student; return why that failed, by name."""
+    import torch
+
+    from clipkd.runs.loop import train
+
+    torch.set_num_threads(threads)
+    progress.is_one_of_several = True
+    try:
+        train(*assignment.open())
+    except ClipkdError as error:
+        return {assignment.name: error}
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return {assignment.name: MachineError(f"{where}{error.strerror or error}")}
+    return {}
+
+
+Task = tuple[str, Callable[..., dict[str, ClipkdError]], tuple]
+"""A name, a function that returns failures by name, and its arguments."""
+
+
+@dataclass
+class Worker:
+    """A process at work on a task."""
+
+    name: str
+    process: BaseProcess
+    answer: Connection
+
+    def failures(self) -> dict[str, ClipkdError]:
+        """Return what failed, once the process has answered or ended."""
+        try:
+            told: dict[str, tuple[int, str]] = self.answer.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = f"was killed by {signals.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            hint = "; if memory ran out, take fewer --processes" if code == -signals.SIGKILL else ""
+            return {self.name: MachineError(f"its process {how}{hint}")}
+        finally:
+            self.answer.close()
+        self.process.join()
+        return {name: as_error(*reason) for name, reason in told.items()}
+
+
+def as_error(exit_code: int, message: str) -> ClipkdError:
+    """Return an error that another process told of."""
+    error = ClipkdError(message)
+    error.exit_code = exit_code
+    return error
+
+
+def answered(function: Callable[..., dict[str, ClipkdError]], arguments: tuple, answer: Connection) -> None:
+    """Do a task in a process of its own; send what failed."""
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    failures = function(*arguments)
+    with suppress(BrokenPipeError):  # where the parent is gone nobody listens
+        answer.send({name: (error.exit_code, str(error)) for name, error in failures.items()})
+
+
+def stop_with_parent() -> None:
+    """Wait for the parent's end, then stop this process as a signal would: its training is saved."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signals.SIGTERM)
+
+
+@dataclass
+class Pool:
+    """Does tasks in processes of their own; hands every signal on to them."""
+
+    workers: list[Worker] = field(default_factory=list)
+    failures: dict[str, ClipkdError] = field(default_factory=dict)
+    signal: signals.Signals | None = None
+    before: dict[signals.Signals, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Pool:
+        start_server()
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
+            self.before = {number: signals.signal(number, self.hand_on) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signals.signal(number, handler)
+        for worker in self.workers:  # there are some only where an error of our own came between
+            worker.process.terminate()
+
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        """Send a signal on to who is at work; nothing new is begun."""
+        self.signal = self.signal or signals.Signals(number)
+        for worker in self.workers:
+            if worker.process.is_alive():
+                os.kill(worker.process.pid or 0, number)
+
+    def run(self, tasks: Sequence[Task], at_once: int) -> None:
+        """Do tasks, so many at once, and note what failed."""
+        waiting = list(tasks)
+        while self.workers or (waiting and not self.signal):
+            while waiting and len(self.workers) < at_once and not self.signal:
+                self.start(*waiting.pop(0))
+            ready = wait([worker.answer for worker in self.workers])
+            for worker in [worker for worker in self.workers if worker.answer in ready]:
+                self.workers.remove(worker)
+                failures = worker.failures()
+                self.failures |= failures
+                for name, error in failures.items():
+                    say(f"{name}: error: {error}")
+                    # A signal that came to one alone, as `clipkd resume` sends it to who trains, is meant for all.
+                    self.signal = self.signal or STOPPED.get(error.exit_code)
+
+    def start(self, name: str, function: Callable, arguments: tuple) -> None:
+        """Begin a task."""
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=answered, args=(function, arguments, theirs), name=name)
+        process.start()
+        theirs.close()
+        self.workers.append(Worker(name, process, ours))

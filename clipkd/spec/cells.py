@@ -1,0 +1,204 @@
+"""Cells of the grid: one cell is one student to train. No torch here: the Snakefile reads this."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from clipkd.core.errors import InputError
+from clipkd.plugins import datasets, methods, recipes, students, teachers
+from clipkd.plugins.datasets import DatasetSpec
+from clipkd.plugins.methods import Method
+from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.students import NetworkSpec
+from clipkd.plugins.teachers import TeacherSpec
+
+NO_TEACHER = "none"
+"""What stands for the teacher in the path and tables of a method without one."""
+
+TeacherSource = Literal["cached", "live", "lazy", "replayed"]
+"""`cached`: stored before training. `live`: the teacher in every step. `lazy`: the teacher when a view comes up for
+the first time, kept from then on. `replayed`: only views that were stored, where augmentation has no end of them."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student to train, by names."""
+
+    recipe: str
+    dataset: str
+    student: str
+    teacher: str
+    train_type: str
+    seed: int
+    teacher_source: TeacherSource = "cached"
+    epochs: int = 200
+    source: str | None = None
+    """Where the dataset's data are, if not at the official place."""
+
+    @property
+    def dataset_spec(self) -> DatasetSpec:
+        return datasets.get(self.dataset, self.source)
+
+    @property
+    def student_spec(self) -> NetworkSpec:
+        return students.get(self.student)
+
+    @property
+    def teacher_spec(self) -> TeacherSpec | None:
+        return None if self.teacher == NO_TEACHER else teachers.get(self.teacher)
+
+    @property
+    def by_teacher(self) -> tuple[Cell, ...]:
+        """One cell for each of its teachers: itself, unless it has several."""
+        return tuple(replace(self, teacher=name) for name in teachers.split(self.teacher))
+
+    @property
+    def method(self) -> Method:
+        return methods.get(self.train_type)
+
+    @property
+    def recipe_spec(self) -> Recipe:
+        return recipes.get(self.recipe)
+
+    @property
+    def is_cost_run(self) -> bool:
+        """True where the run only measures what a teacher in the loop costs: no row of accuracy tables."""
+        return self.teacher_source in {"live", "lazy"} and cacheable(self)
+
+    @property
+    def folder(self) -> str:
+        """The run's folder below results/runs, `/` between the axes."""
+        teacher = self.teacher if self.teacher == NO_TEACHER else teachers.get(self.teacher).name
+        # The mathematics of these differ from, or the cost is not that of, the run with the plain name.
+        is_marked = self.is_cost_run or self.teacher_source == "replayed"
+        train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
+        return f"{self.recipe}/{self.dataset}/{self.student_spec.name}/{teacher}/{train_type}/seed{self.seed}"
+
+
+def cacheable(cell: Cell) -> bool:
+    """Return whether the cell's teacher signal can be stored with the same mathematics."""
+    return cell.method.signal in {"nothing", "prototypes"} or cell.dataset_spec.augmentation == "flip"
+
+
+def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
+    """Return the cells of a checked config, each once, and what was left out and why.
+
+    A method without a teacher makes one cell, not one per teacher. Where no stored signal is exact
+    the teacher runs live.
+
+    Raises:
+        InputError: an unknown name, an impossible combination, or two blocks that ask for the same
+            run with different epochs.
+    """
+    sources = config.get("sources") or {}
+    cells: dict[str, tuple[Cell, str]] = {}
+    left_out: dict[str, None] = {}
+    for number, block in enumerate(config["grid"]):
+        where = f"grid[{number}] ('{block['name']}')"
+        for cell in block_cells(block, config, sources, left_out):
+            earlier, other = cells.setdefault(cell.folder, (cell, where))
+            if earlier != cell:
+                axes = {"students": "student", "teachers": "teacher", "epochs": "epochs"}
+                pairs = {name: (getattr(cell, axis), getattr(earlier, axis)) for name, axis in axes.items()}
+                asked = "; ".join(f"{one} and {two} {name}" for name, (one, two) in pairs.items() if one != two)
+                raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {asked}")
+    found = [cell for cell, _ in cells.values()]
+    refuse_mixture(found)
+    return found, list(left_out)
+
+
+def refuse_mixture(cells: list[Cell]) -> None:
+    """Raise InputError where a table's row would hold both a live and a replayed teacher."""
+    for cell in cells:
+        if cell.teacher_source == "replayed" and replace(cell, teacher_source="live") in cells:
+            raise InputError(
+                f"the grid asks for {cell.folder} and for the same run with a live teacher: they differ in their "
+                "mathematics and would stand in one row; make two grids of them"
+            )
+
+
+def block_cells(
+    block: dict[str, Any], config: dict[str, Any], sources: dict[str, str], left_out: dict[str, None]
+) -> Iterator[Cell]:
+    """Yield the cells of one block of the grid."""
+    usable = [name for name in block["datasets"] if usable_dataset(name, sources, left_out)]
+    axes = (block["recipes"], usable, block["students"], block["train_types"], block["seeds"])
+    for recipe, dataset, student, train_type, seed in itertools.product(*axes):
+        source = sources.get(dataset.lower())
+        spec, method = datasets.get(dataset, source), methods.get(train_type)
+        cell = Cell(
+            recipe=recipes.get(recipe).name,
+            dataset=spec.name,
+            student=students.spelled(student),
+            teacher=NO_TEACHER,
+            train_type=method.name,
+            seed=seed,
+            teacher_source=block.get("teacher_source", "cached"),
+            epochs=block.get("epochs", config["training"]["epochs"]),
+            source=source,
+        )
+        if method.signal == "nothing":
+            yield checked(cell)
+            continue
+        for name in block["teachers"]:
+            teacher = teachers.resolved(name, config.get("teachers") or {})
+            reason = teachers.get(teacher).available
+            if reason:
+                left_out[reason] = None
+            else:
+                yield checked(replace(cell, teacher=teacher_name(teacher)))
+
+
+def teacher_name(name: str) -> str:
+    """Return what stands for a teacher in cells: its key, or what names a teacher that has no file."""
+    key = teachers.get(name).name
+    return key if key in teachers.names() else name
+
+
+def usable_dataset(name: str, sources: dict[str, str], left_out: dict[str, None]) -> bool:
+    """Return whether the dataset's data can be had; note in `left_out` why not."""
+    spec = datasets.get(name, sources.get(name.lower()))
+    if spec.needs_source and spec.name not in sources:
+        where = f"sources: {{{spec.name}: FOLDER}}"
+        left_out[f"dataset '{spec.name}' is never downloaded: give its folder as {where}"] = None
+        return False
+    return True
+
+
+def checked(cell: Cell) -> Cell:
+    """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
+    method = cell.method
+    refuse_teacher(cell)
+    if cell.teacher_source != "cached" and method.signal not in {"embeddings", "scores"}:
+        source = cell.teacher_source
+        raise InputError(f"train type '{method.name}' has no {source} teacher: it reads {method.signal}, made once")
+    if cell.teacher_source == "replayed":
+        if cell.dataset_spec.augmentation == "flip":
+            raise InputError(f"dataset '{cell.dataset}' has few views, all stored: take teacher_source 'cached'")
+        return cell
+    if cell.teacher_source == "lazy" and not cacheable(cell):
+        raise InputError(f"dataset '{cell.dataset}' never shows a view twice: teacher_source 'lazy' would keep nothing")
+    if not cacheable(cell) and len(cell.by_teacher) > 1:
+        raise InputError(
+            f"dataset '{cell.dataset}' never shows a view twice, and several teachers ('{cell.teacher}') are not run "
+            f"live: for '{method.name}' take teacher_source 'replayed'"
+        )
+    return cell if cacheable(cell) else replace(cell, teacher_source="live")
+
+
+def refuse_teacher(cell: Cell) -> None:
+    """Raise InputError where the cell's teachers can't give what its train type asks for."""
+    for one in cell.by_teacher if cell.teacher != NO_TEACHER else ():
+        if one.teacher_spec and one.teacher_spec.reads_names and cell.method.signal != "prototypes":
+            raise InputError(
+                f"teacher '{one.teacher}' reads class names and sees no image: it gives prototypes, for embed-KD and "
+                f"its controls, not the {cell.method.signal} that '{cell.method.name}' asks for"
+            )
+    if len(cell.by_teacher) > 1 and cell.teacher_source in {"live", "lazy"}:
+        raise InputError(
+            f"several teachers ('{cell.teacher}') come from stored embeddings: teacher_source "
+            f"'{cell.teacher_source}' is for one"
+        )

@@ -1,0 +1,92 @@
+"""What makes a run: everything that its numbers depend on. No torch here: training and tables both read this."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from clipkd.core.fingerprint import Identity
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
+from clipkd.spec.protocol import PROTOCOL
+from clipkd.spec.views import reduced
+
+AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The numbers of a run (defaults: paper.md, "Training")."""
+
+    epochs: int = 200
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.1
+    precision: Precision = "fp32"
+    """Of the students' matrix products. In a run never `auto`: what it stood for is a part of what makes the run."""
+
+    @classmethod
+    def of(cls, config: dict[str, Any], cell: Cell) -> Hyperparameters:
+        """Return the numbers that a checked config asks for; `precision` as it stands there, be it `auto`."""
+        training = config["training"]
+        return cls(
+            cell.epochs,
+            training["batch_size"],
+            float(training["learning_rate"]),
+            float(training["weight_decay"]),
+            training["precision"],
+        )
+
+
+def names(cell: Cell) -> dict[str, Any]:
+    """Return a cell's place in the grid."""
+    return {axis: getattr(cell, axis) for axis in AXES}
+
+
+def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: str, ranks: int = 1) -> Identity:
+    """Return what makes a run: equal identities give equal students on one machine.
+
+    Args:
+        cell: the run's place in the grid.
+        numbers: its hyperparameters.
+        layout: says which artefacts the teacher's part comes from.
+        content: the digest of the dataset's bytes.
+        ranks: processes that train the student together.
+    """
+    spec = cell.dataset_spec
+    thumbnails = layout.thumbnails(spec, cell.student_spec.image_size)[1] if spec.has_thumbnails else None
+    return {
+        "cell": names(cell),
+        "training": asdict(numbers) | ({"ranks": ranks} if ranks > 1 else {}),
+        "recipe": cell.recipe_spec.switches(),
+        "student": cell.student_spec.identity(),
+        "dataset": spec.identity() | {"content": content},
+        "thumbnails": thumbnails,
+        "signal": signal_identities(cell, layout),
+        "protocol": PROTOCOL,
+    }
+
+
+def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:
+    """Return kind -> identity of each artefact that the teacher's signal comes from; of several, by teacher."""
+    if len(cell.by_teacher) > 1:
+        specs = [(one, one.teacher_spec) for one in cell.by_teacher]
+        return {spec.name: signal_identities(one, layout) for one, spec in specs if spec}
+    asked, source, teacher = cell.method.signal, cell.teacher_source, cell.teacher_spec
+    if asked == "nothing" or teacher is None:
+        return {}
+    if asked == "prototypes":
+        return {"prototypes": layout.prototypes(cell)[1]}
+    found: dict[str, Identity] = {}
+    if source == "replayed":
+        found["embeddings"] = layout.replayed_embeddings(cell).identity
+    elif source == "cached" and asked == "embeddings":
+        found["embeddings"] = layout.full_embeddings(cell).identity
+    elif source in {"live", "lazy"}:
+        found["teacher"] = teacher.identity() | reduced(layout.precision)
+    if asked == "scores":
+        found["head"] = layout.full_embeddings(cell).head()[1]
+    return found

@@ -1,0 +1,146 @@
+"""Names on disk: where each artefact lies. No torch here: the Snakefile reads this.
+
+What makes an artefact is in its path, so that a changed teacher is a missing file, never an old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipkd.core.fingerprint import Identity, fingerprint
+from clipkd.plugins.datasets import DatasetSpec
+from clipkd.plugins.teachers import TeacherSpec
+from clipkd.spec import class_names
+from clipkd.spec.cells import Cell
+from clipkd.spec.class_names import ClassNames
+from clipkd.spec.prompts import TEMPLATES
+from clipkd.spec.views import (
+    Precision,
+    Prompts,
+    Sample,
+    ViewSet,
+    embeddings_identity,
+    full_views,
+    head_identity,
+    prototype_views,
+    prototypes_identity,
+    replay_views,
+)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One (dataset, teacher, view set): its identity and its folder."""
+
+    dataset: DatasetSpec
+    teacher: TeacherSpec
+    views: Any
+    """A ViewSet; of a text tower, Prompts."""
+    dtype: str
+    folder: Path
+    precision: Precision = "float32"
+
+    @property
+    def identity(self) -> Identity:
+        return embeddings_identity(self.dataset, self.teacher, self.views, self.dtype, self.precision)
+
+    def beside(self, kind: str, identity: Identity) -> Path:
+        """Return the folder of what is derived from these embeddings: beside them, so that each can be shared alone."""
+        return self.folder.with_name(f"{self.folder.name}-{kind}-{fingerprint(identity)}")
+
+    def prototypes(self, form: str) -> tuple[Path, Identity]:
+        """Return folder and identity of the class prototypes made from these embeddings."""
+        identity = prototypes_identity(self.identity, form)
+        return self.beside("prototypes", identity), identity
+
+    def head(self) -> tuple[Path, Identity]:
+        """Return folder and identity of the class-score head made from these embeddings."""
+        head_for = self.teacher.head_for if self.teacher.head_for == self.dataset.name else None
+        identity = head_identity(self.identity, head_for)
+        return self.beside("head", identity), identity
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders below `data/`, and the options that stand in their fingerprints."""
+
+    data: Path = Path("data")
+    dtype: str = "int16"
+    sample: Sample = field(default_factory=Sample)
+    form: str | None = None
+    """Form of the class prototypes; None: the recipe's own."""
+    crop_views: int = 4
+    """Stored views of each image that `teacher_source: replayed` trains on."""
+    precision: Precision = "float32"
+    """In which teachers multiply matrices, live ones too."""
+    templates: tuple[str, ...] = TEMPLATES
+    """What class names are put into for a text tower."""
+    class_names: tuple[tuple[str, ClassNames], ...] = ()
+    """What the classes of a dataset are called, where the user says so."""
+
+    @classmethod
+    def of(cls, config: dict[str, Any], data: Path = Path("data")) -> Layout:
+        """Return the layout that a checked config asks for."""
+        chosen = dict(config["prototypes"])
+        form, templates = chosen.pop("form", None), tuple(chosen.pop("templates", TEMPLATES))
+        stored = config["embeddings"]
+        precision = stored.get("precision", "float32")
+        named = tuple(
+            (dataset.lower(), class_names.read(given, f"class_names.{dataset}"))
+            for dataset, given in (config.get("class_names") or {}).items()
+        )
+        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision, templates, named)
+
+    def prompts(self, spec: DatasetSpec) -> Prompts:
+        """Return what a text tower is shown of a dataset."""
+        return Prompts(self.templates, dict(self.class_names).get(spec.name))
+
+    def dataset(self, spec: DatasetSpec) -> Path:
+        return self.data / "datasets" / spec.name
+
+    def thumbnails(self, spec: DatasetSpec, side: int) -> tuple[Path, Identity]:
+        """Return folder and identity of a dataset's thumbnails for students of `side` pixels."""
+        identity = spec.thumbnails_identity(side)
+        return self.data / "thumbnails" / spec.name / fingerprint(identity), identity
+
+    def teacher(self, spec: TeacherSpec) -> Path:
+        return self.data / "teachers" / (spec.checkpoint or spec.name) / fingerprint(spec.identity())
+
+    def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet | Prompts) -> Embeddings:
+        """Return the embeddings of a view set."""
+        identity = embeddings_identity(dataset, teacher, views, self.dtype, self.precision)
+        folder = self.data / "embeddings" / dataset.name / teacher.name / fingerprint(identity)
+        return Embeddings(dataset, teacher, views, self.dtype, folder, self.precision)
+
+    def full_embeddings(self, cell: Cell, teacher: TeacherSpec | None = None) -> Embeddings:
+        """Return the embeddings of every image that the cell's recipe asks for, by its teacher or another."""
+        teacher = teacher or cell.teacher_spec
+        assert teacher is not None
+        views = full_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher)
+        return self.embeddings(cell.dataset_spec, teacher, views)
+
+    def replayed_embeddings(self, cell: Cell) -> Embeddings:
+        """Return the embeddings of the random views that a `replayed` run trains on."""
+        teacher = cell.teacher_spec
+        assert teacher is not None
+        views = replay_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher, self.crop_views)
+        return self.embeddings(cell.dataset_spec, teacher, views)
+
+    def form_of(self, cell: Cell) -> str:
+        """Return the form of the cell's class prototypes."""
+        return self.form or cell.recipe_spec.prototype_form
+
+    def prototypes(self, cell: Cell) -> tuple[Path, Identity]:
+        """Return folder and identity of the cell's class prototypes."""
+        return self.sample_embeddings(cell).prototypes(self.form_of(cell))
+
+    def sample_embeddings(self, cell: Cell) -> Embeddings:
+        """Return the embeddings of the few images, or prompts, per class that become prototypes."""
+        teacher = cell.teacher_spec
+        assert teacher is not None
+        if teacher.reads_names:
+            return self.embeddings(cell.dataset_spec, teacher, self.prompts(cell.dataset_spec))
+        views = prototype_views(cell.recipe_spec, cell.dataset_spec, teacher, self.sample)
+        return self.embeddings(cell.dataset_spec, teacher, views)

@@ -1,0 +1,188 @@
+"""View sets: which images a teacher sees, and how they are presented to it. No torch here.
+
+Two view sets that differ in any field are different artefacts: the order of resizing and flipping,
+and whose normalisation is used, change the embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from clipkd.core.fingerprint import Identity
+from clipkd.plugins.datasets import DatasetSpec
+from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.students import NetworkSpec
+from clipkd.plugins.teachers import Output, TeacherSpec
+from clipkd.spec.class_names import ClassNames
+
+PROTOCOL = 3
+"""Bumped when the embeddings of an unchanged view set change."""
+
+REPLAY_SEED = 0
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
+
+POOLING = {
+    "cls": "last layer's class token, before any pooler",
+    "mean": "mean of the last layer's patch tokens",
+    "pooler": "the model's own pooler",
+}
+"""What is taken of an image, in the words that stand in identities."""
+BILINEAR, OWN = "bilinear, antialiased", "size, crop and filter of the checkpoint's image processor, antialiased"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first `per_class` training images of each class in an order shuffled by `seed`."""
+
+    per_class: int | Literal["all"] = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """How images are presented to a teacher."""
+
+    resize: Literal["tensor", "image"]
+    """`tensor`: flip, normalise, then resize the tensor. `image`: resize the 8-bit image, then flip
+    and normalise."""
+    source_size: int | None
+    """Side to which an image is brought first, in pixels (the student's input); None: its own size."""
+    image_size: int | None
+    """The teacher's input side, in pixels; None: as the checkpoint says."""
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    """None: the checkpoint's own."""
+    flips: bool
+    """Every training image also flipped; without a sample only."""
+    sample: Sample | None
+    """None: every image of both splits. Otherwise only the sample, each image in one flip drawn by
+    the sample's seed."""
+    crop: bool = False
+    """The sample's images are cropped at random (RandomResizedCrop), drawn by its seed."""
+    replays: int = 0
+    """Training images only, each in so many views, cropped and mirrored at random by REPLAY_SEED, to be replayed."""
+    thumbnails: int | None = None
+    """Replays: side of the thumbnails, in pixels, in which the boxes are drawn (the student's input)."""
+    output: Output = "cls"
+    """What is taken of the teacher."""
+
+    @property
+    def is_own(self) -> bool:
+        """True where the checkpoint's image processor decides how an image is resized, cropped and normalised."""
+        return self.resize == "tensor" and self.mean is None and self.source_size is None
+
+    def identity(self) -> Identity:
+        fields = asdict(self)
+        output = fields.pop("output")
+        return fields | {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a text tower is shown: every template with the name of every class."""
+
+    templates: tuple[str, ...]
+    names: ClassNames | None = None
+    """What the classes are called; None: as in the dataset."""
+
+    def identity(self) -> Identity:
+        names = self.names.identity() if self.names else "the dataset's"
+        return {"templates": list(self.templates), "class_names": names, "pooling": "the text tower's own"}
+
+    def of(self, classes: list[str]) -> list[str]:
+        """Return what each of a dataset's classes is called."""
+        return self.names.of(classes) if self.names else classes
+
+
+def full_views(recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec) -> ViewSet:
+    """Return the views of every image of both splits.
+
+    Where the training augmentation is a flip, they cover exactly what the teacher would be shown in
+    training. Where it is random crops, they only serve the linear probe, and no flips are made.
+    """
+    same_size = (
+        recipe.teacher_view == "native" or student.image_size == dataset.image_size or dataset.image_size is None
+    )
+    return ViewSet(
+        resize="tensor",
+        source_size=None if same_size else student.image_size,
+        image_size=teacher.image_size,
+        **normalisation(recipe, dataset, teacher),
+        flips=dataset.augmentation == "flip",
+        sample=None,
+        output=teacher.output,
+    )
+
+
+def replay_views(
+    recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec, count: int
+) -> ViewSet:
+    """Return `count` random views of each training image, presented as a live teacher would be shown them."""
+    return ViewSet(
+        resize="tensor",
+        source_size=None if recipe.teacher_view == "native" else student.image_size,
+        image_size=teacher.image_size,
+        **normalisation(recipe, dataset, teacher),
+        flips=False,
+        sample=None,
+        crop=True,
+        replays=count,
+        thumbnails=student.image_size,
+        output=teacher.output,
+    )
+
+
+def prototype_views(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec, sample: Sample) -> ViewSet:
+    """Return the views of the few images per class that become class prototypes."""
+    return ViewSet(
+        resize=recipe.prototype_resize,
+        source_size=None,
+        image_size=teacher.image_size,
+        **normalisation(recipe, dataset, teacher),
+        flips=False,
+        sample=sample,
+        crop=dataset.augmentation == "random-resized-crop",
+        output=teacher.output,
+    )
+
+
+def normalisation(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec) -> dict:
+    """Return the mean and standard deviation that the recipe gives the teacher's input."""
+    source = teacher if recipe.teacher_normalisation == "teacher" else dataset
+    return {"mean": source.mean, "std": source.std}
+
+
+def embeddings_identity(
+    dataset: DatasetSpec,
+    teacher: TeacherSpec,
+    views: ViewSet | Prompts,
+    dtype: str,
+    precision: Precision = "float32",
+) -> Identity:
+    """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
+    return {
+        "dataset": dataset.identity(),
+        "teacher": teacher.identity(),
+        **reduced(precision),
+        "views": views.identity(),
+        "dtype": dtype,
+        "protocol": PROTOCOL,
+    }
+
+
+def reduced(precision: Precision) -> Identity:
+    """Return what a reduced precision adds to an identity; nothing in float32."""
+    return {} if precision == "float32" else {"precision": precision}
+
+
+def prototypes_identity(embeddings: Identity, form: str) -> Identity:
+    """Return what makes class prototypes: a pure function of the sample's embeddings."""
+    return {"embeddings": embeddings, "form": form, "protocol": PROTOCOL}
+
+
+def head_identity(embeddings: Identity, head_for: str | None) -> Identity:
+    """Return what makes a class-score head: the checkpoint's own, or a probe on the embeddings."""
+    return {"embeddings": embeddings, "head": "checkpoint" if head_for else "linear probe", "protocol": PROTOCOL}

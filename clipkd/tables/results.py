@@ -1,0 +1,198 @@
+"""Results: the runs that a config asks for, read, checked and put in the config's order. No torch here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkd.core.errors import DataError, InputError
+from clipkd.plugins import datasets, teachers
+from clipkd.runs.record import Run, read_failure, read_run
+from clipkd.spec.cells import NO_TEACHER, Cell, expand
+from clipkd.spec.layout import Layout
+from clipkd.tables.consistency import disagreements
+from clipkd.tables.summary import Summary, summarise
+from clipkd.tables.teacher_stats import TeacherFacts
+
+BASELINE = "supervised"
+"""The train type without a teacher, which every other is compared with."""
+MARK = "†"
+"""Stands beside a number that rests on fewer runs or files than the config asks for."""
+MOST_WRONG = 20
+"""Most things that an error names one by one."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The cells of a config, in its order, and the run of each."""
+
+    config: dict[str, Any]
+    cells: tuple[Cell, ...]
+    left_out: tuple[str, ...]
+    """What the config names but the grid can't have, and why."""
+    runs: dict[Cell, Run]
+    missing: tuple[Cell, ...]
+    """Cells without a finished run."""
+    failed: dict[Cell, str]
+    """Those of them whose run stopped on a number that is not finite, and where."""
+    teachers: TeacherFacts
+    partial: bool
+    """Whether to show what is there, with marks, instead of refusing what is missing."""
+
+    @classmethod
+    def collect(cls, config: dict[str, Any], runs: Path, data: Path, partial: bool = False) -> Results:
+        """Read the runs that a config asks for.
+
+        Args:
+            config: a resolved config.
+            runs: the folder of all run folders (results/runs).
+            data: the folder of datasets, teachers and embeddings.
+            partial: take what is there, instead of refusing an incomplete grid.
+
+        Raises:
+            InputError: the folder above `runs` is not there.
+            DataError: a run or a manifest is missing (unless `partial`), or damaged; the message names
+                every missing run, or of every wrong one the file and its field, or both files that do
+                not belong together.
+        """
+        found, left_out = expand(config)
+        cells = tuple(found)
+        if not runs.parent.is_dir():
+            raise InputError(f"--results {runs.parent}: no such folder; it is the one that holds {runs.name}/")
+        finished: dict[Cell, Run] = {}
+        wrong: list[DataError] = []
+        for cell in cells:
+            if (runs / cell.folder / "metrics.json").exists():
+                try:
+                    finished[cell] = read_run(cell, runs / cell.folder)
+                except DataError as error:
+                    wrong.append(error)
+        layout = Layout.of(config, Path(data))
+        facts = TeacherFacts(layout)
+        wrong += disagreements(config, finished, layout, facts)
+        if wrong:
+            raise together(wrong, runs)
+        missing = tuple(cell for cell in cells if cell not in finished)
+        failed = {cell: why for cell in missing if (why := read_failure(runs / cell.folder))}
+        if missing and not partial:
+            listed = "\n  ".join(described(cell, failed.get(cell)) for cell in missing)
+            raise DataError(
+                f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
+                f"make them, or add `--partial` to show what is there:\n  {listed}"
+            )
+        for cell in finished:
+            facts.used(cell)
+            facts.head(cell)
+        if facts.absent and not partial:
+            listed = "\n  ".join(facts.absent)
+            raise DataError(
+                f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
+                f"or add `--partial` to show what is there:\n  {listed}"
+            )
+        return cls(config, cells, tuple(left_out), finished, missing, failed, facts, partial)
+
+    def gaps(self) -> list[str]:
+        """Return the lines that every table and figure of an incomplete or mixed grid carries: what is wrong."""
+        lines = []
+        if self.missing:
+            listed = "; ".join(described(cell, self.failed.get(cell)) for cell in self.missing)
+            lines.append(
+                f"INCOMPLETE: {len(self.missing)} of {len(self.cells)} runs are missing; numbers marked {MARK} "
+                f"rest on fewer runs than the config asks for. Missing: {listed}."
+            )
+        if self.teachers.absent:
+            listed = "; ".join(self.teachers.absent)
+            lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
+        environments = Counter(run.environment for run in self.runs.values() if run.environment)
+        if len(environments) > 1:
+            listed = "; ".join(f"{name} ({count} runs)" for name, count in sorted(environments.items()))
+            lines.append(f"NOT COMPARABLE to the last digit: these runs were made with {listed}.")
+        return lines
+
+    def scores(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> dict[int, float]:
+        """Return seed -> test accuracy (share of 1) of the cells that have a run."""
+        return {cell.seed: getattr(self.runs[cell].chosen(kind).test, metric) for cell in cells if cell in self.runs}
+
+    def summary(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> Summary | None:
+        """Return mean and deviation of a test accuracy (share of 1) over seeds."""
+        return summarise(self.scores(cells, kind, metric).values())
+
+    def incomplete(self, cells: Iterable[Cell]) -> bool:
+        """Return whether any of the cells has no run."""
+        return any(cell not in self.runs for cell in cells)
+
+
+def together(wrong: list[DataError], runs: Path) -> DataError:
+    """Return one error that says all that is wrong, each once, so that it can be put right at once."""
+    said = list(dict.fromkeys(map(str, wrong)))
+    if len(said) == 1:
+        return wrong[0]
+    listed = [text.replace("\n", "\n  ") for text in said[:MOST_WRONG]]
+    if len(said) > MOST_WRONG:
+        listed.append(f"and {len(said) - MOST_WRONG} more")
+    return DataError("\n  ".join([f"{len(said)} things are wrong with the results below {runs}:", *listed]))
+
+
+def accuracy_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells that stand in accuracy tables: all but those that only measure a live teacher's cost."""
+    return [cell for cell in cells if not cell.is_cost_run]
+
+
+def values(cells: Iterable[Cell], axis: str) -> list[Any]:
+    """Return the values on one axis, each once, in the config's order."""
+    return list(dict.fromkeys(getattr(cell, axis) for cell in cells))
+
+
+def where(cells: Iterable[Cell], **wanted: Any) -> list[Cell]:
+    """Return the cells with the wanted values on the named axes."""
+    return [cell for cell in cells if all(getattr(cell, axis) == value for axis, value in wanted.items())]
+
+
+def train_types(cells: Iterable[Cell]) -> list[str]:
+    """Return the train types: the baseline, the methods, then the controls; else in the config's order."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.train_type, cell)
+    return sorted(first, key=lambda name: (name != BASELINE, first[name].method.control_of is not None))
+
+
+def teacher_names(cells: Iterable[Cell]) -> list[str]:
+    """Return the teachers, without the word that stands for none."""
+    return [name for name in values(cells, "teacher") if name != NO_TEACHER]
+
+
+def headline(recipe_selection: str) -> str:
+    """Return the kind of accuracy that comparisons use: chosen by validation where there is one, else the last."""
+    return "selected" if recipe_selection == "validation" else "last"
+
+
+def described(cell: Cell, failure: str | None = None) -> str:
+    """Return a cell in words, and why it failed, where it did."""
+    train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
+    run = f"recipe {cell.recipe}, seed {cell.seed}"
+    words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {train_type}, {run}"
+    return f"{words} (FAILED: {failure})" if failure else words
+
+
+def dataset_title(name: str, config: dict[str, Any]) -> str:
+    return datasets.get(name, (config.get("sources") or {}).get(name)).title
+
+
+def teacher_titles(names: Iterable[str]) -> dict[str, str]:
+    """Return the titles that people use, by key; two teachers of one title also show their keys."""
+    titles = {name: teacher_title(name) for name in names}
+    shared = [title for title in titles.values() if list(titles.values()).count(title) > 1]
+    return {name: f"{title} ({name})" if title in shared else title for name, title in titles.items()}
+
+
+def teacher_title(name: str) -> str:
+    """Return a teacher's title; its key where nothing better is known."""
+    if name == NO_TEACHER:
+        return "no teacher"
+    try:
+        return teachers.get(name).title
+    except InputError:
+        return name

@@ -1,0 +1,172 @@
+"""Facts of teachers: what the manifests below data/ say of their accuracy and of their extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import Identity, differences, fingerprint
+from clipkd.runs.record import Fields
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Embeddings, Layout
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One pass of a teacher over a view set, and what it left on disk."""
+
+    seconds: float
+    forward_passes: int
+    device: str
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """Test accuracy of a teacher's class scores, as shares of 1."""
+
+    name: str
+    """`linear probe`, or `checkpoint` for the checkpoint's own classifier."""
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher's size and, where the workflow trained it, its own test accuracy (share of 1)."""
+
+    parameters: int
+    accuracy: float | None
+
+
+def together(each: list[Extraction]) -> Extraction:
+    """Return several extractions as one: sums, and every device."""
+    return Extraction(
+        sum(one.seconds for one in each),
+        sum(one.forward_passes for one in each),
+        "; ".join(dict.fromkeys(one.device for one in each)),
+        sum(one.disk_bytes for one in each),
+    )
+
+
+def needs_head(cell: Cell) -> bool:
+    """Return whether the run reads the teacher's class scores."""
+    return cell.method.signal == "scores"
+
+
+def needs_full(cell: Cell) -> bool:
+    """Return whether the run, or the head it reads, stands on the embeddings of every image."""
+    return needs_head(cell) or (cell.method.signal == "embeddings" and cell.teacher_source == "cached")
+
+
+def needs_sample(cell: Cell) -> bool:
+    """Return whether the run reads class prototypes."""
+    return cell.method.signal == "prototypes"
+
+
+class TeacherFacts:
+    """Reads manifests, each once; notes in `absent` what a run must have read and is not there (below data/)."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.absent: dict[str, None] = {}
+        self.manifests: dict[Path, dict[str, Any] | None] = {}
+
+    def head(self, cell: Cell) -> Head | None:
+        """Return the teacher's head as the cell's recipe makes it; None where there is none, or several are."""
+        if len(cell.by_teacher) > 1:
+            for one in cell.by_teacher:
+                self.head(one)
+            return None
+        if cell.teacher_spec is None or cell.teacher_spec.reads_names:
+            return None
+        folder, identity = self.layout.full_embeddings(cell).head()
+        facts = self.facts(folder, "head", identity, needs_head(cell))
+        if facts is None:
+            return None
+        return Head(
+            facts.word("facts.head"), *(facts.number(f"facts.{name}.test", high=1) for name in ("accuracy", "top5"))
+        )
+
+    def full(self, cell: Cell) -> Extraction | None:
+        """Return the extraction of every image, as the cell's recipe asks for it."""
+        if cell.teacher_spec is None or cell.teacher_spec.reads_names:
+            return None
+        return self.extraction(self.layout.full_embeddings(cell), needs_full(cell))
+
+    def sample(self, cell: Cell) -> Extraction | None:
+        """Return the extraction of the few images per class that become prototypes."""
+        return self.extraction(self.layout.sample_embeddings(cell), needs_sample(cell)) if cell.teacher_spec else None
+
+    def used(self, cell: Cell) -> Extraction | None:
+        """Return the extraction that the run's teacher signal comes from (of several teachers, all); None without."""
+        if len(cell.by_teacher) > 1:
+            each = [self.used(one) for one in cell.by_teacher]
+            return together([one for one in each if one]) if all(each) else None
+        if cell.teacher_source == "replayed" and cell.teacher_spec:
+            return self.extraction(self.layout.replayed_embeddings(cell), True)
+        return self.sample(cell) if needs_sample(cell) else self.full(cell) if needs_full(cell) else None
+
+    def teacher(self, cell: Cell) -> Teacher | None:
+        """Return what the teacher's own manifest says, None where there is none."""
+        spec = cell.teacher_spec
+        facts = self.facts(self.layout.teacher(spec), "teacher", spec.identity(), needed=False) if spec else None
+        if facts is None:
+            return None
+        accuracy = facts.number("facts.accuracy.test", high=1) if "accuracy" in facts.get("facts") else None
+        return Teacher(facts.whole("facts.parameters", low=1), accuracy)
+
+    def extraction(self, store: Embeddings, needed: bool) -> Extraction | None:
+        facts = self.facts(store.folder, "embeddings", store.identity, needed)
+        if facts is None:
+            return None
+        return Extraction(
+            seconds=facts.number("facts.seconds"),
+            forward_passes=facts.whole("facts.forward_passes"),
+            device=" ".join(facts.word("facts.device").split()),
+            disk_bytes=sum(entry["bytes"] for entry in facts.get("files").values()),
+        )
+
+    def contents(self, cell: Cell) -> Iterator[tuple[Path, str]]:
+        """Yield manifest and dataset content of each stored artefact that the run reads and that is there."""
+        if len(cell.by_teacher) > 1:
+            for one in cell.by_teacher:
+                yield from self.contents(one)
+            return
+        asked: list[tuple[Path, str, Identity]] = []
+        if needs_sample(cell):
+            store = self.layout.sample_embeddings(cell)
+            folder, identity = self.layout.prototypes(cell)
+            asked += [(store.folder, "embeddings", store.identity), (folder, "prototypes", identity)]
+        if needs_full(cell):
+            store = self.layout.full_embeddings(cell)
+            folder, identity = store.head()
+            asked.append((store.folder, "embeddings", store.identity))
+            asked += [(folder, "head", identity)] if needs_head(cell) else []
+        if cell.teacher_source == "replayed":
+            store = self.layout.replayed_embeddings(cell)
+            asked.append((store.folder, "embeddings", store.identity))
+        for folder, kind, identity in asked:
+            facts = self.facts(folder, kind, identity, needed=False)
+            if facts is not None:
+                yield facts.path, facts.word("facts.dataset_content")
+
+    def facts(self, folder: Path, kind: str, identity: Identity, needed: bool) -> Fields | None:
+        """Return an artefact's manifest, None where it is not there."""
+        if folder not in self.manifests:
+            self.manifests[folder] = read_manifest(folder) if (folder / MANIFEST).exists() else None
+        manifest = self.manifests[folder]
+        if manifest is None:
+            if needed:
+                self.absent[f"{kind} {folder.relative_to(self.layout.data).as_posix()}"] = None
+            return None
+        if manifest["kind"] != kind:
+            raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
+        if fingerprint(manifest["identity"]) != fingerprint(identity):
+            lines = "\n  ".join(differences(manifest["identity"], identity))
+            raise DataError(f"{folder / MANIFEST} stands for something else than its folder says:\n  {lines}")
+        return Fields(folder / MANIFEST, manifest)

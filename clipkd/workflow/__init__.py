@@ -1,0 +1,1 @@
+"""What belongs to Snakemake and SLURM: resuming, job states, estimates, check-ups."""

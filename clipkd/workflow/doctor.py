@@ -1,0 +1,185 @@
+"""The check-up of a machine: versions, devices, disk, folders, what is there already. No torch here: it is quick."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from clipkd.core.artifacts import MANIFEST
+from clipkd.core.errors import InputError
+from clipkd.spec.cells import expand
+from clipkd.spec.layout import Layout
+from clipkd.workflow.checks import Findings
+from clipkd.workflow.known_holes import known_holes
+
+PYTHON = (3, 11)
+NEEDED = {"torch": (2, 11), "torchvision": (0, 26), "transformers": (5, 17), "safetensors": (0, 6), "numpy": (2, 0)}
+WORKFLOW = ("snakemake", "snakemake-executor-plugin-slurm", "dvc")
+FOLDERS = ("data", "results", "logs", ".snakemake")
+LITTLE_SPACE, SLOW_SECONDS = 5e9, 1.0
+UNSAFE = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "PYTHONPATH")
+RESOLVED = Path("results/config.json")
+
+
+def check_up(folder: Path) -> Findings:
+    """Look at everything that a workflow in this folder stands on."""
+    findings = Findings()
+    for check in (versions, devices, folders, environment, dvc_remote, artefacts):
+        check(folder, findings)
+    return findings
+
+
+def versions(folder: Path, findings: Findings) -> None:
+    """Check Python and the packages."""
+    if sys.version_info < PYTHON:
+        findings.error("python", f"{platform.python_version()} is too old: clipkd needs 3.11 or newer")
+    else:
+        findings.ok("python", f"{platform.python_version()}, {sys.executable}")
+    for name, least in NEEDED.items():
+        version = version_of(name)
+        if version is None:
+            findings.error(name, "is not installed: `make install`")
+        elif numbers(version) < least:
+            findings.error(name, f"{version} is too old, needed is {'.'.join(map(str, least))}: `make install`")
+        else:
+            findings.ok(name, version)
+    for name in WORKFLOW:
+        version = version_of(name)
+        if version:
+            findings.ok(name, version)
+        else:
+            findings.warn(name, "is not installed; only the workflow needs it: `make install`")
+    for line in known_holes():
+        findings.warn("security", line)
+
+
+def version_of(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version."""
+    parts = version.split("+")[0].split(".")
+    return tuple(int(part) for part in parts[:3] if part.isdigit())
+
+
+def devices(folder: Path, findings: Findings) -> None:
+    """Say which GPUs the driver shows, and what else computes."""
+    cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    findings.ok("processor", f"{cores} cores, {memory / 1e9:.0f} GB of memory")
+    if shutil.which("nvidia-smi") is None:
+        findings.ok("gpu", "none here (no nvidia-smi): training.device is `cpu`, or jobs find one on a node")
+        return
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        findings.warn("gpu", f"nvidia-smi gives no answer: {error}")
+        return
+    found = answer.stdout.strip().splitlines()
+    if answer.returncode != 0 or not found:
+        findings.warn("gpu", f"nvidia-smi fails: {answer.stdout.strip() or answer.stderr.strip()}")
+    elif (version_of("torch") or "").endswith("+cpu"):
+        findings.warn("gpu", f"{'; '.join(found)}, but torch is built for the CPU only: install a CUDA build")
+    else:
+        findings.ok("gpu", "; ".join(found))
+
+
+def folders(folder: Path, findings: Findings) -> None:
+    """Check that the workflow's folders can be written, how fast, and how much room there is."""
+    for name in FOLDERS:
+        # What is not there yet will be made here: looking leaves nothing behind.
+        path = folder / name if (folder / name).exists() else folder
+        try:
+            taken = write_seconds(path)
+        except OSError as error:
+            findings.error(name, f"{path.resolve()} can't be written: {error.strerror or error}")
+            continue
+        free = shutil.disk_usage(path).free
+        told = f"{free / 1e9:.0f} GB free, a small file is written, synced and renamed in {1000 * taken:.0f} ms"
+        if path.stat().st_mode & stat.S_IWOTH:
+            findings.warn(name, f"{told}; anybody may write into it: chmod o-w {path}")
+        elif free < LITTLE_SPACE:
+            findings.warn(name, f"{told}; that is little room")
+        elif taken > SLOW_SECONDS:
+            findings.warn(name, f"{told}; that is slow: checkpoints and logs wait for it")
+        else:
+            findings.ok(name, told)
+
+
+def write_seconds(folder: Path) -> float:
+    """Return how long it takes to write, sync and rename a small file: the better of two."""
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        path = folder / f".clipkd-doctor-{uuid.uuid4().hex}"
+        with open(path, "wb") as stream:
+            stream.write(b"x" * 4096)
+            stream.flush()
+            os.fsync(stream.fileno())
+        path.rename(path.with_suffix(".renamed"))
+        taken.append(time.perf_counter() - start)
+        path.with_suffix(".renamed").unlink()
+    return min(taken)
+
+
+def environment(folder: Path, findings: Findings) -> None:
+    """Warn of variables that change what is loaded; say whether the hub is used."""
+    for name in UNSAFE:
+        if os.environ.get(name):
+            findings.warn(name, "is set: it changes which code or weights are loaded; unset it")
+    if os.environ.get("HF_ENDPOINT"):
+        findings.warn("HF_ENDPOINT", f"teachers are fetched from {os.environ['HF_ENDPOINT']}, not from the hub itself")
+    if os.environ.get("HF_HUB_OFFLINE"):
+        findings.ok("HF_HUB_OFFLINE", "nothing is fetched: datasets and teachers must be there")
+
+
+def dvc_remote(folder: Path, findings: Findings) -> None:
+    """Say whether embeddings can be shared."""
+    texts = [path.read_text(encoding="utf-8") for path in (folder / ".dvc").glob("config*") if path.is_file()]
+    has_remote = any("remote" in line for text in texts for line in text.splitlines() if line.startswith("["))
+    findings.ok("dvc remote", "is set" if has_remote else "none is set: nothing is shared (docs/dvc.md)")
+
+
+def artefacts(folder: Path, findings: Findings) -> None:
+    """Say which datasets and teachers are there, and which the last started grid still lacks."""
+    for kind, pattern in (("datasets", "*"), ("teachers", "*/*")):
+        there = sorted({path.relative_to(folder / "data" / kind).parts[0] for path in manifests(folder, kind, pattern)})
+        findings.ok(kind, ", ".join(there) if there else "none yet")
+    lacking = missing_inputs(folder)
+    if lacking:
+        findings.warn(
+            "inputs",
+            f"{', '.join(lacking)} of the grid in {RESOLVED} not there yet: fetched where the workflow is started",
+        )
+
+
+def manifests(folder: Path, kind: str, pattern: str) -> list[Path]:
+    return list((folder / "data" / kind).glob(f"{pattern}/{MANIFEST}"))
+
+
+def missing_inputs(folder: Path) -> list[str]:
+    """Return the datasets and teachers that the resolved config asks for and that are not there."""
+    if not (folder / RESOLVED).exists():
+        return []
+    try:
+        config = json.loads((folder / RESOLVED).read_text(encoding="utf-8"))
+        cells, layout = expand(config)[0], Layout.of(config, folder / "data")
+    except (ValueError, KeyError, InputError):
+        return []  # of another version; the workflow writes it anew
+    wanted = {cell.dataset: layout.dataset(cell.dataset_spec) for cell in cells}
+    every = [one for cell in cells for one in cell.by_teacher]
+    wanted |= {one.teacher: layout.teacher(spec) for one in every if (spec := one.teacher_spec)}
+    return sorted(name for name, path in wanted.items() if not (path / MANIFEST).exists())

@@ -1,0 +1,109 @@
+"""How long jobs take, for a cluster that wants to know before they run. No torch here: the Snakefile reads this.
+
+Measured where a run of the same kind has finished; otherwise from floating-point operations and cautious speeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from functools import cache
+from pathlib import Path
+
+from clipkd.core.artifacts import MANIFEST
+from clipkd.plugins.students import NetworkSpec, StudentSpec
+from clipkd.plugins.teachers import TeacherSpec
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Embeddings, Layout
+
+SPEED = {"cuda": 2e12, "cpu": 1e10}
+"""Assumed fp32 operations per second of one GPU or one CPU core: a small network, small batches."""
+MARGIN, START_MINUTES = 2.0, 15
+"""Times are doubled, and a start has to be paid: Python, torch, data to the device, the last evaluation."""
+TEACHER_LAYERS = {768: 12, 1024: 24, 1280: 32}
+LARGEST_TEACHER = (1280, 224, 14)
+"""Width, image side and patch of a teacher of which nothing is known."""
+IMAGES, MANY_IMAGES = 60_000, 1_350_000
+"""Of a dataset that is not there yet: CIFAR's, and ImageNet's."""
+
+
+def forward(width: int, layers: int, image_size: int, patch_size: int) -> float:
+    """Return floating-point operations of a ViT on one image: two for each multiplication.
+
+    A layer's matrices take 12 W^2 a token, its attention 2 T W a token.
+    """
+    tokens = (image_size // patch_size) ** 2 + 1
+    products = layers * (12 * width**2 * tokens + 2 * tokens**2 * width) + 3 * image_size**2 * width
+    return 2.0 * products
+
+
+def student_forward(spec: NetworkSpec) -> float:
+    """Return a student's operations on one image; those of a ViT-B/16 of its input size where it is none of ours."""
+    if not isinstance(spec, StudentSpec):
+        return forward(768, 12, max(spec.image_size, 16), 16)
+    return forward(spec.width, spec.layers, spec.image_size, spec.patch_size)
+
+
+def teacher_forward(spec: TeacherSpec) -> float:
+    """Return a teacher's operations on one image; those of a large one where the spec does not tell its size."""
+    known = (spec.hidden_size, spec.image_size, spec.patch_size)
+    width, size, patch = known if all(known) else LARGEST_TEACHER  # type: ignore[assignment]
+    return forward(width, TEACHER_LAYERS.get(width, 12), size, patch)  # type: ignore[arg-type]
+
+
+def training_minutes(cell: Cell, layout: Layout, device: str, students: int = 1) -> int:
+    """Return the minutes to ask for, to train a cell.
+
+    Args:
+        cell: the student to train.
+        layout: where data lie.
+        device: `cpu`, or anything else for a GPU.
+        students: how many such students train in one job.
+    """
+    kind = "cpu" if device == "cpu" else "cuda"
+    epoch = measured_epoch(str(Path(cell.folder).parent), kind)
+    if epoch is None:
+        per_image = 4 * student_forward(cell.student_spec)  # forward, twice that backward, and an evaluation
+        if cell.teacher_source in {"live", "lazy"} and cell.teacher_spec is not None:
+            per_image += teacher_forward(cell.teacher_spec)
+        epoch = images_of(layout.dataset(cell.dataset_spec), cell.dataset_spec.image_size) * per_image / SPEED[kind]
+    return to_ask(students * cell.epochs * epoch)
+
+
+def extraction_minutes(store: Embeddings, layout: Layout, device: str, shards: int = 1) -> int:
+    """Return the minutes to ask for, to run a teacher over a view set, or over one of its shards."""
+    if store.teacher.reads_names:
+        return to_ask(0)  # a few prompts for each class
+    kind = "cpu" if device == "cpu" else "cuda"
+    images = images_of(layout.dataset(store.dataset), store.dataset.image_size)
+    views = store.views.replays or (2 if store.views.flips else 1)
+    return to_ask(images * views * teacher_forward(store.teacher) / SPEED[kind] / shards)
+
+
+def to_ask(seconds: float) -> int:
+    """Return minutes, with the margin."""
+    return math.ceil(MARGIN * seconds / 60) + START_MINUTES
+
+
+@cache
+def measured_epoch(kind: str, device: str, runs: Path = Path("results/runs")) -> float | None:
+    """Return the seconds of an epoch in a finished run that differs in its seed only; None without one."""
+    for path in (runs / kind).glob("seed*/cost.json"):
+        try:
+            cost = json.loads(path.read_text(encoding="utf-8"))
+            if cost["device"]["kind"] == device:
+                return statistics.median(cost["seconds_per_epoch"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+@cache
+def images_of(dataset: Path, image_size: int | None) -> int:
+    """Return how many images a dataset has; where it is not there yet, those of a large one of its kind."""
+    try:
+        facts = json.loads((dataset / MANIFEST).read_text(encoding="utf-8"))["facts"]
+        return int(facts["train"] + facts["test"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return IMAGES if image_size is not None else MANY_IMAGES

@@ -1,0 +1,163 @@
+"""Resumption: everything that must be over and settled before a workflow goes on after a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from clipkd.core import lock
+from clipkd.core.errors import MachineError
+from clipkd.core.progress import say
+from clipkd.workflow import recovery as adoption
+from clipkd.workflow import session as main_process
+from clipkd.workflow.slurm import jobs
+
+RUNS = Path("results/runs")
+SECONDS_TO_SAVE = 900.0
+SECONDS_ALONE = 60.0
+"""How long the Snakemake of a single job may go without a process that works for it before it is taken to hang."""
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+
+
+def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
+    """Settle what an earlier main process left; return the command that goes on, and the lock that it inherits.
+
+    Args:
+        folder: the workflow's.
+        let_finish: let what still runs finish, instead of having it saved and stopped.
+
+    Raises:
+        InputError: no workflow was started here.
+        MachineError: another main process lives or may live, SLURM gives no answer, or something does not end.
+    """
+    started = main_process.last_started(folder)
+    descriptor = main_process.take(folder)
+    if started.executor == "slurm":
+        jobs.end(folder, let_finish)
+    end_orphans(folder, let_finish)
+    command = [*SNAKEMAKE, *started.arguments]
+    if whole := adoption.finished(folder):
+        say(f"outputs of finished jobs, taken over as their main process died before it noted them: {len(whole)}")
+        said = call("--cleanup-metadata", command, *map(str, whole))
+        # It takes the marks off, and fails all the same where there is nothing else to clean up.
+        if adoption.finished(folder):
+            raise MachineError(f"snakemake --cleanup-metadata failed:\n{said.stdout.strip()}")
+    said = call("--unlock", command)
+    if said.returncode != 0:
+        raise MachineError(f"snakemake --unlock failed:\n{said.stdout.strip()}")
+    return command, descriptor
+
+
+def call(option: str, command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake with the workflow's own command line, to do one thing before it goes on."""
+    position = len(SNAKEMAKE)
+    # First, so that no option of the user's swallows it, and before `--`, which begins the targets. An option that
+    # takes nothing keeps targets that come first from being taken for its arguments.
+    changed = [*command[:position], option, *arguments, "--nocolor", *command[position:]]
+    return subprocess.run(changed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE) -> None:
+    """Have trainings on this machine that outlived their main process save themselves, and wait until they ended.
+
+    The Snakemake of a single job can hang on a signal that comes while it shuts down. It has nothing to save: where
+    nothing works for it any more, it is killed.
+
+    Raises:
+        MachineError: one does not end.
+    """
+    holders = {path: living(path) for path in (folder / RUNS).rglob(lock.NAME)}
+    orphans = {holder: f"{path.parent} is still trained by" for path, holder in holders.items() if holder is not None}
+    orphans = dict.fromkeys(beginning(folder), "a training is begun by") | orphans
+    for holder, what in orphans.items():
+        say(f"{what} {holder}: " + ("waiting for it" if let_finish else "it saves and stops"))
+        if not let_finish:
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.kill(holder.pid, signal.SIGTERM)
+    limit = time.monotonic() + seconds
+    alone: dict[lock.Holder, float] = {}
+    while alive := [holder for holder in orphans if not lock.is_dead(holder)]:
+        now = time.monotonic()
+        alone = {holder: alone.get(holder, now) for holder in alive if is_alone(holder.pid)}
+        for holder, since in alone.items():
+            if now - since > SECONDS_ALONE:
+                say(f"{holder} does nothing and does not end: killed")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(holder.pid, signal.SIGKILL)
+        if now > limit and not let_finish:
+            raise MachineError(f"{', '.join(map(str, alive))}: told to stop {seconds:.0f} s ago, and still running")
+        time.sleep(0.2)
+
+
+def living(path: Path) -> lock.Holder | None:
+    """Return the process of this machine that holds a run folder's lock; None without one."""
+    with open(path, "rb") as stream:
+        holder = lock.holder_of(stream.fileno())
+    if holder is None or holder.host != socket.gethostname() or lock.is_dead(holder):
+        return None
+    return holder
+
+
+def beginning(folder: Path) -> list[lock.Holder]:
+    """Return the processes in the folder that train, or are about to, by their command lines.
+
+    They may hold no lock yet: Python takes seconds to start. (Linux tells; elsewhere none is found.)
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words, where = words_of(process), (process / "cwd").readlink()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if where == folder.resolve() and (is_training(words) or is_job(words)):
+            found.append(lock.holder(int(process.name)))
+    return found
+
+
+def words_of(process: Path) -> list[str]:
+    """Return the command line of a process, given its folder below /proc."""
+    return (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+
+
+def is_alone(pid: int) -> bool:
+    """Return whether a process is the Snakemake of a single job, and has no living child."""
+    try:
+        if not is_job(words_of(Path(f"/proc/{pid}"))):
+            return False
+    except OSError:
+        return False
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                return False
+    return True
+
+
+def is_training(words: list[str]) -> bool:
+    """Return whether a command line is `clipkd train`'s, for the workflow's run folders."""
+    if not any(Path(command).name == "clipkd" and verb == "train" for command, verb in pairwise(words)):
+        return False
+    folders = [Path(folder) for flag, folder in pairwise(words) if flag == "--log-folder"]
+    return all(RUNS in folder.parents for folder in folders)
+
+
+def is_job(words: list[str]) -> bool:
+    """Return whether a command line is that of the Snakemake which runs a single job for a main process."""
+    return "--target-jobs" in words and any(Path(word).name == "snakemake" for word in words)
+
+
+def go_on(command: list[str], descriptor: int) -> None:
+    """Become the Snakemake that goes on, with the lock."""
+    os.set_inheritable(descriptor, True)
+    os.environ[main_process.INHERITED] = str(descriptor)
+    say("going on: snakemake " + " ".join(command[len(SNAKEMAKE) :]))
+    sys.stdout.flush()
+    os.execv(command[0], command)

@@ -1,0 +1,60 @@
+"""What a Snakemake profile for SLURM says of the site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipkd.core.errors import InputError
+from clipkd.workflow.slurm.preflight import Request
+
+SHORTEST = 10
+"""Minutes."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The site's values, and the times that the preflight judges."""
+
+    cpu_partition: str
+    gpu_partition: str
+    longest_job: int
+    account: str = ""
+    gpu_model: str = ""
+    latency_wait: int = 5
+
+    @classmethod
+    def read(cls, folder: Path) -> Profile:
+        """Read a profile's `config.yaml`; InputError where it does not name the site."""
+        path = folder / "config.yaml"
+        try:
+            told: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+            site = told["__variables__"]
+            profile = cls(
+                cpu_partition=str(site["cpu_partition"]),
+                gpu_partition=str(site["gpu_partition"]),
+                longest_job=int(site["longest_job"]),
+                account=site.get("account") or "",
+                gpu_model=site.get("gpu_model") or "",
+                latency_wait=int(told.get("latency-wait", cls.latency_wait)),
+            )
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; give the profile's folder with --profile") from None
+        except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} does not name the site under `__variables__` ({error!r})") from None
+        if profile.longest_job < SHORTEST:
+            raise InputError(
+                f"{path}: longest_job is {profile.longest_job} minutes; jobs are told to save themselves 5 minutes "
+                f"before their time is up: give at least {SHORTEST}"
+            )
+        return profile
+
+    def requests(self) -> list[Request]:
+        """Return what the profile's jobs ask for."""
+        return [
+            Request(self.cpu_partition, minutes=self.longest_job, account=self.account),
+            Request(self.gpu_partition, 1, self.gpu_model, self.longest_job, account=self.account),
+        ]
