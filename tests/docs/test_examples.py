@@ -29,7 +29,7 @@ def test_each_example_is_found_by_its_name_and_a_student_trains_with_them(tmp_pa
         if block.language == "python":
             heading = headings[max(number for number in headings if number < block.line)]
             name = re.search(r'name="([^"]+)"', block.text)[1]
-            file = tmp_path / "clipkd" / FOLDERS[heading] / f"{name.replace('-', '_')}.py"
+            file = tmp_path / "clipkd/plugins" / FOLDERS[heading] / f"{name.replace('-', '_')}.py"
             file.write_text(block.text + "\n")
             names.append(name)
     assert len(names) >= 5

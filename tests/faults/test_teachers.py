@@ -138,7 +138,7 @@ def test_small_files_of_the_hub_are_checked_too(vit_folder: Path, tmp_path: Path
     link.symlink_to(tmp_path / "blobs" / blob)
     spec = HubTeacher(name="t", title="T", hub_id="a/b", revision=COMMIT)
     patch = pytest.MonkeyPatch()
-    patch.setattr(checkpoint, "bring", lambda teacher, name, again=False: link)
+    patch.setattr(hub_client, "bring", lambda teacher, name, again=False: link)
     try:
         hub_client.genuine(spec, "config.json")
     except DataError as error:

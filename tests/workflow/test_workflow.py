@@ -200,7 +200,7 @@ def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, i
     assert jobs == trained | {"resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
 
 
-def test_an_edit_of_a_table_plans_the_tables_only(finished: Path) -> None:
+def test_an_edit_of_a_table_plans_what_is_made_from_tables(finished: Path) -> None:
     module = finished / "clipkd/tables/table.py"
     before = module.read_text()
     try:
@@ -208,4 +208,4 @@ def test_an_edit_of_a_table_plans_the_tables_only(finished: Path) -> None:
         jobs, said = plan(finished, "--configfile", "mini.yaml")
     finally:
         module.write_text(before)
-    assert jobs == {"tables": 1, "report": 1, "all": 1}, said
+    assert jobs == {"tables": 1, "figures": 1, "report": 1, "all": 1}, said
