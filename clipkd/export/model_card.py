@@ -13,9 +13,10 @@ from clipkd.core.errors import InputError
 from clipkd.plugins import datasets, methods
 from clipkd.runs.record import Fields, read_score
 from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables.formats import MARKDOWN
 from clipkd.tables.results import teacher_title
 from clipkd.tables.summary import Summary, summarise
-from clipkd.tables.table import MARKDOWN, spread
+from clipkd.tables.table import spread
 
 if TYPE_CHECKING:
     from clipkd.export.write import Source

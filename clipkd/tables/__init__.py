@@ -64,10 +64,11 @@ def title(stem: str) -> str:
 
 
 def report_entry(stem: str) -> dict[str, Any]:
-    """Return the category and labels under which a table stands in the workflow's report."""
+    """Return caption, category and labels of a table in the workflow's report."""
     # The report's menu is as wide as its longest label.
     label = title(stem).replace(KINDS["best-test"], "best test epoch")
-    return {"category": "Tables", "labels": {"table": label}}
+    caption = "tables-accuracy" if accuracy_stem(stem) else f"tables-{stem}"
+    return {"caption": caption, "category": "Tables", "labels": {"table": label}}
 
 
 def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
@@ -83,9 +84,11 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
     Raises:
         DataError: a run is missing or damaged; the message names it.
     """
+    from clipkd.tables.formats import write
+
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
     for table in made(found):
-        table.write(Path(output))
+        write(table, Path(output))
     remove_leftovers(Path(output), table_stems(config), FORMATS)
 
 

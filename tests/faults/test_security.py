@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,17 @@ from clipkd.core import environment as surroundings
 from clipkd.core import verified
 from clipkd.core.artifacts import building, open_artifact, write_json
 from clipkd.core.errors import ClipkdError, InputError
+from clipkd.report import write_report
+from clipkd.report.figures import figure_stems
 from clipkd.runs.folder import load_student
+from clipkd.runs.record import FAILED
 from clipkd.runs.unfinished import STATE, Checkpoints
 from clipkd.spec.config import load, schema
+from clipkd.tables.html import as_html
+from clipkd.tables.table import Column, Entry, Table
 from clipkd.workflow import known_holes
 from tests.faults.checks import fault, nothing, replaced
+from tests.synthetic import demo, write_study
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/config.yaml"
@@ -223,15 +232,34 @@ def test_a_memory_that_others_can_write_is_no_memory(tmp_path: Path) -> None:
         patch.undo()
 
 
-@fault("X08", escaping=lambda monkeypatch: monkeypatch.setattr("clipkd.tables.table.html.escape", lambda text: text))
-def test_what_a_report_shows_is_escaped() -> None:
-    from clipkd.tables.table import Column, Entry, Table, as_html
+def unescaped(module: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return a mutant: this module's templates put text into HTML as it is."""
 
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = importlib.import_module(module).TEMPLATES
+        monkeypatch.setattr(f"{module}.TEMPLATES", whole.overlay(autoescape=False))
+
+    return mutate
+
+
+@fault("X08", tables=unescaped("clipkd.tables.html"), pages=unescaped("clipkd.report"))
+def test_what_a_report_shows_is_escaped(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A table as a page, and the whole report of a grid whose machine and failure are named in HTML."""
     evil = "<script>alert(1)</script>"
-    table = Table("t", evil, [Column(evil, evil)], [[Entry(evil)]], [evil])
-    page = as_html(table)
+    page = as_html(Table("t", evil, [Column(evil, evil)], [[Entry(evil)]], [evil]))
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 5
+    study = write_study(demo(), tmp_path_factory.mktemp("study"))
+    study.change(study.folder(train_type="supervised"), "cost.json", "device.name", evil)
+    failed = study.folder(train_type="embed-KD", teacher="digits-vit-s", recipe="corrected", seed=1)
+    shutil.rmtree(failed)
+    write_json(failed / FAILED, {"message": f"loss is not finite {evil}"})
+    for stem in figure_stems(study.config):
+        (study.root / f"{stem}.svg").write_text("<svg/>")
+    write_report(study.config, study.results, study.data, study.root, study.root / "report.html", partial=True)
+    page = (study.root / "report.html").read_text()
+    assert page.count("<script") == 1
+    assert page.count("&lt;script&gt;alert(1)") >= 3
 
 
 @fault("X09", **{"the-refusal": replaced("clipkd.core.environment.REFUSED", ())})

@@ -16,8 +16,9 @@ import pytest
 
 from clipkd.core.artifacts import write_json
 from clipkd.core.errors import DataError
-from clipkd.report import markup, overview, write_report
+from clipkd.report import TEMPLATES, overview, write_report
 from clipkd.report.figures import figure_stems
+from clipkd.report.pictures import Picture, natural_width
 from clipkd.runs.record import FAILED
 from clipkd.tables.comparisons import Comparison
 from clipkd.tables.summary import Difference
@@ -126,19 +127,19 @@ def test_few_seeds_are_named(seeds, said) -> None:
 PRINTED = '<svg xmlns="http://www.w3.org/2000/svg" width="720pt" height="90pt">'
 
 
-def test_a_picture_says_its_own_width(tmp_path) -> None:
-    assert markup.natural_width(f"<?xml version='1.0'?>\n{PRINTED}".encode()) == 60
-    assert markup.natural_width(SVG.encode()) == 37.5
-    assert markup.natural_width(b'<svg viewBox="0 0 7 7" data-width="7" width="100%">') is None
-    (tmp_path / "a.svg").write_text(SVG)
-    assert '<img style="--width: 37.5rem" alt="what"' in markup.figure(tmp_path / "a.svg", "what")
+def test_a_picture_says_its_own_width() -> None:
+    assert natural_width(f"<?xml version='1.0'?>\n{PRINTED}".encode()) == 60
+    assert natural_width(SVG.encode()) == 37.5
+    assert natural_width(b'<svg viewBox="0 0 7 7" data-width="7" width="100%">') is None
 
 
 def test_narrow_pictures_are_not_stretched(tmp_path, browser) -> None:
-    style = files("clipkd.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = files("clipkd.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    parts: Any = TEMPLATES.get_template("parts.html").module
+    figures = ""
     for index, svg in enumerate((f"{PRINTED}</svg>", SVG)):
         (tmp_path / f"{index}.svg").write_text(svg)
-    figures = "".join(markup.figure(tmp_path / f"{index}.svg", "") for index in (0, 1))
+        figures += parts.figure(Picture.read(tmp_path / f"{index}.svg", ""))
     (tmp_path / "page.html").write_text(f"<!doctype html><style>{style}</style><main>{figures}</main>")
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     opened.goto((tmp_path / "page.html").as_uri())
@@ -312,7 +313,7 @@ def test_a_missing_figure_is_named(tmp_path) -> None:
     study = write_study(demo(), tmp_path)
     drawn = draw(study)
     (drawn / "cost.svg").unlink()
-    with pytest.raises(DataError, match=r"cost\.svg is missing; make it with `clipkd figures`"):
+    with pytest.raises(DataError, match=r"cost\.svg is missing; run `clipkd figures`"):
         write_report(study.config, study.results, study.data, drawn, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 

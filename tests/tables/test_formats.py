@@ -10,18 +10,10 @@ import subprocess
 
 import pytest
 
+from clipkd.tables.formats import as_csv, as_latex, as_markdown
+from clipkd.tables.html import as_html
 from clipkd.tables.summary import Summary
-from clipkd.tables.table import (
-    Column,
-    Entry,
-    Table,
-    as_csv,
-    as_html,
-    as_latex,
-    as_markdown,
-    significant,
-    spread,
-)
+from clipkd.tables.table import Column, Entry, Table, significant, spread
 
 NASTY = r"<script>a_b & 50% #1 ~x^2 {y} $z$ \ | *w*"
 

@@ -131,7 +131,7 @@ def test_a_partial_report_names_the_command_that_draws_its_figures(study, capsys
     assert "add `--partial`" in capsys.readouterr().err
     assert main(command(study, "report", "--partial", *where)) == 3
     said = capsys.readouterr().err
-    assert "make it with `clipkd figures --partial --config " in said
+    assert "run `clipkd figures --partial --config " in said
     assert f"--output '{drawn}'`" in said
 
 

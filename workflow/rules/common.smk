@@ -196,27 +196,31 @@ def recipe_within(folders):
     return f"(?=({'|'.join(map(re.escape, folders))})/)[a-z0-9-]+"
 
 
-def code_digest(*parts):
-    """Return a digest of cheap code: an edit runs the rule again. (Costly rules carry protocol numbers.)"""
-    modules = sorted(path for part in parts for path in PACKAGE.glob(part))
-    return hashlib.sha256(
-        b"".join(module.read_bytes() for module in modules)
-    ).hexdigest()[:16]
+# The code that tables are made of, and figures and report besides. (Costly rules carry protocol numbers.)
+CODE_OF_TABLES = [
+    "tables/*.py",
+    "tables/templates/*",
+    "runs/record.py",
+    "spec/*.py",
+    "plugins/*/__init__.py",
+    "plugins/*/[!_]*.py",
+]
+CODE_OF_FIGURES = [*CODE_OF_TABLES, "report/figures/*.py"]
+CODE_OF_REPORT = [*CODE_OF_FIGURES, "report/*.py", "report/templates/*"]
 
 
-def in_report(path, stage, stem, entry):
-    """Return a file marked for the report, under its category, with the caption of its kind."""
-    modules = [
-        path.stem.replace("_", "-")
-        for path in (PACKAGE / {"figures": "report/figures"}.get(stage, stage)).glob(
-            "*.py"
-        )
-    ]
-    kinds = sorted(modules, key=len, reverse=True)
-    family = f"{stage}-{next(kind for kind in kinds if stem.startswith(kind))}"
+def code_digest(patterns):
+    """Return a digest of the package's files of these patterns: an edit runs the rule again."""
+    paths = sorted(path for pattern in patterns for path in PACKAGE.glob(pattern))
+    content = b"".join(path.read_bytes() for path in paths)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def in_report(path, entry):
+    """Return a file marked for Snakemake's report."""
     return report(
         path,
-        caption=f"../report/{family}.rst",
+        caption=f"../report/{entry['caption']}.rst",
         category=entry["category"],
         labels=entry["labels"],
     )

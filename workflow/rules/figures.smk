@@ -10,12 +10,7 @@ rule figures:
         names=class_names_files,
     output:
         [
-            in_report(
-                f"results/figures/{stem}.png",
-                "figures",
-                stem,
-                figures.report_entry(stem),
-            )
+            in_report(f"results/figures/{stem}.png", figures.report_entry(stem))
             for stem in FIGURES
         ],
         expand("results/figures/{stem}.svg", stem=FIGURES),
@@ -24,8 +19,6 @@ rule figures:
     benchmark:
         "results/benchmarks/figures.tsv"
     params:
-        code=code_digest(
-            "report/figures/*.py", "tables/*.py", "runs/record.py", "spec/*.py"
-        ),
+        code=code_digest(CODE_OF_FIGURES),
     shell:
         "exec clipkd figures --config {input.config:q} 2>> $(new_log {log:q})"

@@ -15,12 +15,6 @@ rule report:
     benchmark:
         "results/benchmarks/report.tsv"
     params:
-        code=code_digest(
-            "report/*.*",
-            "report/figures/*.py",
-            "tables/*.py",
-            "runs/record.py",
-            "spec/*.py",
-        ),
+        code=code_digest(CODE_OF_REPORT),
     shell:
         "exec clipkd report --config {input.config:q} --output {output:q} 2>> $(new_log {log:q})"

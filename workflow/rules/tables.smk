@@ -22,12 +22,7 @@ rule tables:
         manifests=all_manifests,
     output:
         [
-            in_report(
-                f"results/tables/{stem}.html",
-                "tables",
-                stem,
-                tables.report_entry(stem),
-            )
+            in_report(f"results/tables/{stem}.html", tables.report_entry(stem))
             for stem in TABLES
         ],
         expand(
@@ -38,6 +33,6 @@ rule tables:
     benchmark:
         "results/benchmarks/tables.tsv"
     params:
-        code=code_digest("tables/*.py", "runs/record.py", "spec/*.py"),
+        code=code_digest(CODE_OF_TABLES),
     shell:
         "exec clipkd tables --config {input.config:q} 2>> $(new_log {log:q})"

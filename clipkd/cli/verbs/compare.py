@@ -38,10 +38,11 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.report.figures import compare as overlay
     from clipkd.report.figures.style import save, styled
     from clipkd.tables import compare as side_by_side
+    from clipkd.tables.formats import write
 
     shown = [side_by_side.read(folder) for folder in folders]
     made = side_by_side.table(shown)
-    made.write(options.output)
+    write(made, options.output)
     with styled():
         save(overlay.draw(shown), options.output, "curves")
     print(side_by_side.aligned(made), end="")

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipkd.spec.cells import expand
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.tables.results import Results, accuracy_cells, teacher_names, values, where
 
 FORMATS = ("png", "svg")
-CATEGORIES = {
-    "accuracy": "Accuracy",
-    "learning-curves": "Accuracy",
-    "embeddings": "Embeddings",
-    "cost": "Cost",
-    "resources": "Cost",
+
+
+class Kind(NamedTuple):
+    """A kind of figure, as the workflow's report lists it and the page explains it."""
+
+    category: str
+    title: str
+    caption: str
+
+
+KINDS = {
+    "accuracy": Kind(
+        "Accuracy",
+        "Test accuracy by train type",
+        "Test accuracy by train type: bars are means, dots are seeds, the dotted line is chance.",
+    ),
+    "learning-curves": Kind(
+        "Accuracy",
+        "Learning curves",
+        "Accuracy on the split that is watched in training, and training loss, by epoch: lines are means over seeds, "
+        "bands span the lowest and highest. Losses of different train types have different terms.",
+    ),
+    "embeddings": Kind(
+        "Embeddings",
+        "t-SNE of embeddings and prototypes",
+        "t-SNE of the teachers' stored embeddings of test images, and the class prototypes (stars). "
+        "Distances between groups in such a picture mean little.",
+    ),
+    "cost": Kind(
+        "Cost",
+        "Time and teacher passes, live and cached teacher",
+        "Seconds per epoch and images through the teacher, with the live teacher and with its stored signal.",
+    ),
+    "resources": Kind(
+        "Cost",
+        "The paper's resource figure, published and measured",
+        "Memory of the weights, accuracy and time: read off the paper's figure, and measured here.",
+    ),
 }
-"""Figure -> category of the workflow's report."""
 
 
 def figures(config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -42,20 +73,11 @@ def figure_stems(config: dict[str, Any]) -> list[str]:
 
 
 def report_entry(stem: str) -> dict[str, Any]:
-    """Return the category and labels under which a figure stands in the workflow's report."""
-    figure = next(name for name in CATEGORIES if stem == name or stem.startswith(f"{name}-"))
-    titles = {
-        "accuracy": "Test accuracy by train type",
-        "learning-curves": "Learning curves",
-        "embeddings": "t-SNE of embeddings and prototypes",
-        "cost": "Time and teacher passes, live and cached teacher",
-        "resources": "The paper's resource figure, published and measured",
-    }
-    what = stem.removeprefix(figure).removeprefix("-")
-    return {
-        "category": CATEGORIES[figure],
-        "labels": {"figure": f"{titles[figure]}: {what}" if what else titles[figure]},
-    }
+    """Return caption, category and labels of a figure in the workflow's report."""
+    name, kind = next((name, kind) for name, kind in KINDS.items() if f"{stem}-".startswith(f"{name}-"))
+    what = stem.removeprefix(name).removeprefix("-")
+    label = f"{kind.title}: {what}" if what else kind.title
+    return {"caption": f"figures-{name}", "category": kind.category, "labels": {"figure": label}}
 
 
 def write_figures(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
