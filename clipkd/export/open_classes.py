@@ -1,10 +1,10 @@
-"""Open classes: a student trained with a text tower's prototypes knows a class by its name alone.
+"""Open classes: a student trained with a text tower's prototypes can predict a class that is given by its name.
 
     classes = of_run(Path("results/runs/..."), Layout(), device).adding(["zebra"])
     names = classes.predict(inputs)
 
-A class that was added after training has no row in the classifier; the student's projected embedding is compared
-with what the text tower says of its name, as with those of the other classes.
+A class that was added after training has no row in the classifier: the student's projected embedding is compared
+with the text tower's embedding of its name, as with those of the other classes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from clipkd.spec.prompts import prompts
 
 @dataclass(frozen=True)
 class OpenClasses:
-    """A trained student and the classes that it is compared with."""
+    """A trained student and the prototypes of its classes."""
 
     student: Heads
     recipe: Recipe
@@ -44,19 +44,19 @@ class OpenClasses:
     """[C, D], in the order of `names`."""
     teacher: TeacherSpec
     identity: Identity
-    """Of the prototypes: templates and form stand in it."""
+    """Of the prototypes: it holds their templates and form."""
     layout: Layout
 
     def adding(self, names: Sequence[str]) -> OpenClasses:
-        """Return the same with more classes, each known by its name.
+        """Return the same with more classes, each given by its name.
 
         Raises:
-            InputError: a class of that name is there already.
-            DataError: the text tower's checkpoint is not there, or damaged.
+            InputError: a class has that name already.
+            DataError: the text tower's checkpoint is missing or damaged.
         """
         for place, name in enumerate(names):
             if name in self.names or name in names[:place]:
-                raise InputError(f"class '{name}' is there already (known: {', '.join(self.names)})")
+                raise InputError(f"class '{name}' exists already (known: {', '.join(self.names)})")
         if not names:
             return self
         vectors = torch.from_numpy(self.vectors(names)).to(self.prototypes)
@@ -66,18 +66,21 @@ class OpenClasses:
         """Return the prototypes [K, D] of class names, made as those of training were."""
         templates = tuple(self.identity["embeddings"]["views"]["templates"])
         tower = load_text(self.teacher, self.layout.teacher(self.teacher), self.prototypes.device)
-        said = np.concatenate([tower.embed(prompts(name, templates)) for name in names])
+        embeddings = np.concatenate([tower.embed(prompts(name, templates)) for name in names])
         labels = np.repeat(np.arange(len(names)), len(templates))
-        return prototype_forms.get(self.identity["form"]).prototypes(said, labels, len(names))["prototypes"]
+        form = prototype_forms.get(self.identity["form"])
+        made: np.ndarray = form.prototypes(embeddings, labels, len(names))["prototypes"]
+        return made
 
     def network(self) -> ByPrototype:
-        """Return a student that tells these classes apart, for whoever takes one."""
+        """Return a student whose class scores are those of `scores`."""
         return ByPrototype(self).eval()
 
     @torch.inference_mode()
     def scores(self, inputs: Tensor) -> Tensor:
         """Return the similarities [B, C] of normalised images [B, 3, S, S] with every class."""
-        return self.network()(inputs).logits
+        outputs: Outputs = self.network()(inputs)
+        return outputs.logits
 
     def predict(self, inputs: Tensor) -> list[str]:
         """Return the name of each image's nearest class."""
@@ -101,7 +104,7 @@ def of_run(folder: Path, layout: Layout, device: torch.device) -> OpenClasses:
     """Return the classes of a finished run, open to more.
 
     Raises:
-        InputError: the run's prototypes are not a text tower's, so that a name alone says nothing.
+        InputError: the run's prototypes are not a text tower's, so a name alone is not enough.
         DataError: the run or its prototypes are missing or damaged.
     """
     metrics = read_json(folder / METRICS)
@@ -110,8 +113,8 @@ def of_run(folder: Path, layout: Layout, device: torch.device) -> OpenClasses:
     is_control = methods.get(cell["train_type"]).control_of is not None
     if teacher is None or not teacher.reads_names or is_control or "prototypes" not in signal:
         raise InputError(
-            f"{folder}: classes can be added by name to a run of embed-KD with one text tower as its teacher "
-            f"(MODEL:text), not to {cell['train_type']} with teacher {cell['teacher']}"
+            f"{folder}: a class can only be added by name to a run of embed-KD with one text tower as its teacher "
+            f"(MODEL:text); this is {cell['train_type']} with teacher {cell['teacher']}"
         )
     identity = signal["prototypes"]
     artifact = open_artifact(folder_of(cell, teacher, identity, layout), "prototypes", identity)

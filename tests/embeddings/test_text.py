@@ -365,7 +365,7 @@ def test_a_class_that_was_added_is_known_by_its_prototype(clip, layout, monkeypa
     assert more.predict(between) == ["north east", "north"]
     assert more.scores(between).shape == (2, 3)
     assert classes.names == ("north", "east")
-    with pytest.raises(InputError, match="class 'east' is there already"):
+    with pytest.raises(InputError, match="class 'east' exists already"):
         classes.adding(["east"])
 
 
@@ -418,7 +418,7 @@ def test_a_run_of_another_kind_is_not_open_to_names(tmp_path):
     (tmp_path / "metrics.json").write_text(
         json.dumps({"cell": {"teacher": "none", "train_type": "supervised"}, "identity": {"signal": {}}})
     )
-    with pytest.raises(InputError, match="classes can be added by name to a run of embed-KD"):
+    with pytest.raises(InputError, match="only be added by name to a run of embed-KD"):
         open_classes.of_run(tmp_path, Layout(tmp_path), CPU)
 
 
