@@ -1,4 +1,4 @@
-"""Export formats: one file is one format. No torch here."""
+"""Exports: one file is one format that a trained student can be handed on in. No torch here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 from clipkd.core.registry import find, specs
 
 if TYPE_CHECKING:
-    from clipkd.export.source import ExportSource
+    from clipkd.export.write import Source
+
+EXPORT = "export"
+"""The kind in an export's manifest."""
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,13 @@ class Format:
     name: str
     title: str
     is_checked: bool = False
-    """Whether `write` compares its output with the student, on real images."""
+    """True where `write` compares what it wrote with the student, on real images."""
 
-    def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
+    def write(self, source: Source, folder: Path) -> dict[str, Any]:
         """Write the files; return what is worth keeping in the manifest.
 
         Args:
-            source: the student and its run.
+            source: the student, and what is known of it.
             folder: an empty folder; it takes its final place only when this returns.
         """
         raise NotImplementedError
@@ -38,5 +42,4 @@ def names() -> list[str]:
 
 def get(name: str) -> Format:
     """Return the format `name`, case ignored; InputError names the nearest known one."""
-    found: Format = find(__name__, "format", name)
-    return found
+    return find(__name__, "format", name)

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.artifacts import write_json, write_text
-from clipkd.export.files import CARD, CONFIG, WEIGHTS
-from clipkd.export.formats import Format
-from clipkd.plugins import students
+from clipkd.export.formats import CONFIG, WEIGHTS, Format
 
 if TYPE_CHECKING:
-    from clipkd.data.preprocessing import Preprocessing
-    from clipkd.export.source import ExportSource
+    from clipkd.export.write import Source
 
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
 BILINEAR = 2
 """As PIL and transformers number the filters."""
 
@@ -24,33 +20,36 @@ BILINEAR = 2
 class HuggingFace(Format):
     """For the hub, for `clipkd.load`, and (the tower of a CLIP student) for transformers."""
 
-    def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
+    def write(self, source: Source, folder: Path) -> dict[str, Any]:
+        from clipkd.core.artifacts import write_json, write_text
         from clipkd.export.clip_names import settings, to_transformers
         from clipkd.export.model_card import card
+        from clipkd.plugins import students
         from clipkd.plugins.students._vit import Student
         from clipkd.runs.folder import save_student
 
-        student, description = source.model.student, source.description
+        student, described = source.model.student, source.described
         state = student.state_dict()
         config: dict[str, Any] = {"model_type": "clipkd"}
         if isinstance(student, Student):
             state = to_transformers(state)
-            config = settings(student, students.rebuilt(description["student"]))
-            description["names"] = "transformers"
+            config = settings(student, students.rebuilt(described["student"]))
+            described |= {"names": "transformers"}
+        labels = dict(enumerate(source.model.names))
         config |= {
-            "id2label": {str(number): name for number, name in enumerate(source.model.names)},
-            "label2id": {name: number for number, name in enumerate(source.model.names)},
+            "id2label": {str(number): label for number, label in labels.items()},
+            "label2id": {label: number for number, label in labels.items()},
             "dtype": "float32",
-            "clipkd": description,
+            "clipkd": described,
         }
         save_student(state, folder / WEIGHTS)
         write_json(folder / CONFIG, config)
         write_json(folder / PREPROCESSOR, processor(source.model.preprocessing))
-        write_text(folder / CARD, card(source, description))
+        write_text(folder / CARD, card(source, described))
         return {}
 
 
-def processor(steps: Preprocessing) -> dict[str, Any]:
+def processor(steps: Any) -> dict[str, Any]:
     """Return the settings of transformers' ViTImageProcessor that do the same to an image of the dataset."""
     return {
         "image_processor_type": "ViTImageProcessor",
