@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_json, 
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.image_files import read_images
 from clipkd.data.preprocessing import Picture, Preprocessing
-from clipkd.export.formats import CONFIG, EXPORT, WEIGHTS
+from clipkd.export.clip_names import from_transformers
+from clipkd.export.files import CONFIG, EXPORT, WEIGHTS
 from clipkd.plugins import students
 from clipkd.plugins.students._heads import Outputs
 from clipkd.runs.folder import load_student
@@ -38,8 +40,8 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of one image file: its likeliest classes, or what is wrong with it."""
+class FilePrediction:
+    """The likeliest classes of one image file, or what is wrong with it."""
 
     path: Path
     predictions: list[Prediction]
@@ -61,7 +63,7 @@ class Model:
     manifest: dict[str, Any]
     """Of the run or export that it was loaded from."""
     class_names: list[str] | None = None
-    """What predictions call the classes; None: as the dataset."""
+    """What predictions call the classes; None: their names in the dataset."""
 
     @property
     def names(self) -> list[str]:
@@ -76,16 +78,16 @@ class Model:
         Args:
             images: one or more image files, PIL images, or pixels, uint8 [H, W, 3].
             top: how many classes; all, where there are fewer.
-            batch_size: images that go through the student at once.
+            batch_size: images per forward pass.
 
         Raises:
-            DataError: an image can't be read; it is named.
+            DataError: an image can't be read; the message names it.
         """
-        return [self.ranked(row, top) for row in self.probabilities(images, batch_size)]
+        return [self.top(row, top) for row in self.probabilities(images, batch_size)]
 
     def probabilities(self, images: Picture | Sequence[Picture], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Return the probability of each class for each image, float32 [N, C]; arguments as for `predict`."""
-        return self.outputs(images, batch_size, scored)
+        return self.outputs(images, batch_size, softmax)
 
     def embed(self, images: Picture | Sequence[Picture], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Return the embedding of each image, float32 [N, W]; arguments as for `predict`."""
@@ -94,47 +96,42 @@ class Model:
     def outputs(
         self, images: Picture | Sequence[Picture], batch_size: int, part: Callable[[Outputs], Tensor]
     ) -> np.ndarray:
-        """Return one part of what the student makes of each image, [N, ...]."""
+        """Return one part of the student's outputs for each image, [N, ...]."""
         pictures = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
         if not len(pictures):
-            raise InputError("there is no image to look at")
+            raise InputError("no images given")
         found = []
         for start in range(0, len(pictures), batch_size):
-            found.append(self.look([self.preprocessing.read(p) for p in pictures[start : start + batch_size]], part))
+            batch = [self.preprocessing.read(picture) for picture in pictures[start : start + batch_size]]
+            found.append(self.forward(batch, part))
         return np.concatenate(found)
 
     @torch.inference_mode()
-    def look(self, images: Sequence[np.ndarray], part: Callable[[Outputs], Tensor]) -> np.ndarray:
-        """Return one part of what the student makes of images that have its size, uint8 [S, S, 3]."""
+    def forward(self, images: Sequence[np.ndarray], part: Callable[[Outputs], Tensor]) -> np.ndarray:
+        """Return one part of the student's outputs for images of its own size, uint8 [S, S, 3]."""
         return part(self.student(self.preprocessing.inputs(images, self.device))).float().cpu().numpy()
 
-    def ranked(self, probabilities: np.ndarray, top: int) -> list[Prediction]:
+    def top(self, probabilities: np.ndarray, count: int) -> list[Prediction]:
         """Return the likeliest classes of one image; equal ones in the order of the classes."""
-        order = np.argsort(-probabilities, kind="stable")[:top]
+        order = np.argsort(-probabilities, kind="stable")[:count]
         return [Prediction(self.names[number], float(probabilities[number])) for number in order]
 
-    def answers(self, paths: Iterable[Path], top: int = TOP, batch_size: int = BATCH_SIZE) -> Iterator[Answer]:
-        """Yield an answer for each image file, in order; a bad one does not stop the others."""
-        waiting: list[tuple[Path, np.ndarray | DataError]] = []
-        for item in read_images(paths, self.preprocessing):
-            waiting.append(item)
-            if len(waiting) == batch_size:
-                yield from self.answered(waiting, top)
-                waiting = []
-        yield from self.answered(waiting, top)
-
-    def answered(self, items: Sequence[tuple[Path, np.ndarray | DataError]], top: int) -> Iterator[Answer]:
-        """Yield the answers for one batch."""
-        good = [image for _, image in items if isinstance(image, np.ndarray)]
-        rows = iter(self.look(good, scored) if good else ())
-        for path, image in items:
-            if isinstance(image, DataError):
-                yield Answer(path, [], image)
-            else:
-                yield Answer(path, self.ranked(next(rows), top))
+    def predict_files(
+        self, paths: Iterable[Path], top: int = TOP, batch_size: int = BATCH_SIZE
+    ) -> Iterator[FilePrediction]:
+        """Yield a prediction for each image file, in order; an unreadable one does not stop the others."""
+        items = read_images(paths, self.preprocessing)
+        while batch := list(itertools.islice(items, batch_size)):
+            readable = [image for _, image in batch if isinstance(image, np.ndarray)]
+            rows = iter(self.forward(readable, softmax) if readable else ())
+            for path, image in batch:
+                if isinstance(image, DataError):
+                    yield FilePrediction(path, [], image)
+                else:
+                    yield FilePrediction(path, self.top(next(rows), top))
 
 
-def scored(outputs: Outputs) -> Tensor:
+def softmax(outputs: Outputs) -> Tensor:
     """Return class probabilities [B, C]."""
     return outputs.logits.softmax(dim=1)
 
@@ -145,68 +142,65 @@ def load(path: str | Path, device: str = "auto", class_names: ClassNames | None 
     Args:
         path: a run folder, or a folder that `clipkd export` wrote (safetensors or hf).
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
-        class_names: what predictions call the classes (`clipkd.spec.class_names.from_file`); None: as the run was told.
+        class_names: what predictions call the classes (`clipkd.spec.class_names.from_file`); None: as in the run.
 
     Raises:
-        InputError: there is no such folder, it is an export without PyTorch weights, or `class_names` are of others.
+        InputError: there is no such folder, it is an export without PyTorch weights, or `class_names` do not fit.
         DataError: a file is damaged, or the run was written before class names were kept.
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} is neither a run folder nor an export: it has no {MANIFEST}")
-    where = devices.choose(device)
-    manifest = read_manifest(folder)
+    manifest, where = read_manifest(folder), devices.choose(device)
     if manifest["kind"] == RUN:
-        model = loaded(open_run(folder, manifest), where)
+        model = build(open_run(folder, manifest), where)
     elif manifest["kind"] == EXPORT:
-        model = loaded(open_export(folder, manifest), where)
+        model = build(open_export(folder, manifest), where)
     else:
         raise InputError(f"{folder} holds {manifest['kind']}, not a trained student")
     return replace(model, class_names=class_names.of(model.classes)) if class_names else model
 
 
-class Stored(NamedTuple):
+class StoredStudent(NamedTuple):
     """A student on disk."""
 
     artifact: Artifact
     weights: Path
-    described: dict[str, Any]
+    description: dict[str, Any]
     """Its `student`, `classes` and `preprocessing`, and how it was `trained`."""
 
 
-def open_run(folder: Path, manifest: dict[str, Any]) -> Stored:
+def open_run(folder: Path, manifest: dict[str, Any]) -> StoredStudent:
     """Open the student of a run folder."""
     names = [name for name in manifest["files"] if Path(name).suffix in CHECKPOINTS]
     if not names:
-        raise InputError(f"{folder} holds no student: its --ckpt-save-name was a path elsewhere")
+        raise InputError(f"{folder} holds no student: --ckpt-save-name put it elsewhere")
     artifact = open_artifact(folder, RUN, only=names)
     if not {"classes", "preprocessing"} <= artifact.facts.keys():
         raise DataError(
             f"{folder} was written before runs kept their class names and preprocessing; "
-            "remove it and train it again, or use `clipkd evaluate` with the student's file"
+            "delete it and train it again, or use `clipkd evaluate` with the student's file"
         )
-    made = {"student": artifact.identity["student"], "trained": artifact.identity["cell"]}
-    return Stored(artifact, folder / names[0], artifact.facts | made)
+    origin = {"student": artifact.identity["student"], "trained": artifact.identity["cell"]}
+    return StoredStudent(artifact, folder / names[0], artifact.facts | origin)
 
 
-def open_export(folder: Path, manifest: dict[str, Any]) -> Stored:
+def open_export(folder: Path, manifest: dict[str, Any]) -> StoredStudent:
     """Open the student of a folder that `clipkd export` wrote."""
     if WEIGHTS not in manifest["files"]:
-        raise InputError(f"{folder} holds no PyTorch weights; give the run folder, or an export as safetensors or hf")
+        raise InputError(f"{folder} has no PyTorch weights; use the run folder, or an export as safetensors or hf")
     artifact = open_artifact(folder, EXPORT, only=[CONFIG, WEIGHTS])  # its README may be edited
-    return Stored(artifact, folder / WEIGHTS, read_json(folder / CONFIG)["clipkd"])
+    return StoredStudent(artifact, folder / WEIGHTS, read_json(folder / CONFIG)["clipkd"])
 
 
-def loaded(stored: Stored, device: torch.device) -> Model:
-    """Build the student and put its weights in."""
-    described = stored.described
-    spec = students.rebuilt(described["student"])
+def build(stored: StoredStudent, device: torch.device) -> Model:
+    """Build the student and load its weights."""
+    description = stored.description
+    spec = students.rebuilt(description["student"])
     state = load_student(stored.weights)
-    if described.get("names") == "transformers":
-        from clipkd.export.clip_names import from_transformers
-
+    if description.get("names") == "transformers":
         state = from_transformers(state)
     student = student_from(state, spec, stored.weights).to(device).eval()
-    classes, steps = described["classes"], Preprocessing.from_facts(described["preprocessing"])
-    named = described.get("class_names")
-    return Model(student, classes, steps, device, described["trained"], stored.artifact.manifest, named)
+    steps = Preprocessing.from_facts(description["preprocessing"])
+    trained, names = description["trained"], description.get("class_names")
+    return Model(student, description["classes"], steps, device, trained, stored.artifact.manifest, names)

@@ -1,10 +1,10 @@
-"""Open classes: a student trained with a text tower's prototypes knows a class by its name alone.
+"""Open classes: a student trained with a text tower's prototypes can predict a class that is given by its name.
 
     classes = of_run(Path("results/runs/..."), Layout(), device).adding(["zebra"])
     names = classes.predict(inputs)
 
-A class that was added after training has no row in the classifier; the student's projected embedding is compared
-with what the text tower says of its name, as with those of the other classes.
+A class that was added after training has no row in the classifier: the student's projected embedding is compared
+with the text tower's embedding of its name, as with those of the other classes.
 """
 
 from __future__ import annotations
@@ -12,32 +12,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipkd.core.artifacts import open_artifact
+from clipkd.core.artifacts import open_artifact, read_json
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import Identity, fingerprint
-from clipkd.core.typed_json import read_model
 from clipkd.embeddings.text import load_text
 from clipkd.plugins import methods, prototype_forms, recipes, students, teachers
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Heads, Outputs
 from clipkd.plugins.teachers import TeacherSpec
-from clipkd.runs.folder import STUDENT, load_student
+from clipkd.runs.folder import METRICS, STUDENT, load_student
 from clipkd.runs.load_student import student_from
 from clipkd.runs.nearest import similarities
-from clipkd.runs.record import METRICS, Metrics
-from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.layout import Layout
 from clipkd.spec.prompts import prompts
 
 
 @dataclass(frozen=True)
 class OpenClasses:
-    """A trained student and the classes that it is compared with."""
+    """A trained student and the prototypes of its classes."""
 
     student: Heads
     recipe: Recipe
@@ -46,19 +44,19 @@ class OpenClasses:
     """[C, D], in the order of `names`."""
     teacher: TeacherSpec
     identity: Identity
-    """Of the prototypes: templates and form stand in it."""
+    """Of the prototypes: it holds their templates and form."""
     layout: Layout
 
     def adding(self, names: Sequence[str]) -> OpenClasses:
-        """Return the same with more classes, each known by its name.
+        """Return the same with more classes, each given by its name.
 
         Raises:
-            InputError: a class of that name is there already.
-            DataError: the text tower's checkpoint is not there, or damaged.
+            InputError: a class has that name already.
+            DataError: the text tower's checkpoint is missing or damaged.
         """
         for place, name in enumerate(names):
             if name in self.names or name in names[:place]:
-                raise InputError(f"class '{name}' is there already (known: {', '.join(self.names)})")
+                raise InputError(f"class '{name}' exists already (known: {', '.join(self.names)})")
         if not names:
             return self
         vectors = torch.from_numpy(self.vectors(names)).to(self.prototypes)
@@ -68,18 +66,21 @@ class OpenClasses:
         """Return the prototypes [K, D] of class names, made as those of training were."""
         templates = tuple(self.identity["embeddings"]["views"]["templates"])
         tower = load_text(self.teacher, self.layout.teacher(self.teacher), self.prototypes.device)
-        said = np.concatenate([tower.embed(prompts(name, templates)) for name in names])
+        embeddings = np.concatenate([tower.embed(prompts(name, templates)) for name in names])
         labels = np.repeat(np.arange(len(names)), len(templates))
-        return prototype_forms.get(self.identity["form"]).prototypes(said, labels, len(names))["prototypes"]
+        form = prototype_forms.get(self.identity["form"])
+        made: np.ndarray = form.prototypes(embeddings, labels, len(names))["prototypes"]
+        return made
 
     def network(self) -> ByPrototype:
-        """Return a student that tells these classes apart, for whoever takes one."""
+        """Return a student whose class scores are those of `scores`."""
         return ByPrototype(self).eval()
 
     @torch.inference_mode()
     def scores(self, inputs: Tensor) -> Tensor:
         """Return the similarities [B, C] of normalised images [B, 3, S, S] with every class."""
-        return self.network()(inputs).logits
+        outputs: Outputs = self.network()(inputs)
+        return outputs.logits
 
     def predict(self, inputs: Tensor) -> list[str]:
         """Return the name of each image's nearest class."""
@@ -103,28 +104,28 @@ def of_run(folder: Path, layout: Layout, device: torch.device) -> OpenClasses:
     """Return the classes of a finished run, open to more.
 
     Raises:
-        InputError: the run's prototypes are not a text tower's, so that a name alone says nothing.
+        InputError: the run's prototypes are not a text tower's, so a name alone is not enough.
         DataError: the run or its prototypes are missing or damaged.
     """
-    metrics = read_model(folder / METRICS, Metrics)
-    cell, signal = metrics.cell, metrics.identity["signal"]
-    teacher = teachers.get(cell.teacher) if cell.teacher != NO_TEACHER else None
-    is_control = methods.get(cell.train_type).control_of is not None
+    metrics = read_json(folder / METRICS)
+    cell, signal = metrics["cell"], metrics["identity"]["signal"]
+    teacher = teachers.get(cell["teacher"]) if cell["teacher"] != "none" else None
+    is_control = methods.get(cell["train_type"]).control_of is not None
     if teacher is None or not teacher.reads_names or is_control or "prototypes" not in signal:
         raise InputError(
-            f"{folder}: classes can be added by name to a run of embed-KD with one text tower as its teacher "
-            f"(MODEL:text), not to {cell.train_type} with teacher {cell.teacher}"
+            f"{folder}: a class can only be added by name to a run of embed-KD with one text tower as its teacher "
+            f"(MODEL:text); this is {cell['train_type']} with teacher {cell['teacher']}"
         )
     identity = signal["prototypes"]
-    artifact = open_artifact(folder_of(cell.dataset, teacher, identity, layout), "prototypes", identity)
-    spec = students.get(cell.student)
+    artifact = open_artifact(folder_of(cell, teacher, identity, layout), "prototypes", identity)
+    spec = students.get(cell["student"])
     student = student_from(load_student(folder / STUDENT), spec, folder / STUDENT).to(device)
     prototypes = torch.from_numpy(artifact.array("prototypes").copy()).to(device)
-    names, recipe = tuple(artifact.facts["class_names"]), recipes.get(cell.recipe)
+    names, recipe = tuple(artifact.facts["class_names"]), recipes.get(cell["recipe"])
     return OpenClasses(student, recipe, names, prototypes, teacher, identity, layout)
 
 
-def folder_of(dataset: str, teacher: TeacherSpec, identity: Identity, layout: Layout) -> Path:
+def folder_of(cell: dict[str, Any], teacher: TeacherSpec, identity: Identity, layout: Layout) -> Path:
     """Return where a run's prototypes lie."""
     name = f"{fingerprint(identity['embeddings'])}-prototypes-{fingerprint(identity)}"
-    return layout.data / "embeddings" / dataset / teacher.name / name
+    return layout.data / "embeddings" / cell["dataset"] / teacher.name / name

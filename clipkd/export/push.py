@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipkd.core.artifacts import open_artifact, read_manifest
+from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.download import shown
 from clipkd.core.errors import InputError, MachineError
 from clipkd.core.hub import HUB_ID
-from clipkd.export.formats import EXPORT
-
-CARD = "README.md"
+from clipkd.export.files import CARD, EXPORT
 
 
 def push(folder: Path, repository: str, private: bool = False) -> str:
@@ -21,16 +19,15 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     Every byte is checked against the folder's manifest first, the model card excepted: it may be edited.
 
     Raises:
-        InputError: the folder is no export for the hub; the repository's name or the token is refused.
+        InputError: the folder is not an export for the hub; the hub refuses the repository's name or the token.
         DataError: a file is damaged.
         MachineError: the hub can't be reached or fails.
     """
     if not HUB_ID.fullmatch(repository):
-        raise InputError(f"'{repository}' is no name on the hub: a name is OWNER/MODEL")
-    if not (folder / "manifest.json").is_file() or not (folder / CARD).is_file():
-        raise InputError(
-            f"{folder} is no folder that `clipkd export --format hf` wrote: it lacks {CARD} or its manifest"
-        )
+        raise InputError(f"invalid repository name '{repository}': use OWNER/MODEL")
+    for name in (MANIFEST, CARD):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} has no {name}; push a folder written by `clipkd export --format hf`")
     files = read_manifest(folder)["files"]
     open_artifact(folder, EXPORT, only=[name for name in files if name != CARD])
     from huggingface_hub import HfApi
@@ -41,7 +38,7 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         done = api.upload_folder(
             repo_id=address,
             folder_path=folder,
-            allow_patterns=[*files, "manifest.json"],
+            allow_patterns=[*files, MANIFEST],
             commit_message="Upload by clipkd push",
         )
     return shown(done.commit_url)
@@ -49,23 +46,23 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
 
 @contextmanager
 def hub_errors(repository: str) -> Iterator[None]:
-    """Turn what goes wrong at the hub into our errors; its own messages are not passed on."""
+    """Turn the hub's errors into ours; its own messages are not passed on, as they may hold the token."""
     from huggingface_hub import constants, errors
 
     hub = shown(constants.ENDPOINT)
     try:
         yield
     except (errors.HFValidationError, errors.BadRequestError):
-        raise InputError(f"{hub} refuses '{repository}': a name is OWNER/MODEL") from None
+        raise InputError(f"{hub} rejected the repository name '{repository}': use OWNER/MODEL") from None
     except errors.LocalTokenNotFoundError:
-        raise InputError("no token for the hub: set HF_TOKEN, or run `hf auth login`") from None
+        raise InputError(f"no token for {hub}: set HF_TOKEN, or run `hf auth login`") from None
     except (OSError, ValueError, errors.HTTPError) as error:
         cause = error.__cause__ or error
         response = getattr(error, "response", None) or getattr(cause, "response", None)
         status = getattr(response, "status_code", None)
         if status in (401, 403, 404):
             raise InputError(
-                f"{hub} refuses '{repository}' (status {status}): set HF_TOKEN to a token that may write there"
+                f"{hub} denied access to '{repository}' (status {status}): set HF_TOKEN to a token with write access"
             ) from None
-        reason = f"answers with status {status}" if status else f"can't be reached ({type(cause).__name__})"
-        raise MachineError(f"{hub} {reason}; nothing is half uploaded: a commit is whole or absent") from None
+        reason = f"answered with status {status}" if status else f"can't be reached ({type(cause).__name__})"
+        raise MachineError(f"{hub} {reason}; no commit was made, so run `clipkd push` again later") from None

@@ -28,7 +28,7 @@ def test_names_of_other_classes_are_refused(run_folder, scans, here):
     assert "--class-names: a list of 2 names, but there are 10 classes" in done.stderr
     assert "Traceback" not in done.stderr
     done = here("predict", run_folder, scans[0], "--class-names", '["a", "b"]', "--add-class", "zebra")
-    assert (done.returncode, "leave out --class-names" in done.stderr) == (2, True)
+    assert (done.returncode, "drop --class-names" in done.stderr) == (2, True)
 
 
 def test_an_export_keeps_the_names(run_folder, scans, here, tmp_path):

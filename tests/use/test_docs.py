@@ -88,7 +88,7 @@ def test_every_command(page, home, monkeypatch, capsys) -> None:
     assert ran == PAGES[page]
     assert {"README.md", "model.safetensors"} <= hub.repositories["owner/my-student"].keys()
     hub.close()
-    assert page == "README.md" or (home / "answers.json").stat().st_size > 1000
+    assert page == "README.md" or (home / "predictions.json").stat().st_size > 1000
     assert (home / "results/comparison/curves.svg").exists()
 
 

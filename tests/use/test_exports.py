@@ -1,28 +1,26 @@
-"""Exports: what other programs make of them is what the student says."""
+"""Exports: other programs compute from them what the student computes."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 import clipkd as package
 from clipkd.core.errors import DataError, InputError
-from clipkd.core.typed_json import read_model
 from clipkd.export import formats as exports
 from clipkd.export.clip_names import from_transformers, to_transformers
 from clipkd.export.write import export
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import Student
-from clipkd.runs.record import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def test_load_reads_it_back(name, exported, run_folder, scans) -> None:
     assert after.trained["fingerprint"] == json.loads((run_folder / "metrics.json").read_text())["fingerprint"]
 
 
-def test_onnx_runtime_says_what_pytorch_says(exported, run_folder, scans) -> None:
+def test_onnx_runtime_computes_what_pytorch_computes(exported, run_folder, scans) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(exported["onnx"] / "model.onnx"))
@@ -63,12 +61,12 @@ def test_onnx_runtime_says_what_pytorch_says(exported, run_folder, scans) -> Non
         package.load(exported["onnx"])
 
 
-def test_an_onnx_file_that_says_something_else_is_not_kept(run_folder, scans, tmp_path, monkeypatch) -> None:
+def test_an_onnx_graph_that_differs_is_not_kept(run_folder, scans, tmp_path, monkeypatch) -> None:
     """The control of the comparison: a graph of other weights, written by the same exporter."""
     pytest.importorskip("onnxruntime")
     from clipkd.export.formats import onnx
 
-    honest = onnx.traced
+    honest = onnx.write_graph
 
     def nudged(model, path) -> None:
         weights = {name: tensor.clone() for name, tensor in model.student.state_dict().items()}
@@ -76,19 +74,17 @@ def test_an_onnx_file_that_says_something_else_is_not_kept(run_folder, scans, tm
         honest(model, path)
         model.student.load_state_dict(weights)
 
-    monkeypatch.setattr(onnx, "traced", nudged)
-    with pytest.raises(DataError, match="does not compute what the student computes"):
-        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, named=scans)
+    monkeypatch.setattr(onnx, "write_graph", nudged)
+    with pytest.raises(DataError, match="does not match the student"):
+        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, images=scans)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_without_images_to_check_on_is_refused(here, run_folder, tmp_path, scans) -> None:
     with pytest.raises(InputError, match="--check-on"):
         export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path)
-    with pytest.raises(InputError, match="7 real images or more"):
-        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, named=scans[:6])
-    with pytest.raises(InputError, match=r"--check-on names 6: name 1 more, or a folder"):
-        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, named=scans[:6])
+    with pytest.raises(InputError, match=r"at least 7 images, but --check-on names 6: add 1 more, or a folder"):
+        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, images=scans[:6])
     assert list(tmp_path.iterdir()) == []
     answer = here("export", run_folder, "out", "--format", "onnx", "--check-on", "nosuch.png")
     assert (answer.returncode, "image nosuch.png does not exist" in answer.stderr) == (2, True), answer.stderr
@@ -146,7 +142,7 @@ def test_names_go_to_transformers_and_back() -> None:
         torch.testing.assert_close(back[name], tensor, atol=0, rtol=0)
 
 
-def test_the_card_says_what_the_run_says(exported, run_folder) -> None:
+def test_the_card_s_numbers_are_the_run_s(exported, run_folder) -> None:
     from huggingface_hub import ModelCard
 
     metrics = json.loads((run_folder / "metrics.json").read_text())
@@ -199,46 +195,53 @@ def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
     np.testing.assert_allclose(space["scores"].softmax(dim=1)[0].numpy(), wanted, atol=1e-4)
 
 
-def test_a_name_can_t_break_out_of_the_card(run_folder, tmp_path) -> None:
-    from clipkd.export.model_card import body, front
-    from clipkd.export.write import Source
+def test_a_name_can_t_break_out_of_the_card(run_folder) -> None:
+    from huggingface_hub import ModelCard
+
+    from clipkd.export.model_card import card
+    from clipkd.export.source import ExportSource
 
     model = package.load(run_folder)
-    evil = ["<script>alert(1)</script>", "a | b\n# c", "---\nx: 1", "[k](javascript:1)", *model.classes[4:]]
-    metrics = read_model(run_folder / "metrics.json", Metrics)
-    name = "x: [\n---\n<b>"
-    metrics = metrics.model_copy(update={"cell": metrics.cell.model_copy(update={"dataset": name})})
-    source = Source(model, metrics, run_folder, "other", [])
-    described = source.described | {"classes": evil}
-    text = body(source, described)
+    evil = [
+        "<script>alert(1)</script>",
+        "a | b\n# c",
+        "---\nx: 1",
+        "[k](javascript:1)",
+        "{{ cell }}",
+        *model.classes[5:],
+    ]
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    metrics["cell"]["dataset"] = "x: [\n---\n<b>"
+    source = ExportSource(replace(model, class_names=[*evil, *model.classes[5:]]), metrics, run_folder, "other", [])
+    whole = card(source, source.description)
+    text = whole.split("\n---\n", 1)[1]
     assert "<script" not in text
     assert "<b>" not in text
     assert not re.search(r"^(# c|---)$", text, re.MULTILINE)
     assert "[k](javascript" not in text
-    told = yaml.safe_load(yaml.safe_dump(front(source)))["model-index"][0]
-    assert told["results"][0]["dataset"]["type"] == name
+    assert r"{{ cell }}" in text
+    (result,) = {one.dataset_type for one in ModelCard(whole).data.eval_results}
+    assert result == metrics["cell"]["dataset"]
 
 
-def test_an_export_takes_the_place_of_an_export_only(here, run_folder, tmp_path) -> None:
+def test_an_export_replaces_nothing_but_an_unchanged_export(here, run_folder, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
-    answer = here("export", run_folder, "mine", "--format", "hf")
-    assert (answer.returncode, "mine holds something else" in answer.stderr) == (2, True), answer.stderr
+
+    def refused(message: str, *arguments, code: int = 2) -> None:
+        answer = here("export", *arguments)
+        assert (answer.returncode, message in answer.stderr) == (code, True), answer.stderr
+
+    refused("mine is not empty and not an export", run_folder, "mine", "--format", "hf")
     assert (tmp_path / "mine/thesis.tex").read_text() == "years of work"
     answer = here("export", run_folder, "out", "--format", "hf")
     assert (answer.returncode, answer.stdout) == (0, "out\n"), answer.stderr
-    answer = here("export", run_folder, "out", "--format", "safetensors")
-    assert (answer.returncode, "out holds an export of format hf" in answer.stderr) == (2, True), answer.stderr
-    answer = here("export", run_folder, "out", "--format", "hf", "--license", "mit")
-    assert answer.returncode == 0, answer.stderr
-    card = tmp_path / "out/README.md"
-    card.write_text(f"{card.read_text()}\nMine.\n")
-    answer = here("export", run_folder, "out", "--format", "hf")
-    assert (answer.returncode, "out/README.md has been changed" in answer.stderr) == (2, True), answer.stderr
-    assert card.read_text().endswith("Mine.\n")
-    answer = here("export", run_folder, "/proc/out", "--format", "safetensors")
-    assert (answer.returncode, "error: /proc/out: " in answer.stderr) == (4, True), answer.stderr
-    answer = here("export", "out", "again", "--format", "hf")
-    assert (answer.returncode, "is an export already" in answer.stderr) == (2, True), answer.stderr
-    answer = here("export", run_folder, "out", "--format", "pickle")
-    assert (answer.returncode, "'pickle'" in answer.stderr) == (2, True)
+    refused("out is an export in format hf", run_folder, "out", "--format", "safetensors")
+    assert here("export", run_folder, "out", "--format", "hf", "--license", "mit").returncode == 0
+    with (tmp_path / "out/README.md").open("a") as stream:
+        stream.write("Mine.\n")
+    refused("out/README.md was changed after the export", run_folder, "out", "--format", "hf")
+    assert (tmp_path / "out/README.md").read_text().endswith("Mine.\n")
+    refused("error: /proc/out: ", run_folder, "/proc/out", "--format", "safetensors", code=4)
+    refused("out is an export; give the run folder", "out", "again", "--format", "hf")
+    refused("'pickle'", run_folder, "out", "--format", "pickle")

@@ -115,7 +115,7 @@ def test_what_is_refused(run_folder, tmp_path, digits_folder) -> None:
     model = clipkd.load(run_folder)
     with pytest.raises(InputError, match=r"float64 \(4, 4, 3\), not uint8"):
         model.predict([np.zeros((4, 4, 3))])
-    with pytest.raises(InputError, match="no image"):
+    with pytest.raises(InputError, match="no images given"):
         model.predict([])
     with pytest.raises(DataError, match=r"absent\.png"):
         model.predict(["absent.png"])

@@ -44,14 +44,14 @@ def test_a_folder_a_list_and_a_file_in_json(here, run_folder, scans, tmp_path) -
             "--format",
             "json",
             "--output",
-            "out/answers.json",
+            "out/predictions.json",
             "--top",
             "1",
         ),
         stdin=f"{scans[5]}\n\n{scans[4]}\n",
     )
     assert (answer.returncode, answer.stdout) == (0, ""), answer.stderr
-    found = json.loads((tmp_path / "out/answers.json").read_text())
+    found = json.loads((tmp_path / "out/predictions.json").read_text())
     assert [item["image"] for item in found] == [str(path) for path in [*scans, scans[5], scans[4]]]
     assert found[5]["predictions"] == found[20]["predictions"]
     assert {len(item["predictions"]) for item in found} == {1}
@@ -70,7 +70,7 @@ def test_bad_images_are_named_and_counted(here, run_folder, mixed) -> None:
     answer = here("predict", run_folder, *mixed, "--top", "1")
     assert answer.returncode == 0
     assert [row["image"] for row in rows(answer.stdout)] == [str(mixed[0]), str(mixed[4])]
-    assert [path for path in mixed[1:4] if f"left out: {path}" not in answer.stderr] == []
+    assert [path for path in mixed[1:4] if f"skipped: {path}" not in answer.stderr] == []
     assert "3 of 5 images could not be read" in answer.stderr
     alone = here("predict", run_folder, mixed[4], "--top", "1")
     assert answer.stdout.splitlines()[-1] == alone.stdout.splitlines()[-1]  # the others do not shift it
@@ -87,7 +87,7 @@ def test_bad_images_only_are_an_error(here, run_folder, mixed) -> None:
 def test_what_is_missing_from_a_list_is_left_out(here, run_folder, scans) -> None:
     answer = here("predict", run_folder, "-", "--top", "1", stdin=f"{scans[0]}\nabsent.png\n")
     assert (answer.returncode, len(rows(answer.stdout))) == (0, 1), answer.stderr
-    assert "left out: image absent.png does not exist" in answer.stderr
+    assert "skipped: image absent.png does not exist" in answer.stderr
 
 
 def test_a_name_with_every_kind_of_character(clipkd, run_folder, scans, tmp_path) -> None:

@@ -98,7 +98,7 @@ def test_what_is_refused(push, hub, folder, run_folder, tmp_path) -> None:
 def test_a_hub_that_fails_or_is_out_of_reach_is_not_the_user_s_fault(push, hub, folder) -> None:
     hub.is_broken = True
     answer = push(folder, "me/student")
-    assert (answer.returncode, "answers with status 500" in answer.stderr) == (4, True), answer.stderr
+    assert (answer.returncode, "answered with status 500" in answer.stderr) == (4, True), answer.stderr
     assert hub.repositories == {"me/student": {}}
     answer = push(folder, "me/student", url="http://127.0.0.1:9")
     assert (answer.returncode, "can't be reached" in answer.stderr) == (4, True), answer.stderr

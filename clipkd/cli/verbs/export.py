@@ -9,7 +9,7 @@ from pathlib import Path
 from clipkd.cli.options import names_option
 from clipkd.export import formats as exports
 
-TEXT = "Write a run's student as a folder to hand on: safetensors, ONNX, or as the Hugging Face hub keeps models."
+TEXT = "Export a trained student: as safetensors, as ONNX, or as a folder for the Hugging Face hub."
 EXAMPLES = """\
 examples:
   clipkd export results/runs/corrected/digits/tiny-32/none/supervised/seed0 exported --format hf --license mit
@@ -20,7 +20,7 @@ examples:
 def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder")
     child.add_argument(
-        "folder", metavar="OUT", type=Path, help="folder to write: empty, absent, or an earlier export of this format"
+        "folder", metavar="OUT", type=Path, help="output folder: new, empty, or an earlier export in this format"
     )
     child.add_argument(
         "--format",
@@ -28,12 +28,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
         choices=exports.names(),
         help="; ".join(f"{name}: {exports.get(name).title}" for name in exports.names()),
     )
-    child.add_argument("--license", default="other", help="licence id for the model card, such as mit or cc-by-4.0")
+    child.add_argument("--license", default="other", help="license id for the model card, such as mit or cc-by-4.0")
     child.add_argument(
         "--check-on",
         nargs="+",
         metavar="IMAGE",
-        help="images on which an ONNX file is compared with PyTorch (default: the test split of the run's dataset)",
+        help="images on which an ONNX export is compared with PyTorch (default: the test split of the run's dataset)",
     )
     child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, for that comparison")
     names_option(child)
@@ -43,5 +43,5 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.data.image_files import listed
     from clipkd.export.write import export
 
-    form, named = exports.get(options.format), listed(options.check_on or [], sys.stdin)
-    print(export(options.run_folder, form, options.folder, options.data, options.license, named, options.class_names))
+    form, images = exports.get(options.format), listed(options.check_on or [], sys.stdin)
+    print(export(options.run_folder, form, options.folder, options.data, options.license, images, options.class_names))

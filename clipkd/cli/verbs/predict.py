@@ -14,11 +14,11 @@ from typing import TextIO
 from clipkd.cli.options import device_of, device_options, names_option, positive
 from clipkd.core.errors import DataError, InputError
 
-TEXT = "Say what is on images: the likeliest classes of each, as CSV or JSON."
+TEXT = "Classify images: the likeliest classes of each, as CSV or JSON."
 EXAMPLES = """\
 examples:
   clipkd predict results/runs/corrected/digits/tiny-32/none/supervised/seed0 scan.png photos/
-  find photos -name '*.jpg' | clipkd predict RUN - --format json --top 1 --output answers.json
+  find photos -name '*.jpg' | clipkd predict RUN - --format json --top 1 --output predictions.json
 """
 
 
@@ -32,16 +32,16 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--format", choices=["csv", "json"], default="csv", help="one row, or one object, per answer")
     child.add_argument("--output", type=Path, help="file to write (default: standard output)")
     child.add_argument("--top", type=positive, default=5, help="how many classes, the likeliest first")
-    child.add_argument("--batch-size", type=positive, default=64, help="images that go through the student at once")
+    child.add_argument("--batch-size", type=positive, default=64, help="batch size")
     child.add_argument(
         "--add-class",
         action="append",
         metavar="NAME",
-        help="a class that training did not have, known by its name (a run of embed-KD whose teacher is a text tower); "
-        "all classes are then told apart by their prototypes; may be repeated",
+        help="a class that was not in training, given by its name (only for embed-KD with a text tower as teacher); "
+        "all classes are then predicted by their prototypes; may be repeated",
     )
     child.add_argument(
-        "--data", type=Path, default=Path("data"), help="where the run's prototypes and text tower are, for --add-class"
+        "--data", type=Path, default=Path("data"), help="folder of the run's prototypes and text tower, for --add-class"
     )
 
 
@@ -52,9 +52,9 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.export.prediction import WRITERS
 
     if options.add_class and options.class_names:
-        raise InputError("--add-class tells the run's own class names and the new ones apart: leave out --class-names")
+        raise InputError("--add-class needs the class names of the run: drop --class-names")
     if options.output is not None and options.output.is_dir():
-        raise InputError(f"--output {options.output} is a folder: give the file to write")
+        raise InputError(f"--output {options.output} is a folder; give a file")
     device = device_of(options)
     model = load(options.run_folder, device.type, options.class_names)
     paths = listed(options.images, sys.stdin)
@@ -64,20 +64,20 @@ def run(options: argparse.Namespace) -> None:
 
         classes = of_run(options.run_folder, Layout(options.data), device).adding(options.add_class)
         model = replace(model, student=classes.network(), classes=list(classes.names), class_names=None)
-    bad = 0
+    unreadable = 0
     with output(options.output) as stream:
         writer = WRITERS[options.format](stream)
-        answers = model.answers(paths, options.top, options.batch_size)
-        for answer in progress(answers, len(paths), "predicting", "images"):
-            if answer.error is not None:
-                bad += 1
-                say(f"left out: {answer.error}")
-            writer.write(answer)
+        predictions = model.predict_files(paths, options.top, options.batch_size)
+        for prediction in progress(predictions, len(paths), "predicting", "images"):
+            if prediction.error is not None:
+                unreadable += 1
+                say(f"skipped: {prediction.error}")
+            writer.write(prediction)
         writer.close()
-    if bad == len(paths):
-        raise DataError(f"none of {bad} images could be read; each is named above")
-    if bad:
-        say(f"{bad} of {len(paths)} images could not be read; each is named above")
+    if unreadable == len(paths):
+        raise DataError(f"none of {unreadable} images could be read; see the messages above")
+    if unreadable:
+        say(f"{unreadable} of {len(paths)} images could not be read; see the messages above")
 
 
 @contextlib.contextmanager

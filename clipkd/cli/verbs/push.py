@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-TEXT = "Upload an exported folder to the Hugging Face hub, with the token of HF_TOKEN or `hf auth login`."
+TEXT = "Upload an export to the Hugging Face hub, with the token from HF_TOKEN or `hf auth login`."
 EXAMPLES = """\
 example:
   clipkd export RUN exported --format hf --license mit && clipkd push exported owner/my-student --private
@@ -13,9 +13,9 @@ example:
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
-    child.add_argument("folder", metavar="FOLDER", type=Path, help="what `clipkd export --format hf` wrote")
-    child.add_argument("repository", metavar="OWNER/MODEL", help="made where it does not exist")
-    child.add_argument("--private", action="store_true", help="a repository that is made is not public")
+    child.add_argument("folder", metavar="FOLDER", type=Path, help="folder written by `clipkd export --format hf`")
+    child.add_argument("repository", metavar="OWNER/MODEL", help="created if it does not exist")
+    child.add_argument("--private", action="store_true", help="create the repository as a private one")
 
 
 def run(options: argparse.Namespace) -> None:

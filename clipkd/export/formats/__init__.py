@@ -1,4 +1,4 @@
-"""Exports: one file is one format that a trained student can be handed on in. No torch here."""
+"""Export formats: one file is one format. No torch here."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clipkd.core.registry import find, specs
 
 if TYPE_CHECKING:
-    from clipkd.export.write import Source
-
-EXPORT = "export"
-"""The kind in an export's manifest."""
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+    from clipkd.export.source import ExportSource
 
 
 @dataclass(frozen=True)
@@ -23,13 +19,13 @@ class Format:
     name: str
     title: str
     is_checked: bool = False
-    """True where `write` compares what it wrote with the student, on real images."""
+    """Whether `write` compares its output with the student, on real images."""
 
-    def write(self, source: Source, folder: Path) -> dict[str, Any]:
+    def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
         """Write the files; return what is worth keeping in the manifest.
 
         Args:
-            source: the student, and what is known of it.
+            source: the student and its run.
             folder: an empty folder; it takes its final place only when this returns.
         """
         raise NotImplementedError
@@ -42,4 +38,5 @@ def names() -> list[str]:
 
 def get(name: str) -> Format:
     """Return the format `name`, case ignored; InputError names the nearest known one."""
-    return find(__name__, "format", name)
+    found: Format = find(__name__, "format", name)
+    return found

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.export.formats import CONFIG, WEIGHTS, Format
+from clipkd.core.artifacts import write_json, write_text
+from clipkd.export.files import CARD, CONFIG, WEIGHTS
+from clipkd.export.formats import Format
+from clipkd.plugins import students
 
 if TYPE_CHECKING:
-    from clipkd.export.write import Source
+    from clipkd.data.preprocessing import Preprocessing
+    from clipkd.export.source import ExportSource
 
-PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
+PREPROCESSOR = "preprocessor_config.json"
 BILINEAR = 2
 """As PIL and transformers number the filters."""
 
@@ -20,36 +24,33 @@ BILINEAR = 2
 class HuggingFace(Format):
     """For the hub, for `clipkd.load`, and (the tower of a CLIP student) for transformers."""
 
-    def write(self, source: Source, folder: Path) -> dict[str, Any]:
-        from clipkd.core.artifacts import write_json, write_text
+    def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
         from clipkd.export.clip_names import settings, to_transformers
         from clipkd.export.model_card import card
-        from clipkd.plugins import students
         from clipkd.plugins.students._vit import Student
         from clipkd.runs.folder import save_student
 
-        student, described = source.model.student, source.described
+        student, description = source.model.student, source.description
         state = student.state_dict()
         config: dict[str, Any] = {"model_type": "clipkd"}
         if isinstance(student, Student):
             state = to_transformers(state)
-            config = settings(student, students.rebuilt(described["student"]))
-            described |= {"names": "transformers"}
-        labels = dict(enumerate(source.model.names))
+            config = settings(student, students.rebuilt(description["student"]))
+            description["names"] = "transformers"
         config |= {
-            "id2label": {str(number): label for number, label in labels.items()},
-            "label2id": {label: number for number, label in labels.items()},
+            "id2label": {str(number): name for number, name in enumerate(source.model.names)},
+            "label2id": {name: number for number, name in enumerate(source.model.names)},
             "dtype": "float32",
-            "clipkd": described,
+            "clipkd": description,
         }
         save_student(state, folder / WEIGHTS)
         write_json(folder / CONFIG, config)
         write_json(folder / PREPROCESSOR, processor(source.model.preprocessing))
-        write_text(folder / CARD, card(source, described))
+        write_text(folder / CARD, card(source, description))
         return {}
 
 
-def processor(steps: Any) -> dict[str, Any]:
+def processor(steps: Preprocessing) -> dict[str, Any]:
     """Return the settings of transformers' ViTImageProcessor that do the same to an image of the dataset."""
     return {
         "image_processor_type": "ViTImageProcessor",

@@ -7,73 +7,70 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.export.formats import CONFIG, Format
+from clipkd.core.artifacts import write_json
+from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.export.files import CONFIG
+from clipkd.export.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clipkd.data.preprocessing import Picture
     from clipkd.export.model import Model
-    from clipkd.export.write import Source
+    from clipkd.export.source import ExportSource
 
 GRAPH = "model.onnx"
 LARGEST_DIFFERENCE = 1e-4
 """Allowed between ONNX Runtime's and PyTorch's probabilities."""
 BATCHES = (1, 7)
-"""Sizes at which the graph is checked: another than the one it was traced with among them."""
-TRACED = 2
+"""Batch sizes at which the graph is checked; neither is the one it was traced with."""
+TRACED_BATCH = 2
 
 
 @dataclass(frozen=True)
 class Onnx(Format):
     """Input `images`, uint8 [N, S, S, 3]; outputs `logits`, `probabilities` [N, C] and `embedding` [N, W]."""
 
-    def write(self, source: Source, folder: Path) -> dict[str, Any]:
-        from clipkd.core.artifacts import write_json
-        from clipkd.core.errors import InputError
-
-        if len(source.pictures) < max(BATCHES):
+    def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
+        if len(source.images) < max(BATCHES):
             raise InputError(
-                f"an ONNX file is checked against PyTorch on {max(BATCHES)} real images or more, and {too_few(source)}"
+                f"an ONNX export is checked against PyTorch on at least {max(BATCHES)} images, but {too_few(source)}"
             )
-        needed()
-        traced(source.model, folder / GRAPH)
-        facts = compared(source.model, folder / GRAPH, source.pictures)
-        write_json(folder / CONFIG, {"clipkd": source.described, "onnx": facts})
+        check_packages()
+        write_graph(source.model, folder / GRAPH)
+        facts = compare(source.model, folder / GRAPH, source.images)
+        write_json(folder / CONFIG, {"clipkd": source.description, "onnx": facts})
         return facts
 
 
-def too_few(source: Source) -> str:
+def too_few(source: ExportSource) -> str:
     """Return how few images there are to check on, and what to do."""
-    count = len(source.pictures)
-    if source.is_named:
-        return f"--check-on names {count}: name {max(BATCHES) - count} more, or a folder of images"
-    dataset = f"has {count} in its test split" if count else "is not here"
-    return f"the run's dataset {dataset}: name images with --check-on FILE OR FOLDER"
+    count = len(source.images)
+    if source.are_given:
+        return f"--check-on names {count}: add {max(BATCHES) - count} more, or a folder of images"
+    dataset = f"has {count} test images" if count else "was not found below --data"
+    return f"the run's dataset {dataset}: name images with --check-on FILE_OR_FOLDER"
 
 
-def needed() -> None:
-    """Raise MachineError where the packages for ONNX are not installed."""
-    from importlib.util import find_spec
-
-    from clipkd.core.errors import MachineError
-
+def check_packages() -> None:
+    """Raise MachineError where a package for ONNX is not installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise MachineError(f"the package {missing[0]} is not installed: pip install 'clipkd[onnx]'")
+        raise MachineError(f"the package {missing[0]} is not installed; run `pip install 'clipkd[onnx]'`")
 
 
-def traced(model: Model, path: Path) -> None:
+def write_graph(model: Model, path: Path) -> None:
     """Write the student as an ONNX graph of any batch size."""
     import torch
 
     from clipkd.data.pixels import normalised, unit
 
-    class Whole(torch.nn.Module):
-        """Pixels in, everything that is known of them out."""
+    class WithPreprocessing(torch.nn.Module):
+        """Pixels to logits, probabilities and embedding."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -85,13 +82,13 @@ def traced(model: Model, path: Path) -> None:
             return outputs.logits, outputs.logits.softmax(dim=1), outputs.embedding
 
     size = model.preprocessing.size
-    example = torch.zeros((TRACED, size, size, 3), dtype=torch.uint8)
-    # The exporter reports its progress on standard output and warns of what is no concern of the user's.
+    example = torch.zeros((TRACED_BATCH, size, size, 3), dtype=torch.uint8)
+    # The exporter prints its progress to standard output and warns about its own internals.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         torch.onnx.export(
-            Whole().eval(),
+            WithPreprocessing().eval(),
             (example,),
             path,
             input_names=["images"],
@@ -102,8 +99,8 @@ def traced(model: Model, path: Path) -> None:
         )
 
 
-def compared(model: Model, path: Path, pictures: Sequence[Picture]) -> dict[str, Any]:
-    """Return how far ONNX Runtime's probabilities are from PyTorch's on real images.
+def compare(model: Model, path: Path, images: Sequence[Picture]) -> dict[str, Any]:
+    """Return the largest difference between ONNX Runtime's and PyTorch's probabilities on real images.
 
     Raises:
         DataError: they differ by more than rounding.
@@ -111,19 +108,17 @@ def compared(model: Model, path: Path, pictures: Sequence[Picture]) -> dict[str,
     import numpy as np
     import onnxruntime
 
-    from clipkd.core.errors import DataError
-
-    wanted = model.probabilities(pictures)
-    pixels = np.stack([model.preprocessing.read(picture) for picture in pictures])
+    expected = model.probabilities(images)
+    pixels = np.stack([model.preprocessing.read(image) for image in images])
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for size in (*BATCHES, len(pixels)):
         (found,) = session.run(["probabilities"], {"images": pixels[:size]})
-        largest = max(largest, float(np.abs(found - wanted[:size]).max()))
+        largest = max(largest, float(np.abs(found - expected[:size]).max()))
     if not largest <= LARGEST_DIFFERENCE:
         raise DataError(
-            f"the ONNX graph does not compute what the student computes: probabilities differ by {largest:.2g} on "
-            f"{len(pixels)} images (allowed: {LARGEST_DIFFERENCE:g}); nothing was written"
+            f"the ONNX graph does not match the student: probabilities differ by up to {largest:.2g} on {len(pixels)} "
+            f"images (allowed: {LARGEST_DIFFERENCE:g}); nothing was written"
         )
     return {"images": len(pixels), "largest_difference": largest, "runtime": onnxruntime.__version__}
 

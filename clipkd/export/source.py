@@ -1,0 +1,40 @@
+"""What an export is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkd.data.preprocessing import Picture
+from clipkd.export.model import Model
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A trained student and its run."""
+
+    model: Model
+    metrics: dict[str, Any]
+    """The run's metrics.json."""
+    folder: Path
+    """The run folder."""
+    license: str
+    """As the Hugging Face hub names licenses; `other` where the user gave none."""
+    images: Sequence[Picture]
+    """Real images, for a format that is checked on some."""
+    are_given: bool = False
+    """Whether the user named these images."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What rebuilds the student, and how it was trained; `clipkd` in config.json."""
+        cell, names = self.metrics["cell"], self.model.class_names
+        return {
+            "student": self.metrics["identity"]["student"],
+            "classes": self.model.classes,
+            **({"class_names": names} if names else {}),
+            "preprocessing": self.model.preprocessing.facts(),
+            "trained": cell | {"fingerprint": self.metrics["fingerprint"], "epochs": self.metrics["epochs"]},
+        }
