@@ -41,8 +41,8 @@ def test_a_switch_is_named_where_no_name_tells_it(run_folder, other) -> None:
     assert any("not measured on the same images" in note for note in table([first, second]).notes)
 
 
-def test_the_command(clipkd, run_folder, other, tmp_path) -> None:
-    answer = clipkd("compare", run_folder, other, "--output", "c")
+def test_the_command(here, run_folder, other, tmp_path) -> None:
+    answer = here("compare", run_folder, other, "--output", "c")
     assert answer.returncode == 0, answer.stderr
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (run_folder, other)]
     lines = answer.stdout.splitlines()
@@ -74,10 +74,11 @@ def test_the_curves_are_the_histories(run_folder, other) -> None:
 
 
 def test_refused(here, run_folder, other, tmp_path) -> None:
-    answer = here("compare", run_folder, run_folder.parent / "." / run_folder.name / "")
-    assert (answer.returncode, f"or more: all that are named are {run_folder}" in answer.stderr) == (2, True)
     (tmp_path / "README.md").write_text("mine")
-    answer = here("compare", run_folder, other, "--output", "README.md")
-    assert (answer.returncode, "README.md is a file, not a folder" in answer.stderr) == (2, True), answer.stderr
-    answer = here("compare", run_folder, tmp_path)
-    assert (answer.returncode, "no folder of a finished run" in answer.stderr) == (2, True)
+    for arguments, message in (
+        ((run_folder, run_folder.parent / "." / run_folder.name / ""), f"or more: all that are named are {run_folder}"),
+        ((run_folder, other, "--output", "README.md"), "README.md is a file, not a folder"),
+        ((run_folder, tmp_path), "no folder of a finished run"),
+    ):
+        answer = here("compare", *arguments)
+        assert (answer.returncode, message in answer.stderr) == (2, True), answer.stderr

@@ -81,10 +81,12 @@ def test_an_onnx_graph_that_differs_is_not_kept(run_folder, scans, tmp_path, mon
 
 
 def test_onnx_without_images_to_check_on_is_refused(here, run_folder, tmp_path, scans) -> None:
-    with pytest.raises(InputError, match="--check-on"):
-        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path)
-    with pytest.raises(InputError, match=r"at least 7 images, but --check-on names 6: add 1 more, or a folder"):
-        export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, images=scans[:6])
+    for images, message in (
+        ((), "--check-on"),
+        (scans[:6], "7 images, but --check-on names 6: add 1 more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export(run_folder, exports.get("onnx"), tmp_path / "out", tmp_path, images=images)
     assert list(tmp_path.iterdir()) == []
     answer = here("export", run_folder, "out", "--format", "onnx", "--check-on", "nosuch.png")
     assert (answer.returncode, "image nosuch.png does not exist" in answer.stderr) == (2, True), answer.stderr
@@ -160,18 +162,14 @@ def test_the_card_s_numbers_are_the_run_s(exported, run_folder) -> None:
 def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digits_folder) -> None:
     """Three runs that differ in the seed only, one that differs in more."""
     base = json.loads((run_folder / "metrics.json").read_text())
-    accuracies = {1: 0.5, 2: 0.9}
     shutil.copytree(run_folder, tmp_path / "seed0")
-    for seed, top1 in accuracies.items():
+    for seed, top1, rate in ((1, 0.5, None), (2, 0.9, None), (3, 0.9, 1.0)):
         other = json.loads(json.dumps(base))
         other["cell"]["seed"] = other["identity"]["cell"]["seed"] = seed
         other["selected"]["test"] |= {"top1": top1, "top5": 1.0}
+        other["identity"]["training"]["learning_rate"] = rate or base["identity"]["training"]["learning_rate"]
         (tmp_path / f"seed{seed}").mkdir()
         (tmp_path / f"seed{seed}/metrics.json").write_text(json.dumps(other))
-    other["identity"]["training"]["learning_rate"] = 1.0
-    other["cell"]["seed"] = other["identity"]["cell"]["seed"] = 3
-    (tmp_path / "seed3").mkdir()
-    (tmp_path / "seed3/metrics.json").write_text(json.dumps(other))
     text = (export(tmp_path / "seed0", exports.get("hf"), tmp_path / "out", digits_folder) / "README.md").read_text()
     three = np.array([base["selected"]["test"]["top1"], 0.5, 0.9]) * 100
     assert f"{three.mean():.2f} ± {three.std(ddof=1):.2f} (3)" in text

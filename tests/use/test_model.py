@@ -39,7 +39,7 @@ def test_the_accuracy_is_the_run_s(run_folder, digits) -> None:
 
 
 def test_probabilities_are_the_network_s(run_folder, digits) -> None:
-    """Worked out anew from the weights: normalisation by CLIP's constants, the network, softmax."""
+    """Computed from the weights: normalisation by CLIP's constants, the network, softmax."""
     from clipkd.plugins.students._vit import Student
 
     student = Student(CELL.student_spec, 10).eval()
@@ -89,22 +89,6 @@ def test_other_sizes_are_brought_to_the_dataset_s_size_first() -> None:
     np.testing.assert_array_equal(packed.read(large), np.asarray(bicubic))
 
 
-def test_preprocessing_survives_being_written_down() -> None:
-    steps = Preprocessing(256, None, 64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert Preprocessing.from_facts(json.loads(json.dumps(steps.facts()))) == steps
-
-
-def test_kinds_of_pixels(run_folder, scans, tmp_path) -> None:
-    """CMYK and 16-bit files say what their 8-bit RGB original says."""
-    model, original = clipkd.load(run_folder), Image.open(scans[0])
-    original.convert("CMYK").save(tmp_path / "cmyk.tif")
-    grey = np.asarray(original.convert("L")).astype(np.uint16)
-    Image.fromarray(grey * 257).save(tmp_path / "deep.png")
-    wanted = model.probabilities(scans[:1])
-    for name in ("cmyk.tif", "deep.png"):
-        np.testing.assert_allclose(model.probabilities(tmp_path / name), wanted, atol=0.02, err_msg=name)
-
-
 def test_what_is_refused(run_folder, tmp_path, digits_folder) -> None:
     with pytest.raises(InputError, match=r"neither a run folder nor an export"):
         clipkd.load(tmp_path)
@@ -113,12 +97,13 @@ def test_what_is_refused(run_folder, tmp_path, digits_folder) -> None:
     with pytest.raises(InputError, match="there is no device 'gpu'"):
         clipkd.load(run_folder, device="gpu")
     model = clipkd.load(run_folder)
-    with pytest.raises(InputError, match=r"float64 \(4, 4, 3\), not uint8"):
-        model.predict([np.zeros((4, 4, 3))])
-    with pytest.raises(InputError, match="no images given"):
-        model.predict([])
-    with pytest.raises(DataError, match=r"absent\.png"):
-        model.predict(["absent.png"])
+    for images, kind, message in (
+        ([np.zeros((4, 4, 3))], InputError, r"float64 \(4, 4, 3\), not uint8"),
+        ([], InputError, "no images given"),
+        (["absent.png"], DataError, r"absent\.png"),
+    ):
+        with pytest.raises(kind, match=message):
+            model.predict(images)
     copy = shutil.copytree(run_folder, tmp_path / "copy")
     content = bytearray((copy / "student.safetensors").read_bytes())
     content[-5] ^= 1

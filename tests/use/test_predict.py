@@ -17,17 +17,21 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_csv_holds_what_the_model_says(clipkd, run_folder, scans) -> None:
-    answer = clipkd("predict", run_folder, *scans[:3], "--top", "2", "--batch-size", "2")
+def test_csv_holds_what_the_model_predicts(clipkd, run_folder, scans, tmp_path) -> None:
+    """As a process; a file name may hold any character."""
+    name = 'a "b", c\n;=1+é.png'
+    (tmp_path / name).write_bytes(scans[2].read_bytes())
+    paths = [*scans[:2], name]
+    answer = clipkd("predict", run_folder, *paths, "--top", "2", "--batch-size", "2")
     assert answer.returncode == 0, answer.stderr
     found = rows(answer.stdout)
-    wanted = package.load(run_folder).predict(scans[:3], top=2)
+    expected = package.load(run_folder).predict(scans[:3], top=2)
     assert [(row["image"], row["rank"], row["class"]) for row in found] == [
         (str(path), str(rank), prediction.label)
-        for path, ranked in zip(scans, wanted, strict=False)
+        for path, ranked in zip(paths, expected, strict=True)
         for rank, prediction in enumerate(ranked, start=1)
     ]
-    probabilities = [prediction.probability for ranked in wanted for prediction in ranked]
+    probabilities = [prediction.probability for ranked in expected for prediction in ranked]
     assert [float(row["probability"]) for row in found] == pytest.approx(probabilities, abs=2e-5)
     assert "3 images" in answer.stderr
 
@@ -35,21 +39,8 @@ def test_csv_holds_what_the_model_says(clipkd, run_folder, scans) -> None:
 def test_a_folder_a_list_and_a_file_in_json(here, run_folder, scans, tmp_path) -> None:
     (tmp_path / "out").mkdir()
     (scans[0].parent / "notes.txt").write_text("no image")
-    answer = here(
-        *(
-            "predict",
-            run_folder,
-            scans[0].parent,
-            "-",
-            "--format",
-            "json",
-            "--output",
-            "out/predictions.json",
-            "--top",
-            "1",
-        ),
-        stdin=f"{scans[5]}\n\n{scans[4]}\n",
-    )
+    options = ["--format", "json", "--output", "out/predictions.json", "--top", "1"]
+    answer = here("predict", run_folder, scans[0].parent, "-", *options, stdin=f"{scans[5]}\n\n{scans[4]}\n")
     assert (answer.returncode, answer.stdout) == (0, ""), answer.stderr
     found = json.loads((tmp_path / "out/predictions.json").read_text())
     assert [item["image"] for item in found] == [str(path) for path in [*scans, scans[5], scans[4]]]
@@ -72,30 +63,12 @@ def test_bad_images_are_named_and_counted(here, run_folder, mixed) -> None:
     assert [row["image"] for row in rows(answer.stdout)] == [str(mixed[0]), str(mixed[4])]
     assert [path for path in mixed[1:4] if f"skipped: {path}" not in answer.stderr] == []
     assert "3 of 5 images could not be read" in answer.stderr
-    alone = here("predict", run_folder, mixed[4], "--top", "1")
-    assert answer.stdout.splitlines()[-1] == alone.stdout.splitlines()[-1]  # the others do not shift it
-
-
-def test_bad_images_only_are_an_error(here, run_folder, mixed) -> None:
+    listed = here("predict", run_folder, "-", "--top", "1", stdin=f"absent.png\n{mixed[4]}\n")
+    assert "skipped: image absent.png does not exist" in listed.stderr
+    assert answer.stdout.splitlines()[-1] == listed.stdout.splitlines()[-1]  # the others do not shift it
     answer = here("predict", run_folder, *mixed[1:4], "--format", "json")
-    assert answer.returncode == 3
-    assert "none of 3 images" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert (answer.returncode, "none of 3 images" in answer.stderr) == (3, True), answer.stderr
     assert ["error" in item for item in json.loads(answer.stdout)] == [True] * 3
-
-
-def test_what_is_missing_from_a_list_is_left_out(here, run_folder, scans) -> None:
-    answer = here("predict", run_folder, "-", "--top", "1", stdin=f"{scans[0]}\nabsent.png\n")
-    assert (answer.returncode, len(rows(answer.stdout))) == (0, 1), answer.stderr
-    assert "skipped: image absent.png does not exist" in answer.stderr
-
-
-def test_a_name_with_every_kind_of_character(clipkd, run_folder, scans, tmp_path) -> None:
-    name = 'a "b", c\n;=1+é.png'
-    (tmp_path / name).write_bytes(scans[0].read_bytes())
-    answer = clipkd("predict", run_folder, name, "--top", "1")
-    assert answer.returncode == 0, answer.stderr
-    assert [row["image"] for row in rows(answer.stdout)] == [name]
 
 
 @pytest.mark.parametrize(
@@ -115,30 +88,27 @@ def test_refused(arguments, message, here, run_folder, tmp_path) -> None:
     answer = here("predict", *(run_folder if part == "RUN" else part for part in arguments))
     assert answer.returncode == 2, answer.stderr
     assert message in answer.stderr
-    assert "Traceback" not in answer.stderr
 
 
 def test_evaluate_knows_what_a_folder_is(here, run_folder, digits_folder) -> None:
-    metrics = json.loads((run_folder / "metrics.json").read_text())
-    answer = here("evaluate", run_folder, "--data", digits_folder)
+    def evaluate(*arguments):
+        return here("evaluate", *arguments, "--data", digits_folder)
+
+    score = json.loads((run_folder / "metrics.json").read_text())["selected"]["test"]
+    answer = evaluate(run_folder)
     assert answer.returncode == 0, answer.stderr
-    score = metrics["selected"]["test"]
     assert answer.stdout.startswith(f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f} ")
-    named = here("evaluate", run_folder, "--dataset", "DIGITS", "--data", digits_folder)
-    assert named.stdout == answer.stdout
-    file = here(
-        *("evaluate", run_folder / "student.safetensors", "--dataset", "digits", "--student", "tiny-32"),
-        *("--data", digits_folder),
-    )
-    assert file.stdout == answer.stdout
-    refused = here("evaluate", run_folder, "--student", "tiny-32", "--data", digits_folder)
-    assert (refused.returncode, "knows its own student" in refused.stderr) == (2, True)
-    refused = here("evaluate", run_folder / "student.safetensors", "--dataset", "digits", "--data", digits_folder)
-    assert (refused.returncode, "give --student, which" in refused.stderr) == (3, True), refused.stderr
-    assert "weights differ" in refused.stderr
-    assert len(refused.stderr.splitlines()) < 8
-    refused = here("evaluate", run_folder / "student.safetensors")
-    assert (refused.returncode, "give --dataset" in refused.stderr) == (2, True)
+    file = run_folder / "student.safetensors"
+    assert evaluate(run_folder, "--dataset", "DIGITS").stdout == answer.stdout
+    assert evaluate(file, "--dataset", "digits", "--student", "tiny-32").stdout == answer.stdout
+    for arguments, code, message in (
+        ((run_folder, "--student", "tiny-32"), 2, "knows its own student"),
+        ((file, "--dataset", "digits"), 3, "give --student, which"),
+        ((file,), 2, "give --dataset"),
+    ):
+        answer = evaluate(*arguments)
+        assert (answer.returncode, message in answer.stderr) == (code, True), answer.stderr
+        assert len(answer.stderr.splitlines()) < 8
 
 
 def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp_path) -> None:

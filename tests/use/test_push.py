@@ -1,4 +1,4 @@
-"""`clipkd push` as a process, against a server that takes uploads as the hub does."""
+"""`clipkd push` against a server that takes uploads as the hub does."""
 
 from __future__ import annotations
 
@@ -29,24 +29,31 @@ def folder(run_folder, digits_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def push(clipkd, hub, tmp_path):
-    def run(*arguments, token: str | None = TOKEN, url: str = ""):
-        environment = {"HF_ENDPOINT": url or hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
-        environment |= {"HF_TOKEN": token} if token else {"HF_TOKEN": ""}
-        answer = clipkd("push", *arguments, environment=environment)
-        assert "Traceback" not in answer.stderr
+def push(here, hub, monkeypatch):
+    """Run the command in this process; the token must not be in what it prints."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+    def run(*arguments, token: str = TOKEN, url: str = ""):
+        monkeypatch.setattr(constants, "ENDPOINT", url or hub.url)
+        monkeypatch.setenv("HF_TOKEN", token)
+        answer = here("push", *arguments)
         assert TOKEN not in answer.stdout + answer.stderr
         return answer
 
     return run
 
 
-def test_what_arrives_is_what_was_exported(push, hub, folder, scans, tmp_path) -> None:
+def test_what_arrives_is_what_was_exported(clipkd, hub, folder, scans, tmp_path) -> None:
+    """As a process, which writes the token nowhere."""
+    environment = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
     (folder / "notes.txt").write_text("mine alone")
     try:
-        answer = push(folder, "me/student", "--private")
+        answer = clipkd("push", folder, "me/student", "--private", environment=environment | {"HF_TOKEN": TOKEN})
     finally:
         (folder / "notes.txt").unlink()
+    assert TOKEN not in answer.stdout + answer.stderr
     assert (answer.returncode, answer.stdout) == (0, f"{hub.url}/me/student/commit/{COMMIT}\n"), answer.stderr
     arrived = hub.repositories["me/student"]
     assert arrived == {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -81,18 +88,18 @@ def test_an_edited_card_may_be_pushed_but_damaged_weights_may_not(
     assert len(hub.requests) == count
 
 
-def test_what_is_refused(push, hub, folder, run_folder, tmp_path) -> None:
+def test_what_is_refused(push, hub, folder, run_folder) -> None:
+    for arguments, message in (
+        ((folder, "a name/with spaces"), "OWNER/MODEL"),
+        ((folder, "student"), "OWNER/MODEL"),
+        ((run_folder, "me/student"), "export --format hf"),
+    ):
+        answer = push(*arguments)
+        assert (answer.returncode, message in answer.stderr) == (2, True), answer.stderr
+    assert hub.requests == []
     answer = push(folder, "me/student", token="hf_wrong")
     assert (answer.returncode, "set HF_TOKEN" in answer.stderr) == (2, True), answer.stderr
-    answer = push(folder, "a name/with spaces")
-    assert (answer.returncode, "OWNER/MODEL" in answer.stderr) == (2, True), answer.stderr
-    count = len(hub.requests)
-    answer = push(folder, "student")
-    assert (answer.returncode, "OWNER/MODEL" in answer.stderr) == (2, True), answer.stderr
-    assert len(hub.requests) == count
     assert hub.repositories == {}
-    answer = push(run_folder, "me/student")
-    assert (answer.returncode, "export --format hf" in answer.stderr) == (2, True), answer.stderr
 
 
 def test_a_hub_that_fails_or_is_out_of_reach_is_not_the_user_s_fault(push, hub, folder) -> None:
