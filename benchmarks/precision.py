@@ -39,7 +39,7 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
             for precision in FORMATS:
                 job = open_job(cell, replace(numbers, precision=precision), layout, device)
                 metrics = train(job, RunFolder(material.folder / "precision" / precision / cell.folder))
-                reached[train_type][precision].append(100 * metrics["selected"]["test"]["top1"])
+                reached[train_type][precision].append(100 * metrics.selected.test.top1)
     return {"student": STUDENT, "epochs": options.precision_epochs, "top1": reached, "difference": differences(reached)}
 
 

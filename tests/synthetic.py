@@ -149,12 +149,25 @@ def write_run(cell: Cell, study: Study, accuracy: float) -> None:
     """Write metrics.json, cost.json and history.csv; the selected epoch is the last but one, 0.005 better."""
     folder, layout = study.results / "runs" / cell.folder, Layout.of(study.config, study.data)
     identity = run_identity(cell, Hyperparameters.of(study.config, cell), layout, CONTENT)
+    write_json(folder / "metrics.json", metrics_of(cell, accuracy, identity))
+    write_json(folder / "cost.json", cost_of(cell))
+    lines = ["epoch,learning_rate,train_loss,train_classification,val_loss,val_top1,val_top5,split"]
+    for epoch in range(1, cell.epochs + 1):
+        rising = accuracy * (1 - 0.5**epoch)
+        losses = f"{2 * 0.8**epoch + 0.02 * cell.seed},1.0,1.5"
+        lines.append(f"{epoch},0.001,{losses},{rising},{max(rising, 0.9)},{cell.recipe_spec.selection}")
+    write_text(folder / "history.csv", "\n".join(lines) + "\n")
+    seal(folder)
+
+
+def metrics_of(cell: Cell, accuracy: float, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a run's metrics.json."""
     best = {"top1": accuracy + 0.005, "top5": 0.99, "loss": 0.5}
     last = {"top1": accuracy, "top5": 0.98, "loss": 0.6}
     selection = cell.recipe_spec.selection
     held_out = {"top1": 0.9, "top5": 1.0, "loss": 0.4} if selection == "validation" else None
     axes = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
-    metrics = {
+    return {
         "format": 2,
         "fingerprint": fingerprint(identity),
         "identity": identity,
@@ -166,9 +179,13 @@ def write_run(cell: Cell, study: Study, accuracy: float) -> None:
         "last": {"epoch": cell.epochs, "test": last, "validation": held_out},
         "selected": {"epoch": max(1, cell.epochs - 1), "by": selection, "test": best, "validation": held_out},
     }
+
+
+def cost_of(cell: Cell) -> dict[str, Any]:
+    """Return the content of a run's cost.json."""
     live = cell.teacher_source == "live"
     seconds = (4.0 if live else 2.0) + 0.5 * cell.seed
-    cost = {
+    return {
         "device": {"kind": "cpu", "name": "Example CPU", "threads": 2},
         "seconds_per_epoch": [10 * seconds] + [seconds] * (cell.epochs - 1),
         "images_per_second": 1000 / seconds,
@@ -183,16 +200,6 @@ def write_run(cell: Cell, study: Study, accuracy: float) -> None:
         "peak_memory_bytes": 500_000_000,
         "peak_memory_of": "process",
     }
-    lines = ["epoch,learning_rate,train_loss,train_classification,val_loss,val_top1,val_top5,split"]
-    for epoch in range(1, cell.epochs + 1):
-        rising = accuracy * (1 - 0.5**epoch)
-        lines.append(
-            f"{epoch},0.001,{2 * 0.8**epoch + 0.02 * cell.seed},1.0,1.5,{rising},{max(rising, 0.9)},{selection}"
-        )
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "cost.json", cost)
-    write_text(folder / "history.csv", "\n".join(lines) + "\n")
-    seal(folder)
 
 
 def write_sources(cell: Cell, layout: Layout) -> None:

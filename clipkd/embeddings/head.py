@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from clipkd.core.artifacts import building, open_artifact, write_array
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
+from clipkd.core.top_k import top_k
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
@@ -54,8 +55,8 @@ def fit_probe(vectors: Tensor, labels: Tensor, classes: int, strength: float) ->
 
 def accuracy(logits: Tensor, labels: Tensor, top: int = 1) -> float:
     """Return the share of rows [N, C] whose label is among the `top` highest scores."""
-    best = logits.topk(min(top, logits.shape[1]), dim=1).indices
-    return (best == labels[:, None]).any(dim=1).float().mean().item()
+    (right,) = top_k(logits, labels, top)
+    return (right.float() / len(labels)).item()
 
 
 def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, device: torch.device) -> None:

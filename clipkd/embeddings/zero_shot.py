@@ -1,4 +1,7 @@
-"""Zero-shot: a CLIP or SigLIP teacher classifies by its own two towers, from what both have stored. No torch here."""
+"""Zero-shot: a CLIP or SigLIP teacher classifies by its own two towers, from what both have stored.
+
+The Snakefile reads this: no torch before it is needed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from safetensors import safe_open
 
 from clipkd.core.artifacts import MANIFEST, open_artifact, read_json
 from clipkd.core.errors import DataError
+from clipkd.core.top_k import top_k
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.text_families import FAMILIES
 from clipkd.embeddings.vectors import Vectors
@@ -69,6 +73,8 @@ def zero_shot(cell: Cell, layout: Layout, dataset: Dataset, prototypes: np.ndarr
     Raises:
         DataError: what is stored is damaged, or was made from another content of the dataset.
     """
+    import torch
+
     store = vision_store(cell, layout)
     if store is None or prototypes.ndim != 2:
         return None
@@ -78,16 +84,13 @@ def zero_shot(cell: Cell, layout: Layout, dataset: Dataset, prototypes: np.ndarr
     projection = visual_projection(cell, layout)
     names = unit(prototypes.astype(np.float64))
     images, labels = Vectors(artifact, "test"), dataset.test_labels
-    right = {"top1": 0, "top5": 0}
+    right = torch.zeros(2, dtype=torch.long)
     for start in range(0, len(images), ROWS):
         vectors = images[start : start + ROWS].astype(np.float64)
         cosines = unit(vectors if projection is None else vectors @ projection.T) @ names.T
-        order = np.argsort(-cosines, axis=1, kind="stable")
-        hits = order == labels[start : start + ROWS, None]
-        right["top1"] += int(hits[:, 0].sum())
-        right["top5"] += int(hits[:, :5].sum())
-    shares: dict[str, Any] = {name: count / len(images) for name, count in right.items()}
-    return shares | {"embeddings": f"{store.folder.parent.name}/{store.folder.name}"}
+        right += torch.stack(top_k(torch.from_numpy(cosines), torch.from_numpy(labels[start : start + ROWS].copy())))
+    top1, top5 = (count / len(images) for count in right.tolist())
+    return {"top1": top1, "top5": top5, "embeddings": f"{store.folder.parent.name}/{store.folder.name}"}
 
 
 def visual_projection(cell: Cell, layout: Layout) -> np.ndarray | None:

@@ -10,11 +10,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipkd.core.artifacts import read_json
 from clipkd.core.errors import InputError
+from clipkd.core.typed_json import read_model
 from clipkd.export.source import ExportSource
 from clipkd.plugins import datasets, methods
-from clipkd.runs.record import Fields, read_score
+from clipkd.runs.record import ENVIRONMENT, METRICS, CellNames, Metrics
+from clipkd.runs.record import Environment as RunEnvironment
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.formats import MARKDOWN
 from clipkd.tables.results import teacher_title
@@ -49,26 +50,26 @@ def card(source: ExportSource, description: dict[str, Any]) -> str:
         source: the student and its run.
         description: what config.json holds under `clipkd`.
     """
-    metrics, cell, identity = source.metrics, source.metrics["cell"], source.metrics["identity"]
+    metrics, cell, identity = source.metrics, source.metrics.cell, source.metrics.identity
     summaries, seeds = over_seeds(source.folder)
     return TEMPLATES.get_template("model_card.md").render(
         metadata=Markup(metadata(source).to_yaml()),
         name=name_of(cell),
-        dataset=title(cell["dataset"]),
-        teacher=None if cell["teacher"] == NO_TEACHER else teacher_title(cell["teacher"]),
+        dataset=title(cell.dataset),
+        teacher=None if cell.teacher == NO_TEACHER else teacher_title(cell.teacher),
         hub_models=hub_models(identity["signal"]),
-        method=methods.get(cell["train_type"]).title,
+        method=methods.get(cell.train_type).title,
         classes=source.model.names,
         most_classes=MOST_CLASSES,
         metrics=metrics,
         cell=cell,
         identity=identity,
         training=identity["training"],
-        selected=metrics["selected"],
+        selected=metrics.selected,
         over_seeds=summaries,
         seeds=seeds,
         few_seeds=FEW_SEEDS,
-        environment=read_json(source.folder / "env.json"),
+        environment=read_model(source.folder / ENVIRONMENT, RunEnvironment),
         preprocessing=source.model.preprocessing,
         is_clip=description.get("names") == "transformers",
         license=source.license,
@@ -77,32 +78,32 @@ def card(source: ExportSource, description: dict[str, Any]) -> str:
 
 def metadata(source: ExportSource) -> ModelCardData:
     """Return what the hub reads."""
-    cell, score = source.metrics["cell"], source.metrics["selected"]["test"]
+    cell, score = source.metrics.cell, source.metrics.selected.test
     results = [
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=cell["dataset"],
-            dataset_name=title(cell["dataset"]),
+            dataset_type=cell.dataset,
+            dataset_name=title(cell.dataset),
             dataset_split="test",
             metric_type="accuracy",
             metric_name=f"top-{k} accuracy",
-            metric_value=round(score[f"top{k}"], 6),
+            metric_value=round(value, 6),
         )
-        for k in (1, 5)
+        for k, value in ((1, score.top1), (5, score.top5))
     ]
     return ModelCardData(
         license=source.license,
         library_name="clipkd",
         pipeline_tag="image-classification",
-        tags=["knowledge-distillation", "vision", cell["train_type"]],
+        tags=["knowledge-distillation", "vision", cell.train_type],
         model_name=name_of(cell),
         eval_results=results,
     )
 
 
-def name_of(cell: dict[str, Any]) -> str:
-    return f"{cell['student']}-{cell['dataset']}-{cell['train_type']}"
+def name_of(cell: CellNames) -> str:
+    return f"{cell.student}-{cell.dataset}-{cell.train_type}"
 
 
 def title(dataset: str) -> str:
@@ -115,19 +116,19 @@ def title(dataset: str) -> str:
 
 def over_seeds(folder: Path) -> tuple[dict[str, str], list[int]]:
     """Return mean and deviation over the runs that differ from this one in the seed only, and their seeds."""
-    own = Fields.read(folder / "metrics.json")
+    own = read_model(folder / METRICS, Metrics)
     alike = {}
-    for path in [folder / "metrics.json", *folder.parent.glob("seed*/metrics.json")]:
-        other = Fields.read(path)
+    for path in [folder / METRICS, *folder.parent.glob(f"seed*/{METRICS}")]:
+        other = read_model(path, Metrics)
         if without_seed(other) == without_seed(own):
-            alike[other.whole("cell.seed")] = read_score(other, "selected.test")
+            alike[other.cell.seed] = other.selected.test
     summaries = {name: summarise(getattr(score, name) for score in alike.values()) for name in ("top1", "top5")}
     return {name: spread(summary, scale=100) for name, summary in summaries.items()}, sorted(alike)
 
 
-def without_seed(metrics: Fields) -> str:
+def without_seed(metrics: Metrics) -> str:
     """Return what made a run, its seed left out, as text to compare."""
-    identity = metrics.get("identity")
+    identity = metrics.identity
     return json.dumps(identity | {"cell": identity["cell"] | {"seed": None}}, sort_keys=True)
 
 

@@ -12,23 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipkd.core.artifacts import open_artifact, read_json
+from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import Identity, fingerprint
+from clipkd.core.typed_json import read_model
 from clipkd.embeddings.text import load_text
 from clipkd.plugins import methods, prototype_forms, recipes, students, teachers
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Heads, Outputs
 from clipkd.plugins.teachers import TeacherSpec
-from clipkd.runs.folder import METRICS, STUDENT, load_student
+from clipkd.runs.folder import STUDENT, load_student
 from clipkd.runs.load_student import student_from
 from clipkd.runs.nearest import similarities
+from clipkd.runs.record import METRICS, Metrics
+from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.layout import Layout
 from clipkd.spec.prompts import prompts
 
@@ -107,25 +109,25 @@ def of_run(folder: Path, layout: Layout, device: torch.device) -> OpenClasses:
         InputError: the run's prototypes are not a text tower's, so a name alone is not enough.
         DataError: the run or its prototypes are missing or damaged.
     """
-    metrics = read_json(folder / METRICS)
-    cell, signal = metrics["cell"], metrics["identity"]["signal"]
-    teacher = teachers.get(cell["teacher"]) if cell["teacher"] != "none" else None
-    is_control = methods.get(cell["train_type"]).control_of is not None
+    metrics = read_model(folder / METRICS, Metrics)
+    cell, signal = metrics.cell, metrics.identity["signal"]
+    teacher = teachers.get(cell.teacher) if cell.teacher != NO_TEACHER else None
+    is_control = methods.get(cell.train_type).control_of is not None
     if teacher is None or not teacher.reads_names or is_control or "prototypes" not in signal:
         raise InputError(
             f"{folder}: a class can only be added by name to a run of embed-KD with one text tower as its teacher "
-            f"(MODEL:text); this is {cell['train_type']} with teacher {cell['teacher']}"
+            f"(MODEL:text); this is {cell.train_type} with teacher {cell.teacher}"
         )
     identity = signal["prototypes"]
-    artifact = open_artifact(folder_of(cell, teacher, identity, layout), "prototypes", identity)
-    spec = students.get(cell["student"])
+    artifact = open_artifact(folder_of(cell.dataset, teacher, identity, layout), "prototypes", identity)
+    spec = students.get(cell.student)
     student = student_from(load_student(folder / STUDENT), spec, folder / STUDENT).to(device)
     prototypes = torch.from_numpy(artifact.array("prototypes").copy()).to(device)
-    names, recipe = tuple(artifact.facts["class_names"]), recipes.get(cell["recipe"])
+    names, recipe = tuple(artifact.facts["class_names"]), recipes.get(cell.recipe)
     return OpenClasses(student, recipe, names, prototypes, teacher, identity, layout)
 
 
-def folder_of(cell: dict[str, Any], teacher: TeacherSpec, identity: Identity, layout: Layout) -> Path:
+def folder_of(dataset: str, teacher: TeacherSpec, identity: Identity, layout: Layout) -> Path:
     """Return where a run's prototypes lie."""
     name = f"{fingerprint(identity['embeddings'])}-prototypes-{fingerprint(identity)}"
-    return layout.data / "embeddings" / cell["dataset"] / teacher.name / name
+    return layout.data / "embeddings" / dataset / teacher.name / name

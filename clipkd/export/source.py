@@ -9,6 +9,7 @@ from typing import Any
 
 from clipkd.data.preprocessing import Picture
 from clipkd.export.model import Model
+from clipkd.runs.record import Metrics
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,7 @@ class ExportSource:
     """A trained student and its run."""
 
     model: Model
-    metrics: dict[str, Any]
-    """The run's metrics.json."""
+    metrics: Metrics
     folder: Path
     """The run folder."""
     license: str
@@ -30,11 +30,11 @@ class ExportSource:
     @property
     def description(self) -> dict[str, Any]:
         """What rebuilds the student, and how it was trained; `clipkd` in config.json."""
-        cell, names = self.metrics["cell"], self.model.class_names
+        metrics, names = self.metrics, self.model.class_names
         return {
-            "student": self.metrics["identity"]["student"],
+            "student": metrics.identity["student"],
             "classes": self.model.classes,
             **({"class_names": names} if names else {}),
             "preprocessing": self.model.preprocessing.facts(),
-            "trained": cell | {"fingerprint": self.metrics["fingerprint"], "epochs": self.metrics["epochs"]},
+            "trained": metrics.cell.model_dump() | {"fingerprint": metrics.fingerprint, "epochs": metrics.epochs},
         }

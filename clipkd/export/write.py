@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,11 +11,11 @@ from clipkd.core.artifacts import (
     MANIFEST,
     building,
     open_artifact,
-    read_json,
     read_manifest,
     sha256,
 )
 from clipkd.core.errors import InputError
+from clipkd.core.typed_json import read_model
 from clipkd.data.dataset import Dataset
 from clipkd.data.preprocessing import Picture
 from clipkd.export.files import EXPORT
@@ -25,6 +24,7 @@ from clipkd.export.model import load
 from clipkd.export.source import ExportSource
 from clipkd.plugins import datasets
 from clipkd.runs.record import KIND as RUN
+from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.class_names import ClassNames
 
 PROTOCOL = 1
@@ -62,14 +62,14 @@ def export(
     if model.manifest["kind"] != RUN:
         raise InputError(f"{run} is an export; give the run folder that it was made from")
     open_artifact(run, RUN)
-    metrics = read_json(run / "metrics.json")
+    metrics = read_model(run / METRICS, Metrics)
     checked_on = (list(images) or test_images(metrics, data)) if form.is_checked else []
     source = ExportSource(model, metrics, run, license, checked_on, are_given=bool(images))
     identity = {
         "format": form.name,
         "license": license,
         "protocol": PROTOCOL,
-        "run": metrics["fingerprint"],
+        "run": metrics.fingerprint,
         "files": {name: entry["sha256"] for name, entry in model.manifest["files"].items()},
     }
     if class_names:
@@ -79,15 +79,15 @@ def export(
     return folder
 
 
-def test_images(metrics: dict[str, Any], data: Path) -> list[Picture]:
+def test_images(metrics: Metrics, data: Path) -> list[Picture]:
     """Return some test images of a run's dataset, where the very dataset lies below `data`; else none."""
-    folder = data / "datasets" / metrics["cell"]["dataset"]
+    folder = data / "datasets" / metrics.cell.dataset
     if not (folder / MANIFEST).is_file():
         return []
     found = open_artifact(folder, "dataset")
-    if found.facts["content"] != metrics["identity"]["dataset"]["content"]:
+    if found.facts["content"] != metrics.dataset_content:
         return []
-    dataset = Dataset(datasets.get(metrics["cell"]["dataset"], str(folder)), found)
+    dataset = Dataset(datasets.get(metrics.cell.dataset, str(folder)), found)
     rows = range(min(MOST_CHECKED, len(dataset.test_labels)))
     return [np.array(dataset.image("test", row)) for row in rows]
 

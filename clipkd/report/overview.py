@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipkd.runs.record import Fields
 from clipkd.tables.comparisons import Comparison
 from clipkd.tables.results import (
     BASELINE,
@@ -36,7 +35,7 @@ def facts(results: Results, runs: Path) -> dict[str, str]:
     """Return what was run, by name."""
     cells = results.cells
     epochs = sorted(set(values(cells, "epochs")))
-    devices = sorted({run.cost.device for run in results.runs.values()})
+    devices = sorted({run.cost.device.title for run in results.runs.values()})
     known = {
         "Runs": f"{len(results.runs)} of {len(cells)}",
         "Datasets": ", ".join(dataset_title(name, results.config) for name in values(cells, "dataset")),
@@ -54,11 +53,9 @@ def facts(results: Results, runs: Path) -> dict[str, str]:
 def versions(results: Results, runs: Path) -> dict[str, str]:
     """Return the versions that the runs were made with, where they say so."""
     found: dict[str, None] = {}
-    for cell in results.runs:
-        path = runs / cell.folder / "env.json"
-        if path.exists():
-            environment = Fields.read(path)
-            found[f"clipkd {environment.word('clipkd')}, torch {environment.word('packages.torch')}"] = None
+    for run in results.runs.values():
+        if run.environment:
+            found[f"clipkd {run.environment.clipkd}, torch {run.environment.packages.torch}"] = None
     return {"Software": "; ".join(found)} if found else {}
 
 

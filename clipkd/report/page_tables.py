@@ -158,9 +158,9 @@ def runs_table(results: Results) -> PageTable:
             failure = results.failed.get(cell)
             row += [Entry()] * 3 + [Entry(f"failed: {failure}" if failure else "missing", tone="worse")]
         else:
-            chosen = run.chosen(headline(cell.recipe_spec.selection))
-            row += [Entry(f"{100 * score.test.top1:.2f}") for score in (run.last, chosen)]
-            row += [Entry(f"{run.cost.seconds_per_epoch:.3g}"), Entry("finished")]
+            chosen = run.metrics.chosen(headline(cell.recipe_spec.selection))
+            row += [Entry(f"{100 * score.test.top1:.2f}") for score in (run.metrics.last, chosen)]
+            row += [Entry(f"{run.cost.median_seconds:.3g}"), Entry("finished")]
         rows.append(row)
     return PageTable(columns, rows)
 

@@ -8,13 +8,11 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from clipkd.core.top_k import top_k
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
 from clipkd.runs.ranks import Ranks
-
-Score = dict[str, float]
-NAMES = ("top1", "top5", "loss")
-"""Of a score's parts."""
+from clipkd.runs.record import Score
 
 
 @torch.inference_mode()
@@ -27,15 +25,14 @@ def evaluate(
     """
     ranks = ranks or Ranks()
     student.eval()
-    sums = torch.zeros(len(NAMES), dtype=torch.float64)
+    sums = torch.zeros(3, dtype=torch.float64)
     count = 0
     for inputs, labels in islice(batches, ranks.rank, None, ranks.count):
         logits = student(inputs).logits
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         loss = losses.classification(logits, labels, recipe).double() * len(labels)
         # Read once, after the last batch: reading makes the host wait for the device.
-        sums = sums.to(logits.device) + torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum(), loss])
+        sums = sums.to(logits.device) + torch.stack([*top_k(logits, labels), loss])
         count += len(labels)
     student.train()
-    *totals, images = ranks.summed([*sums.tolist(), count])
-    return {name: total / images for name, total in zip(NAMES, totals, strict=True)}
+    top1, top5, loss_sum, images = ranks.summed([*sums.tolist(), count])
+    return Score(top1=top1 / images, top5=top5 / images, loss=loss_sum / images)

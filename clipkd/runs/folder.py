@@ -5,7 +5,6 @@ Its `manifest.json` is an artefact's: what made the run, and size and sha256 of 
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import io
 import os
@@ -25,7 +24,6 @@ from clipkd.core.artifacts import (
     MANIFEST,
     check_file,
     entry_of,
-    json_text,
     open_artifact,
     read_json,
     read_manifest,
@@ -40,12 +38,11 @@ from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.lock import held
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
-from clipkd.runs.record import FAILED, FORMAT, KIND
+from clipkd.runs.record import COST, ENVIRONMENT, FAILED, HISTORY, KIND, METRICS, RunRecord
 from clipkd.runs.spare import RESUME, SPARE
 from clipkd.runs.unfinished import Checkpoints
 
-METRICS, COST, HISTORY, CONFIG, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "config.yaml", "env.json"
-STUDENT = "student.safetensors"
+CONFIG, STUDENT = "config.yaml", "student.safetensors"
 ELSEWHERE = "student"
 """The fact of a run's manifest that says size and sha256 of a student that is saved outside its folder."""
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
@@ -147,21 +144,14 @@ class RunFolder:
         """Mark the run as failed, until it is started again."""
         write_json(self.path / FAILED, reason)
 
-    def finish(
-        self,
-        student: State,
-        history: list[dict[str, Any]],
-        cost: dict[str, Any],
-        metrics: dict[str, Any],
-        identity: Identity,
-        facts: dict[str, Any],
-    ) -> None:
+    def finish(self, student: State, record: RunRecord, facts: dict[str, Any]) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
+        identity, texts = record.metrics.identity, record.files()
         save_student(student, self.checkpoint)
-        write_text(self.path / HISTORY, table(history))
-        write_json(self.path / COST, cost)
+        for name in (HISTORY, COST):
+            write_text(self.path / name, texts[name])
         with written_aside(self.path / METRICS) as aside:
-            text = json_text({"format": FORMAT} | metrics)
+            text = texts[METRICS]
             aside.write_text(text, encoding="utf-8")
             entries = {METRICS: entry_of(aside)}
             files = [self.path / name for name in (CONFIG, ENVIRONMENT, HISTORY, COST)]
@@ -181,15 +171,6 @@ class RunFolder:
             if unfinished.is_file():  # a folder is an export's that may be being written
                 unfinished.unlink(missing_ok=True)
         self.checkpoints(identity).clear()
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return rows as CSV text; floats keep every digit."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def check_checkpoint_name(path: Path) -> None:

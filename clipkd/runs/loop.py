@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 
-from clipkd.core.artifacts import read_json
 from clipkd.core.errors import ClipkdError, MachineError
 from clipkd.core.progress import say
+from clipkd.core.typed_json import read_model
 from clipkd.data.batches import Batches
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.group import advance
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Job, open_batches, open_signal
 from clipkd.runs.ranks import Ranks
+from clipkd.runs.record import METRICS, Metrics
 from clipkd.runs.run import Run
 
-Outcome = dict[str, Any] | ClipkdError
+Outcome = Metrics | ClipkdError
 """A run's metrics, or why it failed."""
 
 
-def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> dict[str, Any]:
+def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> Metrics:
     """Train the job's student and write its run folder; return the metrics.
 
     A run that was cut off goes on from its last saved step and ends with the same student. Where several ranks
@@ -68,7 +68,7 @@ def train_together(
                     if ranks.is_first:
                         folder.sweep(job.identity)
                     say(f"{folder.path} holds the complete result of this run: nothing to do")
-                    outcomes[number] = read_json(folder.path / "metrics.json")
+                    outcomes[number] = read_model(folder.path / METRICS, Metrics)
                     continue
                 signal = open_signal(job)
                 batches = batches or open_batches(job, signal)  # whoever trains side by side sees the same images
@@ -86,7 +86,9 @@ def train_together(
             lack = out_of_memory(pairs[0][0], error)
             outcomes |= {number: lack for number, run in runs.items() if not run.result}
     for number, run in runs.items():
-        outcomes.setdefault(number, run.failure or run.result)
+        outcome = run.failure or run.result
+        assert outcome is not None
+        outcomes.setdefault(number, outcome)
     return [outcomes[number] for number in range(len(pairs))]
 
 

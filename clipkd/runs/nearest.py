@@ -8,9 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from clipkd.core.top_k import top_k
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Heads
+from clipkd.runs.record import Accuracy
 from clipkd.runs.signals import Prototypes, Several, Signal
 
 
@@ -33,7 +35,7 @@ def similarities(student: Heads, embedding: Tensor, prototypes: list[Tensor], re
 @torch.inference_mode()
 def nearest_prototype(
     student: Heads, batches: Iterable[tuple[Tensor, Tensor]], signal: Signal, recipe: Recipe
-) -> dict[str, float] | None:
+) -> Accuracy | None:
     """Return top-1 and top-5 accuracy (shares of 1) over a split; None where the signal has no prototypes."""
     signals = signal.signals if isinstance(signal, Several) else (signal,)
     if not all(isinstance(one, Prototypes) for one in signals):
@@ -44,8 +46,7 @@ def nearest_prototype(
     hits, count = torch.zeros(2), 0
     for inputs, labels in batches:
         scores = similarities(student, student(inputs).embedding, prototypes, recipe)
-        right = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-        hits += torch.stack([right[:, 0].sum(), right.any(dim=1).sum()]).cpu()
+        hits += torch.stack(top_k(scores, labels)).cpu()
         count += len(labels)
     student.train(was_training)
-    return {"top1": hits[0].item() / count, "top5": hits[1].item() / count}
+    return Accuracy(top1=hits[0].item() / count, top5=hits[1].item() / count)

@@ -22,15 +22,17 @@ from clipkd.data.batches import Batch, Batches
 from clipkd.plugins.methods import Losses
 from clipkd.plugins.students._heads import Heads, Outputs
 from clipkd.plugins.students._vit import build_student
-from clipkd.runs.evaluation import Score, evaluate
+from clipkd.runs.evaluation import evaluate
 from clipkd.runs.finite import Guard
 from clipkd.runs.folder import FAILED, RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Job
 from clipkd.runs.logging import Board
+from clipkd.runs.nearest import nearest_prototype
 from clipkd.runs.optimiser import adamw, learning_rate, set_rate, settle
 from clipkd.runs.outcome import cost, metrics
 from clipkd.runs.ranks import Ranks
+from clipkd.runs.record import Accuracy, Chosen, EpochRecord, Metrics, RunRecord, Score, Selected
 from clipkd.runs.signals import Signal
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -100,11 +102,12 @@ class Run:
         self.companions = 1
         self.board: Board | None = None
         self.failure: ClipkdError | None = None
-        self.result: dict[str, Any] = {}
-        self.history: list[dict[str, Any]] = []
+        self.result: Metrics | None = None
+        self.history: list[EpochRecord] = []
         self.seconds: list[float] = []
         self.passes = 0
-        self.selected: dict[str, Any] = {}
+        self.best: tuple[int, Score] | None = None
+        """Epoch and score of the selected student."""
         self.selected_student: dict[str, Tensor] = {}
         self.saved, self.seconds_of_save = time.monotonic(), 0.0
 
@@ -213,24 +216,25 @@ class Run:
         epoch = self.epoch
         score = self.score_selection()
         means = {part: total.item() / epoch.count for part, total in epoch.totals.items()}
-        row: dict[str, Any] = {"epoch": epoch.number, "learning_rate": epoch.rate}
-        row |= {f"train_{part}": value for part, value in means.items()}
-        row |= {f"val_{part}": score[part] for part in ("loss", "top1", "top5")} | {"split": self.recipe.selection}
-        self.history.append(row)
+        self.history.append(
+            EpochRecord(
+                epoch=epoch.number, learning_rate=epoch.rate, train=means, val=score, split=self.recipe.selection
+            )
+        )
         self.seconds.append(epoch.seconds)
         (passes,) = self.ranks.summed([epoch.passes])
         self.passes += round(passes)
-        if not self.selected or score["top1"] > self.selected["score"]["top1"]:
-            self.selected = {"epoch": epoch.number, "score": score}
+        if self.best is None or score.top1 > self.best[1].top1:
+            self.best = epoch.number, score
             self.selected_student = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
         if self.board is not None:
-            numbers = {"Train loss": means["loss"], "Val loss": score["loss"], "Val acc.": score["top1"]}
+            numbers = {"Train loss": means["loss"], "Val loss": score.loss, "Val acc.": score.top1}
             self.board.add(epoch.number, numbers)
         who = f"{self.cell.folder}: " if self.companions > 1 or progress.is_one_of_several else ""
         if epoch.number % max(1, self.numbers.epochs // 20) == 0 or epoch.number == 1 or sys.stderr.isatty():
             self.say(
                 f"{who}epoch {epoch.number}/{self.numbers.epochs}: train loss {means['loss']:.4f}, "
-                f"{self.recipe.selection} loss {score['loss']:.4f}, top-1 {score['top1']:.1%}, {epoch.seconds:.1f} s"
+                f"{self.recipe.selection} loss {score.loss:.4f}, top-1 {score.top1:.1%}, {epoch.seconds:.1f} s"
             )
         for total in epoch.totals.values():
             total.zero_()  # in place, where a replayed step adds to it
@@ -238,12 +242,41 @@ class Run:
 
     def finish(self) -> None:
         """Measure, and write the results."""
-        self.result = metrics(self)
+        parameters, (last, selected) = self.student_parameters(), self.chosen_epochs()
+        self.result = metrics(self.job, self.signal, self.batches.count, parameters, last, selected)
         if self.ranks.is_first:
-            job = self.job
-            self.folder.finish(self.selected_student, self.history, cost(self), self.result, job.identity, job.facts())
-        last, selected = self.result["last"]["test"]["top1"], self.result["selected"]["test"]["top1"]
-        self.say(f"{self.cell.folder}: test top-1 {last:.1%} (last epoch), {selected:.1%} (selected epoch)")
+            images = self.steps_per_epoch * self.numbers.batch_size if self.recipe.drop_last else self.batches.count
+            teacher = self.signal.teacher
+            costs = cost(self.job, teacher, parameters, images, self.seconds, self.passes, self.companions)
+            record = RunRecord(metrics=self.result, cost=costs, history=self.history)
+            self.folder.finish(self.selected_student, record, self.job.facts())
+        self.say(
+            f"{self.cell.folder}: test top-1 {last.test.top1:.1%} (last epoch), "
+            f"{selected.test.top1:.1%} (selected epoch)"
+        )
+
+    def chosen_epochs(self) -> tuple[Chosen, Selected]:
+        """Measure the last student and the selected one on the test split; with `selection: test` it also chose."""
+        assert self.best is not None
+        epoch, score = self.best
+        held_out = self.recipe.selection == "validation"
+        last = Chosen(
+            epoch=len(self.history),
+            test=self.score("test"),
+            validation=self.score("validation") if held_out else None,
+            nearest_prototype=self.score_prototypes(),
+        )
+        end = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
+        self.student.load_state_dict(self.selected_student)
+        selected = Selected(
+            epoch=epoch,
+            by=self.recipe.selection,
+            test=self.score("test"),
+            validation=score if held_out else None,
+            nearest_prototype=self.score_prototypes(),
+        )
+        self.student.load_state_dict(end)
+        return last, selected
 
     def is_interrupted_or_due(self) -> bool:
         """Return whether a signal came to any rank, or the last save is long enough ago; all ranks agree."""
@@ -303,6 +336,10 @@ class Run:
         """Return the student's score on the test split or on the rows held out for validation."""
         return evaluate(self.student, self.evaluation(part), self.recipe, self.ranks)
 
+    def score_prototypes(self) -> Accuracy | None:
+        """Return the student's test accuracy by its nearest class prototype; None without prototypes."""
+        return nearest_prototype(self.student, self.evaluation("test"), self.signal, self.recipe)
+
     def evaluation(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and labels of the test split or of the rows held out for validation."""
         split, rows = ("test", None) if part == "test" else ("train", self.job.dataset.validation)
@@ -320,10 +357,10 @@ class Run:
             "torch": self.ranks.all_of(torch.get_rng_state()),
             "noise": self.ranks.all_of(self.noise.get_state()),
             "epoch": vars(self.epoch),
-            "history": self.history,
+            "history": [epoch.line() for epoch in self.history],
             "seconds": self.seconds,
             "passes": self.passes,
-            "selected": self.selected,
+            "selected": {"epoch": self.best[0], "score": self.best[1].model_dump()} if self.best else {},
             "selected_student": self.selected_student,
         }
 
@@ -339,8 +376,11 @@ class Run:
         self.noise.set_state(state["noise"][self.ranks.rank])
         self.epoch = Epoch(**state["epoch"])
         self.epoch.totals = {part: total.to(self.job.device) for part, total in self.epoch.totals.items()}
-        self.history, self.seconds, self.passes = state["history"], state["seconds"], state["passes"]
-        self.selected, self.selected_student = state["selected"], state["selected_student"]
+        self.history = [EpochRecord.of(line) for line in state["history"]]
+        self.seconds, self.passes = state["seconds"], state["passes"]
+        if best := state["selected"]:
+            self.best = best["epoch"], Score(**best["score"])
+        self.selected_student = state["selected_student"]
         self.say(
             f"{self.cell.folder}: going on in epoch {self.epoch.number}, after step {self.epoch.step} of "
             f"{self.steps_per_epoch}"

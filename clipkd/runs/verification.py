@@ -59,13 +59,13 @@ def walk(root: Path) -> Iterator[tuple[Path, bool]]:
 def problems_of(folder: Path) -> list[str]:
     """Return what is wrong with an artefact or a run, one message a file; remembers the files that are sound."""
     if not (folder / MANIFEST).exists():
-        return [f"{folder} holds a {RESULT} but no {MANIFEST}: remove {folder} and make it again"]
+        return [f"{folder} holds a {RESULT} but no {MANIFEST}: delete {folder} to regenerate it"]
     try:
         manifest = read_manifest(folder)
     except DataError as error:
         return [str(error)]
     if manifest["kind"] not in KINDS:
-        return [f"{folder / MANIFEST}: kind '{manifest['kind']}' is none of {', '.join(KINDS)}"]
+        return [f"{folder / MANIFEST}: unknown kind '{manifest['kind']}' (known: {', '.join(KINDS)})"]
     problems, memory = [], Memory(folder)
     for name, entry in manifest["files"].items():
         path = folder / name
@@ -76,7 +76,7 @@ def problems_of(folder: Path) -> list[str]:
             check_file(path, entry, folder)
             memory.note(path, before, entry["sha256"])
         except FileNotFoundError:
-            problems.append(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
+            problems.append(f"{path} is missing; delete {folder} to regenerate it, or run `dvc pull`")
         except (DataError, OSError) as error:
             problems.append(str(error))
     memory.save()

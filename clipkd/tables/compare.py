@@ -9,8 +9,11 @@ from typing import Any
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import Identity
+from clipkd.core.typed_json import read_model
 from clipkd.plugins import datasets
-from clipkd.runs.record import Fields, Run, read_run
+from clipkd.runs.finished import FinishedRun, read_run
+from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import AXES
 from clipkd.tables.table import Column, Entry, Table, significant
@@ -30,9 +33,11 @@ class Shown:
     """A run to compare."""
 
     folder: Path
-    run: Run
-    identity: dict[str, Any]
-    parameters: int
+    run: FinishedRun
+
+    @property
+    def identity(self) -> Identity:
+        return self.run.metrics.identity
 
 
 def read(folder: Path) -> Shown:
@@ -42,13 +47,12 @@ def read(folder: Path) -> Shown:
         InputError: it is no folder of a finished run.
         DataError: one of its files is damaged; the message names file and field.
     """
-    if not (folder / "metrics.json").is_file() or not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is no folder of a finished run: it lacks metrics.json or {MANIFEST}")
-    metrics = Fields.read(folder / "metrics.json")
-    axes = {name: metrics.get(f"cell.{name}") for name in AXES}
-    known = axes["dataset"] in datasets.names()
-    cell = Cell(**axes, epochs=metrics.whole("epochs", low=1), source=None if known else str(folder))
-    return Shown(folder, read_run(cell, folder), metrics.get("identity"), metrics.whole("student_parameters"))
+    if not (folder / METRICS).is_file() or not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} is no folder of a finished run: it lacks {METRICS} or {MANIFEST}")
+    metrics = read_model(folder / METRICS, Metrics)
+    known = metrics.cell.dataset in datasets.names()
+    cell = Cell(**metrics.cell.model_dump(), epochs=metrics.epochs, source=None if known else str(folder))
+    return Shown(folder, read_run(cell, folder))
 
 
 def settings(shown: Sequence[Shown]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
@@ -110,9 +114,9 @@ def table(shown: Sequence[Shown]) -> Table:
     columns += [Column(name) for name in ("last top-1, %", "selected top-1, %", "selected top-5, %", "epoch")]
     columns += [Column(name) for name in ("s per epoch", "teacher passes", "weights, MB", "parameters")]
     made = Table("comparison", "Runs side by side", columns)
-    best = max(one.run.selected.test.top1 for one in shown)
+    best = max(one.run.metrics.selected.test.top1 for one in shown)
     for index, one in enumerate(shown):
-        run, cost = one.run, one.run.cost
+        run, cost = one.run.metrics, one.run.cost
         selected = run.selected
         made.rows.append(
             [
@@ -121,11 +125,11 @@ def table(shown: Sequence[Shown]) -> Table:
                 Entry(f"{100 * run.last.test.top1:.2f}"),
                 Entry(f"{100 * selected.test.top1:.2f}", is_best=selected.test.top1 == best),
                 Entry(f"{100 * selected.test.top5:.2f}"),
-                Entry(f"{selected.epoch} of {run.cell.epochs}"),
-                Entry(significant(cost.seconds_per_epoch)),
-                Entry(f"{cost.teacher_passes:,}"),
+                Entry(f"{selected.epoch} of {run.epochs}"),
+                Entry(significant(cost.median_seconds)),
+                Entry(f"{cost.teacher.forward_passes:,}"),
                 Entry(significant(cost.weights_bytes / MEGABYTE)),
-                Entry(f"{one.parameters:,}"),
+                Entry(f"{run.student_parameters:,}"),
             ]
         )
         made.records.append(
@@ -136,10 +140,10 @@ def table(shown: Sequence[Shown]) -> Table:
                 "selected_top1": selected.test.top1,
                 "selected_top5": selected.test.top5,
                 "selected_epoch": selected.epoch,
-                "seconds_per_epoch": cost.seconds_per_epoch,
-                "teacher_passes": cost.teacher_passes,
+                "seconds_per_epoch": cost.median_seconds,
+                "teacher_passes": cost.teacher.forward_passes,
                 "weights_bytes": cost.weights_bytes,
-                "student_parameters": one.parameters,
+                "student_parameters": run.student_parameters,
             }
         )
     made.notes = notes(shown, differ, equal)
@@ -156,7 +160,7 @@ def notes(shown: Sequence[Shown], differ: dict[str, list[Any]], equal: dict[str,
         lines.append("The datasets differ: these accuracies were not measured on the same images.")
     if not same([one.run.cell.recipe_spec.selection for one in shown]):
         lines.append("The recipes choose their epoch on different splits: compare the last epochs.")
-    if not same([(one.run.cost.device, one.run.cost.threads) for one in shown]):
+    if not same([one.run.cost.device.detail for one in shown]):
         lines.append("The machines differ: seconds can't be compared.")
     if "seed" in differ:
         lines.append("One run a setting tells nothing of the spread over seeds: see the table teacher-matters.")

@@ -1,4 +1,4 @@
-"""Agreement: every run of a table was made from what the config asks for, and from one content of each dataset."""
+"""Consistency: every run of a table was made from what the config asks for, and from one content of each dataset."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import Any
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
-from clipkd.runs.record import Fields, Run
+from clipkd.core.typed_json import read_model
+from clipkd.runs.finished import FinishedRun
+from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import Hyperparameters, run_identity
 from clipkd.spec.layout import Layout
-from clipkd.tables.teacher_stats import TeacherFacts
+from clipkd.tables.teacher_stats import DatasetFacts, TeacherStats
 
 
-def disagreements(
-    config: dict[str, Any], runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts
+def inconsistencies(
+    config: dict[str, Any], runs: dict[Cell, FinishedRun], layout: Layout, stats: TeacherStats
 ) -> Iterator[DataError]:
     """Yield where runs, datasets and stored embeddings do not belong together; each names both files.
 
@@ -27,51 +29,53 @@ def disagreements(
         config: a checked config.
         runs: the finished runs of its cells.
         layout: where datasets and embeddings lie.
-        facts: reads their manifests.
+        stats: reads their manifests.
     """
     for name in dict.fromkeys(cell.dataset for cell in runs):
         mine = {cell: run for cell, run in runs.items() if cell.dataset == name}
-        content, source = content_of(mine, layout, facts)
+        content, source = content_of(mine, layout, stats)
         for cell, run in mine.items():
             try:
                 check_identity(cell, run, config, layout, content, source)
             except DataError as error:
                 yield error
-            for path, found in facts.contents(cell):
+            for path, found in stats.contents(cell):
                 if found != content:
-                    yield mixture(path, source, [f"dataset_content: found {found!r}, wanted {content!r}"])
+                    yield mismatch(path, source, [f"dataset_content: found {found!r}, wanted {content!r}"])
     yield from same_seeds(runs)
 
 
-def content_of(runs: dict[Cell, Run], layout: Layout, facts: TeacherFacts) -> tuple[str, Path]:
+def content_of(runs: dict[Cell, FinishedRun], layout: Layout, stats: TeacherStats) -> tuple[str, Path]:
     """Return the digest of a dataset's content, and the file that says so: its manifest, else a run's.
 
     Without a manifest most runs are right: were it the first one, and that one wrong, all others would be removed.
     """
     cell = next(iter(runs))
-    dataset = facts.facts(layout.dataset(cell.dataset_spec), "dataset", cell.dataset_spec.identity(), needed=False)
+    folder = layout.dataset(cell.dataset_spec)
+    dataset = stats.read(folder, "dataset", cell.dataset_spec.identity(), DatasetFacts)
     if dataset is not None:
-        return dataset.word("facts.content"), dataset.path
+        return dataset.facts.content, folder / MANIFEST
     contents = {run.path / MANIFEST: content_in(run) for run in runs.values()}
     content, _ = Counter(contents.values()).most_common(1)[0]
     return content, next(path for path, found in contents.items() if found == content)
 
 
-def content_in(run: Run) -> str:
+def content_in(run: FinishedRun) -> str:
     """Return the digest of the dataset's content that a run was trained on."""
     found = run.identity.get("dataset")
     return str(found.get("content") if isinstance(found, dict) else None)
 
 
-def check_identity(cell: Cell, run: Run, config: dict[str, Any], layout: Layout, content: str, source: Path) -> None:
+def check_identity(
+    cell: Cell, run: FinishedRun, config: dict[str, Any], layout: Layout, content: str, source: Path
+) -> None:
     """Raise DataError unless a run was made from exactly what its cell, the config and the dataset say."""
-    found = Fields(run.path / MANIFEST, run.identity)
-    wanted = identity_of(cell, config, layout, content, found.word("training.precision"))
+    wanted = identity_of(cell, config, layout, content, run.identity.get("training", {}).get("precision"))
     if fingerprint(run.identity) != fingerprint(wanted):
-        raise mixture(run.path / MANIFEST, source, list(differences(run.identity, wanted)))
+        raise mismatch(run.path / MANIFEST, source, list(differences(run.identity, wanted)))
 
 
-def identity_of(cell: Cell, config: dict[str, Any], layout: Layout, content: str, precision: str) -> Identity:
+def identity_of(cell: Cell, config: dict[str, Any], layout: Layout, content: str, precision: Any) -> Identity:
     """Return what makes a cell's run, by the config; of a run with `precision`, where the config leaves that open."""
     numbers = Hyperparameters.of(config, cell)
     if numbers.precision == "auto":  # the machine that trained has chosen
@@ -90,17 +94,17 @@ def strangers(runs: dict[Path, Cell], config: dict[str, Any], layout: Layout) ->
     lines = []
     for folder, cell in runs.items():
         try:
-            found = Fields.read(folder / "metrics.json")
-            content, precision = found.word("identity.dataset.content"), found.word("identity.training.precision")
-        except DataError:
+            identity = read_model(folder / METRICS, Metrics).identity
+            content, precision = identity["dataset"]["content"], identity["training"]["precision"]
+        except (DataError, KeyError, TypeError):
             continue
-        identity, wanted = found.get("identity"), identity_of(cell, config, layout, content, precision)
+        wanted = identity_of(cell, config, layout, content, precision)
         if fingerprint(identity) != fingerprint(wanted):
             lines.append(f"{folder}: {next(iter(differences(identity, wanted)))}")
     return lines
 
 
-def same_seeds(runs: dict[Cell, Run]) -> Iterator[DataError]:
+def same_seeds(runs: dict[Cell, FinishedRun]) -> Iterator[DataError]:
     """Yield where the runs of two seeds are one: random numbers never give the same losses twice."""
     seen: dict[tuple[Cell, str], Path] = {}
     for cell, run in runs.items():
@@ -108,14 +112,13 @@ def same_seeds(runs: dict[Cell, Run]) -> Iterator[DataError]:
         earlier = seen.setdefault((replace(cell, seed=0), run.history_sha256), path)
         if earlier != path:
             yield DataError(
-                f"{path} and {earlier} are one and the same, but stand for two seeds: one of the runs is a copy; "
-                f"remove {path.parent} and {earlier.parent} and make them again"
+                f"{path} and {earlier} are equal, but belong to two seeds: one run is a copy of the other; "
+                f"delete {path.parent} and {earlier.parent} to regenerate them"
             )
 
 
-def mixture(path: Path, other: Path, lines: list[str]) -> DataError:
+def mismatch(path: Path, other: Path, lines: list[str]) -> DataError:
     listed = "\n  ".join(lines)
     return DataError(
-        f"{path} was made from something else than the config and {other} ask for; "
-        f"remove {path.parent} to make it again:\n  {listed}"
+        f"{path} does not match the config and {other} (below); delete {path.parent} to regenerate it:\n  {listed}"
     )

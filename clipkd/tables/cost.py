@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from clipkd.runs.record import Cost
 from clipkd.tables.cost_rows import CostRow, cached_of, cost_rows, slower
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import Summary
@@ -45,7 +47,7 @@ def table(results: Results) -> Table:
             entries(row, rows, dataset_title(row.first.dataset, results.config), titles[row.first.teacher])
         )
         made.records.append(record(row, rows))
-    peaks = sorted({cost.peak_of for row in rows for cost in row.costs})
+    peaks = sorted({cost.peak_memory_of for row in rows for cost in row.costs})
     made.notes = [
         "s per epoch: the training part, median over a run's epochs; mean ± sample standard deviation over seeds (n).",
         "live / cached: seconds per epoch with the teacher run on every batch, over those with its stored embeddings.",
@@ -64,7 +66,7 @@ def entries(row: CostRow, rows: list[CostRow], dataset: str, teacher: str) -> li
     is_ratio_incomplete = cached is not None and (row.is_incomplete or cached.is_incomplete)
     lacks_extraction = extraction is None and bool(row.costs) and row.source == "cached"
 
-    def mean(number: str, unit: float = 1.0) -> Entry:
+    def mean(number: Callable[[Cost], float], unit: float = 1.0) -> Entry:
         return Entry(significant(row.mean(number, unit)), is_incomplete=row.is_incomplete)
 
     def once(value: float | None) -> Entry:
@@ -74,13 +76,13 @@ def entries(row: CostRow, rows: list[CostRow], dataset: str, teacher: str) -> li
         *map(Entry, (dataset, first.student, teacher, first.train_type, first.recipe, row.source)),
         Entry(seconds_text(row.seconds), is_incomplete=row.is_incomplete),
         Entry(f"{significant(ratio)} ×" if ratio else NOTHING, is_incomplete=is_ratio_incomplete),
-        mean("images_per_second"),
-        Entry(count(row.mean("teacher_passes")), is_incomplete=row.is_incomplete),
+        mean(lambda cost: cost.images_per_second),
+        Entry(count(row.mean(lambda cost: cost.teacher.forward_passes)), is_incomplete=row.is_incomplete),
         once(attribute(extraction, "seconds")),
         Entry(count(attribute(extraction, "forward_passes")), is_incomplete=lacks_extraction),
         once(extraction.disk_bytes / MEGABYTE if extraction else None),
-        mean("weights_bytes", MEGABYTE),
-        mean("peak_bytes", MEGABYTE),
+        mean(lambda cost: cost.weights_bytes, MEGABYTE),
+        mean(lambda cost: cost.peak_memory_bytes, MEGABYTE),
         Entry(row.devices or NOTHING),
     ]
 
@@ -118,15 +120,15 @@ def record(row: CostRow, rows: list[CostRow]) -> dict[str, Any]:
         "seconds_per_epoch_mean": attribute(seconds, "mean"),
         "seconds_per_epoch_deviation": attribute(seconds, "deviation"),
         "live_to_cached": slower(row, rows),
-        "images_per_second": row.mean("images_per_second"),
-        "images_per_epoch": row.mean("images_per_epoch"),
-        "teacher_passes_in_run": row.mean("teacher_passes"),
+        "images_per_second": row.mean(lambda cost: cost.images_per_second),
+        "images_per_epoch": row.mean(lambda cost: cost.images_per_epoch),
+        "teacher_passes_in_run": row.mean(lambda cost: cost.teacher.forward_passes),
         "extraction_seconds": attribute(extraction, "seconds"),
         "extraction_passes": attribute(extraction, "forward_passes"),
         "embeddings_disk_bytes": attribute(extraction, "disk_bytes"),
-        "weights_bytes": row.mean("weights_bytes"),
-        "peak_memory_bytes": row.mean("peak_bytes"),
-        "peak_memory_of": "; ".join(sorted({cost.peak_of for cost in row.costs})),
+        "weights_bytes": row.mean(lambda cost: cost.weights_bytes),
+        "peak_memory_bytes": row.mean(lambda cost: cost.peak_memory_bytes),
+        "peak_memory_of": "; ".join(sorted({cost.peak_memory_of for cost in row.costs})),
         "device": row.devices,
         "extraction_device": attribute(extraction, "device"),
     }

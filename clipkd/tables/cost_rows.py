@@ -40,21 +40,20 @@ class CostRow:
         """Return mean and deviation over seeds of one number of the runs' costs."""
         return summarise(map(number, self.costs))
 
-    def mean(self, number: str, unit: float = 1.0) -> float | None:
+    def mean(self, number: Callable[[Cost], float], unit: float = 1.0) -> float | None:
         """Return the mean over seeds of a number of the runs' costs, in units of `unit`; None without runs."""
-        summary = self.over_seeds(lambda cost: getattr(cost, number))
+        summary = self.over_seeds(number)
         return summary.mean / unit if summary else None
 
     @property
     def seconds(self) -> Summary | None:
         """Seconds per epoch: median over a run's epochs, mean over seeds."""
-        return self.over_seeds(lambda cost: cost.seconds_per_epoch)
+        return self.over_seeds(lambda cost: cost.median_seconds)
 
     @property
     def devices(self) -> str:
         """The hardware that the runs used, in the order of its names."""
-        names = {f"{cost.device}, {cost.threads} threads" if cost.threads else cost.device for cost in self.costs}
-        return "; ".join(sorted(names)).replace(", 1 threads", ", 1 thread")
+        return "; ".join(sorted({cost.device.detail for cost in self.costs}))
 
 
 def cost_rows(results: Results) -> list[CostRow]:

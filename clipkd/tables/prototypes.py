@@ -72,11 +72,13 @@ def table(results: Results) -> Table:
 
 def nearest_of(results: Results, cell: Cell, kind: str) -> float | None:
     """Return the top-1 (share of 1) by the nearest prototype, None where the run is missing or measured none."""
-    return results.runs[cell].chosen(kind).nearest if cell in results.runs else None
+    nearest = results.runs[cell].metrics.chosen(kind).nearest_prototype if cell in results.runs else None
+    return nearest.top1 if nearest else None
 
 
 def zero_shot_of(results: Results, cell: Cell) -> float | None:
-    return results.runs[cell].zero_shot if cell in results.runs else None
+    found = results.runs[cell].metrics.zero_shot if cell in results.runs else None
+    return found.top1 if found else None
 
 
 def record(

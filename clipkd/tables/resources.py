@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from clipkd.plugins import recipes
+from clipkd.runs.record import Cost
 from clipkd.tables.cost_rows import GIGABYTE, CostRow, cost_rows
 from clipkd.tables.published import (
     FIGURE,
@@ -104,16 +106,16 @@ def measured_entries(results: Results, row: CostRow, accuracy: Summary | None, t
             ("measured", dataset_title(first.dataset, results.config), f"{first.train_type}, {row.source} teacher"),
         ),
         *map(Entry, (first.student, teacher, first.recipe)),
-        marked(significant(row.mean("weights_bytes", GIGABYTE))),
-        marked(significant(row.mean("peak_bytes", GIGABYTE))),
+        marked(significant(row.mean(lambda cost: cost.weights_bytes, GIGABYTE))),
+        marked(significant(row.mean(lambda cost: cost.peak_memory_bytes, GIGABYTE))),
         marked(spread(accuracy, scale=100)),
-        marked(significant(row.mean("seconds_per_epoch"))),
+        marked(significant(row.mean(lambda cost: cost.median_seconds))),
         Entry(row.devices or NOTHING),
     ]
 
 
 def measured_record(row: CostRow, kind: str, accuracy: Summary | None) -> dict[str, Any]:
-    first, seconds = row.first, row.mean("seconds_per_epoch")
+    first, seconds = row.first, row.mean(lambda cost: cost.median_seconds)
     return {
         "source": "measured",
         "dataset": first.dataset,
@@ -122,8 +124,8 @@ def measured_record(row: CostRow, kind: str, accuracy: Summary | None) -> dict[s
         "teacher": first.teacher,
         "recipe": first.recipe,
         "teacher_source": row.source,
-        "weights_gb": row.mean("weights_bytes", GIGABYTE),
-        "peak_memory_gb": row.mean("peak_bytes", GIGABYTE),
+        "weights_gb": row.mean(lambda cost: cost.weights_bytes, GIGABYTE),
+        "peak_memory_gb": row.mean(lambda cost: cost.peak_memory_bytes, GIGABYTE),
         "accuracy_percent": accuracy and accuracy.mean * 100,
         "accuracy_epoch": kind if accuracy else None,
         "seconds_per_epoch_low": seconds,
@@ -148,7 +150,10 @@ def measured_claims(rows: list[CostRow], titles: dict[str, str]) -> list[str]:
             or not same[0].costs
         ):
             continue
-        time, memory = (quotient(live, same[0], number) for number in ("seconds_per_epoch", "weights_bytes"))
+        time, memory = (
+            quotient(live, same[0], number)
+            for number in (lambda cost: cost.median_seconds, lambda cost: cost.weights_bytes)
+        )
         lines.append(
             f"Measured ({wanted['dataset']}, {wanted['student']}, {titles[live.first.teacher]}, "
             f"{wanted['recipe']}): embed-KD takes {significant(memory)} × less memory for weights and "
@@ -158,7 +163,7 @@ def measured_claims(rows: list[CostRow], titles: dict[str, str]) -> list[str]:
     return lines
 
 
-def quotient(live: CostRow, other: CostRow, number: str) -> float | None:
+def quotient(live: CostRow, other: CostRow, number: Callable[[Cost], float]) -> float | None:
     """Return how many times more of something the live teacher's runs take."""
     more, less = live.mean(number), other.mean(number)
     return more / less if more is not None and less else None

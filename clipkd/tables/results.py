@@ -10,12 +10,13 @@ from typing import Any
 
 from clipkd.core.errors import DataError, InputError
 from clipkd.plugins import datasets, teachers
-from clipkd.runs.record import Run, read_failure, read_run
+from clipkd.runs.finished import FinishedRun, read_failure, read_run
+from clipkd.runs.record import METRICS
 from clipkd.spec.cells import NO_TEACHER, Cell, expand
 from clipkd.spec.layout import Layout
-from clipkd.tables.consistency import disagreements
+from clipkd.tables.consistency import inconsistencies
 from clipkd.tables.summary import Summary, summarise
-from clipkd.tables.teacher_stats import TeacherFacts
+from clipkd.tables.teacher_stats import TeacherStats
 
 BASELINE = "supervised"
 """The train type without a teacher, which every other is compared with."""
@@ -33,12 +34,12 @@ class Results:
     cells: tuple[Cell, ...]
     left_out: tuple[str, ...]
     """What the config names but the grid can't have, and why."""
-    runs: dict[Cell, Run]
+    runs: dict[Cell, FinishedRun]
     missing: tuple[Cell, ...]
     """Cells without a finished run."""
     failed: dict[Cell, str]
     """Those of them whose run stopped on a number that is not finite, and where."""
-    teachers: TeacherFacts
+    teachers: TeacherStats
     partial: bool
     """Whether to show what is there, with marks, instead of refusing what is missing."""
 
@@ -62,17 +63,17 @@ class Results:
         cells = tuple(found)
         if not runs.parent.is_dir():
             raise InputError(f"--results {runs.parent}: no such folder; it is the one that holds {runs.name}/")
-        finished: dict[Cell, Run] = {}
+        finished: dict[Cell, FinishedRun] = {}
         wrong: list[DataError] = []
         for cell in cells:
-            if (runs / cell.folder / "metrics.json").exists():
+            if (runs / cell.folder / METRICS).exists():
                 try:
                     finished[cell] = read_run(cell, runs / cell.folder)
                 except DataError as error:
                     wrong.append(error)
         layout = Layout.of(config, Path(data))
-        facts = TeacherFacts(layout)
-        wrong += disagreements(config, finished, layout, facts)
+        stats = TeacherStats(layout)
+        wrong += inconsistencies(config, finished, layout, stats)
         if wrong:
             raise together(wrong, runs)
         missing = tuple(cell for cell in cells if cell not in finished)
@@ -84,15 +85,15 @@ class Results:
                 f"make them, or add `--partial` to show what is there:\n  {listed}"
             )
         for cell in finished:
-            facts.used(cell)
-            facts.head(cell)
-        if facts.absent and not partial:
-            listed = "\n  ".join(facts.absent)
+            stats.used(cell)
+            stats.head(cell)
+        if stats.absent and not partial:
+            listed = "\n  ".join(stats.absent)
             raise DataError(
                 f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
                 f"or add `--partial` to show what is there:\n  {listed}"
             )
-        return cls(config, cells, tuple(left_out), finished, missing, failed, facts, partial)
+        return cls(config, cells, tuple(left_out), finished, missing, failed, stats, partial)
 
     def gaps(self) -> list[str]:
         """Return the lines that every table and figure of an incomplete or mixed grid carries: what is wrong."""
@@ -106,7 +107,7 @@ class Results:
         if self.teachers.absent:
             listed = "; ".join(self.teachers.absent)
             lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
-        environments = Counter(run.environment for run in self.runs.values() if run.environment)
+        environments = Counter(str(run.environment) for run in self.runs.values() if run.environment)
         if len(environments) > 1:
             listed = "; ".join(f"{name} ({count} runs)" for name, count in sorted(environments.items()))
             lines.append(f"NOT COMPARABLE to the last digit: these runs were made with {listed}.")
@@ -114,7 +115,9 @@ class Results:
 
     def scores(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> dict[int, float]:
         """Return seed -> test accuracy (share of 1) of the cells that have a run."""
-        return {cell.seed: getattr(self.runs[cell].chosen(kind).test, metric) for cell in cells if cell in self.runs}
+        return {
+            cell.seed: getattr(self.runs[cell].metrics.chosen(kind).test, metric) for cell in cells if cell in self.runs
+        }
 
     def summary(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> Summary | None:
         """Return mean and deviation of a test accuracy (share of 1) over seeds."""
@@ -133,7 +136,7 @@ def together(wrong: list[DataError], runs: Path) -> DataError:
     listed = [text.replace("\n", "\n  ") for text in said[:MOST_WRONG]]
     if len(said) > MOST_WRONG:
         listed.append(f"and {len(said) - MOST_WRONG} more")
-    return DataError("\n  ".join([f"{len(said)} things are wrong with the results below {runs}:", *listed]))
+    return DataError("\n  ".join([f"{len(said)} problems in {runs}:", *listed]))
 
 
 def accuracy_cells(cells: Iterable[Cell]) -> list[Cell]:

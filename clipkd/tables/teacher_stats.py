@@ -1,16 +1,16 @@
-"""Facts of teachers: what the manifests below data/ say of their accuracy and of their extraction."""
+"""Teacher statistics: what the manifests below data/ say of their accuracy and of their extraction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
-from clipkd.runs.record import Fields
+from clipkd.core.typed_json import Count, Excerpt, NonNegative, Positive, Share, Text, validated
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
 
@@ -43,6 +43,63 @@ class Teacher:
     accuracy: float | None
 
 
+class Test(Excerpt):
+    """A share of 1, measured on the test split."""
+
+    test: Share
+
+
+class DatasetFacts(Excerpt):
+    """Of a packed dataset."""
+
+    content: Text
+
+
+class StoredFacts(Excerpt):
+    """Of whatever was made from a dataset's images."""
+
+    dataset_content: Text
+
+
+class ExtractionFacts(StoredFacts):
+    """Of embeddings."""
+
+    seconds: NonNegative
+    forward_passes: Count
+    device: Text
+
+
+class HeadFacts(StoredFacts):
+    """Of class scores."""
+
+    head: Text
+    accuracy: Test
+    top5: Test
+
+
+class TeacherFacts(Excerpt):
+    """Of a teacher's checkpoint."""
+
+    parameters: Positive
+    accuracy: Test | None = None
+
+
+class FileEntry(Excerpt):
+    """Of one file."""
+
+    bytes: Count
+
+
+AnyFacts = TypeVar("AnyFacts", bound=Excerpt)
+
+
+class Manifest(Excerpt, Generic[AnyFacts]):
+    """What is read of a manifest."""
+
+    facts: AnyFacts
+    files: dict[str, FileEntry]
+
+
 def together(each: list[Extraction]) -> Extraction:
     """Return several extractions as one: sums, and every device."""
     return Extraction(
@@ -68,7 +125,7 @@ def needs_sample(cell: Cell) -> bool:
     return cell.method.signal == "prototypes"
 
 
-class TeacherFacts:
+class TeacherStats:
     """Reads manifests, each once; notes in `absent` what a run must have read and is not there (below data/)."""
 
     def __init__(self, layout: Layout) -> None:
@@ -85,12 +142,8 @@ class TeacherFacts:
         if cell.teacher_spec is None or cell.teacher_spec.reads_names:
             return None
         folder, identity = self.layout.full_embeddings(cell).head()
-        facts = self.facts(folder, "head", identity, needs_head(cell))
-        if facts is None:
-            return None
-        return Head(
-            facts.word("facts.head"), *(facts.number(f"facts.{name}.test", high=1) for name in ("accuracy", "top5"))
-        )
+        found = self.read(folder, "head", identity, HeadFacts, needs_head(cell))
+        return Head(found.facts.head, found.facts.accuracy.test, found.facts.top5.test) if found else None
 
     def full(self, cell: Cell) -> Extraction | None:
         """Return the extraction of every image, as the cell's recipe asks for it."""
@@ -114,22 +167,17 @@ class TeacherFacts:
     def teacher(self, cell: Cell) -> Teacher | None:
         """Return what the teacher's own manifest says, None where there is none."""
         spec = cell.teacher_spec
-        facts = self.facts(self.layout.teacher(spec), "teacher", spec.identity(), needed=False) if spec else None
-        if facts is None:
+        found = self.read(self.layout.teacher(spec), "teacher", spec.identity(), TeacherFacts) if spec else None
+        if found is None:
             return None
-        accuracy = facts.number("facts.accuracy.test", high=1) if "accuracy" in facts.get("facts") else None
-        return Teacher(facts.whole("facts.parameters", low=1), accuracy)
+        return Teacher(found.facts.parameters, found.facts.accuracy.test if found.facts.accuracy else None)
 
     def extraction(self, store: Embeddings, needed: bool) -> Extraction | None:
-        facts = self.facts(store.folder, "embeddings", store.identity, needed)
-        if facts is None:
+        found = self.read(store.folder, "embeddings", store.identity, ExtractionFacts, needed)
+        if found is None:
             return None
-        return Extraction(
-            seconds=facts.number("facts.seconds"),
-            forward_passes=facts.whole("facts.forward_passes"),
-            device=" ".join(facts.word("facts.device").split()),
-            disk_bytes=sum(entry["bytes"] for entry in facts.get("files").values()),
-        )
+        facts, disk_bytes = found.facts, sum(entry.bytes for entry in found.files.values())
+        return Extraction(facts.seconds, facts.forward_passes, " ".join(facts.device.split()), disk_bytes)
 
     def contents(self, cell: Cell) -> Iterator[tuple[Path, str]]:
         """Yield manifest and dataset content of each stored artefact that the run reads and that is there."""
@@ -151,11 +199,13 @@ class TeacherFacts:
             store = self.layout.replayed_embeddings(cell)
             asked.append((store.folder, "embeddings", store.identity))
         for folder, kind, identity in asked:
-            facts = self.facts(folder, kind, identity, needed=False)
-            if facts is not None:
-                yield facts.path, facts.word("facts.dataset_content")
+            found = self.read(folder, kind, identity, StoredFacts)
+            if found is not None:
+                yield folder / MANIFEST, found.facts.dataset_content
 
-    def facts(self, folder: Path, kind: str, identity: Identity, needed: bool) -> Fields | None:
+    def read(
+        self, folder: Path, kind: str, identity: Identity, facts: type[AnyFacts], needed: bool = False
+    ) -> Manifest[AnyFacts] | None:
         """Return an artefact's manifest, None where it is not there."""
         if folder not in self.manifests:
             self.manifests[folder] = read_manifest(folder) if (folder / MANIFEST).exists() else None
@@ -168,5 +218,5 @@ class TeacherFacts:
             raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
         if fingerprint(manifest["identity"]) != fingerprint(identity):
             lines = "\n  ".join(differences(manifest["identity"], identity))
-            raise DataError(f"{folder / MANIFEST} stands for something else than its folder says:\n  {lines}")
-        return Fields(folder / MANIFEST, manifest)
+            raise DataError(f"{folder / MANIFEST} does not match the name of its folder:\n  {lines}")
+        return validated(Manifest[facts], manifest, folder / MANIFEST)  # type: ignore[valid-type]

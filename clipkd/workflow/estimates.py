@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from functools import cache
 from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
+from clipkd.core.errors import DataError
+from clipkd.core.typed_json import read_model
 from clipkd.plugins.students import NetworkSpec, StudentSpec
 from clipkd.plugins.teachers import TeacherSpec
+from clipkd.runs.record import COST, Cost
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
 
@@ -89,13 +91,13 @@ def to_ask(seconds: float) -> int:
 @cache
 def measured_epoch(kind: str, device: str, runs: Path = Path("results/runs")) -> float | None:
     """Return the seconds of an epoch in a finished run that differs in its seed only; None without one."""
-    for path in (runs / kind).glob("seed*/cost.json"):
+    for path in (runs / kind).glob(f"seed*/{COST}"):
         try:
-            cost = json.loads(path.read_text(encoding="utf-8"))
-            if cost["device"]["kind"] == device:
-                return statistics.median(cost["seconds_per_epoch"])
-        except (OSError, ValueError, KeyError, TypeError):
+            cost = read_model(path, Cost)
+        except DataError:
             continue
+        if cost.device.kind == device:
+            return cost.median_seconds
     return None
 
 

@@ -10,6 +10,7 @@ from clipkd.plugins import students
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.workflow import estimates
+from tests.synthetic import cost_of
 
 CELL = cells.Cell("corrected", "cifar100", "base-32", "none", "supervised", 0, epochs=200)
 
@@ -43,12 +44,13 @@ def test_a_training_asks_for_epochs_times_images_times_operations(tmp_path):
 def test_once_a_seed_has_finished_its_time_is_taken(tmp_path):
     run = tmp_path / "results/runs/corrected/cifar100/base-32/none/supervised/seed7"
     run.mkdir(parents=True)
-    cost = {"device": {"kind": "cuda"}, "seconds_per_epoch": [40.0, 30.0, 20.0]}
+    cost = cost_of(CELL) | {"seconds_per_epoch": [40.0, 30.0, 20.0]}
+    cost["device"]["kind"] = "cuda"
     (run / "cost.json").write_text(json.dumps(cost))
     assert estimates.training_minutes(CELL, Layout(), "cuda") == 2 * 200 * 30 // 60 + 15
     # A CPU's time says nothing of a GPU's.
     estimates.measured_epoch.cache_clear()
-    (run / "cost.json").write_text(json.dumps(cost | {"device": {"kind": "cpu"}}))
+    (run / "cost.json").write_text(json.dumps(cost | {"device": cost["device"] | {"kind": "cpu"}}))
     assert estimates.training_minutes(CELL, Layout(), "cuda") != 2 * 200 * 30 // 60 + 15
 
 

@@ -122,7 +122,7 @@ def test_images_of_one_size_are_trained_on_with_flips_only(hub, tmp_path):
     assert cell.dataset_spec.augmentation == "flip"
     stages.for_training(cell, layout, torch.device("cpu"))
     job = open_job(cell, Hyperparameters(epochs=1, batch_size=8), layout, torch.device("cpu"))
-    assert train(job, RunFolder(tmp_path / "run"))["classes"] == 2
+    assert train(job, RunFolder(tmp_path / "run")).classes == 2
     with pytest.raises(DataError, match="not"):
         read(f"hub:farm/beans@{COMMIT}?size=32", tmp_path, "wrong-size")
 

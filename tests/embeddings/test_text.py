@@ -28,6 +28,7 @@ from clipkd.spec.cells import Cell, checked
 from clipkd.spec.layout import Layout
 from clipkd.spec.prompts import TEMPLATES, prompts
 from tests import checkpoints
+from tests.synthetic import metrics_of
 from tests.warm import clipkd
 
 import transformers  # isort: skip
@@ -347,7 +348,7 @@ def test_nearest_prototype_accuracy_where_the_answer_is_known(recipe):
     inputs = pictures([0.1, 0.9], [0.8, 0.2], [0.3, 0.5], [0.2, 0.7])
     # Through the swap the classes are 0, 1, 0, 0.
     found = nearest_prototype(student, [(inputs, torch.tensor([0, 1, 1, 0]))], signal, plain)
-    assert found == {"top1": 0.75, "top5": 1.0}
+    assert (found.top1, found.top5) == (0.75, 1.0)
     assert nearest_prototype(student, [], type("None", (), {})(), plain) is None
 
 
@@ -415,9 +416,8 @@ def test_a_run_is_open_to_new_names(run, clip, monkeypatch):
 
 
 def test_a_run_of_another_kind_is_not_open_to_names(tmp_path):
-    (tmp_path / "metrics.json").write_text(
-        json.dumps({"cell": {"teacher": "none", "train_type": "supervised"}, "identity": {"signal": {}}})
-    )
+    cell = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0)
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics_of(cell, 0.9, {"signal": {}})))
     with pytest.raises(InputError, match="only be added by name to a run of embed-KD"):
         open_classes.of_run(tmp_path, Layout(tmp_path), CPU)
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from clipkd.cli import main
 from clipkd.core.artifacts import read_manifest, write_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
+from clipkd.core.typed_json import Model
 from clipkd.spec.layout import Layout
 from clipkd.tables import write_tables
 from clipkd.tables.results import MARK, Results
@@ -150,7 +152,7 @@ def remade(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     "G02",
     "D08",
     **{
-        "the-contents": replaced("clipkd.tables.teacher_stats.TeacherFacts.contents", lambda self, cell: iter(())),
+        "the-contents": replaced("clipkd.tables.teacher_stats.TeacherStats.contents", lambda self, cell: iter(())),
     },
 )
 def test_embeddings_of_another_content_are_refused(study: Study) -> None:
@@ -204,9 +206,20 @@ UNBOUNDED = {101, 2**80}
 """What is impossible for an accuracy only."""
 
 
-@fault(
-    "G03", **{"the-ranges": replaced("clipkd.runs.record.Fields.checked", lambda self, name, value, low, high: value)}
-)
+def believed(model: type[Model], data: Any, path: Path) -> Any:
+    """The mutant: whatever a field holds is put right."""
+    while True:
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            *parents, last = error.errors()[0]["loc"]
+            place = data
+            for part in parents:
+                place = place[part]
+            place[last] = 1
+
+
+@fault("G03", **{"the-ranges": replaced("clipkd.core.typed_json.validated", believed)})
 def test_an_impossible_number_is_refused_by_file_and_field(study: Study, record_property: Any) -> None:
     tried, folder = 0, study.folder(**EMBED)
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}

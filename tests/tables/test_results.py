@@ -10,6 +10,7 @@ import pytest
 from clipkd.cli import main
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
+from clipkd.runs.finished import read_run
 from clipkd.tables.results import Results
 from tests.synthetic import Study, demo, seal, write_study
 
@@ -71,14 +72,14 @@ def test_every_wrong_run_is_named_at_once(study):
     with pytest.raises(DataError) as error:
         collect(study, partial=True)
     message = str(error.value)
-    assert message.startswith(f"3 things are wrong with the results below {study.results / 'runs'}:\n  ")
-    assert all(f"remove {folder} " in message for folder in [*unreadable, other])
+    assert message.startswith(f"3 problems in {study.results / 'runs'}:\n  ")
+    assert all(f"delete {folder} " in message for folder in [*unreadable, other])
 
 
 def test_a_long_list_of_wrong_runs_ends_in_a_count(study):
     for cell in study.cells[:25]:
         study.change(study.results / "runs" / cell.folder, "metrics.json", "format", 1)
-    with pytest.raises(DataError, match=r"(?s)^25 things are wrong.*\n  and 5 more$") as error:
+    with pytest.raises(DataError, match=r"(?s)^25 problems in.*\n  and 5 more$") as error:
         collect(study)
     assert str(error.value).count("field 'format'") == 20
 
@@ -93,7 +94,7 @@ def test_without_the_dataset_one_odd_run_does_not_make_the_others_wrong(study):
     seal(odd)
     with pytest.raises(DataError) as error:
         collect(study)
-    assert str(error.value).startswith(f"{odd / 'manifest.json'} was made from something else")
+    assert str(error.value).startswith(f"{odd / 'manifest.json'} does not match the config and")
 
 
 def command(study: Study, verb: str, *more: object) -> list[str]:
@@ -160,6 +161,8 @@ def test_a_partial_report_names_the_command_that_draws_its_figures(study, capsys
         ("cost.json", "teacher.source", "live", "teacher.source"),
         ("cost.json", "weights_bytes", 1.5, "weights_bytes"),
         ("cost.json", "device.name", "", "device.name"),
+        ("metrics.json", "last.test.f1", 0.5, "last.test.f1"),
+        ("cost.json", "watts", 70.0, "watts"),
     ],
 )
 def test_a_wrong_field_is_refused_by_file_and_name(study, name, key, value, field):
@@ -181,6 +184,14 @@ def test_a_missing_field_is_refused(study, name):
         collect(study)
 
 
+def test_a_record_is_written_as_it_was_read(study):
+    """To the byte, also where a run of an earlier version measured less."""
+    for cell in study.cells:
+        folder = study.results / "runs" / cell.folder
+        for name, text in read_run(cell, folder).record.files().items():
+            assert (folder / name).read_text() == text
+
+
 @pytest.mark.parametrize("name", ["cost.json", "history.csv"])
 def test_a_run_without_one_of_its_files_is_refused_not_left_out(study, name):
     (study.folder(**EMBED) / name).unlink()
@@ -193,9 +204,9 @@ def test_a_run_without_one_of_its_files_is_refused_not_left_out(study, name):
     [
         ("val_top1", "top1", "column 'val_top1' is missing"),
         ("\n2,", "\n3,", "column 'epoch' does not count 1 to 4"),
-        ("\n2,0.001", "\n2,nan", "column 'learning_rate' of epoch 2 is 'nan'"),
+        ("\n2,0.001", "\n2,nan", "column 'learning_rate' of epoch 2 is nan, not a finite number"),
         ("\n2,0.001", "\n2,much", "column 'learning_rate' of epoch 2 is 'much'"),
-        ("1.0,1.5,0.6", "1.0,1.5,60.", "column 'val_top1' of epoch 2 is '60."),
+        ("1.0,1.5,0.6", "1.0,1.5,60.", "column 'val_top1' of epoch 2 is 60."),
     ],
 )
 def test_a_wrong_history_is_refused(study, old, new, problem):

@@ -119,7 +119,7 @@ def test_a_run_reads_each_teachers_store_and_can_be_read_back(train_type, pair, 
     cost = json.loads((tmp_path / "run/cost.json").read_text())
     assert cost["teacher"]["forward_passes"] == 0
     has_prototypes = train_type.startswith("embed")
-    assert (metrics["last"]["nearest_prototype"] is not None) == has_prototypes
+    assert (metrics.last.nearest_prototype is not None) == has_prototypes
     state = load_student(tmp_path / "run/student.safetensors")
     student = student_from(state, cell.student_spec, tmp_path)
     assert [one.weight.shape for one in student.cluster_projections] == [(16, 64), (24, 64)]

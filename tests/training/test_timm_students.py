@@ -126,7 +126,7 @@ def test_a_run_is_written_resumed_and_read_back(layout, vit_folder, tmp_path):
     recipe, spec = recipes.get("corrected"), students.get(NAME)
     dataset = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
     again = evaluate_file(folder / "student.safetensors", dataset, spec, recipe, CPU)
-    assert again["top1"] == pytest.approx(metrics["selected"]["test"]["top1"])
+    assert again.top1 == pytest.approx(metrics["selected"]["test"]["top1"])
     state = load_student(folder / "student.safetensors")
     assert student_from(state, spec, folder).cluster_projection.weight.shape[0] == 16
 

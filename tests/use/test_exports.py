@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 
 import clipkd as package
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.typed_json import read_model
 from clipkd.export import formats as exports
 from clipkd.export.clip_names import from_transformers, to_transformers
 from clipkd.export.write import export
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import Student
+from clipkd.runs.record import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +210,9 @@ def test_a_name_can_t_break_out_of_the_card(run_folder) -> None:
         "{{ cell }}",
         *model.classes[5:],
     ]
-    metrics = json.loads((run_folder / "metrics.json").read_text())
-    metrics["cell"]["dataset"] = "x: [\n---\n<b>"
+    metrics = read_model(run_folder / "metrics.json", Metrics)
+    name = "x: [\n---\n<b>"
+    metrics = metrics.model_copy(update={"cell": metrics.cell.model_copy(update={"dataset": name})})
     source = ExportSource(replace(model, class_names=[*evil, *model.classes[5:]]), metrics, run_folder, "other", [])
     whole = card(source, source.description)
     text = whole.split("\n---\n", 1)[1]
@@ -219,7 +222,7 @@ def test_a_name_can_t_break_out_of_the_card(run_folder) -> None:
     assert "[k](javascript" not in text
     assert r"{{ cell }}" in text
     (result,) = {one.dataset_type for one in ModelCard(whole).data.eval_results}
-    assert result == metrics["cell"]["dataset"]
+    assert result == name
 
 
 def test_an_export_replaces_nothing_but_an_unchanged_export(here, run_folder, tmp_path) -> None:

@@ -200,7 +200,9 @@ def recipe_within(folders):
 CODE_OF_TABLES = [
     "tables/*.py",
     "tables/templates/*",
+    "core/typed_json.py",
     "runs/record.py",
+    "runs/finished.py",
     "spec/*.py",
     "plugins/*/__init__.py",
     "plugins/*/[!_]*.py",

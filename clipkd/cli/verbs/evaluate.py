@@ -8,6 +8,7 @@ from pathlib import Path
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, layout_of
 from clipkd.core.errors import DataError, InputError
 from clipkd.plugins import datasets, recipes, students
+from clipkd.runs.record import Score
 
 TEXT = "Measure a trained student on the test split of a dataset."
 EXAMPLES = """\
@@ -88,5 +89,5 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
 
 
-def show(score: dict[str, float], title: str) -> None:
-    print(f"top-1 {score['top1']:.4f}  top-5 {score['top5']:.4f}  loss {score['loss']:.4f}  ({title}, test split)")
+def show(score: Score, title: str) -> None:
+    print(f"top-1 {score.top1:.4f}  top-5 {score.top5:.4f}  loss {score.loss:.4f}  ({title}, test split)")

@@ -118,9 +118,9 @@ def run(options: argparse.Namespace) -> None:
     if may_fork:
         workers.start_server()
     from clipkd.runs.assignment import Assignment, train_in_stacks
-    from clipkd.runs.folder import METRICS
     from clipkd.runs.job import Hyperparameters
     from clipkd.runs.precision import resolved
+    from clipkd.runs.record import METRICS
 
     device, layout = device_of(options), layout_of(options)
     rates = options.learning_rate, options.weight_decay
@@ -168,7 +168,7 @@ def expect_signals(assignment: Assignment) -> None:
     A scheduler takes back what a job that fails has made: a signal in a finished training's last second must not
     make it fail. (While it trains, the training itself listens.)
     """
-    from clipkd.runs.folder import METRICS
+    from clipkd.runs.record import METRICS
 
     result = assignment.folder / METRICS
     before = result.stat().st_mtime_ns if result.exists() else None

@@ -87,7 +87,7 @@ def panel(axes: Axes, results: Results, cells: list[Cell], kind: str, colours: d
     axes.set_xlim(0, 128)  # room for the numbers beside the bars
     axes.set_xticks(range(0, 101, 20))
     axes.spines["bottom"].set_bounds(0, 100)
-    classes = next((results.runs[cell].classes for cell in cells if cell in results.runs), None)
+    classes = next((results.runs[cell].metrics.classes for cell in cells if cell in results.runs), None)
     if classes:
         axes.axvline(100 / classes, color="black", ls=":", lw=1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -24,13 +23,13 @@ def draw(shown: Sequence[Shown]) -> Figure:
     handles = []
     for index, one in enumerate(shown):
         colour, style = PALETTE[index % len(PALETTE)], STYLES[index // len(PALETTE) % len(STYLES)]
-        epochs = np.arange(1, len(one.run.history["val_top1"]) + 1)
+        epochs = [epoch.epoch for epoch in one.run.history]
         line = {"color": colour, "ls": style, "lw": 1.4, "marker": "." if len(epochs) == 1 else ""}
-        above.plot(epochs, 100 * np.array(one.run.history["val_top1"]), **line)
-        below.plot(epochs, one.run.history["train_loss"], **line)
+        above.plot(epochs, [100 * epoch.val.top1 for epoch in one.run.history], **line)
+        below.plot(epochs, [epoch.train_loss for epoch in one.run.history], **line)
         text = f"{index + 1}: {label(shown, index)}"
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=text))
-    splits = sorted({one.run.history_split for one in shown})
+    splits = sorted({one.run.history[0].split for one in shown})
     above.set_ylabel(f"{' or '.join(splits)} top-1 (%)")
     below.set_ylabel("training loss (each type's own)")
     for axes in (above, below):

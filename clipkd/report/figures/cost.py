@@ -96,7 +96,7 @@ def passes_of(row: CostRow, rows: list[CostRow]) -> float | None:
         return 0.0
     if row.source == "cached":
         return float(row.extraction.forward_passes) if row.extraction else None
-    cached, passes = cached_of(row, rows), row.mean("teacher_passes")
+    cached, passes = cached_of(row, rows), row.mean(lambda cost: cost.teacher.forward_passes)
     return None if passes is None else passes / row.first.epochs * (cached.first.epochs if cached else row.first.epochs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from clipkd.report.figures.style import figure, legend, line_style, mark
+from clipkd.runs.record import EpochRecord
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.results import (
     Results,
@@ -29,12 +32,12 @@ def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
     title = f"{dataset_title(dataset, results.config)}: learning curves of {student}, recipe {recipe}"
     made = figure(max(6.0, 1.2 + 3.4 * len(teachers)), 6.2, title)
     grid = made.subplots(2, len(teachers), squeeze=False, sharex=True, sharey="row")
-    splits = {results.runs[cell].history_split for cell in cells if cell in results.runs}
+    splits = {results.runs[cell].history[0].split for cell in cells if cell in results.runs}
     for column, teacher in enumerate(teachers):
         shown = [cell for cell in cells if cell.teacher in (teacher, NO_TEACHER)]
         grid[0][column].set_title("no teacher" if teacher == NO_TEACHER else f"teacher {titles[teacher]}")
-        curves(grid[0][column], results, shown, "val_top1", 100, types)
-        curves(grid[1][column], results, shown, "train_loss", 1, types)
+        curves(grid[0][column], results, shown, lambda epoch: 100 * epoch.val.top1, types)
+        curves(grid[1][column], results, shown, lambda epoch: epoch.train_loss, types)
         grid[1][column].set_xlabel("epoch")
     grid[0][0].set_ylabel(f"{' and '.join(sorted(splits)) or 'held-out'} top-1 (%)")
     grid[1][0].set_ylabel("training loss (each type's own)")
@@ -47,14 +50,16 @@ def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
     return made
 
 
-def curves(axes: Axes, results: Results, cells: list[Cell], column: str, scale: float, types: list[str]) -> None:
-    """Draw one column of the histories: a line and a band for each train type."""
+def curves(
+    axes: Axes, results: Results, cells: list[Cell], number: Callable[[EpochRecord], float], types: list[str]
+) -> None:
+    """Draw one number of the histories: a line and a band for each train type."""
     for name in train_types(cells):
         runs = [results.runs[cell] for cell in where(cells, train_type=name) if cell in results.runs]
         if not runs:
             continue
-        length = min(len(run.history[column]) for run in runs)
-        seeds = scale * np.array([run.history[column][:length] for run in runs])
+        length = min(len(run.history) for run in runs)
+        seeds = np.array([[number(epoch) for epoch in run.history[:length]] for run in runs])
         epochs = np.arange(1, length + 1)
         colour, style = line_style(name, types)
         axes.fill_between(epochs, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, lw=0)

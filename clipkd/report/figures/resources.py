@@ -89,9 +89,9 @@ def point(results: Results, row: CostRow) -> Point:
     live = f" {row.source}" if row.source in {"live", "lazy"} else ""
     return Point(
         label=", ".join((title, f"{first.train_type}{live}", first.student, first.recipe)),
-        memory=row.mean("weights_bytes", GIGABYTE),
+        memory=row.mean(lambda cost: cost.weights_bytes, GIGABYTE),
         accuracy=100 * accuracy.mean if accuracy else None,
-        seconds=row.mean("seconds_per_epoch"),
+        seconds=row.mean(lambda cost: cost.median_seconds),
         deviation=100 * accuracy.deviation if accuracy and accuracy.deviation is not None else None,
         is_incomplete=row.is_incomplete,
     )

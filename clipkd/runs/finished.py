@@ -1,0 +1,157 @@
+"""Finished runs, read from their folders and checked against their cells. No torch here."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import Identity
+from clipkd.core.typed_json import dotted, problem, read_model, remedy, wrong_field
+from clipkd.runs.record import (
+    COST,
+    ENVIRONMENT,
+    FAILED,
+    HISTORY,
+    KIND,
+    METRICS,
+    Cost,
+    Environment,
+    EpochRecord,
+    Failure,
+    Metrics,
+    RunRecord,
+)
+from clipkd.spec.cells import Cell
+from clipkd.spec.identities import AXES
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The record of a finished run, checked against its cell."""
+
+    cell: Cell
+    path: Path
+    """Its folder."""
+    record: RunRecord
+    identity: Identity
+    """What made it, as its manifest says."""
+    history_sha256: str
+    environment: Environment | None
+    """None where the run does not say."""
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.record.metrics
+
+    @property
+    def cost(self) -> Cost:
+        return self.record.cost
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        return self.record.history
+
+
+def read_run(cell: Cell, folder: Path) -> FinishedRun:
+    """Read and check a run folder.
+
+    Raises:
+        DataError: a file is missing or damaged, or a field is missing, unknown, impossible,
+            or of another run than `cell`; the message names file and field.
+    """
+    metrics = read_model(folder / METRICS, Metrics)
+    check_metrics(metrics, cell, folder / METRICS)
+    history = read_history(folder / HISTORY, cell.epochs)
+    cost = read_model(folder / COST, Cost)
+    check_cost(cost, cell, folder / COST)
+    # Last, so that an impossible number is named by its field; this finds a possible one that was not written so.
+    artifact = open_artifact(folder, KIND, only=(METRICS, COST, HISTORY, ENVIRONMENT))
+    if artifact.manifest["fingerprint"] != metrics.fingerprint:
+        raise wrong_field(folder / METRICS, "fingerprint", "differs from that of the manifest.json beside it")
+    record = RunRecord(metrics=metrics, cost=cost, history=history)
+    history_sha256 = artifact.manifest["files"][HISTORY]["sha256"]
+    return FinishedRun(cell, folder, record, artifact.identity, history_sha256, read_environment(folder))
+
+
+def check_metrics(metrics: Metrics, cell: Cell, path: Path) -> None:
+    """Raise DataError unless the metrics are those of a cell."""
+    for name in AXES:
+        found, wanted = getattr(metrics.cell, name), getattr(cell, name)
+        if found != wanted:
+            raise wrong_field(path, f"cell.{name}", f"is {found!r}, but the folder is that of {wanted!r}")
+    epochs, classes, selection = metrics.epochs, metrics.classes, cell.recipe_spec.selection
+    if epochs != cell.epochs:
+        raise wrong_field(path, "epochs", f"is {epochs}, the config asks for {cell.epochs}")
+    if cell.dataset_spec.classes not in (None, classes):
+        raise wrong_field(path, "classes", f"is {classes}, {cell.dataset} has {cell.dataset_spec.classes}")
+    if metrics.last.epoch != epochs:
+        raise wrong_field(path, "last.epoch", f"is {metrics.last.epoch}, the run has {epochs} epochs")
+    if metrics.selected.epoch > epochs:
+        raise wrong_field(path, "selected.epoch", f"is {metrics.selected.epoch}, the run has {epochs} epochs")
+    if metrics.selected.by != selection:
+        by = metrics.selected.by
+        raise wrong_field(path, "selected.by", f"is {by!r}, recipe {cell.recipe} selects by {selection!r}")
+
+
+def check_cost(cost: Cost, cell: Cell, path: Path) -> None:
+    """Raise DataError unless the cost is that of a cell."""
+    if len(cost.seconds_per_epoch) != cell.epochs:
+        raise wrong_field(path, "seconds_per_epoch", f"does not hold one number for each of {cell.epochs} epochs")
+    source = cost.teacher.source
+    if source not in ("none", cell.teacher_source) or (source == "none" and cell.teacher_source != "cached"):
+        raise wrong_field(path, "teacher.source", f"is {source!r}, the run's teacher is {cell.teacher_source!r}")
+
+
+def read_environment(folder: Path) -> Environment | None:
+    """Return what a run was made with; None where it does not say."""
+    path = folder / ENVIRONMENT
+    return read_model(path, Environment) if path.exists() else None
+
+
+def read_failure(folder: Path) -> str | None:
+    """Return why a run failed, in words; None where it did not."""
+    path = folder / FAILED
+    return read_model(path, Failure).message if path.exists() else None
+
+
+def read_history(path: Path, epochs: int) -> list[EpochRecord]:
+    """Read and check history.csv."""
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            lines = list(csv.DictReader(stream, restkey="unnamed"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; {remedy(path)}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is damaged: not CSV ({error}); {remedy(path)}") from None
+    found = [read_epoch(line, path, number) for number, line in enumerate(lines, start=1)]
+    if [epoch.epoch for epoch in found] != list(range(1, epochs + 1)):
+        raise DataError(f"{path}: column 'epoch' does not count 1 to {epochs}; {remedy(path)}")
+    if len({epoch.split for epoch in found}) > 1:
+        raise DataError(f"{path}: column 'split' holds more than one split; {remedy(path)}")
+    return found
+
+
+def read_epoch(line: dict[str, str], path: Path, number: int) -> EpochRecord:
+    """Return the epoch of a line of history.csv, from its text."""
+    try:
+        return EpochRecord.of({name: parsed(text) for name, text in line.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+    column, what = dotted(first).replace(".", "_"), problem(first)
+    where = f"{path}: column '{column}'" + ("" if what == "is missing" else f" of epoch {number}")
+    raise DataError(f"{where} {what}; {remedy(path)}")
+
+
+def parsed(text: str | None) -> int | float | str | None:
+    """Return the number that a text writes; the text itself where it writes none."""
+    for kind in (int, float):
+        try:
+            return kind(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return text
