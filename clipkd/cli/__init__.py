@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipkd.core import verified
-from clipkd.core.environment import check_surroundings, masked
+from clipkd.core.environment import check_environment, masked
 from clipkd.core.errors import ClipkdError, MachineError
 from clipkd.core.version import __version__
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[verified.ALWAYS] = "always"
     os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask says: nobody else changes what we write
     try:
-        check_surroundings()
+        check_environment()
         options.run(options)
         sys.stdout.flush()
     except ClipkdError as error:

@@ -189,10 +189,8 @@ def dataset_of(options: argparse.Namespace, name: str) -> DatasetSpec:
     Raises:
         InputError: there is no such dataset, or it was packed from another folder.
     """
-    from clipkd.plugins.datasets._source import refuse_other_source
-
     spec = datasets.get(name, options.dataset_source)
-    refuse_other_source(spec, Layout(options.data).dataset(spec), options.dataset_source)
+    datasets.refuse_other_source(spec, Layout(options.data).dataset(spec), options.dataset_source)
     return spec
 
 

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 
 from clipkd.core.artifacts import sync
+from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.progress import progress, say
 from clipkd.core.version import __version__
@@ -76,13 +77,13 @@ def download(url: str, path: Path, checksum: Checksum, offline: str) -> Path:
         DataError: the server's file is another one than expected, twice.
     """
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise InputError(f"'{shown(url)}' is no web address (http:// or https://)")
+        raise InputError(f"'{redacted(url)}' is no web address (http:// or https://)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part_of(path) as part:
             return fetch_checked(url, path, part, checksum, offline)
     except OSError as error:
-        raise MachineError(f"{shown(url)}: can't write {path.parent}: {error.strerror or error}") from error
+        raise MachineError(f"{redacted(url)}: can't write {path.parent}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -135,10 +136,10 @@ def fetch_checked(url: str, path: Path, part: Path, checksum: Checksum, offline:
         size, is_page = part.stat().st_size, looks_like_page(part)
         part.unlink()
         if not is_last:
-            say(f"{shown(url)}: {checksum.algorithm} {found}, expected {checksum.value}; once more from the start")
+            say(f"{redacted(url)}: {checksum.algorithm} {found}, expected {checksum.value}; once more from the start")
     page = "; it is a web page, perhaps a login or an error page" if is_page else ""
     raise DataError(
-        f"{shown(url)} is not the expected file ({size} bytes{page}): "
+        f"{redacted(url)} is not the expected file ({size} bytes{page}): "
         f"{checksum.algorithm} expected {checksum.value}, actual {found}. {offline}"
     )
 
@@ -155,14 +156,14 @@ def fetch(url: str, part: Path, offline: str) -> None:
             except Again as again:
                 reason, asked = str(again), again.wait
             except requests.RequestException as error:
-                raise MachineError(f"{shown(url)}: {in_words(error)}, 1 try. {offline}") from None
+                raise MachineError(f"{redacted(url)}: {in_words(error)}, 1 try. {offline}") from None
             if length(part) - before >= PIECE:  # a bad line, but one that brings us on
                 failures, wait = 0, FIRST_WAIT
             failures += 1
             if failures == TRIES:
-                raise MachineError(f"{shown(url)}: {reason}, after {TRIES} tries. {offline}")
+                raise MachineError(f"{redacted(url)}: {reason}, after {TRIES} tries. {offline}")
             pause = min(LONGEST_WAIT, wait if asked is None else max(wait, asked))
-            say(f"{shown(url)}: {reason}; try {failures + 1} of {TRIES} in {pause:.0f} s")
+            say(f"{redacted(url)}: {reason}; try {failures + 1} of {TRIES} in {pause:.0f} s")
             time.sleep(pause)
             wait *= 2
 
@@ -179,7 +180,7 @@ class Courier(requests.Session):
         target = super().get_redirect_target(resp)
         goal = urljoin(resp.url, target or "")
         if urlsplit(resp.url).scheme == "https" and urlsplit(goal).scheme != "https":
-            raise requests.exceptions.InvalidSchema(f"redirected from https to {shown(goal)}: refused")
+            raise requests.exceptions.InvalidSchema(f"redirected from https to {redacted(goal)}: refused")
         return target
 
     def bring(self, url: str, part: Path) -> None:
@@ -270,9 +271,3 @@ def in_words(error: requests.RequestException) -> str:
     if isinstance(error, requests.HTTPError | requests.exceptions.InvalidSchema):
         return str(error)
     return f"the request failed ({type(error).__name__})"
-
-
-def shown(url: str) -> str:
-    """Return a URL as it may stand in a log: without user, password, query and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,9 +1,10 @@
-"""Surroundings of a command: what of the environment could change what it does, and is refused or written down."""
+"""Environment variables that could change what a command does, and secrets that must not be logged."""
 
 from __future__ import annotations
 
 import os
 import re
+from urllib.parse import urlsplit, urlunsplit
 
 from clipkd.core.errors import InputError
 
@@ -20,7 +21,7 @@ TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 """A token of the Hugging Face hub."""
 
 
-def check_surroundings() -> None:
+def check_environment() -> None:
     """Raise InputError where a variable would take a protection out."""
     for name in REFUSED:
         if os.environ.get(name, "0").lower() not in {"", "0", "false", "no", "n"}:
@@ -35,6 +36,12 @@ def recorded() -> dict[str, str]:
 def without_password(text: str) -> str:
     """Return an address without its user and password; any other text as it is."""
     return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
+
+
+def redacted(url: str) -> str:
+    """Return a URL for a log or message: without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def masked(text: str) -> str:

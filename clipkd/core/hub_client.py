@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.core.artifacts import sha256
-from clipkd.core.download import shown
+from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.progress import say
 
@@ -101,7 +101,7 @@ def hub_errors(wanted: Wanted, name: str, verb: str | None = None) -> Iterator[N
     """
     from huggingface_hub import constants, errors
 
-    hub, model, commit = shown(constants.ENDPOINT), wanted.hub_id, wanted.revision or "main"
+    hub, model, commit = redacted(constants.ENDPOINT), wanted.hub_id, wanted.revision or "main"
     who = f"{wanted.kind} '{wanted.name}'"
     try:
         yield
@@ -129,9 +129,9 @@ def out_of_reach(wanted: Wanted, name: str, error: Exception, verb: str) -> str:
     if constants.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set"
     elif status is not None:
-        reason = f"{shown(constants.ENDPOINT)} answers with status {status}"
+        reason = f"{redacted(constants.ENDPOINT)} answers with status {status}"
     else:
-        reason = f"{shown(constants.ENDPOINT)} can't be reached ({type(cause).__name__})"
+        reason = f"{redacted(constants.ENDPOINT)} can't be reached ({type(cause).__name__})"
     # A dataset's name alone does not say where it comes from.
     source = f" --dataset-source {shlex.quote(wanted.source)}" if wanted.kind == "dataset" else ""
     return (

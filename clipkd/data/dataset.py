@@ -16,8 +16,6 @@ from typing import Any, BinaryIO, Literal, overload
 
 import numpy as np
 
-from clipkd.plugins.datasets._source import refuse_other_source
-
 from clipkd.core.artifacts import (
     MANIFEST,
     Artifact,
@@ -27,7 +25,7 @@ from clipkd.core.artifacts import (
     read_manifest,
     sha256,
 )
-from clipkd.plugins.datasets import DatasetSpec, Reading, Split
+from clipkd.plugins.datasets import DatasetSpec, Reading, Split, refuse_other_source
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import digest
 from clipkd.core.progress import progress, say

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
-from clipkd.core.download import shown
+from clipkd.core.environment import redacted
 from clipkd.core.errors import InputError, MachineError
 from clipkd.core.hub import HUB_ID
 from clipkd.export.files import CARD, EXPORT
@@ -41,7 +41,7 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
             allow_patterns=[*files, MANIFEST],
             commit_message="Upload by clipkd push",
         )
-    return shown(done.commit_url)
+    return redacted(done.commit_url)
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def hub_errors(repository: str) -> Iterator[None]:
     """Turn the hub's errors into ours; its own messages are not passed on, as they may hold the token."""
     from huggingface_hub import constants, errors
 
-    hub = shown(constants.ENDPOINT)
+    hub = redacted(constants.ENDPOINT)
     try:
         yield
     except (errors.HFValidationError, errors.BadRequestError):

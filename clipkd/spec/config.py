@@ -365,8 +365,6 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
 
     A dataset that is packed already needs no source.
     """
-    from clipkd.plugins.datasets._source import refuse_other_source
-
     for name, source in sources.items():
         if merged[name] != source:
             continue  # a later file names another one
@@ -376,7 +374,7 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
                 raise complaint(("sources", name), f"{short(source)} does not exist, and {packed} is not packed yet")
             continue
         try:
-            refuse_other_source(datasets.get(name, source), packed, source)
+            datasets.refuse_other_source(datasets.get(name, source), packed, source)
         except InputError as problem:
             raise complaint(("sources", name), str(problem)) from None
 

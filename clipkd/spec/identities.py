@@ -19,7 +19,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The numbers of a run (defaults: paper.md, "Training")."""
+    """The numbers of a run (defaults: docs/method.md, "Student")."""
 
     epochs: int = 200
     batch_size: int = 64

@@ -124,7 +124,7 @@ def with_label(data: bytes, record: int, label: int) -> bytes:
     ("change", "message"),
     [
         pytest.param(lambda m: [x for x in m if x[0] != BATCH], f"no member '{BATCH}'", id="missing"),
-        pytest.param(lambda m: [*m, (BATCH, b"x" * 3073 * 40)], f"'{BATCH}' stands twice", id="twice"),
+        pytest.param(lambda m: [*m, (BATCH, b"x" * 3073 * 40)], f"'{BATCH}' appears twice", id="twice"),
         pytest.param(edited(BATCH, lambda d: d[:-1]), f"'{BATCH}' has 122919 bytes, not 122920", id="a byte short"),
         pytest.param(edited(BATCH, lambda d: d[:-3073]), f"'{BATCH}'.* 39 records .*not 40", id="a record short"),
         pytest.param(edited(BATCH, lambda d: d + d[:3073]), f"'{BATCH}'.* 41 records .*not 40", id="a record more"),
@@ -133,7 +133,7 @@ def with_label(data: bytes, record: int, label: int) -> bytes:
         ),
         pytest.param(edited(NAMES, lambda d: b"one\ntwo\n"), f"'{NAMES}' names 2 classes, not 10", id="few names"),
         pytest.param(edited(NAMES, lambda d: b"a\n" * 10), "two classes are both named 'a'", id="equal names"),
-        pytest.param(edited(NAMES, lambda d: b"\xff" * 10), f"'{NAMES}' is no plain text", id="names in bytes"),
+        pytest.param(edited(NAMES, lambda d: b"\xff" * 10), f"'{NAMES}' is not plain text", id="names in bytes"),
         pytest.param(edited(NAMES, lambda d: b"x" * 100_000), f"'{NAMES}'.*too many", id="endless names"),
     ],
 )
@@ -164,7 +164,7 @@ def test_only_regular_members_are_read(cifar10: SmallCifar, tmp_path: Path, kind
             if name == BATCH:
                 info.type, info.linkname, info.size = kind, "/etc/passwd", 0
             tar.addfile(info, io.BytesIO(data))
-    with pytest.raises(DataError, match=f"'{BATCH}' is no regular file"):
+    with pytest.raises(DataError, match=f"'{BATCH}' is not a regular file"):
         read_archive(cifar10, buffer.getvalue(), tmp_path)
 
 

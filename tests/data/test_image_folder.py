@@ -131,7 +131,7 @@ def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
     folder = folder.rename(project / "photos")
     shutil.copytree(folder, other)
     content = pack(folder).content
-    with pytest.raises(InputError, match=f"'photos' was packed from {folder}, not from {other}: remove .*packed"):
+    with pytest.raises(InputError, match=f"'photos' was packed from {folder}, not from {other}: delete .*packed"):
         prepare(datasets.get("photos", str(other)), project / "packed", str(other))
     # The same folder by another path, none, one that is not there, and the packed dataset itself are no other folder.
     (tmp_path / "link").symlink_to(folder)

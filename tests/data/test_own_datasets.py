@@ -156,7 +156,7 @@ def test_a_repository_of_scripts_is_refused_with_advice(hub, tmp_path):
 def test_damaged_files_and_images_are_found(hub, tmp_path):
     name = "data/test-00000-of-00001.parquet"
     hub.repositories["datasets/farm/beans"] = beans(**{name: b"PAR1 nothing PAR1"})
-    with pytest.raises(DataError, match="no parquet file"):
+    with pytest.raises(DataError, match="not a parquet file"):
         read(f"hub:farm/beans@{COMMIT}", tmp_path)
 
 

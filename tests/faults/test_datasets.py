@@ -24,9 +24,9 @@ from clipkd.core.errors import DataError
 from clipkd.data.dataset import open_dataset, prepare
 from clipkd.embeddings import prepare as stages
 from clipkd.plugins import datasets
-from clipkd.plugins.datasets import _cifar as cifar
-from clipkd.plugins.datasets._image_folder import read as read_folder
+from clipkd.plugins.datasets import cifar
 from clipkd.plugins.datasets.cifar import Cifar
+from clipkd.plugins.datasets.image_folder import read as read_folder
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
@@ -46,7 +46,7 @@ def trusted(archive: bytes) -> Cifar:
 def read(archive: bytes, folder: Path, spec: Cifar | None = None) -> Any:
     path = folder / SMALL.spec.archive
     path.write_bytes(archive)
-    return cifar.read(spec or SMALL.spec, str(path), folder / "downloads")
+    return (spec or SMALL.spec).read(str(path), folder / "downloads")
 
 
 def members_of(found: Any) -> bytes:
@@ -96,8 +96,8 @@ def any_size(spec: Cifar) -> AnySize:
 @fault(
     "D05",
     **{
-        "the-sizes": replaced("clipkd.plugins.datasets._cifar.wanted_bytes", any_size),
-        "the-labels": replaced("clipkd.plugins.datasets._cifar.np.flatnonzero", lambda found: []),
+        "the-sizes": replaced("clipkd.plugins.datasets.cifar.wanted_bytes", any_size),
+        "the-labels": replaced("clipkd.plugins.datasets.cifar.np.flatnonzero", lambda found: []),
     },
 )
 def test_a_wrong_member_is_named(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_wrong_member_is_named(tmp_path: Path) -> None:
         assert named in message, name
 
 
-@fault("D05", **{"the-md5": replaced("clipkd.plugins.datasets._cifar.check", nothing)})
+@fault("D05", **{"the-md5": replaced("clipkd.plugins.datasets.cifar.check", nothing)})
 def test_every_flip_and_truncation_of_an_archive_is_found(tmp_path: Path, record_property: Any) -> None:
     draw, flips, cuts = random.Random(0), amount(40, 1000), amount(10, 200)
     wanted = members_of(read(SMALL.archive, tmp_path))
@@ -132,7 +132,7 @@ def test_every_flip_and_truncation_of_an_archive_is_found(tmp_path: Path, record
 
 
 def checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar.Hashed, "hexdigest", lambda self: SMALL.spec.md5)
+    monkeypatch.setattr(cifar.HashedStream, "hexdigest", lambda self: SMALL.spec.md5)
 
 
 @fault("D05", "X03", **{"the-second-hash": checked_once})
@@ -154,7 +154,7 @@ def test_an_archive_that_changes_after_its_check_is_not_taken(tmp_path: Path) ->
     patch = pytest.MonkeyPatch()
     patch.setattr(cifar, "check", check)
     try:
-        found = cifar.read(SMALL.spec, str(path), tmp_path)
+        found = cifar.read(SMALL.spec, path)
     except DataError:
         return
     finally:
@@ -219,7 +219,7 @@ def extracting(spec: Cifar, archive: Path, stream: Any) -> dict[str, bytes]:
     return {name: dict(WHOLE)[name] for name in (*cifar.wanted_bytes(spec), spec.names_member)}
 
 
-@fault("X02", **{"reading-in-place": replaced("clipkd.plugins.datasets._cifar.read_members", extracting)})
+@fault("X02", **{"reading-in-place": replaced("clipkd.plugins.datasets.cifar.read_members", extracting)})
 def test_a_malicious_archive_writes_nothing(tmp_path: Path, record_property: Any) -> None:
     """Only the named regular members are read; whatever else is in there is not even looked at."""
     outside = tmp_path / "outside"
@@ -243,7 +243,7 @@ def test_a_malicious_archive_writes_nothing(tmp_path: Path, record_property: Any
     record_property("malicious archives", len(crafted))
 
 
-@fault("X02", **{"the-sizes": replaced("clipkd.plugins.datasets._cifar.wanted_bytes", any_size)})
+@fault("X02", **{"the-sizes": replaced("clipkd.plugins.datasets.cifar.wanted_bytes", any_size)})
 def test_a_bomb_stays_small(tmp_path: Path) -> None:
     """A member that unpacks to very many zeros, and very many members: an error, in little memory, and no file."""
     size = amount(200, 500) << 20
@@ -264,7 +264,7 @@ def test_a_bomb_stays_small(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [SMALL.spec.archive]
 
 
-@fault("D05", "X02", **{"our-errors": replaced("clipkd.plugins.datasets._cifar.zlib.error", KeyboardInterrupt)})
+@fault("D05", "X02", **{"our-errors": replaced("clipkd.plugins.datasets.cifar.zlib.error", KeyboardInterrupt)})
 def test_fuzzed_archives(tmp_path: Path, record_property: Any) -> None:
     """Damage within an archive whose md5 is then taken for the official one: the reader itself must hold."""
     draw, tries, taken = random.Random(1), amount(60, 1000), 0

@@ -19,8 +19,7 @@ import pytest
 import torch
 
 from clipkd import cli
-from clipkd.core import environment as surroundings
-from clipkd.core import verified
+from clipkd.core import environment, verified
 from clipkd.core.artifacts import building, open_artifact, write_json
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.report import write_report
@@ -297,7 +296,7 @@ def test_what_decides_which_code_runs_is_written_down() -> None:
     for name in ("PYTHONPATH", "HF_ENDPOINT", "https_proxy", "LD_PRELOAD"):
         patch.setenv(name, f"http://me:secret@example.org/{name}")
     try:
-        found = surroundings.recorded()
+        found = environment.recorded()
     finally:
         patch.undo()
     assert {"PYTHONPATH", "HF_ENDPOINT", "https_proxy", "LD_PRELOAD"} <= set(found)

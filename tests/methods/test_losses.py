@@ -45,7 +45,7 @@ def trained_and_plain(recipe: str):
 
 
 def reference_loss(twin, batch, train_type):
-    """paper.md, "The three train types": the released code's losses."""
+    """docs/method.md, "Train types": the released code's losses."""
     z, s = twin(batch["images"])
     loss = plain.cross_entropy(s, batch["labels"])
     if train_type == "vanilla":
@@ -60,7 +60,7 @@ def reference_loss(twin, batch, train_type):
 
 
 def corrected_loss(twin, student, batch, train_type):
-    """The right-hand column of paper.md's table: logits, Hinton's KD, CLIP's scale, student-side projection."""
+    """The corrected recipe of docs/method.md: logits, Hinton's KD, CLIP's scale, student-side projection."""
     z, _ = twin(batch["images"])
     logits = twin.classifier(z)
     loss = plain.cross_entropy(logits, batch["labels"])

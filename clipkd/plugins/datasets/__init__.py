@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkd.core.errors import InputError, nearest
+from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.errors import DataError, InputError, nearest
 from clipkd.core.fingerprint import Identity
 from clipkd.core.registry import find, specs
 
@@ -192,3 +193,26 @@ def is_packed(spec: DatasetSpec, source: str) -> bool:
     """Return whether a source is the packed dataset itself, which stands for what it was packed from."""
     folder = Path(source)
     return folder.name == spec.name and os.path.isfile(folder / "manifest.json")
+
+
+def refuse_other_source(spec: DatasetSpec, packed: Path, source: str | None) -> None:
+    """Raise InputError if `source` is a different folder than the dataset in `packed` was packed from.
+
+    Only if both exist: packed data can be used without the originals, as after `dvc pull`. A damaged dataset is
+    not checked: it is packed again.
+    """
+    given = spec.folder(source)
+    if given is None or not os.path.isdir(given) or not (packed / MANIFEST).exists():
+        return
+    try:
+        fact = read_manifest(packed)["facts"].get("source")  # older manifests have no such fact
+    except DataError:
+        return
+    if fact is None or not os.path.isdir(fact["path"]):
+        return
+    same = (Path(fact["path"]), packed.resolve() / fact["from_here"], packed)
+    if not any(os.path.isdir(path) and path.samefile(given) for path in same):
+        raise InputError(
+            f"dataset '{spec.name}' was packed from {fact['path']}, not from {given}: delete {packed} to pack it "
+            "again, or give the folder another name"
+        )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.errors import InputError, nearest
+import numpy as np
+
+from clipkd.core.errors import DataError, InputError, MachineError, nearest
 from clipkd.core.fingerprint import Identity
+from clipkd.core.progress import say
 from clipkd.plugins.datasets import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     DatasetSpec,
     Reading,
+    Split,
     options_of,
     size_options,
 )
@@ -37,6 +42,10 @@ KNOWN: dict[str, tuple[tuple[dict[str, Any], dict[str, Any]], int | None]] = {
     "USPS": (TRAIN_OR_NOT, 16),
 }
 """Name -> what asks torchvision for the training and the test split, and the side of every image where all share it."""
+LABELS = ("targets", "labels", "_labels")
+"""Where the classes of torchvision.datasets keep their labels."""
+NOT_DOWNLOADED = "Error downloading"
+"""How the message begins that torchvision raises where each mirror of a file has failed: of MNIST and its kin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +64,8 @@ class TorchvisionDataset(DatasetSpec):
         return {"torchvision": self.dataset, "splits": splits, "size": self.image_size, "pack_size": self.pack_size}
 
     def read(self, source: str | None, downloads: Path) -> Reading:
-        from clipkd.plugins.datasets._torchvision import read
-
-        return read(
-            self, Path(expanduser(self.root)) if self.root else downloads / "torchvision", download=not self.root
-        )
+        root = Path(expanduser(self.root)) if self.root else downloads / "torchvision"
+        return read(self, root, download=not self.root)
 
 
 def from_source(name: str, where: str) -> TorchvisionDataset:
@@ -81,3 +87,58 @@ def from_source(name: str, where: str) -> TorchvisionDataset:
         name=name, title=name, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD, dataset=key, root=options["root"],
         **size_options(name, str(KNOWN[key][1] or "")),
     )  # fmt: skip
+
+
+def read(spec: TorchvisionDataset, root: Path, download: bool) -> Reading:
+    """Read both splits.
+
+    Raises:
+        MachineError: the files can't be downloaded.
+        DataError: they are not there, or damaged.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    train, test = (opened(spec, split, root, download) for split in KNOWN[spec.dataset][0])
+    labels = [labels_of(split) for split in (train, test)]
+    names = [str(name) for name in getattr(train, "classes", None) or range(int(max(map(np.max, labels))) + 1)]
+    return Reading(names, Split(labels[0], images(train, spec)), Split(labels[1], images(test, spec)))
+
+
+def opened(spec: TorchvisionDataset, split: dict[str, Any], root: Path, download: bool) -> Any:
+    """Return one split of torchvision's dataset."""
+    from clipkd.core.vision import torchvision
+
+    kind = getattr(torchvision.datasets, spec.dataset)
+    where = f"dataset '{spec.name}', {spec.dataset} of torchvision in {root}"
+    asked = next(iter(split.values()))
+    name = {True: "train", False: "test"}.get(asked, asked)
+    say(f"{spec.title}: torchvision's {spec.dataset}, split {name}")
+    try:
+        return kind(root, download=download, **split)
+    except OSError as error:  # urllib's errors are OSErrors
+        raise MachineError(f"{where}: {error}; is there a network?") from error
+    except (RuntimeError, ValueError) as error:
+        if download and str(error).startswith(NOT_DOWNLOADED):
+            raise MachineError(f"{where}: {' '.join(str(error).split())}; is there a network?") from error
+        advice = "" if download else "; give the folder that holds its files, or leave ?root= out to download them"
+        raise DataError(f"{where}: {error}{advice}") from error
+
+
+def labels_of(split: Any) -> np.ndarray:
+    """Return a split's class numbers, int64 [N]."""
+    for name in LABELS:
+        if hasattr(split, name):
+            return np.asarray(getattr(split, name), dtype=np.int64)
+    return np.array([label for _, label in split._samples], dtype=np.int64)
+
+
+def images(split: Any, spec: TorchvisionDataset) -> Iterator[np.ndarray]:
+    """Yield a split's images, uint8 [H, W, 3]."""
+    from clipkd.core.images import rgb
+
+    for row in range(len(split)):
+        where = f"{spec.dataset} of torchvision, image {row}"
+        try:
+            image = split[row][0]
+        except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
+            raise DataError(f"{where} can't be read ({type(error).__name__}: {error})") from error
+        yield rgb(image, where, spec.pack_size)

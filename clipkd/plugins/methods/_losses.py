@@ -1,4 +1,4 @@
-"""The loss terms of the train types (paper.md, "The three train types"), one function a term."""
+"""The loss terms of the train types (docs/method.md, "Train types"), one function a term."""
 
 from __future__ import annotations
 

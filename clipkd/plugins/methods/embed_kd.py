@@ -4,7 +4,7 @@ from clipkd.plugins.methods import Method
 
 
 class EmbedKD(Method):
-    """CE(s, y) + w * CE(cos(z, M), y) (paper.md, "The three train types")."""
+    """CE(s, y) + w * CE(cos(z, M), y) (docs/method.md, "Train types")."""
 
     def loss(self, student, outputs, labels, signal, recipe):
         from clipkd.plugins.methods import _losses as losses

@@ -4,7 +4,7 @@ from clipkd.plugins.methods import Method
 
 
 class Vanilla(Method):
-    """CE(s, y) + w * distillation(s, teacher's scores) (paper.md, "The three train types")."""
+    """CE(s, y) + w * distillation(s, teacher's scores) (docs/method.md, "Train types")."""
 
     def loss(self, student, outputs, labels, signal, recipe):
         from clipkd.plugins.methods import _losses as losses

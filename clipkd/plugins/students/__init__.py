@@ -48,7 +48,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class StudentSpec(NetworkSpec):
-    """A CLIP-style vision transformer (paper.md, "Student"; names of OpenAI CLIP's visual tower)."""
+    """A CLIP-style vision transformer (docs/method.md, "Student"; names of OpenAI CLIP's visual tower)."""
 
     patch_size: int
     width: int

@@ -1,4 +1,4 @@
-"""The student: a CLIP-style vision transformer (paper.md, "Student").
+"""The student: a CLIP-style vision transformer (docs/method.md, "Student").
 
 Parameter names are those of OpenAI CLIP's visual tower plus `classifier` and `cluster_projection`,
 so that a checkpoint of the released code loads.
