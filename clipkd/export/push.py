@@ -56,7 +56,7 @@ def hub_errors(repository: str) -> Iterator[None]:
         raise InputError(f"{hub} rejected the repository name '{repository}': use OWNER/MODEL") from None
     except errors.LocalTokenNotFoundError:
         raise InputError(f"no token for {hub}: set HF_TOKEN, or run `hf auth login`") from None
-    except (OSError, ValueError, errors.HTTPError) as error:
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         cause = error.__cause__ or error
         response = getattr(error, "response", None) or getattr(cause, "response", None)
         status = getattr(response, "status_code", None)

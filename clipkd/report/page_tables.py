@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from clipkd.plugins import recipes
-from clipkd.spec.cells import NO_TEACHER
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables import KINDS, METRICS
 from clipkd.tables.accuracy import best_mean, entry, group
 from clipkd.tables.comparisons import Comparison
@@ -125,7 +125,7 @@ def explorer(results: Results) -> PageTable:
     columns.append(Column("Test accuracy, %"))
     rows = []
     cells = accuracy_cells(results.cells)
-    groups: dict[tuple, list] = {}
+    groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.dataset, cell.student, cell.teacher, cell.train_type, cell.recipe), []).append(cell)
     for (dataset, student, teacher, train_type, recipe), members in groups.items():

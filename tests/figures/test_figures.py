@@ -1,4 +1,4 @@
-"""The figures: they are there, hold what they should, say what is missing, and are equal on every run."""
+"""The figures: they show the tables' numbers, say what is missing, and are equal on every run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
+from matplotlib.text import Text
+from PIL import Image
 
 from clipkd.core.errors import DataError
-from clipkd.report.figures import FORMATS, figure_stems, report_entry, write_figures
-from clipkd.tables.results import Results
+from clipkd.report.figures import (
+    FORMATS,
+    accuracy,
+    cost,
+    embeddings,
+    figure_stems,
+    learning_curves,
+    report_entry,
+    resources,
+)
+from clipkd.report.figures.style import DPI, legend, new_figure, save, styled
+from clipkd.report.figures.write import write_figures
+from clipkd.tables.results import Results, where
 from tests.synthetic import Study, demo, write_study
 
 
@@ -35,8 +49,6 @@ def figures(study) -> Path:
 
 def texts(figure) -> list[str]:
     """Return every text of a figure, as it is drawn."""
-    from matplotlib.text import Text
-
     figure.draw_without_rendering()
     return [found.get_text() for found in figure.findobj(Text) if found.get_text() and found.get_visible()]
 
@@ -61,8 +73,6 @@ def test_names_and_categories():
 
 
 def test_every_figure_is_drawn(study, figures):
-    from PIL import Image
-
     names = {path.name for path in figures.iterdir()}
     assert names == {f"{stem}.{suffix}" for stem in figure_stems(study.config) for suffix in FORMATS}
     for path in figures.glob("*.png"):
@@ -76,8 +86,6 @@ def test_every_figure_is_drawn(study, figures):
 
 
 def test_equal_bytes_on_a_rerun(study, figures):
-    from matplotlib import rcParams
-
     before = rcParams["font.size"]
     rcParams["font.size"] = 30  # somebody else's setting
     try:
@@ -90,8 +98,6 @@ def test_equal_bytes_on_a_rerun(study, figures):
 
 
 def test_accuracy_figure_shows_the_tables_numbers(study):
-    from clipkd.report.figures import accuracy
-
     drawn = accuracy.draw(results(study), "digits")
     found = texts(drawn)
     assert "83.0 ± 0.7 (2)" in found  # embed-KD, validation-selected: 0.825 and 0.835
@@ -103,8 +109,6 @@ def test_accuracy_figure_shows_the_tables_numbers(study):
 
 
 def test_learning_curves_are_means_over_seeds(study):
-    from clipkd.report.figures import learning_curves
-
     drawn = learning_curves.draw(results(study), "corrected", "digits", "tiny-32")
     curves = [line.get_ydata() for line in drawn.axes[0].lines]
     expected = 100 * 0.805 * (1 - 0.5 ** np.arange(1, 5))  # supervised comes first: 0.80 and 0.81
@@ -113,8 +117,6 @@ def test_learning_curves_are_means_over_seeds(study):
 
 
 def test_cost_figure_scales_live_passes_to_a_whole_run(study):
-    from clipkd.report.figures import cost
-
     found = texts(cost.draw(results(study)))
     assert "4,000 in 4 epochs" in found  # 1000 images an epoch, measured over 3 epochs
     assert "2,200" in found
@@ -122,8 +124,6 @@ def test_cost_figure_scales_live_passes_to_a_whole_run(study):
 
 
 def test_resources_figure_shows_published_beside_measured(study):
-    from clipkd.report.figures import resources
-
     found = texts(resources.draw(results(study)))
     assert {"1.235", "58 to 72", "51.5", "0.009"} <= set(found)
     assert any(text.startswith("published (arXiv 2404.06170)") for text in found)
@@ -131,13 +131,10 @@ def test_resources_figure_shows_published_beside_measured(study):
 
 
 def test_projection_puts_prototypes_among_their_class(study):
-    from clipkd.report.figures.embeddings import cloud_of, project
-    from clipkd.tables.results import where
-
     found = results(study)
-    cloud = cloud_of(found, where(found.cells, teacher="digits-vit-s"))
+    cloud = embeddings.cloud_of(found, where(found.cells, teacher="digits-vit-s"))
     assert cloud.what == "test images, recipe corrected"
-    plane = project(np.concatenate([cloud.vectors, cloud.prototypes]).astype(np.float32))
+    plane = embeddings.project(np.concatenate([cloud.vectors, cloud.prototypes]).astype(np.float32))
     dots, stars = plane[: len(cloud.labels)], plane[len(cloud.labels) :]
     nearest = np.linalg.norm(dots[:, None] - stars[None], axis=2).argmin(axis=1)
     assert (nearest == cloud.labels).mean() > 0.9
@@ -153,15 +150,18 @@ def test_a_damaged_array_is_refused(tmp_path):
         write_figures(study.config, study.results, study.data, tmp_path / "figures")
 
 
-def test_missing_runs_are_marked(tmp_path):
-    from clipkd.report.figures import accuracy
-    from clipkd.report.figures.style import save, styled
-
-    study = write_study(small(), tmp_path)
+@pytest.fixture(scope="module")
+def holed(tmp_path_factory) -> Study:
+    """A study in which a run is missing."""
+    study = write_study(small(), tmp_path_factory.mktemp("holed"))
     shutil.rmtree(study.folder(train_type="vanilla", teacher="digits-vit-s", seed=0))
+    return study
+
+
+def test_missing_runs_are_marked(holed, tmp_path):
     with pytest.raises(DataError, match="1 of 16 runs are missing"):
-        write_figures(study.config, study.results, study.data, tmp_path / "figures")
-    found = results(study, partial=True)
+        write_figures(holed.config, holed.results, holed.data, tmp_path / "figures")
+    found = results(holed, partial=True)
     with styled():
         drawn = accuracy.draw(found, "digits")
         save(drawn, tmp_path, "accuracy", found.gaps())
@@ -171,8 +171,6 @@ def test_missing_runs_are_marked(tmp_path):
 
 def test_a_missing_dataset_is_marked_where_that_was_asked_for(study, tmp_path):
     """As on a machine that got the runs alone: all else is drawn."""
-    from clipkd.report.figures import embeddings
-
     data = tmp_path / "data"
     shutil.copytree(study.data, data)
     shutil.rmtree(data / "datasets")
@@ -185,8 +183,6 @@ def test_a_missing_dataset_is_marked_where_that_was_asked_for(study, tmp_path):
 
 def outside(figure) -> list[str]:
     """Return the titles and legends that reach out of a figure, at the resolution of its PNG."""
-    from clipkd.report.figures.style import DPI
-
     figure.set_dpi(DPI)
     figure.draw_without_rendering()
     legends = [text for one in figure.legends for text in (one.get_title(), *one.get_texts())]
@@ -196,35 +192,26 @@ def outside(figure) -> list[str]:
     return [text for text, box in boxes if box.x0 < 0 or box.x1 > edge.x1 or box.y0 < 0 or box.y1 > edge.y1]
 
 
-def test_no_text_is_cut_off_at_the_edge_of_a_narrow_figure(tmp_path):
-    from clipkd.report.figures import embeddings, learning_curves
-    from clipkd.report.figures.style import figure, legend, save, styled
-
-    study = write_study(small(), tmp_path)
-    shutil.rmtree(study.folder(train_type="vanilla", teacher="digits-vit-s", seed=0))
-    found = results(study, partial=True)
+def test_no_text_is_cut_off_at_the_edge_of_a_narrow_figure(holed, tmp_path):
+    found, title = results(holed, partial=True), "A title of many words for a figure that is as narrow as this one"
     with styled():
-        for name, drawn in {
-            "embeddings": embeddings.draw(found, "digits"),
-            "curves": learning_curves.draw(found, "corrected", "digits", "tiny-32"),
-            "narrow": figure(3, 3, "A title of many words for a figure that is as narrow as this one"),
-        }.items():
-            if name == "narrow":
-                legend(drawn, [], "what the dots mean; what the stars mean; what the axes mean; and that is all")
-            save(drawn, tmp_path, name, found.gaps())
-            assert outside(drawn) == [], name
-        control = figure(3, 3, "short")
-        control.suptitle("A title of many words for a figure that is as narrow as this one")
+        narrow = new_figure(3, 3, title)
+        legend(narrow, [], "what the dots mean; what the stars mean; what the axes mean; and that is all")
+        for drawn in (
+            embeddings.draw(found, "digits"),
+            learning_curves.draw(found, "corrected", "digits", "tiny-32"),
+            narrow,
+        ):
+            save(drawn, tmp_path, "figure", found.gaps())
+            assert outside(drawn) == []
+        control = new_figure(3, 3, "short")
+        control.suptitle(title)
         assert outside(control) != []
 
 
-def test_the_first_row_stands_clear_of_the_panels_title(tmp_path):
-    from clipkd.report.figures import cost
-
+def test_the_first_row_keeps_clear_of_the_panels_title(tmp_path):
     study = write_study(small(), tmp_path)
     for seed in (0, 1):
         shutil.rmtree(study.folder(train_type="supervised", recipe="corrected", seed=seed))
-    drawn = cost.draw(results(study, partial=True))
-    low, high = drawn.axes[0].get_ylim()
-    assert low > high  # the first on top
-    assert (low, high) == (len(drawn.axes[0].get_yticks()) - 0.4, -0.6)
+    axes = cost.draw(results(study, partial=True)).axes[0]
+    assert axes.get_ylim() == (len(axes.get_yticks()) - 0.4, -0.6)  # the first on top

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from clipkd.report.figures import figure_stems, write_figures
+from clipkd.report.figures import figure_stems
+from clipkd.report.figures.write import write_figures
 from clipkd.tables import FORMATS, table_stems, write_tables
 from clipkd.tables.cleanup import list_of, remove_leftovers
 from tests.synthetic import demo, write_study

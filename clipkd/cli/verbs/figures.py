@@ -22,7 +22,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.report.figures import write_figures
+    from clipkd.report.figures.write import write_figures
 
     output = folder_to_write(options.output)
     write_figures(resolved(options.config), options.results, options.data, output, options.partial)

@@ -1,13 +1,11 @@
-"""Figures of the results, as PNG and SVG. No torch here; matplotlib is loaded when a figure is drawn."""
+"""Figures of the results: their names, titles and captions. No torch and no matplotlib here; `write` draws them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipkd.spec.cells import expand
-from clipkd.tables.cleanup import remove_leftovers
-from clipkd.tables.results import Results, accuracy_cells, teacher_names, values, where
+from clipkd.tables.results import accuracy_cells, teacher_names, values, where
 
 FORMATS = ("png", "svg")
 
@@ -52,7 +50,7 @@ KINDS = {
 
 
 def figures(config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return stem -> (figure, what it shows) of every figure that a config gives; cheap, reads no run."""
+    """Return stem -> (kind, what it shows) of every figure of a config; reads no run."""
     cells = accuracy_cells(expand(config)[0])
     found: dict[str, tuple[str, ...]] = {}
     for dataset in values(cells, "dataset"):
@@ -68,7 +66,7 @@ def figures(config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def figure_stems(config: dict[str, Any]) -> list[str]:
-    """Return the file names, without suffix, of the figures that a config gives."""
+    """Return the file names, without suffix, of the figures of a config."""
     return list(figures(config))
 
 
@@ -78,37 +76,3 @@ def report_entry(stem: str) -> dict[str, Any]:
     what = stem.removeprefix(name).removeprefix("-")
     label = f"{kind.title}: {what}" if what else kind.title
     return {"caption": f"figures-{name}", "category": kind.category, "labels": {"figure": label}}
-
-
-def write_figures(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
-    """Write every figure of a config, in every format; those of an earlier config that it has not are removed.
-
-    Args:
-        config: a resolved config.
-        results: the folder that holds runs/.
-        data: the folder that holds datasets/, teachers/ and embeddings/.
-        output: the folder to write to.
-        partial: show what is there, with marks, instead of refusing an incomplete grid.
-
-    Raises:
-        DataError: a run, manifest or array is missing or damaged; the message names it.
-    """
-    import clipkd.report.figures.accuracy as accuracy
-    import clipkd.report.figures.cost as cost
-    import clipkd.report.figures.embeddings as embeddings
-    import clipkd.report.figures.learning_curves as learning_curves
-    import clipkd.report.figures.resources as resources
-    from clipkd.report.figures.style import save, styled
-
-    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    drawers: dict[str, Any] = {
-        "accuracy": accuracy.draw,
-        "learning-curves": learning_curves.draw,
-        "embeddings": embeddings.draw,
-        "cost": cost.draw,
-        "resources": resources.draw,
-    }
-    for stem, (figure, *what) in figures(config).items():
-        with styled():
-            save(drawers[figure](found, *what), Path(output), stem, found.gaps())
-    remove_leftovers(Path(output), figure_stems(config), FORMATS)

@@ -12,9 +12,10 @@ from matplotlib.patches import Patch
 from clipkd.plugins import recipes
 from clipkd.report.figures.style import (
     GREY,
-    figure,
+    error_bar,
     legend,
     mark,
+    new_figure,
     rows_axis,
     teacher_colours,
 )
@@ -43,21 +44,21 @@ def draw(results: Results, dataset: str) -> Figure:
     colours = teacher_colours(teacher_names(cells))
     heights = [max(extent(where(cells, student=student, recipe=recipe)) for recipe in chosen) for student in students]
     title = f"{dataset_title(dataset, results.config)}: test accuracy by train type"
-    made = figure(4.8 * len(chosen) + 0.8, 0.22 * sum(heights) + 0.75 * len(students) + 1.2, title)
-    grid = made.subplots(len(students), len(chosen), squeeze=False, height_ratios=heights)
+    figure = new_figure(4.8 * len(chosen) + 0.8, 0.22 * sum(heights) + 0.75 * len(students) + 1.2, title)
+    grid = figure.subplots(len(students), len(chosen), squeeze=False, height_ratios=heights)
     for line, student, height in zip(grid, students, heights, strict=True):
         for axes, recipe in zip(line, chosen, strict=True):
             kind = headline(recipes.get(recipe).selection)
             axes.set_title(f"{student}, recipe {recipe} ({EPOCHS[kind]})")
             panel(axes, results, where(cells, student=student, recipe=recipe), kind, colours)
-            axes.set_ylim(height - GAP - BAR / 3, -BAR * 0.67)
+            axes.set_ylim(height - GAP - BAR / 3, -BAR * 0.67)  # rows share a scale across recipes
     for axes in grid[-1]:
         axes.set_xlabel("test top-1 (%)")
     titles = teacher_titles(colours)
     handles: list[Any] = [Patch(color=colour, label=f"teacher {titles[name]}") for name, colour in colours.items()]
     handles += [Patch(color=GREY, label="no teacher"), Line2D([], [], color="black", ls=":", label="chance")]
-    legend(made, handles, "bars: mean over seeds ± sample standard deviation (n); dots: seeds")
-    return made
+    legend(figure, handles, "bars: mean over seeds ± sample standard deviation (n); dots: seeds")
+    return figure
 
 
 def bars(cells: list[Cell]) -> list[tuple[str, str]]:
@@ -101,8 +102,7 @@ def bar(axes: Axes, results: Results, cells: list[Cell], kind: str, position: fl
         return
     mean, deviation = 100 * summary.mean, None if summary.deviation is None else 100 * summary.deviation
     axes.barh(position, mean, height=0.86 * BAR, color=colour, alpha=0.85)
-    if deviation is not None:
-        axes.errorbar(mean, position, xerr=deviation, color="black", lw=1, capsize=2)
+    error_bar(axes, mean, position, deviation)
     seeds = [100 * value for value in results.scores(cells, kind).values()]
     axes.plot(seeds, [position] * len(seeds), ".", ms=4, color="white", mec="black", mew=0.4, zorder=3)
     text = f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}") + f" ({summary.n})"

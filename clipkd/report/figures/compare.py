@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from clipkd.report.figures.style import PALETTE, figure, legend
+from clipkd.report.figures.style import PALETTE, epoch_axes, legend, new_figure
 from clipkd.tables.compare import Shown, label
 
 STYLES = ("-", "--", ":", "-.")
@@ -18,23 +17,20 @@ WIDEST_IN_COLUMNS = 40
 
 def draw(shown: Sequence[Shown]) -> Figure:
     """Return held-out accuracy and training loss against the epoch, a line for each run."""
-    made = figure(8.4, 4.2, "Learning curves")
-    above, below = made.subplots(1, 2)
+    figure = new_figure(8.4, 4.2, "Learning curves")
+    left, right = figure.subplots(1, 2)
     handles = []
     for index, one in enumerate(shown):
         colour, style = PALETTE[index % len(PALETTE)], STYLES[index // len(PALETTE) % len(STYLES)]
         epochs = [epoch.epoch for epoch in one.run.history]
         line = {"color": colour, "ls": style, "lw": 1.4, "marker": "." if len(epochs) == 1 else ""}
-        above.plot(epochs, [100 * epoch.val.top1 for epoch in one.run.history], **line)
-        below.plot(epochs, [epoch.train_loss for epoch in one.run.history], **line)
+        left.plot(epochs, [100 * epoch.val.top1 for epoch in one.run.history], **line)
+        right.plot(epochs, [epoch.train_loss for epoch in one.run.history], **line)
         text = f"{index + 1}: {label(shown, index)}"
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=text))
-    splits = sorted({one.run.history[0].split for one in shown})
-    above.set_ylabel(f"{' or '.join(splits)} top-1 (%)")
-    below.set_ylabel("training loss (each type's own)")
-    for axes in (above, below):
+    epoch_axes(left, right, [one.run.history[0].split for one in shown])
+    for axes in (left, right):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     widest = max(len(str(handle.get_label())) for handle in handles)
-    legend(made, handles, "one line a run", columns=1 if widest > WIDEST_IN_COLUMNS else 2)
-    return made
+    legend(figure, handles, "one line a run", columns=1 if widest > WIDEST_IN_COLUMNS else 2)
+    return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.embeddings.vectors import Vectors
-from clipkd.report.figures.style import figure, legend
+from clipkd.report.figures.style import legend, new_figure
 from clipkd.spec.cells import Cell
 from clipkd.tables.results import (
     Results,
@@ -22,6 +23,7 @@ from clipkd.tables.results import (
     dataset_title,
     teacher_names,
     teacher_titles,
+    values,
     where,
 )
 from clipkd.tables.teacher_stats import needs_full, needs_sample
@@ -58,8 +60,8 @@ def draw(results: Results, dataset: str) -> Figure:
     columns = min(2, len(titles))
     lines = math.ceil(len(titles) / columns)
     title = f"{dataset_title(dataset, results.config)}: teacher embeddings and class prototypes (t-SNE)"
-    made = figure(max(5.2 * columns, 6.5), 4.7 * lines + 0.9, title)
-    grid = made.subplots(lines, columns, squeeze=False).ravel()
+    figure = new_figure(max(5.2 * columns, 6.5), 4.7 * lines + 0.9, title)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
     names, count = class_names(results, cells[0])
     for axes, teacher in zip(grid, titles, strict=False):
         cloud = cloud_of(results, where(cells, teacher=teacher)) if names else None
@@ -73,18 +75,16 @@ def draw(results: Results, dataset: str) -> Figure:
         axes.spines[:].set(visible=True, color="#cccccc")
     for axes in grid[len(titles) :]:
         axes.set_axis_off()
-    shown = f"{len(names)} of {count} classes shown; " if len(names) < count else ""
-    note = (
-        f"embeddings at unit length; dots: images, coloured by class; stars: class prototypes; {shown}axes have no unit"
-    )
-    legend(made, [], note)
-    return made
+    some = f"{len(names)} of {count} classes shown; " if len(names) < count else ""
+    note = "embeddings at unit length; dots: images, coloured by class; stars: class prototypes; "
+    legend(figure, [], f"{note}{some}axes have no unit")
+    return figure
 
 
 def class_names(results: Results, cell: Cell) -> tuple[dict[int, str], int]:
     """Return number -> name of the classes to show, evenly spread over all, and how many there are.
 
-    None where the dataset may be missing and is.
+    Empty where the dataset is missing and may be.
     """
     layout, spec = results.teachers.layout, cell.dataset_spec
     dataset = opened(layout.dataset(spec), "dataset", [], results.partial)
@@ -96,42 +96,42 @@ def class_names(results: Results, cell: Cell) -> tuple[dict[int, str], int]:
 
 
 def cloud_of(results: Results, cells: list[Cell]) -> Cloud | None:
-    """Return what is stored of one teacher: by the corrected recipe where it is there, else by the first that is."""
+    """Return the stored vectors of one teacher: of the corrected recipe where there are any, else of the first one."""
     ordered = sorted(cells, key=lambda cell: cell.recipe != "corrected")
-    layout = results.teachers.layout
-    for recipe in dict.fromkeys(cell.recipe for cell in ordered):
-        mine = where(ordered, recipe=recipe)
-        sampled = next((cell for cell in mine if needs_sample(cell)), None)
-        full = next((cell for cell in mine if needs_full(cell)), None)
-        prototypes, cloud = None, None
-        if sampled is not None:
-            store = layout.sample_embeddings(sampled)
-            folder, _ = layout.prototypes(sampled)
-            made = opened(folder, "prototypes", ["prototypes"], results.partial)
-            prototypes = made.array("prototypes") if made else None
-            sample = opened(store.folder, "embeddings", ["sample", "sample-grid", "sample-labels"], results.partial)
-            if sample:
-                shown = "prompts" if "templates" in sample.facts else "training images"
-                title = f"{shown} of the prototypes, recipe {recipe}"
-                cloud = Cloud(Vectors(sample, "sample"), sample.array("sample-labels"), prototypes, title)
-        if full is not None:
-            store = layout.full_embeddings(full)
-            test = opened(store.folder, "embeddings", ["test", "test-grid"], results.partial)
-            dataset = opened(layout.dataset(full.dataset_spec), "dataset", ["test-labels"], results.partial)
-            if test and dataset:
-                title = f"test images, recipe {recipe}"
-                cloud = Cloud(Vectors(test, "test"), dataset.array("test-labels"), prototypes, title)
-        if cloud is not None:
-            return cloud
+    clouds = (recipe_cloud(results, where(ordered, recipe=recipe)) for recipe in values(ordered, "recipe"))
+    return next((cloud for cloud in clouds if cloud is not None), None)
+
+
+def recipe_cloud(results: Results, cells: list[Cell]) -> Cloud | None:
+    """Return a teacher's stored vectors of one recipe: those of the test images, else those its prototypes are of."""
+    layout, partial, recipe = results.teachers.layout, results.partial, cells[0].recipe
+    sampled = next((cell for cell in cells if needs_sample(cell)), None)
+    full = next((cell for cell in cells if needs_full(cell)), None)
+    prototypes = None
+    if sampled is not None:
+        made = opened(layout.prototypes(sampled)[0], "prototypes", ["prototypes"], partial)
+        prototypes = made.array("prototypes") if made else None
+    if full is not None:
+        test = opened(layout.full_embeddings(full).folder, "embeddings", ["test", "test-grid"], partial)
+        dataset = opened(layout.dataset(full.dataset_spec), "dataset", ["test-labels"], partial)
+        if test and dataset:
+            title = f"test images, recipe {recipe}"
+            return Cloud(Vectors(test, "test"), dataset.array("test-labels"), prototypes, title)
+    if sampled is not None:
+        folder, names = layout.sample_embeddings(sampled).folder, ["sample", "sample-grid", "sample-labels"]
+        if sample := opened(folder, "embeddings", names, partial):
+            kind = "prompts" if "templates" in sample.facts else "training images"
+            title = f"{kind} of the prototypes, recipe {recipe}"
+            return Cloud(Vectors(sample, "sample"), sample.array("sample-labels"), prototypes, title)
     return None
 
 
 def opened(folder: Path, kind: str, names: list[str], may_be_missing: bool) -> Artifact | None:
-    """Return an artefact, the bytes of the named arrays checked; None where it may be missing and is."""
+    """Return an artefact, the named arrays verified; None where it is missing and may be."""
     if not (folder / MANIFEST).exists():
         if may_be_missing:
             return None
-        raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing; `dvc pull` it, or add `--partial`")
+        raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing; run `dvc pull`, or add `--partial`")
     return open_artifact(folder, kind, only=[f"{name}.npy" for name in names])
 
 
@@ -146,22 +146,15 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
     if cloud.prototypes is not None:
         stars = np.asarray(cloud.prototypes[list(names)], dtype=np.float32).reshape(-1, vectors.shape[1])
     plane = project(np.concatenate([vectors, stars]))
-    dots, marked = plane[: len(vectors)], plane[len(vectors) :]
+    dots, stars = plane[: len(vectors)], plane[len(vectors) :]
     outline: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for position, (number, name) in enumerate(names.items()):
         members = dots[labels == number]
         axes.scatter(members[:, 0], members[:, 1], s=9, color=COLOURS[position], alpha=0.7, linewidths=0)
-        if len(marked):
-            mine = marked.reshape(len(names), -1, 2)[position]  # a class may have several prototypes
-            axes.scatter(
-                mine[:, 0],
-                mine[:, 1],
-                s=210,
-                marker="*",
-                color=COLOURS[position],
-                edgecolor="black",
-                zorder=3,
-            )
+        if len(stars):
+            mine = stars.reshape(len(names), -1, 2)[position]  # a class may have several prototypes
+            style: dict[str, Any] = {"marker": "*", "color": COLOURS[position], "edgecolor": "black", "zorder": 3}
+            axes.scatter(mine[:, 0], mine[:, 1], s=210, **style)
             place = mine[0]
         elif len(members):
             place = np.median(members, axis=0)
@@ -173,7 +166,7 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
 
 
 def project(vectors: np.ndarray) -> np.ndarray:
-    """Return t-SNE's positions [N, 2] of vectors [N, D], brought to unit length; equal on every run.
+    """Return t-SNE's positions [N, 2] of vectors [N, D], scaled to unit length; equal on every run.
 
     One thread: the order of a parallel sum would change the last digits, and t-SNE magnifies them.
     """
@@ -182,7 +175,7 @@ def project(vectors: np.ndarray) -> np.ndarray:
 
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     with threadpool_limits(limits=1):
-        settings = TSNE(
-            perplexity=min(30.0, (len(unit) - 1) / 3), init="pca", max_iter=1000, random_state=SEED, n_jobs=1
-        )
-        return settings.fit_transform(unit)
+        perplexity = min(30.0, (len(unit) - 1) / 3)
+        tsne = TSNE(perplexity=perplexity, init="pca", max_iter=1000, random_state=SEED, n_jobs=1)
+        plane: np.ndarray = tsne.fit_transform(unit)
+    return plane

@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from clipkd.report.figures.style import figure, legend, line_style, mark
+from clipkd.report.figures.style import epoch_axes, legend, line_style, mark, new_figure
 from clipkd.runs.record import EpochRecord
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.results import (
@@ -30,8 +29,8 @@ def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
     teachers = teacher_names(cells) or [NO_TEACHER]
     titles, types = teacher_titles(teachers), train_types(cells)
     title = f"{dataset_title(dataset, results.config)}: learning curves of {student}, recipe {recipe}"
-    made = figure(max(6.0, 1.2 + 3.4 * len(teachers)), 6.2, title)
-    grid = made.subplots(2, len(teachers), squeeze=False, sharex=True, sharey="row")
+    figure = new_figure(max(6.0, 1.2 + 3.4 * len(teachers)), 6.2, title)
+    grid = figure.subplots(2, len(teachers), squeeze=False, sharex=True, sharey="row")
     splits = {results.runs[cell].history[0].split for cell in cells if cell in results.runs}
     for column, teacher in enumerate(teachers):
         shown = [cell for cell in cells if cell.teacher in (teacher, NO_TEACHER)]
@@ -39,15 +38,14 @@ def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
         curves(grid[0][column], results, shown, lambda epoch: 100 * epoch.val.top1, types)
         curves(grid[1][column], results, shown, lambda epoch: epoch.train_loss, types)
         grid[1][column].set_xlabel("epoch")
-    grid[0][0].set_ylabel(f"{' and '.join(sorted(splits)) or 'held-out'} top-1 (%)")
-    grid[1][0].set_ylabel("training loss (each type's own)")
+    epoch_axes(grid[0][0], grid[1][0], splits)
     handles = []
     for name in types:
         colour, style = line_style(name, types)
         label = mark(name, results.incomplete(where(cells, train_type=name)))
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=label))
-    legend(made, handles, "lines: mean over seeds; bands: lowest to highest seed")
-    return made
+    legend(figure, handles, "lines: mean over seeds; bands: lowest to highest seed")
+    return figure
 
 
 def curves(
@@ -64,4 +62,3 @@ def curves(
         colour, style = line_style(name, types)
         axes.fill_between(epochs, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, lw=0)
         axes.plot(epochs, seeds.mean(axis=0), color=colour, ls=style, lw=1.4, marker="." if length == 1 else "")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

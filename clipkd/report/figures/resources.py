@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipkd.plugins import recipes
-from clipkd.report.figures.style import GREY, figure, mark, rows_axis
+from clipkd.report.figures.style import GREY, error_bar, mark, new_figure, plain_rows, rows_axis
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.cost_rows import GIGABYTE, CostRow, cost_rows
 from clipkd.tables.published import FIGURE, HARDWARE, TRAIN_TYPES
@@ -51,14 +51,13 @@ def draw(results: Results) -> Figure:
     rows = [row for row in main_rows(cost_rows(results)) if row.first.train_type in TRAIN_TYPES]
     measured = [point(results, row) for row in rows]
     height = 0.26 * (len(published) + len(measured)) + 2.5
-    made = figure(10, height, "The paper's resource figure: published and measured")
+    figure = new_figure(10, height, "The paper's resource figure: published and measured")
     ratios = [len(published) + 1, max(len(measured), 1) + 1]
-    grid = made.subplots(2, 3, squeeze=False, sharey="row", sharex="col", height_ratios=ratios)
+    grid = figure.subplots(2, 3, squeeze=False, sharey="row", sharex="col", height_ratios=ratios)
     for line, points, colour in zip(grid, (published, measured), (PUBLISHED, MEASURED), strict=True):
         for axes, name in zip(line, PANELS, strict=True):
             draw_points(axes, points, name, colour)
         rows_axis(line[0], [one.label for one in points])
-        line[0].set_ylim(len(points) - 0.4, -0.6)
     for column, name in enumerate(PANELS):
         limits(grid[0][column], [getattr(one, name) for one in published + measured], name)
         grid[1][column].set_xlabel(PANELS[name])
@@ -68,7 +67,7 @@ def draw(results: Results) -> Figure:
     grid[1][0].set_title(
         f"measured: teacher {teachers}; {devices}" if rows else "measured: no such run", color=MEASURED
     )
-    return made
+    return figure
 
 
 def main_rows(rows: list[CostRow]) -> list[CostRow]:
@@ -109,13 +108,11 @@ def draw_points(axes: Axes, points: list[Point], name: str, colour: str) -> None
             continue
         axes.plot(value, position, "o", ms=5.5, color=colour)
         width = {"accuracy": one.deviation, "seconds": one.reading}.get(name) or 0.0
-        if width:
-            axes.errorbar(value, position, xerr=width, color=colour, lw=1, capsize=2)
+        error_bar(axes, value, position, width or None, colour)
         text = mark(number(one, name, value), one.is_incomplete)
         style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
         axes.annotate(text, (value + width, position), xytext=(7, 0), **style)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    plain_rows(axes)
 
 
 def number(one: Point, name: str, value: float) -> str:

@@ -1,4 +1,4 @@
-"""The look of the figures: colours that the colour-blind can tell apart, and files that are equal on every run."""
+"""Style of the figures: colours that colour-blind readers can tell apart, and files that are equal on every run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
 
 from clipkd.core.artifacts import written_aside
 from clipkd.tables.results import BASELINE, MARK
@@ -23,8 +24,8 @@ GREY = "#6b6b6b"
 RED = "#a00000"
 LEFT = 0.008
 """Where a title starts, as a share of the figure's width."""
-ROOM = 0.95
-"""The share of the figure's width that lines of text may fill."""
+TEXT_WIDTH = 0.95
+"""The share of the figure's width that a line of text may fill."""
 # M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/ (without black and yellow)
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 TRAIN_TYPES = {
@@ -59,17 +60,17 @@ SETTINGS: dict[str, Any] = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return the context in which a figure is made and saved: our settings over matplotlib's own, nobody else's."""
+    """Return the context in which a figure is drawn and saved: our settings over matplotlib's defaults."""
     settings: Any = dict(matplotlib.rcParamsDefault) | SETTINGS | {"backend": "agg"}
     return matplotlib.rc_context(settings)
 
 
-def figure(width: float, height: float, title: str) -> Figure:
+def new_figure(width: float, height: float, title: str) -> Figure:
     """Return an empty figure, sizes in inches."""
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    made.suptitle(wrapped(made, title, is_title=True), x=LEFT, ha="left")
-    return made
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(wrapped(figure, title, is_title=True), x=LEFT, ha="left")
+    return figure
 
 
 def text_width(text: str, is_title: bool = False) -> float:
@@ -80,36 +81,36 @@ def text_width(text: str, is_title: bool = False) -> float:
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
-def wrapped(made: Figure, text: str, is_title: bool = False) -> str:
-    """Return a text with line breaks, so that it is no wider than the figure it stands in."""
+def wrapped(figure: Figure, text: str, is_title: bool = False) -> str:
+    """Return a text with line breaks, so that it is no wider than the figure."""
     lines: list[str] = []
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, is_title) <= ROOM * made.get_figwidth():
+        if lines and text_width(longer, is_title) <= TEXT_WIDTH * figure.get_figwidth():
             lines[-1] = longer
         else:
             lines.append(word)
     return "\n".join(lines)
 
 
-def save(made: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> None:
+def save(figure: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> None:
     """Write a figure as PNG and SVG; a figure of an incomplete grid says so."""
     short = [line.partition(" Missing:")[0] for line in gaps]
     if short:
-        lines = [wrapped(made, line, is_title=True) for line in short]
-        made.suptitle("\n".join([made.get_suptitle(), *lines]), x=LEFT, ha="left", color=RED)
+        lines = [wrapped(figure, line, is_title=True) for line in short]
+        figure.suptitle("\n".join([figure.get_suptitle(), *lines]), x=LEFT, ha="left", color=RED)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         with written_aside(folder / f"{stem}.{suffix}") as aside:
-            made.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
+            figure.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
 
 
-def legend(made: Figure, handles: list[Any], title: str, columns: int = 4) -> None:
-    """Put a legend of at most `columns` columns below the panels, with a line above it that says what is drawn."""
+def legend(figure: Figure, handles: list[Any], title: str, columns: int = 4) -> None:
+    """Put a legend of at most `columns` columns below the panels, under a line that explains the marks."""
     labels = [text_width(handle.get_label()) for handle in handles]
-    while columns > 1 and legend_width(labels, columns) > made.get_figwidth():
+    while columns > 1 and legend_width(labels, columns) > figure.get_figwidth():
         columns -= 1
-    said = wrapped(made, title)
-    made.legend(handles=handles, loc="outside lower left", ncols=columns, title=said, alignment="left")
+    wrapped_title = wrapped(figure, title)
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, title=wrapped_title, alignment="left")
 
 
 def legend_width(labels: list[float], columns: int) -> float:
@@ -126,21 +127,41 @@ def teacher_colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def line_style(train_type: str, others: list[str]) -> tuple[str, str]:
-    """Return colour and line style of a train type; one that came later is dotted."""
+    """Return colour and line style of a train type; those of plug-ins are dotted."""
     if train_type in TRAIN_TYPES:
         return TRAIN_TYPES[train_type]
-    later = [name for name in others if name not in TRAIN_TYPES]
-    return PALETTE[later.index(train_type) % len(PALETTE)], ":"
+    plugins = [name for name in others if name not in TRAIN_TYPES]
+    return PALETTE[plugins.index(train_type) % len(PALETTE)], ":"
 
 
 def mark(text: str, is_incomplete: bool) -> str:
-    """Return a text, marked where it rests on fewer runs than asked for."""
+    """Return a text, marked where runs are missing."""
     return f"{text} {MARK}" if is_incomplete else text
 
 
 def rows_axis(axes: Axes, labels: list[str], positions: list[float] | None = None) -> None:
     """Make the vertical axis a list of names, the first on top."""
     axes.set_yticks(list(range(len(labels))) if positions is None else positions, labels)
+    plain_rows(axes)
+    # With a margin of its own: rows without a bar, only a word, count too.
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+
+
+def plain_rows(axes: Axes) -> None:
+    """Remove ticks and grid lines between the rows."""
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.invert_yaxis()
+
+
+def error_bar(axes: Axes, value: float, position: float, deviation: float | None, color: str = "black") -> None:
+    """Draw a horizontal error bar, if there is a deviation."""
+    if deviation is not None:
+        axes.errorbar(value, position, xerr=deviation, color=color, lw=1, capsize=2)
+
+
+def epoch_axes(accuracy: Axes, loss: Axes, splits: Iterable[str]) -> None:
+    """Label the axes of learning curves: held-out accuracy and training loss against the epoch."""
+    accuracy.set_ylabel(f"{' or '.join(sorted(set(splits))) or 'held-out'} top-1 (%)")
+    loss.set_ylabel("training loss (each type's own)")
+    for axes in (accuracy, loss):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,39 @@
+"""Every figure of a config, drawn and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clipkd.report.figures import FORMATS, accuracy, cost, embeddings, figure_stems, figures, learning_curves, resources
+from clipkd.report.figures.style import save, styled
+from clipkd.tables.cleanup import remove_leftovers
+from clipkd.tables.results import Results
+
+DRAW: dict[str, Any] = {
+    "accuracy": accuracy.draw,
+    "learning-curves": learning_curves.draw,
+    "embeddings": embeddings.draw,
+    "cost": cost.draw,
+    "resources": resources.draw,
+}
+
+
+def write_figures(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
+    """Write every figure of a config, in every format; delete those that only an earlier config had.
+
+    Args:
+        config: a resolved config.
+        results: the folder that holds runs/.
+        data: the folder that holds datasets/, teachers/ and embeddings/.
+        output: the folder to write to.
+        partial: show what is there, with marks, instead of refusing an incomplete grid.
+
+    Raises:
+        DataError: a run, manifest or array is missing or damaged; the message names it.
+    """
+    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
+    for stem, (kind, *what) in figures(config).items():
+        with styled():
+            save(DRAW[kind](found, *what), Path(output), stem, found.gaps())
+    remove_leftovers(Path(output), figure_stems(config), FORMATS)
