@@ -78,27 +78,20 @@ class Upload(Loopback):
 
     def modes(self, name: str, body: bytes) -> tuple[int, object]:
         """Say which files go into git itself: the hub sends binary ones through LFS."""
-        files = [
-            {
-                "path": file["path"],
-                "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
-                "shouldIgnore": False,
-                "oid": None,
-            }
-            for file in json.loads(body)["files"]
-        ]
+        files = []
+        for asked in json.loads(body)["files"]:
+            mode = "lfs" if asked["path"].endswith(".safetensors") else "regular"
+            files.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None})
         return 200, {"files": files}
 
     def batch(self, name: str, body: bytes) -> tuple[int, object]:
-        found = []
+        """Say where the large files that are not there yet are to be uploaded."""
+        objects = []
         for asked in json.loads(body)["objects"]:
-            actions = {
-                "upload": {"href": f"{self.url}/store/{asked['oid']}", "header": {}},
-                "verify": {"href": f"{self.url}/verify", "header": {}},
-            }
-            is_known = asked["oid"] in self.objects
-            found.append(asked | ({} if is_known else {"actions": actions}))
-        return 200, {"transfer": "basic", "objects": found}
+            upload = {"href": f"{self.url}/store/{asked['oid']}", "header": {}}
+            actions = {"upload": upload, "verify": {"href": f"{self.url}/verify", "header": {}}}
+            objects.append(asked | ({} if asked["oid"] in self.objects else {"actions": actions}))
+        return 200, {"transfer": "basic", "objects": objects}
 
     def commit(self, name: str, body: bytes) -> tuple[int, object]:
         if self.is_broken:
