@@ -47,7 +47,7 @@ def write_report(
         DataError: a run or a figure is missing or damaged; the message names it.
     """
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    write_text(output, page(found, Path(results) / "runs", pictures(found, Path(drawn), drawing)))
+    write_text(output, page(found, pictures(found, Path(drawn), drawing)))
 
 
 def pictures(found: Results, folder: Path, drawing: str) -> dict[str, list[Picture]]:
@@ -64,7 +64,7 @@ def pictures(found: Results, folder: Path, drawing: str) -> dict[str, list[Pictu
     return ready
 
 
-def page(found: Results, runs: Path, drawn: dict[str, list[Picture]]) -> str:
+def page(found: Results, drawn: dict[str, list[Picture]]) -> str:
     """Return the whole page."""
     compared, alone = comparisons(found)
     tables = {table.stem: table for table in made(found)}
@@ -77,7 +77,7 @@ def page(found: Results, runs: Path, drawn: dict[str, list[Picture]]) -> str:
         datasets=[dataset_title(name, found.config) for name in values(found.cells, "dataset")],
         train_types=train_types(found.cells),
         gaps=found.gaps(),
-        facts=overview.facts(found, runs),
+        facts=overview.facts(found),
         answers=overview.answers(compared),
         headline=page_tables.headline_tables(found),
         explorer=page_tables.explorer(found),

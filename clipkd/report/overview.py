@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from clipkd.tables.comparisons import Comparison
 from clipkd.tables.results import (
@@ -31,11 +30,13 @@ class Answer:
     evidence: str
 
 
-def facts(results: Results, runs: Path) -> dict[str, str]:
+def facts(results: Results) -> dict[str, str]:
     """Return what was run, by name."""
     cells = results.cells
     epochs = sorted(set(values(cells, "epochs")))
     devices = sorted({run.cost.device.title for run in results.runs.values()})
+    environments = [run.environment for run in results.runs.values() if run.environment]
+    software = dict.fromkeys(f"clipkd {one.clipkd}, torch {one.packages.torch}" for one in environments)
     known = {
         "Runs": f"{len(results.runs)} of {len(cells)}",
         "Datasets": ", ".join(dataset_title(name, results.config) for name in values(cells, "dataset")),
@@ -47,16 +48,7 @@ def facts(results: Results, runs: Path) -> dict[str, str]:
         "Epochs": " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1])))),
         "Computed on": "; ".join(devices) or NOTHING,
     }
-    return known | versions(results, runs)
-
-
-def versions(results: Results, runs: Path) -> dict[str, str]:
-    """Return the versions that the runs were made with, where they say so."""
-    found: dict[str, None] = {}
-    for run in results.runs.values():
-        if run.environment:
-            found[f"clipkd {run.environment.clipkd}, torch {run.environment.packages.torch}"] = None
-    return {"Software": "; ".join(found)} if found else {}
+    return known | ({"Software": "; ".join(software)} if software else {})
 
 
 def answers(found: list[Comparison]) -> list[Answer]:
@@ -100,6 +92,5 @@ def verdict(found: list[Comparison]) -> str:
 def counted(found: list[Comparison]) -> str:
     """Return how many comparisons came to which verdict."""
     counts = Counter(comparison.verdict for comparison in found)
-    words = {"better": "better in", "worse": "worse in", "not compared": "not compared in"}
-    parts = [f"{words.get(verdict, verdict + ' in')} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]
+    parts = [f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]
     return f"{', '.join(parts)} of {len(found)} comparisons"
