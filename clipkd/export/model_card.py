@@ -123,7 +123,7 @@ def over_seeds(folder: Path) -> tuple[dict[str, str], list[int]]:
         if without_seed(other) == without_seed(own):
             alike[other.cell.seed] = other.selected.test
     summaries = {name: summarise(getattr(score, name) for score in alike.values()) for name in ("top1", "top5")}
-    return {name: spread(summary, scale=100) for name, summary in summaries.items()}, sorted(alike)
+    return {name: spread(*summary, scale=100) for name, summary in summaries.items()}, sorted(alike)
 
 
 def without_seed(metrics: Metrics) -> str:

@@ -6,26 +6,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from clipkd.plugins import recipes
-from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables import KINDS, METRICS
-from clipkd.tables.accuracy import best_mean, entry, group
+from clipkd.tables.accuracy import Lookup, accuracy, entry, teachers_of, train_types_of
 from clipkd.tables.comparisons import Comparison
 from clipkd.tables.drawings import Bar, Interval
+from clipkd.tables.grouping import AXES, groups, rows_of
 from clipkd.tables.results import (
     Results,
-    accuracy_cells,
     dataset_title,
-    headline,
     teacher_names,
     teacher_title,
     teacher_titles,
-    train_types,
-    values,
-    where,
 )
-from clipkd.tables.table import NOTHING, Column, Entry, Table, spread
+from clipkd.tables.table import NOTHING, Column, Entry, Table
 from clipkd.tables.teacher_matters import plus
+from clipkd.tables.terms import EPOCHS, METRICS
 
 
 @dataclass
@@ -99,21 +93,19 @@ def comparisons_table(results: Results, found: list[Comparison]) -> PageTable:
 
 def headline_tables(results: Results) -> list[PageTable]:
     """Return, for each dataset and student, the accuracy that comparisons use: a row for each train type."""
-    cells = accuracy_cells(results.cells)
-    titles = teacher_titles(teacher_names(cells) or [NO_TEACHER])
+    runs = results.comparable
+    runs = runs[runs.is_headline]
+    titles = teacher_titles(teachers_of(runs))
+    means = accuracy(runs, best_of=("dataset", "student", "recipe"))
     made = []
-    for dataset, student in dict.fromkeys((cell.dataset, cell.student) for cell in cells):
-        here = where(cells, dataset=dataset, student=student)
-        columns, rows = words("Train type"), {name: [Entry(name)] for name in train_types(here)}
-        for recipe in values(here, "recipe"):
-            kind = headline(recipes.get(recipe).selection)
-            mine = where(here, recipe=recipe)
-            best = best_mean(results, mine, kind, "top1")
-            for teacher in teacher_names(mine) or [NO_TEACHER]:
-                columns.append(Column(titles[teacher], f"recipe {recipe}, {KINDS[kind]}"))
+    for (dataset, student), here in groups(runs, "dataset", "student"):
+        columns, rows = words("Train type"), {name: [Entry(name)] for name in train_types_of(here)}
+        for recipe, mine in groups(here, "recipe"):
+            look = Lookup(means[(means.dataset == dataset) & (means.student == student) & (means.recipe == recipe)])
+            for teacher in teachers_of(mine):
+                columns.append(Column(titles[teacher], f"recipe {recipe}, {EPOCHS[mine.epoch.iloc[0]]}"))
                 for name, row in rows.items():
-                    found = group(mine, train_type=name, teacher=teacher)
-                    row.append(entry(results, found, kind, "top1", best) if found else Entry())
+                    row.append(entry(look(student, teacher, name)))
         caption = f"Test accuracy in percent: {dataset_title(dataset, results.config)}, student {student}"
         made.append(PageTable(columns, list(rows.values()), caption))
     return made
@@ -124,22 +116,15 @@ def explorer(results: Results) -> PageTable:
     columns = words("Train type", "Teacher", "Dataset", "Student", "Recipe", "Epoch", "Metric", "Shown as")
     columns.append(Column("Test accuracy, %"))
     rows = []
-    cells = accuracy_cells(results.cells)
-    groups: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.dataset, cell.student, cell.teacher, cell.train_type, cell.recipe), []).append(cell)
-    for (dataset, student, teacher, train_type, recipe), members in groups.items():
-        selection = recipes.get(recipe).selection
-        for kind in ("last", "selected" if selection == "validation" else "best-test"):
+    for _, runs in groups(results.comparable, *AXES):
+        for _, chosen in groups(runs, "epoch"):
             for metric, name in METRICS.items():
-                summary = results.summary(members, kind, metric)
-                is_headline = kind == headline(selection) and metric == "top1"
-                texts = (train_type, teacher_title(teacher), dataset_title(dataset, results.config), student, recipe)
-                row = [Entry(text) for text in (*texts, KINDS[kind].partition(",")[0], name)]
-                row.append(Entry("headline" if is_headline else "more"))
-                bar = Bar(summary.mean) if summary else None
-                row.append(Entry(spread(summary, scale=100), False, results.incomplete(members), drawing=bar))
-                rows.append(row)
+                (found,) = rows_of(accuracy(chosen, metric))
+                is_headline = chosen.is_headline.all() and metric == "top1"
+                names = (found.train_type, teacher_title(found.teacher), dataset_title(found.dataset, results.config))
+                texts = (*names, found.student, found.recipe, EPOCHS[found.epoch].partition(",")[0], name)
+                shown = replace(entry(found), is_best=False, drawing=Bar(found.mean) if found.n else None)
+                rows.append([*map(Entry, texts), Entry("headline" if is_headline else "more"), shown])
     return PageTable(columns, rows, initial={"Shown as": "headline"})
 
 
@@ -149,18 +134,17 @@ def runs_table(results: Results) -> PageTable:
     columns += [Column(name) for name in ("Seed", "Epochs", "Top-1, last, %", "Top-1, headline, %", "s per epoch")]
     columns += words("State")
     rows = []
-    for cell in results.cells:
-        source = "none" if cell.method.signal == "nothing" else cell.teacher_source
-        texts = (cell.train_type, teacher_title(cell.teacher), source, dataset_title(cell.dataset, results.config))
-        row = [Entry(text) for text in (*texts, cell.student, cell.recipe, str(cell.seed), str(cell.epochs))]
-        run = results.runs.get(cell)
-        if run is None:
-            failure = results.failed.get(cell)
-            row += [Entry()] * 3 + [Entry(f"failed: {failure}" if failure else "missing", tone="worse")]
+    last, chosen = (results.frame[mask] for mask in (results.frame.epoch == "last", results.frame.is_headline))
+    for run, headline in zip(rows_of(last), rows_of(chosen), strict=True):
+        names = (run.train_type, teacher_title(run.teacher), run.teacher_source)
+        texts = (*names, dataset_title(run.dataset, results.config), run.student, run.recipe, run.seed, run.epochs)
+        row = [Entry(str(text)) for text in texts]
+        if run.state == "finished":
+            row += [Entry(f"{100 * top1:.2f}") for top1 in (run.top1, headline.top1)]
+            row += [Entry(f"{run.seconds_per_epoch:.3g}"), Entry("finished")]
         else:
-            chosen = run.metrics.chosen(headline(cell.recipe_spec.selection))
-            row += [Entry(f"{100 * score.test.top1:.2f}") for score in (run.metrics.last, chosen)]
-            row += [Entry(f"{run.cost.median_seconds:.3g}"), Entry("finished")]
+            state = f"failed: {run.failure}" if run.state == "failed" else "missing"
+            row += [Entry()] * 3 + [Entry(state, tone="worse")]
         rows.append(row)
     return PageTable(columns, rows)
 

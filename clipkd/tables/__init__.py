@@ -13,38 +13,31 @@ from clipkd.spec.cells import expand
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.tables.results import Results, values
 from clipkd.tables.table import Table
+from clipkd.tables.terms import EPOCHS, METRICS, choices
 
 FORMATS = ("csv", "md", "tex", "html")
-METRICS = {"top1": "top-1", "top5": "top-5"}
-KINDS = {
-    "last": "last epoch",
-    "selected": "validation-selected epoch",
-    "best-test": "best epoch chosen on the test set, as released: optimistic",
-}
 
 
 def table_stems(config: dict[str, Any]) -> list[str]:
     """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run."""
-    from clipkd.plugins import recipes
-
-    chosen = {"validation": "selected", "test": "best-test"}
-    kinds = [
-        (recipe, kind)
-        for recipe in values(expand(config)[0], "recipe")
-        for kind in ("last", chosen[recipes.get(recipe).selection])
+    cells = expand(config)[0]
+    accuracy = [
+        f"accuracy-{recipe}-{epoch}-{metric}"
+        for recipe in values(cells, "recipe")
+        for epoch in choices(recipe)
+        for metric in METRICS
     ]
-    accuracy = [f"accuracy-{recipe}-{kind}-{metric}" for recipe, kind in kinds for metric in METRICS]
-    has_prototypes = any(cell.method.signal == "prototypes" for cell in expand(config)[0])
+    has_prototypes = any(cell.method.signal == "prototypes" for cell in cells)
     return [*accuracy, "teacher-matters", *["prototypes"] * has_prototypes, "cost", "resources", "teachers"]
 
 
 def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
-    """Return recipe, kind and metric of an accuracy table's name, None for another table's."""
+    """Return recipe, choice of epoch and metric of an accuracy table's name, None for another table's."""
     if not stem.startswith("accuracy-"):
         return None
     rest, _, metric = stem.removeprefix("accuracy-").rpartition("-")
-    kind = next(kind for kind in KINDS if rest.endswith(f"-{kind}"))
-    return rest.removesuffix(f"-{kind}"), kind, metric
+    epoch = next(epoch for epoch in EPOCHS if rest.endswith(f"-{epoch}"))
+    return rest.removesuffix(f"-{epoch}"), epoch, metric
 
 
 def title(stem: str) -> str:
@@ -59,14 +52,14 @@ def title(stem: str) -> str:
     accuracy = accuracy_stem(stem)
     if accuracy is None:
         return titles[stem]
-    recipe, kind, metric = accuracy
-    return f"Test accuracy, recipe {recipe}, {KINDS[kind]}, {METRICS[metric]}"
+    recipe, epoch, metric = accuracy
+    return f"Test accuracy, recipe {recipe}, {EPOCHS[epoch]}, {METRICS[metric]}"
 
 
 def report_entry(stem: str) -> dict[str, Any]:
     """Return caption, category and labels of a table in the workflow's report."""
     # The report's menu is as wide as its longest label.
-    label = title(stem).replace(KINDS["best-test"], "best test epoch")
+    label = title(stem).replace(EPOCHS["best-test"], "best test epoch")
     caption = "tables-accuracy" if accuracy_stem(stem) else f"tables-{stem}"
     return {"caption": caption, "category": "Tables", "labels": {"table": label}}
 

@@ -3,146 +3,134 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables.results import (
-    Results,
-    accuracy_cells,
-    dataset_title,
-    teacher_names,
-    teacher_titles,
-    train_types,
-    values,
-    where,
-)
-from clipkd.tables.table import (
-    NOTHING,
-    Column,
-    Entry,
-    Table,
-    attribute,
-    spread,
-)
-from clipkd.tables.teacher_stats import Head, needs_full, needs_head
+from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables.grouping import AXES, ROLES, nested_order, over_seeds, rows_of
+from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.table import Column, Entry, Table, plain, spread
+from clipkd.tables.terms import EPOCHS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FAILED = "failed"
-"""Stands where every run of a cell stopped on a number that is not finite."""
+"""In place of a number where every run stopped on a number that is not finite."""
 SHARE = 100.0
 """Accuracies are shares of 1 in the runs, percent in the tables."""
+CSV = [
+    *("dataset", "student", "teacher", "train_type", "recipe", "epoch", "metric", "epochs", "mean_percent"),
+    *("deviation_percent", "n", "n_asked", "is_best", "teacher_head", "teacher_head_percent"),
+]
 
 
-def table(results: Results, recipe: str, kind: str, metric: str) -> Table:
-    """Return the table of one recipe, kind (`last`, `selected`, `best-test`) and metric (`top1`, `top5`)."""
-    cells = where(accuracy_cells(results.cells), recipe=recipe)
-    students = values(cells, "student")
-    titles = teacher_titles(teacher_names(cells) or [NO_TEACHER])
+def accuracy(runs: pd.DataFrame, metric: str = "top1", best_of: Sequence[str] = ("recipe", "dataset")) -> pd.DataFrame:
+    """Return a row per student, teacher and train type: its accuracy over seeds, and whether it is the best.
+
+    Args:
+        runs: rows of the frame, one choice of epoch for each run.
+        metric: `top1` or `top5`.
+        best_of: in which groups the highest mean is marked; equal prints are equally good.
+    """
+    means = over_seeds(runs, [*AXES, "epoch"], metric)
+    means = means.rename(columns={f"{metric}_mean": "mean", f"{metric}_deviation": "deviation"})
+    printed = (means["mean"] * SHARE).map("{:.2f}".format)
+    highest = (means.groupby(list(best_of))["mean"].transform("max") * SHARE).map("{:.2f}".format)
+    return means.assign(metric=metric, is_best=(printed == highest) & (means.n > 0))
+
+
+def entry(row: Any) -> Entry:
+    """Return the entry of a row of `accuracy`; None: this grid has no such runs."""
+    if row is None:
+        return Entry()
+    text = FAILED if row.n_failed == row.n_asked else spread(row.mean, row.deviation, row.n, scale=SHARE)
+    return Entry(text, row.is_best, row.n < row.n_asked)
+
+
+class Lookup:
+    """Rows of `accuracy` by student, teacher and train type; without a teacher the same for each."""
+
+    def __init__(self, means: pd.DataFrame) -> None:
+        self.rows = {(row.student, row.teacher, row.train_type): row for row in rows_of(means)}
+
+    def __call__(self, student: str, teacher: str, train_type: str) -> Any:
+        """Return the row, None where there is none."""
+        return self.rows.get((student, teacher, train_type), self.rows.get((student, NO_TEACHER, train_type)))
+
+
+def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
+    """Return the table of one recipe, choice of epoch and metric (`top1`, `top5`)."""
+    runs = results.comparable
+    runs = runs[(runs.recipe == recipe) & (runs.epoch == epoch)]
+    means = with_heads(accuracy(runs, metric), runs)
+    students, datasets = list(runs.student.unique()), list(runs.dataset.unique())
+    titles = teacher_titles(teachers_of(runs))
     columns = [Column("Teacher", is_number=False)] + [Column("Student", is_number=False)] * (len(students) > 1)
     made = Table("", "", columns)
     rows = {
         (student, teacher): [Entry(titles[teacher])] + [Entry(student)] * (len(students) > 1)
         for student, teacher in itertools.product(students, titles)
-        if group(cells, student=student, teacher=teacher)
+        if not runs[(runs.student == student) & runs.teacher.isin([teacher, NO_TEACHER])].empty
     }
-    for dataset in values(cells, "dataset"):
-        here = where(cells, dataset=dataset)
-        title, types = dataset_title(dataset, results.config), train_types(here)
-        columns += [Column(name, title) for name in ("teacher's own", *types)]
-        best = best_mean(results, here, kind, metric)
+    for dataset in datasets:
+        here = means[means.dataset == dataset]
+        look, types = Lookup(here), train_types_of(runs[runs.dataset == dataset])
+        columns += [Column(name, dataset_title(dataset, results.config)) for name in ("teacher's own", *types)]
         for (student, teacher), row in rows.items():
-            mine = where(here, student=student)
-            head = probe(results, where(mine, teacher=teacher))
-            row.append(head_entry(results, where(mine, teacher=teacher), head, metric))
-            row += [entry(results, group(mine, train_type=name, teacher=teacher), kind, metric, best) for name in types]
-        made.records += records(results, here, kind, metric, best)
+            row.append(head_entry(here[(here.student == student) & (here.teacher == teacher)]))
+            row += [entry(look(student, teacher, name)) for name in types]
+        made.records += [{name: plain(getattr(row, name)) for name in CSV} for row in rows_of(here)]
     made.rows = list(rows.values())
-    made.notes = notes(results, cells, kind)
+    made.notes = notes(results, runs, epoch)
     return made
 
 
-def group(cells: list[Cell], teacher: str, **wanted: str) -> list[Cell]:
-    """Return the cells of a teacher's row: its own, and those that have no teacher."""
-    return [cell for cell in where(cells, **wanted) if cell.teacher in (teacher, NO_TEACHER)]
+def teachers_of(runs: pd.DataFrame) -> list[str]:
+    """Return the teachers of runs; `none` where there is no other."""
+    return [name for name in runs.teacher.unique() if name != NO_TEACHER] or [NO_TEACHER]
 
 
-def best_mean(results: Results, cells: list[Cell], kind: str, metric: str) -> str:
-    """Return the highest mean of a dataset, as it is printed: equal prints are equally good."""
-    keys = dict.fromkeys((cell.student, cell.teacher, cell.train_type) for cell in cells)
-    found = [results.summary(where(cells, student=s, teacher=t, train_type=m), kind, metric) for s, t, m in keys]
-    return printed(max((summary.mean for summary in found if summary), default=-1.0))
+def train_types_of(runs: pd.DataFrame) -> list[str]:
+    """Return the train types of runs: the baseline, the methods, then the controls; else in the config's order."""
+    first = runs.drop_duplicates("train_type")
+    return list(nested_order(first, "role", "train_type", role=ROLES).train_type)
 
 
-def printed(mean: float) -> str:
-    return f"{mean * SHARE:.2f}"
+def with_heads(means: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of `accuracy` in percent, with the accuracy of the teacher's own head beside them."""
+    metric = means.metric.iloc[0]
+    keys = ["dataset", "student", "teacher"]
+    heads = runs.groupby(keys).agg(
+        teacher_head=("teacher_head", "first"),
+        teacher_head_percent=(f"teacher_head_{metric}", "first"),
+        needs_head=("needs_head", "any"),
+    )
+    heads["teacher_head_percent"] *= SHARE
+    percent = means.assign(mean_percent=means["mean"] * SHARE, deviation_percent=means.deviation * SHARE)
+    return percent.merge(heads.reset_index(), on=keys, how="left")
 
 
-def entry(results: Results, cells: list[Cell], kind: str, metric: str, best: str) -> Entry:
-    """Return the entry of one student, teacher and train type."""
-    summary = results.summary(cells, kind, metric)
-    is_best = summary is not None and printed(summary.mean) == best
-    has_failed = bool(cells) and all(cell in results.failed for cell in cells)
-    text = FAILED if has_failed else spread(summary, scale=SHARE)
-    return Entry(text, is_best, results.incomplete(cells))
+def head_entry(means: pd.DataFrame) -> Entry:
+    """Return the accuracy of a teacher's own head; several teachers have one each, and none together."""
+    share = means.teacher_head_percent.dropna()
+    if share.empty:
+        return Entry(is_incomplete=bool(means.needs_head.any()))
+    return Entry(f"{share.iloc[0]:.2f}")
 
 
-def probe(results: Results, cells: list[Cell]) -> Head | None:
-    """Return the teacher's own head; None where no run of this recipe has the teacher's full embeddings."""
-    return next((results.teachers.head(cell) for cell in cells if needs_full(cell)), None)
-
-
-def head_entry(results: Results, cells: list[Cell], head: Head | None, metric: str) -> Entry:
-    if head is None:
-        # Several teachers have a head each, and none together.
-        return Entry(NOTHING, is_incomplete=any(needs_head(cell) and len(cell.by_teacher) == 1 for cell in cells))
-    return Entry(f"{getattr(head, metric) * SHARE:.2f}")
-
-
-def records(results: Results, cells: list[Cell], kind: str, metric: str, best: str) -> list[dict]:
-    """Return one record for each student, teacher and train type of a dataset."""
-    found = []
-    for student, teacher, name in dict.fromkeys((cell.student, cell.teacher, cell.train_type) for cell in cells):
-        mine = where(cells, student=student, teacher=teacher)
-        members = where(mine, train_type=name)
-        summary, head = results.summary(members, kind, metric), probe(results, mine)
-        found.append(
-            {
-                "dataset": members[0].dataset,
-                "student": student,
-                "teacher": teacher,
-                "train_type": name,
-                "recipe": members[0].recipe,
-                "epoch": kind,
-                "metric": metric,
-                "epochs": members[0].epochs,
-                "mean_percent": percent(attribute(summary, "mean")),
-                "deviation_percent": percent(attribute(summary, "deviation")),
-                "n": summary.n if summary else 0,
-                "n_asked": len(members),
-                "is_best": int(summary is not None and printed(summary.mean) == best),
-                "teacher_head": attribute(head, "name"),
-                "teacher_head_percent": percent(attribute(head, metric)),
-            }
-        )
-    return found
-
-
-def percent(share: float | None) -> float | None:
-    return None if share is None else share * SHARE
-
-
-def notes(results: Results, cells: list[Cell], kind: str) -> list[str]:
+def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
     """Return the lines that say how the numbers were obtained."""
-    from clipkd.tables import KINDS
-
-    epochs = sorted(set(values(cells, "epochs")))
-    length = f"{epochs[0]} epochs" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs (see the CSV)"
-    heads = {head.name for cell in cells if needs_full(cell) and (head := results.teachers.head(cell))}
-    own = " or ".join(sorted(heads)) or "linear probe"
-    replayed = sorted({cell.dataset for cell in cells if cell.teacher_source == "replayed"})
-    limited = [f"{', '.join(replayed)}: teacher replayed; the student saw only the stored random views of each image."]
+    shortest, longest = runs.epochs.min(), runs.epochs.max()
+    length = f"{shortest} epochs" if shortest == longest else f"{shortest} to {longest} epochs (see the CSV)"
+    own = " or ".join(sorted(runs.teacher_head.dropna().unique())) or "linear probe"
+    replayed = ", ".join(sorted(runs.dataset[runs.teacher_source == "replayed"].unique()))
+    limited = f"{replayed}: teacher replayed; the student saw only the stored random views of each image."
     return [
-        *(limited if replayed else []),
-        f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). Runs of {length}; {KINDS[kind]}.",
-        f"Student: {', '.join(values(cells, 'student'))}. Bold: the highest mean of a dataset.",
+        *[limited] * bool(replayed),
+        f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). "
+        f"Runs of {length}; {EPOCHS[epoch]}.",
+        f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a dataset.",
         f"teacher's own: test accuracy of the teacher's {own} on its stored embeddings; – where this grid stores none.",
         "supervised has no teacher: the same runs stand in each row. Names with random, permuted or onehot are "
         "controls: embed-KD without the teacher's content.",

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from clipkd.plugins import methods, recipes
-from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables.results import (
-    BASELINE,
-    Results,
-    accuracy_cells,
-    headline,
-    teacher_names,
-    train_types,
-    values,
-    where,
-)
+from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables.grouping import AXES, ROLES, groups, nested_order
+from clipkd.tables.results import Results
 from clipkd.tables.summary import CONFIDENCE, Difference, paired_difference
+from clipkd.tables.terms import BASELINE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POINTS = 100.0
 """Differences are shown in percentage points."""
@@ -33,8 +28,8 @@ class Comparison:
     teacher: str
     method: str
     against: str
-    kind: str
-    """The epoch compared: `selected` (by validation) or `last`."""
+    epoch: str
+    """The one compared: `selected` (by validation) or `last`."""
     difference: Difference | None
     """In percentage points; None where no seed has both runs."""
     is_incomplete: bool
@@ -47,8 +42,8 @@ class Comparison:
             return f"{self.method} can't be compared with {self.against}: no seed has both runs."
         size = f"{abs(found.mean):.2f}"
         direction = "above" if found.mean > 0 else "below"
-        stand = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
-        return f"{self.method} is {stand} ({self.evidence}): {self.verdict}."
+        level = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
+        return f"{self.method} is {level} ({self.evidence}): {self.verdict}."
 
     @property
     def evidence(self) -> str:
@@ -78,37 +73,37 @@ def signed(value: float) -> str:
 
 def comparisons(results: Results) -> tuple[list[Comparison], list[str]]:
     """Return every comparison in the config's order, and a line for each that the grid gives no partner."""
+    runs = results.comparable
+    runs = nested_order(runs[runs.is_headline], "recipe", "dataset", "student").assign(points=lambda f: f.top1 * POINTS)
     found: list[Comparison] = []
     alone: dict[str, None] = {}
-    cells = accuracy_cells(results.cells)
-    axes = (values(cells, axis) for axis in ("recipe", "dataset", "student"))
-    for recipe, dataset, student in itertools.product(*axes):
-        here = where(cells, recipe=recipe, dataset=dataset, student=student)
-        kind = headline(recipes.get(recipe).selection)
-        for teacher in teacher_names(here):
-            for method, against in pairs(train_types(where(here, teacher=teacher))):
-                mine = where(here, train_type=method, teacher=teacher)
-                theirs = where(here, train_type=against, teacher=NO_TEACHER if against == BASELINE else teacher)
-                if not theirs:
+    for (recipe, dataset, student), here in groups(runs, *AXES[:3]):
+        for teacher in [name for name in here.teacher.unique() if name != NO_TEACHER]:
+            mine = here[here.teacher == teacher]
+            for method, against in pairs(mine):
+                first = mine[mine.train_type == method]
+                second = here[(here.train_type == against) & here.teacher.isin([teacher, NO_TEACHER])]
+                if second.empty:
                     line = f"No {against} runs of {student} on {dataset}, recipe {recipe}: no comparison for {method}."
                     alone[line] = None
                     continue
-                difference = paired_difference(points(results, mine, kind), points(results, theirs, kind))
-                incomplete = results.incomplete([*mine, *theirs])
-                found.append(
-                    Comparison(recipe, dataset, student, teacher, method, against, kind, difference, incomplete)
-                )
+                difference = paired_difference(*(by_seed(one) for one in (first, second)))
+                is_incomplete = bool((first.state != "finished").any() or (second.state != "finished").any())
+                axes = (recipe, dataset, student, teacher, method, against, first.epoch.iloc[0])
+                found.append(Comparison(*axes, difference, is_incomplete))
     return found, list(alone)
 
 
-def points(results: Results, cells: list[Cell], kind: str) -> dict[int, float]:
-    """Return seed -> test top-1 in percent."""
-    return {seed: share * POINTS for seed, share in results.scores(cells, kind).items()}
+def by_seed(runs: pd.DataFrame) -> dict[int, float]:
+    """Return seed -> test top-1 in percent of the finished runs."""
+    finished = runs.dropna(subset="points")
+    return dict(zip(finished.seed, finished.points, strict=True))
 
 
-def pairs(names: list[str]) -> list[tuple[str, str]]:
+def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """Return (method, what it is compared with): the baseline for each, then each method's controls."""
-    controls = [(methods.get(name).control_of, name) for name in names]
-    return [(name, BASELINE) for name in names] + [
-        (method, name) for method, name in controls if method is not None and method in names
-    ]
+    kinds = runs.drop_duplicates("train_type")
+    kinds = nested_order(kinds, "role", "train_type", role=ROLES)
+    controls = kinds[kinds.control_of.isin(kinds.train_type)]
+    baseline = [(name, BASELINE) for name in kinds.train_type]
+    return baseline + list(zip(controls.control_of, controls.train_type, strict=True))

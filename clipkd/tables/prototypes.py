@@ -4,61 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipkd.plugins import recipes
-from clipkd.spec.cells import Cell
-from clipkd.tables.results import (
-    Results,
-    accuracy_cells,
-    dataset_title,
-    headline,
-    teacher_names,
-    teacher_titles,
-)
-from clipkd.tables.summary import Summary, summarise
-from clipkd.tables.table import (
-    NOTHING,
-    Column,
-    Entry,
-    Table,
-    attribute,
-    spread,
-)
-
-COLUMNS = [
-    *(Column(title, is_number=False) for title in ("Recipe", "Dataset", "Student", "Teacher", "Train type")),
-    Column("classifier, %", "Student"),
-    Column("nearest prototype, %", "Student"),
-    Column("zero-shot, %", "Teacher"),
-]
-PERCENT = 100.0
+from clipkd.tables.accuracy import SHARE, teachers_of
+from clipkd.tables.grouping import AXES, over_seeds, rows_of
+from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
 
 
 def table(results: Results) -> Table:
     """Return the table: one row for each kind of run that has class prototypes."""
-    made = Table("", "", COLUMNS)
-    cells = [cell for cell in accuracy_cells(results.cells) if cell.method.signal == "prototypes"]
-    titles = teacher_titles(teacher_names(cells))
-    groups: dict[tuple[str, str, str, str, str], list[Cell]] = {}
-    for cell in cells:
-        key = (cell.recipe, cell.dataset, cell.student, cell.teacher, cell.train_type)
-        groups.setdefault(key, []).append(cell)
-    for key, members in groups.items():
-        recipe, dataset, student, teacher, train_type = key
-        kind = headline(recipes.get(recipe).selection)
-        classifier = results.summary(members, kind)
-        nearest = summarise(share for cell in members if (share := nearest_of(results, cell, kind)) is not None)
-        zero_shot = next((share for cell in members if (share := zero_shot_of(results, cell)) is not None), None)
-        incomplete = results.incomplete(members)
-        words = (recipe, dataset_title(dataset, results.config), student, titles[teacher], train_type)
-        made.rows.append(
-            [
-                *map(Entry, words),
-                Entry(spread(classifier, scale=PERCENT), is_incomplete=incomplete),
-                Entry(spread(nearest, scale=PERCENT), is_incomplete=incomplete),
-                Entry(NOTHING if zero_shot is None else f"{zero_shot * PERCENT:.2f}"),
-            ]
-        )
-        made.records.append(record(key, kind, classifier, nearest, zero_shot, len(members)))
+    runs = results.comparable
+    runs = runs[runs.is_headline & (runs.signal == "prototypes")]
+    rows = over_seeds(runs, [*AXES, "epoch"], "top1", "nearest_prototype_top1")
+    zero_shot = runs.groupby(AXES).zero_shot_top1.first().reset_index()
+    rows = rows.merge(zero_shot, on=AXES, how="left")
+    titles = teacher_titles(teachers_of(runs))
+    fields = [
+        words("recipe", "Recipe"),
+        words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
+        words("student", "Student"),
+        words("teacher", "Teacher", lambda row: titles[row.teacher]),
+        words("train_type", "Train type"),
+        *map(Field, ("epoch", "n", "n_asked")),
+        *accuracy_fields("classifier", "top1", "classifier, %"),
+        *accuracy_fields("nearest_prototype", "nearest_prototype_top1", "nearest prototype, %"),
+        Field(
+            "zero_shot_percent",
+            Column("zero-shot, %", "Teacher"),
+            lambda row: NOTHING if is_missing(row.zero_shot_top1) else f"{row.zero_shot_top1 * SHARE:.2f}",
+            lambda row: row.zero_shot_top1 * SHARE,
+        ),
+    ]
+    made = filled(fields, rows_of(rows))
     made.notes = [
         "Test top-1: mean ± sample standard deviation over seeds (n); recipe reference at its last epoch, recipe "
         "corrected at the epoch that validation chose.",
@@ -70,26 +46,14 @@ def table(results: Results) -> Table:
     return made
 
 
-def nearest_of(results: Results, cell: Cell, kind: str) -> float | None:
-    """Return the top-1 (share of 1) by the nearest prototype, None where the run is missing or measured none."""
-    nearest = results.runs[cell].metrics.chosen(kind).nearest_prototype if cell in results.runs else None
-    return nearest.top1 if nearest else None
+def accuracy_fields(name: str, column: str, title: str) -> list[Field]:
+    """Return the fields of a top-1 accuracy over seeds, in percent."""
 
+    def part(part: str) -> Field:
+        return Field(f"{name}_{part}_percent", value=lambda row: getattr(row, f"{column}_{part}") * SHARE)
 
-def zero_shot_of(results: Results, cell: Cell) -> float | None:
-    found = results.runs[cell].metrics.zero_shot if cell in results.runs else None
-    return found.top1 if found else None
+    def shown(row: Any) -> Entry:
+        mean, deviation, n = (getattr(row, f"{column}_{part}") for part in ("mean", "deviation", "n"))
+        return Entry(spread(mean, deviation, n, scale=SHARE), is_incomplete=row.n < row.n_asked)
 
-
-def record(
-    key: tuple[str, ...], kind: str, classifier: Summary | None, nearest: Summary | None, zero: float | None, asked: int
-) -> dict[str, Any]:
-    """Return one row at full precision."""
-    axes = ("recipe", "dataset", "student", "teacher", "train_type")
-    numbers: dict[str, Any] = {"epoch": kind, "n": classifier.n if classifier else 0, "n_asked": asked}
-    for name, summary in (("classifier", classifier), ("nearest_prototype", nearest)):
-        for part in ("mean", "deviation"):
-            share = attribute(summary, part)
-            numbers[f"{name}_{part}_percent"] = None if share is None else share * PERCENT
-    numbers["zero_shot_percent"] = None if zero is None else zero * PERCENT
-    return dict(zip(axes, key, strict=True)) | numbers
+    return [part("mean"), Field(column=Column(title, "Student"), entry=shown), part("deviation")]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipkd.core.errors import DataError, InputError
 from clipkd.plugins import datasets, teachers
@@ -15,13 +16,12 @@ from clipkd.runs.record import METRICS
 from clipkd.spec.cells import NO_TEACHER, Cell, expand
 from clipkd.spec.layout import Layout
 from clipkd.tables.consistency import inconsistencies
-from clipkd.tables.summary import Summary, summarise
 from clipkd.tables.teacher_stats import TeacherStats
+from clipkd.tables.terms import BASELINE, MARK
 
-BASELINE = "supervised"
-"""The train type without a teacher, which every other is compared with."""
-MARK = "†"
-"""Stands beside a number that rests on fewer runs or files than the config asks for."""
+if TYPE_CHECKING:
+    import pandas as pd
+
 MOST_WRONG = 20
 """Most things that an error names one by one."""
 
@@ -40,6 +40,8 @@ class Results:
     failed: dict[Cell, str]
     """Those of them whose run stopped on a number that is not finite, and where."""
     teachers: TeacherStats
+    absent: tuple[str, ...]
+    """Manifests that finished runs were made from, and that are missing."""
     partial: bool
     """Whether to show what is there, with marks, instead of refusing what is missing."""
 
@@ -93,7 +95,7 @@ class Results:
                 f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
                 f"or add `--partial` to show what is there:\n  {listed}"
             )
-        return cls(config, cells, tuple(left_out), finished, missing, failed, stats, partial)
+        return cls(config, cells, tuple(left_out), finished, missing, failed, stats, tuple(stats.absent), partial)
 
     def gaps(self) -> list[str]:
         """Return the lines that every table and figure of an incomplete or mixed grid carries: what is wrong."""
@@ -104,8 +106,8 @@ class Results:
                 f"INCOMPLETE: {len(self.missing)} of {len(self.cells)} runs are missing; numbers marked {MARK} "
                 f"rest on fewer runs than the config asks for. Missing: {listed}."
             )
-        if self.teachers.absent:
-            listed = "; ".join(self.teachers.absent)
+        if self.absent:
+            listed = "; ".join(self.absent)
             lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
         environments = Counter(str(run.environment) for run in self.runs.values() if run.environment)
         if len(environments) > 1:
@@ -113,19 +115,17 @@ class Results:
             lines.append(f"NOT COMPARABLE to the last digit: these runs were made with {listed}.")
         return lines
 
-    def scores(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> dict[int, float]:
-        """Return seed -> test accuracy (share of 1) of the cells that have a run."""
-        return {
-            cell.seed: getattr(self.runs[cell].metrics.chosen(kind).test, metric) for cell in cells if cell in self.runs
-        }
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row per run of the config, finished or not, and choice of its epoch."""
+        from clipkd.tables.frame import frame
 
-    def summary(self, cells: Iterable[Cell], kind: str, metric: str = "top1") -> Summary | None:
-        """Return mean and deviation of a test accuracy (share of 1) over seeds."""
-        return summarise(self.scores(cells, kind, metric).values())
+        return frame(self.cells, self.runs, self.failed, self.teachers)
 
-    def incomplete(self, cells: Iterable[Cell]) -> bool:
-        """Return whether any of the cells has no run."""
-        return any(cell not in self.runs for cell in cells)
+    @property
+    def comparable(self) -> pd.DataFrame:
+        """The rows of accuracy tables: all but those of runs that only measure a live teacher's cost."""
+        return self.frame[~self.frame.is_cost_run]
 
 
 def together(wrong: list[DataError], runs: Path) -> DataError:
@@ -165,11 +165,6 @@ def train_types(cells: Iterable[Cell]) -> list[str]:
 def teacher_names(cells: Iterable[Cell]) -> list[str]:
     """Return the teachers, without the word that stands for none."""
     return [name for name in values(cells, "teacher") if name != NO_TEACHER]
-
-
-def headline(recipe_selection: str) -> str:
-    """Return the kind of accuracy that comparisons use: chosen by validation where there is one, else the last."""
-    return "selected" if recipe_selection == "validation" else "last"
 
 
 def described(cell: Cell, failure: str | None = None) -> str:

@@ -6,27 +6,26 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 CONFIDENCE = 0.95
 EQUAL = 1e-12
 """Differences closer than this are equal: they differ by rounding only."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Mean and sample standard deviation (divisor n - 1; None where n = 1)."""
+class Summary(NamedTuple):
+    """Mean and sample standard deviation (divisor n - 1; NaN where n = 1)."""
 
     mean: float
-    deviation: float | None
+    deviation: float
     n: int
 
 
-def summarise(values: Iterable[float]) -> Summary | None:
-    """Return the summary of numbers, None where there are none; the order of the numbers has no effect."""
-    numbers = sorted(values)
-    if not numbers:
-        return None
-    return Summary(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
+def summarise(values: Iterable[float]) -> Summary:
+    """Return the summary of numbers, NaN where there are none; the order of the numbers has no effect."""
+    numbers = [float(value) for value in values if not math.isnan(value)]
+    mean = statistics.fmean(numbers) if numbers else math.nan
+    return Summary(mean, statistics.stdev(numbers) if len(numbers) > 1 else math.nan, len(numbers))
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,13 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     of the n differences. One seed gives no interval, nor do equal differences (accuracies are counts
     of images, so that two seeds can differ by exactly as much by chance).
     """
-    differences = sorted(first[seed] - second[seed] for seed in first.keys() & second.keys())
-    summary = summarise(differences)
-    if summary is None:
+    differences = [first[seed] - second[seed] for seed in first.keys() & second.keys()]
+    mean, deviation, n = summarise(differences)
+    if n == 0:
         return None
-    if summary.deviation is None or differences[-1] - differences[0] < EQUAL:
-        return Difference(summary.mean, None, None, summary.n)
-    from scipy.special import stdtrit  # the t distribution's quantile; loaded only where it is needed
+    if n == 1 or max(differences) - min(differences) < EQUAL:
+        return Difference(mean, None, None, n)
+    from scipy import stats  # slow to load, and only needed here
 
-    quantile = float(stdtrit(summary.n - 1, (1 + CONFIDENCE) / 2))
-    half = quantile * summary.deviation / math.sqrt(summary.n)
-    return Difference(summary.mean, summary.mean - half, summary.mean + half, summary.n)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n)

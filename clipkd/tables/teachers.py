@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from clipkd.spec.cells import Cell
-from clipkd.tables.results import (
-    Results,
-    dataset_title,
-    teacher_names,
-    teacher_titles,
-    values,
-    where,
-)
-from clipkd.tables.table import (
-    NOTHING,
-    Column,
-    Entry,
-    Table,
-    attribute,
-    significant,
-)
-from clipkd.tables.teacher_stats import Extraction, needs_full, needs_head, needs_sample
+from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, values, where
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, significant, words
+from clipkd.tables.teacher_stats import Extraction, Head, Teacher, needs_full, needs_head, needs_sample
 
 SETS = {"full": "Embeddings of every image", "sample": "Embeddings for prototypes"}
-COLUMNS = [
-    Column("Dataset", is_number=False),
-    Column("Teacher", is_number=False),
-    Column("Recipe", is_number=False),
-    Column("Student", is_number=False),
-    Column("parameters, M"),
-    Column("own test accuracy, %"),
-    Column("top-1, %", "Head on embeddings"),
-    Column("top-5, %", "Head on embeddings"),
-    *(Column(title, group) for group in SETS.values() for title in ("s", "passes", "disk, MB")),
-    Column("Device", is_number=False),
-]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A teacher on a dataset, as a recipe presents images to it."""
+
+    dataset: str
+    teacher: str
+    recipe: str
+    student: str
+    """All that share the embeddings."""
+    stats: Teacher | None
+    head: Head | None
+    needs_head: bool
+    extractions: dict[str, Extraction | None]
+    needed: dict[str, bool]
+
+    @property
+    def device(self) -> str:
+        return "; ".join(sorted({one.device for one in self.extractions.values() if one}))
 
 
 def table(results: Results) -> Table:
     """Return the table: one row for each dataset, teacher, recipe and, where its size matters, student."""
-    made = Table("", "", COLUMNS)
     every = list(dict.fromkeys(one for cell in results.cells for one in cell.by_teacher))
     titles = teacher_titles(teacher_names(every))
-    for dataset in values(every, "dataset"):
-        for teacher in titles:
-            for cells in stores(results, where(every, dataset=dataset, teacher=teacher)):
-                entries, record = row(results, cells)
-                made.rows.append([Entry(dataset_title(dataset, results.config)), Entry(titles[teacher]), *entries])
-                made.records.append({"dataset": dataset, "teacher": teacher, **record})
+    rows = [
+        row(results, cells)
+        for dataset in values(every, "dataset")
+        for teacher in titles
+        for cells in stores(results, where(every, dataset=dataset, teacher=teacher))
+    ]
+    fields = [
+        words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
+        words("teacher", "Teacher", lambda row: titles[row.teacher]),
+        words("recipe", "Recipe"),
+        words("student", "Student", lambda row: row.student.replace(" ", ", ")),
+        Field(
+            "parameters",
+            Column("parameters, M"),
+            lambda row: significant(row.stats and row.stats.parameters / 1e6),
+            lambda row: row.stats and row.stats.parameters,
+        ),
+        Field(
+            "test_accuracy_percent",
+            Column("own test accuracy, %"),
+            lambda row: percent(row.stats and row.stats.accuracy),
+            lambda row: None if row.stats is None or row.stats.accuracy is None else row.stats.accuracy * 100,
+        ),
+        Field("head", value=lambda row: row.head and row.head.name),
+        head_field("top1", "top-1, %"),
+        head_field("top5", "top-5, %"),
+        Field("device"),
+        *(field for name in SETS for field in extraction_fields(name)),
+        Field(column=Column("Device", is_number=False), entry=lambda row: row.device or NOTHING),
+    ]
+    made = filled(fields, rows)
     made.notes = [
         "A recipe says how images are presented to the teacher, so each has embeddings of its own; they are made once "
         "and shared by every student and seed. Seconds and passes (images through the teacher) are of that one pass.",
@@ -71,52 +90,53 @@ def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def row(results: Results, cells: list[Cell]) -> tuple[list[Entry], dict[str, Any]]:
-    """Return entries and record of one teacher, dataset and recipe."""
-    facts, first = results.teachers, cells[0]
-    teacher, head = facts.teacher(first), facts.head(first)
-    found = {"full": facts.full(first), "sample": facts.sample(first)}
-    asked = {"full": any(map(needs_full, cells)), "sample": any(map(needs_sample, cells))}
-    devices = "; ".join(sorted({extraction.device for extraction in found.values() if extraction}))
-    entries = [
-        Entry(first.recipe),
-        Entry(", ".join(values(cells, "student"))),
-        Entry(significant(teacher.parameters / 1e6 if teacher else None)),
-        Entry(percent(attribute(teacher, "accuracy"))),
-        *(
-            Entry(percent(value), is_incomplete=head is None and any(map(needs_head, cells)))
-            for value in (attribute(head, "top1"), attribute(head, "top5"))
-        ),
-        *(entry for name in SETS for entry in extraction_entries(found[name], asked[name])),
-        Entry(devices or NOTHING),
-    ]
-    record: dict[str, Any] = {
-        "recipe": first.recipe,
-        "student": " ".join(values(cells, "student")),
-        "parameters": attribute(teacher, "parameters"),
-        "test_accuracy_percent": teacher.accuracy * 100 if teacher and teacher.accuracy is not None else None,
-        "head": attribute(head, "name"),
-        "head_top1_percent": head and head.top1 * 100,
-        "head_top5_percent": head and head.top5 * 100,
-        "device": devices,
-    }
-    for name, extraction in found.items():
-        record |= {
-            f"{name}_seconds": attribute(extraction, "seconds"),
-            f"{name}_passes": attribute(extraction, "forward_passes"),
-            f"{name}_disk_bytes": attribute(extraction, "disk_bytes"),
-        }
-    return entries, record
+def row(results: Results, cells: list[Cell]) -> Row:
+    """Return the row of one teacher, dataset and recipe."""
+    stats, first = results.teachers, cells[0]
+    return Row(
+        first.dataset,
+        first.teacher,
+        first.recipe,
+        " ".join(values(cells, "student")),
+        stats.teacher(first),
+        stats.head(first),
+        any(map(needs_head, cells)),
+        {"full": stats.full(first), "sample": stats.sample(first)},
+        {"full": any(map(needs_full, cells)), "sample": any(map(needs_sample, cells))},
+    )
 
 
-def extraction_entries(extraction: Extraction | None, asked: bool) -> list[Entry]:
+def head_field(metric: str, title: str) -> Field:
+    """Return the field of the accuracy of the head on stored embeddings."""
+
+    def share(row: Row) -> Any:
+        return getattr(row.head, metric, None)
+
+    return Field(
+        f"head_{metric}_percent",
+        Column(title, "Head on embeddings"),
+        lambda row: Entry(percent(share(row)), is_incomplete=row.head is None and row.needs_head),
+        lambda row: None if row.head is None else share(row) * 100,
+    )
+
+
+def extraction_fields(name: str) -> list[Field]:
     """Return seconds, passes and disk of one extraction."""
-    if extraction is None:
-        return [Entry(is_incomplete=asked)] * 3
+
+    def field(part: str, title: str, attribute: str, unit: float) -> Field:
+        def entry(row: Row) -> Entry:
+            value = getattr(row.extractions[name], attribute, None)
+            if value is None:
+                return Entry(is_incomplete=row.needed[name])
+            return Entry(f"{value:,}" if attribute == "forward_passes" else significant(value / unit))
+
+        found = Column(title, SETS[name])
+        return Field(f"{name}_{part}", found, entry, lambda row: getattr(row.extractions[name], attribute, None))
+
     return [
-        Entry(significant(extraction.seconds)),
-        Entry(f"{extraction.forward_passes:,}"),
-        Entry(significant(extraction.disk_bytes / 1e6)),
+        field("seconds", "s", "seconds", 1),
+        field("passes", "passes", "forward_passes", 1),
+        field("disk_bytes", "disk, MB", "disk_bytes", 1e6),
     ]
 
 

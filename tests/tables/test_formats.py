@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -12,7 +13,6 @@ import pytest
 
 from clipkd.tables.formats import as_csv, as_latex, as_markdown
 from clipkd.tables.html import as_html
-from clipkd.tables.summary import Summary
 from clipkd.tables.table import Column, Entry, Table, significant, spread
 
 NASTY = r"<script>a_b & 50% #1 ~x^2 {y} $z$ \ | *w*"
@@ -97,6 +97,6 @@ def test_significant_digits(value, text):
 
 
 def test_spread():
-    assert spread(Summary(0.8249, 0.0071, 3), scale=100) == "82.49 ± 0.71 (3)"
-    assert spread(Summary(0.5, None, 1), scale=100) == "50.00 (1)"
-    assert spread(None) == "–"
+    assert spread(0.8249, 0.0071, 3, scale=100) == "82.49 ± 0.71 (3)"
+    assert spread(0.5, math.nan, 1, scale=100) == "50.00 (1)"
+    assert spread(math.nan, math.nan, 0) == "–"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from clipkd.report.figures.style import GREY, error_bar, legend, mark, new_figure, plain_rows, rows_axis
 from clipkd.spec.cells import NO_TEACHER
-from clipkd.tables.cost_rows import CostRow, cached_of, cost_rows, slower
+from clipkd.tables.costs import costs
+from clipkd.tables.grouping import groups, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_title
+from clipkd.tables.table import is_missing
 
 COLOURS = {"none": GREY, "cached": "#0072B2", "live": "#D55E00", "lazy": "#E69F00", "replayed": "#56B4E9"}
 LABELS = {
@@ -23,87 +28,86 @@ LABELS = {
 
 def draw(results: Results) -> Figure:
     """Return the figure: a line of panels for each dataset."""
-    rows = cost_rows(results)
-    groups = {dataset: main_rows(rows, dataset) for dataset in dict.fromkeys(row.first.dataset for row in rows)}
-    heights = [len(group) for group in groups.values()]
+    rows = costs(results)
+    chosen = {dataset: main_rows(here) for dataset, here in groups(rows, "dataset")}
+    heights = [len(group) for group in chosen.values()]
     figure = new_figure(10, 0.24 * sum(heights) + 0.85 * len(heights) + 1.2, "Cost of training one student")
     grid = figure.subplots(
-        len(groups), 2, squeeze=False, sharey="row", height_ratios=[height + 1.5 for height in heights]
+        len(chosen), 2, squeeze=False, sharey="row", height_ratios=[height + 1.5 for height in heights]
     )
-    for (time, passes), (dataset, group) in zip(grid, groups.items(), strict=True):
-        example = next((row.first for row in group if row.first.teacher != NO_TEACHER), group[0].first)
+    for (time, passes), (dataset, group) in zip(grid, chosen.items(), strict=True):
+        example = group.sort_values("has_teacher", ascending=False, kind="stable").iloc[0]
         names = (dataset_title(dataset, results.config), example.student, teacher_title(example.teacher))
         time.set_title(f"{', '.join(names)}, recipe {example.recipe}")
-        passes.set_title("; ".join(dict.fromkeys(row.devices for row in group if row.costs)), color=GREY, fontsize=8)
-        labels = [
-            row.first.train_type if row.source in {"none", "cached"} else f"{row.first.train_type}, {row.source}"
-            for row in group
-        ]
+        passes.set_title("; ".join(group.device[group.n > 0].unique()), color=GREY, fontsize=8)
         draw_seconds(time, group)
         draw_passes(passes, group)
-        rows_axis(time, labels)
+        rows_axis(time, [label(row) for row in rows_of(group)])
     grid[-1][0].set_xlabel("seconds per epoch, training part (in brackets: × cached)")
     grid[-1][1].set_xlabel("images through the teacher for one student, all epochs")
-    sources = {row.source for group in groups.values() for row in group}
+    sources = {source for group in chosen.values() for source in group.teacher_source}
     handles = [Patch(color=COLOURS[source], label=label) for source, label in LABELS.items() if source in sources]
     legend(figure, handles, "mean over seeds ± sample standard deviation")
     return figure
 
 
-def main_rows(rows: list[CostRow], dataset: str) -> list[CostRow]:
+def label(row: Any) -> str:
+    return row.train_type if row.teacher_source in {"none", "cached"} else f"{row.train_type}, {row.teacher_source}"
+
+
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a dataset's rows of one student, teacher and recipe: those that also ran live, else the first."""
-    here = [row for row in rows if row.first.dataset == dataset]
-    main = next((row.first for row in here if row.source == "live"), None)
-    main = main or next((row.first for row in here if row.first.teacher != NO_TEACHER), here[0].first)
-    return [
-        row
-        for row in here
-        if (row.first.student, row.first.recipe) == (main.student, main.recipe)
-        and row.first.teacher in (main.teacher, NO_TEACHER)
-    ]
+    live, taught = rows[rows.teacher_source == "live"], rows[rows.has_teacher]
+    main = next(group.iloc[0] for group in (live, taught, rows) if len(group))
+    is_alike = (rows.student == main.student) & (rows.recipe == main.recipe)
+    return rows[is_alike & rows.teacher.isin([main.teacher, NO_TEACHER])]
 
 
-def draw_seconds(axes: Axes, rows: list[CostRow]) -> None:
+def draw_seconds(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw seconds per epoch."""
-    most = max((row.seconds.mean for row in rows if row.seconds), default=1.0)
-    for position, row in enumerate(rows):
-        if row.seconds is None:
+    most = rows.seconds_per_epoch_mean.max() if rows.n.any() else 1.0
+    for position, row in enumerate(rows_of(rows)):
+        if not row.n:
             axes.text(0, position, mark(" missing", True), va="center", fontsize=8)
             continue
-        axes.barh(position, row.seconds.mean, height=0.75, color=COLOURS[row.source])
-        error_bar(axes, row.seconds.mean, position, row.seconds.deviation or None)
-        ratio, right = slower(row, rows), row.seconds.mean + (row.seconds.deviation or 0.0)
-        text = mark(f"{row.seconds.mean:.3g} s" + (f" ({ratio:.2g} ×)" if ratio else ""), row.is_incomplete)
-        axes.text(right + 0.015 * most, position, text, va="center", fontsize=8)
+        seconds, deviation = row.seconds_per_epoch_mean, row.seconds_per_epoch_deviation if row.n > 1 else 0.0
+        axes.barh(position, seconds, height=0.75, color=COLOURS[row.teacher_source])
+        error_bar(axes, seconds, position, deviation or None)
+        ratio = "" if is_missing(row.live_to_cached) else f" ({row.live_to_cached:.2g} ×)"
+        text = mark(f"{seconds:.3g} s{ratio}", row.is_incomplete)
+        axes.text(seconds + deviation + 0.015 * most, position, text, va="center", fontsize=8)
     axes.set_xlim(0, 1.35 * most)
 
 
-def passes_of(row: CostRow, rows: list[CostRow]) -> float | None:
+def passes_of(row: Any) -> float | None:
     """Return the images through the teacher for one student in all its epochs; None where it is not known.
 
     A live run may have fewer epochs than the cached one; its passes are scaled up to those.
     """
-    if row.source == "none":
+    if row.teacher_source == "none":
         return 0.0
-    if row.source == "cached":
-        return float(row.extraction.forward_passes) if row.extraction else None
-    cached, passes = cached_of(row, rows), row.mean(lambda cost: cost.teacher.forward_passes)
-    return None if passes is None else passes / row.first.epochs * (cached.first.epochs if cached else row.first.epochs)
+    if row.teacher_source == "cached":
+        return None if is_missing(row.extraction_passes) else float(row.extraction_passes)
+    return None if is_missing(row.teacher_passes_mean) else row.teacher_passes_mean / row.epochs * epochs_of(row)
 
 
-def draw_passes(axes: Axes, rows: list[CostRow]) -> None:
+def epochs_of(row: Any) -> int:
+    """Return the epochs of the students that count, where a live run has fewer."""
+    return row.epochs if is_missing(row.cached_epochs) else int(row.cached_epochs)
+
+
+def draw_passes(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw teacher passes, on a logarithmic axis."""
-    passes = [passes_of(row, rows) for row in rows]
+    passes = [passes_of(row) for row in rows_of(rows)]
     most = max((value for value in passes if value), default=1.0)
     least = 1.0
     axes.set_xscale("log")
     axes.set_xlim(least, most * (most / least) ** 0.45)
-    for position, (row, value) in enumerate(zip(rows, passes, strict=True)):
+    for position, (row, value) in enumerate(zip(rows_of(rows), passes, strict=True)):
         if value:
-            axes.barh(position, value - least, left=least, height=0.75, color=COLOURS[row.source])
+            axes.barh(position, value - least, left=least, height=0.75, color=COLOURS[row.teacher_source])
         text = mark("missing", True) if value is None else f"{value:,.0f}"
-        if row.source == "live" and value is not None:
-            cached = cached_of(row, rows)
-            text = mark(f"{text} in {(cached or row).first.epochs} epochs", row.is_incomplete)
+        if row.teacher_source == "live" and value is not None:
+            text = mark(f"{text} in {epochs_of(row)} epochs", row.is_incomplete)
         axes.text(max(value or 0, least) * (most / least) ** 0.015, position, text, va="center", fontsize=8)
     plain_rows(axes)

@@ -42,7 +42,7 @@ def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
     handles = []
     for name in types:
         colour, style = line_style(name, types)
-        label = mark(name, results.incomplete(where(cells, train_type=name)))
+        label = mark(name, any(cell not in results.runs for cell in where(cells, train_type=name)))
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=label))
     legend(figure, handles, "lines: mean over seeds; bands: lowest to highest seed")
     return figure

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipkd.plugins import recipes
 from clipkd.report.figures.style import GREY, error_bar, mark, new_figure, plain_rows, rows_axis
-from clipkd.spec.cells import NO_TEACHER
-from clipkd.tables.cost_rows import GIGABYTE, CostRow, cost_rows
+from clipkd.tables.costs import GIGABYTE, LIVE, costs
+from clipkd.tables.grouping import rows_of
 from clipkd.tables.published import FIGURE, HARDWARE, TRAIN_TYPES
-from clipkd.tables.results import Results, dataset_title, headline, teacher_title
+from clipkd.tables.results import Results, dataset_title, teacher_title
 from clipkd.tables.table import significant
 
 PUBLISHED, MEASURED = "#D55E00", "#0072B2"
@@ -48,8 +48,9 @@ def draw(results: Results) -> Figure:
         )
         for p in FIGURE
     ]
-    rows = [row for row in main_rows(cost_rows(results)) if row.first.train_type in TRAIN_TYPES]
-    measured = [point(results, row) for row in rows]
+    rows = main_rows(costs(results))
+    rows = rows[rows.train_type.isin(TRAIN_TYPES)]
+    measured = [point(results, row) for row in rows_of(rows)]
     height = 0.26 * (len(published) + len(measured)) + 2.5
     figure = new_figure(10, height, "The paper's resource figure: published and measured")
     ratios = [len(published) + 1, max(len(measured), 1) + 1]
@@ -61,37 +62,34 @@ def draw(results: Results) -> Figure:
     for column, name in enumerate(PANELS):
         limits(grid[0][column], [getattr(one, name) for one in published + measured], name)
         grid[1][column].set_xlabel(PANELS[name])
-    devices = "; ".join(dict.fromkeys(row.devices for row in rows if row.costs))
-    teachers = ", ".join(dict.fromkeys(teacher_title(row.first.teacher) for row in rows))
+    devices = "; ".join(rows.device[rows.n > 0].unique())
+    teachers = ", ".join(map(teacher_title, rows.teacher.unique()))
     grid[0][0].set_title(f"published (arXiv 2404.06170): {HARDWARE}", color=PUBLISHED)
     grid[1][0].set_title(
-        f"measured: teacher {teachers}; {devices}" if rows else "measured: no such run", color=MEASURED
+        f"measured: teacher {teachers}; {devices}" if len(rows) else "measured: no such run", color=MEASURED
     )
     return figure
 
 
-def main_rows(rows: list[CostRow]) -> list[CostRow]:
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return each dataset's rows with one teacher: the one that also ran live, else the first."""
-    chosen: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: row.source != "live"):
-        if row.first.teacher != NO_TEACHER:
-            chosen.setdefault(row.first.dataset, row.first.teacher)
-    return [row for row in rows if row.first.teacher == chosen.get(row.first.dataset)]
+    taught = rows[rows.has_teacher].sort_values("teacher_source", key=lambda source: source != "live", kind="stable")
+    chosen = taught.drop_duplicates("dataset").set_index("dataset").teacher
+    return rows[rows.teacher == rows.dataset.map(chosen)]
 
 
-def point(results: Results, row: CostRow) -> Point:
+def point(results: Results, row: Any) -> Point:
     """Return a measured line; runs that only measure cost have no accuracy."""
-    first = row.first
-    kind = headline(recipes.get(first.recipe).selection)
-    accuracy = None if first.is_cost_run else results.summary(row.cells, kind)
-    title = dataset_title(first.dataset, results.config)
-    live = f" {row.source}" if row.source in {"live", "lazy"} else ""
+    live = f" {row.teacher_source}" if row.teacher_source in LIVE else ""
+    has_accuracy = row.top1_n > 0 and not row.is_cost_run
     return Point(
-        label=", ".join((title, f"{first.train_type}{live}", first.student, first.recipe)),
-        memory=row.mean(lambda cost: cost.weights_bytes, GIGABYTE),
-        accuracy=100 * accuracy.mean if accuracy else None,
-        seconds=row.mean(lambda cost: cost.median_seconds),
-        deviation=100 * accuracy.deviation if accuracy and accuracy.deviation is not None else None,
+        label=", ".join(
+            (dataset_title(row.dataset, results.config), f"{row.train_type}{live}", row.student, row.recipe)
+        ),
+        memory=row.weights_bytes_mean / GIGABYTE if row.n else None,
+        accuracy=100 * row.top1_mean if has_accuracy else None,
+        seconds=row.seconds_per_epoch_mean if row.n else None,
+        deviation=100 * row.top1_deviation if has_accuracy and row.top1_n > 1 else None,
         is_incomplete=row.is_incomplete,
     )
 

@@ -1,0 +1,85 @@
+"""Groups of the frame's rows: numbers over seeds, and the order of rows. No pandas before a frame is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from clipkd.tables.summary import summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AXES = ["recipe", "dataset", "student", "teacher", "train_type"]
+"""What a row of an accuracy table is for; its numbers are over seeds."""
+ROLES = ["baseline", "method", "control"]
+"""Of train types, in the order in which tables show them."""
+
+
+def rows_of(frame: pd.DataFrame) -> list[Any]:
+    """Return the rows of a frame, an attribute for each column."""
+    return list(frame.itertuples(index=False))
+
+
+def groups(frame: pd.DataFrame, *by: str) -> list[tuple[Any, pd.DataFrame]]:
+    """Return the groups of a frame, in the order in which they first appear."""
+    return list(frame.groupby(list(by) if len(by) > 1 else by[0], sort=False))
+
+
+def over_seeds(runs: pd.DataFrame, by: Sequence[str], *columns: str) -> pd.DataFrame:
+    """Return a row per group: mean, sample deviation (divisor n - 1) and count of each column, and of the runs.
+
+    `n` counts finished runs, `n_asked` those that the config asks for, `n_failed` those that failed.
+    """
+    numbers = {
+        f"{column}_{part}": (column, summary)
+        for column in columns
+        for part, summary in {"mean": mean, "deviation": deviation, "n": "count"}.items()
+    }
+    states = {
+        "epochs": ("epochs", "first"),
+        "n": ("state", finished),
+        "n_asked": ("state", "size"),
+        "n_failed": ("state", failed),
+    }
+    return runs.groupby(list(by), sort=False).agg(**states, **numbers).reset_index()  # type: ignore[call-overload]
+
+
+def mean(values: pd.Series) -> float:
+    return summarise(values.dropna()).mean
+
+
+def deviation(values: pd.Series) -> float:
+    return summarise(values.dropna()).deviation
+
+
+def finished(states: pd.Series) -> int:
+    return int((states == "finished").sum())
+
+
+def failed(states: pd.Series) -> int:
+    return int((states == "failed").sum())
+
+
+def joined(values: pd.Series) -> str:
+    """Return the different words of a group, sorted."""
+    return "; ".join(sorted(set(values.dropna())))
+
+
+def nested_order(rows: pd.DataFrame, *axes: str, **ranks: Sequence[Any]) -> pd.DataFrame:
+    """Return the rows sorted by several axes, each value where it first appears within those before it.
+
+    Args:
+        rows: the rows.
+        axes: the columns, outermost first.
+        ranks: for some of them, the order of their values.
+    """
+    places = rows.assign(place=range(len(rows)))
+    for depth, axis in enumerate(axes, start=1):
+        if axis in ranks:
+            key = rows[axis].map(list(ranks[axis]).index)
+        else:
+            key = places.groupby(list(axes[:depth])).place.transform("min")
+        places[f"{axis} key"] = key
+    order = places.sort_values([f"{axis} key" for axis in axes], kind="stable").index
+    return rows.loc[order].reset_index(drop=True)
