@@ -315,7 +315,8 @@ def test_what_the_snakefile_reads_imports_no_torch() -> None:
         "    if cell.teacher_spec:\n"
         "        place.full_embeddings(cell).folder, place.sample_embeddings(cell).folder\n"
         "tables.table_stems(grid), figures.figure_stems(grid)\n"
-        "heavy = {'torch', 'torchvision', 'transformers', 'sklearn', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules)\n"
+        "names = {'torch', 'torchvision', 'transformers', 'sklearn', 'matplotlib', 'pandas', 'scipy'}\n"
+        "heavy = names & set(sys.modules)\n"
         "print(len(found), sorted(heavy))\n"
     )
     answer = subprocess.run(
