@@ -67,9 +67,12 @@ def test_names_and_categories():
         "cost",
         "resources",
     ]
-    categories = [report_entry(stem)["category"] for stem in stems]
+    entries = [report_entry(stem) for stem in stems]
+    categories = [entry["category"] for entry in entries]
     assert categories == ["Accuracy", "Accuracy", "Accuracy", "Embeddings", "Cost", "Cost"]
-    assert len({report_entry(stem)["labels"]["figure"] for stem in stems}) == len(stems)
+    assert len({entry["labels"]["figure"] for entry in entries}) == len(stems)
+    captions = Path(__file__).parents[2] / "workflow/report"
+    assert all((captions / f"{entry['caption']}.rst").is_file() for entry in entries)
 
 
 def test_every_figure_is_drawn(study, figures):

@@ -200,12 +200,20 @@ def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, i
     assert jobs == trained | {"resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
 
 
-def test_an_edit_of_a_table_plans_what_is_made_from_tables(finished: Path) -> None:
-    module = finished / "clipkd/tables/table.py"
-    before = module.read_text()
+@pytest.mark.parametrize(
+    ("module", "planned"),
+    [
+        ("tables/table.py", ["tables", "figures", "report"]),
+        ("report/templates/page.html", ["report"]),
+        ("core/lock.py", []),
+    ],
+)
+def test_an_edit_plans_what_is_made_by_that_code(module: str, planned: list[str], finished: Path) -> None:
+    path = finished / "clipkd" / module
+    before = path.read_text()
     try:
-        module.write_text(before + "\n# edited\n")
+        path.write_text(before + "\n")
         jobs, said = plan(finished, "--configfile", "mini.yaml")
     finally:
-        module.write_text(before)
-    assert jobs == {"tables": 1, "figures": 1, "report": 1, "all": 1}, said
+        path.write_text(before)
+    assert jobs == (dict.fromkeys([*planned, "all"], 1) if planned else {}), said
