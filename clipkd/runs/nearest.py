@@ -26,7 +26,7 @@ def similarities(student: Heads, embedding: Tensor, prototypes: list[Tensor], re
         recipe: which side is projected.
     """
     each = [
-        losses.class_similarity(student.meeting(number), embedding, one, recipe)
+        losses.class_similarity(student.projection_head(number), embedding, one, recipe)
         for number, one in enumerate(prototypes)
     ]
     return torch.stack(each).mean(dim=0)

@@ -24,5 +24,7 @@ def objective(
     """
     if not isinstance(signal, tuple):
         return method.loss(student, outputs, labels, signal, recipe)
-    each = [method.loss(student.meeting(number), outputs, labels, one, recipe) for number, one in enumerate(signal)]
+    each = [
+        method.loss(student.projection_head(number), outputs, labels, one, recipe) for number, one in enumerate(signal)
+    ]
     return {part: sum(losses[part] for losses in each) / len(each) for part in each[0]}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clipkd.plugins.recipes import Recipe
-    from clipkd.plugins.students._heads import Meeting, Outputs
+    from clipkd.plugins.students._heads import Outputs, ProjectionHead
 
 Signal = Literal["nothing", "prototypes", "embeddings", "scores"]
 """What a method asks of the teacher: class prototypes [C, D] or [C, P, D], the batch's embeddings [B, D], or the
@@ -34,11 +34,13 @@ class Method:
     control_of: str | None = None
     """The method whose teacher content this one takes away, everything else being equal."""
 
-    def loss(self, student: Meeting, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe) -> Losses:
+    def loss(
+        self, student: ProjectionHead, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe
+    ) -> Losses:
         """Return the loss of one batch and its parts.
 
         Args:
-            student: where the network meets the teacher: its projection and logit scale.
+            student: the projection head for the teacher: projection and logit scale.
             outputs: what the student made of the batch.
             labels: class numbers, int64 [B].
             signal: the teacher's, as `self.signal` says.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipkd.plugins.recipes import Recipe
-from clipkd.plugins.students._heads import MAXIMUM_LOGIT_SCALE, Meeting
+from clipkd.plugins.students._heads import MAXIMUM_LOGIT_SCALE, ProjectionHead
 
 
 def classification(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -40,7 +40,7 @@ def distillation(logits: Tensor, teacher_logits: Tensor, recipe: Recipe) -> Tens
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def similarity(student: Meeting, embedding: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+def similarity(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
     """Return the (scaled) cosines [B, K] of a batch's embeddings [B, W] with K teacher vectors [K, D].
 
     The projection stands on the teacher's side (P: D -> W, released code) or on the student's
@@ -56,7 +56,7 @@ def similarity(student: Meeting, embedding: Tensor, targets: Tensor, recipe: Rec
     return cosines * student.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
 
 
-def class_similarity(student: Meeting, embedding: Tensor, prototypes: Tensor, recipe: Recipe) -> Tensor:
+def class_similarity(student: ProjectionHead, embedding: Tensor, prototypes: Tensor, recipe: Recipe) -> Tensor:
     """Return the (scaled) similarities [B, C] of a batch's embeddings with C classes' prototypes.
 
     One vector a class, [C, D]: `similarity`. Several, [C, P, D]: log((1 / P) sum over p of exp(s_cp)), the

@@ -1,4 +1,4 @@
-"""What every student has beside its body: a classifier, and a meeting place with each teacher."""
+"""What every student has beside its body: a classifier, and a projection head for each teacher."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Outputs:
     """Class scores before any softmax [..., B, C]."""
 
 
-class Meeting(Protocol):
-    """Where a student meets one teacher; a student with one teacher is its own meeting place."""
+class ProjectionHead(Protocol):
+    """The projection to one teacher's space, and its temperature. A student with one teacher is its own head."""
 
     @property
     def cluster_projection(self) -> Callable[[Tensor], Tensor]: ...
@@ -41,8 +41,8 @@ class Meeting(Protocol):
 
 
 @dataclass
-class OneOfSeveral:
-    """Where a student meets one of several teachers."""
+class HeadOfOneTeacher:
+    """The projection head for one of several teachers."""
 
     cluster_projection: nn.Module
     logit_scale: Any
@@ -87,12 +87,12 @@ class Heads(nn.Module):
         if learnable_scale:
             self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
 
-    def meeting(self, number: int) -> Meeting:
-        """Return where the student meets teacher `number`."""
+    def projection_head(self, number: int) -> ProjectionHead:
+        """Return the projection head for teacher `number`, from 0."""
         if self.teachers == 1:
             return self
         scale = self.logit_scales[number] if len(self.logit_scales) else None
-        return OneOfSeveral(self.cluster_projections[number], scale)
+        return HeadOfOneTeacher(self.cluster_projections[number], scale)
 
 
 def linear(width: int, target_width: int, projection: str) -> nn.Linear:
