@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub import HfApi, constants, errors
+
 from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.environment import redacted
 from clipkd.core.errors import InputError, MachineError
@@ -30,8 +32,6 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
             raise InputError(f"{folder} has no {name}; push a folder written by `clipkd export --format hf`")
     files = read_manifest(folder)["files"]
     open_artifact(folder, EXPORT, only=[name for name in files if name != CARD])
-    from huggingface_hub import HfApi
-
     api = HfApi(library_name="clipkd")
     with hub_errors(repository):
         address = api.create_repo(repository, private=private, exist_ok=True).repo_id
@@ -47,8 +47,6 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
 @contextmanager
 def hub_errors(repository: str) -> Iterator[None]:
     """Turn the hub's errors into ours; its own messages are not passed on, as they may hold the token."""
-    from huggingface_hub import constants, errors
-
     hub = redacted(constants.ENDPOINT)
     try:
         yield

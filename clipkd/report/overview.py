@@ -6,16 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from clipkd.tables.comparisons import Comparison
-from clipkd.tables.results import (
-    BASELINE,
-    Results,
-    accuracy_cells,
-    dataset_title,
-    teacher_names,
-    teacher_titles,
-    values,
-)
+from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, values
 from clipkd.tables.table import NOTHING
+from clipkd.tables.terms import BASELINE
 
 FEW_SEEDS = 5
 VERDICTS = ("better", "worse", "no difference shown", "nothing can be concluded", "not compared")

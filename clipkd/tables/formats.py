@@ -39,7 +39,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """Return the table as GitHub's Markdown; a column's group stands before its title."""
+    """Return the table as GitHub's Markdown; a column's group comes before its title."""
 
     def line(texts: Sequence[str]) -> str:
         return f"| {' | '.join(texts)} |\n"

@@ -2,7 +2,7 @@
 #
 #   results/report.html
 rule report:
-    """Write the page that shows every table and figure, to sort, filter, print and hand on."""
+    """Write the page that shows every table and figure, to sort, filter, print and share."""
     input:
         config=RESOLVED,
         runs=all_runs,

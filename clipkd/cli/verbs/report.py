@@ -9,7 +9,7 @@ from pathlib import Path
 from clipkd.cli.options import file_to_write, results_options
 from clipkd.spec.config import resolved
 
-TEXT = "Write the report: one page with the tables and figures, to sort, filter, print and hand on."
+TEXT = "Write the report: one page with the tables and figures, to sort, filter, print and share."
 EXAMPLES = """\
 examples:
   clipkd report

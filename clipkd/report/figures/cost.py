@@ -60,7 +60,8 @@ def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     live, taught = rows[rows.teacher_source == "live"], rows[rows.has_teacher]
     main = next(group.iloc[0] for group in (live, taught, rows) if len(group))
     is_alike = (rows.student == main.student) & (rows.recipe == main.recipe)
-    return rows[is_alike & rows.teacher.isin([main.teacher, NO_TEACHER])]
+    chosen: pd.DataFrame = rows[is_alike & rows.teacher.isin([main.teacher, NO_TEACHER])]
+    return chosen
 
 
 def draw_seconds(axes: Axes, rows: pd.DataFrame) -> None:

@@ -17,7 +17,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from clipkd.core.artifacts import written_aside
-from clipkd.tables.results import BASELINE, MARK
+from clipkd.tables.terms import BASELINE, MARK
 
 DPI = 150
 GREY = "#6b6b6b"
@@ -118,7 +118,7 @@ def legend_width(labels: list[float], columns: int) -> float:
     depth = max(1, math.ceil(len(labels) / columns))
     widest = [max(labels[start : start + depth]) for start in range(0, len(labels), depth)]
     beside = 5.5 * SETTINGS["font.size"] / 72  # a label's handle, and the space on both sides of it
-    return sum(widest) + beside * len(widest)
+    return float(sum(widest) + beside * len(widest))
 
 
 def teacher_colours(names: Iterable[str]) -> dict[str, str]:
