@@ -1,6 +1,6 @@
 """Tables of the results: accuracy, cost, resources, and whether the teacher matters. No torch here.
 
-Each table is written as CSV (plain numbers, for programs), Markdown, LaTeX and HTML.
+Each table is written as CSV (plain numbers, for programs), Markdown, LaTeX and HTML; runs.csv has every run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clipkd.core.artifacts import write_text
 from clipkd.spec.cells import expand
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.tables.results import Results, values
@@ -16,6 +17,8 @@ from clipkd.tables.table import Table
 from clipkd.tables.terms import EPOCHS, METRICS, choices
 
 FORMATS = ("csv", "md", "tex", "html")
+RUNS = "runs.csv"
+"""The frame that all tables are made of: a row per run and choice of its epoch."""
 
 
 def table_stems(config: dict[str, Any]) -> list[str]:
@@ -29,6 +32,11 @@ def table_stems(config: dict[str, Any]) -> list[str]:
     ]
     has_prototypes = any(cell.method.signal == "prototypes" for cell in cells)
     return [*accuracy, "teacher-matters", *["prototypes"] * has_prototypes, "cost", "resources", "teachers"]
+
+
+def table_files(config: dict[str, Any]) -> list[str]:
+    """Return the names of the files that a config's tables are written to."""
+    return [*(f"{stem}.{suffix}" for stem in table_stems(config) for suffix in FORMATS), RUNS]
 
 
 def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
@@ -82,7 +90,8 @@ def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
     for table in made(found):
         write(table, Path(output))
-    remove_leftovers(Path(output), table_stems(config), FORMATS)
+    write_text(Path(output) / RUNS, found.frame.to_csv(index=False, lineterminator="\n"))
+    remove_leftovers(Path(output), table_files(config))
 
 
 def made(found: Results) -> list[Table]:

@@ -19,15 +19,13 @@ def list_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-written.json")
 
 
-def remove_leftovers(folder: Path, stems: Sequence[str], formats: Sequence[str]) -> None:
+def remove_leftovers(folder: Path, names: Sequence[str]) -> None:
     """Remove what was written into a folder before and is not among the files of now; note these for the next time.
 
     Args:
         folder: where they were written.
-        stems: names of the files of now, without suffix.
-        formats: their suffixes.
+        names: of the files of now.
     """
-    names = [f"{stem}.{suffix}" for stem in stems for suffix in formats]
     for name, digest in written_before(folder).items():
         path = folder / name
         if name in names or not path.is_file() or path.is_symlink():

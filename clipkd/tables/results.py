@@ -14,6 +14,7 @@ from clipkd.plugins import datasets, teachers
 from clipkd.runs.finished import FinishedRun, read_failure, read_run
 from clipkd.runs.record import METRICS
 from clipkd.spec.cells import NO_TEACHER, Cell, expand
+from clipkd.spec.config import resolved
 from clipkd.spec.layout import Layout
 from clipkd.tables.consistency import inconsistencies
 from clipkd.tables.teacher_stats import TeacherStats
@@ -126,6 +127,26 @@ class Results:
     def comparable(self) -> pd.DataFrame:
         """The rows of accuracy tables: all but those of runs that only measure a live teacher's cost."""
         return self.frame[~self.frame.is_cost_run]
+
+
+def results(folder: str | Path = "results", data: str | Path | None = None) -> pd.DataFrame:
+    """Return the results of a grid as one frame: a row per run of the config and choice of its epoch.
+
+    Args:
+        folder: the folder that holds config.json and runs/.
+        data: the folder of datasets, teachers and embeddings; None: `data` beside `folder`.
+
+    Returns:
+        The content of results/tables/runs.csv. Runs without a result are there too: `state` is `finished`,
+        `failed` or `missing`. Accuracies are shares of 1. `is_headline` marks the epoch that comparisons use.
+
+    Raises:
+        InputError: there is no resolved config in `folder`.
+        DataError: a run is damaged, or does not match the config; the message names file and field.
+    """
+    folder = Path(folder)
+    data = folder.parent / "data" if data is None else Path(data)
+    return Results.collect(resolved(folder / "config.json"), folder / "runs", data, partial=True).frame
 
 
 def together(wrong: list[DataError], runs: Path) -> DataError:

@@ -216,7 +216,7 @@ class Project:
         return told
 
 
-TIMED = ("cost", "resources", "teachers")
+TIMED = ("cost", "resources", "runs", "teachers")
 MEASURED = re.compile("seconds|per_second|memory|live_to_cached")
 FAST = ("--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "5", "--latency-wait", "20")
 """A small cluster answers at once."""

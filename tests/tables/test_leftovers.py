@@ -8,7 +8,7 @@ import pytest
 
 from clipkd.report.figures import figure_stems
 from clipkd.report.figures.write import write_figures
-from clipkd.tables import FORMATS, table_stems, write_tables
+from clipkd.tables import table_files, write_tables
 from clipkd.tables.cleanup import list_of, remove_leftovers
 from tests.synthetic import demo, write_study
 
@@ -33,12 +33,12 @@ def test_tables_of_an_earlier_grid_go_and_nothing_else(study, tmp_path, capsys):
     folder, small = tmp_path / "results/tables", one_recipe()
     write_tables(study.config, study.results, study.data, folder)
     whole = names(folder)
-    assert whole == {f"{stem}.{suffix}" for stem in table_stems(study.config) for suffix in FORMATS}
+    assert whole == set(table_files(study.config))
     (folder / "notes.md").write_text("mine")
     (folder / "accuracy-reference-last-top1.md").write_text("edited")
     (tmp_path / "results/paper.csv").write_text("beside it")
     write_tables(small, study.results, study.data, folder)
-    wanted = {f"{stem}.{suffix}" for stem in table_stems(small) for suffix in FORMATS}
+    wanted = set(table_files(small))
     assert "accuracy-reference-last-top1.csv" in whole - wanted
     assert names(folder) == wanted | {"notes.md", "accuracy-reference-last-top1.md"}
     assert (folder / "accuracy-reference-last-top1.md").read_text() == "edited"
@@ -68,7 +68,7 @@ def test_a_strange_list_removes_nothing(listed, tmp_path):
     for path in (tmp_path / "precious.csv", folder / "a.csv", folder / "new.csv"):
         path.write_text("1")
     list_of(folder).write_text(listed)
-    remove_leftovers(folder, ["new"], ["csv"])
+    remove_leftovers(folder, ["new.csv"])
     assert names(folder) == {"a.csv", "new.csv"}
     assert (tmp_path / "precious.csv").exists()
     assert set(json.loads(list_of(folder).read_text())) == {"new.csv"}
@@ -78,11 +78,11 @@ def test_a_link_is_left(tmp_path):
     folder = tmp_path / "tables"
     folder.mkdir()
     (folder / "old.csv").write_text("1")
-    remove_leftovers(folder, ["old"], ["csv"])
+    remove_leftovers(folder, ["old.csv"])
     (tmp_path / "elsewhere.csv").write_text("1")
     (folder / "old.csv").unlink()
     (folder / "old.csv").symlink_to(tmp_path / "elsewhere.csv")
     (folder / "new.csv").write_text("2")
-    remove_leftovers(folder, ["new"], ["csv"])
+    remove_leftovers(folder, ["new.csv"])
     assert (folder / "old.csv").is_symlink()
     assert (tmp_path / "elsewhere.csv").exists()

@@ -10,10 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import clipkd
+from clipkd.core.artifacts import write_json
 from clipkd.core.errors import DataError
-from clipkd.tables import FORMATS, report_entry, table_stems, write_tables
+from clipkd.tables import report_entry, table_files, table_stems, write_tables
 from clipkd.tables.cost import count
 from tests.synthetic import Study, demo, top1, write_run, write_study
 
@@ -56,12 +59,35 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_names_are_known_before_anything_runs(study, tables):
     stems = table_stems(study.config)
-    assert sorted(contents(tables)) == sorted(f"{stem}.{suffix}" for stem in stems for suffix in FORMATS)
+    assert sorted(contents(tables)) == sorted(table_files(study.config))
     assert "accuracy-corrected-selected-top1" in stems
     assert "accuracy-reference-best-test-top5" in stems
     assert {report_entry(stem)["category"] for stem in stems} == {"Tables"}
     titles = [report_entry(stem)["labels"]["table"] for stem in stems]
     assert len(set(titles)) == len(titles)
+
+
+def test_one_frame_holds_every_run(study, tables):
+    """In one line for a user, and as results/tables/runs.csv."""
+    write_json(study.results / "config.json", study.config)
+    found = clipkd.results(study.results)
+    assert len(found) == 2 * len(study.cells)
+    run = found.query("recipe == 'corrected' and train_type == 'embed-KD' and teacher == 'digits-vit-xs' and seed == 1")
+    assert dict(zip(run.epoch, run.top1, strict=True)) == pytest.approx({"last": 0.83, "selected": 0.835})
+    assert list(run.is_headline) == [False, True]
+    assert (run.extraction_passes == 50).all()
+    written = pd.read_csv(tables / "runs.csv")
+    pd.testing.assert_frame_equal(written, found, check_dtype=False)
+
+
+def test_a_missing_run_is_a_row_without_numbers(tmp_path):
+    study = write_study(demo(), tmp_path)
+    write_json(study.results / "config.json", study.config)
+    shutil.rmtree(study.folder(recipe="corrected", teacher="digits-vit-s", train_type="embed-KD", seed=1))
+    found = clipkd.results(study.results)
+    missing = found[found.state == "missing"]
+    assert list(missing.train_type) == ["embed-KD"] * 2
+    assert missing[["top1", "seconds_per_epoch", "teacher_passes"]].isna().all(axis=None)
 
 
 def test_accuracy_is_mean_and_sample_deviation_over_seeds(tables):

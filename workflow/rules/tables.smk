@@ -2,6 +2,7 @@
 #
 #   results/config.json                         the resolved config: the grid that tables and figures show
 #   results/tables/<table>.{csv,md,tex,html}
+#   results/tables/runs.csv                     a row per run and choice of its epoch
 rule resolve:
     """Write down the resolved config, so that tables and figures say which grid they show."""
     output:
@@ -28,6 +29,7 @@ rule tables:
         expand(
             "results/tables/{stem}.{format}", stem=TABLES, format=["csv", "md", "tex"]
         ),
+        f"results/tables/{tables.RUNS}",
     log:
         "logs/tables/tables.log",
     benchmark:

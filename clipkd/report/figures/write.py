@@ -36,4 +36,4 @@ def write_figures(config: dict[str, Any], results: Path, data: Path, output: Pat
     for stem, (kind, *what) in figures(config).items():
         with styled():
             save(DRAW[kind](found, *what), Path(output), stem, found.gaps())
-    remove_leftovers(Path(output), figure_stems(config), FORMATS)
+    remove_leftovers(Path(output), [f"{stem}.{suffix}" for stem in figure_stems(config) for suffix in FORMATS])
