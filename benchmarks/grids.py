@@ -35,15 +35,15 @@ grid:
 training: {{epochs: 12, device: cpu}}
 """
 TYPES = ("supervised", "vanilla", "teacher-KD", "embed-KD")
-OUTPUTS = "metrics.json cost.json history.csv student.safetensors manifest.json"
-SBATCH = f"""\
+SBATCH = """\
 #!/bin/sh
 case "$*" in *--test-only*) exit 0;; esac
 job=$(date +%s%N)
 while [ $# -gt 0 ]; do [ "$1" = --comment ] && comment=$2; shift; done
-cell=$(echo "${{comment#rule_train_wildcards_}}" | sed 's,_,/,g; s,/\\([0-9]*\\)$,/seed\\1,')
-mkdir -p "results/runs/$cell" "results/benchmarks/runs/${{cell%/*}}"
-touch "results/benchmarks/runs/$cell.tsv" && cd "results/runs/$cell" && touch {OUTPUTS} && cd - > /dev/null
+cell=$(echo "${comment#rule_train_wildcards_}" | sed 's,_,/,g; s,/\\([0-9]*\\)/\\([0-9a-f]*\\)$,/seed\\1 \\2,')
+settings=${cell#* } cell=${cell% *}
+mkdir -p "results/runs/$cell" "results/benchmarks/runs/${cell%/*}"
+touch "results/benchmarks/runs/$cell-$settings.tsv" "results/runs/$cell/.done-$settings"
 echo "$job|COMPLETED" >> jobs
 echo "$job"
 """

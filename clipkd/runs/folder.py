@@ -25,7 +25,6 @@ from clipkd.core.artifacts import (
     check_file,
     entry_of,
     open_artifact,
-    read_json,
     read_manifest,
     write_json,
     write_manifest,
@@ -38,8 +37,7 @@ from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.lock import held
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
-from clipkd.runs.record import COST, ENVIRONMENT, FAILED, HISTORY, KIND, METRICS, RunRecord
-from clipkd.runs.spare import RESUME, SPARE
+from clipkd.runs.record import COST, ENVIRONMENT, FAILED, HISTORY, KIND, METRICS, RESUME, RunRecord
 from clipkd.runs.unfinished import Checkpoints
 
 CONFIG, STUDENT = "config.yaml", "student.safetensors"
@@ -70,40 +68,20 @@ class RunFolder:
     def finished(self, identity: dict[str, Any]) -> bool:
         """Return whether the folder holds the complete result of exactly this run.
 
-        Raises:
-            DataError: it does, but a file is damaged or missing.
+        A result with a damaged or missing file is not complete; a warning says so.
         """
         if not (self.path / METRICS).exists() or not self.checkpoint.exists():
             return False
         try:
-            found = read_json(self.path / METRICS).get("fingerprint")
-        except DataError as error:
-            raise DataError(f"{error}; remove {self.path} and make it again") from None
-        return found == fingerprint(identity) and self.is_student_of(open_artifact(self.path, KIND, identity).manifest)
-
-    def put_back(self, identity: dict[str, Any]) -> bool:
-        """Write `metrics.json` again, where exactly this run had finished and lost it; return whether that was so.
-
-        What is damaged or missing is said aloud.
-        """
-        if not (self.path / SPARE).exists() or not self.checkpoint.exists():
-            return False
-        try:
-            manifest = read_manifest(self.path)
-            if manifest["fingerprint"] != fingerprint(identity):
+            if read_manifest(self.path)["fingerprint"] != fingerprint(identity):
                 return False
-            check_file(self.path / SPARE, manifest["files"][METRICS], self.path)
-            open_artifact(self.path, KIND, identity, only=manifest["files"].keys() - {METRICS})
-            if not self.is_student_of(manifest):
-                return False
+            return self.is_student_of(open_artifact(self.path, KIND, identity).manifest)
         except DataError as error:
-            say(f"{self.path} can't be completed, and is trained again: {error}")
+            say(f"{self.path} will be trained again, because its result is damaged: {error}")
             return False
-        write_text(self.path / METRICS, (self.path / SPARE).read_text(encoding="utf-8"))
-        return True
 
     def is_student_of(self, manifest: dict[str, Any]) -> bool:
-        """Return whether the checkpoint is the student that a manifest, whose own files are checked, tells of."""
+        """Return whether the checkpoint is the student that a manifest, whose own files are checked, describes."""
         if self.checkpoint.parent == self.path:
             return self.checkpoint.name in manifest["files"]
         try:
@@ -120,39 +98,44 @@ class RunFolder:
         """Return the saved states of an unfinished run with this identity."""
         return Checkpoints(self.path / RESUME, identity)
 
-    def start(self, settings: dict[str, Any], identity: Identity, where: torch.device) -> None:
-        """Write the resolved settings and the environment; drop an earlier run's results."""
-        self.empty(identity)
-        plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
-        write_text(self.path / CONFIG, plain)
-        write_json(self.path / ENVIRONMENT, environment(where))
-
-    def empty(self, identity: Identity) -> None:
-        """Remove what an earlier run left; say so, where that was a complete one of other settings."""
-        names = {METRICS, SPARE, MANIFEST, COST, HISTORY, FAILED}
+    def start(self, identity: Identity) -> None:
+        """Begin a run; an earlier run's results stay until this one's are there to replace them."""
         with suppress(DataError):
-            manifest = read_manifest(self.path)
-            names |= manifest["files"].keys()
-            if lines := list(differences(manifest["identity"], identity)):
-                say(f"{self.path} held a run of other settings, which is replaced:\n  " + "\n  ".join(lines))
-        for name in names:
-            (self.path / name).unlink(missing_ok=True)
+            if lines := list(differences(read_manifest(self.path)["identity"], identity)):
+                say(
+                    f"{self.path} holds a run with other settings, which is replaced when this one is complete:\n  "
+                    + "\n  ".join(lines)
+                )
+        (self.path / FAILED).unlink(missing_ok=True)
         for events in self.path.glob("events.out.tfevents.*"):
             events.unlink()
+
+    def empty(self) -> None:
+        """Remove an earlier run's results, `metrics.json` first: without it the folder holds no complete run."""
+        names = {MANIFEST, COST, HISTORY}
+        with suppress(DataError):
+            names |= read_manifest(self.path)["files"].keys()
+        for name in [METRICS, *names]:
+            (self.path / name).unlink(missing_ok=True)
 
     def fail(self, reason: dict[str, Any]) -> None:
         """Mark the run as failed, until it is started again."""
         write_json(self.path / FAILED, reason)
 
-    def finish(self, student: State, record: RunRecord, facts: dict[str, Any]) -> None:
+    def finish(
+        self, student: State, record: RunRecord, facts: dict[str, Any], settings: dict[str, Any], where: torch.device
+    ) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
         identity, texts = record.metrics.identity, record.files()
+        self.empty()
+        plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
+        write_text(self.path / CONFIG, plain)
+        write_json(self.path / ENVIRONMENT, environment(where))
         save_student(student, self.checkpoint)
         for name in (HISTORY, COST):
             write_text(self.path / name, texts[name])
         with written_aside(self.path / METRICS) as aside:
-            text = texts[METRICS]
-            aside.write_text(text, encoding="utf-8")
+            aside.write_text(texts[METRICS], encoding="utf-8")
             entries = {METRICS: entry_of(aside)}
             files = [self.path / name for name in (CONFIG, ENVIRONMENT, HISTORY, COST)]
             if self.checkpoint.parent == self.path:
@@ -161,7 +144,6 @@ class RunFolder:
                 facts = facts | {ELSEWHERE: entry_of(self.checkpoint)}
             entries |= {path.name: entry_of(path) for path in files}
             write_manifest(self.path, KIND, identity, facts, entries)
-            write_text(self.path / SPARE, text)
         self.sweep(identity)
 
     def sweep(self, identity: Identity) -> None:

@@ -61,9 +61,7 @@ def train_together(
             try:
                 if ranks.is_first:
                     stack.enter_context(folder.held())
-                (is_finished,) = ranks.most(
-                    ranks.is_first and (folder.finished(job.identity) or folder.put_back(job.identity))
-                )
+                (is_finished,) = ranks.most(ranks.is_first and folder.finished(job.identity))
                 if is_finished:
                     if ranks.is_first:
                         folder.sweep(job.identity)

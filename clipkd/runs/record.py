@@ -17,6 +17,8 @@ KIND = "run"
 METRICS, COST, HISTORY, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "env.json"
 FAILED = "failed.json"
 """In the folder of a run that stopped on a number that is not finite: which epoch, step and images."""
+RESUME = ".resume"
+"""In the folder of an unfinished run: its checkpoints."""
 FORMAT: Literal[2] = 2
 """Of metrics.json; 2: a manifest.json lies beside it."""
 Split = Literal["validation", "test"]

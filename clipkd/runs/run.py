@@ -126,7 +126,7 @@ class Run:
         self.check_ranks()
         if self.ranks.is_first:
             if not is_resumed:
-                self.folder.start(self.job.settings(), self.job.identity, self.job.device)
+                self.folder.start(self.job.identity)
             self.board = Board(
                 self.folder.path, self.fingerprint, self.cell.folder, self.epoch.number, self.job.settings()
             )
@@ -249,7 +249,8 @@ class Run:
             teacher = self.signal.teacher
             costs = cost(self.job, teacher, parameters, images, self.seconds, self.passes, self.companions)
             record = RunRecord(metrics=self.result, cost=costs, history=self.history)
-            self.folder.finish(self.selected_student, record, self.job.facts())
+            settings, device = self.job.settings(), self.job.device
+            self.folder.finish(self.selected_student, record, self.job.facts(), settings, device)
         self.say(
             f"{self.cell.folder}: test top-1 {last.test.top1:.1%} (last epoch), "
             f"{selected.test.top1:.1%} (selected epoch)"

@@ -11,7 +11,6 @@ from clipkd.core.artifacts import MANIFEST, check_file, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.progress import progress
 from clipkd.core.verified import Memory, stamp
-from clipkd.runs.spare import SPARE
 
 KINDS = ("dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
 RESULT = "metrics.json"
@@ -69,8 +68,6 @@ def problems_of(folder: Path) -> list[str]:
     problems, memory = [], Memory(folder)
     for name, entry in manifest["files"].items():
         path = folder / name
-        if name == RESULT and not path.exists() and (folder / SPARE).exists():
-            path = folder / SPARE  # nothing is lost: the run's command writes the first copy anew
         try:
             before = stamp(path)
             check_file(path, entry, folder)

@@ -11,9 +11,7 @@ from typing import Any
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
-from clipkd.core.typed_json import read_model
 from clipkd.runs.finished import FinishedRun
-from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import Hyperparameters, run_identity
 from clipkd.spec.layout import Layout
@@ -81,27 +79,6 @@ def identity_of(cell: Cell, config: dict[str, Any], layout: Layout, content: str
     if numbers.precision == "auto":  # the machine that trained has chosen
         numbers = replace(numbers, precision="bf16" if precision == "bf16" else "fp32")
     return run_identity(cell, numbers, layout, content)
-
-
-def strangers(runs: dict[Path, Cell], config: dict[str, Any], layout: Layout) -> list[str]:
-    """Return a line for each finished run that is not what the config asks for: its folder, and what differs first.
-
-    Args:
-        runs: folder -> its cell; those without a readable result are passed over.
-        config: a checked config.
-        layout: where datasets and embeddings lie.
-    """
-    lines = []
-    for folder, cell in runs.items():
-        try:
-            identity = read_model(folder / METRICS, Metrics).identity
-            content, precision = identity["dataset"]["content"], identity["training"]["precision"]
-        except (DataError, KeyError, TypeError):
-            continue
-        wanted = identity_of(cell, config, layout, content, precision)
-        if fingerprint(identity) != fingerprint(wanted):
-            lines.append(f"{folder}: {next(iter(differences(identity, wanted)))}")
-    return lines
 
 
 def same_seeds(runs: dict[Cell, FinishedRun]) -> Iterator[DataError]:

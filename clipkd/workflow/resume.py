@@ -15,8 +15,7 @@ from pathlib import Path
 from clipkd.core import lock
 from clipkd.core.errors import MachineError
 from clipkd.core.progress import say
-from clipkd.workflow import recovery as adoption
-from clipkd.workflow import session as main_process
+from clipkd.workflow import session
 from clipkd.workflow.slurm import jobs
 
 RUNS = Path("results/runs")
@@ -37,31 +36,18 @@ def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
         InputError: no workflow was started here.
         MachineError: another main process lives or may live, SLURM gives no answer, or something does not end.
     """
-    started = main_process.last_started(folder)
-    descriptor = main_process.take(folder)
+    started = session.last_started(folder)
+    descriptor = session.take(folder)
     if started.executor == "slurm":
         jobs.end(folder, let_finish)
     end_orphans(folder, let_finish)
     command = [*SNAKEMAKE, *started.arguments]
-    if whole := adoption.finished(folder):
-        say(f"outputs of finished jobs, taken over as their main process died before it noted them: {len(whole)}")
-        said = call("--cleanup-metadata", command, *map(str, whole))
-        # It takes the marks off, and fails all the same where there is nothing else to clean up.
-        if adoption.finished(folder):
-            raise MachineError(f"snakemake --cleanup-metadata failed:\n{said.stdout.strip()}")
-    said = call("--unlock", command)
-    if said.returncode != 0:
-        raise MachineError(f"snakemake --unlock failed:\n{said.stdout.strip()}")
+    # First, so that no option of the user's swallows it, and before `--`, which begins the targets.
+    unlock = [*SNAKEMAKE, "--unlock", *started.arguments]
+    answer = subprocess.run(unlock, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if answer.returncode != 0:
+        raise MachineError(f"snakemake --unlock failed:\n{answer.stdout.strip()}")
     return command, descriptor
-
-
-def call(option: str, command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake with the workflow's own command line, to do one thing before it goes on."""
-    position = len(SNAKEMAKE)
-    # First, so that no option of the user's swallows it, and before `--`, which begins the targets. An option that
-    # takes nothing keeps targets that come first from being taken for its arguments.
-    changed = [*command[:position], option, *arguments, "--nocolor", *command[position:]]
-    return subprocess.run(changed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
 
 def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE) -> None:
@@ -157,7 +143,7 @@ def is_job(words: list[str]) -> bool:
 def go_on(command: list[str], descriptor: int) -> None:
     """Become the Snakemake that goes on, with the lock."""
     os.set_inheritable(descriptor, True)
-    os.environ[main_process.INHERITED] = str(descriptor)
+    os.environ[session.INHERITED] = str(descriptor)
     say("going on: snakemake " + " ".join(command[len(SNAKEMAKE) :]))
     sys.stdout.flush()
     os.execv(command[0], command)

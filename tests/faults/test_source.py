@@ -25,7 +25,6 @@ PAST_THE_LIBRARY = {
     "core/lock.py:held": "the lock file, which says who writes",
     "runs/folder.py:save_student": "into memory; what is written is written aside",
     "workflow/session.py:take": "the lock file, which says who is at work",
-    "runs/spare.py:set_aside": "gives a whole file its other name",
     "cli/verbs/train.py:train_alone": "opens a training, no file",
     "core/verified.py:save": "what this machine has verified, in the user's cache; no result",
 }

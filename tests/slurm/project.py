@@ -53,12 +53,12 @@ sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.absp
 arguments = sys.argv[1:]
 if arguments[:1] == ["train"]:
     from pathlib import Path
-    from clipkd.runs.folder import run as training
+    from clipkd.runs import run as training
     training.SECONDS_BETWEEN_SAVES, training.SHARE_FOR_SAVES = {SECONDS_BETWEEN_SAVES}, float("inf")
-    cell = arguments[arguments.index("--log-folder") + 1]
+    cell = os.path.dirname(arguments[arguments.index("--stamp") + 1])
     if os.environ.get("TEST_FORGETS"):
         training.Run.resume = lambda run: False
-        training.RunFolder.put_back = lambda folder, identity: False
+        training.RunFolder.finished = lambda folder, identity: False
     trace = open(Path("trace") / f"{{time.time():.3f}}-{{os.getpid()}}", "w", buffering=1)
     after, ballast = training.Run.after_step, []
     def noted(run, *given):
@@ -187,14 +187,14 @@ class Project:
         """Return the number of the SLURM job that waits or runs for a cell."""
         assert self.cluster is not None
         said = self.cluster.run("squeue", "--noheader", "--format=%i|%k").stdout
-        comment = "rule_train_wildcards_" + cell.replace("/seed", "/").replace("/", "_")
-        return next(line.partition("|")[0] for line in said.splitlines() if line.endswith(comment))
+        comment = "|rule_train_wildcards_" + cell.replace("/seed", "/").replace("/", "_") + "_"
+        return next(line.partition("|")[0] for line in said.splitlines() if comment in line)
 
     def logs(self, cell: str) -> list[str]:
         """Return the logs of all attempts at a cell."""
         path = self.folder / "logs/runs" / cell
         found = sorted(
-            path.parent.glob(f"{path.name}.attempt*.log"), key=lambda log: int(re.findall(r"\d+", log.name)[-1])
+            path.parent.glob(f"{path.name}-*.attempt*.log"), key=lambda log: int(re.findall(r"\d+", log.name)[-1])
         )
         return [log.read_text() for log in found]
 

@@ -95,9 +95,8 @@ def test_killed_between_the_result_and_the_tidying_up(digits_folder, whole, tmp_
 
 
 LOST = {
-    "nothing else": None,
-    "no spare": lambda run: (run / ".metrics.json").unlink(),
-    "damaged spare": lambda run: damage(run / ".metrics.json", "flipped"),
+    "missing result": lambda run: (run / "metrics.json").unlink(),
+    "damaged result": lambda run: damage(run / "metrics.json", "flipped"),
     "damaged student": lambda run: damage(run / "student.safetensors", "flipped"),
     "missing student": lambda run: (run / "student.safetensors").unlink(),
     "missing history": lambda run: (run / "history.csv").unlink(),
@@ -106,32 +105,34 @@ LOST = {
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_a_finished_run_that_loses_its_result_is_not_trained_again(lost, digits_folder, whole, tmp_path, capfd):
-    """Snakemake deletes it before it tries a failed job again. Where more is lost, it is trained again, aloud."""
+def test_a_result_that_is_not_whole_is_trained_again(lost, digits_folder, whole, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    (run / "metrics.json").unlink()
-    if LOST[lost]:
-        LOST[lost](run)
+    LOST[lost](run)
     train(digits_folder, run)
     said = capfd.readouterr().err
     check_equal(run, whole)
-    if LOST[lost]:
-        assert f"epoch {EPOCHS}/{EPOCHS}" in said
-    else:
-        assert "holds the complete result of this run: nothing to do" in said
-        assert "epoch" not in said
-    if lost.startswith("damaged") or lost in ("missing history", "missing manifest"):
-        assert f"{run} can't be completed, and is trained again: " in said
+    assert f"epoch {EPOCHS}/{EPOCHS}" in said
+    if lost not in ("missing result", "missing student"):
+        assert f"{run} will be trained again, because its result is damaged: " in said
 
 
-def test_a_folder_without_its_result_is_sound_while_the_second_copy_is(whole, tmp_path):
+def test_another_runs_result_stays_until_it_is_replaced(digits_folder, whole, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    (run / "metrics.json").unlink()
-    assert (verify([run]).sound, verify([run]).damaged) == (1, [])
-    damage(run / ".metrics.json", "flipped")
-    assert len(verify([run]).damaged) == 1
+    stopped_at(5, digits_folder, run, epochs=1)
+    told = (
+        f"{run} holds a run with other settings, which is replaced when this one is complete:\n  training.epochs: found"
+    )
+    assert told in capfd.readouterr().err
+    assert all((run / name).read_bytes() == (whole / name).read_bytes() for name in RESULTS)
+    assert verify([run]).damaged == []
+    train(digits_folder, run, epochs=1)
+    assert "going on in epoch 1, after step 5" in capfd.readouterr().err
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
+    assert verify([run]).damaged == []
+    train(digits_folder, run)
+    check_equal(run, whole)
 
 
 def run_as(data: Path, folder: Path, checkpoint: Path, epochs: int) -> bytes:
@@ -148,8 +149,7 @@ def test_another_runs_student_does_not_stand_for_this_ones(digits_folder, tmp_pa
     run_as(digits_folder, tmp_path / "run", one, 1)
     capfd.readouterr()
     wanted = run_as(digits_folder, tmp_path / "run", other, 2)
-    told = f"{tmp_path}/run held a run of other settings, which is replaced:\n  training.epochs: found 1, wanted 2\n"
-    assert told in capfd.readouterr().err
+    assert "training.epochs: found 1, wanted 2\n" in capfd.readouterr().err
     assert not one.exists()
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
     assert run_as(digits_folder, tmp_path / "run", one, 2) == wanted
@@ -178,14 +178,6 @@ def test_ranks_that_would_go_on_from_different_steps_are_refused(digits_folder, 
         train(digits_folder, tmp_path)
 
 
-def test_the_result_of_another_run_is_not_written_again(digits_folder, whole, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(whole, run)
-    (run / "metrics.json").unlink()
-    train(digits_folder, run, epochs=1)
-    assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
-
-
 def test_killed_again_and_again_at_random_moments(digits_folder, whole, tmp_path):
     """Each start is killed a little later; saves, epochs' ends and evaluation are all hit in the long run."""
     seconds = random.Random(4)
@@ -200,7 +192,7 @@ def test_killed_again_and_again_at_random_moments(digits_folder, whole, tmp_path
     check_equal(tmp_path, whole)
 
 
-def stopped_at(step: int, data: Path, folder: Path) -> None:
+def stopped_at(step: int, data: Path, folder: Path, epochs: int = EPOCHS) -> None:
     """Train until a signal comes in the given step of the whole run."""
     steps, look = iter(range(1, 10_000)), Guard.look
 
@@ -212,7 +204,7 @@ def stopped_at(step: int, data: Path, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Guard, "look", looked)
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
-            train(data, folder)
+            train(data, folder, epochs)
 
 
 @pytest.mark.parametrize("step", [1, 5, 9, 10, 18, 27])

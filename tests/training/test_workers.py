@@ -139,7 +139,7 @@ def test_a_signal_to_one_student_alone_stops_all_that_has_not_begun(digits_folde
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
     assert "the same command goes on with what is saved" in said
-    assert not (tmp_path / PLACE / "seed2/config.yaml").exists()
+    assert not (tmp_path / PLACE / "seed2/.lock").exists()
 
 
 def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, tmp_path):
@@ -153,7 +153,7 @@ def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, t
     assert done.returncode == 143, done.stderr
     assert "stopped by SIGTERM; the same command goes on with the students that are left" in done.stderr
     assert (tmp_path / PLACE / "seed0/metrics.json").exists()
-    assert not (tmp_path / PLACE / "seed1/config.yaml").exists()
+    assert not (tmp_path / PLACE / "seed1/.lock").exists()
 
 
 def test_a_stack_by_the_command_line(digits_folder, tmp_path):

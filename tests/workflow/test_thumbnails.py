@@ -39,7 +39,7 @@ def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None
             side
         )
 
-    target = "results/runs/corrected/photos/tiny-32/none/supervised/seed0/metrics.json"
+    (target,) = re.findall(r"output: (results/runs/corrected/photos/tiny-32/none/supervised/seed0/\S+)", said)
     done = snakemake(project, target, *config)
     assert done.returncode == 0, done.stdout
     assert (project / folders[32] / "manifest.json").exists()

@@ -67,7 +67,7 @@ def plan(project: Path, *arguments: str) -> tuple[dict[str, int], str]:
 
 
 def planned_runs(said: str) -> set[str]:
-    return set(re.findall(r"output: results/runs/(\S+)/metrics\.json", said))
+    return set(re.findall(r"output: results/runs/(\S+)/\.done-", said))
 
 
 def runs(datasets: tuple, students: tuple, teachers: tuple, types: tuple, seeds: int, recipes=RECIPES) -> Iterator[str]:

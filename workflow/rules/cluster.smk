@@ -2,10 +2,8 @@
 # Harmless on one machine; docs/slurm.md says how to use profiles/slurm.
 import shlex
 
-from clipkd.workflow import recovery as adoption, estimates, session as main_process
-from clipkd.tables import consistency as agreement
-from clipkd.runs import spare
-from clipkd.core.errors import ClipkdError, InputError
+from clipkd.workflow import estimates, session
+from clipkd.core.errors import ClipkdError
 from clipkd.workflow.slurm.preflight import Request, preflight
 
 
@@ -16,11 +14,10 @@ localrules:
     resolve,
 
 
-def train_minutes(wildcards, attempt, seeds=None):
+def train_minutes(wildcards, attempt):
     """Return the minutes that a training, one student after another, may take; more after each attempt."""
-    seeds = seeds or [wildcards.seed]
-    cell = cell_of(wildcards, seeds[0])
-    return attempt * estimates.training_minutes(cell, LAYOUT, DEVICE, len(seeds))
+    cells = job_of(wildcards).cells
+    return attempt * estimates.training_minutes(cells[0], LAYOUT, DEVICE, len(cells))
 
 
 def extract_minutes(wildcards, attempt):
@@ -37,13 +34,21 @@ def extract_minutes(wildcards, attempt):
     )
 
 
-def requests():
+def forget_forced(dag):
+    """Have the trainings that --forcerun or --forceall names begin anew: the command leaves complete runs alone.
+
+    (Not those that Snakemake forces itself, because it did not see them end: they may be complete.)
+    """
+    for job in dag.needrun_jobs():
+        if job.rule.name == "train" and job.rule in dag.forcerules:
+            JOBS[str(job.output[0])].forget()
+
+
+def requests(dag):
     """Yield what the jobs that are about to run will ask SLURM for; those of a group ask together."""
-    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    groups = {
-        id(group): group for group in map(workflow.dag.get_job_group, jobs) if group
-    }
-    alone = [job for job in jobs if workflow.dag.get_job_group(job) is None]
+    jobs = [job for job in dag.needrun_jobs() if not job.is_local]
+    groups = {id(group): group for group in map(dag.get_job_group, jobs) if group}
+    alone = [job for job in jobs if dag.get_job_group(job) is None]
     for job in [*groups.values(), *alone]:
         asked = job.resources
         yield Request(
@@ -57,83 +62,42 @@ def requests():
         )
 
 
-def make_way(goes_on):
-    """Set the results of trainings that are about to run aside; those that the user forces train anew.
-
-    Snakemake deletes them where a job begins. A job that fails before would leave them, with its own record.
-    """
-    everything = workflow.dag_settings.forceall
-    unfinished = set(adoption.marked(adoption.MARKS))  # Snakemake forces these too
-    for job in workflow.dag.needrun_jobs():
-        if not job.rule.name.startswith("train"):
-            continue
-        for result in map(Path, job.output):
-            is_forced = workflow.dag.reason(job).forced and result not in unfinished
-            if (everything or is_forced) and not goes_on:
-                spare.forget(result)
-            else:
-                spare.set_aside(result)
-
-
-def refuse_strangers():
-    """Refuse, before any work, finished runs that the config does not ask for and Snakemake would take as they are.
-
-    It has no record of what `clipkd train` made by hand.
-    """
-    dag = workflow.dag
-    done = [
-        Path(path)
-        for job in dag.jobs
-        if job.rule.name.startswith("train") and not dag.needrun(job)
-        for path in job.output
-    ]
-    runs = {
-        path.parent: RUNS[path.parent.relative_to("results/runs").as_posix()]
-        for path in done
-    }
-    if lines := agreement.strangers(runs, config, LAYOUT):
-        more = [f"... and {len(lines) - 20} more"] if len(lines) > 20 else []
-        raise InputError(
-            f"{len(lines)} of the grid's run folders hold runs of other settings than the config asks for; remove them, "
-            "and they are trained anew:\n  " + "\n  ".join(lines[:20] + more)
-        )
-
-
 def start():
     """Become the folder's one main process; on a cluster, find out what would fail or hang."""
-    if workflow.touch:
+    # Internal to Snakemake: nothing else tells a hook which jobs will run, and where.
+    dag, executor = workflow.dag, workflow.executor_plugin.name
+    if executor == "touch":
         return
-    executor = workflow.executor_plugin.name
-    goes_on = main_process.hold(Path(), main_process.Started(sys.argv[1:], executor))
+    is_resumed = session.hold(Path(), session.Started(sys.argv[1:], executor))
     if executor == "slurm":
-        findings, status = preflight(requests())
+        findings, status = preflight(requests(dag))
         for finding in findings.found:
             print(finding, file=sys.stderr)
         findings.refuse_errors()
         ask_for_states(status)
-    refuse_strangers()
-    make_way(goes_on)
+    if not is_resumed:
+        forget_forced(dag)
 
 
 def ask_for_states(status):
-    """Have the plugin ask for its jobs' states in a way that leaves none unseen (clipkd/workflow/slurm/status.py)."""
+    """Have the plugin ask for its jobs' states in a way that leaves none unseen (clipkd/workflow/slurm/status.py).
+
+    Internal to the plugin: it has no setting for the command, and waits for ever for states that it does not know.
+    """
     import snakemake_executor_plugin_slurm as plugin
 
-    workflow.executor_settings.status_command = status
     names = ("query_job_status_sacct", "query_job_status_squeue")
-    if not all(hasattr(plugin, name) for name in names):
+    if not all(hasattr(plugin, name) for name in (*names, "Executor")) or not hasattr(
+        plugin.Executor, "get_status_command"
+    ):
         raise WorkflowError(
-            "this version of snakemake-executor-plugin-slurm is not known here: cancelled jobs would hang; "
+            "this version of snakemake-executor-plugin-slurm is not supported: cancelled jobs would hang; "
             "install the one in requirements/lock.txt"
         )
+    command = shlex.join([sys.executable, "-m", "clipkd.workflow.slurm.status"])
     for name in names:
-        setattr(
-            plugin,
-            name,
-            lambda run: shlex.join(
-                [sys.executable, "-m", "clipkd.workflow.slurm.status", run]
-            ),
-        )
+        setattr(plugin, name, lambda run: f"{command} {shlex.quote(run)}")
+    plugin.Executor.get_status_command = lambda executor: status
 
 
 onstart:

@@ -6,7 +6,6 @@
 import hashlib
 import itertools
 import json
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from clipkd import tables
 from clipkd.spec import config as settings
 from clipkd.core.errors import ClipkdError
 from clipkd.spec.layout import Layout
-from clipkd.spec.protocol import PROTOCOL
+from clipkd.workflow import stamps
 
 # Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
 PACKAGE = Path(settings.__file__).resolve().parents[1]
@@ -27,9 +26,11 @@ BASE = Path("config/config.yaml")
 
 def read_config():
     """Return the checked config: config/config.yaml, the --configfile files over it, --config last."""
-    given = [Path(path) for path in workflow.config_settings.configfiles]
-    files = [BASE, *(path for path in given if path.resolve() != BASE.resolve())]
-    return settings.load(files, settings.schema(), workflow.config_settings.config)
+    # Internal to Snakemake: only this says which files were given (the reason: above).
+    given = workflow.config_settings
+    paths = [Path(path) for path in given.configfiles]
+    files = [BASE, *(path for path in paths if path.resolve() != BASE.resolve())]
+    return settings.load(files, settings.schema(), given.config)
 
 
 try:
@@ -38,20 +39,20 @@ try:
 except ClipkdError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process:
+LAYOUT = Layout.of(config)
+STACK = config["training"]["stack"]
+JOBS = stamps.jobs(CELLS, config, LAYOUT, STACK)
+if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
+    stamps.settle(JOBS.values())
 
-LAYOUT = Layout.of(config)
-RUNS = {cell.folder: cell for cell in CELLS}
-RUN_OF_SEEDS = "{recipe}/{dataset}/{student}/{teacher}/{train_type}"
-RUN = f"{RUN_OF_SEEDS}/seed{{seed}}"
+RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RESOLVED = "results/config.json"
 TABLES = tables.table_stems(config)
 FIGURES = figures.figure_stems(config)
 DEVICE = config["training"]["device"]
-STACK = config["training"]["stack"]
 # A job that computes on the CPU must not queue for the GPU that profiles/default grants to one at a time.
 GPUS = 0 if DEVICE == "cpu" else 1
 
@@ -167,33 +168,11 @@ def teacher_name(wildcards):
     return TEACHERS[f"data/teachers/{wildcards.teacher}/{wildcards.fingerprint}"]
 
 
-def cell_of(wildcards, seed):
-    """Return the cell of a run folder."""
-    return RUNS[f"{RUN_OF_SEEDS.format(**wildcards)}/seed{seed}"]
-
-
-def seeds_together():
-    """Return the students that one job trains: seeds -> the folders above theirs (`training.stack`)."""
-    lots = {}
-    for cell in CELLS:
-        lots.setdefault(replace(cell, seed=0), []).append(cell)
-    together = {}
-    for cells_alike in lots.values():
-        folder = cells_alike[0].folder.rpartition("/")[0]
-        seeds = [cell.seed for cell in cells_alike]
-        for start in range(0, len(seeds), STACK):
-            together.setdefault(tuple(seeds[start : start + STACK]), []).append(folder)
-    return together
-
-
-def results_of_seeds(seeds):
-    """Return the files that stand for the runs of some seeds."""
-    return [f"results/runs/{RUN_OF_SEEDS}/seed{seed}/metrics.json" for seed in seeds]
-
-
-def recipe_within(folders):
-    """Return the pattern of a recipe that only matches at the head of one of these folders."""
-    return f"(?=({'|'.join(map(re.escape, folders))})/)[a-z0-9-]+"
+def job_of(wildcards):
+    """Return what a training job trains."""
+    return JOBS[
+        f"results/runs/{RUN}/{stamps.PREFIX}{{fingerprint}}".format(**wildcards)
+    ]
 
 
 # The code that tables are made of, and figures and report besides. (Costly rules carry protocol numbers.)

@@ -119,8 +119,8 @@ def vision_folders(cell):
 
 
 def all_runs(wildcards):
-    """Return the file of every run of the grid that stands for it."""
-    return [f"results/runs/{folder}/metrics.json" for folder in RUNS]
+    """Return the stamps of all trainings of the grid."""
+    return list(JOBS)
 
 
 def all_manifests(wildcards):

@@ -12,7 +12,7 @@ rule resolve:
     params:
         config=json.dumps(config, sort_keys=True),
     shell:
-        "printf '%s\\n' {params.config:q} > {output:q} 2> {log:q}"
+        "( printf '%s\\n' {params.config:q} > {output:q}.tmp && mv {output:q}.tmp {output:q} ) 2> {log:q}"
 
 
 rule tables:

@@ -26,6 +26,7 @@ from clipkd.cli.options import (
 from clipkd.core.errors import InputError, Interrupted
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell, TeacherSource
+from clipkd.workflow import stamps
 
 if TYPE_CHECKING:
     from clipkd.runs.assignment import Assignment
@@ -74,6 +75,9 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--stack", type=positive, help=f"students of equal shape computed at once (default: {STACK} on a GPU, else 1)"
     )
     child.add_argument(
+        "--stamp", type=Path, metavar="FILE", help="file to write when every student is complete; for workflows"
+    )
+    child.add_argument(
         "--teacher-source",
         choices=get_args(TeacherSource),
         default="cached",
@@ -110,6 +114,13 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
 def run(options: argparse.Namespace) -> None:
     cells = cells_of(options)
     place = places(options, cells)
+    train_all(options, cells, place)
+    if options.stamp and os.environ.get("RANK", "0") == "0":
+        stamps.write(options.stamp, [place[cell.folder][0] for cell in cells])
+
+
+def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, tuple[Path, Path | None]]) -> None:
+    """Train the cells' students, alone, in processes or in stacks."""
     if len(cells) > 1 and "WORLD_SIZE" in os.environ:
         raise InputError("the processes that torchrun starts train one student: give one value of each option")
     if (options.processes or 1) > 1 and (options.stack or 1) > 1:

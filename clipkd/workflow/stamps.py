@@ -1,0 +1,157 @@
+"""Stamps: the files that tell Snakemake which runs are complete.
+
+Snakemake deletes a rule's outputs before its job runs, and after the job has failed. A run's results are therefore not
+declared as outputs. Its job declares a stamp beside them instead, `.done-<fingerprint of the run's settings>`:
+
+- other settings are another stamp, which is missing, and a missing output is always planned;
+- a job without its stamp is not necessarily a training: the command looks at the run folder, and only trains what is
+  not complete.
+
+The settings are what the config says. What is known only once data are there (the digest of a dataset's content, what
+`precision: auto` stands for) is not among them: the tables check it.
+
+A stamp holds the sha256 of each metrics.json that it stands for. No torch here: the Snakefile reads this.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clipkd.core.artifacts import read_manifest, sha256, write_text
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import Identity, digest, fingerprint
+from clipkd.core.progress import say
+from clipkd.runs.record import KIND, METRICS, RESUME
+from clipkd.spec.cells import Cell
+from clipkd.spec.identities import Hyperparameters, run_identity
+from clipkd.spec.layout import Layout
+
+RUNS = Path("results/runs")
+PREFIX = ".done-"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What one job trains: a student, or several that differ in their seeds only (`training.stack`)."""
+
+    cells: tuple[Cell, ...]
+    settings: Identity
+    """What makes the runs, as far as the config says; with seed 0."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """The run folders."""
+        return [RUNS / cell.folder for cell in self.cells]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [cell.seed for cell in self.cells]
+
+    @property
+    def stamp(self) -> Path:
+        """The job's output, in its first run folder."""
+        made_of = {"settings": digest(self.settings), "seeds": self.seeds}
+        return self.folders[0] / f"{PREFIX}{fingerprint(made_of)}"
+
+    def settle(self) -> None:
+        """Make the stamp agree with the run folders.
+
+        It goes where a result is missing or was changed. It is written where all runs are complete and have these
+        settings, whoever trained them: by hand, in other company, or with a version that wrote no stamps.
+        """
+        found, recorded = checksums(self.folders), read(self.stamp)
+        if recorded is not None and recorded == found:
+            return
+        if found is not None and all(self.is_complete(cell) for cell in self.cells):
+            write_text(self.stamp, found)
+            newest = max((folder / METRICS).stat().st_mtime_ns for folder in self.folders)
+            os.utime(self.stamp, ns=(newest, newest))  # what was made from these results stays newer
+        elif recorded is not None:
+            self.stamp.unlink(missing_ok=True)
+            say(f"{self.stamp.parent}: {METRICS} is missing, damaged or of other settings; it will be trained again")
+
+    def is_complete(self, cell: Cell) -> bool:
+        """Return whether a cell's run folder holds a sound result with these settings."""
+        folder = RUNS / cell.folder
+        try:
+            manifest = read_manifest(folder)
+            is_sound = manifest["files"][METRICS]["sha256"] == sha256(folder / METRICS)
+            wanted = self.settings | {"cell": self.settings["cell"] | {"seed": cell.seed}}
+            return manifest["kind"] == KIND and is_sound and agree(manifest["identity"], wanted)
+        except (DataError, KeyError, TypeError):
+            return False
+
+    def forget(self) -> None:
+        """Have the students trained from the beginning."""
+        for folder in self.folders:
+            (folder / METRICS).unlink(missing_ok=True)
+            shutil.rmtree(folder / RESUME, ignore_errors=True)
+
+
+def jobs(cells: Iterable[Cell], config: dict[str, Any], layout: Layout, size: int) -> dict[str, TrainJob]:
+    """Return stamp -> the job that writes it.
+
+    Args:
+        cells: of the grid.
+        config: a checked config.
+        layout: where data lie.
+        size: the most students of one job.
+    """
+    alike: dict[Cell, list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(replace(cell, seed=0), []).append(cell)
+    found = {}
+    for kind, members in alike.items():
+        settings = run_identity(kind, Hyperparameters.of(config, kind), layout, content="")
+        for start in range(0, len(members), size):
+            job = TrainJob(tuple(members[start : start + size]), settings)
+            found[job.stamp.as_posix()] = job
+    return found
+
+
+def agree(identity: Identity, settings: Identity) -> bool:
+    """Return whether a run's identity is that of its settings, whatever the settings leave open."""
+    training = dict(identity["training"])
+    if settings["training"]["precision"] == "auto":
+        training["precision"] = "auto"
+    found = identity | {"training": training, "dataset": identity["dataset"] | {"content": ""}}
+    return fingerprint(found) == fingerprint(settings)
+
+
+def settle(planned: Iterable[TrainJob]) -> None:
+    """Make the stamps agree with the run folders; where those can't be written, leave the stamps as they are."""
+    for job in planned:
+        try:
+            job.settle()
+        except OSError:
+            continue
+
+
+def write(stamp: Path, folders: Sequence[Path]) -> None:
+    """Write a stamp for complete runs; those of other settings beside it go."""
+    text = checksums(folders)
+    assert text is not None, "the runs are complete"
+    for other in stamp.parent.glob(f"{PREFIX}*"):
+        other.unlink(missing_ok=True)
+    write_text(stamp, text)
+
+
+def checksums(folders: Iterable[Path]) -> str | None:
+    """Return a stamp's text: a line for each run's metrics.json; None where one is missing."""
+    try:
+        return "".join(f"{sha256(folder / METRICS)}\n" for folder in folders)
+    except OSError:
+        return None
+
+
+def read(stamp: Path) -> str | None:
+    """Return what a stamp says; None where there is none."""
+    try:
+        return stamp.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
