@@ -40,7 +40,8 @@ def forget_forced(dag):
     (Not those that Snakemake forces itself, because it did not see them end: they may be complete.)
     """
     for job in dag.needrun_jobs():
-        if job.rule.name == "train" and job.rule in dag.forcerules:
+        is_forced = job.rule in dag.forcerules
+        if is_forced and job.rule.name == "train":
             JOBS[str(job.output[0])].forget()
 
 
