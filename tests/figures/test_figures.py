@@ -143,6 +143,13 @@ def test_projection_puts_prototypes_among_their_class(study):
     assert (nearest == cloud.labels).mean() > 0.9
 
 
+def test_a_class_name_is_text_not_mathematics():
+    figure, name = new_figure(3, 3, "classes"), r"US$ \frac$"
+    cloud = embeddings.Cloud(np.eye(8, 4), np.arange(8) % 2, None, "test images")
+    embeddings.panel(figure.subplots(), cloud, {0: name, 1: "b"})
+    assert name in texts(figure)
+
+
 def test_a_damaged_array_is_refused(tmp_path):
     study = write_study(small(), tmp_path)
     path = next(study.data.glob("embeddings/digits/digits-vit-s/*/test.npy"))

@@ -161,6 +161,7 @@ def panel(axes: Axes, cloud: Cloud, names: dict[int, str]) -> None:
         else:
             continue
         label = axes.annotate(name, place, (7, 5), textcoords="offset points", fontsize=9, weight="bold", zorder=4)
+        label.set_parse_math(False)  # a class name may hold dollar signs
         label.set_path_effects(outline)
     axes.margins(x=0.12, y=0.08)  # room for the labels
 

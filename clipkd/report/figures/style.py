@@ -110,7 +110,11 @@ def legend(figure: Figure, handles: list[Any], title: str, columns: int = 4) -> 
     while columns > 1 and legend_width(labels, columns) > figure.get_figwidth():
         columns -= 1
     wrapped_title = wrapped(figure, title)
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns, title=wrapped_title, alignment="left")
+    made = figure.legend(
+        handles=handles, loc="outside lower left", ncols=columns, title=wrapped_title, alignment="left"
+    )
+    for label in made.get_texts():
+        label.set_parse_math(False)  # a path may hold dollar signs
 
 
 def legend_width(labels: list[float], columns: int) -> float:
