@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread a job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-long test-faults docs test-docs test-gpu bench lint format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-long test-faults docs test-docs test-gpu bench lint audit format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,11 @@ lint: install ## Formatting, lint, types, and the workflow's own lint.
 	$(BIN)/python docs/grids.py --check
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
+
+audit: ## Look up known vulnerabilities of the pinned versions (needs internet).
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --requirement requirements/lock.txt --no-deps --disable-pip
 
 format: install ## Format the code.
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -19,10 +20,8 @@ from clipkd.core.errors import InputError
 from clipkd.spec.cells import expand
 from clipkd.spec.layout import Layout
 from clipkd.workflow.checks import Findings
-from clipkd.workflow.known_holes import known_holes
 
 PYTHON = (3, 11)
-NEEDED = {"torch": (2, 11), "torchvision": (0, 26), "transformers": (5, 17), "safetensors": (0, 6), "numpy": (2, 0)}
 WORKFLOW = ("snakemake", "snakemake-executor-plugin-slurm", "dvc")
 FOLDERS = ("data", "results", "logs", ".snakemake")
 LITTLE_SPACE, SLOW_SECONDS = 5e9, 1.0
@@ -44,12 +43,12 @@ def versions(folder: Path, findings: Findings) -> None:
         findings.error("python", f"{platform.python_version()} is too old: clipkd needs 3.11 or newer")
     else:
         findings.ok("python", f"{platform.python_version()}, {sys.executable}")
-    for name, least in NEEDED.items():
+    for name, least in needed().items():
         version = version_of(name)
         if version is None:
             findings.error(name, "is not installed: `make install`")
-        elif numbers(version) < least:
-            findings.error(name, f"{version} is too old, needed is {'.'.join(map(str, least))}: `make install`")
+        elif numbers(version) < numbers(least):
+            findings.error(name, f"{version} is too old, needed is {least}: `make install`")
         else:
             findings.ok(name, version)
     for name in WORKFLOW:
@@ -58,8 +57,15 @@ def versions(folder: Path, findings: Findings) -> None:
             findings.ok(name, version)
         else:
             findings.warn(name, "is not installed; only the workflow needs it: `make install`")
-    for line in known_holes():
-        findings.warn("security", line)
+
+
+def needed() -> dict[str, str]:
+    """Return package -> the oldest version that clipkd works with; none of them has a known vulnerability."""
+    try:
+        listed = importlib.metadata.requires("clipkd") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source, without an installation
+        return {}
+    return dict(re.findall(r"^([\w-]+)>=([\d.]+)$", "\n".join(listed), re.MULTILINE))
 
 
 def version_of(name: str) -> str | None:

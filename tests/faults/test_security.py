@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pickle
+import re
 import shutil
 import stat
 import subprocess
@@ -30,7 +31,8 @@ from clipkd.runs.unfinished import STATE, Checkpoints
 from clipkd.spec.config import load, schema
 from clipkd.tables.html import as_html
 from clipkd.tables.table import Column, Entry, Table
-from clipkd.workflow import known_holes
+from clipkd.workflow import doctor
+from clipkd.workflow.checks import Findings
 from tests.faults.checks import fault, nothing, replaced
 from tests.synthetic import demo, write_study
 
@@ -303,25 +305,27 @@ def test_what_decides_which_code_runs_is_written_down() -> None:
     assert "secret" not in str(found)
 
 
-@fault("X10", **{"the-list": replaced("clipkd.workflow.known_holes.HOLES", ())})
-def test_old_versions_with_known_holes_are_told() -> None:
-    for package, version in (("torch", "2.9.1"), ("pillow", "12.1.0"), ("requests", "2.32.3"), ("python", "3.12.3")):
-        (line,) = known_holes.known_holes({package: version}) or [""]
-        assert line.startswith(f"{package} {version}: ")
-        assert "CVE-" in line
-    assert known_holes.known_holes({"torch": "2.13.0+cpu", "python": "3.12.12", "pillow": "12.1.1"}) == []
+MENDED = {"torch": "2.10.0", "pillow": "12.1.1", "requests": "2.32.4", "pyyaml": "5.4"}
+"""The first versions without a vulnerability in a part that clipkd uses."""
 
 
-def test_x10_the_lock_file_and_the_floors_have_no_known_hole() -> None:
-    import re
-    import tomllib
-
+@fault("X10", **{"the-floors": replaced("clipkd.workflow.doctor.needed", dict)})
+def test_versions_with_known_vulnerabilities_are_too_old() -> None:
+    """`make audit` asks for those that became known since."""
+    floors = doctor.needed()
     pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "requirements/lock.txt").read_text().lower(), re.MULTILINE))
-    assert known_holes.known_holes({name: version for name, version in pins.items() if name != "python"}) == []
-    floors = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    lowest = dict(re.findall(r"^([\w-]+)>=(\S+)$", "\n".join(floors).lower(), re.MULTILINE))
-    assert known_holes.known_holes(lowest) == []
-    assert {"torch", "pillow", "requests", "pyyaml"} <= set(lowest)
+    for package, version in MENDED.items():
+        assert doctor.numbers(floors.get(package, "0")) >= doctor.numbers(version), package
+        assert doctor.numbers(pins[package]) >= doctor.numbers(version), package
+    patch = pytest.MonkeyPatch()
+    patch.setattr(doctor, "version_of", {"pillow": "12.1.0"}.get)
+    try:
+        doctor.versions(ROOT, found := Findings())
+    finally:
+        patch.undo()
+    assert [finding.text for finding in found.found if finding.what == "pillow"] == [
+        f"12.1.0 is too old, needed is {floors['pillow']}: `make install`"
+    ]
 
 
 def test_x03_a_link_in_the_way_of_a_result(tmp_path: Path) -> None:
