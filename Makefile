@@ -1,11 +1,11 @@
-# Two commands set everything up: `make demo` and `make test`. `make help` lists the rest.
+# Start with `make demo` and `make test`. `make help` lists all targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 JOBS := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# One thread a job: a process per core is faster than one process with several threads.
+# One thread per job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help install demo test test-long test-faults docs test-docs test-gpu bench lint audit format report grid resume test-slurm test-slurm-all clean-demo
@@ -14,18 +14,18 @@ help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml requirements/lock.txt
-	$(PYTHON) -c 'import sys; sys.exit("clipkd needs Python 3.11 or newer; say where it is: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -c 'import sys; sys.exit("clipkd needs Python 3.11 or newer; set its path: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-install: $(VENV)/.installed ## Make .venv with the pinned versions that were tested.
+install: $(VENV)/.installed ## Create .venv with the pinned, tested versions.
 
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
 
-demo: install ## The whole workflow on the embedded digits: no network, no GPU, minutes.
+demo: install ## Run the whole workflow on the digits of scikit-learn: a few minutes, no network, no GPU.
 	$(BIN)/clipkd check config/demo.yaml
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --quiet host reason
 	@if [ ! results/provenance.html -nt results/report.html ]; then \
@@ -33,14 +33,14 @@ demo: install ## The whole workflow on the embedded digits: no network, no GPU, 
 	@echo
 	@echo "Tables:  results/tables/   (start with results/tables/$$(cd results/tables && ls accuracy-*.md | head -1))"
 	@echo "Figures: results/figures/"
-	@echo "Report:  results/report.html   (one file, opens without network; open this first)"
-	@echo "         results/provenance.html   (Snakemake's own: which rule and command made which file)"
+	@echo "Report:  results/report.html   (a single file, works offline; open this first)"
+	@echo "         results/provenance.html   (Snakemake's report: which rule and command produced which file)"
 
-grid: install ## The full paper grid, or CONFIG=FILE merged over it, checked first: needs internet at first, and a GPU.
+grid: install ## Check and run the full paper grid, or CONFIG=FILE merged over it: needs a GPU, and internet for downloads.
 	$(BIN)/clipkd check $(CONFIG)
 	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE)
 
-resume: install ## Go on after a crash of anything: the command that was running, on this machine or on SLURM.
+resume: install ## Resume an interrupted workflow, on this machine or on SLURM.
 	$(BIN)/clipkd resume
 
 report: install ## Write results/report.html and results/provenance.html for the full paper grid, or CONFIG=FILE.
@@ -48,42 +48,42 @@ report: install ## Write results/report.html and results/provenance.html for the
 	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html
 	$(BIN)/snakemake $(CONFIGFILE) --report results/provenance.html
 
-test: install ## The tests.
+test: install ## Run the tests.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-test-long: install ## The tests that take long: 200 kills of a training, stopped ranks, more of DVC, ... (minutes).
+test-long: install ## Run the long tests: 200 kills of a training, interrupted torchrun, more of DVC, ... (minutes).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "long and not slurm"
 
-test-faults: install ## Every case of docs/faults.md, with its controls (under half an hour); then write that page.
+test-faults: install ## Run every case of docs/faults.md with its controls, then update that page (under half an hour).
 	CLIPKD_FAULTS=all $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/faults
 	$(BIN)/python docs/faults.py
 
-docs: install ## The documentation as a site in build/site; it opens without network.
+docs: install ## Build the documentation as a website in build/site; it works offline.
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "Site: build/site/index.html"
 
-test-docs: install ## The commands of the documentation that take minutes, as a reader types them.
+test-docs: install ## Run the slow commands of the documentation, page by page (minutes).
 	$(BIN)/python -m pytest -m docs tests/docs
 
-test-gpu: install ## The tests that need a CUDA GPU, and those of the training engine beside them.
+test-gpu: install ## Run the tests that need a CUDA GPU, and related tests of the training.
 	$(BIN)/python -m pytest tests/gpu tests/training/test_stack.py tests/training/test_precision.py
 
-test-slurm: install ## The workflow on a real one-node SLURM that is brought up for it (root; under 10 minutes).
+test-slurm: install ## Test the workflow on a real single-node SLURM, started for the test (needs root; under 10 minutes).
 	$(BIN)/python -m tests.slurm.cluster --check
 	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m "slurm and not long"
 
-test-slurm-all: install ## Every scenario on SLURM, with its control, and the demo (about an hour).
+test-slurm-all: install ## Run every SLURM scenario with its control, and the demo (about an hour).
 	$(BIN)/python -m tests.slurm.cluster --check
 	$(BIN)/python -m pytest --numprocesses 0 tests/slurm -m slurm
 
-bench: install ## The benchmarks: about 40 minutes on two cores; then write docs/performance.md.
+bench: install ## Run the benchmarks, then update docs/performance.md (about 40 minutes on two cores).
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.grids
 	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python docs/grids.py
 	$(BIN)/python docs/performance.py
 
-lint: install ## Formatting, lint, types, and the workflow's own lint.
+lint: install ## Check formatting, types, imports, generated docs and the workflow.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
@@ -109,5 +109,5 @@ format: install ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-clean-demo: ## Remove what the demo made; datasets and embeddings of other grids stay.
+clean-demo: ## Delete the results and data of the demo; datasets and embeddings of other grids are kept.
 	rm -rf results logs data/datasets/digits data/embeddings/digits data/teachers/digits-vit-*

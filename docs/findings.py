@@ -119,18 +119,18 @@ def block() -> str:
         [
             "**Does the teacher's content matter?** Five seeds, test accuracy of recipe corrected:",
             five_seeds(),
-            "An interval that holds 0 shows no difference; that is no proof of equality. 355 test images and a small "
-            "teacher leave room for a real effect.",
-            "**Any prototypes will do, where the projection stands on the teacher's side.** One linear map sends "
-            "digits-vit-s's ten prototypes to targets drawn at random, exactly, and random vectors as well:",
+            "If an interval contains 0, no difference is shown; this does not prove equality. With 355 test images and "
+            "a small teacher, a real effect is still possible.",
+            "**With the projection on the teacher's side, any prototypes work.** One linear map sends the ten "
+            "prototypes of digits-vit-s exactly to randomly drawn targets, and it does the same with random vectors:",
             reachable(),
-            f"And so it goes in training. The contrastive term of the last epoch, mean of two seeds; guessing gives "
-            f"{chance:.3f}, and without a temperature it can't fall below {least:.3f}:",
+            "Training shows the same. This is the contrastive term in the last epoch, mean of two seeds; guessing "
+            f"gives {chance:.3f}, and without a temperature it cannot fall below {least:.3f}:",
             contrastive(),
-            "Compare the rows: where random, exchanged and one-hot vectors bring the term as low as the teacher's, the "
-            "term does not tell whose vectors they are.",
-            "**A mirror image needs an embedding of its own.** The cosine of the stored embeddings of a digit and its "
-            "mirror image; taking one for the other would be another signal:",
+            "Compare the rows: if random, permuted and one-hot vectors reach values as low as the teacher's "
+            "prototypes, the term does not depend on whose vectors they are.",
+            "**A mirror image needs its own embedding.** The table shows the cosine between the stored embeddings of a "
+            "digit and its mirror image. Using one in place of the other would change the targets:",
             mirrored(),
         ]
     )

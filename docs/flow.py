@@ -1,6 +1,6 @@
 """Draw the flow of the workflow, docs/flow.svg: `python docs/flow.py [--check]`.
 
-docs/dag.svg is Snakemake's own picture of the rules; this one says what passes between them, and where it lies.
+docs/dag.svg is Snakemake's own picture of the rules; this one shows what passes between them, and where it is stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RULES = {
     # rule: left edge, top edge, width, what it makes
     "download": (35, 262, 120, ["packed images"]),
     "fetch": (215, 120, 120, ["the teacher,", "at its commit"]),
-    "extract": (215, 252, 120, ["the teacher looks", "once at each view"]),
+    "extract": (215, 252, 120, ["the teacher runs", "once on each view"]),
     "prototypes": (385, 120, 120, ["one vector", "a class"]),
     "probe": (385, 330, 120, ["class scores", "of each view"]),
     "train": (565, 252, 120, ["one student", "a job"]),
@@ -42,7 +42,7 @@ ARROWS = [
     ("M505 150 H535 V266 H559", "embed-KD", (513, 141, "start")),
     ("M335 285 H559", "teacher-KD", (447, 279, "middle")),
     ("M505 360 H535 V304 H559", "vanilla", (513, 377, "start")),
-    ("M95 312 V424 H625 V324", "images and labels: supervised needs nothing else", (360, 418, "middle")),
+    ("M95 312 V424 H625 V324", "images and labels (all that supervised needs)", (360, 418, "middle")),
     ("M685 270 H715 V210 H739", "", (0, 0, "start")),
     ("M685 296 H715 V345 H739", "", (0, 0, "start")),
     ("M865 210 H892 V270 H914", "", (0, 0, "start")),
@@ -89,10 +89,10 @@ def picture() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the picture is not up to date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the picture is out of date")
     if parser.parse_args().check:
         if PICTURE.read_text(encoding="utf-8") != picture():
-            print("docs/flow.svg is not up to date; run python docs/flow.py")
+            print("docs/flow.svg is out of date; run python docs/flow.py")
             return 1
         return 0
     PICTURE.write_text(picture(), encoding="utf-8")

@@ -118,14 +118,14 @@ def disk(cells: list[Cell], layout: Layout) -> dict[str, float]:
 
 
 def rows(work: dict[str, Work]) -> list[str]:
-    lines = ["| work | jobs | images | GFLOP an image | GPU-hours |", "|---|---:|---:|---:|---:|"]
+    lines = ["| work | jobs | images | GFLOP per image | GPU-hours |", "|---|---:|---:|---:|---:|"]
     for name, part in work.items():
         per_image = part.operations / part.images / 1e9
         lines.append(
             f"| {name} | {part.jobs} | {part.images / 1e6:,.2f} M | {per_image:,.2f} | {part.seconds / 3600:,.1f} |"
         )
     total = sum(part.seconds for part in work.values()) / 3600
-    return [*lines, f"| **together** | | | | **{total:,.0f}** |"]
+    return [*lines, f"| **total** | | | | **{total:,.0f}** |"]
 
 
 def block() -> str:
@@ -147,20 +147,20 @@ def block() -> str:
     gigabytes = ", ".join(f"{name} {bytes_ / 1e9:.1f}" for name, bytes_ in size.items())
     return "\n".join(
         [
-            f"`config/config.yaml` as it stands asks for {len(cells)} runs on CIFAR10 and CIFAR100:",
+            f"Without ImageNet, `config/config.yaml` defines {len(cells)} runs on CIFAR10 and CIFAR100:",
             "",
             *rows(work),
             "",
-            f"Disk, in GB: {gigabytes}; together about {sum(size.values()) / 1e9:.0f}.",
+            f"Disk, in GB: {gigabytes}; about {sum(size.values()) / 1e9:.0f} in total.",
             "",
-            f"With the teacher live in each of the vanilla and teacher-KD runs above, the teachers alone would take "
-            f"about {would_be_live:,.0f} GPU-hours.",
+            f"If all vanilla and teacher-KD runs above used a live teacher, the teachers alone would take about "
+            f"{would_be_live:,.0f} GPU-hours.",
             "",
             f"ImageNet adds {len(imagenet)} runs, about {more_hours:,.0f} GPU-hours and "
             f"{sum(more_size.values()) / 1e9:,.0f} GB, of which {more_size['datasets'] / 1e9:,.0f} GB are its packed "
-            f"images and {more_size['thumbnails'] / 1e9:,.0f} GB their thumbnails. {live_hours:,.0f} of the hours are "
-            f"live teachers: random crops cannot be stored exactly, so that teacher-KD and vanilla run the teacher in "
-            f"every step. Most people will want fewer seeds, teachers or epochs there.",
+            f"images and {more_size['thumbnails'] / 1e9:,.0f} GB their thumbnails. Live teachers take "
+            f"{live_hours:,.0f} of these hours: random crops cannot be stored exactly, so teacher-KD and vanilla run "
+            f"the teacher in every step. For ImageNet you will probably want fewer seeds, teachers or epochs.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Write what large grids cost into docs/performance.md: `python docs/grids.py [--check]`."""
+"""Write the cost of large grids into docs/performance.md: `python docs/grids.py [--check]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGER = 100_000
 
 
 def block() -> str:
-    """Return the block: measured, and the estimate for what is larger."""
+    """Return the block: the measurements, and the estimate for larger grids."""
     result: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
     job: dict[str, Any] = json.loads(jobs.RESULT.read_text(encoding="utf-8"))
     grids = {int(cells): row for cells, row in result["grids"].items()}
@@ -32,19 +32,21 @@ def block() -> str:
         [
             f"{result['processor']}, {result['date']}, `{result['command']}`:",
             table(result),
-            "Submitted: SLURM's commands are replaced by scripts that end each job at once, at most 200 at a time; "
-            "wall times and jobs a second include those scripts, CPU seconds and memory are the main process's.",
-            f"**Estimate for larger clusters** (not measured). Planning is linear, {1000 * per_cell:.1f} CPU-ms and "
-            f"{1000 * memory:.0f} kB a cell: {LARGER:,} cells take {per_cell * LARGER / 60:.0f} minutes and "
-            f"{memory * LARGER / 1000:.1f} GB; several grids are better. The main process spends {1000 * main_cpu:.0f} "
-            f"CPU-ms on a job from its submission to its end, so it can follow {1 / main_cpu:.0f} jobs a second: with "
-            f"trainings of an hour, {3600 / main_cpu:,.0f} at a time, more than a site lets one user run. The "
-            f"controller is asked once in 20 to 180 s, however many jobs there are. A job costs {JOB_CPU_SECONDS} "
-            f"CPU-s for Snakemake itself: {JOB_CPU_SECONDS * most / 3600:.0f} CPU-hours for {most:,} cells.",
-            f"**A job beyond its epochs**, on one machine: {job['overhead_s']} s wall ({job['lowest_s']} to "
-            f"{job['highest_s']}; start of the process, torch's import, checks of the data, evaluation, files, and "
-            f"Snakemake's own work), over {job['jobs']} jobs of one core each, one after another; {job['processor']}, "
-            f"{job['date']}, `{job['command']}`.",
+            "Submission uses scripts in place of SLURM's commands, which end each job immediately, at most 200 at a "
+            "time. Wall times and jobs per second include these scripts; CPU seconds and memory are those of the main "
+            "process.",
+            f"**Estimate for larger clusters** (not measured). Planning is linear, with {1000 * per_cell:.1f} CPU-ms "
+            f"and {1000 * memory:.0f} kB per cell: {LARGER:,} cells take {per_cell * LARGER / 60:.0f} minutes and "
+            f"{memory * LARGER / 1000:.1f} GB; use several grids instead. The main process spends "
+            f"{1000 * main_cpu:.0f} CPU-ms on each job from submission to end, so it can follow {1 / main_cpu:.0f} "
+            f"jobs per second: with trainings of one hour, {3600 / main_cpu:,.0f} at a time, more than a site lets one "
+            "user run. The controller is queried once every 20 to 180 s, regardless of the number of jobs. Snakemake "
+            f"itself takes {JOB_CPU_SECONDS} CPU-s per job: {JOB_CPU_SECONDS * most / 3600:.0f} CPU-hours for "
+            f"{most:,} cells.",
+            f"**Overhead of a job beyond its epochs**, on one machine: {job['overhead_s']} s wall time "
+            f"({job['lowest_s']} to {job['highest_s']}; process start, import of torch, data checks, evaluation, "
+            f"files, and Snakemake's own work), over {job['jobs']} jobs of one core each, run one after another; "
+            f"{job['processor']}, {job['date']}, `{job['command']}`.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Write what the benchmarks measured into docs/performance.md and README.md: `python docs/performance.py [--check]`."""
+"""Write the benchmark results into docs/performance.md and README.md: `python docs/performance.py [--check]`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def training_table(result: dict[str, Any]) -> str:
     distillation = result["distillation"]
     peak, work = distillation["matrix_peak_gflops"], distillation["gflop_per_image"]
     lines = [
-        "| train type | contender | CPU-s a step | lowest to highest | images per CPU-s | of torch's `@` | ratio |",
+        "| train type | contender | CPU-s per step | lowest to highest | images per CPU-s | of torch's `@` | ratio |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for train_type in ("embed-KD", "teacher-KD", "vanilla"):
@@ -51,7 +51,7 @@ def training_table(result: dict[str, Any]) -> str:
 
 
 def teacher_cost(result: dict[str, Any]) -> str:
-    """Return what the teacher costs for CIFAR, from the measured pass and step."""
+    """Return the cost of the teacher for CIFAR, from the measured pass and step."""
     cost, distillation = result["teacher_cost"], result["distillation"]["teacher-KD"]
     teacher, steps = TITLES.get(cost["teacher"], cost["teacher"]), CIFAR_TRAIN / cost["batch_size"]
     passes = 2 * CIFAR_TRAIN + CIFAR_TEST
@@ -63,12 +63,12 @@ def teacher_cost(result: dict[str, Any]) -> str:
         f"| {teacher} on CIFAR (50,000 images), student {cost['student']}, one thread | |",
         "|---|---:|",
         f"| one teacher pass (measured) | {cost['cpu_s_per_pass']:.3f} CPU-s |",
-        f"| extraction, once: 2 views of an image, and the test split, {passes:,} passes | {extraction:.1f} CPU-h |",
-        f"| an epoch of teacher-KD with the live teacher, {CIFAR_TRAIN:,} passes | {live:.1f} CPU-h |",
-        f"| an epoch of teacher-KD with the stored embeddings, 0 passes | {cached:.2f} CPU-h |",
-        f"| extraction is paid back after | {extraction / (live - cached):.1f} epochs |",
-        f"| 200 epochs, live / stored with its extraction | {200 * live / (200 * cached + extraction):.1f} times |",
-        f"| stored, {cost['dtype']}, {cost['dimensions']} dimensions | {stored / 1e6:.0f} MB |",
+        f"| extraction (once): 2 views per image, and the test split, {passes:,} passes | {extraction:.1f} CPU-h |",
+        f"| one epoch of teacher-KD with the live teacher, {CIFAR_TRAIN:,} passes | {live:.1f} CPU-h |",
+        f"| one epoch of teacher-KD with stored embeddings, 0 passes | {cached:.2f} CPU-h |",
+        f"| extraction breaks even after | {extraction / (live - cached):.1f} epochs |",
+        f"| 200 epochs: live / stored including extraction | {200 * live / (200 * cached + extraction):.1f} times |",
+        f"| size of the store, {cost['dtype']}, {cost['dimensions']} dimensions | {stored / 1e6:.0f} MB |",
         f"| checking every stored byte (once per machine) | {check:.2f} s, {check / (cached * 3600):.3%} of an epoch |",
     ]
     return "\n".join(lines)
@@ -94,7 +94,7 @@ def data_path(result: dict[str, Any]) -> str:
 
 
 def grid(result: dict[str, Any]) -> str:
-    """Return what a grid of students takes on all cores."""
+    """Return the time of a grid of students on all cores."""
     part = result["grid"]
     lines = [
         f"{part['students']} students of embed-KD, {part['steps']} steps each, on {part['cores']} cores; "
@@ -108,27 +108,27 @@ def grid(result: dict[str, Any]) -> str:
 
 
 def memory(result: dict[str, Any]) -> str:
-    """Return what a training process holds."""
+    """Return the peak memory of a training process."""
     part = result["memory"]
     rows = "\n".join(f"| {name} | {size / 1e6:.0f} |" for name, size in part["bytes"].items())
     return f"Peak memory of a process; {origin(part)}.\n\n| process | MB |\n|---|---:|\n{rows}"
 
 
 def stack(result: dict[str, Any]) -> str:
-    """Return what an epoch of CIFAR's size takes on a GPU."""
+    """Return the time of an epoch of CIFAR's size on a GPU."""
     part = result["stack"]
     peaks = ", ".join(f"{name} {peak / 1000:.0f} TFLOP/s" for name, peak in part["matrix_peak_gflops"].items())
     lines = [
-        "| contender | s an epoch and student | images/s | of torch's `@` | peak memory, GB | ratio to the peer |",
+        "| contender | s per epoch and student | images/s | of torch's `@` | peak memory, GB | ratio to the peer |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, entry in part["epochs"].items():
-        held = "\N{EN DASH}" if entry["peak_memory_bytes"] is None else f"{entry['peak_memory_bytes'] / 1e9:.2f}"
+        peak = "\N{EN DASH}" if entry["peak_memory_bytes"] is None else f"{entry['peak_memory_bytes'] / 1e9:.2f}"
         lines.append(
             f"| {name} | {entry['seconds_per_epoch']:.2f} | {entry['images_per_second']:,.0f} | {entry['of_peak']:.0%} "
-            f"| {held} | {entry['ratio']:.1f} |"
+            f"| {peak} | {entry['ratio']:.1f} |"
         )
-    return f"{part['images']:,} images an epoch; {origin(part)}; torch's own `@`: {peaks}.\n\n" + "\n".join(lines)
+    return f"{part['images']:,} images per epoch; {origin(part)}; torch's own `@`: {peaks}.\n\n" + "\n".join(lines)
 
 
 def precision(result: dict[str, Any]) -> str:
@@ -147,17 +147,17 @@ def precision(result: dict[str, Any]) -> str:
             f"| {train_type} | {' | '.join(means)} | {paired['mean']:+.2f} ± {paired['deviation']:.2f} "
             f"| {len(formats['fp32'])} |"
         )
-    told = (
+    caption = (
         f"Test top-1, digits, {part['student']}, recipe corrected, {part['epochs']} epochs, mean ± sample standard "
         f"deviation over seeds; {origin(part)}."
     )
-    return told + "\n\n" + "\n".join(lines)
+    return caption + "\n\n" + "\n".join(lines)
 
 
 def training(result: dict[str, Any]) -> str:
-    """Return the steps of each contender, and what the live teacher costs."""
+    """Return the steps of each contender, and the cost of the live teacher."""
     part = result["distillation"]
-    of = {
+    ratios = {
         contender: " and ".join(
             f"{part[name][contender]['cpu_ratio']:.1f} ({name})" for name in ("teacher-KD", "vanilla")
         )
@@ -167,8 +167,8 @@ def training(result: dict[str, Any]) -> str:
         [
             f"{origin(part)}; torch's own fp32 matrix product, `@`, {part['matrix_peak_gflops']:.0f} GFLOP/s.",
             training_table(result),
-            f"A step of the peer, with the live teacher as transformers has it, costs {of['peer']} times the CPU time "
-            f"of a step with the stored signal; with the live teacher at clipkd's speed, {of['clipkd, live']} times.",
+            f"A step of the peer, with the live transformers teacher, takes {ratios['peer']} times the CPU time of a "
+            f"step with stored embeddings; with the live teacher at clipkd's speed, {ratios['clipkd, live']} times.",
         ]
     )
 
@@ -210,10 +210,11 @@ def readme_block() -> str:
     return "\n\n".join(
         [
             teacher_cost(result),
-            f"The pass and the steps are measured, the totals multiplied out. Against the released protocol's loop, a "
-            f"step of embed-KD takes {peer['embed-KD']:.2f} times less CPU time, one of teacher-KD from the store "
-            f"{peer['teacher-KD']:.0f} times less. Measured on {origin(result['distillation'])}. "
-            f"Every contender and what the numbers mean: [docs/performance.md](docs/performance.md).",
+            "The pass and the steps are measured; the totals are calculated from them. Compared with the training loop "
+            f"of the released protocol, a step of embed-KD takes {peer['embed-KD']:.2f} times less CPU time, and a "
+            f"step of teacher-KD from the store {peer['teacher-KD']:.0f} times less. Measured on "
+            f"{origin(result['distillation'])}. [docs/performance.md](docs/performance.md) has all contenders "
+            "and explains the numbers.",
         ]
     )
 

@@ -20,22 +20,22 @@ METHOD = "embed-KD"
 
 
 def needed(path: Path) -> str:
-    """Return a result file's text; end with a message where it is not there."""
+    """Return a result file's text; end with a message if it is missing."""
     if not path.is_file():
         sys.exit(f"{path.relative_to(ROOT)} is missing: run `make demo` first")
     return path.read_text(encoding="utf-8").strip()
 
 
 def demo() -> list[Any]:
-    """Return the demo's cells; end with a message where results/ holds another grid."""
+    """Return the demo's cells; end with a message if results/ contains another grid."""
     cells, _ = expand(json.loads(needed(RESULTS / "config.json")))
     if {cell.dataset for cell in cells} != {"digits"}:
-        sys.exit("results/ holds another grid than the demo's: run `make demo` first")
+        sys.exit("results/ contains another grid than the demo's: run `make demo` first")
     return cells
 
 
 def versions(cells: list[Any]) -> str:
-    """Return what the first run says that it was made with."""
+    """Return the versions that the first run recorded."""
     found = json.loads(needed(RESULTS / "runs" / cells[0].folder / "env.json"))
     return f"clipkd {found['clipkd']}, Python {found['python']}, torch {found['packages']['torch'].partition('+')[0]}"
 
@@ -62,12 +62,12 @@ def differences() -> str:
 
 
 def costs() -> str:
-    """Return what a live teacher costs against its stored signal, from the table of costs."""
+    """Return the cost of a live teacher and of its stored embeddings, from the table of costs."""
     records = list(csv.DictReader(needed(RESULTS / "tables/cost.csv").splitlines()))
     axes = ("dataset", "student", "teacher", "train_type", "recipe")
     stored = {tuple(row[axis] for axis in axes): row for row in records if row["teacher_source"] == "cached"}
     lines = [
-        "| train type | extraction, once | stored, MB | an epoch, stored | an epoch, live | paid back after |",
+        "| train type | extraction (once) | store, MB | epoch, stored | epoch, live | break-even after |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for live in (row for row in records if row["teacher_source"] == "live"):
@@ -89,13 +89,13 @@ def block() -> str:
     seeds = len({cell.seed for cell in cells if not cell.is_cost_run})
     return "\n\n".join(
         [
-            f"{len(cells)} runs, {seeds} seeds, made by `make demo` with {versions(cells)}, on a CPU.",
+            f"{len(cells)} runs, {seeds} seeds, run by `make demo` with {versions(cells)}, on a CPU.",
             *(needed(RESULTS / f"tables/{stem}.md") for stem in ACCURACY),
             f"**Does the teacher matter?** Test top-1 of {METHOD} against training without a teacher and against its "
             f"controls, paired by seed:",
             differences(),
-            "**What does the teacher cost?** Teacher digits-vit-s, recipe reference: run once, and stored, "
-            "against run in every step:",
+            "**What does the teacher cost?** Teacher digits-vit-s, recipe reference, with its embeddings stored once "
+            "or with the teacher run in every step:",
             costs(),
         ]
     )

@@ -1,7 +1,7 @@
-"""What mkdocs is told beside mkdocs.yml: the pages as the forge shows them, their order, and formulas as MathML.
+"""Hooks for mkdocs: all pages of the project, their order, and formulas as MathML.
 
-The pages stay where they are and keep their links, which lead out of `docs/`. The site needs no network: formulas are
-converted here, and no script or font comes from elsewhere.
+Pages outside `docs/` keep their place and links. The site works offline: formulas are converted here, and no script
+or font is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give mkdocs the order of the pages, the forge's anchors, and formulas."""
+    """Set the order of the pages, the forge's heading anchors, and the formula extension."""
     config.nav = [{group: [page.path for page in members]} for group, members in grouped().items()]
     config.mdx_configs.setdefault("toc", {})["slugify"] = slug
     config.extra_css.append(STYLE)
@@ -38,7 +38,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Replace what mkdocs found in docs/ by the pages of the whole project and the files that they link to."""
+    """Replace the files that mkdocs found in docs/ with all pages of the project and the files that they link to."""
     for file in list(files):
         if file.abs_src_path and Path(file.abs_src_path).is_relative_to(config.docs_dir):
             files.remove(file)
@@ -48,7 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links to folders, which a forge can show and a site can't, into plain text."""
+    """Turn links to folders, which work on a forge but not on a website, into plain text."""
     here = (ROOT / page.file.src_uri).parent
     return LINK.sub(lambda link: link[2] if (here / link[3]).is_dir() else link[0], markdown)
 
@@ -78,7 +78,7 @@ class Formulas(Extension):
 
 
 class Displayed(Preprocessor):
-    """Formulas that stand alone."""
+    """Displayed formulas."""
 
     def run(self, lines: list[str]) -> list[str]:
         def converted(found: re.Match[str]) -> str:

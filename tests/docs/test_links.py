@@ -10,13 +10,13 @@ import pytest
 from clipkd.cli import VERBS
 from tests.docs.conftest import ROOT
 
-from pages import grouped, pages  # isort: skip
+from pages import ORDER, grouped, pages  # isort: skip
 from website import slug  # isort: skip
 
 PAGES = pages()
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 TOPS = "benchmarks|clipkd|config|docs|profiles|requirements|tests|workflow"
-"""Folders of the project: a path below them, in code, is a file that exists."""
+"""Folders of the project: a path below them, in code, is a file or folder that exists."""
 
 
 def prose(text: str) -> str:
@@ -53,19 +53,29 @@ def broken(root: Path, page: str) -> list[str]:
 
 
 def missing(text: str) -> list[str]:
-    """Return the files, make targets and commands in code that do not exist."""
+    """Return the files, folders, make targets and commands that do not exist; modules also outside of code."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     wrong = []
     for code in re.findall(r"`([^`\n]+)`", prose(text)):
         path = re.fullmatch(rf"(?:{TOPS})/[\w./-]+\.(?:py|md|yaml|svg|smk|txt|json|toml|sh)", code)
+        path = path or re.fullmatch(rf"(?:{TOPS})/[\w./-]*/?", code)
         if path and not (ROOT / code).exists() and not re.search(r"mine|my-|lock\.json", code):
             wrong.append(code)
         target = re.fullmatch(r"make ([a-z-]+)(?: .*)?", code)
         verb = re.match(r"clipkd ([a-z]+)", code)
         if (target and target[1] not in targets) or (verb and verb[1] not in VERBS):
             wrong.append(code)
-    return wrong
+    modules = re.findall(r"(?<![\w/.-])clipkd/[\w/]+\.py\b", text)
+    modules += [
+        f"{dotted.replace('.', '/')}.py" for dotted in re.findall(r"^from (clipkd(?:\.\w+)+) import", text, re.M)
+    ]
+    return wrong + [name for name in modules if name not in wrong and not is_module(name)]
+
+
+def is_module(name: str) -> bool:
+    """Return whether `name`, a path ending in .py, is a module or a package."""
+    return (ROOT / name).exists() or (ROOT / name.removesuffix(".py") / "__init__.py").exists()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -88,6 +98,9 @@ def test_broken_links_are_noticed(tmp_path):
     assert missing("`docs/nothing.md`, `make tea`, `clipkd frobnicate`, `make demo`, `docs/method.md`") == [
         *("docs/nothing.md", "make tea", "clipkd frobnicate"),
     ]
+    assert missing("`clipkd/no/`, `clipkd/core/`\n```text\nclipkd/nothing.py\n```\nfrom clipkd.nowhere import x\n") == [
+        *("clipkd/no/", "clipkd/nothing.py", "clipkd/nowhere.py"),
+    ]
 
 
 def test_every_page_is_reached_from_the_readme():
@@ -102,6 +115,10 @@ def test_every_page_is_reached_from_the_readme():
             if file.suffix == ".md" and file.is_relative_to(ROOT):
                 left.append(file.relative_to(ROOT).as_posix())
     assert set(PAGES) <= reached
+
+
+def test_every_page_has_a_place():
+    assert {path for paths in ORDER.values() for path in paths} == set(PAGES)
 
 
 def test_every_page_has_a_title_and_says_what_it_is_for():
