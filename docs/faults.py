@@ -1,7 +1,7 @@
 """Write the list in docs/faults.md from docs/faults.yaml and the tests: `python docs/faults.py [--check]`.
 
-A row's tests are those of tests/faults whose `@fault(...)` names it, or whose own name begins with it
-(`test_c08_...`), and those that docs/faults.yaml names. What was tried is counted by `make test-faults` into
+The tests of a row are those in tests/faults whose `@fault(...)` names it, or whose name begins with it
+(`test_c08_...`), and those listed in docs/faults.yaml. `make test-faults` writes the numbers of cases to
 docs/faults.json.
 """
 
@@ -18,7 +18,7 @@ import yaml
 from generated import ROOT, main
 
 COUNTS = ROOT / "docs/faults.json"
-NO_ANCHOR = "we lead"
+NO_ANCHOR = "none known"
 GROUPS = {
     "C": "Config and command line",
     "D": "Downloads and datasets",
@@ -35,14 +35,14 @@ ROWS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docs/faults.yaml").rea
 
 @dataclass
 class Found:
-    """The tests of a row: where each is, and the protections that its controls take out."""
+    """The tests of a row: their paths, and the protections that their controls remove."""
 
     tests: dict[str, str] = field(default_factory=dict)
     controls: list[str] = field(default_factory=list)
 
 
 def scan() -> dict[str, Found]:
-    """Return the tests of each row, read off the source of tests/faults."""
+    """Return the tests of each row, parsed from the source of tests/faults."""
     found = {name: Found() for name in ROWS}
     for path in sorted((ROOT / "tests/faults").glob("test_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -73,29 +73,29 @@ def marked(node: ast.FunctionDef) -> tuple[list[str], list[str]]:
 
 
 def problems() -> list[str]:
-    """Return what is wrong with the list: a row without a test or a control, a test that is not there."""
+    """Return the problems of the list: rows without a test or a control, and missing tests."""
     found, wrong = scan(), []
     for name, row in ROWS.items():
         if not found[name].tests:
             wrong.append(f"{name} has no test")
         if not found[name].controls and "control" not in row:
-            wrong.append(f"{name} has no control that must turn red")
+            wrong.append(f"{name} has no control that must fail")
         for place in row.get("tests", []):
             path, _, test = place.partition("::")
             if not (ROOT / path).exists() or f"def {test}(" not in (ROOT / path).read_text(encoding="utf-8"):
-                wrong.append(f"{name}: {place} is not there")
+                wrong.append(f"{name}: {place} does not exist")
     return wrong
 
 
 def words(name: str) -> str:
-    """Return a test's name as a person reads it."""
+    """Return a test's name as words."""
     return re.sub(r"^(test_)?([a-z]\d\d_|control_|without_)?", "", name).replace("_", " ")
 
 
 def counted(counts: dict[str, dict[str, object]], tests: list[str]) -> str:
-    """Return what `make test-faults` has counted for some tests, in words."""
-    said = [f"{what}: {number}" for test in tests for what, number in counts.get(test, {}).items()]
-    return f" ({'; '.join(said)})" if said else ""
+    """Return the numbers of cases that `make test-faults` counted for some tests."""
+    texts = [f"{what}: {number}" for test in tests for what, number in counts.get(test, {}).items()]
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def table() -> str:
@@ -103,7 +103,7 @@ def table() -> str:
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))["counts"] if COUNTS.exists() else {}
     found, lines = scan(), []
     for letter, title in GROUPS.items():
-        lines += ["", f"## {title}", "", "| row | fault | result | tests | a control takes out | also passes |"]
+        lines += ["", f"## {title}", "", "| row | fault | result | tests | removed by a control | also passes |"]
         lines.append("|---|---|---|---|---|---|")
         for name, row in ROWS.items():
             if name[0] != letter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 import shlex
@@ -17,6 +18,17 @@ from tests.docs.blocks import blocks
 from tests.docs.conftest import ROOT
 
 FOLDERS = {"A dataset": "datasets", "A teacher": "teachers", "A student": "students", "A train type": "methods"}
+LOSS = """
+from types import SimpleNamespace
+import torch
+from clipkd.plugins import methods, recipes
+student = SimpleNamespace(cluster_projection=lambda embedding: torch.zeros(2, 3))
+outputs = SimpleNamespace(logits=torch.zeros(2, 10), embedding=torch.zeros(2, 4))
+labels, embeddings = torch.tensor([0, 1]), torch.ones(2, 3)
+parts = methods.get("feature-regression").loss(student, outputs, labels, embeddings, recipes.get("corrected"))
+print(parts["loss"].item())
+"""
+"""The loss of CONTRIBUTING's train type: uniform logits of 10 classes, and a distance of 1 in each dimension."""
 FOLDERS |= {"A recipe": "recipes", "A prototype form": "prototype_forms"}
 
 
@@ -47,6 +59,9 @@ def test_each_example_is_found_by_its_name_and_a_student_trains_with_them(tmp_pa
     )
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "run/metrics.json").exists()
+    answer = subprocess.run([sys.executable, "-c", LOSS], cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert float(answer.stdout) == pytest.approx(math.log(10) + 0.5 * 1.0)
 
 
 @pytest.mark.parametrize("verb", VERBS)
