@@ -11,6 +11,7 @@ import torch
 from benchmarks.contenders import clipkd_epoch, peer_epoch
 from benchmarks.material import Material
 from benchmarks.rounds import Times, interleaved
+from clipkd.core.flops import vit_flop
 from clipkd.plugins import students
 from clipkd.plugins.students import StudentSpec
 from clipkd.runs.precision import resolved
@@ -20,15 +21,8 @@ LIVE_STEPS, LIVE_ROUNDS = 1, 3
 
 
 def gflop(spec: StudentSpec) -> float:
-    """Return the operations of one training image, in GFLOP.
-
-    A multiplication and an addition count two; a training step three forward passes. Tokens T = patches + 1,
-    per layer 24 W^2 T + 4 W T^2 (projections and MLP, attention); the patch convolution is 6 P^2 W a patch.
-    """
-    tokens = (spec.image_size // spec.patch_size) ** 2 + 1
-    layer = 24 * spec.width**2 * tokens + 4 * spec.width * tokens**2
-    patches = 2 * 3 * spec.patch_size**2 * spec.width * (tokens - 1)
-    return 3 * (spec.layers * layer + patches) / 1e9
+    """Return the operations of one training image, in GFLOP: a training step takes three forward passes."""
+    return 3 * vit_flop(spec.width, spec.layers, spec.image_size, spec.patch_size) / 1e9
 
 
 def measure(material: Material, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:

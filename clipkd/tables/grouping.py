@@ -42,7 +42,7 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], *columns: str) -> pd.DataF
         "n_asked": ("state", "size"),
         "n_failed": ("state", failed),
     }
-    return runs.groupby(list(by), sort=False).agg(**states, **numbers).reset_index()  # type: ignore[call-overload]
+    return runs.groupby(list(by), sort=False).agg(**states, **numbers).reset_index()
 
 
 def mean(values: pd.Series) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clipkd.spec.cells import Cell
@@ -81,7 +82,7 @@ def table(results: Results) -> Table:
 def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:
     """Return the cells by recipe and by the embeddings that they would read (students of a size may share them)."""
     layout = results.teachers.layout
-    groups: dict[tuple, list[Cell]] = {}
+    groups: dict[tuple[str, Path | None, Path], list[Cell]] = {}
     for cell in cells:
         reads_names = cell.teacher_spec is not None and cell.teacher_spec.reads_names
         full = None if reads_names else layout.full_embeddings(cell).folder

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import DataError
+from clipkd.core.flops import vit_flop
 from clipkd.core.typed_json import read_model
 from clipkd.plugins.students import NetworkSpec, StudentSpec
 from clipkd.plugins.teachers import TeacherSpec
@@ -30,28 +31,18 @@ IMAGES, MANY_IMAGES = 60_000, 1_350_000
 """Of a dataset that is not there yet: CIFAR's, and ImageNet's."""
 
 
-def forward(width: int, layers: int, image_size: int, patch_size: int) -> float:
-    """Return floating-point operations of a ViT on one image: two for each multiplication.
-
-    A layer's matrices take 12 W^2 a token, its attention 2 T W a token.
-    """
-    tokens = (image_size // patch_size) ** 2 + 1
-    products = layers * (12 * width**2 * tokens + 2 * tokens**2 * width) + 3 * image_size**2 * width
-    return 2.0 * products
-
-
 def student_forward(spec: NetworkSpec) -> float:
     """Return a student's operations on one image; those of a ViT-B/16 of its input size where it is none of ours."""
     if not isinstance(spec, StudentSpec):
-        return forward(768, 12, max(spec.image_size, 16), 16)
-    return forward(spec.width, spec.layers, spec.image_size, spec.patch_size)
+        return vit_flop(768, 12, max(spec.image_size, 16), 16)
+    return vit_flop(spec.width, spec.layers, spec.image_size, spec.patch_size)
 
 
 def teacher_forward(spec: TeacherSpec) -> float:
     """Return a teacher's operations on one image; those of a large one where the spec does not tell its size."""
     known = (spec.hidden_size, spec.image_size, spec.patch_size)
     width, size, patch = known if all(known) else LARGEST_TEACHER  # type: ignore[assignment]
-    return forward(width, TEACHER_LAYERS.get(width, 12), size, patch)  # type: ignore[arg-type]
+    return vit_flop(width, TEACHER_LAYERS.get(width, 12), size, patch)  # type: ignore[arg-type]
 
 
 def training_minutes(cell: Cell, layout: Layout, device: str, students: int = 1) -> int:
