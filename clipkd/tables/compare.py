@@ -1,15 +1,13 @@
-"""Runs side by side: which of their settings differ, what they reached and what they cost. No torch here."""
+"""Comparison of runs: which of their settings differ, what they reached and what they cost. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError
-from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import read_model
 from clipkd.plugins import datasets
 from clipkd.runs.finished import FinishedRun, read_run
@@ -28,36 +26,24 @@ EXPLAINED = {
 """Part of a run's identity -> the names whose difference explains any difference in it."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A run to compare."""
-
-    folder: Path
-    run: FinishedRun
-
-    @property
-    def identity(self) -> Identity:
-        return self.run.metrics.identity
-
-
-def read(folder: Path) -> Shown:
+def read(folder: Path) -> FinishedRun:
     """Read a run folder wherever it lies.
 
     Raises:
-        InputError: it is no folder of a finished run.
+        InputError: it is not the folder of a finished run.
         DataError: one of its files is damaged; the message names file and field.
     """
     if not (folder / METRICS).is_file() or not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is no folder of a finished run: it lacks {METRICS} or {MANIFEST}")
+        raise InputError(f"{folder} is not the folder of a finished run: it lacks {METRICS} or {MANIFEST}")
     metrics = read_model(folder / METRICS, Metrics)
     known = metrics.cell.dataset in datasets.names()
     cell = Cell(**metrics.cell.model_dump(), epochs=metrics.epochs, source=None if known else str(folder))
-    return Shown(folder, read_run(cell, folder))
+    return read_run(cell, folder)
 
 
-def settings(shown: Sequence[Shown]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+def settings(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Return the settings that differ, name -> value of each run, and those of the main ones that do not."""
-    parts = [one.identity for one in shown]
+    parts = [one.identity for one in runs]
     names = {name: [part["cell"][name] for part in parts] for name in AXES}
     main = names | flat("", [part["training"] for part in parts])
     differ = {name: values for name, values in main.items() if not same(values)}
@@ -88,14 +74,14 @@ def leaves(part: Any, before: str = "") -> list[tuple[str, Any]]:
     return [leaf for name, child in part.items() for leaf in leaves(child, f"{before}.{name}" if before else name)]
 
 
-def label(shown: Sequence[Shown], index: int) -> str:
+def label(runs: Sequence[FinishedRun], index: int) -> str:
     """Return what tells a run from the others, in few words."""
-    differ = settings(shown)[0]
-    told = [said(name, values[index]) for name, values in differ.items()]
-    return ", ".join(told[:3]) if told else str(shown[index].folder)
+    differ = settings(runs)[0]
+    described = [in_words(name, values[index]) for name, values in differ.items()]
+    return ", ".join(described[:3]) if described else str(runs[index].path)
 
 
-def said(name: str, value: Any) -> str:
+def in_words(name: str, value: Any) -> str:
     """Return a setting in words; a name speaks for itself, a number does not."""
     return str(value) if isinstance(value, str) and len(value) < 40 else f"{name.replace('_', ' ')} {short(value)}"
 
@@ -106,17 +92,17 @@ def short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 
-def table(shown: Sequence[Shown]) -> Table:
+def table(runs: Sequence[FinishedRun]) -> Table:
     """Return the comparison: a row for each run."""
-    differ, equal = settings(shown)
+    differ, equal = settings(runs)
     columns = [Column("Run", is_number=False)]
     columns += [Column(name.replace("_", " "), is_number=False) for name in differ]
     columns += [Column(name) for name in ("last top-1, %", "selected top-1, %", "selected top-5, %", "epoch")]
     columns += [Column(name) for name in ("s per epoch", "teacher passes", "weights, MB", "parameters")]
     made = Table("comparison", "Runs side by side", columns)
-    best = max(one.run.metrics.selected.test.top1 for one in shown)
-    for index, one in enumerate(shown):
-        run, cost = one.run.metrics, one.run.cost
+    best = max(one.metrics.selected.test.top1 for one in runs)
+    for index, one in enumerate(runs):
+        run, cost = one.metrics, one.cost
         selected = run.selected
         made.rows.append(
             [
@@ -134,7 +120,7 @@ def table(shown: Sequence[Shown]) -> Table:
         )
         made.records.append(
             {
-                "run": str(one.folder),
+                "run": str(one.path),
                 **{name: values[index] for name, values in differ.items()},
                 "last_top1": run.last.test.top1,
                 "selected_top1": selected.test.top1,
@@ -146,24 +132,24 @@ def table(shown: Sequence[Shown]) -> Table:
                 "student_parameters": run.student_parameters,
             }
         )
-    made.notes = notes(shown, differ, equal)
+    made.notes = notes(runs, differ, equal)
     return made
 
 
-def notes(shown: Sequence[Shown], differ: dict[str, list[Any]], equal: dict[str, Any]) -> list[str]:
+def notes(runs: Sequence[FinishedRun], differ: dict[str, list[Any]], equal: dict[str, Any]) -> list[str]:
     """Return which run is which, what is equal, and what forbids a comparison."""
-    lines = [f"{index}: {one.folder}" for index, one in enumerate(shown, start=1)]
+    lines = [f"{index}: {one.path}" for index, one in enumerate(runs, start=1)]
     if not differ:
-        lines.append("Every setting is equal: these are runs of one and the same training.")
+        lines.append("Every setting is equal: these runs repeat one training.")
     lines.append(f"Equal in all: {', '.join(f'{name} {short(value)}' for name, value in equal.items())}.")
     if any(name == "dataset" or name.startswith("dataset ") for name in differ):
         lines.append("The datasets differ: these accuracies were not measured on the same images.")
-    if not same([one.run.cell.recipe_spec.selection for one in shown]):
+    if not same([one.cell.recipe_spec.selection for one in runs]):
         lines.append("The recipes choose their epoch on different splits: compare the last epochs.")
-    if not same([one.run.cost.device.detail for one in shown]):
+    if not same([one.cost.device.detail for one in runs]):
         lines.append("The machines differ: seconds can't be compared.")
     if "seed" in differ:
-        lines.append("One run a setting tells nothing of the spread over seeds: see the table teacher-matters.")
+        lines.append("One run per setting says nothing about the spread over seeds: see the table teacher-matters.")
     return lines
 
 

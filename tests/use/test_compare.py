@@ -78,7 +78,7 @@ def test_refused(here, run_folder, other, tmp_path) -> None:
     for arguments, message in (
         ((run_folder, run_folder.parent / "." / run_folder.name / ""), f"or more: all that are named are {run_folder}"),
         ((run_folder, other, "--output", "README.md"), "README.md is a file, not a folder"),
-        ((run_folder, tmp_path), "no folder of a finished run"),
+        ((run_folder, tmp_path), "not the folder of a finished run"),
     ):
         answer = here("compare", *arguments)
         assert (answer.returncode, message in answer.stderr) == (2, True), answer.stderr

@@ -37,13 +37,13 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.core.progress import say
     from clipkd.report.figures import compare as overlay
     from clipkd.report.figures.style import save, styled
-    from clipkd.tables import compare as side_by_side
+    from clipkd.tables import compare
     from clipkd.tables.formats import write
 
-    shown = [side_by_side.read(folder) for folder in folders]
-    made = side_by_side.table(shown)
+    runs = [compare.read(folder) for folder in folders]
+    made = compare.table(runs)
     write(made, options.output)
     with styled():
-        save(overlay.draw(shown), options.output, "curves")
-    print(side_by_side.aligned(made), end="")
+        save(overlay.draw(runs), options.output, "curves")
+    print(compare.aligned(made), end="")
     say(f"table and curves: {options.output}")
