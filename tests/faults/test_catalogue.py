@@ -34,8 +34,8 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_a_row_without_test_or_control_is_noticed(faults, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(faults.ROWS, "Z01", {"fault": "x", "result": "y"})
-    assert faults.problems() == ["Z01 has no test", "Z01 has no control that must turn red"]
+    assert faults.problems() == ["Z01 has no test", "Z01 has no control that must fail"]
     monkeypatch.setitem(
         faults.ROWS, "Z01", {"fault": "x", "result": "y", "tests": ["tests/a.py::test_b"], "control": "c"}
     )
-    assert faults.problems() == ["Z01: tests/a.py::test_b is not there"]
+    assert faults.problems() == ["Z01: tests/a.py::test_b does not exist"]
