@@ -13,12 +13,11 @@ from benchmarks.rounds import Contender
 from clipkd.embeddings import prepare as stages
 from clipkd.plugins import datasets, students
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.group import take_steps
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_teacher_targets
+from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.precision import Precision
 from clipkd.runs.run import Run
-from clipkd.runs.step import Step
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 
@@ -48,8 +47,9 @@ def clipkd_epoch(
     cell = Cell(RECIPE, dataset, student, material.teacher_folder, train_type, 0, source)  # type: ignore[arg-type]
     stages.for_training(cell, layout, device, batch_size)
     numbers = Hyperparameters(batch_size=batch_size, precision=precision)
-    step = Step([run_of(open_job(cell, numbers, layout, device), material.folder / f"runs/{train_type}-{source}")])
-    return lambda: epoch(step)
+    run = run_of(open_job(cell, numbers, layout, device), material.folder / f"runs/{train_type}-{source}")
+    group = Group([run])
+    return lambda: epoch(group)
 
 
 def group_epoch(
@@ -71,21 +71,21 @@ def group_epoch(
         stages.for_training(cell, layout, device, batch_size)
         folder = material.folder / f"runs/{precision}-{size}-{seed}"
         runs.append(run_of(open_job(cell, numbers, layout, device), folder, runs[0] if runs else None))
-    step = Step(runs)
-    return lambda: epoch(step)
+    group = Group(runs)
+    return lambda: epoch(group)
 
 
 def run_of(job: Job, folder: Path, beside: Run | None = None) -> Run:
     """Return a run; beside another one it sees the same images in memory."""
-    signal = open_signal(job)
-    return Run(job, RunFolder(folder), signal, beside.batches if beside else open_batches(job, signal))
+    source = open_teacher_targets(job)
+    return Run(job, RunFolder(folder), source, beside.batches if beside else open_batches(job, source))
 
 
-def epoch(step: Step) -> None:
+def epoch(group: Group) -> None:
     """Take an epoch's steps, the first epoch's over and over."""
-    for run in step.runs:
+    for run in group.runs:
         run.epoch.step = 0
-    take_steps(step, step.runs[0].steps_per_epoch, Interruption())
+    train_epoch(group, group.runs[0].steps_per_epoch, Interruption())
 
 
 def peer_epoch(

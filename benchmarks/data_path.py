@@ -23,7 +23,7 @@ from clipkd.data.residency import FRACTION
 from clipkd.embeddings import prepare as stages
 from clipkd.plugins import students
 from clipkd.plugins.datasets import IMAGENET_MEAN, IMAGENET_STD
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 
@@ -75,7 +75,7 @@ def ours(cell: Cell, layout: Layout, batch_size: int, device: torch.device, frac
     before = os.environ.get(FRACTION)
     os.environ[FRACTION] = fraction
     job = open_job(cell, Hyperparameters(batch_size=batch_size), layout, device)
-    batches = open_batches(job, open_signal(job))
+    batches = open_batches(job, open_teacher_targets(job))
     os.environ.pop(FRACTION)
     if before is not None:
         os.environ[FRACTION] = before

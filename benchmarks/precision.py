@@ -13,8 +13,8 @@ from benchmarks.material import Material
 from clipkd.embeddings import prepare as stages
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Hyperparameters, open_job
-from clipkd.runs.loop import train
 from clipkd.runs.precision import Precision
+from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 

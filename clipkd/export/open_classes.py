@@ -28,7 +28,7 @@ from clipkd.plugins.students._heads import Heads, Outputs
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.runs.folder import STUDENT, load_student
 from clipkd.runs.load_student import student_from
-from clipkd.runs.nearest import similarities
+from clipkd.runs.nearest_prototype import similarities
 from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.layout import Layout

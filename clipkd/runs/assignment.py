@@ -14,7 +14,7 @@ from clipkd.plugins.students import StudentSpec
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Hyperparameters, Job, open_job
-from clipkd.runs.loop import train_together
+from clipkd.runs.training import train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from clipkd.core.top_k import top_k
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
+from clipkd.runs.nearest_prototype import nearest_prototype
 from clipkd.runs.ranks import Ranks
-from clipkd.runs.record import Score
+from clipkd.runs.record import Accuracy, Score
+from clipkd.runs.run import Run
+
+EVALUATION_BATCH = 500
 
 
 @torch.inference_mode()
@@ -34,5 +38,22 @@ def evaluate(
         sums = sums.to(logits.device) + torch.stack([*top_k(logits, labels), loss])
         count += len(labels)
     student.train()
-    top1, top5, loss_sum, images = ranks.summed([*sums.tolist(), count])
+    top1, top5, loss_sum, images = ranks.sum([*sums.tolist(), count])
     return Score(top1=top1 / images, top5=top5 / images, loss=loss_sum / images)
+
+
+def score(run: Run, part: str) -> Score:
+    """Return the student's score on the test split or on the rows held out for validation."""
+    return evaluate(run.student, images_of(run, part), run.recipe, run.ranks)
+
+
+def score_prototypes(run: Run) -> Accuracy | None:
+    """Return the student's test accuracy by its nearest class prototype; None without prototypes."""
+    return nearest_prototype(run.student, images_of(run, "test"), run.source, run.recipe)
+
+
+def images_of(run: Run, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs and labels of the test split or of the rows held out for validation."""
+    if part == "test":
+        return run.batches.evaluation("test", None, EVALUATION_BATCH)
+    return run.batches.evaluation("train", run.job.dataset.validation, EVALUATION_BATCH)

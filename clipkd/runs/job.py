@@ -17,15 +17,15 @@ from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
-from clipkd.runs.signals import (
-    Drawn,
-    Lazy,
-    Live,
-    Prototypes,
-    Scored,
-    Several,
-    Signal,
-    Stored,
+from clipkd.runs.teacher_targets import (
+    LazyTargets,
+    LiveTargets,
+    PrototypeTargets,
+    SampledPrototypes,
+    SeveralTargets,
+    StoredScores,
+    StoredTargets,
+    TeacherTargets,
     linear,
 )
 from clipkd.spec.cells import Cell
@@ -69,7 +69,7 @@ class Job:
 
 
 def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
-    """Open what a cell's student sees; `open_signal` then adds the teacher's part."""
+    """Open what a cell's student sees; `open_teacher_targets` then adds the teacher's part."""
     spec = cell.dataset_spec
     dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails)
     job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
@@ -96,36 +96,36 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     return artifact
 
 
-def open_signal(job: Job) -> Signal:
+def open_teacher_targets(job: Job) -> TeacherTargets:
     """Return the teacher's part in the job's steps."""
     cell, device = job.cell, job.device
     asked = cell.method.signal
     if asked == "nothing":
-        return Signal()
+        return TeacherTargets()
     if len(cell.by_teacher) > 1:
-        return Several([open_signal(replace(job, cell=one)) for one in cell.by_teacher])
+        return SeveralTargets([open_teacher_targets(replace(job, cell=one)) for one in cell.by_teacher])
     if asked == "prototypes":
         folder, identity = job.layout.prototypes(cell)
         artifact = open_part(job, "prototypes", folder, identity)
         stored = cell.method.prepare(torch.from_numpy(artifact.array("prototypes").copy()), cell.seed).to(device)
         # A control has none of the classes' content, their spread included.
         if "deviation.npy" in artifact.manifest["files"] and not cell.method.control_of:
-            return Drawn(stored, torch.from_numpy(artifact.array("deviation").copy()).to(device))
-        return Prototypes(stored)
+            return SampledPrototypes(stored, torch.from_numpy(artifact.array("deviation").copy()).to(device))
+        return PrototypeTargets(stored)
     embeddings = job.layout.full_embeddings(cell)
     if cell.teacher_source == "cached" and asked == "embeddings":
         array = Vectors(open_part(job, "embeddings", embeddings.folder, embeddings.identity), "train")
-        return Stored(array, array.shape[-1], device)
+        return StoredTargets(array, array.shape[-1], device)
     if cell.teacher_source == "cached":
         head = open_part(job, "head", *embeddings.head())
-        return Stored(head.array("scores-train"), head.array("weight").shape[1], device)
+        return StoredTargets(head.array("scores-train"), head.array("weight").shape[1], device)
     if cell.teacher_source == "replayed":
         store = job.layout.replayed_embeddings(cell)
         vectors = Vectors(open_part(job, "embeddings", store.folder, store.identity), "train")
         if asked == "embeddings":
-            return Stored(vectors, vectors.shape[-1], device)
+            return StoredTargets(vectors, vectors.shape[-1], device)
         head = open_part(job, "head", *embeddings.head())
-        return Scored(vectors, linear(head.array("weight"), head.array("bias"), device), device)
+        return StoredScores(vectors, linear(head.array("weight"), head.array("bias"), device), device)
     spec = cell.teacher_spec
     assert spec is not None
     teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
@@ -134,19 +134,19 @@ def open_signal(job: Job) -> Signal:
         head = open_part(job, "head", *embeddings.head())
         layer = linear(head.array("weight"), head.array("bias"), device)
     if cell.teacher_source == "lazy":
-        return Lazy(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
-    return Live(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.augmentation != "flip")
+        return LazyTargets(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
+    return LiveTargets(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.augmentation != "flip")
 
 
-def open_batches(job: Job, signal: Signal) -> Batches:
+def open_batches(job: Job, source: TeacherTargets) -> Batches:
     """Return the source of the job's batches: all training rows, or those not held out for selection."""
     cell, dataset = job.cell, job.dataset
     hold_out = cell.recipe_spec.selection == "validation"
     rows = dataset.training if hold_out else torch.arange(len(dataset.train_labels)).numpy()
-    native = signal.teacher is not None and cell.recipe_spec.teacher_view == "native"
+    native = source.teacher is not None and cell.recipe_spec.teacher_view == "native"
     if job.thumbnails is None:
         return Mirrored(dataset, rows, cell.student_spec.image_size, native, job.device)
-    side = signal.teacher.image_size if native and signal.teacher else None
+    side = source.teacher.image_size if native and source.teacher else None
     if side is not None:
         dataset = open_dataset(dataset.spec, dataset.artifact.path)  # the large images' bytes are checked too
     return Cropped(dataset, job.thumbnails, rows, side, job.device, replay_of(job))

@@ -15,10 +15,9 @@ from clipkd.data.preprocessing import Preprocessing
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.students._heads import Heads, Widths
-from clipkd.runs.evaluation import evaluate
+from clipkd.runs.evaluation import EVALUATION_BATCH, evaluate
 from clipkd.runs.folder import State, load_student
 from clipkd.runs.record import Score
-from clipkd.runs.run import EVALUATION_BATCH
 
 SHOWN = 3
 """Weights that a message names, where a file does not fit a student."""

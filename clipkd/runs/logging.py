@@ -15,15 +15,15 @@ PROJECT = "CLIPKD_WANDB"
 workflow, and is no setting of a run."""
 
 
-class Board:
+class CurveWriter:
     """The curves of one run, one point an epoch."""
 
     def __init__(self, folder: Path, run: str, name: str, epoch: int, settings: dict[str, Any]) -> None:
-        """Open the board.
+        """Open the curves.
 
         Args:
             folder: the run folder; whatever is written lies in it.
-            run: the run's fingerprint: a training that goes on continues its curves.
+            run: the run's fingerprint: a resumed training continues its curves.
             name: what the run is called.
             epoch: the first epoch that is to come; points from there on are overwritten.
             settings: the run's settings, for Weights & Biases.

@@ -1,101 +1,157 @@
-"""The training loop, one for every method."""
+"""The training loop, one for every method: steps, epochs, and groups of runs that take their steps together."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from functools import partial
+from typing import cast
 
-import torch
-
-from clipkd.core.errors import ClipkdError, MachineError
 from clipkd.core.progress import say
-from clipkd.core.typed_json import read_model
-from clipkd.data.batches import Batches
-from clipkd.runs.folder import RunFolder
-from clipkd.runs.group import advance
+from clipkd.data.batches import Batch
+from clipkd.plugins.students._vit import Student
+from clipkd.runs import cuda_graph
+from clipkd.runs.checkpointing import is_save_due, save
+from clipkd.runs.completion import complete
+from clipkd.runs.cuda_graph import GraphedStep, StepInputs
+from clipkd.runs.epochs import close_epoch
+from clipkd.runs.failure import is_finite
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Job, open_batches, open_signal
-from clipkd.runs.ranks import Ranks
-from clipkd.runs.record import METRICS, Metrics
+from clipkd.runs.objective import objective
+from clipkd.runs.precision import autocast
 from clipkd.runs.run import Run
-
-Outcome = Metrics | ClipkdError
-"""A run's metrics, or why it failed."""
+from clipkd.runs.stack import OneStudent, Stack, stackable_shape
 
 
-def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> Metrics:
-    """Train the job's student and write its run folder; return the metrics.
+class Group:
+    """Runs that take their steps together: one, or several whose students form a stack."""
 
-    A run that was cut off goes on from its last saved step and ends with the same student. Where several ranks
-    train it, the first one writes.
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = list(runs)
+        first = runs[0]
+        self.device, self.precision = first.job.device, first.numbers.precision
+        students = [cast(Student, run.student) for run in runs]
+        self.students = Stack(students) if len(runs) > 1 else OneStudent(first.student, first.ranks)
+        self.graph: GraphedStep | None = None
+        # A student that is not ours may wait for the device, and ranks talk between kernels: neither can be captured.
+        can_capture = self.device.type == "cuda" and first.ranks.count == 1 and stackable_shape(first.student)
+        if can_capture and cuda_graph.is_allowed():
+            generators = [run.noise for run in runs]
+            capture = lambda work: cuda_graph.captured(work, generators)  # noqa: E731
+            self.graph = GraphedStep(partial(update_students, self), first.numbers.batch_size, capture)
+
+
+def train_step(group: Group, batches: Sequence[Batch]) -> None:
+    """Take one step of every run in the group, each on its own batch."""
+    step_inputs = []
+    for run, batch in zip(group.runs, batches, strict=True):
+        run.set_learning_rate()
+        # Outside the graph: stored targets are read from disk, and a live teacher is captured by nobody.
+        step_inputs.append(StepInputs(batch.inputs, batch.labels, run.teacher_targets(batch)))
+    if group.graph is not None:
+        group.graph(step_inputs)
+    else:
+        update_students(group, step_inputs)
+    for run, batch in zip(group.runs, batches, strict=True):
+        run.epoch.step += 1
+        run.epoch.count += len(batch.labels)
+
+
+def update_students(group: Group, step_inputs: Sequence[StepInputs]) -> None:
+    """Do the device's part of a step.
+
+    A GPU captures this once and replays it. So nothing here may read a number from the device, branch on one, or put
+    what the next step needs at a new address.
+    """
+    runs, students = group.runs, group.students
+    with autocast(group.precision, group.device):
+        outputs = students([one.inputs for one in step_inputs])
+    losses = [
+        objective(run.cell.method, run.student, output, one.labels, one.teacher_targets, run.recipe)
+        for run, output, one in zip(runs, outputs, step_inputs, strict=True)
+    ]
+    for run in runs:
+        run.optimiser.zero_grad()
+    students.zero_grad()
+    # One backward pass for all: no loss depends on another student's weights, so the sum keeps gradients apart.
+    sum(parts["loss"] for parts in losses).backward()
+    students.share_gradients()
+    for run, parts, one in zip(runs, losses, step_inputs, strict=True):
+        run.ranks.average_gradients(run.student.parameters())
+        # After the averaging, so that all ranks see the same; before the update, which it must be able to stop.
+        run.guard.check(parts["loss"], run.student.parameters())
+        run.optimiser.step()
+        run.epoch.add_losses(parts, len(one.labels))
+
+
+def train_epoch(group: Group, until: int, interruption: Interruption) -> None:
+    """Take the steps of the group's epoch up to number `until`; save when it is time or a signal came.
 
     Raises:
-        DataError: an input is damaged or stands for something else; the loss is not finite.
-        MachineError: the device's memory or the disk does not suffice; another process writes this run.
-        Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and the training is saved.
+        Interrupted: a signal came, and every run is saved.
     """
-    (outcome,) = train_together([(job, folder)], ranks)
-    if isinstance(outcome, ClipkdError):
-        raise outcome
-    return outcome
+    runs = group.runs
+    start = time.perf_counter()
+
+    def share_time() -> None:
+        """Add the time since the last call to the runs' epochs, to each an equal share."""
+        nonlocal start
+        now = time.perf_counter()
+        for run in runs:
+            run.epoch.seconds += (now - start) / len(runs)
+            run.largest_group = max(run.largest_group, len(runs))
+        start = now
+
+    # Start the batches even if no step is left: the next epoch's order is drawn from where this one's ended.
+    for batches in zip(*(run.rest_of_epoch() for run in runs), strict=True):
+        train_step(group, batches)
+        if any(is_save_due(run, interruption) for run in runs):
+            share_time()
+            for run in runs:
+                save(run)
+            start = time.perf_counter()  # saving is not training time
+            if all(run.failure for run in runs):
+                return
+            if interruption.signal:
+                raise interruption.error(saved(runs))
+        if runs[0].epoch.step == until < runs[0].steps_per_epoch:
+            break
+    for run in runs:
+        is_finite(run)  # waits for the device, which the clock must not miss
+    share_time()
 
 
-def train_together(
-    pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None = None, interruption: Interruption | None = None
-) -> list[Outcome]:
-    """Train several jobs' students side by side; return each one's metrics, or why it failed.
+def train_runs(runs: Sequence[Run], interruption: Interruption) -> None:
+    """Train runs to their ends. If one fails, the others continue.
 
-    All have the dataset, recipe, student's size and hyperparameters of the first. One that fails does not stop
-    the others. `interruption`: who listens for signals already; None: this does, while it trains.
+    Runs at the same step form a group. Where saved states are of different steps, those behind catch up first.
 
     Raises:
-        Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and every training is saved.
+        Interrupted: a signal came, and every run is saved.
     """
-    ranks = ranks or Ranks()
-    outcomes: dict[int, Outcome] = {}
-    runs: dict[int, Run] = {}
-    batches: Batches | None = None
-    with ExitStack() as stack:
-        interruption = interruption or stack.enter_context(Interruption())
-        for number, (job, folder) in enumerate(pairs):
-            try:
-                if ranks.is_first:
-                    stack.enter_context(folder.held())
-                (is_finished,) = ranks.most(ranks.is_first and folder.finished(job.identity))
-                if is_finished:
-                    if ranks.is_first:
-                        folder.sweep(job.identity)
-                    say(f"{folder.path} holds the complete result of this run: nothing to do")
-                    outcomes[number] = read_model(folder.path / METRICS, Metrics)
-                    continue
-                signal = open_signal(job)
-                batches = batches or open_batches(job, signal)  # whoever trains side by side sees the same images
-                runs[number] = Run(job, folder, signal, batches, interruption, ranks)
-            except ClipkdError as error:
-                outcomes[number] = error
-            except RuntimeError as error:
-                outcomes[number] = out_of_memory(job, error)
-        try:
-            for run in runs.values():
-                stack.callback(run.end)
-                run.begin()
-            advance(list(runs.values()), interruption)
-        except RuntimeError as error:
-            lack = out_of_memory(pairs[0][0], error)
-            outcomes |= {number: lack for number, run in runs.items() if not run.result}
-    for number, run in runs.items():
-        outcome = run.failure or run.result
-        assert outcome is not None
-        outcomes.setdefault(number, outcome)
-    return [outcomes[number] for number in range(len(pairs))]
+    group: Group | None = None
+    while unfinished := [run for run in runs if run.is_unfinished]:
+        here = min(run.position for run in unfinished)
+        together = [run for run in unfinished if run.position == here]
+        if group is None or together != group.runs:
+            group = Group(together)
+            if len(runs) > 1:
+                say(f"{len(together)} students side by side, from epoch {here[0]}, step {here[1]}")
+        ahead = [run.position[1] for run in unfinished if run.position[0] == here[0] and run.position != here]
+        train_epoch(group, min([together[0].steps_per_epoch, *ahead]), interruption)
+        for run in together:
+            if run.epoch.step == run.steps_per_epoch:
+                close_epoch(run)
+                if run.epoch.number > run.numbers.epochs:
+                    complete(run)
 
 
-def out_of_memory(job: Job, error: RuntimeError) -> MachineError:
-    """Return what to tell the user where memory ran out; raise any other error."""
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-        raise error
-    first = str(error).splitlines()[0]
-    return MachineError(
-        f"out of memory on {job.device} with batch size {job.numbers.batch_size}: take a smaller --batch-size, or "
-        f"fewer students at once ({first})"
+def saved(runs: Sequence[Run]) -> str:
+    """Return where runs are saved, for the user."""
+    first = runs[0]
+    more = f" and {len(runs) - 1} beside it" if len(runs) > 1 else ""
+    are = "are" if more else "is"
+    return (
+        f"{first.cell.folder}{more} {are} saved at epoch {first.epoch.number}, step {first.epoch.step} of "
+        f"{first.steps_per_epoch}; the same command goes on from there"
     )

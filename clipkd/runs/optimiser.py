@@ -25,7 +25,7 @@ def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> torch
     if kept:
         groups.append({"params": kept, "weight_decay": 0.0})
     device = next(student.parameters()).device
-    # On the device: a GPU that replays a step (clipkd/runs/step.py) reads the learning rate where it lies.
+    # On the device: a GPU that replays a step (clipkd/runs/cuda_graph.py) reads the learning rate where it lies.
     rate = torch.tensor(numbers.learning_rate, dtype=torch.float32, device=device)
     # One kernel for all weights: a small student spends a tenth of a step in the unfused update.
     return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=device.type == "cuda")
@@ -37,8 +37,8 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"].fill_(rate)
 
 
-def settle(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
-    """Bring a loaded optimiser's settings, which may come from another device, to this one."""
+def move_settings(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
+    """Move a loaded optimiser's settings, which may come from another device, to this one."""
     for group in optimiser.param_groups:
         group["lr"], group["capturable"] = group["lr"].to(device), device.type == "cuda"
 

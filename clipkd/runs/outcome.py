@@ -27,15 +27,15 @@ from clipkd.runs.record import (
     TeacherCost,
     ZeroShot,
 )
-from clipkd.runs.signals import Prototypes, Signal
+from clipkd.runs.teacher_targets import PrototypeTargets, TeacherTargets
 from clipkd.spec.identities import names
 
 
 def metrics(
-    job: Job, signal: Signal, train_images: int, student_parameters: int, last: Chosen, selected: Selected
+    job: Job, source: TeacherTargets, train_images: int, student_parameters: int, last: Chosen, selected: Selected
 ) -> Metrics:
     """Return what a run is and what it reached."""
-    zero = zero_shot_of(job, signal)
+    zero = zero_shot_of(job, source)
     return Metrics(
         format=FORMAT,
         fingerprint=fingerprint(job.identity),
@@ -51,11 +51,11 @@ def metrics(
     )
 
 
-def zero_shot_of(job: Job, signal: Signal) -> dict[str, Any] | None:
+def zero_shot_of(job: Job, source: TeacherTargets) -> dict[str, Any] | None:
     """Return the test accuracy of a CLIP teacher's own two towers; None where the teacher is no text tower."""
-    if not isinstance(signal, Prototypes) or job.cell.method.control_of:
+    if not isinstance(source, PrototypeTargets) or job.cell.method.control_of:
         return None
-    return zero_shot(job.cell, job.layout, job.dataset, signal.prototypes.cpu().numpy())
+    return zero_shot(job.cell, job.layout, job.dataset, source.prototypes.cpu().numpy())
 
 
 def cost(

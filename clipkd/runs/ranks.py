@@ -20,27 +20,27 @@ from torch import Tensor, nn
 from clipkd.core.errors import InputError
 
 PATIENCE = timedelta(days=2)
-"""How long the others wait while the first rank extracts embeddings."""
+"""Timeout of the other ranks while the first one extracts embeddings."""
 
 
 class Ranks:
-    """This process among those that train one student."""
+    """This process among those that train one student together."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank, self.count = rank, count
         self.control: Any = None
-        """A group for words between the processes, which must not wait for the GPU."""
+        """A process group for numbers on the CPU, which must not wait for the GPU."""
 
     @property
     def is_first(self) -> bool:
         """True in the process that writes the run folder."""
         return self.rank == 0
 
-    def share(self, length: int) -> slice:
+    def shard(self, length: int) -> slice:
         """Return this rank's part of a batch of `length`; parts differ by one at most."""
         return slice(self.rank * length // self.count, (self.rank + 1) * length // self.count)
 
-    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the ranks, in one message."""
         if self.count == 1:
             return
@@ -51,19 +51,19 @@ class Ranks:
         for gradient, piece in zip(gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))
 
-    def gathered(self, part: Tensor, length: int) -> Tensor:
+    def gather(self, part: Tensor, length: int) -> Tensor:
         """Return the whole batch [length, ...] of which each rank has its part."""
         return part if self.count == 1 else Gathered.apply(part, length, self)
 
-    def most(self, *numbers: int) -> list[int]:
+    def maximum(self, *numbers: int) -> list[int]:
         """Return the largest of each number over the ranks."""
         if self.count == 1:
             return list(numbers)
-        told = torch.tensor(numbers, dtype=torch.int64)
-        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.control)
-        return told.tolist()
+        largest = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.control)
+        return largest.tolist()
 
-    def summed(self, numbers: list[float]) -> list[float]:
+    def sum(self, numbers: list[float]) -> list[float]:
         """Return each number's sum over the ranks."""
         if self.count == 1:
             return numbers
@@ -71,7 +71,7 @@ class Ranks:
         dist.all_reduce(total, group=self.control)
         return total.tolist()
 
-    def all_of(self, state: Tensor) -> list[Tensor]:
+    def gather_states(self, state: Tensor) -> list[Tensor]:
         """Return a CPU tensor of equal shape from every rank, in the order of the ranks."""
         if self.count == 1:
             return [state]
@@ -95,13 +95,13 @@ class Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, length: int, ranks: Ranks) -> Tensor:  # type: ignore[override]
-        ctx.place, ctx.count = ranks.share(length), ranks.count
+        ctx.place, ctx.count = ranks.shard(length), ranks.count
         most = -(-length // ranks.count)
         padded = part.new_zeros(most, *part.shape[1:])
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in range(ranks.count)]
         dist.all_gather(parts, padded)
-        places = [Ranks(rank, ranks.count).share(length) for rank in range(ranks.count)]
+        places = [Ranks(rank, ranks.count).shard(length) for rank in range(ranks.count)]
         return torch.cat([whole[: here.stop - here.start] for whole, here in zip(parts, places, strict=True)])
 
     @staticmethod
@@ -110,7 +110,7 @@ class Gathered(torch.autograd.Function):
 
 
 def join(device: torch.device) -> Ranks:
-    """Return this process's place; where torchrun started several, they meet here.
+    """Return this process's rank; wait for the others if torchrun started several.
 
     Raises:
         InputError: torchrun's variables make no sense.
@@ -130,6 +130,6 @@ def join(device: torch.device) -> Ranks:
 
 
 def leave() -> None:
-    """Part from the other ranks, if there are any."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,8 +1,8 @@
-"""A stack: students of one shape, computed at once; every product of matrices is one batched product.
+"""A stack: students of one shape, computed at once; every matrix product is one batched product.
 
-A GPU computes eight small students in little more time than one. The students' body lies in tensors [S, ...], of
-which each student's own parameters are views. So whatever works on one student (its projection, its optimiser,
-its state dict, its evaluation) works on it alone, as ever, and no student's numbers reach another's.
+A GPU computes eight small students in little more time than one. The students' bodies lie in tensors [S, ...], and
+each student's own parameters are views of them. So whatever works on one student (its projection, its optimiser,
+its state dict, its evaluation) works on it alone, and no student's numbers reach another's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clipkd.plugins.students._vit import Attention, Outputs, Student
+from clipkd.plugins.students._heads import Heads, Outputs
+from clipkd.plugins.students._vit import Attention, Student
+from clipkd.runs.ranks import Ranks
 
 OWN = ("cluster_projection", "logit_scale")
 """Parameters outside the body: not every student has them, or of the same shape."""
@@ -25,8 +27,8 @@ def body(student: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in student.named_parameters() if not name.startswith(OWN)}
 
 
-def shape(student: nn.Module) -> tuple | None:
-    """Return what two students must have in common to stand in one stack; None: this one stands alone."""
+def stackable_shape(student: nn.Module) -> tuple | None:
+    """Return what students must have in common to form a stack; None if this one can't be in any."""
     if not isinstance(student, Student):
         return None
     shapes = tuple((name, tuple(value.shape), str(value.dtype)) for name, value in body(student).items())
@@ -34,12 +36,33 @@ def shape(student: nn.Module) -> tuple | None:
     return (*shapes, *((module.heads, module.dropout) for module in attention))
 
 
+class OneStudent:
+    """One student, used like a stack; several ranks compute it together."""
+
+    def __init__(self, student: Heads, ranks: Ranks) -> None:
+        self.student, self.ranks = student, ranks
+
+    def __call__(self, images: Sequence[Tensor]) -> list[Outputs]:
+        """Return the outputs for the whole batch [B, 3, S, S], of which each rank computes its part."""
+        (inputs,) = images
+        if self.ranks.count == 1:
+            return [self.student(inputs)]
+        part = self.student(inputs[self.ranks.shard(len(inputs))])
+        return [Outputs(*(self.ranks.gather(value, len(inputs)) for value in (part.embedding, part.logits)))]
+
+    def zero_grad(self) -> None:
+        """Do nothing: the optimiser resets all gradients."""
+
+    def share_gradients(self) -> None:
+        """Do nothing: the gradients are the student's own."""
+
+
 class Stack:
     """Students that are computed at once."""
 
     def __init__(self, students: Sequence[Student]) -> None:
-        """Move the students' bodies into common tensors. Their `shape` must be one."""
-        assert len({shape(student) for student in students}) == 1
+        """Move the students' bodies into common tensors. All must have the same `stackable_shape`."""
+        assert len({stackable_shape(student) for student in students}) == 1
         self.students = students
         self.skeleton = skeleton_of(students[0])
         self.skeleton.generators = [generator for student in students for generator in student.generators]
@@ -55,12 +78,12 @@ class Stack:
         return [Outputs(*pair) for pair in zip(outputs.embedding.unbind(), outputs.logits.unbind(), strict=True)]
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the common tensors."""
+        """Reset the gradients of the common tensors."""
         for parameter in self.common.values():
             parameter.grad = None
 
     def share_gradients(self) -> None:
-        """Give each student its part of the gradients: views, nothing is copied."""
+        """Give each student its part of the gradients, as views."""
         parts = [body(student) for student in self.students]
         for name, parameter in self.common.items():
             assert parameter.grad is not None
@@ -69,8 +92,8 @@ class Stack:
 
 
 def skeleton_of(student: Student) -> Student:
-    """Return a copy without numbers, of which only the forward pass is taken."""
-    generators, student.generators = student.generators, []  # a generator of a GPU need not be copyable
+    """Return a copy without storage, used only for its forward pass."""
+    generators, student.generators = student.generators, []  # a GPU's generator can't always be copied
     try:
         return copy.deepcopy(student).to("meta").train()
     finally:

@@ -81,7 +81,7 @@ def train_one(assignment: Assignment, threads: int) -> dict[str, ClipkdError]:
     """Train one student; return why that failed, by name."""
     import torch
 
-    from clipkd.runs.loop import train
+    from clipkd.runs.training import train
 
     torch.set_num_threads(threads)
     progress.is_one_of_several = True

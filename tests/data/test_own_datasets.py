@@ -24,7 +24,7 @@ from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.spec.layout import Layout
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Hyperparameters, open_job
-from clipkd.runs.loop import train
+from clipkd.runs.training import train
 from clipkd.core.vision import torchvision
 from tests.embeddings.hub_server import Hub, Repository
 

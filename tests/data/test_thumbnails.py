@@ -19,7 +19,7 @@ from clipkd.data import dataset as packed
 from clipkd.data.thumbnails import open_thumbnails, thumbnail_sizes
 from clipkd.core.errors import DataError
 from clipkd.spec.layout import Layout
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from tests.photos import save_photos
 
 
@@ -86,7 +86,7 @@ def test_training_wants_no_packed_images_where_thumbnails_are_there(made, tmp_pa
     there, cpu = Layout(data), torch.device("cpu")
     stages.for_training(cell, there, cpu)
     job = open_job(cell, Hyperparameters(), there, cpu)
-    batches = open_batches(job, open_signal(job))
+    batches = open_batches(job, open_teacher_targets(job))
     assert len(next(batches.epoch(8, False, torch.Generator())).inputs) == 8
     assert sum(len(labels) for _, labels in batches.evaluation("test", None, 5)) == 12
 

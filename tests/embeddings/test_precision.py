@@ -11,7 +11,7 @@ import torch
 
 from clipkd.cli import main
 from clipkd.embeddings import prepare as stages
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
@@ -34,7 +34,7 @@ def made(digits_folder, vit_folder, tmp_path_factory):
 
 def signal_of(cell, layout):
     job = open_job(cell, Hyperparameters(), layout, CPU)
-    signal = open_signal(job)
+    signal = open_teacher_targets(job)
     batch = next(open_batches(job, signal).epoch(32, False, torch.Generator().manual_seed(0)))
     return job, signal(batch)
 

@@ -13,7 +13,7 @@ from clipkd.embeddings import prepare as stages
 from clipkd.plugins import prototype_forms, recipes, students
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.students._vit import build_student
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
@@ -122,7 +122,7 @@ def signal_of(layout: Layout, teacher: str, train_type: str):
     cell = cells.Cell("corrected", "digits", "tiny-32", teacher, train_type, 0)
     stages.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(), layout, CPU)
-    signal = open_signal(job)
+    signal = open_teacher_targets(job)
     batch = next(iter(open_batches(job, signal).epoch(8, False, torch.Generator().manual_seed(0))))
     return signal, batch, job
 

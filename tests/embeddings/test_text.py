@@ -20,9 +20,9 @@ from clipkd.embeddings.zero_shot import zero_shot
 from clipkd.export import open_classes
 from clipkd.plugins import datasets, recipes, teachers
 from clipkd.plugins.students._heads import Heads, Outputs
-from clipkd.runs.job import Hyperparameters, open_job, open_signal
-from clipkd.runs.nearest import nearest_prototype
-from clipkd.runs.signals import Prototypes
+from clipkd.runs.job import Hyperparameters, open_job, open_teacher_targets
+from clipkd.runs.nearest_prototype import nearest_prototype
+from clipkd.runs.teacher_targets import PrototypeTargets
 from clipkd.spec import class_names
 from clipkd.spec.cells import Cell, checked
 from clipkd.spec.layout import Layout
@@ -100,10 +100,10 @@ def test_a_changed_class_name_is_found(clip, layout):
     cell = cell_of(clip)
     stages.for_training(cell, layout, CPU)
     job = open_job(cell, Hyperparameters(), layout, CPU)
-    open_signal(job)
+    open_teacher_targets(job)
     job.dataset.artifact.manifest["facts"]["classes"] = ["zero", *job.dataset.classes[1:]]
     with pytest.raises(DataError, match="made from other class names"):
-        open_signal(job)
+        open_teacher_targets(job)
 
 
 ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -129,7 +129,7 @@ def test_the_prompts_hold_the_names_that_the_user_gives(clip, layout):
     assert abs(found.array("prototypes")[7] - plain[7]).max() > 0.01
     assert found.facts["class_names"] == ENGLISH
     job = open_job(cell, Hyperparameters(), english, CPU)
-    open_signal(job)
+    open_teacher_targets(job)
     assert job.facts()["class_names"] == ENGLISH
     assert job.facts()["classes"] == [str(digit) for digit in range(10)]
     assert job.identity != open_job(cell, Hyperparameters(), layout, CPU).identity
@@ -344,7 +344,7 @@ def pictures(*corners):
 @pytest.mark.parametrize("recipe", ["reference", "corrected"])
 def test_nearest_prototype_accuracy_where_the_answer_is_known(recipe):
     plain = dataclasses.replace(recipes.get(recipe), logit_scale="none")
-    student, signal = Corner(plain.projection), Prototypes(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    student, signal = Corner(plain.projection), PrototypeTargets(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     inputs = pictures([0.1, 0.9], [0.8, 0.2], [0.3, 0.5], [0.2, 0.7])
     # Through the swap the classes are 0, 1, 0, 0.
     found = nearest_prototype(student, [(inputs, torch.tensor([0, 1, 1, 0]))], signal, plain)
@@ -400,7 +400,7 @@ def test_a_run_is_open_to_new_names(run, clip, monkeypatch):
     job = open_job(Cell("corrected", "digits", "tiny-32", "none", "supervised", 0), Hyperparameters(), layout, CPU)
     from clipkd.runs.job import open_batches
 
-    batches = list(open_batches(job, open_signal(job)).evaluation("test", None, 500))
+    batches = list(open_batches(job, open_teacher_targets(job)).evaluation("test", None, 500))
     predicted = [name for inputs, _ in batches for name in classes.predict(inputs)]
     right = np.mean(
         [name == dataset.classes[label] for name, label in zip(predicted, dataset.test_labels, strict=True)]

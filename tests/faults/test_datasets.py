@@ -377,13 +377,13 @@ def test_a_bad_image_is_named_never_skipped(tmp_path: Path) -> None:
 @fault("D08", **{"the-content": replaced("clipkd.runs.job.Dataset.content", "the same")})
 def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: Path) -> None:
     """An image is edited, its time kept, and the dataset is packed again: nothing cached of the old one is used."""
-    from clipkd.runs.job import Hyperparameters, open_job, open_signal
+    from clipkd.runs.job import Hyperparameters, open_job, open_teacher_targets
 
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
     layout = Layout(tmp_path / "data", sample=Sample(1))
     cell = cells.Cell("corrected", "mine", "tiny-32", str(vit_folder), "embed-KD", 0, source=str(root))
     stages.for_training(cell, layout, CPU)
-    open_signal(open_job(cell, Hyperparameters(), layout, CPU))
+    open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))
     path = root / "train" / "a" / "0.png"
     before = path.stat()
     Image.fromarray(np.full((8, 8, 3), 99, dtype=np.uint8)).save(path)
@@ -391,5 +391,5 @@ def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: 
     shutil.rmtree(layout.dataset(cell.dataset_spec))
     stages.for_training(cell, layout, CPU)
     with pytest.raises(DataError, match="made from another content of mine"):
-        open_signal(open_job(cell, Hyperparameters(), layout, CPU))
+        open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))
     assert open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)).content

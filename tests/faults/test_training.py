@@ -17,10 +17,10 @@ import torch
 from clipkd.core import lock
 from clipkd.core.errors import ClipkdError, DataError, MachineError
 from clipkd.embeddings import prepare as stages
-from clipkd.runs import loop
+from clipkd.runs import training
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Hyperparameters, open_job
-from clipkd.runs.run import Run
+from clipkd.runs.stack import OneStudent
 from clipkd.runs.unfinished import STATE, Checkpoints
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -36,8 +36,8 @@ NUMBERS = Hyperparameters(epochs=2, batch_size=256, learning_rate=1e-3)
 
 @pytest.fixture(autouse=True)
 def save_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.runs.checkpointing.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.checkpointing.SHARE_FOR_SAVES", float("inf"))
 
 
 class Study:
@@ -53,7 +53,7 @@ class Study:
 
     def train(self, train_type: str, folder: Path, numbers: Hyperparameters = NUMBERS) -> None:
         torch.set_num_threads(1)
-        loop.train(open_job(self.cell(train_type), numbers, self.layout, CPU), RunFolder(folder))
+        training.train(open_job(self.cell(train_type), numbers, self.layout, CPU), RunFolder(folder))
 
     def whole(self, train_type: str) -> Path:
         """Return the folder of a training that nothing cut off."""
@@ -133,7 +133,7 @@ def test_signals_at_random_moments(study: Study, tmp_path: Path, record_property
     record_property("signals", amount(2, 50))
 
 
-@fault("R04", **{"the-guard": replaced("clipkd.runs.finite.Guard.look", nothing)})
+@fault("R04", **{"the-guard": replaced("clipkd.runs.finite_guard.FiniteGuard.check", nothing)})
 def test_a_step_that_is_not_finite_changes_no_weight(study: Study, tmp_path: Path) -> None:
     study.whole("supervised")
     try:
@@ -268,7 +268,7 @@ def unworded(_: object, error: Exception) -> None:
     raise error
 
 
-@fault("R07", **{"our-words": replaced("clipkd.runs.loop.out_of_memory", unworded)})
+@fault("R07", **{"our-words": replaced("clipkd.runs.training.out_of_memory", unworded)})
 def test_out_of_memory_is_told_with_the_batch_size(study: Study, tmp_path: Path) -> None:
     """A stand-in for the device's memory: both errors that torch raises for it."""
     study.whole("supervised")
@@ -279,7 +279,7 @@ def test_out_of_memory_is_told_with_the_batch_size(study: Study, tmp_path: Path)
             raise error
 
         patch = pytest.MonkeyPatch()
-        patch.setattr(Run, "outputs", full)
+        patch.setattr(OneStudent, "__call__", full)
         try:
             study.train("supervised", tmp_path / str(number))
         except ClipkdError as found:

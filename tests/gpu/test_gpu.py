@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from clipkd.embeddings import prepare as stages
-from clipkd.runs import step
+from clipkd.runs import cuda_graph, loop
+from clipkd.runs.epochs import close_epoch
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.group import take_steps
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.runs.loop import train, train_together
+from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_teacher_targets
+from clipkd.runs.loop import Group, train_epoch
+from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
-from clipkd.runs.step import Step
+from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 
@@ -49,17 +50,17 @@ def losses(folder: Path) -> list[float]:
 
 
 def run_of(job: Job, folder: Path) -> Run:
-    signal = open_signal(job)
-    return Run(job, RunFolder(folder), signal, open_batches(job, signal))
+    source = open_teacher_targets(job)
+    return Run(job, RunFolder(folder), source, open_batches(job, source))
 
 
 @pytest.fixture(scope="module")
 def captures() -> Iterator[list[int]]:
     """Counts the graphs that are captured."""
     seen: list[int] = []
-    real = step.captured
+    real = cuda_graph.captured
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "captured", lambda *arguments: (seen.append(1), real(*arguments))[1])
+        patch.setattr(cuda_graph, "captured", lambda *arguments: (seen.append(1), real(*arguments))[1])
         yield seen
 
 
@@ -67,7 +68,7 @@ def test_a_graph_trains_what_its_kernels_train(jobs, captures, tmp_path, monkeyp
     before = len(captures)
     train(jobs[0], RunFolder(tmp_path / "graph"))
     assert len(captures) == before + 1
-    monkeypatch.setenv(step.GRAPHS, "never")
+    monkeypatch.setenv(cuda_graph.VARIABLE, "never")
     train(jobs[0], RunFolder(tmp_path / "kernels"))
     assert len(captures) == before + 1
     assert losses(tmp_path / "graph") == pytest.approx(losses(tmp_path / "kernels"), rel=1e-4)
@@ -77,7 +78,7 @@ def test_a_graph_trains_what_its_kernels_train(jobs, captures, tmp_path, monkeyp
 
 def test_a_stack_trains_each_student_as_it_would_alone(jobs, tmp_path) -> None:
     outcomes = train_together([(job, RunFolder(tmp_path / job.cell.train_type)) for job in jobs])
-    assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+    assert all(isinstance(outcome, Metrics) for outcome in outcomes), outcomes
     for job in jobs:
         train(job, RunFolder(tmp_path / "alone" / job.cell.train_type))
         alone = losses(tmp_path / "alone" / job.cell.train_type)
@@ -89,17 +90,17 @@ def test_a_stack_trains_each_student_as_it_would_alone(jobs, tmp_path) -> None:
 def test_the_host_waits_once_a_run_in_an_epoch(several, jobs, tmp_path) -> None:
     """torch itself tells of each wait; the guard is read at the end, and nothing else within."""
     runs = [run_of(job, tmp_path / str(number)) for number, job in enumerate(jobs[:several])]
-    group = Step(runs)
-    assert group.again is not None
+    group = Group(runs)
+    assert group.graph is not None
     steps = runs[0].steps_per_epoch
-    take_steps(group, steps, Interruption())  # warms up and captures
+    train_epoch(group, steps, Interruption())  # warms up and captures
     for run in runs:
         run.epoch.step = 0
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            take_steps(group, steps, Interruption())
+            train_epoch(group, steps, Interruption())
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waits = [str(warning.message) for warning in told if "synchroniz" in str(warning.message)]
@@ -109,18 +110,17 @@ def test_the_host_waits_once_a_run_in_an_epoch(several, jobs, tmp_path) -> None:
 
 def test_a_run_that_was_cut_off_on_a_gpu_goes_on(jobs, tmp_path, monkeypatch) -> None:
     train(jobs[0], RunFolder(tmp_path / "whole"))
-    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
-    real = Run.close_epoch
+    monkeypatch.setattr("clipkd.runs.checkpointing.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.checkpointing.SHARE_FOR_SAVES", float("inf"))
 
-    def cut(self) -> None:
-        if self.epoch.number == 2:
+    def cut(run: Run) -> None:
+        if run.epoch.number == 2:
             raise KeyboardInterrupt
-        real(self)
+        close_epoch(run)
 
-    monkeypatch.setattr(Run, "close_epoch", cut)
-    with pytest.raises(KeyboardInterrupt):
-        train(jobs[0], RunFolder(tmp_path / "cut"))
-    monkeypatch.setattr(Run, "close_epoch", real)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "close_epoch", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(jobs[0], RunFolder(tmp_path / "cut"))
     train(jobs[0], RunFolder(tmp_path / "cut"))
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)

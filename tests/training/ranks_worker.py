@@ -22,15 +22,15 @@ def gradients(train_type: str, recipe_name: str, ranks: Ranks, is_gathered: bool
     student = build_student(students.get("tiny-32"), CLASSES, WIDTH, recipe).double().eval()
     images, labels = torch.randn(BATCH, 3, 32, 32).double(), torch.randint(0, CLASSES, (BATCH,))
     signal = torch.randn(SHAPES[method.signal]).double()
-    here = ranks.share(BATCH)
+    here = ranks.shard(BATCH)
     part = student(images[here])
     if is_gathered:
-        outputs = Outputs(ranks.gathered(part.embedding, BATCH), ranks.gathered(part.logits, BATCH))
+        outputs = Outputs(ranks.gather(part.embedding, BATCH), ranks.gather(part.logits, BATCH))
     else:  # each rank for itself, as plain data-parallel training would have it
         outputs, labels = part, labels[here]
         signal = signal if method.signal == "prototypes" else signal[here]
     method.loss(student, outputs, labels, signal, recipe)["loss"].backward()
-    ranks.average(student.parameters())
+    ranks.average_gradients(student.parameters())
     return {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
 
 

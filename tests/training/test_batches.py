@@ -10,7 +10,7 @@ import torch
 
 from clipkd.data.residency import FRACTION, Resident, Streamed
 from clipkd.embeddings import prepare as stages
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from tests.photos import save_photos
@@ -45,7 +45,7 @@ def source(request, photos, data, digits_folder, vit_folder):
 
     def open_source():
         job = open_job(cell, Hyperparameters(), layout, CPU)
-        return open_batches(job, open_signal(job))
+        return open_batches(job, open_teacher_targets(job))
 
     return open_source
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from clipkd.core.errors import DataError
-from clipkd.runs import finite
+from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.group import take_steps
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.run import Run
-from clipkd.runs.step import Step
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from tests.synthetic import demo, write_study
@@ -27,13 +26,13 @@ CPU = torch.device("cpu")
 def run_of(digits_folder, folder) -> Run:
     cell = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0)
     job = open_job(cell, Hyperparameters(batch_size=100), Layout(digits_folder), CPU)
-    signal = open_signal(job)
-    return Run(job, RunFolder(folder), signal, open_batches(job, signal))
+    source = open_teacher_targets(job)
+    return Run(job, RunFolder(folder), source, open_batches(job, source))
 
 
 def steps(run: Run) -> None:
     """Take the steps of the run's epoch."""
-    take_steps(Step([run]), run.steps_per_epoch, Interruption())
+    train_epoch(Group([run]), run.steps_per_epoch, Interruption())
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -52,9 +51,9 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
 
     run = run_of(digits_folder, tmp_path / "run")
     run.batches.epoch = lambda *_, **__: iter(batches)
-    real, count = finite.Guard.look, iter(range(100))
+    real, count = FiniteGuard.check, iter(range(100))
 
-    def look(self, loss, parameters):
+    def check(self, loss, parameters):
         parameters, step = list(parameters), next(count)
         if step == 2 and where == "gradient":
             parameters[5].grad.view(-1)[0] = bad
@@ -62,7 +61,7 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
             loss = loss * bad
         real(self, loss, parameters)
 
-    monkeypatch.setattr(finite.Guard, "look", look)
+    monkeypatch.setattr(FiniteGuard, "check", check)
     steps(run)
     assert isinstance(run.failure, DataError)
     assert re.search(r"not finite in epoch 1, step 3 of 12, training images \d+, ", str(run.failure))
@@ -74,7 +73,7 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
 
 def test_without_the_guard_the_weights_are_lost(digits_folder, tmp_path, monkeypatch):
     """The control."""
-    monkeypatch.setattr("clipkd.runs.run.Guard", lambda *_: NoGuard())
+    monkeypatch.setattr("clipkd.runs.run.FiniteGuard", lambda *_: NoGuard())
     run = run_of(digits_folder, tmp_path / "run")
     for parameter in run.student.parameters():
         parameter.register_hook(lambda gradient: gradient * float("nan"))
@@ -86,10 +85,10 @@ class NoGuard:
     def reset(self, *_) -> None:
         pass
 
-    def look(self, *_) -> None:
+    def check(self, *_) -> None:
         pass
 
-    def first_bad(self) -> None:
+    def first_bad_step(self) -> None:
         return None
 
 

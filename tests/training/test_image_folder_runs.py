@@ -12,7 +12,7 @@ from PIL import Image
 
 from clipkd.core.errors import InputError
 from clipkd.embeddings import prepare as stages
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
 from tests.warm import clipkd
@@ -89,7 +89,7 @@ def opened(train_type, recipe, source, flowers, vit_folder, layout):
     cell = Cell(recipe, "flowers", "tiny-32", str(vit_folder), train_type, 0, source, source=str(flowers))
     stages.for_training(cell, layout, CPU, 64)
     job = open_job(cell, Hyperparameters(), layout, CPU)
-    signal = open_signal(job)
+    signal = open_teacher_targets(job)
     return job, open_batches(job, signal), signal
 
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from clipkd.core.errors import DataError, Interrupted, MachineError
-from clipkd.runs import loop
-from clipkd.runs.finite import Guard
+from clipkd.runs import training
+from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Hyperparameters, open_job
 from clipkd.runs.ranks import Ranks
@@ -34,14 +34,14 @@ CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0)
 
 @pytest.fixture(autouse=True)
 def save_after_every_step(monkeypatch):
-    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.runs.checkpointing.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.checkpointing.SHARE_FOR_SAVES", float("inf"))
 
 
 def train(data: Path, folder: Path, epochs: int = EPOCHS) -> None:
     torch.set_num_threads(1)
     numbers = Hyperparameters(epochs=epochs, batch_size=128, learning_rate=1e-3)
-    loop.train(open_job(CELL, numbers, Layout(data), torch.device("cpu")), RunFolder(folder))
+    training.train(open_job(CELL, numbers, Layout(data), torch.device("cpu")), RunFolder(folder))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def run_as(data: Path, folder: Path, checkpoint: Path, epochs: int) -> bytes:
     """Train, and return the student."""
     torch.set_num_threads(1)
     numbers = Hyperparameters(epochs=epochs, batch_size=128, learning_rate=1e-3)
-    loop.train(open_job(CELL, numbers, Layout(data), torch.device("cpu")), RunFolder(folder, checkpoint))
+    training.train(open_job(CELL, numbers, Layout(data), torch.device("cpu")), RunFolder(folder, checkpoint))
     return checkpoint.read_bytes()
 
 
@@ -165,15 +165,15 @@ def test_another_runs_student_does_not_stand_for_this_ones(digits_folder, tmp_pa
 
 def test_ranks_that_would_go_on_from_different_steps_are_refused(digits_folder, tmp_path, monkeypatch):
     stopped_at(14, digits_folder, tmp_path)
-    real = Ranks.most
+    real = Ranks.maximum
     positions = iter(
         [(20, -14)]
     )  # asked once; all else that ranks agree on is one number, or two that are not negative
 
-    def most(ranks, *told):
+    def maximum(ranks, *told):
         return list(next(positions)) if told[-1] < 0 else real(ranks, *told)
 
-    monkeypatch.setattr(Ranks, "most", most)
+    monkeypatch.setattr(Ranks, "maximum", maximum)
     with pytest.raises(DataError, match=r"different steps \(14 to 20\)"):
         train(digits_folder, tmp_path)
 
@@ -194,7 +194,7 @@ def test_killed_again_and_again_at_random_moments(digits_folder, whole, tmp_path
 
 def stopped_at(step: int, data: Path, folder: Path, epochs: int = EPOCHS) -> None:
     """Train until a signal comes in the given step of the whole run."""
-    steps, look = iter(range(1, 10_000)), Guard.look
+    steps, look = iter(range(1, 10_000)), FiniteGuard.check
 
     def looked(guard, *arguments):
         if next(steps) == step:
@@ -202,7 +202,7 @@ def stopped_at(step: int, data: Path, folder: Path, epochs: int = EPOCHS) -> Non
         look(guard, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Guard, "look", looked)
+        patch.setattr(FiniteGuard, "check", looked)
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
             train(data, folder, epochs)
 

@@ -14,10 +14,10 @@ from clipkd.plugins import recipes, teachers
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder, load_student
-from clipkd.runs.job import Hyperparameters, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_job, open_teacher_targets
 from clipkd.runs.load_student import student_from
-from clipkd.runs.loop import train
 from clipkd.runs.objective import objective
+from clipkd.runs.training import train
 from clipkd.spec.cells import Cell, checked, expand
 from clipkd.spec.layout import Layout
 from clipkd.tables.accuracy import table as accuracy_table
@@ -112,7 +112,7 @@ def test_a_run_reads_each_teachers_store_and_can_be_read_back(train_type, pair, 
     assert cell.folder == f"corrected/digits/tiny-32/first+second/{train_type}/seed0"
     stages.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(epochs=1, learning_rate=1e-3), layout, CPU)
-    signal = open_signal(job)
+    signal = open_teacher_targets(job)
     assert signal.width == (16, 24)
     assert set(job.identity["signal"]) == {"first", "second"}
     metrics = train(job, RunFolder(tmp_path / "run"))
@@ -130,9 +130,9 @@ def test_signals_are_those_of_each_teacher_alone(pair, digits_folder):
     layout = Layout(digits_folder, dtype="float32")
     both = Cell("corrected", "digits", "tiny-32", pair, "embed-KD", 0)
     stages.for_training(both, layout, CPU, 256)
-    together = open_signal(open_job(both, Hyperparameters(), layout, CPU))(None)
+    together = open_teacher_targets(open_job(both, Hyperparameters(), layout, CPU))(None)
     for cell, one in zip(both.by_teacher, together, strict=True):
-        alone = open_signal(open_job(cell, Hyperparameters(), layout, CPU))(None)
+        alone = open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))(None)
         torch.testing.assert_close(one, alone)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from clipkd.embeddings import prepare as stages
 from clipkd.plugins.students._vit import build_student
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 
@@ -31,7 +31,7 @@ def first_batch(cell, layout):
     """Return job, batch, signal tensor, of the first batch that a seed gives."""
     stages.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(), layout, CPU)
-    signal = open_signal(job)
+    signal = open_teacher_targets(job)
     batch = next(iter(open_batches(job, signal).epoch(32, False, torch.Generator().manual_seed(5))))
     return job, batch, signal
 

@@ -11,7 +11,7 @@ from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import Outputs, Student, build_student
 from clipkd.runs.job import Hyperparameters
 from clipkd.runs.optimiser import adamw
-from clipkd.runs.stack import Stack, body, shape
+from clipkd.runs.stack import Stack, body, stackable_shape
 
 SPEC = StudentSpec("toy", 16, 4, 24, 3, 4)
 CLASSES, BATCH, STEPS = 5, 6, 4
@@ -117,12 +117,12 @@ def test_a_students_own_parameters_are_views_of_the_stacks() -> None:
     assert not torch.allclose(outputs[0].logits, outputs[1].logits)
 
 
-def test_what_can_stand_in_one_stack() -> None:
+def test_which_students_form_a_stack() -> None:
     recipe = recipes.get("corrected")
-    toy = [shape(build_student(SPEC, CLASSES, width, recipe)) for width in WIDTHS]
+    toy = [stackable_shape(build_student(SPEC, CLASSES, width, recipe)) for width in WIDTHS]
     assert len(set(toy)) == 1
-    assert shape(build_student(SPEC, CLASSES + 1, None, recipe)) != toy[0]
+    assert stackable_shape(build_student(SPEC, CLASSES + 1, None, recipe)) != toy[0]
     deeper, heads = StudentSpec("deep", 16, 4, 24, 4, 4), StudentSpec("heads", 16, 4, 24, 3, 2)
-    assert shape(build_student(deeper, CLASSES, None, recipe)) != toy[0]
-    assert shape(build_student(heads, CLASSES, None, recipe)) != toy[0], "equal weights, another function"
-    assert shape(torch.nn.Linear(2, 2)) is None
+    assert stackable_shape(build_student(deeper, CLASSES, None, recipe)) != toy[0]
+    assert stackable_shape(build_student(heads, CLASSES, None, recipe)) != toy[0], "equal weights, another function"
+    assert stackable_shape(torch.nn.Linear(2, 2)) is None

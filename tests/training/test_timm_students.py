@@ -14,11 +14,11 @@ from clipkd.embeddings import prepare as stages
 from clipkd.plugins import datasets, methods, recipes, students
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder, load_student
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_signal
+from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.runs.load_student import evaluate_file, student_from
-from clipkd.runs.loop import train
 from clipkd.runs.objective import objective
 from clipkd.runs.optimiser import adamw
+from clipkd.runs.training import train
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
 from tests.warm import clipkd
@@ -100,7 +100,7 @@ def test_it_learns_with_every_train_type_and_recipe(train_type, recipe, layout, 
     cell = Cell(recipe, "digits", NAME, teacher, train_type, 0, epochs=1)
     stages.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(), layout, CPU)
-    signal = open_signal(job)
+    signal = open_teacher_targets(job)
     student = build_student(cell.student_spec, 10, signal.width, cell.recipe_spec)
     optimiser = torch.optim.AdamW(student.parameters(), lr=1e-3)
     batch = next(iter(open_batches(job, signal).epoch(64, True, torch.Generator().manual_seed(0))))

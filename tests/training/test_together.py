@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.embeddings import prepare as stages
-from clipkd.runs import step
+from clipkd.runs import cuda_graph, loop
+from clipkd.runs.cuda_graph import WARM_UP, GraphedStep
+from clipkd.runs.epochs import close_epoch
+from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.group import take_steps
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_signal
-from clipkd.runs.loop import train, train_together
+from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_teacher_targets
+from clipkd.runs.loop import Group, train_epoch
+from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
-from clipkd.runs.step import WARM_UP, Replayed, Step
+from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 
@@ -64,8 +68,8 @@ def together(jobs: list[Job], folder: Path) -> list[Path]:
     folders = [folder / str(number) for number in range(len(jobs))]
     outcomes = train_together([(job, RunFolder(path)) for job, path in zip(jobs, folders, strict=True)])
     for job, outcome in zip(jobs, outcomes, strict=True):
-        assert isinstance(outcome, dict), outcome
-        assert outcome["cell"]["seed"] == job.cell.seed
+        assert isinstance(outcome, Metrics), outcome
+        assert outcome.cell.seed == job.cell.seed
     return folders
 
 
@@ -108,7 +112,7 @@ def test_complete_runs_are_left_as_they_are(jobs, tmp_path, capfd):
     (first,) = together(jobs[1:2], tmp_path / "first")
     before = {path.name: path.stat().st_mtime_ns for path in first.iterdir() if path.name != ".lock"}
     outcomes = train_together([(jobs[0], RunFolder(tmp_path / "new")), (jobs[1], RunFolder(first))])
-    assert [outcome["cell"]["seed"] for outcome in outcomes] == [0, 1]
+    assert [outcome.cell.seed for outcome in outcomes] == [0, 1]
     assert {path.name: path.stat().st_mtime_ns for path in first.iterdir() if path.name != ".lock"} == before
     assert f"{first} holds the complete result of this run: nothing to do" in capfd.readouterr().err
 
@@ -116,51 +120,53 @@ def test_complete_runs_are_left_as_they_are(jobs, tmp_path, capfd):
 def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, monkeypatch):
     """Saved in the second epoch; then one goes on alone, the others catch up from where they were."""
     pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]
-    taken, learn = iter(range(1, 100)), Step.learn
+    taken, update = iter(range(1, 100)), loop.update_students
 
-    def learned(self, lessons):
+    def interrupted(group, step_inputs):
         if next(taken) == STEPS + 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        learn(self, lessons)
+        update(group, step_inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "learn", learned)
+        patch.setattr(loop, "update_students", interrupted)
         with pytest.raises(Interrupted, match=r"and 2 beside it are saved at epoch 2, step 2 of 6"):
             train_together(pairs)
     for _, folder in pairs:
         assert [path.name for path in (folder.path / ".resume").iterdir()] == [f"{STEPS + 2:010d}"]
     # One is stopped again, further on, so that the others are behind.
-    monkeypatch.setattr("clipkd.runs.run.SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr("clipkd.runs.run.SHARE_FOR_SAVES", float("inf"))
+    monkeypatch.setattr("clipkd.runs.checkpointing.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("clipkd.runs.checkpointing.SHARE_FOR_SAVES", float("inf"))
     taken = iter(range(1, 100))
 
-    def once_more(self, lessons):
+    def once_more(group, step_inputs):
         if next(taken) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        learn(self, lessons)
+        update(group, step_inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "learn", once_more)
+        patch.setattr(loop, "update_students", once_more)
         with pytest.raises(Interrupted, match=r"seed0 is saved at epoch 2, step 4 of 6"):
             train(*pairs[0])
     sizes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "learn", lambda self, lessons: (sizes.append(len(lessons)), learn(self, lessons)))
-        assert all(isinstance(outcome, dict) for outcome in train_together(pairs))
+        patch.setattr(loop, "update_students", lambda group, inputs: (sizes.append(len(inputs)), update(group, inputs)))
+        assert all(isinstance(outcome, Metrics) for outcome in train_together(pairs))
     assert sizes == [2, 2, 3, 3], "two catch up from step 2 to 4, then all go together"
     for (_, folder), wanted in zip(pairs, alone, strict=False):
         check_equal_to_rounding(folder.path, wanted)
 
 
 def test_one_that_is_not_finite_fails_alone(jobs, alone, tmp_path, monkeypatch):
-    real = Run.update
+    real, calls = FiniteGuard.check, iter(range(1000))
 
-    def update(self, parts, count):
-        if self.cell.seed == 1 and self.epoch.step == 2:
-            self.student.conv1.weight.grad[0] = float("nan")
-        real(self, parts, count)
+    def check(self, loss, parameters):
+        """Spoil a gradient of the second of three runs in its third step."""
+        parameters = list(parameters)
+        if next(calls) == 2 * 3 + 1:
+            parameters[0].grad[0] = float("nan")
+        real(self, loss, parameters)
 
-    monkeypatch.setattr(Run, "update", update)
+    monkeypatch.setattr(FiniteGuard, "check", check)
     pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]
     outcomes = train_together(pairs)
     assert isinstance(outcomes[1], DataError)
@@ -177,12 +183,12 @@ def test_a_folder_that_another_writes_fails_alone(jobs, tmp_path):
         outcomes = train_together(pairs)
     assert isinstance(outcomes[0], MachineError)
     assert "being written by" in str(outcomes[0])
-    assert isinstance(outcomes[1], dict)
+    assert isinstance(outcomes[1], Metrics)
 
 
 def run_of(job: Job, folder: Path) -> Run:
-    opened = open_signal(job)
-    return Run(job, RunFolder(folder), opened, open_batches(job, opened))
+    source = open_teacher_targets(job)
+    return Run(job, RunFolder(folder), source, open_batches(job, source))
 
 
 class Reads(TorchDispatchMode):
@@ -198,18 +204,18 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("several", [1, 3])
 def test_nothing_waits_for_the_device_inside_an_epoch(several, jobs, tmp_path, monkeypatch):
     runs = [run_of(job, tmp_path / str(number)) for number, job in enumerate(jobs[:several])]
-    group, learn = Step(runs), Step.learn
+    group, update = Group(runs), loop.update_students
     # In front of the first step a shuffle is drawn; after the last one the guard is asked.
     reads = Reads()
     inside: list[int] = []
 
-    def learned(self, lessons):
+    def counted(group, step_inputs):
         inside.append(reads.count)
-        learn(self, lessons)
+        update(group, step_inputs)
 
-    monkeypatch.setattr(Step, "learn", learned)
+    monkeypatch.setattr(loop, "update_students", counted)
     with reads:
-        take_steps(group, STEPS, Interruption())
+        train_epoch(group, STEPS, Interruption())
     assert len(inside) == STEPS
     assert inside[-1] == inside[0]
     assert reads.count > inside[-1], "the guard's own read, once an epoch, is seen: so is any other"
@@ -225,14 +231,14 @@ def test_a_step_from_fixed_places_is_the_step(jobs, tmp_path):
         captures.append(work)
         return work
 
-    group = Step([replayed])
-    group.again = Replayed(group.learn, NUMBERS.batch_size, capture)
+    group = Group([replayed])
+    group.graph = GraphedStep(partial(loop.update_students, group), NUMBERS.batch_size, capture)
     rate = replayed.optimiser.param_groups[0]["lr"]
-    take_steps(Step([plain]), STEPS, Interruption())
-    take_steps(group, STEPS, Interruption())
+    train_epoch(Group([plain]), STEPS, Interruption())
+    train_epoch(group, STEPS, Interruption())
     # 5 full batches: the first few warm up, the rest are replayed; the incomplete last one is neither.
-    assert (len(captures), group.again.warmed) == (1, WARM_UP)
-    assert len(group.again.places[0][1]) == NUMBERS.batch_size
+    assert (len(captures), group.graph.warmed) == (1, WARM_UP)
+    assert len(group.graph.static[0].labels) == NUMBERS.batch_size
     assert replayed.optimiser.param_groups[0]["lr"] is rate, "the learning rate stays where it is read"
     for name, value in plain.student.state_dict().items():
         assert torch.equal(replayed.student.state_dict()[name], value), name
@@ -241,20 +247,20 @@ def test_a_step_from_fixed_places_is_the_step(jobs, tmp_path):
     }
     totals = replayed.epoch.totals
     replayed.epoch.step = STEPS
-    replayed.begin(), replayed.close_epoch()
+    close_epoch(replayed)
     assert all(replayed.epoch.totals[part] is total and total == 0 for part, total in totals.items())
 
 
 def test_control_a_replay_that_forgets_the_batch_differs(jobs, tmp_path):
     plain, replayed = run_of(jobs[0], tmp_path / "plain"), run_of(jobs[0], tmp_path / "replayed")
-    group = Step([replayed])
-    group.again = Replayed(group.learn, NUMBERS.batch_size, lambda work: lambda: None)
-    take_steps(Step([plain]), STEPS, Interruption())
-    take_steps(group, STEPS, Interruption())
+    group = Group([replayed])
+    group.graph = GraphedStep(partial(loop.update_students, group), NUMBERS.batch_size, lambda work: lambda: None)
+    train_epoch(Group([plain]), STEPS, Interruption())
+    train_epoch(group, STEPS, Interruption())
     difference = plain.student.state_dict()["conv1.weight"] - replayed.student.state_dict()["conv1.weight"]
     assert difference.abs().max() > 1e-5
 
 
 def test_graphs_are_for_gpus_only(jobs, tmp_path):
-    assert Step([run_of(jobs[0], tmp_path)]).again is None
-    assert step.GRAPHS == "CLIPKD_CUDA_GRAPHS"
+    assert Group([run_of(jobs[0], tmp_path)]).graph is None
+    assert cuda_graph.VARIABLE == "CLIPKD_CUDA_GRAPHS"

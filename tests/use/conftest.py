@@ -18,7 +18,7 @@ from clipkd.cli import main
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Hyperparameters, open_job
-from clipkd.runs.loop import train
+from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 

@@ -197,8 +197,8 @@ def train_alone(assignment: Assignment) -> None:
     """Train one student; where torchrun started several processes, they do so together."""
     import torch
 
-    from clipkd.runs.loop import train
     from clipkd.runs.ranks import join, leave
+    from clipkd.runs.training import train
 
     ranks = join(torch.device(assignment.device))
     try:

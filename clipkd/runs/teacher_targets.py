@@ -1,4 +1,4 @@
-"""Teacher signals: what a method asks of the teacher, from the store or from the live teacher."""
+"""Teacher targets: what a method asks of the teacher, from the store or from the live teacher."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Widths
 
 
-class Signal:
-    """The teacher's part in a step: nothing, in this base class."""
+class TeacherTargets:
+    """A source of the teacher's targets for each batch. This base class has none."""
 
     teacher: Teacher | None = None
     """A teacher in this process, which costs memory and forward passes."""
     width: Widths = None
-    """Dimensions D of the vectors that a projection has to meet; None: there are none."""
+    """Dimensions D of the vectors that the projection maps to or from; None: no projection."""
     generator: torch.Generator | None = None
-    """What a signal that is drawn is drawn by; None: the process's own."""
+    """What random targets are drawn with; None: the process's own generator."""
 
-    def draw_by(self, generator: torch.Generator) -> None:
-        """Let what is drawn be drawn by a generator."""
+    def use_generator(self, generator: torch.Generator) -> None:
+        """Draw random targets with this generator."""
         self.generator = generator
 
     def __call__(self, batch: Batch) -> Tensor | tuple[Tensor, ...] | None:
-        """Return the signal of a batch."""
+        """Return the targets of a batch."""
         return None
 
 
-class Several(Signal):
-    """The signals of several teachers, in their order."""
+class SeveralTargets(TeacherTargets):
+    """The targets of several teachers, in their order."""
 
-    def __init__(self, signals: Sequence[Signal]) -> None:
-        self.signals = tuple(signals)
-        self.width = tuple(cast(int, signal.width) for signal in signals)
+    def __init__(self, sources: Sequence[TeacherTargets]) -> None:
+        self.sources = tuple(sources)
+        self.width = tuple(cast(int, source.width) for source in sources)
 
-    def draw_by(self, generator: torch.Generator) -> None:
-        for signal in self.signals:
-            signal.draw_by(generator)
+    def use_generator(self, generator: torch.Generator) -> None:
+        for source in self.sources:
+            source.use_generator(generator)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
-        return tuple(cast(Tensor, signal(batch)) for signal in self.signals)
+        return tuple(cast(Tensor, source(batch)) for source in self.sources)
 
 
-class Prototypes(Signal):
+class PrototypeTargets(TeacherTargets):
     """Class prototypes [C, D] or [C, P, D], the same in every step."""
 
     def __init__(self, prototypes: Tensor) -> None:
@@ -63,8 +63,8 @@ class Prototypes(Signal):
         return self.prototypes
 
 
-class Drawn(Prototypes):
-    """One vector for each class, drawn anew in each step from a normal distribution: mean and deviation [C, D]."""
+class SampledPrototypes(PrototypeTargets):
+    """One vector for each class, drawn in each step from a normal distribution: mean and deviation [C, D]."""
 
     def __init__(self, mean: Tensor, deviation: Tensor) -> None:
         super().__init__(mean)
@@ -75,8 +75,8 @@ class Drawn(Prototypes):
         return self.prototypes + self.deviation * drawn
 
 
-class Stored(Signal):
-    """Stored vectors or class scores [N, V, K], memory-mapped: the view that each image of the batch is shown in."""
+class StoredTargets(TeacherTargets):
+    """Stored vectors or class scores [N, V, K], memory-mapped: those of the view of each image in the batch."""
 
     def __init__(self, array: np.ndarray | Vectors, width: int | None, device: torch.device) -> None:
         self.array, self.width, self.device = array, width, device
@@ -86,13 +86,13 @@ class Stored(Signal):
         return sent(torch.from_numpy(vectors), self.device).float()
 
 
-class Live(Signal):
+class LiveTargets(TeacherTargets):
     """The teacher runs on every batch: embeddings [B, D] or, through a head, class scores [B, C]."""
 
     def __init__(
         self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, crops: bool = False
     ) -> None:
-        """Make the signal; `crops`: it is shown random crops at its own size, which its processor would crop again."""
+        """Wrap a teacher; `crops`: it gets random crops at its own size, which its processor must not crop again."""
         self.teacher, self.recipe, self.width, self.head = teacher, recipe, teacher.width, head
         self.normalisation = (teacher.mean, teacher.std) if crops else (None, None)
 
@@ -108,7 +108,7 @@ class Live(Signal):
         return vectors.clone() if self.head is None else self.head(vectors.clone())
 
 
-class Scored(Stored):
+class StoredScores(StoredTargets):
     """Stored vectors, turned into class scores [B, C] by a head."""
 
     def __init__(self, array: Vectors, head: Callable[[Tensor], Tensor], device: torch.device) -> None:
@@ -119,8 +119,8 @@ class Scored(Stored):
         return self.head(super().__call__(batch))
 
 
-class Lazy(Live):
-    """A live teacher that looks at each view once: what it said is kept in memory, float32 [N, V, D]."""
+class LazyTargets(LiveTargets):
+    """A live teacher that embeds each view once and keeps the embeddings in memory, float32 [N, V, D]."""
 
     def __init__(self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, count: int) -> None:
         super().__init__(teacher, recipe, None)

@@ -13,7 +13,7 @@ from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Heads
 from clipkd.runs.record import Accuracy
-from clipkd.runs.signals import Prototypes, Several, Signal
+from clipkd.runs.teacher_targets import PrototypeTargets, SeveralTargets, TeacherTargets
 
 
 def similarities(student: Heads, embedding: Tensor, prototypes: list[Tensor], recipe: Recipe) -> Tensor:
@@ -34,13 +34,13 @@ def similarities(student: Heads, embedding: Tensor, prototypes: list[Tensor], re
 
 @torch.inference_mode()
 def nearest_prototype(
-    student: Heads, batches: Iterable[tuple[Tensor, Tensor]], signal: Signal, recipe: Recipe
+    student: Heads, batches: Iterable[tuple[Tensor, Tensor]], source: TeacherTargets, recipe: Recipe
 ) -> Accuracy | None:
-    """Return top-1 and top-5 accuracy (shares of 1) over a split; None where the signal has no prototypes."""
-    signals = signal.signals if isinstance(signal, Several) else (signal,)
-    if not all(isinstance(one, Prototypes) for one in signals):
+    """Return top-1 and top-5 accuracy (shares of 1) over a split; None where the source has no prototypes."""
+    sources = source.sources if isinstance(source, SeveralTargets) else (source,)
+    if not all(isinstance(one, PrototypeTargets) for one in sources):
         return None
-    prototypes = [cast(Prototypes, one).prototypes for one in signals]
+    prototypes = [cast(PrototypeTargets, one).prototypes for one in sources]
     was_training = student.training
     student.eval()
     hits, count = torch.zeros(2), 0

@@ -1,0 +1,45 @@
+"""The end of an epoch: evaluation, selection of the best student, the history and its report."""
+
+from __future__ import annotations
+
+import sys
+
+from clipkd.core import progress
+from clipkd.runs.evaluation import score
+from clipkd.runs.failure import is_finite
+from clipkd.runs.record import EpochRecord
+from clipkd.runs.run import Epoch, Run
+
+
+def close_epoch(run: Run) -> None:
+    """Evaluate after an epoch's last step, keep the student if it is the best so far, begin the next epoch."""
+    if not is_finite(run):
+        return
+    epoch, selection = run.epoch, run.recipe.selection
+    means = {part: total.item() / epoch.count for part, total in epoch.totals.items()}
+    found = score(run, selection)
+    record = EpochRecord(epoch=epoch.number, learning_rate=epoch.rate, train=means, val=found, split=selection)
+    run.history.append(record)
+    run.seconds.append(epoch.seconds)
+    (passes,) = run.ranks.sum([epoch.passes])
+    run.passes += round(passes)
+    if run.best is None or found.top1 > run.best[1].top1:
+        run.best = epoch.number, found
+        run.selected_student = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
+    report(run, record)
+    for total in epoch.totals.values():
+        total.zero_()  # in place, where a CUDA graph adds to it
+    run.epoch = Epoch(epoch.number + 1, run.generator.get_state(), totals=epoch.totals)
+
+
+def report(run: Run, record: EpochRecord) -> None:
+    """Draw an epoch's point in each curve, and print some epochs' numbers: all of them to a terminal."""
+    loss, found, number = record.train["loss"], record.val, record.epoch
+    if run.curves is not None:
+        run.curves.add(number, {"Train loss": loss, "Val loss": found.loss, "Val acc.": found.top1})
+    if number % max(1, run.numbers.epochs // 20) == 0 or number == 1 or sys.stderr.isatty():
+        name = f"{run.cell.folder}: " if run.largest_group > 1 or progress.is_one_of_several else ""
+        run.say(
+            f"{name}epoch {number}/{run.numbers.epochs}: train loss {loss:.4f}, "
+            f"{record.split} loss {found.loss:.4f}, top-1 {found.top1:.1%}, {run.seconds[-1]:.1f} s"
+        )

@@ -1,0 +1,38 @@
+"""A run that fails: its loss or a gradient is not finite."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from clipkd.core.errors import DataError
+from clipkd.runs.folder import FAILED
+from clipkd.runs.run import Run
+
+
+def is_finite(run: Run) -> bool:
+    """Return whether loss and gradients were finite in every step of the epoch; mark a run where not as failed.
+
+    Ask before each save: a state after such a step must not be resumed. Waits for the device.
+    """
+    bad = run.guard.first_bad_step()
+    if bad is not None and run.failure is None:
+        run.failure = mark_failed(run, bad)
+    return run.failure is None
+
+
+def mark_failed(run: Run, step: int) -> DataError:
+    """Write which step of the epoch (from 0) was not finite, and on which images; return what to tell the user."""
+    generator = torch.Generator()
+    generator.set_state(run.epoch.order)
+    batches = run.batches.epoch(run.numbers.batch_size, run.recipe.drop_last, generator)
+    rows = next(itertools.islice(batches, step, None)).rows.tolist()
+    number = run.epoch.number
+    message = f"loss or gradient is not finite in epoch {number}, step {step + 1} of {run.steps_per_epoch}"
+    run.folder.fail({"message": message, "epoch": number, "step": step + 1, "rows": rows})
+    return DataError(
+        f"{run.cell.folder}: {message}, training images {', '.join(map(str, rows[:8]))}, ... (all in "
+        f"{run.folder.path / FAILED}); the weights were left as they were before that step; "
+        "lower --learning-rate?"
+    )

@@ -1,0 +1,128 @@
+"""A training from its opened inputs to its written results, alone or beside others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+
+from clipkd.core.errors import ClipkdError, MachineError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.core.progress import say
+from clipkd.core.typed_json import read_model
+from clipkd.data.batches import Batches
+from clipkd.runs.checkpointing import resume
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.interruption import Interruption
+from clipkd.runs.job import Job, open_batches, open_teacher_targets
+from clipkd.runs.logging import CurveWriter
+from clipkd.runs.loop import train_runs
+from clipkd.runs.ranks import Ranks
+from clipkd.runs.record import METRICS, Metrics
+from clipkd.runs.run import Run
+
+Outcome = Metrics | ClipkdError
+"""A run's metrics, or why it failed."""
+
+
+def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> Metrics:
+    """Train the job's student and write its run folder; return the metrics.
+
+    A run that was cut off continues from its last saved step and ends with the same student. Where several ranks
+    train it, the first one writes.
+
+    Raises:
+        DataError: an input is damaged or of other settings; the loss is not finite.
+        MachineError: the device's memory or the disk does not suffice; another process writes this run.
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and the training is saved.
+    """
+    (outcome,) = train_together([(job, folder)], ranks)
+    if isinstance(outcome, ClipkdError):
+        raise outcome
+    return outcome
+
+
+def train_together(
+    pairs: Sequence[tuple[Job, RunFolder]], ranks: Ranks | None = None, interruption: Interruption | None = None
+) -> list[Outcome]:
+    """Train several jobs' students side by side; return each one's metrics, or why it failed.
+
+    All have the dataset, recipe, student's size and hyperparameters of the first. One that fails does not stop
+    the others. `interruption`: listens for signals already; None: one is made, and listens during the training.
+
+    Raises:
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and every training is saved.
+    """
+    ranks = ranks or Ranks()
+    outcomes: dict[int, Outcome] = {}
+    runs: dict[int, Run] = {}
+    batches: Batches | None = None
+    with ExitStack() as stack:
+        interruption = interruption or stack.enter_context(Interruption())
+        for number, (job, folder) in enumerate(pairs):
+            try:
+                if ranks.is_first:
+                    stack.enter_context(folder.held())
+                if metrics := complete_result(job, folder, ranks):
+                    outcomes[number] = metrics
+                    continue
+                source = open_teacher_targets(job)
+                batches = batches or open_batches(job, source)  # runs side by side share the images
+                runs[number] = Run(job, folder, source, batches, ranks)
+            except ClipkdError as error:
+                outcomes[number] = error
+            except RuntimeError as error:
+                outcomes[number] = out_of_memory(job, error)
+        try:
+            for run in runs.values():
+                stack.callback(end, run)
+                begin(run)
+            train_runs(list(runs.values()), interruption)
+        except RuntimeError as error:
+            lack = out_of_memory(pairs[0][0], error)
+            outcomes |= {number: lack for number, run in runs.items() if not run.result}
+    for number, run in runs.items():
+        outcome = run.failure or run.result
+        assert outcome is not None
+        outcomes.setdefault(number, outcome)
+    return [outcomes[number] for number in range(len(pairs))]
+
+
+def complete_result(job: Job, folder: RunFolder, ranks: Ranks) -> Metrics | None:
+    """Return the metrics if the folder holds this run's complete result; tidy up what a kill left beside it."""
+    (is_complete,) = ranks.maximum(ranks.is_first and folder.finished(job.identity))
+    if not is_complete:
+        return None
+    if ranks.is_first:
+        folder.sweep(job.identity)
+    say(f"{folder.path} holds the complete result of this run: nothing to do")
+    return read_model(folder.path / METRICS, Metrics)
+
+
+def begin(run: Run) -> None:
+    """Continue from the saved state, or start; open the curves."""
+    is_resumed = resume(run)
+    if not run.ranks.is_first:
+        return
+    if not is_resumed:
+        run.folder.start(run.job.identity)
+    run_id = fingerprint(run.job.identity)
+    run.curves = CurveWriter(run.folder.path, run_id, run.cell.folder, run.epoch.number, run.job.settings())
+
+
+def end(run: Run) -> None:
+    """Close what is open."""
+    if run.curves is not None:
+        run.curves.close(is_complete=run.result is not None)
+
+
+def out_of_memory(job: Job, error: RuntimeError) -> MachineError:
+    """Return what to tell the user if memory ran out; raise any other error."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        raise error
+    first = str(error).splitlines()[0]
+    return MachineError(
+        f"out of memory on {job.device} with batch size {job.numbers.batch_size}: take a smaller --batch-size, or "
+        f"fewer students at once ({first})"
+    )
