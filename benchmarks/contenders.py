@@ -100,7 +100,7 @@ def peer_epoch(
     width = transformers.ViTConfig.from_pretrained(material.teacher_folder).hidden_size
     teacher = None
     if train_type != "embed-KD":
-        # As the library has it: clipkd's own loading makes a teacher's pass faster (clipkd/embeddings/speed.py).
+        # As the library has it: clipkd's own loading makes a teacher's pass faster (clipkd/embeddings/acceleration.py).
         teacher = transformers.ViTModel.from_pretrained(material.teacher_folder, add_pooling_layer=False)
         teacher = teacher.eval().to(device)
     torch.manual_seed(0)

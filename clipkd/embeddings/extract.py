@@ -21,7 +21,6 @@ from clipkd.data.resampling import resized
 from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
-from clipkd.embeddings.speed import gflop, matrix_peak
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
 from clipkd.spec.layout import Embeddings
@@ -110,14 +109,8 @@ def extract(
         make_part(store, part, shown[part.array], dataset, teacher, batch_size, steps)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
-        share = passes * gflop(teacher.model, teacher.image_size) / (seconds * peak_of(teacher))
-        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second, {share:.0%} of a matrix product's speed")
+        say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
     return join(store, planned, shown, dataset, teacher, batch_size) if shard[1] == 1 else None
-
-
-def peak_of(teacher: Teacher) -> float:
-    """Return the speed of a large matrix product where a teacher runs, in its precision, in GFLOP/s."""
-    return matrix_peak(teacher.device, getattr(torch, teacher.precision))
 
 
 def make_part(
@@ -140,7 +133,6 @@ def make_part(
         "seconds": time.perf_counter() - start,
         "forward_passes": teacher.forward_passes - passes,
         "device": devices.describe(teacher.device)["name"],
-        "peak_gflops": peak_of(teacher),
     }
     parts.save(store, part, dataset.content, vectors, facts)
 
@@ -161,12 +153,10 @@ def join(
                 write_array(draft, name, showing, [pair for pair in opened if pair[0].array == name], store, dataset)
             facts = [artifact.facts for _, artifact in opened]
             seconds, passes = sum(fact["seconds"] for fact in facts), sum(fact["forward_passes"] for fact in facts)
-            possible = sum(fact["seconds"] * fact["peak_gflops"] for fact in facts)
             draft.facts |= {
                 "forward_passes": passes,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(passes / seconds, 2),
-                "share_of_peak": round(passes * gflop(teacher.model, teacher.image_size) / possible, 3),
                 "device": "; ".join(sorted({fact["device"] for fact in facts})),
                 "teacher_parameters": teacher.parameters,
                 "teacher_weights_bytes": 4 * teacher.parameters,

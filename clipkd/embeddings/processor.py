@@ -16,15 +16,11 @@ from torch.nn import functional as F
 from clipkd.core.artifacts import Artifact, read_json
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.pixels import normalised
+from clipkd.embeddings.families import processor_defaults
 from clipkd.plugins.teachers import TeacherSpec
 
 FILTERS = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of the filters that are followed."""
-BY_SHORT_SIDE = ("CLIP", "Bit", "ConvNext")
-"""Processors whose plain number as `size` is the short side, not both (older files say only a number)."""
-CROPS = ("CLIP", "Bit", "DeiT")
-"""Processors that crop unless their file says otherwise; those of ViT and SigLIP do not."""
-BICUBIC = ("CLIP", "Bit", "Siglip", "DeiT")
 REFUSED = {
     "do_pad": "padding",
     "crop_pct": "a crop in percent",
@@ -102,6 +98,7 @@ def processor(spec: TeacherSpec, artifact: Artifact) -> Processor:
 def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     """Return the processor that the values of a preprocessor_config.json describe."""
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
+    defaults = processor_defaults(kind)
     for key, what in REFUSED.items():
         if values.get(key):
             raise refusal(spec, path, f"{key} ({what})")
@@ -109,17 +106,17 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
         raise refusal(spec, path, "do_resize: false (images as they come)")
     if values.get("rescale_offset") or abs(float(values.get("rescale_factor") or 1 / 255) * 255 - 1) > 1e-6:
         raise refusal(spec, path, "rescale_factor other than 1/255")
-    resample = values.get("resample", 3 if kind.startswith(BICUBIC) else 2)
+    resample = values.get("resample", defaults.resample)
     if resample not in FILTERS:
         raise refusal(spec, path, f"resample: {resample} (known: 2, bilinear; 3, bicubic)")
-    height, width = size_of(values, kind)
+    height, width = size_of(values, defaults.short_side)
     mean, std = tuple(values.get("image_mean") or ()), tuple(values.get("image_std") or ())
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if height is None or len(mean) != 3 or len(std) != 3:
         raise DataError(f"{path} gives no input size, image_mean and image_std")
     crop = None
-    if values.get("do_center_crop", kind.startswith(CROPS)):
+    if values.get("do_center_crop", defaults.crop):
         crop, other = both(values.get("crop_size", height))
         if crop is None or crop != other or crop > height or (width is not None and crop > width):
             raise refusal(spec, path, f"crop_size: {values.get('crop_size')} of an image of {height} pixels")
@@ -130,14 +127,18 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     return Processor(height, width, crop, FILTERS[resample], mean, std)
 
 
-def size_of(values: dict[str, Any], kind: str) -> tuple[int | None, int | None]:
-    """Return height and width of the resized image; width None where only the short side is given."""
+def size_of(values: dict[str, Any], short_side: bool) -> tuple[int | None, int | None]:
+    """Return height and width of the resized image; width None if only the short side is given.
+
+    Args:
+        values: the processor's settings.
+        short_side: a plain number is the short side.
+    """
     size = values.get("size")
     if isinstance(size, dict) and set(size) == {"shortest_edge"}:
         return both(size["shortest_edge"])[0], None
     height, width = both(size)
-    is_short = isinstance(size, int) and kind.startswith(BY_SHORT_SIDE)
-    return height, None if is_short else width
+    return height, None if isinstance(size, int) and short_side else width
 
 
 def both(size: Any) -> tuple[int | None, int | None]:

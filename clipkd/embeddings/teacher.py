@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from clipkd.core.artifacts import Artifact, open_artifact, read_json
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.data.pixels import enlarged, normalised
-from clipkd.embeddings.families import FAMILIES, POOLER, Family
+from clipkd.embeddings.acceleration import accelerate
+from clipkd.embeddings.families import FAMILIES, POOLER, VisionFamily, vision_family
 from clipkd.embeddings.processor import Processor, processor
-from clipkd.embeddings.speed import speed_up
 from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.views import Precision
@@ -31,7 +31,7 @@ class Teacher:
     model: nn.Module
     head: nn.Linear | None
     """The checkpoint's own classifier, where it has one."""
-    family: Family
+    family: VisionFamily
     processor: Processor
     device: torch.device
     precision: Precision = "float32"
@@ -110,40 +110,37 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Preci
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
-        raise DataError(f"{error}; `clipkd fetch {shlex.quote(spec.name)}` brings it") from None
+        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.name)}` to download it") from None
     config = read_json(artifact.file("config.json"))
     family = family_of(spec, config)
     check_weights(spec, artifact.file("model.safetensors"))
     model, head = load_model(artifact, family, spec)
-    shown = processor(spec, artifact)
-    side = model.config.image_size  # type: ignore[union-attr]
-    if family.has_fixed_size and side != shown.image_size:
-        raise DataError(f"{folder}: its config.json says images of {side} pixels, its processor {shown.image_size}")
+    image_processor = processor(spec, artifact)
+    side, processed = model.config.image_size, image_processor.image_size  # type: ignore[union-attr]
+    if family.has_fixed_size and side != processed:
+        raise DataError(f"{folder}: config.json says images of {side} pixels, preprocessor_config.json {processed}")
     model = model.eval().requires_grad_(False)
     try:
         model = model.to(device)
     except torch.OutOfMemoryError:
         raise MachineError(f"teacher '{spec.name}' does not fit the memory of {device}") from None
-    class_token_only = spec.output != "mean" and family.has_class_token
-    speed_up(model, spec.title, precision == "float32", class_token_only)
-    return Teacher(spec, model, head, family, shown, device, precision)
+    accelerate(model, spec.title, precision == "float32", None if spec.output == "mean" else family.block)
+    return Teacher(spec, model, head, family, image_processor, device, precision)
 
 
-def family_of(spec: TeacherSpec, config: dict[str, Any]) -> Family:
-    """Return the family of a checkpoint's architecture, where it has what is to be taken of it."""
-    family = FAMILIES.get(str(config.get("model_type")))
+def family_of(spec: TeacherSpec, config: dict[str, Any]) -> VisionFamily:
+    """Return the family of a checkpoint's vision encoder; InputError if it is unknown or lacks the output."""
+    family = vision_family(str(config.get("model_type")))
     if family is None:
-        known = ", ".join(sorted(FAMILIES))
-        raise InputError(
-            f"teacher '{spec.name}' is a '{config.get('model_type', 'model of no named type')}': known are vision "
-            f"encoders of {known}"
-        )
+        known = ", ".join(sorted(name for name in FAMILIES if vision_family(name)))
+        kind = f"'{config['model_type']}'" if "model_type" in config else "missing"
+        raise InputError(f"teacher '{spec.name}': its model_type is {kind}; supported vision encoders: {known}")
     if spec.output == "cls" and not family.has_class_token:
         raise InputError(f"teacher '{spec.name}' has no class token: end its name in :mean or :pooler")
     return family
 
 
-def load_model(artifact: Artifact, family: Family, spec: TeacherSpec) -> tuple[nn.Module, nn.Linear | None]:
+def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> tuple[nn.Module, nn.Linear | None]:
     """Return the encoder and, where the checkpoint has one on its class token, its classifier."""
     from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
@@ -171,20 +168,20 @@ def load_model(artifact: Artifact, family: Family, spec: TeacherSpec) -> tuple[n
         **options,
     )
     # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
-    unread = family.unread if spec.output == "pooler" or family.pooler != POOLER else (*family.unread, POOLER)
-    complain(artifact.path, report, tuple(name for name in unread if not (has_head and name == "classifier.")))
+    unused = family.unused if spec.output == "pooler" or family.pooler != POOLER else (*family.unused, POOLER)
+    complain(artifact.path, report, tuple(name for name in unused if not (has_head and name == "classifier.")))
     compare(artifact.file("model.safetensors"), model)
     artifact.still(artifact.file("model.safetensors"))
     return (model.base_model, model.classifier) if has_head else (model, None)
 
 
-def complain(folder: Path, report: dict, unread: tuple[str, ...]) -> None:
+def complain(folder: Path, report: dict, unused: tuple[str, ...]) -> None:
     """Raise DataError listing every weight that transformers would have replaced or dropped."""
     problems = []
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         for entry in sorted(report.get(kind) or [], key=str):
             name = entry if isinstance(entry, str) else entry[0]
-            if kind == "mismatched_keys" or not name.startswith(unread):
+            if kind == "mismatched_keys" or not name.startswith(unused):
                 shapes = "" if isinstance(entry, str) else f" (stored {tuple(entry[1])}, model {tuple(entry[2])})"
                 problems.append(f"{kind.removesuffix('_keys')}: {name}{shapes}")
     if problems:

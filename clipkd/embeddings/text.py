@@ -21,9 +21,9 @@ from clipkd.core.artifacts import Artifact, building, open_artifact, read_json
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
+from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
 from clipkd.embeddings.teacher import complain
 from clipkd.embeddings.teacher_checkpoint import check_weights
-from clipkd.embeddings.text_families import FAMILIES, POSITIONS, TextFamily
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.layout import Embeddings
@@ -59,7 +59,7 @@ class TextTower:
             DataError: the tokenizer is not this tower's.
         """
         config = self.model.config
-        written = [self.family.written(text, self.tokenizer) for text in texts]
+        written = [self.family.normalise(text, self.tokenizer) for text in texts]
         coded = [code.ids for code in self.tokenizer.encode_batch(written)]
         for text, ids in zip(texts, coded, strict=True):
             if len(ids) > config.max_position_embeddings:
@@ -106,13 +106,12 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
-        raise DataError(f"{error}; `clipkd fetch {shlex.quote(spec.name)}` brings it") from None
+        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.name)}` to download it") from None
     kind = read_json(artifact.file("config.json")).get("model_type")
-    family = FAMILIES.get(str(kind))
+    family = text_family(str(kind))
     if family is None:
-        raise InputError(
-            f"teacher '{spec.name}' is a '{kind}': class names are read by the text towers of {', '.join(FAMILIES)}"
-        )
+        known = ", ".join(name for name in FAMILIES if text_family(name))
+        raise InputError(f"teacher '{spec.name}': its model_type is '{kind}'; supported text encoders: {known}")
     check_weights(spec, artifact.file("model.safetensors"))
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -16,7 +16,7 @@ from clipkd.core.artifacts import MANIFEST, open_artifact, read_json
 from clipkd.core.errors import DataError
 from clipkd.core.top_k import top_k
 from clipkd.data.dataset import Dataset
-from clipkd.embeddings.text_families import FAMILIES
+from clipkd.embeddings.families import text_family
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import FILES, FolderTeacher, TeacherSpec
@@ -98,9 +98,10 @@ def visual_projection(cell: Cell, layout: Layout) -> np.ndarray | None:
     text = cell.teacher_spec
     assert text is not None
     checkpoint = open_artifact(layout.teacher(text), "teacher", text.identity())
-    name = FAMILIES[read_json(checkpoint.file("config.json"))["model_type"]].image_projection
-    if not name:
+    family = text_family(read_json(checkpoint.file("config.json"))["model_type"])
+    if family is None or not family.image_projection:
         return None
+    name = family.image_projection
     with safe_open(checkpoint.file("model.safetensors"), framework="np") as weights:
         return weights.get_tensor(name).astype(np.float64)
 

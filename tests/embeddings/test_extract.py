@@ -64,7 +64,6 @@ def test_full_views_are_flip_then_normalise_then_resize(recipe, parts, vit_folde
     found = open_artifact(store.folder, "embeddings", store.identity)
     assert found.facts["forward_passes"] == 2 * len(dataset.train_labels) + len(dataset.test_labels)
     assert teacher.forward_passes == before, "the store is made by its own teacher"
-    assert 0 < found.facts["share_of_peak"] < 1
     assert found.array("train").shape == (len(dataset.train_labels), 2, 16)
     mean, std = (CLIP_MEAN, CLIP_STD) if recipe == "reference" else ((0.5,) * 3, (0.5,) * 3)
     for row, flip in ((0, 0), (7, 1), (1000, 1)):

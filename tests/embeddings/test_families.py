@@ -229,7 +229,7 @@ def test_rules_that_are_not_followed_are_refused_in_words(change, words, tmp_pat
 
 def test_a_model_and_a_processor_of_different_sizes_are_refused(tmp_path):
     folder = checkpoints.save("clip", tmp_path / "clip", size={"shortest_edge": 32}, crop_size=32)
-    with pytest.raises(DataError, match=r"config\.json says images of 24 pixels, its processor 32"):
+    with pytest.raises(DataError, match=r"config\.json says images of 24 pixels, preprocessor_config\.json 32"):
         loaded(f"{folder}:pooler", Layout(tmp_path / "data"))
 
 
