@@ -137,10 +137,10 @@ def read_json(path: Path, is_strict: bool = True) -> Any:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object's pairs as a dict; raise ValueError where a key stands twice."""
+    """Return a JSON object's pairs as a dict; raise ValueError if a key is duplicate."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return found
 
 
@@ -288,14 +288,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path} has no format {FORMAT}: it was written by another version of clipkd; remove {folder}")
+        raise DataError(f"{path} has no format {FORMAT}: it was written by another version of clipkd; delete {folder}")
     is_as_written = path.read_bytes() == json_text(manifest).encode()
     checksum = manifest.pop("checksum", None)
     if checksum != digest(manifest) or not is_as_written or manifest.keys() != FIELDS:
-        raise DataError(f"{path} is damaged (its checksum does not fit); remove {folder} and make it again")
+        raise DataError(f"{path} is damaged: checksum mismatch; delete {folder} to regenerate it")
     for name in manifest["files"]:
         if name.startswith("/") or ".." in name.split("/"):
-            raise DataError(f"{path} lists the file '{name}', which lies elsewhere; remove {folder} and make it again")
+            raise DataError(f"{path} lists '{name}', a file outside of its folder; delete {folder} to regenerate it")
     return manifest
 
 
@@ -321,9 +321,7 @@ def open_artifact(
         raise DataError(f"{folder} holds {manifest['kind']}, not {kind}")
     if identity is not None and manifest["fingerprint"] != fingerprint(identity):
         lines = "\n  ".join(differences(manifest["identity"], identity))
-        raise DataError(
-            f"{folder} was made from something else than this run asks for; remove it to make it again:\n  {lines}"
-        )
+        raise DataError(f"{folder} does not match the current settings; delete it to regenerate it:\n  {lines}")
     files = manifest["files"]
     stamps = check_files(folder, {name: files[name] for name in files if only is None or name in only})
     return Artifact(folder, manifest, stamps)
@@ -335,7 +333,7 @@ def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, Sta
     for name, entry in files.items():
         path = folder / name
         if not path.is_file():
-            raise DataError(f"{path} is missing; remove {folder} and make it again, or `dvc pull` it")
+            raise DataError(f"{path} is missing; delete {folder} to regenerate it, or `dvc pull` it")
         before = stamps[name] = stamp(path)
         if memory.holds(path, entry["sha256"]):
             continue
@@ -350,7 +348,7 @@ def check_file(path: Path, entry: dict[str, Any], folder: Path) -> None:
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise DataError(
-            f"{path} is damaged: {size} bytes, the manifest says {entry['bytes']}; remove {folder} and make it again"
+            f"{path} is damaged: {size} bytes instead of {entry['bytes']}; delete {folder} to regenerate it"
         )
     if sha256(path) != entry["sha256"]:
-        raise DataError(f"{path} is damaged: its sha256 differs from the manifest's; remove {folder} and make it again")
+        raise DataError(f"{path} is damaged: sha256 mismatch; delete {folder} to regenerate it")

@@ -16,11 +16,11 @@ KINDS = ("auto", "cpu", "cuda")
 def choose(name: str = "auto") -> torch.device:
     """Return the device `auto`, `cpu` or `cuda`; InputError where there is no such device."""
     if name.partition(":")[0] not in KINDS:
-        raise InputError(f"there is no device '{name}'{nearest(name, KINDS)} (known: {', '.join(KINDS)})")
+        raise InputError(f"unknown device '{name}'{nearest(name, KINDS)} (valid: {', '.join(KINDS)})")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' was asked for, but torch finds no CUDA GPU here; use 'auto' or 'cpu'")
+        raise InputError("device 'cuda' is not available: torch finds no CUDA GPU; use 'auto' or 'cpu'")
     return torch.device(name)
 
 

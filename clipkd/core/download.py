@@ -72,12 +72,12 @@ def download(url: str, path: Path, checksum: Checksum, offline: str) -> Path:
         offline: what to do on a machine without internet; ends the error message.
 
     Raises:
-        InputError: `url` is no web address.
+        InputError: `url` is not a web address.
         MachineError: network or server fail; names url, status and number of tries.
         DataError: the server's file is another one than expected, twice.
     """
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise InputError(f"'{redacted(url)}' is no web address (http:// or https://)")
+        raise InputError(f"'{redacted(url)}' is not a web address (http:// or https://)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part_of(path) as part:

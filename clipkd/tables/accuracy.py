@@ -76,7 +76,7 @@ def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
     for dataset in datasets:
         here = means[means.dataset == dataset]
         look, types = Lookup(here), train_types_of(runs[runs.dataset == dataset])
-        columns += [Column(name, dataset_title(dataset, results.config)) for name in ("teacher's own", *types)]
+        columns += [Column(name, dataset_title(dataset, results.config)) for name in ("teacher", *types)]
         for (student, teacher), row in rows.items():
             row.append(head_entry(here[(here.student == student) & (here.teacher == teacher)]))
             row += [entry(look(student, teacher, name)) for name in types]
@@ -131,7 +131,7 @@ def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). "
         f"Runs of {length}; {EPOCHS[epoch]}.",
         f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a dataset.",
-        f"teacher's own: test accuracy of the teacher's {own} on its stored embeddings; – where this grid stores none.",
-        "supervised has no teacher: the same runs stand in each row. Names with random, permuted or onehot are "
+        f"teacher: test accuracy of the teacher's {own} on its stored embeddings; – if this grid stores none.",
+        "supervised has no teacher: each row shows the same runs. Names with random, permuted or onehot are "
         "controls: embed-KD without the teacher's content.",
     ]

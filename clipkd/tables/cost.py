@@ -45,11 +45,12 @@ def table(results: Results) -> Table:
     made = filled(fields, rows_of(rows))
     peaks = sorted(results.frame.peak_memory_of.dropna().unique())
     made.notes = [
-        "s per epoch: the training part, median over a run's epochs; mean ± sample standard deviation over seeds (n).",
-        "live / cached: seconds per epoch with the teacher run on every batch, over those with its stored embeddings.",
-        "teacher passes: images through the teacher; in training those of one whole run (its epochs: see the CSV).",
-        "Extraction is done once and shared by all runs that read the same embeddings; disk counts those embeddings.",
-        "weights: student and live teacher at 4 bytes a parameter, the paper's measure of memory. 1 MB = 1e6 bytes.",
+        "s per epoch: training without evaluation, median over a run's epochs; mean ± sample standard deviation over "
+        "seeds (n).",
+        "live / cached: seconds per epoch with the teacher run on every batch, over those with stored embeddings.",
+        "teacher passes: images through the teacher; in training, of one whole run (for its epochs see the CSV).",
+        "Extraction happens once and is shared by all runs that read the same embeddings; disk is the size of these.",
+        "weights: student and live teacher at 4 bytes per parameter, the paper's measure of memory. 1 MB = 1e6 bytes.",
         f"peak: largest memory of the {' or the '.join(peaks) or 'process'} during the run.",
     ]
     return made

@@ -37,11 +37,11 @@ def table(results: Results) -> Table:
     made = filled(fields, rows_of(rows))
     made.notes = [
         "Test top-1: mean ± sample standard deviation over seeds (n); recipe reference at its last epoch, recipe "
-        "corrected at the epoch that validation chose.",
-        "nearest prototype: the class whose prototype is most similar to the student's embedding, through the "
-        "projection that was trained; the classifier takes no part.",
-        f"zero-shot: the teacher's own images against the names of the classes, without training; {NOTHING} where the "
-        "teacher is no text tower, or its vision tower (MODEL:pooler) is not in this grid.",
+        "corrected at the validation-selected epoch.",
+        "nearest prototype: the class whose prototype is most similar to the student's embedding, with the trained "
+        "projection and without the classifier.",
+        f"zero-shot: the teacher's image embeddings against those of the class names, without training; {NOTHING} if "
+        "the teacher is not a text tower, or its vision tower (MODEL:pooler) is not in this grid.",
     ]
     return made
 

@@ -105,7 +105,7 @@ class Results:
             listed = "; ".join(described(cell, self.failed.get(cell)) for cell in self.missing)
             lines.append(
                 f"INCOMPLETE: {len(self.missing)} of {len(self.cells)} runs are missing; numbers marked {MARK} "
-                f"rest on fewer runs than the config asks for. Missing: {listed}."
+                f"are based on fewer runs than the config requests. Missing: {listed}."
             )
         if self.absent:
             listed = "; ".join(self.absent)

@@ -39,8 +39,8 @@ def table(results: Results) -> Table:
         "Interval: Student's t over the seeds' differences. It covers the choice of seed only, on one test set; it is "
         "not corrected for the number of comparisons. With 2 seeds it is about 13 times as wide as the gap between "
         "their two differences, so that only large effects can show.",
-        "no difference shown is no proof of equality. Controls keep everything of embed-KD but the teacher's content: "
-        "where embed-KD is not above them, the teacher's content is not shown to matter.",
+        "no difference shown does not prove equality. Controls keep everything of embed-KD except the teacher's "
+        "content: if embed-KD is not better than they are, the teacher's content is not shown to matter.",
         *alone,
     ]
     return made

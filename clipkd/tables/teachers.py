@@ -70,10 +70,10 @@ def table(results: Results) -> Table:
     ]
     made = filled(fields, rows)
     made.notes = [
-        "A recipe says how images are presented to the teacher, so each has embeddings of its own; they are made once "
-        "and shared by every student and seed. Seconds and passes (images through the teacher) are of that one pass.",
-        "own test accuracy: of the teacher's own classifier, where the workflow trained the teacher. "
-        "Head on embeddings: the classifier on stored embeddings that gives `vanilla` its class scores.",
+        "Each recipe preprocesses the teacher's images differently and has separate embeddings, which are computed "
+        "once and shared by all students and seeds. Seconds and passes are those of the extraction.",
+        "own test accuracy: of the classifier that the workflow trained with the teacher. "
+        "Head on embeddings: the classifier on stored embeddings that provides the class scores for `vanilla`.",
         "– : not needed by any run of this grid, or not known. 1 MB = 1,000,000 bytes.",
     ]
     return made

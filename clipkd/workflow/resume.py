@@ -74,11 +74,11 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
         alone = {holder: alone.get(holder, now) for holder in alive if is_alone(holder.pid)}
         for holder, since in alone.items():
             if now - since > SECONDS_ALONE:
-                say(f"{holder} does nothing and does not end: killed")
+                say(f"{holder} hangs: killed")
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(holder.pid, signal.SIGKILL)
         if now > limit and not let_finish:
-            raise MachineError(f"{', '.join(map(str, alive))}: told to stop {seconds:.0f} s ago, and still running")
+            raise MachineError(f"{', '.join(map(str, alive))}: still running {seconds:.0f} s after the signal to stop")
         time.sleep(0.2)
 
 
@@ -144,6 +144,6 @@ def go_on(command: list[str], descriptor: int) -> None:
     """Become the Snakemake that goes on, with the lock."""
     os.set_inheritable(descriptor, True)
     os.environ[session.INHERITED] = str(descriptor)
-    say("going on: snakemake " + " ".join(command[len(SNAKEMAKE) :]))
+    say("resuming: snakemake " + " ".join(command[len(SNAKEMAKE) :]))
     sys.stdout.flush()
     os.execv(command[0], command)

@@ -222,7 +222,7 @@ def test_a_missing_artefact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["first.npy", "second.npy"])
 def test_a_missing_file(name: str, folder: Path) -> None:
     (folder / name).unlink()
-    with refused(str(folder / name), "missing", "make it again"):
+    with refused(str(folder / name), "missing", "to regenerate it"):
         open_artifact(folder, "toy", IDENTITY)
 
 

@@ -274,7 +274,7 @@ def test_secrets_of_an_address_are_not_shown(served: Site, tmp_path: Path, capsy
 
 @pytest.mark.parametrize("url", ["ftp://a.example/x", "file:///etc/passwd", "x", "http://"])
 def test_no_web_address(tmp_path: Path, url: str) -> None:
-    with pytest.raises(InputError, match="no web address"):
+    with pytest.raises(InputError, match="not a web address"):
         download(url, tmp_path / "file.bin", RIGHT, ADVICE)
 
 

@@ -459,7 +459,7 @@ def test_a_manifest_lists_no_file_elsewhere(tmp_path: Path) -> None:
         artefact(folder)
         (folder / "a").mkdir()
         artifacts.write_manifest(folder, "toy", IDENTITY, {}, {name: artifacts.entry_of(secret)})
-        with pytest.raises(DataError, match="lies elsewhere"):
+        with pytest.raises(DataError, match="outside of its folder"):
             open_artifact(folder, "toy")
 
 

@@ -89,10 +89,10 @@ def test_a_cluster_that_can_do_what_is_asked(fakes):
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (Request("gpus"), "does not exist here (there are: cpu, gpu, urgent)"),
+        (Request("gpus"), "does not exist (known: cpu, gpu, urgent)"),
         (Request("cpu", 1), "has no GPU"),
         (Request("gpu", 1, "h100"), "has no GPU of type 'h100' (there are: a100)"),
-        (Request("gpu", 1, minutes=721), "runs no job longer than 720 minutes, asked are 721"),
+        (Request("gpu", 1, minutes=721), "runs no job longer than 720 minutes, but 721 are requested"),
         (Request("cpu", cpus=33), "has no node with 33 CPUs (the largest has 32): lower cpus_per_task, or group fewer"),
         (Request("cpu", memory_mb=64001), "has no node with 64001 MB (the largest has 64000 MB)"),
     ],
@@ -105,7 +105,7 @@ def test_what_the_site_does_not_have_is_named(request_, expected, fakes):
 def test_what_sbatch_would_refuse_is_said_in_its_words(fakes):
     fakes.put("sbatch", "echo 'sbatch: error: allocation failure: Invalid account' >&2; exit 1")
     said = problems(GPU)
-    assert "SLURM would refuse a job with --partition=gpu --gpus=a100:1 --mem=8000 --account=lab" in said
+    assert "SLURM would reject a job with --partition=gpu --gpus=a100:1 --mem=8000 --account=lab" in said
     assert "Invalid account" in said
 
 

@@ -133,7 +133,7 @@ def test_what_the_cluster_does_not_have_is_refused_before_a_job_is_submitted(pro
     before = len(made.cluster.queue())
     main = made.snakemake("--set-resources", "train:slurm_partition=gpus")
     assert main.wait(400) == 1
-    assert "partition gpus: does not exist here (there are: cpu, gpu, urgent)" in main.said
+    assert "partition gpus: does not exist (known: cpu, gpu, urgent)" in main.said
     assert len(made.cluster.queue()) == before
 
 
@@ -155,12 +155,12 @@ def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
 
     main.kill()
     resumed = made.start(str(BIN / "clipkd"), "resume")
-    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 400)
+    until(lambda: "resuming: snakemake" in resumed.said, "it goes on", 400)
     assert "is cancelled: RUNNING" in resumed.said
     until(lambda: any(len(made.trained_by(cell)) == 2 for cell in cells), "a cell trains again", 600)
     resumed.kill()
     resumed = made.start(str(BIN / "clipkd"), "resume", "--wait")
-    until(lambda: "going on: snakemake" in resumed.said, "it goes on", 600)
+    until(lambda: "resuming: snakemake" in resumed.said, "it goes on", 600)
     assert "may finish: RUNNING" in resumed.said
     finished = {cell: made.trained_by(cell) for cell in made.cells()}
     assert finished

@@ -108,7 +108,7 @@ def test_accuracy_has_teachers_as_rows_and_the_best_in_bold(tables):
     assert text.startswith(f"**{title}**")
     assert line(tables, "accuracy-corrected-last-top1", "Teacher")[:5] == [
         "Teacher",
-        "Digits: teacher's own",
+        "Digits: teacher",
         "Digits: supervised",
         "Digits: vanilla",
         "Digits: teacher-KD",

@@ -81,7 +81,7 @@ def preflight(requests: Iterable[Request]) -> tuple[Findings, str]:
     wait = site.seconds(settings.get("KillWait", "30"))
     if wait < SHORT_KILL_WAIT:
         findings.warn(
-            "KillWait", f"a cancelled job has {wait} s to save itself; a slower one goes on from its last checkpoint"
+            "KillWait", f"a cancelled job has {wait} s to save a checkpoint; a slower one resumes from the one before"
         )
     return findings, command
 
@@ -106,14 +106,14 @@ def check_request(
     where = "name it in the first lines of profiles/slurm/config.yaml"
     if found is None:
         known = ", ".join(sorted(partitions)) or "none"
-        findings.error(name, f"does not exist here (there are: {known}); {where}")
+        findings.error(name, f"does not exist (known: {known}); {where}")
         return
     problems = []
     if not found.is_up:
         problems.append("is not up")
     if found.minutes is not None and request.minutes > found.minutes:
         problems.append(
-            f"runs no job longer than {found.minutes} minutes, asked are {request.minutes}: lower `longest_job`"
+            f"runs no job longer than {found.minutes} minutes, but {request.minutes} are requested: lower `longest_job`"
         )
     if request.gpus and not found.gpus:
         problems.append("has no GPU")
@@ -132,7 +132,7 @@ def check_request(
     try:
         ask("sbatch", "--test-only", *request.flags(), f"--time={request.minutes}", "--wrap=true")
     except MachineError as error:
-        findings.error(name, f"SLURM would refuse a job with {' '.join(request.flags())}: {error}")
+        findings.error(name, f"SLURM would reject a job with {' '.join(request.flags())}: {error}")
         return
     gpus = ", ".join(f"{count} {kind or 'GPU'}" for kind, count in sorted(found.gpus.items()))
     findings.ok(name, f"takes jobs of {request.minutes} minutes{f', {gpus} a node' if request.gpus else ''}")
@@ -152,11 +152,11 @@ def check_preemption(
     if "CANCEL" in modes:
         findings.warn(
             f"partition {found.name}",
-            f"jobs preempted{by} are cancelled (PreemptMode=CANCEL): each time takes one of a job's `retries`, which "
-            "goes on from its last checkpoint; better is a partition that requeues, or is not preempted",
+            f"jobs preempted{by} are cancelled (PreemptMode=CANCEL): each time uses one of a job's `retries`, which "
+            "resumes from its last checkpoint; prefer a partition that requeues, or is not preempted",
         )
     else:
-        findings.ok(f"partition {found.name}", f"preempted jobs{by} are put back into the queue and go on")
+        findings.ok(f"partition {found.name}", f"preempted jobs{by} are requeued and resume")
 
 
 def check_node(request: Request, folder: Path, latency_wait: int, findings: Findings) -> None:
@@ -172,7 +172,7 @@ def check_node(request: Request, folder: Path, latency_wait: int, findings: Find
         said = ask("srun", *flags, "sh", "-c", script, seconds=FREE_NODE_SECONDS + 60)
     except MachineError as error:
         if "Unable to allocate" in str(error) or "immediate" in str(error).lower():
-            findings.warn(what, f"not looked at: none was free within {FREE_NODE_SECONDS} s")
+            findings.warn(what, f"not checked: none was free within {FREE_NODE_SECONDS} s")
         else:
             findings.error(what, f"can't run `clipkd` in {folder} ({error}): nodes must see {clipkd} and this folder")
         return

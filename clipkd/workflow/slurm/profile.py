@@ -47,8 +47,8 @@ class Profile:
             raise InputError(f"{path} does not name the site under `__variables__` ({error!r})") from None
         if profile.longest_job < SHORTEST:
             raise InputError(
-                f"{path}: longest_job is {profile.longest_job} minutes; jobs are told to save themselves 5 minutes "
-                f"before their time is up: give at least {SHORTEST}"
+                f"{path}: longest_job is {profile.longest_job} minutes; jobs save a checkpoint 5 minutes before "
+                f"their time limit: set at least {SHORTEST}"
             )
         return profile
 
