@@ -35,9 +35,9 @@ def extract_minutes(wildcards, attempt):
 
 
 def forget_forced(dag):
-    """Have the trainings that --forcerun or --forceall names begin anew: the command leaves complete runs alone.
+    """Restart the trainings that --forcerun or --forceall names; otherwise the command skips complete runs.
 
-    (Not those that Snakemake forces itself, because it did not see them end: they may be complete.)
+    Trainings that Snakemake forces itself, because it did not see them end, are not restarted: they may be complete.
     """
     for job in dag.needrun_jobs():
         is_forced = job.rule in dag.forcerules
@@ -108,9 +108,9 @@ onstart:
         raise WorkflowError(str(error)) from None
 
 
-# What every job's shell knows. Snakemake deletes a job's log before it tries again, and SLURM starts a job that it
-# puts back into the queue from its beginning: so each attempt writes a log of its own, which stays, and the log that
-# the rule names is a link to the newest. `exec` lets the signals of a cluster reach the command itself.
+# Prefix of every job's shell. Snakemake deletes a job's log before a retry, and SLURM restarts a requeued job from its
+# beginning. So each attempt writes a separate log, which is kept, and the rule's log is a link to the latest one. `exec`
+# lets the signals of a cluster reach the command itself.
 shell.prefix("""set -euo pipefail
     new_log() {{
         attempt=1
