@@ -10,7 +10,7 @@ import torch
 from benchmarks.material import CLASSES, Material
 from benchmarks.peer import Images, Peer, PlainStudent
 from benchmarks.rounds import Contender
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.plugins import datasets, students
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
@@ -45,7 +45,7 @@ def clipkd_epoch(
     """Return clipkd's epoch of a train type, its teacher's signal `cached` or `live`; makes what it reads."""
     layout = layout_of(material)
     cell = Cell(RECIPE, dataset, student, material.teacher_folder, train_type, 0, source)  # type: ignore[arg-type]
-    stages.for_training(cell, layout, device, batch_size)
+    prepare.for_training(cell, layout, device, batch_size)
     numbers = Hyperparameters(batch_size=batch_size, precision=precision)
     run = run_of(open_job(cell, numbers, layout, device), material.folder / f"runs/{train_type}-{source}")
     group = Group([run])
@@ -68,7 +68,7 @@ def group_epoch(
     runs: list[Run] = []
     for seed in range(size):
         cell = Cell(RECIPE, dataset, student, material.teacher_folder, train_type, seed)
-        stages.for_training(cell, layout, device, batch_size)
+        prepare.for_training(cell, layout, device, batch_size)
         folder = material.folder / f"runs/{precision}-{size}-{seed}"
         runs.append(run_of(open_job(cell, numbers, layout, device), folder, runs[0] if runs else None))
     group = Group(runs)
@@ -96,7 +96,7 @@ def peer_epoch(
 
     import transformers  # isort: skip
 
-    opened = stages.dataset(datasets.get(dataset), layout_of(material), None)
+    opened = prepare.dataset(datasets.get(dataset), layout_of(material), None)
     width = transformers.ViTConfig.from_pretrained(material.teacher_folder).hidden_size
     teacher = None
     if train_type != "embed-KD":

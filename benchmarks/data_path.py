@@ -20,7 +20,7 @@ from benchmarks.material import Material
 from benchmarks.peer import WORKERS
 from benchmarks.rounds import Contender, interleaved
 from clipkd.data.residency import FRACTION
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.plugins import students
 from clipkd.plugins.datasets import IMAGENET_MEAN, IMAGENET_STD
 from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
@@ -96,7 +96,7 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
     folder = save_images(material.folder / NAME, images)
     layout = Layout(material.folder / "data")
     cell = Cell("reference", NAME, options.student, "none", "supervised", 0, source=str(folder))
-    stages.for_training(cell, layout, device)
+    prepare.for_training(cell, layout, device)
     contenders = {
         "clipkd, in memory": ours(cell, layout, options.batch_size, device, "1"),
         "clipkd, from the disk": ours(cell, layout, options.batch_size, device, "0"),

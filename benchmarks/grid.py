@@ -13,7 +13,7 @@ from benchmarks.contenders import RECIPE, layout_of, peer_epoch
 from benchmarks.material import Material, add_dataset
 from benchmarks.rounds import Contender, interleaved
 from clipkd.core.errors import ClipkdError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs import workers
 from clipkd.runs.assignment import Assignment
 from clipkd.runs.job import Hyperparameters
@@ -58,7 +58,7 @@ def processes(material: Material, dataset: str, options: argparse.Namespace, cor
     """Return whole runs of one epoch: weights, images, training, evaluation, results written."""
     layout, rounds = layout_of(material), itertools.count()
     cells = [Cell(RECIPE, dataset, options.student, material.teacher_folder, "embed-KD", k) for k in range(STUDENTS)]
-    stages.for_training(cells[0], layout, torch.device("cpu"), options.batch_size)
+    prepare.for_training(cells[0], layout, torch.device("cpu"), options.batch_size)
     numbers = Hyperparameters(epochs=1, batch_size=options.batch_size)
 
     def grid() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.material import Material
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Hyperparameters, open_job
 from clipkd.runs.precision import Precision
@@ -35,7 +35,7 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
             cell = Cell(
                 "corrected", "digits", STUDENT, "none" if train_type == "supervised" else TEACHER, train_type, seed
             )
-            stages.for_training(cell, layout, device)
+            prepare.for_training(cell, layout, device)
             for precision in FORMATS:
                 job = open_job(cell, replace(numbers, precision=precision), layout, device)
                 metrics = train(job, RunFolder(material.folder / "precision" / precision / cell.folder))

@@ -13,7 +13,7 @@ from benchmarks.contenders import RECIPE, layout_of
 from benchmarks.material import Material
 from benchmarks.rounds import cpu_seconds
 from clipkd.core.artifacts import open_artifact, sha256
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.spec.cells import Cell
 
 IMAGES = 96
@@ -27,10 +27,10 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
     cell = Cell(RECIPE, material.dataset(IMAGES), options.student, material.teacher_folder, "teacher-KD", 0)
     store = layout.full_embeddings(cell)
     assert cell.teacher_spec is not None
-    stages.dataset(cell.dataset_spec, layout, None)
-    stages.teacher(cell.teacher_spec, layout, device)
+    prepare.dataset(cell.dataset_spec, layout, None)
+    prepare.teacher(cell.teacher_spec, layout, device)
     wall, cpu = time.perf_counter(), cpu_seconds()
-    stages.embeddings(store, layout, None, device, options.batch_size)
+    prepare.embeddings(store, layout, None, device, options.batch_size)
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     artifact = open_artifact(store.folder, "embeddings", store.identity)
     passes = artifact.facts["forward_passes"]

@@ -14,10 +14,10 @@ from clipkd.spec.layout import Layout
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory) -> Path:
     """A data folder that holds the packed digits."""
-    from clipkd.data.dataset import prepare
+    from clipkd.data.dataset import prepare_dataset
 
     data = tmp_path_factory.mktemp("digits") / "data"
-    prepare(datasets.get("digits"), Layout(data).dataset(datasets.get("digits")))
+    prepare_dataset(datasets.get("digits"), Layout(data).dataset(datasets.get("digits")))
     return data
 
 

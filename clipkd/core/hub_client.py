@@ -31,7 +31,7 @@ CONVERT = (
 )
 
 
-def genuine(wanted: Wanted, name: str) -> Path:
+def verified_file(wanted: Wanted, name: str) -> Path:
     """Return the path of one file in the Hugging Face cache; its bytes are those that were pinned or announced.
 
     huggingface_hub itself takes any file of the right size.

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from clipkd.core.errors import DataError
-from clipkd.core.prefetch import ahead
+from clipkd.core.prefetch import prefetch
 
 MOST_PIXELS = 80_000_000
 """An image with more pixels is taken for a decompression bomb (PIL itself warns a little above)."""
@@ -51,7 +51,7 @@ def decoded(content: Any, where: str, pack_size: int) -> np.ndarray:
 def decoded_files(paths: Iterable[Path], pack_size: int) -> Iterator[np.ndarray]:
     """Yield the images of `paths` in order, decoded by a few threads a little ahead of their use."""
     threads = min(cores(), MOST_THREADS)
-    for _, image in ahead(lambda path: decode(path, pack_size), paths, threads, 4 * threads):
+    for _, image in prefetch(lambda path: decode(path, pack_size), paths, threads, 4 * threads):
         yield image
 
 

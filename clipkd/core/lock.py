@@ -52,7 +52,7 @@ def holder(pid: int, job: str | None = None) -> Holder:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def acquire(folder: Path) -> Iterator[None]:
     """Hold the folder's lock while the block lasts.
 
     Raises:

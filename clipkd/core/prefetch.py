@@ -1,4 +1,4 @@
-"""Work done a little ahead of its use, by threads, in order."""
+"""Prefetching: results computed by threads shortly before they are used, in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
+def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, most: int
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with its result, in order, computed by `threads` threads at most `most` items ahead.

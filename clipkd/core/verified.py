@@ -8,12 +8,14 @@ could have written it, files are simply hashed again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from clipkd.core.fingerprint import digest
 
@@ -21,6 +23,9 @@ ALWAYS = "CLIPKD_VERIFY"
 """Environment variable; set to `always`, every opening hashes every byte (`--verify` sets it)."""
 RACY_SECONDS = 2.0
 """A file changed less than this ago could be changed again with equal time stamps: it is not remembered."""
+
+MAX_AGE_DAYS = 90
+"""Memories that were last written longer ago are deleted; their files are hashed once more if they are still used."""
 
 Stamp = list[int]
 
@@ -41,10 +46,10 @@ class Memory:
 
     def __init__(self, artifact: Path) -> None:
         self.name = f"{digest(str(artifact.resolve()))[:32]}.json"
-        self.known: dict[str, list] = self.read()
+        self.known: dict[str, list[Any]] = self.read()
         self.is_changed = False
 
-    def read(self) -> dict[str, list]:
+    def read(self) -> dict[str, list[Any]]:
         """Return the remembered files; nothing where the memory is missing, damaged or not only ours."""
         if os.environ.get(ALWAYS) == "always":
             return {}
@@ -79,5 +84,15 @@ class Memory:
             with tempfile.NamedTemporaryFile("w", dir=memory, delete=False, encoding="utf-8") as stream:  # mode 0600
                 json.dump(self.known, stream)
             os.replace(stream.name, memory / self.name)
+            prune(memory)
         except (OSError, RuntimeError):
             return
+
+
+def prune(memory: Path) -> None:
+    """Delete what was written more than MAX_AGE_DAYS ago: artefacts that are gone leave no memory for ever."""
+    oldest = time.time() - MAX_AGE_DAYS * 86400
+    for path in memory.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process prunes too
+            if path.stat().st_mtime < oldest:
+                path.unlink()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipkd.data.boxes import random_boxes, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
-from clipkd.data.residency import Held, held
+from clipkd.data.residency import PixelStore, pixel_store
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
 from clipkd.data.thumbnails import Thumbnails
@@ -89,7 +89,7 @@ def order(
 
 
 def evaluation(
-    images: Held, places: np.ndarray, labels: np.ndarray, spec: DatasetSpec, side: int, size: int
+    images: PixelStore, places: np.ndarray, labels: np.ndarray, spec: DatasetSpec, side: int, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images at `places` as squares of `side` pixels, normalised, and their labels, in batches of `size`."""
     begins = range(0, len(places), size)
@@ -131,7 +131,7 @@ class Mirrored(Source):
             device: where batches go.
         """
         super().__init__(dataset, rows, size, device)
-        self.images = {split: held(dataset.images(split), device, self.spec.title) for split in SPLITS}
+        self.images = {split: pixel_store(dataset.images(split), device, self.spec.title) for split in SPLITS}
         self.native = native
 
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
@@ -172,11 +172,11 @@ class Cropped(Source):
         """
         super().__init__(dataset, rows, thumbnails.side, device)
         title = f"{self.spec.title} at {self.size} px"
-        self.train = held(thumbnails.train, device, title)
-        self.test = held(thumbnails.test, device, f"{title}, test")
-        self.validation = held(thumbnails.validation, device, f"{title}, validation")
+        self.train = pixel_store(thumbnails.train, device, title)
+        self.test = pixel_store(thumbnails.test, device, f"{title}, test")
+        self.validation = pixel_store(thumbnails.validation, device, f"{title}, validation")
         self.held_out = dataset.validation
-        self.large = None if native is None else held(dataset.images("train"), device, self.spec.title)
+        self.large = None if native is None else pixel_store(dataset.images("train"), device, self.spec.title)
         self.native, self.replay = native, replay
 
     def plan(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[Shown]:

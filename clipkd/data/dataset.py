@@ -139,7 +139,7 @@ def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True) -> D
         raise DataError(f"{error}; run `clipkd download {spec.name}{source}`") from None
 
 
-def prepare(spec: DatasetSpec, folder: Path, source: str | None = None, with_images: bool = True) -> Dataset:
+def prepare_dataset(spec: DatasetSpec, folder: Path, source: str | None = None, with_images: bool = True) -> Dataset:
     """Open the packed dataset, or read it from its source and pack it.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 import numpy as np
 
-from clipkd.core.prefetch import ahead
+from clipkd.core.prefetch import prefetch
 from clipkd.core.images import MOST_THREADS, cores
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.core.errors import DataError, InputError
@@ -59,4 +59,4 @@ def read_images(paths: Iterable[Path], steps: Preprocessing) -> Iterator[tuple[P
             return error
 
     threads = min(cores(), MOST_THREADS)
-    return ahead(read, paths, threads, 4 * threads)
+    return prefetch(read, paths, threads, 4 * threads)

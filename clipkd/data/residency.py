@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipkd.core.prefetch import ahead
+from clipkd.core.prefetch import prefetch
 from clipkd.data.dataset import Ragged
 from clipkd.core.errors import InputError
 from clipkd.core.progress import say
@@ -29,7 +29,7 @@ READERS, MOST_AHEAD = 2, 8
 Item = TypeVar("Item")
 
 
-class Held:
+class PixelStore:
     """The images of one array, uint8, on their way to a device."""
 
     def __init__(self, images: np.ndarray | Ragged, device: torch.device) -> None:
@@ -55,7 +55,7 @@ class Held:
         raise NotImplementedError
 
 
-class Resident(Held):
+class Resident(PixelStore):
     """The whole array is in the device's memory."""
 
     def __init__(self, images: np.ndarray | Ragged, device: torch.device) -> None:
@@ -69,13 +69,13 @@ class Resident(Held):
             yield item, self.flat, self.shapes[rows_of(item), 0]
 
 
-class Streamed(Held):
+class Streamed(PixelStore):
     """Each item's images are read from the disk by threads that run ahead, and sent to the device."""
 
     def over(
         self, items: Iterable[Item], rows_of: Callable[[Item], np.ndarray]
     ) -> Iterator[tuple[Item, Tensor, np.ndarray]]:
-        for item, (pixels, starts) in ahead(lambda item: self.read(rows_of(item)), items, READERS, MOST_AHEAD):
+        for item, (pixels, starts) in prefetch(lambda item: self.read(rows_of(item)), items, READERS, MOST_AHEAD):
             yield item, pixels.to(self.device, non_blocking=True), starts
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -98,7 +98,7 @@ def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def held(images: np.ndarray | Ragged, device: torch.device, what: str) -> Held:
+def pixel_store(images: np.ndarray | Ragged, device: torch.device, what: str) -> PixelStore:
     """Return the images in the device's memory where they take few enough of what is free, else streamed, aloud."""
     size = (images.pixels if isinstance(images, Ragged) else images).nbytes
     if size <= fraction() * free_memory(device):

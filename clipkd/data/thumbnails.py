@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from clipkd.core.artifacts import Artifact, building
-from clipkd.core.prefetch import ahead
+from clipkd.core.prefetch import prefetch
 from clipkd.data.dataset import Dataset, Ragged, write_even, write_ragged
 from clipkd.core.images import MOST_THREADS, cores
 from clipkd.data.pixels import square
@@ -79,7 +79,7 @@ def made(
     """Yield a split's images in the order of `rows`, each changed, by a few threads."""
     threads = min(cores(), MOST_THREADS)
     images = dataset.images(split)  # type: ignore[arg-type]
-    for _, image in ahead(lambda row: change(images[row]), rows.tolist(), threads, 8 * threads):
+    for _, image in prefetch(lambda row: change(images[row]), rows.tolist(), threads, 8 * threads):
         yield image
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.fingerprint import fingerprint
 from clipkd.data.dataset import Dataset
-from clipkd.embeddings.extract import looked_at, showings
+from clipkd.embeddings.extract import embed_views, view_plans
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.spec.views import (
@@ -87,15 +87,16 @@ def audit(
     teacher.precision = identity.get("precision", "float32")
     cosines, errors, wrong, count = [], [], [], 0
     generator = np.random.default_rng(seed)
-    for name, showing in showings(views, dataset).items():
+    for name, plan in view_plans(views, dataset).items():
         stored = Vectors(artifact, name)
-        places = np.sort(generator.choice(len(showing.rows), min(images, len(showing.rows)), replace=False))
+        places = np.sort(generator.choice(len(plan.rows), min(images, len(plan.rows)), replace=False))
         deviation = deviation_of(stored)
-        said = np.concatenate([said for _, said in looked_at(showing, places, views, dataset, teacher, BATCH)])
-        for view in range(showing.flips.shape[1]):
+        batches = embed_views(plan, places, views, dataset, teacher, BATCH)
+        embeddings = np.concatenate([batch for _, batch in batches])
+        for view in range(plan.flips.shape[1]):
             here = stored[places, view] if name == "train" else stored[places]
-            cosine, error, bad = compared(here, said[:, view], deviation, teacher.precision)
-            wrong += [f"{name}[{place}]{' mirrored' if showing.flips[place, view] else ''}" for place in places[bad]]
+            cosine, error, bad = compared(here, embeddings[:, view], deviation, teacher.precision)
+            wrong += [f"{name}[{place}]{' mirrored' if plan.flips[place, view] else ''}" for place in places[bad]]
             cosines.append(cosine.min())
             errors.append(error.max())
             count += len(places)

@@ -30,7 +30,7 @@ Shard = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Showing:
+class ViewPlan:
     """What the teacher is shown for one stored array."""
 
     split: SplitName
@@ -42,8 +42,8 @@ class Showing:
     """The region of each view: top, left, height, width, int32 [N, V, 4]; None: the whole image."""
 
 
-def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
-    """Return what the teacher is shown, stored array -> showing; labels decide, no pixel is read.
+def view_plans(views: ViewSet, dataset: Dataset) -> dict[str, ViewPlan]:
+    """Return what the teacher is shown, by the name of the stored array; labels decide, no pixel is read.
 
     Raises:
         InputError: a class has fewer images than the sample asks for.
@@ -54,24 +54,24 @@ def showings(views: ViewSet, dataset: Dataset) -> dict[str, Showing]:
         flips = {"train": (False, True) if views.flips else (False,), "test": (False,)}
         counts = {split: len(dataset.labels(split)) for split in SPLITS}
         return {
-            split: Showing(split, np.arange(counts[split]), np.tile(np.array(flips[split]), (counts[split], 1)))
+            split: ViewPlan(split, np.arange(counts[split]), np.tile(np.array(flips[split]), (counts[split], 1)))
             for split in SPLITS
         }
     generator = np.random.default_rng(views.sample.seed)
     rows = draw(dataset, views.sample, generator)
     mirrored = generator.random(len(rows)) < 0.5
     boxes = random_boxes(dataset.sizes("train")[rows], generator)[:, None] if views.crop else None
-    return {"sample": Showing("train", rows, mirrored[:, None], boxes)}
+    return {"sample": ViewPlan("train", rows, mirrored[:, None], boxes)}
 
 
-def replayed(views: ViewSet, dataset: Dataset) -> Showing:
+def replayed(views: ViewSet, dataset: Dataset) -> ViewPlan:
     """Return random crops of each training image, mirrored at random: a pure function of the images' sizes."""
     assert views.thumbnails is not None
     generator = np.random.default_rng(REPLAY_SEED)
     sizes = thumbnail_sizes(dataset.sizes("train"), views.thumbnails)
     flips = generator.random((len(sizes), views.replays)) < 0.5
     boxes = np.stack([random_boxes(sizes, generator) for _ in range(views.replays)], axis=1)
-    return Showing("train", np.arange(len(sizes)), flips, boxes)
+    return ViewPlan("train", np.arange(len(sizes)), flips, boxes)
 
 
 def extract(
@@ -95,9 +95,9 @@ def extract(
         InputError: a class has fewer images than the sample asks for.
         DataError: the teacher gives a value that is not finite or does not fit the store's dtype.
     """
-    shown = showings(store.views, dataset)
-    what = f"{store.dataset.title} {' and '.join(shown)} through {teacher.spec.title}"
-    planned = parts.plan({name: showing.flips.shape for name, showing in shown.items()})
+    plans = view_plans(store.views, dataset)
+    what = f"{store.dataset.title} {' and '.join(plans)} through {teacher.spec.title}"
+    planned = parts.plan({name: plan.flips.shape for name, plan in plans.items()})
     mine = planned[shard[0] - 1 :: shard[1]]
     missing = [part for part in mine if not parts.is_there(store, part, dataset.content)]
     if len(missing) < len(mine):
@@ -106,17 +106,17 @@ def extract(
     batches = [(part, places) for part in missing for places in part.batches(batch_size)]
     steps = iter(progress(batches, len(batches), what))
     for part in missing:
-        make_part(store, part, shown[part.array], dataset, teacher, batch_size, steps)
+        make_part(store, part, plans[part.array], dataset, teacher, batch_size, steps)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
         say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
-    return join(store, planned, shown, dataset, teacher, batch_size) if shard[1] == 1 else None
+    return join(store, planned, plans, dataset, teacher, batch_size) if shard[1] == 1 else None
 
 
 def make_part(
     store: Embeddings,
     part: parts.Part,
-    showing: Showing,
+    plan: ViewPlan,
     dataset: Dataset,
     teacher: Teacher,
     batch_size: int,
@@ -124,11 +124,11 @@ def make_part(
 ) -> None:
     """Run the teacher over one part, its images in the order of their place on the disk."""
     start, passes = time.perf_counter(), teacher.forward_passes
-    vectors = np.empty((part.stop - part.start, showing.flips.shape[1], teacher.width), dtype=np.float32)
-    places = part.start + np.argsort(showing.rows[part.start : part.stop], kind="stable")
-    for here, said in looked_at(showing, places, store.views, dataset, teacher, batch_size):
+    vectors = np.empty((part.stop - part.start, plan.flips.shape[1], teacher.width), dtype=np.float32)
+    places = part.start + np.argsort(plan.rows[part.start : part.stop], kind="stable")
+    for here, embeddings in embed_views(plan, places, store.views, dataset, teacher, batch_size):
         next(steps)
-        vectors[here - part.start] = said
+        vectors[here - part.start] = embeddings
     facts = {
         "seconds": time.perf_counter() - start,
         "forward_passes": teacher.forward_passes - passes,
@@ -140,7 +140,7 @@ def make_part(
 def join(
     store: Embeddings,
     planned: list[parts.Part],
-    shown: dict[str, Showing],
+    plans: dict[str, ViewPlan],
     dataset: Dataset,
     teacher: Teacher,
     batch_size: int,
@@ -149,8 +149,8 @@ def join(
     try:
         opened = [(part, parts.load(store, part, dataset.content)) for part in planned]
         with building(store.folder, "embeddings", store.identity) as draft:
-            for name, showing in shown.items():
-                write_array(draft, name, showing, [pair for pair in opened if pair[0].array == name], store, dataset)
+            for name, plan in plans.items():
+                write_array(draft, name, plan, [pair for pair in opened if pair[0].array == name], store, dataset)
             facts = [artifact.facts for _, artifact in opened]
             seconds, passes = sum(fact["seconds"] for fact in facts), sum(fact["forward_passes"] for fact in facts)
             draft.facts |= {
@@ -172,10 +172,10 @@ def join(
     return open_artifact(store.folder, "embeddings", store.identity)
 
 
-def write_array(draft: Draft, name: str, showing: Showing, opened: list, store: Embeddings, dataset: Dataset) -> None:
+def write_array(draft: Draft, name: str, plan: ViewPlan, opened: list, store: Embeddings, dataset: Dataset) -> None:
     """Write one array, what it shows, and, of training images, mean and deviation of each dimension."""
     statistics = Statistics(artifact.array("vectors") for _, artifact in opened)
-    count, views = showing.flips.shape
+    count, views = plan.flips.shape
     shape = (count, views, len(statistics.mean)) if name == "train" else (count, len(statistics.mean))
     writer = Writer(draft.path / f"{name}.npy", shape, store.dtype, grid_of(statistics.low, statistics.high))
     for _, artifact in opened:
@@ -190,13 +190,13 @@ def write_array(draft: Draft, name: str, showing: Showing, opened: list, store: 
     if name == "train":
         np.save(draft.path / "train-mean.npy", statistics.mean)
         np.save(draft.path / "train-deviation.npy", statistics.deviation)
-    if showing.boxes is not None and name == "train":
-        np.save(draft.path / "train-boxes.npy", showing.boxes)
-        np.save(draft.path / "train-flips.npy", showing.flips)
+    if plan.boxes is not None and name == "train":
+        np.save(draft.path / "train-boxes.npy", plan.boxes)
+        np.save(draft.path / "train-flips.npy", plan.flips)
     if name == "sample":
-        np.save(draft.path / "sample-rows.npy", showing.rows)
-        np.save(draft.path / "sample-labels.npy", dataset.train_labels[showing.rows])
-        np.save(draft.path / "sample-flips.npy", showing.flips[:, 0])
+        np.save(draft.path / "sample-rows.npy", plan.rows)
+        np.save(draft.path / "sample-labels.npy", dataset.train_labels[plan.rows])
+        np.save(draft.path / "sample-flips.npy", plan.flips[:, 0])
 
 
 def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np.ndarray:
@@ -223,27 +223,27 @@ def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np
     return np.concatenate(drawn)
 
 
-def looked_at(
-    showing: Showing, places: np.ndarray, views: ViewSet, dataset: Dataset, teacher: Teacher, batch_size: int
+def embed_views(
+    plan: ViewPlan, places: np.ndarray, views: ViewSet, dataset: Dataset, teacher: Teacher, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the places [B] of each batch and what the teacher says of every view of its images, float32 [B, V, D]."""
-    images = Streamed(dataset.images(showing.split), teacher.device)
+    images = Streamed(dataset.images(plan.split), teacher.device)
     batches = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
-    for here, flat, starts in images.over(batches, lambda here: showing.rows[here]):
-        sizes = images.sizes[showing.rows[here]]
-        said = np.empty((*showing.flips[here].shape, teacher.width), dtype=np.float32)
-        for view in range(said.shape[1]):
-            boxes = None if showing.boxes is None else showing.boxes[here, view].astype(np.int64)
-            shown = present(flat, starts, sizes, boxes, showing.flips[here, view], views, dataset, teacher)
-            said[:, view] = teacher.embed(shown).cpu().numpy()
-        if not np.isfinite(said).all():
+    for here, flat, starts in images.over(batches, lambda here: plan.rows[here]):
+        sizes = images.sizes[plan.rows[here]]
+        embeddings = np.empty((*plan.flips[here].shape, teacher.width), dtype=np.float32)
+        for view in range(embeddings.shape[1]):
+            boxes = None if plan.boxes is None else plan.boxes[here, view].astype(np.int64)
+            inputs = teacher_inputs(flat, starts, sizes, boxes, plan.flips[here, view], views, dataset, teacher)
+            embeddings[:, view] = teacher.embed(inputs).cpu().numpy()
+        if not np.isfinite(embeddings).all():
             raise DataError(
                 f"teacher '{teacher.spec.name}' gave an embedding that is not finite: are its weights damaged?"
             )
-        yield here, said
+        yield here, embeddings
 
 
-def present(
+def teacher_inputs(
     flat: Tensor,
     starts: np.ndarray,
     sizes: np.ndarray,
@@ -290,14 +290,14 @@ def present(
 def as_processed(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, flips: np.ndarray, teacher: Teacher) -> Tensor:
     """Return whole images [B, 3, S, S] as the teacher's image processor presents them, those of a shape together."""
     shapes = [(int(height), int(width)) for height, width in sizes]
-    shown = torch.empty(len(shapes), 3, teacher.image_size, teacher.image_size, device=flat.device)
+    inputs = torch.empty(len(shapes), 3, teacher.image_size, teacher.image_size, device=flat.device)
     for height, width in dict.fromkeys(shapes):
         here = [place for place, shape in enumerate(shapes) if shape == (height, width)]
         images = [flat[starts[place] : starts[place] + height * width * 3].view(height, width, 3) for place in here]
         pixels = unit(torch.stack(images).permute(0, 3, 1, 2))
         marks = torch.from_numpy(flips[here]).to(flat.device)
-        shown[here] = teacher.present(flipped(pixels, marks), None, None)
-    return shown
+        inputs[here] = teacher.present(flipped(pixels, marks), None, None)
+    return inputs
 
 
 def shrunk(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, side: int) -> tuple[Tensor, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The stages, each as one function: make an artefact where it is absent, leave it where it is there.
+"""One function per stage: each computes an artefact if it is missing and does nothing if it exists.
 
 The workflow calls them one by one; `clipkd train` calls those that its run needs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clipkd.core.artifacts import MANIFEST
-from clipkd.data.dataset import Dataset, prepare
+from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import TeacherSpec, TrainedTeacher
 from clipkd.spec.cells import Cell
@@ -22,7 +22,7 @@ BATCH_SIZE = 64
 
 def dataset(spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True) -> Dataset:
     """Download and pack a dataset; where its images are not needed, only its labels are checked."""
-    return prepare(spec, layout.dataset(spec), source, with_images)
+    return prepare_dataset(spec, layout.dataset(spec), source, with_images)
 
 
 def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None) -> None:

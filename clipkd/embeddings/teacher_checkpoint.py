@@ -22,7 +22,7 @@ from clipkd.core.artifacts import (
     write_json,
 )
 from clipkd.core.errors import DataError, InputError, MachineError
-from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, genuine, hub_errors
+from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, hub_errors, verified_file
 from clipkd.core.progress import say
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import FolderTeacher, HubTeacher, TeacherSpec
@@ -93,7 +93,7 @@ def from_hub(teacher: HubTeacher) -> dict[str, Path]:
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
     files = {}
     for name in teacher.files:  # the two small ones first: they may already say that this can't work
-        files[name] = genuine(teacher, name)
+        files[name] = verified_file(teacher, name)
         if name != WEIGHTS:
             refuse_code(teacher, files[name])
     return files

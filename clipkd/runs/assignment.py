@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from clipkd.core.errors import ClipkdError, SomeFailed
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.plugins.students import StudentSpec
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
@@ -29,7 +29,7 @@ class Assignment:
     device: str
     folder: Path
     checkpoint: Path | None = None
-    embed_batch_size: int = stages.BATCH_SIZE
+    embed_batch_size: int = prepare.BATCH_SIZE
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class Assignment:
     def prepare(self) -> ClipkdError | None:
         """Make what the training reads and is not there yet; return why that failed."""
         try:
-            stages.for_training(self.cell, self.layout, torch.device(self.device), self.embed_batch_size)
+            prepare.for_training(self.cell, self.layout, torch.device(self.device), self.embed_batch_size)
         except ClipkdError as error:
             return error
         return None

@@ -34,7 +34,7 @@ from clipkd.core.artifacts import (
 from clipkd.core.environment import recorded
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
-from clipkd.core.lock import held
+from clipkd.core.lock import acquire
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
 from clipkd.runs.record import COST, ENVIRONMENT, FAILED, HISTORY, KIND, METRICS, RESUME, RunRecord
@@ -92,7 +92,7 @@ class RunFolder:
 
     def held(self) -> AbstractContextManager[None]:
         """Hold the folder's lock: a run has one writer."""
-        return held(self.path)
+        return acquire(self.path)
 
     def checkpoints(self, identity: Identity) -> Checkpoints:
         """Return the saved states of an unfinished run with this identity."""

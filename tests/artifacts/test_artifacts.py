@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipkd.core import verified
 from clipkd.core.artifacts import (
     MANIFEST,
     building,
@@ -351,3 +352,18 @@ def test_a_fingerprint_survives_json_and_the_order_of_keys(identity: dict[str, A
     reordered = dict(reversed(reread.items()))
     assert digest(reordered) == digest(identity)
     assert list(differences(reordered, identity)) == []
+
+
+def test_memories_of_artifacts_that_are_long_gone_are_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(verified, "RACY_SECONDS", 0.0)
+    for name in ("gone", "here"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        memory = verified.Memory(tmp_path / name)
+        memory.note(tmp_path / name / "file", verified.stamp(tmp_path / name / "file"), "0" * 64)
+        memory.save()
+        if name == "gone":
+            (old,) = verified.folder().iterdir()
+            os.utime(old, (0, 0))
+    assert [path.name for path in verified.folder().iterdir()] == [verified.Memory(tmp_path / "here").name]

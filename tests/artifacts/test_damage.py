@@ -18,7 +18,7 @@ from clipkd.cli import main
 from clipkd.core import artifacts, verified
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
@@ -42,7 +42,7 @@ def made(digits_folder, vit_folder, tmp_path_factory) -> Path:
     layout = Layout(data, sample=Sample(2))
     for train_type in ("vanilla", "embed-KD"):
         cell = cells.Cell("corrected", "digits", "tiny-32", str(vit_folder), train_type, 0)
-        stages.for_training(cell, layout, CPU, 256)
+        prepare.for_training(cell, layout, CPU, 256)
     return data
 
 

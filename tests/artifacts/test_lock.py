@@ -22,12 +22,12 @@ def left_by(folder: Path, holder: lock.Holder) -> None:
 
 
 def test_held_and_given_back(tmp_path):
-    with lock.held(tmp_path):
+    with lock.acquire(tmp_path):
         refusal = pytest.raises(MachineError, match=f"being written by process {os.getpid()} on {HERE.host}: wait")
-        with refusal, lock.held(tmp_path):
+        with refusal, lock.acquire(tmp_path):
             pass
         assert json.loads((tmp_path / lock.NAME).read_text()) == asdict(HERE)
-    with lock.held(tmp_path):
+    with lock.acquire(tmp_path):
         pass
     assert (tmp_path / lock.NAME).read_text() == ""
 
@@ -43,7 +43,7 @@ def test_held_and_given_back(tmp_path):
 )
 def test_a_dead_holders_lock_is_taken_over(dead, tmp_path):
     left_by(tmp_path, dead)
-    with lock.held(tmp_path):
+    with lock.acquire(tmp_path):
         pass
 
 
@@ -52,7 +52,7 @@ def test_where_the_file_system_has_no_locks_the_name_decides(tmp_path, monkeypat
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(lock.fcntl, "flock", refused)
-    with lock.held(tmp_path), pytest.raises(MachineError, match=f"process {os.getpid()}"), lock.held(tmp_path):
+    with lock.acquire(tmp_path), pytest.raises(MachineError, match=f"process {os.getpid()}"), lock.acquire(tmp_path):
         pass
 
 
@@ -60,7 +60,7 @@ def test_a_holder_on_another_machine_may_live(tmp_path, monkeypatch):
     left_by(tmp_path, replace(HERE, host="elsewhere", pid=77))
     with (
         pytest.raises(MachineError, match=r"process 77 on elsewhere: wait for it; where it is certain .*, remove"),
-        lock.held(tmp_path),
+        lock.acquire(tmp_path),
     ):
         pass
 
@@ -79,17 +79,17 @@ def test_slurm_says_whether_a_job_on_another_machine_is_over(answer, is_taken, t
     monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
     left_by(tmp_path, replace(HERE, host="elsewhere", job="12"))
     if is_taken:
-        with lock.held(tmp_path):
+        with lock.acquire(tmp_path):
             pass
     else:
-        with pytest.raises(MachineError, match=r"on elsewhere \(SLURM job 12\)"), lock.held(tmp_path):
+        with pytest.raises(MachineError, match=r"on elsewhere \(SLURM job 12\)"), lock.acquire(tmp_path):
             pass
 
 
 def test_a_requeued_job_takes_over_from_its_earlier_start(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     left_by(tmp_path, replace(HERE, host="elsewhere", job="12"))
-    with lock.held(tmp_path):
+    with lock.acquire(tmp_path):
         pass
 
 
@@ -113,7 +113,7 @@ def starter(folder: Path) -> int:
     if child == 0:
         status = 1
         try:
-            with lock.held(folder):
+            with lock.acquire(folder):
                 with open(folder / "writers", "a") as stream:
                     stream.write("x")
                 time.sleep(60)

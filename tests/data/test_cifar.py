@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from clipkd.plugins import datasets
-from clipkd.data.dataset import Dataset, prepare
+from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.core.errors import DataError, InputError, MachineError
 from tests.data.servers import Fault, Member, Site, SmallCifar, small_cifar, tar_gz, untar
 
@@ -40,10 +40,10 @@ def check(dataset: Dataset, made: SmallCifar) -> None:
 def test_over_http_then_from_the_disk(cifar10: SmallCifar, site: Site, tmp_path: Path) -> None:
     site.files["/mirror/cifar-10-binary.tar.gz"] = cifar10.archive
     folder = tmp_path / "datasets" / "cifar10"
-    check(prepare(cifar10.spec, folder, f"{site.url}/mirror/"), cifar10)
+    check(prepare_dataset(cifar10.spec, folder, f"{site.url}/mirror/"), cifar10)
     assert (tmp_path / "datasets/.downloads/cifar-10-binary.tar.gz").read_bytes() == cifar10.archive
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    check(prepare(cifar10.spec, folder, f"{site.url}/mirror"), cifar10)
+    check(prepare_dataset(cifar10.spec, folder, f"{site.url}/mirror"), cifar10)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert len(site.requests) == 1
 
@@ -54,13 +54,13 @@ def test_cut_download_is_resumed(
     monkeypatch.setattr("clipkd.core.download.FIRST_WAIT", 0.01)
     site.files["/cifar-10-binary.tar.gz"] = cifar10.archive
     site.faults["/cifar-10-binary.tar.gz"] += [Fault(cut_after=200_000), Fault(status=503)]
-    check(prepare(cifar10.spec, tmp_path / "cifar10", site.url), cifar10)
+    check(prepare_dataset(cifar10.spec, tmp_path / "cifar10", site.url), cifar10)
     assert [asked is None for _, asked in site.requests] == [True, False, False]
 
 
 def test_out_of_reach_says_how_to_go_on(cifar10: SmallCifar, site: Site, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"status 404.*clipkd download cifar10 --dataset-source FILE"):
-        prepare(cifar10.spec, tmp_path / "cifar10", site.url)
+        prepare_dataset(cifar10.spec, tmp_path / "cifar10", site.url)
     assert not (tmp_path / "cifar10").exists()
 
 
@@ -68,7 +68,7 @@ def test_out_of_reach_says_how_to_go_on(cifar10: SmallCifar, site: Site, tmp_pat
 def test_cifar100_from_the_disk(cifar100: SmallCifar, tmp_path: Path, as_folder: bool) -> None:
     archive = tmp_path / "cifar-100-binary.tar.gz"
     archive.write_bytes(cifar100.archive)
-    dataset = prepare(cifar100.spec, tmp_path / "packed", str(tmp_path if as_folder else archive))
+    dataset = prepare_dataset(cifar100.spec, tmp_path / "packed", str(tmp_path if as_folder else archive))
     check(dataset, cifar100)
     assert len(dataset.validation) == 100  # one of three images a class, where a tenth would be none
 
@@ -94,7 +94,7 @@ def test_useless_source(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"'cifar10': {source} is {message}"):
-        prepare(cifar10.spec, tmp_path / "packed", source)
+        prepare_dataset(cifar10.spec, tmp_path / "packed", source)
 
 
 def test_a_given_file_is_checked(cifar10: SmallCifar, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_given_file_is_checked(cifar10: SmallCifar, tmp_path: Path) -> None:
     archive.write_bytes(cifar10.archive[:-1])
     actual = hashlib.md5(cifar10.archive[:-1]).hexdigest()
     with pytest.raises(DataError, match=f"mine.tar.gz.*md5 expected {cifar10.spec.md5}, actual {actual}"):
-        prepare(cifar10.spec, tmp_path / "packed", str(archive))
+        prepare_dataset(cifar10.spec, tmp_path / "packed", str(archive))
 
 
 Change = Callable[[list[Member]], list[Member]]
@@ -149,7 +149,7 @@ def read_archive(made: SmallCifar, archive: bytes, folder: Path) -> Dataset:
     path.write_bytes(archive)
     spec = replace(made.spec, md5=hashlib.md5(archive).hexdigest())
     try:
-        return prepare(spec, folder / "packed", str(path))
+        return prepare_dataset(spec, folder / "packed", str(path))
     finally:
         assert sorted(p.name for p in folder.iterdir()) in (["archive.tar.gz"], ["archive.tar.gz", "packed"])
 

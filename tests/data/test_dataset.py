@@ -16,7 +16,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from clipkd.plugins import datasets
-from clipkd.data.dataset import Dataset, open_dataset, prepare
+from clipkd.data.dataset import Dataset, open_dataset, prepare_dataset
 from clipkd.plugins.datasets import DatasetSpec, Reading, Split
 from clipkd.core.errors import DataError, MachineError
 from clipkd.core.fingerprint import Identity
@@ -27,7 +27,7 @@ DIGITS = datasets.get("digits")
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare(DIGITS, folder)
+    prepare_dataset(DIGITS, folder)
     return folder
 
 
@@ -97,12 +97,12 @@ def test_second_prepare_does_nothing(packed: Path, monkeypatch: pytest.MonkeyPat
 
     before = {path: path.stat().st_mtime_ns for path in packed.rglob("*")}
     monkeypatch.setattr(type(DIGITS), "read", refuse)
-    assert len(prepare(DIGITS, packed).test_labels) == 355
+    assert len(prepare_dataset(DIGITS, packed).test_labels) == 355
     assert {path: path.stat().st_mtime_ns for path in packed.rglob("*")} == before
 
 
 def test_packing_is_reproducible(digits: Dataset, tmp_path: Path) -> None:
-    again = prepare(DIGITS, tmp_path / "digits")
+    again = prepare_dataset(DIGITS, tmp_path / "digits")
     assert again.artifact.manifest == digits.artifact.manifest
     assert again.content == digits.content
 
@@ -115,7 +115,7 @@ def test_flipped_byte_is_found_and_repaired(folder: Path, digits: Dataset, name:
     path.write_bytes(damaged)
     with pytest.raises(DataError, match=f"{name} is damaged.*clipkd download digits"):
         open_dataset(DIGITS, folder)
-    assert prepare(DIGITS, folder).content == digits.content
+    assert prepare_dataset(DIGITS, folder).content == digits.content
     assert open_dataset(DIGITS, folder).content == digits.content
 
 
@@ -137,14 +137,14 @@ def test_no_torch_and_no_room(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from clipkd.plugins import datasets
-from clipkd.data.dataset import prepare
+from clipkd.data.dataset import prepare_dataset
 from clipkd.core.errors import MachineError
 folder = Path(sys.argv[1])
-prepare(datasets.get("digits"), folder / "roomy")
+prepare_dataset(datasets.get("digits"), folder / "roomy")
 assert "torch" not in sys.modules
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 try:
-    prepare(datasets.get("digits"), folder / "full")
+    prepare_dataset(datasets.get("digits"), folder / "full")
 except MachineError as error:
     print(error)
 """
@@ -199,7 +199,7 @@ def reading(
 def test_images_of_several_sizes(tmp_path: Path) -> None:
     sizes = [(1, 1), (5, 9), (9, 5), (300, 2), (8, 8), (17, 31)]
     images = [image(*size, seed) for seed, size in enumerate(sizes)]
-    dataset = prepare(Made(reading=reading(iter(images))), tmp_path / "made")
+    dataset = prepare_dataset(Made(reading=reading(iter(images))), tmp_path / "made")
     assert dataset.artifact.facts["ragged"] is True
     assert len(dataset.images("train")) == 6
     for row, expected in enumerate(images):
@@ -223,7 +223,7 @@ def test_images_are_streamed(tmp_path: Path, size: int | None) -> None:
             del held
 
     labels = [0, 1] * 25
-    dataset = prepare(Made(image_size=size, reading=even(reading(images(), labels), size)), tmp_path / "made")
+    dataset = prepare_dataset(Made(image_size=size, reading=even(reading(images(), labels), size)), tmp_path / "made")
     np.testing.assert_array_equal(dataset.image("train", 49), image(16, 16, 49))
 
 
@@ -268,17 +268,17 @@ def even(made: Reading, size: int | None) -> Reading:
 )
 def test_what_is_refused(tmp_path: Path, spec: DatasetSpec, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        prepare(spec, tmp_path / "made")
+        prepare_dataset(spec, tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_class_is_held_out(tmp_path: Path) -> None:
     labels = [0] * 40 + [1] * 3  # a tenth of three is none: one is taken all the same
-    dataset = prepare(Made(reading=reading(train_labels=labels)), tmp_path / "made")
+    dataset = prepare_dataset(Made(reading=reading(train_labels=labels)), tmp_path / "made")
     assert np.bincount(dataset.train_labels[dataset.validation]).tolist() == [4, 1]
 
 
 def test_taken_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MachineError, match="can't write"):
-        prepare(Made(reading=reading()), tmp_path / "file" / "made")
+        prepare_dataset(Made(reading=reading()), tmp_path / "file" / "made")

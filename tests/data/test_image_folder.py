@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from clipkd.plugins import datasets
 from clipkd.core.artifacts import write_manifest
 from clipkd.cli import main
-from clipkd.data.dataset import Dataset, prepare
+from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.core.images import decode
 from clipkd.core.errors import DataError, InputError
 
@@ -48,7 +48,7 @@ def folder(photos: dict[str, np.ndarray], tmp_path: Path) -> Path:
 
 def pack(folder: Path, **changes: object) -> Dataset:
     spec = datasets.get("photos", source=str(folder))
-    return prepare(type(spec)(name="photos", title="Photos", **changes), folder.parent / "packed", str(folder))  # type: ignore[call-arg]
+    return prepare_dataset(type(spec)(name="photos", title="Photos", **changes), folder.parent / "packed", str(folder))  # type: ignore[call-arg]
 
 
 def test_real_images(folder: Path, photos: dict[str, np.ndarray]) -> None:
@@ -109,7 +109,7 @@ def test_empty_class_is_named(folder: Path) -> None:
 
 def test_wrong_number_of_classes(folder: Path) -> None:
     with pytest.raises(DataError, match="has 1000 classes, its source names 2"):
-        prepare(datasets.get("imagenet"), folder.parent / "packed", str(folder))
+        prepare_dataset(datasets.get("imagenet"), folder.parent / "packed", str(folder))
 
 
 def test_missing_folders(folder: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_missing_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train has no class folders"):
         pack(tmp_path / "bare")
     with pytest.raises(InputError, match="--dataset-source FOLDER"):
-        prepare(datasets.get("imagenet"), tmp_path / "packed")
+        prepare_dataset(datasets.get("imagenet"), tmp_path / "packed")
 
 
 def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
@@ -132,18 +132,18 @@ def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, other)
     content = pack(folder).content
     with pytest.raises(InputError, match=f"'photos' was packed from {folder}, not from {other}: delete .*packed"):
-        prepare(datasets.get("photos", str(other)), project / "packed", str(other))
+        prepare_dataset(datasets.get("photos", str(other)), project / "packed", str(other))
     # The same folder by another path, none, one that is not there, and the packed dataset itself are no other folder.
     (tmp_path / "link").symlink_to(folder)
     for source in (tmp_path / "link", None, tmp_path / "absent", project / "packed"):
         given = None if source is None else str(source)
-        assert prepare(datasets.get("photos", str(folder)), project / "packed", given).content == content
+        assert prepare_dataset(datasets.get("photos", str(folder)), project / "packed", given).content == content
     # A copy of the whole project has its own folder of images; packed data also go where the originals are not.
     copied = Path(shutil.copytree(project, tmp_path / "copied"))
     photos = str(copied / "photos")
-    assert prepare(datasets.get("photos", photos), copied / "packed", photos).content == content
+    assert prepare_dataset(datasets.get("photos", photos), copied / "packed", photos).content == content
     folder.rename(project / "gone")
-    assert prepare(datasets.get("photos", str(other)), project / "packed", str(other)).content == content
+    assert prepare_dataset(datasets.get("photos", str(other)), project / "packed", str(other)).content == content
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
 def test_no_verb_leaves_another_folder_unused_in_silence(command: str, folder: Path, tmp_path: Path, capsys) -> None:
     """Packed and made already, there would be nothing to do."""
     data, other = tmp_path / "data", tmp_path / "other"
-    prepare(datasets.get("photos", str(folder)), data / "datasets" / "photos", str(folder))
+    prepare_dataset(datasets.get("photos", str(folder)), data / "datasets" / "photos", str(folder))
     shutil.copytree(folder, other)
     assert main([*command.split(), "--data", str(data), "--dataset-source", str(other)]) == 2
     assert f"'photos' was packed from {folder}, not from {other}" in capsys.readouterr().err
@@ -168,14 +168,14 @@ def test_an_older_manifest_does_not_know_its_folder(folder: Path, tmp_path: Path
     facts = {name: fact for name, fact in packed.facts.items() if name != "source"}
     write_manifest(packed.path, "dataset", packed.identity, facts, packed.manifest["files"])
     other = str(shutil.copytree(folder, tmp_path / "other"))
-    assert prepare(datasets.get("photos", other), packed.path, other).classes == ["china", "flower"]
+    assert prepare_dataset(datasets.get("photos", other), packed.path, other).classes == ["china", "flower"]
 
 
 def test_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     spec = datasets.get("photos", "~/photos")
     assert spec.known_classes("~/photos") == ["china", "flower"]
-    assert prepare(spec, folder.parent / "packed", "~/photos").classes == ["china", "flower"]
+    assert prepare_dataset(spec, folder.parent / "packed", "~/photos").classes == ["china", "flower"]
 
 
 def bomb(side: int) -> bytes:

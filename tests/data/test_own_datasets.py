@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from clipkd.plugins import datasets
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.spec.cells import Cell
-from clipkd.data.dataset import prepare
+from clipkd.data.dataset import prepare_dataset
 from clipkd.plugins.datasets.torchvision_source import KNOWN
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.spec.layout import Layout
@@ -80,7 +80,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def read(source, tmp_path, name="beans"):
-    return prepare(datasets.get(name, source), tmp_path / "data/datasets" / name, source)
+    return prepare_dataset(datasets.get(name, source), tmp_path / "data/datasets" / name, source)
 
 
 def test_a_dataset_of_the_hub_holds_what_its_files_hold(hub, tmp_path):
@@ -120,7 +120,7 @@ def test_images_of_one_size_are_trained_on_with_flips_only(hub, tmp_path):
     source, layout = f"hub:farm/beans@{COMMIT}?size=24", Layout(tmp_path / "data")
     cell = Cell("corrected", "beans", "tiny-32", "none", "supervised", 0, epochs=1, source=source)
     assert cell.dataset_spec.augmentation == "flip"
-    stages.for_training(cell, layout, torch.device("cpu"))
+    prepare.for_training(cell, layout, torch.device("cpu"))
     job = open_job(cell, Hyperparameters(epochs=1, batch_size=8), layout, torch.device("cpu"))
     assert train(job, RunFolder(tmp_path / "run")).classes == 2
     with pytest.raises(DataError, match="not"):

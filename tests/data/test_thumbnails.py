@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipkd.core import artifacts
 from clipkd.plugins import datasets
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.core.artifacts import open_artifact
 from clipkd.spec.cells import Cell
 from clipkd.cli import main
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("thumbnails")
     photos = save_photos(folder / "photos", least=20)
     spec, layout = datasets.get("photos", str(photos)), Layout(folder / "data")
-    stages.thumbnails(spec, 32, layout, str(photos))
+    prepare.thumbnails(spec, 32, layout, str(photos))
     return spec, layout
 
 
@@ -84,7 +84,7 @@ def test_training_wants_no_packed_images_where_thumbnails_are_there(made, tmp_pa
     (data / "datasets" / "photos" / "train-images.npy").unlink()
     cell = Cell("corrected", "photos", "tiny-32", "none", "supervised", 0, source="not asked")
     there, cpu = Layout(data), torch.device("cpu")
-    stages.for_training(cell, there, cpu)
+    prepare.for_training(cell, there, cpu)
     job = open_job(cell, Hyperparameters(), there, cpu)
     batches = open_batches(job, open_teacher_targets(job))
     assert len(next(batches.epoch(8, False, torch.Generator())).inputs) == 8

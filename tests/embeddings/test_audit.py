@@ -12,7 +12,7 @@ import torch
 
 from clipkd.cli import main
 from clipkd.core import artifacts
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.spec import cells, class_names
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
@@ -32,7 +32,7 @@ def made(digits_folder, vit_folder, tmp_path_factory) -> Path:
         layout = Layout(data, dtype, Sample(4))
         for train_type in ("teacher-KD", "embed-KD"):
             cell = cells.Cell(recipe, "digits", "tiny-32", str(vit_folder), train_type, 0)
-            stages.for_training(cell, layout, CPU, 100)
+            prepare.for_training(cell, layout, CPU, 100)
     return data
 
 
@@ -120,7 +120,7 @@ def told(digits_folder, tmp_path_factory) -> tuple[Path, Path]:
         named = (("digits", class_names.read(given, "here")),) if given else ()
         layout = Layout(data, dtype, templates=templates, class_names=named)
         cell = cells.Cell("corrected", "digits", "tiny-32", f"{clip}:text", "embed-KD", 0)
-        stages.for_training(cell, layout, CPU)
+        prepare.for_training(cell, layout, CPU)
     return data, clip
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.embeddings.extract import draw, extract
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import datasets, recipes, students, teachers
@@ -29,7 +29,7 @@ def parts(digits_folder, vit_folder):
     """Layout with exact numbers, dataset, teacher spec and loaded teacher."""
     layout = Layout(digits_folder, dtype="float32", sample=Sample(3, seed=4))
     spec = teachers.get(str(vit_folder))
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     dataset = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
     return layout, dataset, spec, load(spec, layout.teacher(spec), CPU)
 
@@ -60,7 +60,7 @@ def test_full_views_are_flip_then_normalise_then_resize(recipe, parts, vit_folde
     views = full_views(recipes.get(recipe), dataset.spec, students.get("tiny-32"), spec)
     store = layout.embeddings(dataset.spec, spec, views)
     before = teacher.forward_passes
-    stages.embeddings(store, layout, None, CPU)
+    prepare.embeddings(store, layout, None, CPU)
     found = open_artifact(store.folder, "embeddings", store.identity)
     assert found.facts["forward_passes"] == 2 * len(dataset.train_labels) + len(dataset.test_labels)
     assert teacher.forward_passes == before, "the store is made by its own teacher"
@@ -78,7 +78,7 @@ def test_reference_prototype_views_are_resized_as_8_bit_images_first(parts, vit_
     layout, dataset, spec, _ = parts
     views = prototype_views(recipes.get("reference"), dataset.spec, spec, layout.sample)
     store = layout.embeddings(dataset.spec, spec, views)
-    stages.embeddings(store, layout, None, CPU)
+    prepare.embeddings(store, layout, None, CPU)
     found = open_artifact(store.folder, "embeddings", store.identity)
     flips, rows = found.array("sample-flips"), found.array("sample-rows")
     assert found.facts["forward_passes"] == 30 == len(rows)

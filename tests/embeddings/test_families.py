@@ -15,7 +15,7 @@ from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import open_dataset
 from clipkd.data.pixels import planes, unit
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.spec.layout import Layout
@@ -43,7 +43,7 @@ def folders(tmp_path_factory):
 def loaded(name, layout):
     """Load a teacher the way a run does: through the artefact store."""
     spec = teachers.get(name)
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     return load(spec, layout.teacher(spec), CPU)
 
 
@@ -120,7 +120,7 @@ def test_stored_embeddings_of_images_of_many_shapes_are_those_of_the_processor(f
     flowers, spec = datasets.get("flowers", source), teachers.get(f"{folders['dinov2']}:mean")
     views = full_views(recipes.get("corrected"), flowers, students.get("tiny-32"), spec)
     store = layout.embeddings(flowers, spec, views)
-    stages.embeddings(store, layout, source, CPU, batch_size=4)
+    prepare.embeddings(store, layout, source, CPU, batch_size=4)
     found = open_artifact(store.folder, "embeddings", store.identity).array("train")[:, 0]
     for row, (size, seed) in enumerate(
         itertools.chain(zip(sizes, range(3), strict=True), zip(sizes, range(5, 8), strict=True))
@@ -133,7 +133,7 @@ def test_stored_embeddings_of_the_digits_are_those_of_the_processor(folders, dig
     (tmp_path / "datasets").symlink_to(digits_folder / "datasets")
     spec, digits = teachers.get(f"{folders['clip']}:pooler"), datasets.get("digits")
     store = layout.embeddings(digits, spec, prototype_views(recipes.get("corrected"), digits, spec, layout.sample))
-    stages.embeddings(store, layout, None, CPU)
+    prepare.embeddings(store, layout, None, CPU)
     found = open_artifact(store.folder, "embeddings", store.identity)
     dataset = open_dataset(digits, layout.dataset(digits))
     for row in (0, 7):

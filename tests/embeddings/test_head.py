@@ -9,7 +9,7 @@ import torch
 
 from clipkd.core.artifacts import open_artifact
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.embeddings.head import accuracy, fit_probe
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
@@ -47,14 +47,14 @@ def opened(layout, spec, cell_recipe="corrected"):
     dataset = datasets.get("digits")
     views = full_views(recipes.get(cell_recipe), dataset, students.get("tiny-32"), spec)
     store = layout.embeddings(dataset, spec, views)
-    stages.embeddings(store, layout, None, CPU, 256)
+    prepare.embeddings(store, layout, None, CPU, 256)
     return store
 
 
 def test_the_head_artefact_scores_every_stored_view(digits_folder, vit_folder):
     layout = Layout(digits_folder)
     store = opened(layout, teachers.get(str(vit_folder)))
-    stages.head(store, layout, None, CPU)
+    prepare.head(store, layout, None, CPU)
     head = open_artifact(store.head()[0], "head", store.head()[1])
     vectors = Vectors(open_artifact(store.folder, "embeddings", store.identity), "train")[:]
     expected = vectors @ head.array("weight").T + head.array("bias")
@@ -72,7 +72,7 @@ def test_a_fine_tuned_checkpoint_uses_its_own_head(digits_folder, tmp_path):
     layout = Layout(digits_folder)
     spec = dataclasses.replace(teachers.get(str(folder)), head_for="digits")
     store = opened(layout, spec)
-    stages.head(store, layout, None, CPU)
+    prepare.head(store, layout, None, CPU)
     head = open_artifact(store.head()[0], "head", store.head()[1])
     teacher = load(spec, layout.teacher(spec), CPU)
     np.testing.assert_array_equal(head.array("weight"), teacher.head.weight.detach().numpy())

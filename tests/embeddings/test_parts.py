@@ -18,8 +18,7 @@ import torch
 from clipkd.core.artifacts import read_manifest
 from clipkd.core.errors import DataError
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings import parts
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import parts, prepare
 from clipkd.embeddings.extract import extract
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import datasets, recipes, students, teachers
@@ -41,7 +40,7 @@ def stage(folder: Path, digits_folder: Path, vit_folder: Path):
     (folder / "datasets").symlink_to(digits_folder / "datasets")
     layout, spec = Layout(folder), teachers.get(str(vit_folder))
     dataset = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     views = full_views(recipes.get("corrected"), dataset.spec, students.get("tiny-32"), spec)
     return layout.embeddings(dataset.spec, spec, views), dataset, load(spec, layout.teacher(spec), CPU)
 

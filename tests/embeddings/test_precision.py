@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipkd.cli import main
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -28,7 +28,7 @@ def made(digits_folder, vit_folder, tmp_path_factory):
     layouts = {name: Layout(data, "float32", Sample(4), precision=name) for name in ("float32", "bfloat16")}
     cell = Cell("corrected", "digits", "tiny-32", str(vit_folder), "teacher-KD", 0)
     for layout in layouts.values():
-        stages.for_training(cell, layout, CPU, 256)
+        prepare.for_training(cell, layout, CPU, 256)
     return layouts, cell
 
 

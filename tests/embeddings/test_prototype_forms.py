@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipkd.core.errors import InputError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.plugins import prototype_forms, recipes, students
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.students._vit import build_student
@@ -120,7 +120,7 @@ def test_several_vectors_a_class_are_an_even_mixture():
 
 def signal_of(layout: Layout, teacher: str, train_type: str):
     cell = cells.Cell("corrected", "digits", "tiny-32", teacher, train_type, 0)
-    stages.for_training(cell, layout, CPU, 256)
+    prepare.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(), layout, CPU)
     signal = open_teacher_targets(job)
     batch = next(iter(open_batches(job, signal).epoch(8, False, torch.Generator().manual_seed(0))))

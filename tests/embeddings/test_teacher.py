@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipkd.core.errors import ClipkdError, DataError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import teachers
 from clipkd.spec.layout import Layout
@@ -23,7 +23,7 @@ def loaded(folder, tmp_path):
     """Load a checkpoint folder the way a run does: through the artefact store."""
     spec = teachers.get(str(folder))
     layout = Layout(tmp_path / "data")
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     return load(spec, layout.teacher(spec), CPU)
 
 

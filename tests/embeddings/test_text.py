@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.embeddings.text import load_text
 from clipkd.embeddings.zero_shot import zero_shot
 from clipkd.export import open_classes
@@ -67,7 +67,7 @@ def by_transformers(clip, text):
 
 def test_prototypes_are_the_ensemble_of_the_prompts(clip, layout):
     cell = cell_of(clip)
-    stages.for_training(cell, layout, CPU)
+    prepare.for_training(cell, layout, CPU)
     folder, identity = layout.prototypes(cell)
     found = open_artifact(folder, "prototypes", identity)
     assert found.array("prototypes").shape == (10, checkpoints.SHARED)
@@ -98,7 +98,7 @@ def test_templates_and_checkpoint_are_in_the_fingerprint(clip, layout, tmp_path)
 
 def test_a_changed_class_name_is_found(clip, layout):
     cell = cell_of(clip)
-    stages.for_training(cell, layout, CPU)
+    prepare.for_training(cell, layout, CPU)
     job = open_job(cell, Hyperparameters(), layout, CPU)
     open_teacher_targets(job)
     job.dataset.artifact.manifest["facts"]["classes"] = ["zero", *job.dataset.classes[1:]]
@@ -117,7 +117,7 @@ def called(layout, names):
 def test_the_prompts_hold_the_names_that_the_user_gives(clip, layout):
     cell, english = cell_of(clip), called(layout, ENGLISH)
     for one in (layout, english):
-        stages.for_training(cell, one, CPU)
+        prepare.for_training(cell, one, CPU)
     folder, identity = english.prototypes(cell)
     assert folder != layout.prototypes(cell)[0]
     found = open_artifact(folder, "prototypes", identity)
@@ -153,7 +153,7 @@ def test_names_of_other_classes_are_refused_before_training(clip, layout):
 
 def test_texts_of_any_length_share_a_batch(clip, layout):
     spec = teachers.get(f"{clip}:text")
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     tower = load_text(spec, layout.teacher(spec), CPU)
     texts = ["a cat", "this is a photo of the zebra .", "dog"]
     for text, vector in zip(texts, tower.embed(texts), strict=True):
@@ -177,7 +177,7 @@ def test_a_siglip_says_what_transformers_says(family, layout, tmp_path):
     folder = checkpoints.save(family, tmp_path / family)
     vocabulary, words, filling = SIGLIP_READS[family]
     spec = teachers.get(f"{folder}:text")
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     tower = load_text(spec, layout.teacher(spec), CPU)
     model = transformers.AutoModel.from_pretrained(folder).eval()
 
@@ -199,7 +199,7 @@ def test_a_siglip_says_what_transformers_says(family, layout, tmp_path):
 @pytest.mark.parametrize("family", SIGLIP_READS)
 def test_a_siglip_is_a_teacher_by_its_class_names(family, layout, tmp_path):
     cell = cell_of(checkpoints.save(family, tmp_path / family))
-    stages.for_training(cell, layout, CPU)
+    prepare.for_training(cell, layout, CPU)
     folder, identity = layout.prototypes(cell)
     prototypes = open_artifact(folder, "prototypes", identity).array("prototypes")
     assert prototypes.shape == (10, checkpoints.WIDTH)
@@ -209,8 +209,8 @@ def test_a_siglip_is_a_teacher_by_its_class_names(family, layout, tmp_path):
 def test_zero_shot_of_a_siglip_is_that_of_the_whole_model(layout, tmp_path):
     siglip = checkpoints.save("siglip", tmp_path / "siglip")
     cell = cell_of(siglip)
-    stages.for_training(cell, layout, CPU)
-    stages.for_training(
+    prepare.for_training(cell, layout, CPU)
+    prepare.for_training(
         dataclasses.replace(cell, teacher=f"{siglip}:pooler", train_type="teacher-KD"), layout, CPU, 256
     )
     digits = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
@@ -237,7 +237,7 @@ def test_zero_shot_of_a_siglip_is_that_of_the_whole_model(layout, tmp_path):
 
 def test_a_prompt_that_is_too_long_is_named(clip, layout):
     spec = teachers.get(f"{clip}:text")
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     tower = load_text(spec, layout.teacher(spec), CPU)
     with pytest.raises(InputError, match=r"'cat cat .* has 42 tokens, .* takes 20"):
         tower.embed(["cat " * 40])
@@ -249,7 +249,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     foreign["model"]["vocab"]["cat"] = 5000
     (folder / "tokenizer.json").write_text(json.dumps(foreign))
     spec, layout = teachers.get(f"{folder}:text"), Layout(tmp_path / "data")
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     with pytest.raises(DataError, match=r"its tokenizer\.json is not its text tower's"):
         load_text(spec, layout.teacher(spec), CPU).embed(["a cat"])
 
@@ -260,7 +260,7 @@ def test_a_missing_weight_and_another_architecture_are_errors(tmp_path, vit_fold
     del weights["text_projection.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     spec, layout = teachers.get(f"{folder}:text"), Layout(tmp_path / "data")
-    stages.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)
     with pytest.raises(DataError, match=r"missing: text_projection\.weight"):
         load_text(spec, layout.teacher(spec), CPU)
     with pytest.raises(InputError, match=r"lacks tokenizer\.json"):
@@ -297,13 +297,13 @@ def zero_shot_by_hand(clip, layout, digits):
 
 def test_zero_shot_is_that_of_the_whole_clip(clip, layout):
     cell = cell_of(clip)
-    stages.for_training(cell, layout, CPU)
+    prepare.for_training(cell, layout, CPU)
     digits = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
     folder, identity = layout.prototypes(cell)
     prototypes = open_artifact(folder, "prototypes", identity).array("prototypes")
     assert zero_shot(cell, layout, digits, prototypes) is None, "the vision tower's embeddings are not there yet"
     vision = dataclasses.replace(cell, teacher=f"eyes={clip}:pooler", train_type="teacher-KD")
-    stages.for_training(vision, layout, CPU, 256)
+    prepare.for_training(vision, layout, CPU, 256)
     found = zero_shot(cell, layout, digits, prototypes)
     assert found["embeddings"].startswith("eyes/")
     # 8-bit rounding may turn a near tie: one image or two of 355.
@@ -314,9 +314,9 @@ def test_zero_shot_is_that_of_the_whole_clip(clip, layout):
 
 def test_another_pooling_of_the_vision_tower_is_no_zero_shot(clip, layout):
     cell = cell_of(clip)
-    stages.for_training(cell, layout, CPU)
+    prepare.for_training(cell, layout, CPU)
     vision = dataclasses.replace(cell, teacher=f"{clip}:cls", train_type="teacher-KD")
-    stages.for_training(vision, layout, CPU, 256)
+    prepare.for_training(vision, layout, CPU, 256)
     digits = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
     assert zero_shot(cell, layout, digits, np.eye(10, checkpoints.SHARED)) is None
 

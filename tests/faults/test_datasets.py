@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from clipkd.core.errors import DataError
-from clipkd.data.dataset import open_dataset, prepare
-from clipkd.embeddings import prepare as stages
+from clipkd.data.dataset import open_dataset, prepare_dataset
+from clipkd.embeddings import prepare
 from clipkd.plugins import datasets
 from clipkd.plugins.datasets import cifar
 from clipkd.plugins.datasets.cifar import Cifar
@@ -301,7 +301,7 @@ def folder_of_images(root: Path, classes: dict[str, list[str]]) -> Path:
 
 def prepared(root: Path, data: Path) -> Any:
     spec = datasets.get("mine", str(root))
-    return prepare(spec, Layout(data).dataset(spec), str(root))
+    return prepare_dataset(spec, Layout(data).dataset(spec), str(root))
 
 
 @fault("D06", **{"the-counts": replaced("clipkd.data.dataset.check", nothing)})
@@ -382,14 +382,14 @@ def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: 
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
     layout = Layout(tmp_path / "data", sample=Sample(1))
     cell = cells.Cell("corrected", "mine", "tiny-32", str(vit_folder), "embed-KD", 0, source=str(root))
-    stages.for_training(cell, layout, CPU)
+    prepare.for_training(cell, layout, CPU)
     open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))
     path = root / "train" / "a" / "0.png"
     before = path.stat()
     Image.fromarray(np.full((8, 8, 3), 99, dtype=np.uint8)).save(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     shutil.rmtree(layout.dataset(cell.dataset_spec))
-    stages.for_training(cell, layout, CPU)
+    prepare.for_training(cell, layout, CPU)
     with pytest.raises(DataError, match="made from another content of mine"):
         open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))
     assert open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)).content

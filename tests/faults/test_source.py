@@ -22,7 +22,7 @@ PAST_THE_LIBRARY = {
     "core/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
     "workflow/doctor.py:write_seconds": "a file that only measures the disk",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
-    "core/lock.py:held": "the lock file, which says who writes",
+    "core/lock.py:acquire": "the lock file, which says who writes",
     "runs/folder.py:save_student": "into memory; what is written is written aside",
     "workflow/session.py:take": "the lock file, which says who is at work",
     "cli/verbs/train.py:train_alone": "opens a training, no file",

@@ -21,7 +21,7 @@ from clipkd.core import artifacts, verified
 from clipkd.core.artifacts import building, open_artifact, read_manifest, write_json
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import Teacher
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.runs.folder import RunFolder
@@ -81,7 +81,7 @@ def made(vit_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     layout = Layout(data, sample=Sample(1))
     for train_type in ("vanilla", "embed-KD"):
         cell = cells.Cell("corrected", "mine", "tiny-32", str(vit_folder), train_type, 0, source=str(root))
-        stages.for_training(cells.checked(cell), layout, CPU, 256)
+        prepare.for_training(cells.checked(cell), layout, CPU, 256)
     run(data / "run")
     checkpoint(data / "resume")
     return data
@@ -486,7 +486,7 @@ def test_an_embedding_that_is_not_finite_is_refused(vit_folder: Path, tmp_path: 
     patch.setattr(Teacher, "embed", lambda self, inputs: torch.full((len(inputs), self.width), float("nan")))
     try:
         with pytest.raises(DataError, match="gave an embedding that is not finite"):
-            stages.for_training(cell, layout, CPU)
+            prepare.for_training(cell, layout, CPU)
     finally:
         patch.undo()
     assert list((tmp_path / "data/embeddings").rglob("sample.npy")) == []

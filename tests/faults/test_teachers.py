@@ -140,7 +140,7 @@ def test_small_files_of_the_hub_are_checked_too(vit_folder: Path, tmp_path: Path
     patch = pytest.MonkeyPatch()
     patch.setattr(hub_client, "bring", lambda teacher, name, again=False: link)
     try:
-        hub_client.genuine(spec, "config.json")
+        hub_client.verified_file(spec, "config.json")
     except DataError as error:
         assert f"sha1 expected {blob}" in str(error)
     else:

@@ -16,7 +16,7 @@ import torch
 
 from clipkd.core import lock
 from clipkd.core.errors import ClipkdError, DataError, MachineError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs import training
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Hyperparameters, open_job
@@ -59,7 +59,7 @@ class Study:
         """Return the folder of a training that nothing cut off."""
         folder = self.root / train_type
         if not folder.exists():
-            stages.for_training(self.cell(train_type), self.layout, CPU, 256)
+            prepare.for_training(self.cell(train_type), self.layout, CPU, 256)
             assert outcome(lambda: self.train(train_type, folder)) == 0
         return folder
 
@@ -212,7 +212,7 @@ def by_time(self: Checkpoints) -> list[Path]:
 
 def written_by(folder: Path) -> None:
     """Hold a run folder's lock until someone ends us, and note it."""
-    with lock.held(folder):
+    with lock.acquire(folder):
         with open(folder / "writers", "a") as stream:
             stream.write("x")
         time.sleep(60)
@@ -255,7 +255,7 @@ def test_a_lock_is_broken_only_where_its_holder_is_dead(tmp_path: Path) -> None:
     for holder, is_free in ((replace(here, pid=2**22 + 1), True), (replace(here, host="elsewhere"), False)):
         (tmp_path / lock.NAME).write_text(json.dumps(asdict(holder)))
         try:
-            with lock.held(tmp_path):
+            with lock.acquire(tmp_path):
                 assert is_free, "took over from a process that may live"
         except MachineError as error:
             assert not is_free

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs import cuda_graph, loop
 from clipkd.runs.epochs import close_epoch
 from clipkd.runs.folder import RunFolder
@@ -40,7 +40,7 @@ def jobs(request, digits_folder, vit_folder) -> list[Job]:
         for seed, name in enumerate(TYPES)
     ]
     for cell in cells:
-        stages.for_training(cell, layout, cuda)
+        prepare.for_training(cell, layout, cuda)
     numbers = replace(NUMBERS, precision=request.param)
     return [open_job(cell, numbers, layout, cuda) for cell in cells]
 

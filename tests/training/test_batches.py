@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipkd.data.residency import FRACTION, Resident, Streamed
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -41,7 +41,7 @@ def source(request, photos, data, digits_folder, vit_folder):
         where = {"cropped": "cached", "cropped, native": "live", "replayed": "replayed"}[kind]
         teacher = "none" if kind == "cropped" else str(vit_folder)
         cell = Cell("corrected", "photos", "tiny-32", teacher, asks, 0, where, source=str(photos))
-    stages.for_training(cell, layout, CPU, 64)
+    prepare.for_training(cell, layout, CPU, 64)
 
     def open_source():
         job = open_job(cell, Hyperparameters(), layout, CPU)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipkd.core.errors import InputError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
@@ -87,7 +87,7 @@ def test_replayed_views_are_those_that_the_teacher_saw(train_type, recipe, flowe
 def opened(train_type, recipe, source, flowers, vit_folder, layout):
     """Return job, batches and signal of a cell on the folder of images."""
     cell = Cell(recipe, "flowers", "tiny-32", str(vit_folder), train_type, 0, source, source=str(flowers))
-    stages.for_training(cell, layout, CPU, 64)
+    prepare.for_training(cell, layout, CPU, 64)
     job = open_job(cell, Hyperparameters(), layout, CPU)
     signal = open_teacher_targets(job)
     return job, open_batches(job, signal), signal

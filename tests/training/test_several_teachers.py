@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipkd.core.errors import InputError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.plugins import recipes, teachers
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import build_student
@@ -110,7 +110,7 @@ def test_a_run_reads_each_teachers_store_and_can_be_read_back(train_type, pair, 
     layout = Layout(digits_folder, dtype="float32")
     cell = checked(Cell("corrected", "digits", "tiny-32", pair, train_type, 0, epochs=1))
     assert cell.folder == f"corrected/digits/tiny-32/first+second/{train_type}/seed0"
-    stages.for_training(cell, layout, CPU, 256)
+    prepare.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(epochs=1, learning_rate=1e-3), layout, CPU)
     signal = open_teacher_targets(job)
     assert signal.width == (16, 24)
@@ -129,7 +129,7 @@ def test_a_run_reads_each_teachers_store_and_can_be_read_back(train_type, pair, 
 def test_signals_are_those_of_each_teacher_alone(pair, digits_folder):
     layout = Layout(digits_folder, dtype="float32")
     both = Cell("corrected", "digits", "tiny-32", pair, "embed-KD", 0)
-    stages.for_training(both, layout, CPU, 256)
+    prepare.for_training(both, layout, CPU, 256)
     together = open_teacher_targets(open_job(both, Hyperparameters(), layout, CPU))(None)
     for cell, one in zip(both.by_teacher, together, strict=True):
         alone = open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))(None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
@@ -29,7 +29,7 @@ def cell(vit_folder, train_type, recipe, source) -> Cell:
 
 def first_batch(cell, layout):
     """Return job, batch, signal tensor, of the first batch that a seed gives."""
-    stages.for_training(cell, layout, CPU, 256)
+    prepare.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(), layout, CPU)
     signal = open_teacher_targets(job)
     batch = next(iter(open_batches(job, signal).epoch(32, False, torch.Generator().manual_seed(5))))

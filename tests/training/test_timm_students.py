@@ -10,7 +10,7 @@ import torch
 from clipkd.core.errors import InputError
 from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it)
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.plugins import datasets, methods, recipes, students
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder, load_student
@@ -98,7 +98,7 @@ def layout(digits_folder):
 def test_it_learns_with_every_train_type_and_recipe(train_type, recipe, layout, vit_folder):
     teacher = "none" if methods.get(train_type).signal == "nothing" else str(vit_folder)
     cell = Cell(recipe, "digits", NAME, teacher, train_type, 0, epochs=1)
-    stages.for_training(cell, layout, CPU, 256)
+    prepare.for_training(cell, layout, CPU, 256)
     job = open_job(cell, Hyperparameters(), layout, CPU)
     signal = open_teacher_targets(job)
     student = build_student(cell.student_spec, 10, signal.width, cell.recipe_spec)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.core.errors import DataError, Interrupted, MachineError
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import prepare
 from clipkd.runs import cuda_graph, loop
 from clipkd.runs.cuda_graph import WARM_UP, GraphedStep
 from clipkd.runs.epochs import close_epoch
@@ -51,7 +51,7 @@ def jobs(digits_folder, vit_folder) -> list[Job]:
     torch.set_num_threads(1)
     layout = Layout(digits_folder)
     for cell in cells(str(vit_folder)):
-        stages.for_training(cell, layout, CPU)
+        prepare.for_training(cell, layout, CPU)
     return [open_job(cell, NUMBERS, layout, CPU) for cell in cells(str(vit_folder))]
 
 

@@ -11,8 +11,7 @@ import torch
 from benchmarks import material
 from clipkd.core import registry
 from clipkd.core.artifacts import read_manifest
-from clipkd.embeddings import head, teacher
-from clipkd.embeddings import prepare as stages
+from clipkd.embeddings import head, prepare, teacher
 from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
@@ -65,7 +64,7 @@ def grid(dataset: str, vit: Path, source: str = "cached", methods: list[str] = M
 
 def first_step(cell: cells.Cell, layout: Layout) -> None:
     """Make what a cell's training reads, and take the teacher's signal of its first batch."""
-    stages.for_training(cell, layout, CPU, 500)
+    prepare.for_training(cell, layout, CPU, 500)
     job = open_job(cell, Hyperparameters(), layout, CPU)
     signal = open_teacher_targets(job)
     signal(next(iter(open_batches(job, signal).epoch(64, False, torch.Generator().manual_seed(0)))))

@@ -22,6 +22,6 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     spec = dataset_of(options, options.dataset)
-    from clipkd.embeddings import prepare as stages
+    from clipkd.embeddings import prepare
 
-    stages.dataset(spec, layout_of(options), options.dataset_source)
+    prepare.dataset(spec, layout_of(options), options.dataset_source)

@@ -58,11 +58,11 @@ def run(options: argparse.Namespace) -> None:
     cell = cell_of(options, "embed-KD" if options.views == "sample" else "teacher-KD")
     if options.views == "replayed":
         checked(replace(cell, teacher_source="replayed"))
-    from clipkd.embeddings import prepare as stages
+    from clipkd.embeddings import prepare
 
     device, batch_size = device_of(options), options.embed_batch_size
     for one in cell.by_teacher:
         store = getattr(layout, f"{options.views}_embeddings")(one)
-        stages.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
+        prepare.embeddings(store, layout, options.dataset_source, device, batch_size, options.shard)
         if options.shard[1] == 1:
             print(store.folder)

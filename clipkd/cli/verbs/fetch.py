@@ -35,11 +35,11 @@ def run(options: argparse.Namespace) -> None:
     spec = teachers.get(options.teacher)
     if spec.available:
         raise InputError(spec.available)
-    from clipkd.embeddings import prepare as stages
+    from clipkd.embeddings import prepare
 
     layout, device = layout_of(options), device_of(options)
     for one in spec.members:
-        stages.teacher(one, layout, device)
+        prepare.teacher(one, layout, device)
 
 
 def fetch_student(name: str) -> None:

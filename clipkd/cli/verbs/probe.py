@@ -30,12 +30,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     layout, cell = layout_of(options), cell_of(options, "vanilla")
-    from clipkd.embeddings import prepare as stages
+    from clipkd.embeddings import prepare
 
     device = device_of(options)
     for one in cell.by_teacher:
         store = layout.full_embeddings(one)
         if not (store.head()[0] / MANIFEST).exists():
             expect_embeddings(store, options, "full")
-        stages.head(store, layout, options.dataset_source, device)
+        prepare.head(store, layout, options.dataset_source, device)
         print(store.head()[0])

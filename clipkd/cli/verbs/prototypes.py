@@ -30,10 +30,10 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     cell, layout = cell_of(options, "embed-KD"), layout_of(options)
-    from clipkd.embeddings import prepare as stages
+    from clipkd.embeddings import prepare
 
     for one in cell.by_teacher:
         if not (layout.prototypes(one)[0] / MANIFEST).exists():
             expect_embeddings(layout.sample_embeddings(one), options, "sample")
-        stages.prototypes(layout.sample_embeddings(one), layout.form_of(one))
+        prepare.prototypes(layout.sample_embeddings(one), layout.form_of(one))
         print(layout.prototypes(one)[0])

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     spec, layout = dataset_of(options, options.dataset), layout_of(options)
     if not spec.has_thumbnails:
         raise InputError(f"students train on the images of {spec.title} as they are packed: no thumbnails are needed")
-    from clipkd.embeddings import prepare as stages
+    from clipkd.embeddings import prepare
 
-    stages.thumbnails(spec, options.side, layout, options.dataset_source)
+    prepare.thumbnails(spec, options.side, layout, options.dataset_source)
     print(layout.thumbnails(spec, options.side)[0])

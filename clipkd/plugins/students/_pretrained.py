@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clipkd.core.artifacts import sha256
 from clipkd.core.errors import DataError
-from clipkd.core.hub_client import WEIGHTS, genuine
+from clipkd.core.hub_client import WEIGHTS, verified_file
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.teachers import HubTeacher
 
@@ -72,7 +72,7 @@ def fetch(spec: TimmSpec) -> Path:
     """Return the file of weights from the Hugging Face cache, downloaded if need be."""
     hub_id, _, revision = spec.pretrained.partition("@")
     name = f"timm:{spec.model}@{spec.image_size}?pretrained={spec.pretrained}"
-    return genuine(HubWeights(name=name, title=spec.name, hub_id=hub_id, revision=revision), WEIGHTS)
+    return verified_file(HubWeights(name=name, title=spec.name, hub_id=hub_id, revision=revision), WEIGHTS)
 
 
 def renamed(stored: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from clipkd.data import residency as module
 from clipkd.data.dataset import Ragged
-from clipkd.data.residency import FRACTION, Resident, Streamed, held
+from clipkd.data.residency import FRACTION, Resident, Streamed, pixel_store
 from clipkd.core.errors import InputError
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def ragged(generator: np.random.Generator) -> Ragged:
     return Ragged(pixels, np.concatenate([(lengths.cumsum() - lengths)[:, None], sizes], axis=1))
 
 
-def bytes_of(holder: module.Held, rows: list[np.ndarray]) -> list[bytes]:
+def bytes_of(holder: module.PixelStore, rows: list[np.ndarray]) -> list[bytes]:
     """Return the bytes of each image, in the order in which they are asked for."""
     found = []
     for item, flat, starts in holder.over(rows, lambda item: item):
@@ -50,16 +50,16 @@ def test_memory_and_disk_hand_out_the_same_bytes(kind):
 def test_what_fits_stays_in_memory(monkeypatch, capsys):
     images = np.zeros((10, 8, 8, 3), dtype=np.uint8)
     monkeypatch.setattr(module, "free_memory", lambda device: 2 * images.nbytes)
-    assert isinstance(held(images, CPU, "x"), Resident)
+    assert isinstance(pixel_store(images, CPU, "x"), Resident)
     monkeypatch.setenv(FRACTION, "0.49")
-    assert isinstance(held(images, CPU, "Photos"), Streamed)
+    assert isinstance(pixel_store(images, CPU, "Photos"), Streamed)
     assert "Photos" in capsys.readouterr().err
     monkeypatch.setenv(FRACTION, "0")
-    assert isinstance(held(images, CPU, "x"), Streamed)
+    assert isinstance(pixel_store(images, CPU, "x"), Streamed)
     for wrong in ("2", "-1", "much"):
         monkeypatch.setenv(FRACTION, wrong)
         with pytest.raises(InputError, match=f"{FRACTION}={wrong}"):
-            held(images, CPU, "x")
+            pixel_store(images, CPU, "x")
 
 
 def test_free_memory_is_known():
