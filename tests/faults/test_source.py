@@ -111,6 +111,8 @@ def is_writing(call: ast.Call) -> bool:
         return bool(set(str(mode)) & set("wax+"))
     if name in {"write_text", "write_json"}:
         return False  # the artefact library's own
+    if last in {"to_csv", "to_json"} and not call.args:
+        return False  # without a path they return a string
     return last in WRITERS or (module, last) in MODULE_WRITERS
 
 
