@@ -1,8 +1,8 @@
 """Batches: images on the training device as 8-bit numbers, augmented there.
 
 A source yields the batches of an epoch in an order and with flips and crops drawn from one
-generator, so that a seed fixes them all. What a batch shows depends on the generator's state before
-the epoch and on the batch's number alone: an epoch can be taken up at any step.
+generator, so that a seed fixes them all. What is in a batch depends on the generator's state before
+the epoch and on the batch's number alone: an epoch can be resumed at any step.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Batch:
     flips: Tensor
     """Which images are mirrored, bool [B], on the CPU."""
     views: Tensor
-    """Which stored view each image is shown in, int64 [B], on the CPU."""
+    """Which stored view of each image, int64 [B], on the CPU."""
     labels: Tensor
     """Class numbers [B]."""
     inputs: Tensor
     """The student's input, normalised [B, 3, S, S]."""
     native: Tensor | None = None
-    """The same views at the images' own resolution, in [0, 1]; only where a live teacher looks."""
+    """The same views at the images' own resolution, in [0, 1]; only for a live teacher."""
 
     def part(self, here: slice) -> Batch:
         """Return some of the batch's images."""
@@ -62,8 +62,8 @@ class Batches(Protocol):
 
 
 @dataclass
-class Shown:
-    """What a batch shows, on the CPU, before any pixel is read."""
+class BatchPlan:
+    """Which images and views make a batch; on the CPU, before any pixel is read."""
 
     rows: Tensor
     flips: Tensor
@@ -76,7 +76,7 @@ class Shown:
         return self.rows.numpy()
 
 
-def order(
+def shuffled(
     rows: Tensor, size: int, drop_last: bool, generator: torch.Generator, start: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield number, shuffled rows [B] and flips [B] of each batch from `start` on."""
@@ -99,7 +99,7 @@ def evaluation(
         yield normalised(unit(resized(flat, starts, sizes, side)), spec.mean, spec.std), piece
 
 
-class Source:
+class BatchSource:
     """What both sources share: the training rows, labels, and the making of a batch."""
 
     def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, device: torch.device) -> None:
@@ -108,17 +108,17 @@ class Source:
         self.labels = {split: dataset.labels(split) for split in SPLITS}
         self.train_labels = torch.from_numpy(self.labels["train"].copy()).to(device)
 
-    def batch(self, shown: Shown, inputs: Tensor, native: Tensor | None) -> Batch:
-        """Return a batch, given its images for the student and, where one looks, the live teacher, uint8."""
-        flips = shown.flips.to(self.device, non_blocking=True)
+    def batch(self, plan: BatchPlan, inputs: Tensor, native: Tensor | None) -> Batch:
+        """Return a batch, given its images, uint8, for the student and for a live teacher."""
+        flips = plan.flips.to(self.device, non_blocking=True)
         inputs = normalised(unit(flipped(inputs, flips)), self.spec.mean, self.spec.std)
         native = None if native is None else unit(flipped(native, flips))
-        labels = self.train_labels[shown.rows.to(self.device, non_blocking=True)]
-        return Batch(shown.rows, shown.flips, shown.views, labels, inputs, native)
+        labels = self.train_labels[plan.rows.to(self.device, non_blocking=True)]
+        return Batch(plan.rows, plan.flips, plan.views, labels, inputs, native)
 
 
-class Mirrored(Source):
-    """Whole images, brought to the student's size: an epoch mirrors them."""
+class FlippedBatches(BatchSource):
+    """Whole images, resized for the student and flipped at random."""
 
     def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, native: bool, device: torch.device) -> None:
         """Open a dataset.
@@ -127,7 +127,7 @@ class Mirrored(Source):
             dataset: the packed dataset.
             rows: the training rows to use.
             size: the student's input side, in pixels.
-            native: also show the images at their own size, to a live teacher.
+            native: add the images at their own size, for a live teacher.
             device: where batches go.
         """
         super().__init__(dataset, rows, size, device)
@@ -135,21 +135,21 @@ class Mirrored(Source):
         self.native = native
 
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
-        drawn = order(self.rows, size, drop_last, generator, start)
-        plan = (Shown(rows, flips, flips.long()) for _, rows, flips in drawn)
+        drawn = shuffled(self.rows, size, drop_last, generator, start)
+        plans = (BatchPlan(rows, flips, flips.long()) for _, rows, flips in drawn)
         images = self.images["train"]
-        for shown, flat, starts in images.over(plan, lambda shown: shown.places):
-            sizes = images.sizes[shown.places]
+        for plan, flat, starts in images.over(plans, lambda plan: plan.places):
+            sizes = images.sizes[plan.places]
             native = resized(flat, starts, sizes, int(sizes[0, 0])) if self.native else None
-            yield self.batch(shown, resized(flat, starts, sizes, self.size), native)
+            yield self.batch(plan, resized(flat, starts, sizes, self.size), native)
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         places = np.arange(len(self.labels[split])) if rows is None else rows
         return evaluation(self.images[split], places, self.labels[split][places], self.spec, self.size, size)
 
 
-class Cropped(Source):
-    """Random crops: an epoch cuts them from thumbnails, and mirrors them."""
+class CroppedBatches(BatchSource):
+    """Random crops of thumbnails, flipped at random."""
 
     def __init__(
         self,
@@ -163,12 +163,12 @@ class Cropped(Source):
         """Open a dataset.
 
         Args:
-            dataset: the packed dataset: labels, and images where a live teacher looks.
+            dataset: the packed dataset: labels, and images for a live teacher.
             thumbnails: its images at the student's size.
             rows: the training rows to use.
-            native: side at which a live teacher sees the same crops, in pixels; None: no teacher looks.
+            native: side at which a live teacher sees the same crops, in pixels; None: there is no live teacher.
             device: where batches go.
-            replay: boxes [N, V, 4] and flips [N, V] of the only views that are shown; None: new ones always.
+            replay: boxes [N, V, 4] and flips [N, V] of the only views to use; None: a new view in every epoch.
         """
         super().__init__(dataset, rows, thumbnails.side, device)
         title = f"{self.spec.title} at {self.size} px"
@@ -179,37 +179,37 @@ class Cropped(Source):
         self.large = None if native is None else pixel_store(dataset.images("train"), device, self.spec.title)
         self.native, self.replay = native, replay
 
-    def plan(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[Shown]:
-        """Yield what each batch shows."""
+    def plans(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[BatchPlan]:
+        """Yield the plan of each batch."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        for number, rows, flips in order(self.rows, size, drop_last, generator, start):
+        for number, rows, flips in shuffled(self.rows, size, drop_last, generator, start):
             crops, places = np.random.default_rng([seed, number]), rows.numpy()
             if self.replay is None:
-                yield Shown(rows, flips, flips.long(), random_boxes(self.train.sizes[places], crops))
+                yield BatchPlan(rows, flips, flips.long(), random_boxes(self.train.sizes[places], crops))
             else:
                 views = crops.integers(0, self.replay[1].shape[1], len(rows))
                 boxes, mirrored = (stored[places, views] for stored in self.replay)
-                yield Shown(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes)
+                yield BatchPlan(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes)
 
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
-        plan = self.plan(size, drop_last, generator, start)
-        for shown, inputs, native in self.both(plan) if self.large else self.small(plan):
-            yield self.batch(shown, inputs, native)
+        plans = self.plans(size, drop_last, generator, start)
+        for plan, inputs, native in self.both(plans) if self.large else self.small(plans):
+            yield self.batch(plan, inputs, native)
 
-    def small(self, plan: Iterator[Shown]) -> Iterator[tuple[Shown, Tensor, None]]:
+    def small(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, Tensor, None]]:
         """Yield the crops of each batch at the student's size, uint8 [B, 3, S, S]."""
-        for shown, flat, starts in self.train.over(plan, lambda shown: shown.places):
-            yield shown, resized(flat, starts, self.train.sizes[shown.places], self.size, shown.boxes), None
+        for plan, flat, starts in self.train.over(plans, lambda plan: plan.places):
+            yield plan, resized(flat, starts, self.train.sizes[plan.places], self.size, plan.boxes), None
 
-    def both(self, plan: Iterator[Shown]) -> Iterator[tuple[Shown, Tensor, Tensor]]:
+    def both(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, Tensor, Tensor]]:
         """Yield the crops of each batch for the student, and the same regions of the large images for the teacher."""
         assert self.large is not None
         assert self.native is not None
-        for (shown, inputs, _), flat, starts in self.large.over(self.small(plan), lambda shown: shown[0].places):
-            assert shown.boxes is not None
-            sizes = self.large.sizes[shown.places]
-            boxes = scaled(shown.boxes, self.train.sizes[shown.places], sizes)
-            yield shown, inputs, resized(flat, starts, sizes, self.native, boxes)
+        for (plan, inputs, _), flat, starts in self.large.over(self.small(plans), lambda item: item[0].places):
+            assert plan.boxes is not None
+            sizes = self.large.sizes[plan.places]
+            boxes = scaled(plan.boxes, self.train.sizes[plan.places], sizes)
+            yield plan, inputs, resized(flat, starts, sizes, self.native, boxes)
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a split's images; of training images there are squares of those held out for validation only."""

@@ -1,4 +1,4 @@
-"""An assignment: a cell to train, and all that its process has to know; plain values, which any process can be sent."""
+"""An assignment: a cell to train, and all that a process needs for it, as plain values that can be pickled."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def train_in_stacks(assignments: Sequence[Assignment], size: int) -> None:
             ready.append(one)
     with Interruption() as interruption:
         for stack in stacks(ready, size):
-            if interruption.signal:  # it came when the stack before had taken its last step
-                raise interruption.error("the same command goes on with the students that are left")
+            if interruption.signal:  # it came after the last step of the stack before
+                raise interruption.error("run the same command to train the remaining students")
             opened: dict[str, tuple[Job, RunFolder]] = {}
             for one in stack:
                 try:
@@ -98,7 +98,7 @@ def stacks(assignments: Sequence[Assignment], size: int) -> Iterator[list[Assign
 def shared(assignment: Assignment) -> object:
     """Return what assignments that are computed at once have in common: all but train type, teacher and seed.
 
-    A teacher in the loop is a pass of its own in each step: such a run stands alone, and so does a student that
+    A teacher in the loop is a pass of its own in each step: such a run is trained alone, and so is a student that
     is not ours.
     """
     cell = assignment.cell

@@ -48,13 +48,13 @@ def resume(run: Run) -> bool:
     if state is not None:
         run.load_state_dict(state)
         run.say(
-            f"{run.cell.folder}: going on in epoch {run.epoch.number}, after step {run.epoch.step} of "
+            f"{run.cell.folder}: resuming in epoch {run.epoch.number}, after step {run.epoch.step} of "
             f"{run.steps_per_epoch}"
         )
     last, negative_first = run.ranks.maximum(run.steps_taken, -run.steps_taken)
     if last != -negative_first:
         raise DataError(
-            f"ranks would go on from different steps ({-negative_first} to {last}): not all of them can read the "
-            f"newest state in {run.checkpoints.folder}; give the same command again"
+            f"the ranks would resume from different steps ({-negative_first} to {last}): not all of them can read the "
+            f"newest state in {run.checkpoints.folder}; run the same command again"
         )
     return state is not None

@@ -11,7 +11,7 @@ import torch
 from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
-from clipkd.data.batches import Batches, Cropped, Mirrored
+from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
@@ -53,7 +53,7 @@ class Job:
         return run_identity(self.cell, self.numbers, self.layout, self.dataset.content, self.ranks)
 
     def facts(self) -> dict[str, Any]:
-        """Return what the student's users need besides what made it; it stands in the run's manifest."""
+        """Return what the student's users need besides what made it; it is in the run's manifest."""
         steps = Preprocessing.of(self.dataset.spec, self.cell.student_spec.image_size)
         named = {"class_names": self.names} if self.names != self.dataset.classes else {}
         return {"classes": self.dataset.classes, "preprocessing": steps.facts()} | named
@@ -64,7 +64,7 @@ class Job:
         return self.layout.prompts(self.dataset.spec).of(self.dataset.classes)
 
     def settings(self) -> dict[str, Any]:
-        """Return the resolved settings, as they stand in a run's config.yaml."""
+        """Return the resolved settings, as in a run's config.yaml."""
         return self.identity | {"device": str(self.device), "threads": torch.get_num_threads()}
 
 
@@ -73,7 +73,7 @@ def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch
     spec = cell.dataset_spec
     dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails)
     job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
-    job.layout.prompts(spec).of(dataset.classes)  # wrong names are refused before the training, not after it
+    job.layout.prompts(spec).of(dataset.classes)  # wrong names raise an error before the training, not after it
     if spec.has_thumbnails:
         folder, identity = layout.thumbnails(spec, cell.student_spec.image_size)
         job.thumbnails = open_thumbnails(open_part(job, "thumbnails", folder, identity))
@@ -86,12 +86,12 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     if artifact.facts.get("class_names", job.names) != job.names:
         raise DataError(
             f"{folder} was made from other class names than {job.dataset.spec.title} has now; "
-            "remove it to make it again"
+            "delete it to regenerate it"
         )
     if artifact.facts["dataset_content"] != job.dataset.content:
         raise DataError(
             f"{folder} was made from another content of {job.dataset.spec.title} than "
-            f"{job.dataset.artifact.path} holds now; remove it to make it again"
+            f"{job.dataset.artifact.path} holds now; delete it to regenerate it"
         )
     return artifact
 
@@ -145,11 +145,11 @@ def open_batches(job: Job, source: TeacherTargets) -> Batches:
     rows = dataset.training if hold_out else torch.arange(len(dataset.train_labels)).numpy()
     native = source.teacher is not None and cell.recipe_spec.teacher_view == "native"
     if job.thumbnails is None:
-        return Mirrored(dataset, rows, cell.student_spec.image_size, native, job.device)
+        return FlippedBatches(dataset, rows, cell.student_spec.image_size, native, job.device)
     side = source.teacher.image_size if native and source.teacher else None
     if side is not None:
         dataset = open_dataset(dataset.spec, dataset.artifact.path)  # the large images' bytes are checked too
-    return Cropped(dataset, job.thumbnails, rows, side, job.device, replay_of(job))
+    return CroppedBatches(dataset, job.thumbnails, rows, side, job.device, replay_of(job))
 
 
 def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:

@@ -71,9 +71,9 @@ def projections(state: State, width: int) -> tuple[Widths, str]:
 def evaluate_file(path: Path, dataset: Dataset, spec: NetworkSpec, recipe: Recipe, device: torch.device) -> Score:
     """Return a saved student's score on the test split, its images prepared as for training on that dataset."""
     student = student_from(load_student(path), spec, path).to(device)
-    told, there = student.classifier.out_features, len(dataset.classes)
-    if told != there:
-        raise DataError(f"{path} tells {told} classes apart, {dataset.spec.title} has {there}")
+    found, there = student.classifier.out_features, len(dataset.classes)
+    if found != there:
+        raise DataError(f"{path} tells {found} classes apart, {dataset.spec.title} has {there}")
     return evaluate_student(student, dataset, Preprocessing.of(dataset.spec, spec.image_size), recipe, device)
 
 

@@ -33,11 +33,10 @@ class Group:
         students = [cast(Student, run.student) for run in runs]
         self.students = Stack(students) if len(runs) > 1 else OneStudent(first.student, first.ranks)
         self.graph: GraphedStep | None = None
-        # A student that is not ours may wait for the device, and ranks talk between kernels: neither can be captured.
+        # Other libraries' students may wait for the device, and ranks exchange messages: neither can be captured.
         can_capture = self.device.type == "cuda" and first.ranks.count == 1 and stackable_shape(first.student)
         if can_capture and cuda_graph.is_allowed():
-            generators = [run.noise for run in runs]
-            capture = lambda work: cuda_graph.captured(work, generators)  # noqa: E731
+            capture = partial(cuda_graph.captured, generators=[run.noise for run in runs])
             self.graph = GraphedStep(partial(update_students, self), first.numbers.batch_size, capture)
 
 
@@ -46,7 +45,7 @@ def train_step(group: Group, batches: Sequence[Batch]) -> None:
     step_inputs = []
     for run, batch in zip(group.runs, batches, strict=True):
         run.set_learning_rate()
-        # Outside the graph: stored targets are read from disk, and a live teacher is captured by nobody.
+        # Outside the graph: stored targets are read from disk, and a live teacher may be any network.
         step_inputs.append(StepInputs(batch.inputs, batch.labels, run.teacher_targets(batch)))
     if group.graph is not None:
         group.graph(step_inputs)
@@ -153,5 +152,5 @@ def saved(runs: Sequence[Run]) -> str:
     are = "are" if more else "is"
     return (
         f"{first.cell.folder}{more} {are} saved at epoch {first.epoch.number}, step {first.epoch.step} of "
-        f"{first.steps_per_epoch}; the same command goes on from there"
+        f"{first.steps_per_epoch}; run the same command to continue from there"
     )

@@ -1,8 +1,8 @@
 """The number format of the students' matrix products, where a run may choose it.
 
 `bf16` is `torch.autocast` to bfloat16: weights, moments, normalisation, softmax, the sums of the residual
-blocks, losses and evaluation stay float32. It is fast where the hardware multiplies bfloat16, and several times
-slower elsewhere: on a CPU, `auto` measures which of both it is.
+blocks, losses and evaluation stay float32. It is fast if the hardware multiplies bfloat16, and several times
+slower if not: on a CPU, `auto` measures it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from clipkd.core.linear import linear
 from clipkd.core.progress import say
 from clipkd.spec.identities import Precision
 
-CHOICES = ("auto", "fp32", "bf16")
 WORTH = 1.3
-"""A CPU's bfloat16 product must be so many times faster: less would be lost to the conversions around it, and
-which one is faster must not be a matter of the moment, as it stands in a run's identity."""
+"""A CPU's bfloat16 products must be this many times faster. A smaller gain is lost to conversions, and could change
+from one measurement to the next, while the precision is a part of the run's identity."""
 
 
 def resolved(asked: Precision, device: torch.device) -> Precision:
-    """Return the precision that `auto`, `fp32` or `bf16` stands for on a device."""
+    """Return the precision that `auto`, `fp32` or `bf16` means on a device."""
     if asked != "auto":
         return asked
     if device.type == "cuda":

@@ -83,9 +83,8 @@ def train_together(
             lack = out_of_memory(pairs[0][0], error)
             outcomes |= {number: lack for number, run in runs.items() if not run.result}
     for number, run in runs.items():
-        outcome = run.failure or run.result
-        assert outcome is not None
-        outcomes.setdefault(number, outcome)
+        if outcome := run.failure or run.result:
+            outcomes.setdefault(number, outcome)
     return [outcomes[number] for number in range(len(pairs))]
 
 

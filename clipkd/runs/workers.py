@@ -63,7 +63,7 @@ def train_in_processes(assignments: Sequence[Assignment], processes: int, thread
         if "preparation" not in pool.failures:
             pool.run([(one.name, train_one, (one, threads or 1)) for one in able], processes)
     if pool.signal:
-        raise Interrupted(pool.signal, f"stopped by {pool.signal.name}; the same command goes on with what is saved")
+        raise Interrupted(pool.signal, f"stopped by {pool.signal.name}; run the same command to resume")
     if pool.failures:
         raise SomeFailed(pool.failures, len(assignments))
 
@@ -110,7 +110,7 @@ class Worker:
     def failures(self) -> dict[str, ClipkdError]:
         """Return what failed, once the process has answered or ended."""
         try:
-            told: dict[str, tuple[int, str]] = self.answer.recv()
+            errors: dict[str, tuple[int, str]] = self.answer.recv()
         except EOFError:
             self.process.join()
             code = self.process.exitcode or 0
@@ -120,17 +120,17 @@ class Worker:
         finally:
             self.answer.close()
         self.process.join()
-        return {name: as_error(*reason) for name, reason in told.items()}
+        return {name: as_error(*reason) for name, reason in errors.items()}
 
 
 def as_error(exit_code: int, message: str) -> ClipkdError:
-    """Return an error that another process told of."""
+    """Return an error that another process sent."""
     error = ClipkdError(message)
     error.exit_code = exit_code
     return error
 
 
-def answered(function: Callable[..., dict[str, ClipkdError]], arguments: tuple, answer: Connection) -> None:
+def run_task(function: Callable[..., dict[str, ClipkdError]], arguments: tuple, answer: Connection) -> None:
     """Do a task in a process of its own; send what failed."""
     threading.Thread(target=stop_with_parent, daemon=True).start()
     failures = function(*arguments)
@@ -158,7 +158,7 @@ class Pool:
     def __enter__(self) -> Pool:
         start_server()
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
-            self.before = {number: signals.signal(number, self.hand_on) for number in SIGNALS}
+            self.before = {number: signals.signal(number, self.forward_signal) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,7 +167,7 @@ class Pool:
         for worker in self.workers:  # there are some only where an error of our own came between
             worker.process.terminate()
 
-    def hand_on(self, number: int, frame: FrameType | None) -> None:
+    def forward_signal(self, number: int, frame: FrameType | None) -> None:
         """Send a signal on to who is at work; nothing new is begun."""
         self.signal = self.signal or signals.Signals(number)
         for worker in self.workers:
@@ -193,7 +193,7 @@ class Pool:
     def start(self, name: str, function: Callable, arguments: tuple) -> None:
         """Begin a task."""
         ours, theirs = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=answered, args=(function, arguments, theirs), name=name)
+        process = CONTEXT.Process(target=run_task, args=(function, arguments, theirs), name=name)
         process.start()
         theirs.close()
         self.workers.append(Worker(name, process, ours))

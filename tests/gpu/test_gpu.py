@@ -60,7 +60,7 @@ def captures() -> Iterator[list[int]]:
     seen: list[int] = []
     real = cuda_graph.captured
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_graph, "captured", lambda *arguments: (seen.append(1), real(*arguments))[1])
+        patch.setattr(cuda_graph, "captured", lambda work, generators: (seen.append(1), real(work, generators))[1])
         yield seen
 
 

@@ -45,7 +45,7 @@ def check_never_together(project: Project) -> None:
 
 
 def went_on(log: str) -> bool:
-    return "going on in epoch" in log
+    return "resuming in epoch" in log
 
 
 @pytest.fixture

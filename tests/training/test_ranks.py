@@ -105,6 +105,6 @@ def test_ranks_that_are_stopped_go_on_with_the_same_student(digits_folder, vit_f
         time.sleep(0.1)
     assert "stopped by SIGTERM" in said
     assert not (tmp_path / "cut/metrics.json").exists()
-    assert "going on in epoch" in finished(torchrun(2, *flags(digits_folder, tmp_path / "cut", 8), *teacher))
+    assert "resuming in epoch" in finished(torchrun(2, *flags(digits_folder, tmp_path / "cut", 8), *teacher))
     cut, whole = (load_file(tmp_path / name / "student.safetensors") for name in ("cut", "whole"))
     assert all(torch.equal(cut[name], whole[name]) for name in whole)

@@ -128,7 +128,7 @@ def test_another_runs_result_stays_until_it_is_replaced(digits_folder, whole, tm
     assert all((run / name).read_bytes() == (whole / name).read_bytes() for name in RESULTS)
     assert verify([run]).damaged == []
     train(digits_folder, run, epochs=1)
-    assert "going on in epoch 1, after step 5" in capfd.readouterr().err
+    assert "resuming in epoch 1, after step 5" in capfd.readouterr().err
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
     assert verify([run]).damaged == []
     train(digits_folder, run)
@@ -300,7 +300,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(how, digits_fold
     train(digits_folder, tmp_path)
     said = capfd.readouterr().err
     assert f"{newest} is passed over: " in said
-    assert f"going on in epoch 2, after step {int(before.name) - 9} of 9" in said
+    assert f"resuming in epoch 2, after step {int(before.name) - 9} of 9" in said
     check_equal(tmp_path, whole)
 
 

@@ -138,7 +138,7 @@ def test_a_signal_to_one_student_alone_stops_all_that_has_not_begun(digits_folde
         os.kill(pid, signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
-    assert "the same command goes on with what is saved" in said
+    assert "run the same command to resume" in said
     assert not (tmp_path / PLACE / "seed2/.lock").exists()
 
 
@@ -151,7 +151,7 @@ def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, t
     flags = command(digits_folder, tmp_path, "--seed", 0, 1, "--processes", 1)[3:]
     done = subprocess.run([sys.executable, "-c", slow, *flags], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 143, done.stderr
-    assert "stopped by SIGTERM; the same command goes on with the students that are left" in done.stderr
+    assert "stopped by SIGTERM; run the same command to train the remaining students" in done.stderr
     assert (tmp_path / PLACE / "seed0/metrics.json").exists()
     assert not (tmp_path / PLACE / "seed1/.lock").exists()
 

@@ -109,7 +109,7 @@ def test_a_killed_workflow_goes_on_with_one_command(tmp_path, start):
     said = resumed.communicate(timeout=300)[0]
     assert resumed.returncode == 0, said
     assert f"is still trained by process {orphan} on " in said
-    assert "going on in epoch" in log(project, first, "2")
+    assert "resuming in epoch" in log(project, first, "2")
     assert log(project, other, "2") == "", "its stamp was there: no job looked at it again"
     assert all((project / "results/runs" / cell / "metrics.json").exists() for cell in CELLS)
 
