@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from clipkd.plugins import datasets
 from clipkd.spec.layout import Layout
+
+SLOWEST = [
+    "dvc",
+    "workflow/test_stamps",
+    "workflow/test_resume",
+    "training",
+    "docs",
+    "workflow",
+    "faults/test_training",
+]
+"""What takes longest comes first, so that no worker is left with it at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest files first. Each keeps its tests together, for the fixtures that they share."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.nodeid.removeprefix("tests/")
+        return next((place for place, name in enumerate(SLOWEST) if path.startswith(name)), len(SLOWEST))
+
+    items.sort(key=rank)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first worker that needs it makes, and every other one waits for."""
+    parallel = factory.getbasetemp().name.startswith("popen-")
+    root = factory.getbasetemp().parent if parallel else factory.getbasetemp()
+    folder, complete = root / name, root / f"{name}.complete"
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            make(folder)
+            complete.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the workflow in which Snakemake has run a grid of two students to its end."""
+    from tests.workflow.test_workflow import MINI, copy_workflow, snakemake
+
+    def make(folder: Path) -> None:
+        (copy_workflow(folder) / "mini.yaml").write_text(MINI)
+        answer = snakemake(folder, "--configfile", "mini.yaml")
+        assert answer.returncode == 0, answer.stdout
+
+    return made_once(tmp_path_factory, "finished-grid", make)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.conftest import save_vit
 from tests.workflow.test_workflow import ROOT, copy_workflow, plan
 
@@ -36,7 +37,7 @@ STUDENTS = {"all": 1, "figures": 1, "report": 1, "resolve": 1, "tables": 1, "tra
 
 def environment(home: Path) -> dict[str, str]:
     """Return an environment in which git and dvc know nobody's settings."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join(map(str, (warm.command().parent, Path(sys.executable).parent, os.environ["PATH"])))
     who = {f"GIT_{role}_{key}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
     folders = {
         name: str(home / name.lower()) for name in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "XDG_CACHE_HOME")

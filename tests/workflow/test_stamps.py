@@ -15,6 +15,7 @@ from clipkd.runs.folder import RunFolder
 from clipkd.spec.cells import expand
 from clipkd.spec.layout import Layout
 from clipkd.workflow import stamps
+from tests import warm
 from tests.synthetic import Study, demo, seal, write_study
 from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake, started
 
@@ -147,19 +148,10 @@ def test_writing_a_stamp_removes_those_of_other_settings(study: Study) -> None:
 # --- the real Snakemake
 
 
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two students, trained by the workflow."""
-    project = copy_workflow(tmp_path_factory.mktemp("trained") / "project")
-    (project / "mini.yaml").write_text(MINI)
-    answer = snakemake(project, *CONFIG, "--", "runs")
-    assert answer.returncode == 0, answer.stdout
-    return project
-
-
 @pytest.fixture
-def project(trained_once: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained_once, tmp_path / "project", symlinks=True))
+def project(finished_grid: Path, tmp_path: Path) -> Path:
+    """Two students, trained by the workflow."""
+    return Path(shutil.copytree(finished_grid, tmp_path / "project", symlinks=True))
 
 
 def runs(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -188,7 +180,7 @@ def log_of(project: Path, seed: int = 0) -> str:
 def put_command(project: Path, text: str) -> Path:
     command = project / "bin/clipkd"
     command.parent.mkdir(exist_ok=True)
-    command.write_text(text.format(clipkd=CLIPKD))
+    command.write_text(text.format(clipkd=warm.command()))
     command.chmod(0o755)
     return command
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ("reference", "corrected")
 CONTROLS = ("embed-KD-random", "embed-KD-permuted", "embed-KD-onehot")
@@ -50,8 +52,9 @@ def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def started(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project; what lies in its `bin` comes first."""
-    path = os.pathsep.join(map(str, (project / "bin", Path(sys.executable).parent, os.environ["PATH"])))
+    """Run a command in the project; what lies in its `bin` comes first, then a `clipkd` with torch imported."""
+    folders = (project / "bin", warm.command().parent, Path(sys.executable).parent, os.environ["PATH"])
+    path = os.pathsep.join(map(str, folders))
     environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
@@ -156,14 +159,10 @@ def test_a_bad_config_is_refused_before_any_work(name: str, project: Path, tmp_p
     assert not (project / "results").exists()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy in which a grid of two students has been run to its end."""
-    project = copy_workflow(tmp_path_factory.mktemp("finished"))
-    (project / "mini.yaml").write_text(MINI)
-    answer = snakemake(project, "--configfile", "mini.yaml")
-    assert answer.returncode == 0, answer.stdout
-    return project
+@pytest.fixture
+def finished(finished_grid: Path) -> Path:
+    """The grid of two students, run to its end; whoever changes a file of it, puts it back."""
+    return finished_grid
 
 
 def test_a_small_grid_runs_to_its_tables_and_figures(finished: Path) -> None:
