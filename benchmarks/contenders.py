@@ -14,12 +14,12 @@ from clipkd.embeddings import prepare
 from clipkd.plugins import datasets, students
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import Job, open_batches, open_job, open_teacher_targets
 from clipkd.runs.loop import Group, train_epoch
-from clipkd.runs.precision import Precision
 from clipkd.runs.run import Run
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters, StudentPrecision
 
 RECIPE = "reference"
 """The released code's mathematics: what the peer computes too."""
@@ -40,7 +40,7 @@ def clipkd_epoch(
     source: str,
     batch_size: int,
     device: torch.device,
-    precision: Precision = "fp32",
+    precision: StudentPrecision = "fp32",
 ) -> Contender:
     """Return clipkd's epoch of a train type, its teacher's signal `cached` or `live`; makes what it reads."""
     layout = layout_of(material)
@@ -60,7 +60,7 @@ def group_epoch(
     batch_size: int,
     device: torch.device,
     size: int,
-    precision: Precision,
+    precision: StudentPrecision,
 ) -> Contender:
     """Return clipkd's epoch of `size` seeds of a train type, computed at once."""
     layout = layout_of(material)

@@ -23,9 +23,10 @@ from clipkd.data.residency import FRACTION
 from clipkd.embeddings import prepare
 from clipkd.plugins import students
 from clipkd.plugins.datasets import IMAGENET_MEAN, IMAGENET_STD
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 NAME = "imagenet-shaped"
 SIDES = (500, 375)

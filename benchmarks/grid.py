@@ -16,8 +16,8 @@ from clipkd.core.errors import ClipkdError
 from clipkd.embeddings import prepare
 from clipkd.runs import workers
 from clipkd.runs.assignment import Assignment
-from clipkd.runs.job import Hyperparameters
 from clipkd.spec.cells import Cell
+from clipkd.spec.settings import Hyperparameters
 
 STUDENTS, ROUNDS = 4, 3
 

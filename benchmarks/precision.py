@@ -12,11 +12,12 @@ import torch
 from benchmarks.material import Material
 from clipkd.embeddings import prepare
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.job import open_job
 from clipkd.runs.precision import Precision
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 SEEDS, EPOCHS = 10, 12
 TEACHER, STUDENT = "digits-vit-s", "tiny-32"

@@ -1,4 +1,7 @@
-"""Write the table of config keys in config/README.md from the schema: `python docs/config_table.py [--check]`."""
+"""Write the table of config keys in config/README.md, and config/config.schema.json, from the fields of the config.
+
+Run as `python docs/config_table.py [--check]`.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,42 @@ from typing import Any
 
 import yaml
 from generated import ROOT, main
+from pydantic import BaseModel
 
-SCHEMA = ROOT / "clipkd/spec/config.schema.yaml"
+from clipkd.spec.settings import Block, Config
+
+SCHEMA = ROOT / "config/config.schema.json"
 CONFIG = ROOT / "config/config.yaml"
+WORDS = {"string": "text", "integer": "whole number", "number": "number", "object": "map", "array": "list"}
 SIGNS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}"}
 
 
-def entries(schema: dict[str, Any], whole: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict, bool]]:
-    """Yield path, schema and whether it is required, of every key below `schema`, in the schema's order."""
-    for name, found in schema.get("properties", {}).items():
-        if "$ref" in found:
-            found = {**whole["$defs"][found["$ref"].rsplit("/", 1)[1]], **found}
-        path = prefix + name
-        yield path, found, name in schema.get("required", [])
-        if found.get("type") == "array":
-            yield from entries(found["items"], whole, f"{path}[].")
-        else:
-            yield from entries(found, whole, f"{path}.")
+def entries(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str, bool]]:
+    """Yield path, schema, flag and whether it is required, of every key, in the order of the fields."""
+    schema = model.model_json_schema()
+    for name, field in model.model_fields.items():
+        path, extra = prefix + name, field.json_schema_extra
+        flag = str(extra["flag"]) if isinstance(extra, dict) else ""
+        yield path, schema["properties"][name] | {"description": field.description}, flag, field.is_required()
+        inner = Block if name == "grid" else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from entries(inner, f"{path}[]." if inner is Block else f"{path}.")
 
 
 def kind(schema: dict[str, Any]) -> str:
     """Return in words which values a key takes."""
     if "enum" in schema:
         return " or ".join(f"`{choice}`" for choice in schema["enum"])
-    of = schema.get("type")
-    if of == "array":
-        inner = schema["items"]
-        return "list of maps" if inner["type"] == "object" else f"list of {kind(inner).replace('text', 'names')}"
-    if of == "object":
-        inner = schema.get("additionalProperties")
-        is_mixed = isinstance(inner, dict) and isinstance(inner["type"], list)
-        return "map" if "properties" in schema else "map of texts, maps or lists" if is_mixed else "map of text"
-    words = {"string": "text", "integer": "whole number", "number": "number"}
-    if schema.get("pattern") == "^all$":
-        return f"{kind(schema | {'type': 'integer', 'pattern': None})}, or `all`"
-    word = words[of]
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "anyOf" in schema:
+        return " or ".join(kind(one) for one in schema["anyOf"] if one.get("type") != "null")
+    if schema.get("type") == "array":
+        return f"list of {kind(schema['items']).replace('text', 'names')}"
+    if schema.get("type") == "object":
+        (of,) = schema.get("patternProperties", {"": schema.get("additionalProperties")}).values()
+        return f"map of {kind(of)}" if isinstance(of, dict) else "map"
+    word = WORDS.get(schema.get("type", "object"), "map")
     limits = [sign.format(schema[name]) for name, sign in SIGNS.items() if name in schema]
     return f"{word}, {', '.join(limits)}" if limits else word
 
@@ -58,15 +62,27 @@ def value(config: dict[str, Any], path: str) -> str:
 
 def table() -> str:
     """Return the table of all keys."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    lines = ["| key | values | in `config.yaml` | meaning |", "|---|---|---|---|"]
-    for path, found, required in entries(schema, schema):
+    lines = ["| key | values | in `config.yaml` | `clipkd` option | meaning |", "|---|---|---|---|---|"]
+    for path, found, flag, required in entries():
         needed = "" if required or "[]" not in path else " Optional."
         meaning = " ".join(found.get("description", "").split()).replace("|", "\\|")
-        lines.append(f"| `{path}` | {kind(found)} | {value(config, path)} | {meaning}{needed} |")
+        option = f"`{flag}`" if flag else ""
+        lines.append(f"| `{path}` | {kind(found)} | {value(config, path)} | {option} | {meaning}{needed} |")
     return "\n".join(lines)
 
 
+def write_schema(is_check: bool) -> int:
+    """Write the JSON schema, for editors; only compare it where `is_check`."""
+    text = json.dumps(Config.model_json_schema(), indent=1) + "\n"
+    if is_check:
+        if not SCHEMA.exists() or SCHEMA.read_text(encoding="utf-8") != text:
+            print("config/config.schema.json is out of date: run `python docs/config_table.py`", file=sys.stderr)
+            return 1
+        return 0
+    SCHEMA.write_text(text, encoding="utf-8")
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main(ROOT / "config/README.md", "keys", table(), str(__doc__)))
+    sys.exit(write_schema("--check" in sys.argv) or main(ROOT / "config/README.md", "keys", table(), str(__doc__)))

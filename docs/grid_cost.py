@@ -13,8 +13,8 @@ from pathlib import Path
 
 from generated import ROOT, main
 
-from clipkd.spec import config as settings
 from clipkd.spec.cells import Cell, cacheable, expand
+from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
 from clipkd.workflow.estimates import TEACHER_LAYERS, student_forward, teacher_forward
@@ -130,11 +130,11 @@ def rows(work: dict[str, Work]) -> list[str]:
 
 def block() -> str:
     """Return the README's block."""
-    config = settings.load([ROOT / "config/config.yaml"], settings.schema())
-    layout = Layout(Path("data"), config["embeddings"]["dtype"], Sample(**config["prototypes"]))
+    config = load([ROOT / "config/config.yaml"])
+    layout = Layout(Path("data"), config.embeddings.dtype, Sample(config.prototypes.per_class, config.prototypes.seed))
     cells, _ = expand(config)
     work, size = estimate(cells, layout), disk(cells, layout)
-    everything, _ = expand(config | {"sources": config["sources"] | {"imagenet": "a folder"}})
+    everything, _ = expand(config.model_copy(update={"sources": config.sources | {"imagenet": "a folder"}}))
     imagenet = [cell for cell in everything if cell.dataset == "imagenet"]
     more, more_size = estimate(imagenet, layout), disk(imagenet, layout)
     more_hours = sum(part.seconds for part in more.values()) / 3600

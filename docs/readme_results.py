@@ -11,6 +11,7 @@ from typing import Any
 from generated import ROOT, main
 
 from clipkd.spec.cells import expand
+from clipkd.spec.settings import Config
 
 RESULTS = ROOT / "results"
 ACCURACY = ("accuracy-reference-last-top1", "accuracy-corrected-selected-top1")
@@ -28,7 +29,7 @@ def needed(path: Path) -> str:
 
 def demo() -> list[Any]:
     """Return the demo's cells; end with a message if results/ contains another grid."""
-    cells, _ = expand(json.loads(needed(RESULTS / "config.json")))
+    cells, _ = expand(Config.model_validate_json(needed(RESULTS / "config.json")))
     if {cell.dataset for cell in cells} != {"digits"}:
         sys.exit("results/ contains another grid than the demo's: run `make demo` first")
     return cells

@@ -14,8 +14,9 @@ import numpy as np
 from clipkd.core.artifacts import building, entry_of, write_json, write_manifest, write_text
 from clipkd.core.fingerprint import fingerprint
 from clipkd.spec.cells import Cell, expand
-from clipkd.spec.identities import Hyperparameters, run_identity
+from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
 
 CLASSES = 10
 DIMENSIONS = 16
@@ -88,7 +89,7 @@ def top1(cell: Cell) -> float:
 class Study:
     """A results folder and a data folder, written for a config."""
 
-    config: dict[str, Any]
+    config: Config
     root: Path
 
     @property
@@ -135,10 +136,10 @@ def demo() -> dict[str, Any]:
 
 def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], float] = top1) -> Study:
     """Write every run of a config, and the manifests that its tables and figures read."""
-    study = Study(config, root)
+    study = Study(Config.model_validate(config), root)
     for cell in study.cells:
         write_run(cell, study, accuracy(cell))
-    layout = Layout.of(config, study.data)
+    layout = Layout.of(study.config, study.data)
     for cell in study.cells:
         for one in cell.by_teacher:
             write_sources(one, layout)
@@ -148,7 +149,7 @@ def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], f
 def write_run(cell: Cell, study: Study, accuracy: float) -> None:
     """Write metrics.json, cost.json and history.csv; the selected epoch is the last but one, 0.005 better."""
     folder, layout = study.results / "runs" / cell.folder, Layout.of(study.config, study.data)
-    identity = run_identity(cell, Hyperparameters.of(study.config, cell), layout, CONTENT)
+    identity = run_identity(cell, study.config.hyperparameters(cell.epochs), layout, CONTENT)
     write_json(folder / "metrics.json", metrics_of(cell, accuracy, identity))
     write_json(folder / "cost.json", cost_of(cell))
     lines = ["epoch,learning_rate,train_loss,train_classification,val_loss,val_top1,val_top5,split"]

@@ -6,11 +6,12 @@ import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError
-from clipkd.embeddings.vectors import DTYPES
 from clipkd.plugins import (
     datasets,
     methods,
@@ -23,9 +24,15 @@ from clipkd.plugins.datasets import DatasetSpec
 from clipkd.spec import class_names
 from clipkd.spec.cells import NO_TEACHER, Cell, checked
 from clipkd.spec.class_names import ClassNames
+from clipkd.spec.config import explain
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.prompts import TEMPLATES, checked_template
-from clipkd.spec.views import Precision, Sample
+from clipkd.spec.settings import EmbeddingSettings, PrototypeSettings, Seed, Settings, Training
+from clipkd.spec.views import Sample
+from clipkd.spec.yaml_source import meant
+
+STRICT = Settings.model_config
+SEED: TypeAdapter[int] = TypeAdapter(Seed, config=STRICT)
 
 
 def positive(text: str) -> int:
@@ -36,33 +43,40 @@ def positive(text: str) -> int:
     return number
 
 
-def per_class(text: str) -> int | Literal["all"]:
-    """Parse a whole number of at least 1, or `all`."""
-    return "all" if text == "all" else positive(text)
-
-
 def seed(text: str) -> int:
     """Parse a seed: what both torch and numpy take."""
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0..{2**32 - 1}")
-    return number
+    return parsed(text, SEED)
 
 
-def rate(text: str) -> float:
-    """Parse a finite number of at least 0."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
-    return number
+def parsed(text: str, kind: TypeAdapter[Any]) -> Any:
+    """Parse a value as a config would hold it.
+
+    Raises:
+        argparse.ArgumentTypeError: it is of another type, or out of range.
+    """
+    try:
+        return kind.validate_python(meant(text))
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(explain(error.errors(include_url=False)[0])) from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def rate_above_zero(text: str) -> float:
-    """Parse a finite number above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
-    return number
+def setting_option(child: argparse.ArgumentParser, settings: type[Settings], name: str, **changes: Any) -> None:
+    """Add the option of a config's field: its flag, default, range and help text are the field's."""
+    field = settings.model_fields[name]
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+
+    def parse(text: str) -> Any:
+        kind: Any = Annotated[field.annotation, field]
+        return parsed(text, TypeAdapter(kind, config=STRICT))
+
+    option = {
+        "default": field.get_default(call_default_factory=True),
+        "help": str(field.description).replace("`", ""),
+        **({"choices": choices} if choices else {"type": parse}),
+    }
+    child.add_argument(settings.flag(name), **option | changes)
 
 
 def data_options(child: argparse.ArgumentParser) -> None:
@@ -76,9 +90,7 @@ def data_options(child: argparse.ArgumentParser) -> None:
 
 def device_options(child: argparse.ArgumentParser) -> None:
     """Add what computes."""
-    child.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="a GPU where there is one, or a choice"
-    )
+    setting_option(child, Training, "device")
     child.add_argument("--threads", type=positive, help="CPU threads (default: torch's own choice)")
 
 
@@ -99,27 +111,21 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
         "--recipe", **usual("corrected"), help="reference (the released code's mathematics) or corrected"
     )
     child.add_argument("--student", default="base-32", help="the student network: a name, or timm:MODEL@PIXELS")
-    child.add_argument("--embed-dtype", choices=DTYPES, default="int16", help="number format of stored embeddings")
-    child.add_argument(
-        "--embed-precision",
-        choices=get_args(Precision),
-        default="float32",
-        help="in which teachers multiply matrices; the reduced ones are for GPUs, and make other stores",
-    )
-    child.add_argument(
-        "--crop-views", type=positive, default=4, help="stored views per image, for --teacher-source replayed"
-    )
-    child.add_argument("--per-class", type=per_class, default=100, help="images per class prototype, or `all`")
-    child.add_argument(
-        "--prototype-seed", type=seed, default=0, help="seed of the images and flips that prototypes are made of"
-    )
-    child.add_argument(
-        "--template",
+    setting_option(child, EmbeddingSettings, "dtype")
+    setting_option(child, EmbeddingSettings, "precision")
+    setting_option(child, EmbeddingSettings, "crop_views")
+    setting_option(child, PrototypeSettings, "per_class")
+    setting_option(child, PrototypeSettings, "seed")
+    repeated = f"{PrototypeSettings.model_fields['templates'].description} May be repeated."
+    setting_option(
+        child,
+        PrototypeSettings,
+        "templates",
         action="append",
         type=template,
         dest="templates",
-        help="a sentence that class names are put into for a text tower, {} in place of the name; may be repeated "
-        "(default: clipkd/spec/prompts.py)",
+        default=None,
+        help=repeated,
     )
     names_option(child)
 
@@ -137,13 +143,7 @@ def names_option(child: argparse.ArgumentParser) -> None:
 
 def form_options(child: argparse.ArgumentParser) -> None:
     """Add what a class prototype is."""
-    child.add_argument(
-        "--prototype-form",
-        type=form,
-        default=None,
-        metavar="FORM",
-        help=f"what prototypes are: {', '.join(prototype_forms.names())} (default: as the recipe says)",
-    )
+    setting_option(child, PrototypeSettings, "form", type=form, metavar="FORM")
 
 
 def form(text: str) -> str:

@@ -15,10 +15,10 @@ from clipkd.data.dataset import Dataset
 from clipkd.embeddings.extract import embed_views, view_plans
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
+from clipkd.spec.settings import TeacherPrecision
 from clipkd.spec.views import (
     POOLING,
     PROTOCOL,
-    Precision,
     Sample,
     ViewSet,
     embeddings_identity,
@@ -107,7 +107,7 @@ def audit(
 
 
 def compared(
-    here: np.ndarray, now: np.ndarray, deviation: np.ndarray, precision: Precision
+    here: np.ndarray, now: np.ndarray, deviation: np.ndarray, precision: TeacherPrecision
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return of each stored vector [N, D] and what the teacher says now: cosine, worst error, whether it is wrong."""
     cosine = (here * now).sum(axis=1) / np.linalg.norm(here, axis=1) / np.linalg.norm(now, axis=1)

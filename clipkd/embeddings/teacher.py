@@ -20,7 +20,7 @@ from clipkd.embeddings.families import FAMILIES, POOLER, VisionFamily, vision_fa
 from clipkd.embeddings.processor import Processor, processor
 from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.plugins.teachers import TeacherSpec
-from clipkd.spec.views import Precision
+from clipkd.spec.settings import TeacherPrecision
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Teacher:
     family: VisionFamily
     processor: Processor
     device: torch.device
-    precision: Precision = "float32"
+    precision: TeacherPrecision = "float32"
     """`float16` and `bfloat16`: matrix products and attention in it, normalisation and softmax in float32."""
     forward_passes: int = 0
     """Images that went through the model."""
@@ -96,7 +96,7 @@ def pooled(outputs: Any, output: str, tokens: int) -> Tensor:
     return hidden[:, 0] if output == "cls" else hidden[:, tokens:].mean(dim=1)
 
 
-def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Precision = "float32") -> Teacher:
+def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: TeacherPrecision = "float32") -> Teacher:
     """Load the teacher artefact in `folder`, accepting nothing but the weights it should have.
 
     transformers fills a missing or mis-shaped weight with random numbers and only warns; here each

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from clipkd.core.artifacts import write_text
 from clipkd.core.errors import DataError
@@ -14,6 +13,7 @@ from clipkd.report.figures import KINDS
 from clipkd.report.figures import figures as figures_of
 from clipkd.report.page_tables import PageTable, without_gaps
 from clipkd.report.pictures import Picture
+from clipkd.spec.settings import Config
 from clipkd.tables import made
 from clipkd.tables.comparisons import comparisons
 from clipkd.tables.html import environment
@@ -24,7 +24,7 @@ TEMPLATES = environment(__name__)
 
 
 def write_report(
-    config: dict[str, Any],
+    config: Config,
     results: Path,
     data: Path,
     drawn: Path,

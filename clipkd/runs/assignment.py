@@ -13,10 +13,11 @@ from clipkd.embeddings import prepare
 from clipkd.plugins.students import StudentSpec
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, Job, open_job
+from clipkd.runs.job import Job, open_job
 from clipkd.runs.training import train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from clipkd.runs.teacher_targets import (
     linear,
 )
 from clipkd.spec.cells import Cell
-from clipkd.spec.identities import Hyperparameters, run_identity
+from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 
 @dataclass

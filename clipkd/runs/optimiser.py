@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clipkd.plugins.recipes import Recipe
-from clipkd.spec.identities import Hyperparameters
+from clipkd.spec.settings import Hyperparameters
 
 UNDECAYED = {"class_embedding", "positional_embedding", "logit_scale"}
 

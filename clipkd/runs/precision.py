@@ -16,14 +16,14 @@ import torch
 
 from clipkd.core.linear import linear
 from clipkd.core.progress import say
-from clipkd.spec.identities import Precision
+from clipkd.spec.settings import StudentPrecision
 
 WORTH = 1.3
 """A CPU's bfloat16 products must be this many times faster. A smaller gain is lost to conversions, and could change
 from one measurement to the next, while the precision is a part of the run's identity."""
 
 
-def resolved(asked: Precision, device: torch.device) -> Precision:
+def resolved(asked: StudentPrecision, device: torch.device) -> StudentPrecision:
     """Return the precision that `auto`, `fp32` or `bf16` means on a device."""
     if asked != "auto":
         return asked
@@ -53,7 +53,7 @@ def seconds_of_product(matrix: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
+def autocast(precision: StudentPrecision, device: torch.device) -> AbstractContextManager:
     """Return the context that a student's forward pass runs in."""
     assert precision != "auto"
     if precision == "fp32":

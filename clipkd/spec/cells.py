@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 from clipkd.core.errors import InputError
 from clipkd.plugins import datasets, methods, recipes, students, teachers
@@ -14,13 +13,10 @@ from clipkd.plugins.methods import Method
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import TeacherSpec
+from clipkd.spec.settings import Block, Config, TeacherSource
 
 NO_TEACHER = "none"
 """What stands for the teacher in the path and tables of a method without one."""
-
-TeacherSource = Literal["cached", "live", "lazy", "replayed"]
-"""`cached`: stored before training. `live`: the teacher in every step. `lazy`: the teacher when a view comes up for
-the first time, kept from then on. `replayed`: only views that were stored, where augmentation has no end of them."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def cacheable(cell: Cell) -> bool:
     return cell.method.signal in {"nothing", "prototypes"} or cell.dataset_spec.augmentation == "flip"
 
 
-def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
+def expand(config: Config) -> tuple[list[Cell], list[str]]:
     """Return the cells of a checked config, each once, and what was left out and why.
 
     A method without a teacher makes one cell, not one per teacher. Where no stored signal is exact
@@ -93,12 +89,11 @@ def expand(config: dict[str, Any]) -> tuple[list[Cell], list[str]]:
         InputError: an unknown name, an impossible combination, or two blocks that ask for the same
             run with different epochs.
     """
-    sources = config.get("sources") or {}
     cells: dict[str, tuple[Cell, str]] = {}
     left_out: dict[str, None] = {}
-    for number, block in enumerate(config["grid"]):
-        where = f"grid[{number}] ('{block['name']}')"
-        for cell in block_cells(block, config, sources, left_out):
+    for number, block in enumerate(config.grid):
+        where = f"grid[{number}] ('{block.name}')"
+        for cell in block_cells(block, config, left_out):
             earlier, other = cells.setdefault(cell.folder, (cell, where))
             if earlier != cell:
                 axes = {"students": "student", "teachers": "teacher", "epochs": "epochs"}
@@ -120,14 +115,12 @@ def refuse_mixture(cells: list[Cell]) -> None:
             )
 
 
-def block_cells(
-    block: dict[str, Any], config: dict[str, Any], sources: dict[str, str], left_out: dict[str, None]
-) -> Iterator[Cell]:
+def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iterator[Cell]:
     """Yield the cells of one block of the grid."""
-    usable = [name for name in block["datasets"] if usable_dataset(name, sources, left_out)]
-    axes = (block["recipes"], usable, block["students"], block["train_types"], block["seeds"])
+    usable = [name for name in block.datasets if usable_dataset(name, config, left_out)]
+    axes = (block.recipes, usable, block.students, block.train_types, block.seeds)
     for recipe, dataset, student, train_type, seed in itertools.product(*axes):
-        source = sources.get(dataset.lower())
+        source = config.source(dataset)
         spec, method = datasets.get(dataset, source), methods.get(train_type)
         cell = Cell(
             recipe=recipes.get(recipe).name,
@@ -136,15 +129,15 @@ def block_cells(
             teacher=NO_TEACHER,
             train_type=method.name,
             seed=seed,
-            teacher_source=block.get("teacher_source", "cached"),
-            epochs=block.get("epochs", config["training"]["epochs"]),
+            teacher_source=block.teacher_source,
+            epochs=block.epochs or config.training.epochs,
             source=source,
         )
         if method.signal == "nothing":
             yield checked(cell)
             continue
-        for name in block["teachers"]:
-            teacher = teachers.resolved(name, config.get("teachers") or {})
+        for name in block.teachers:
+            teacher = config.resolved(name)
             reason = teachers.get(teacher).available
             if reason:
                 left_out[reason] = None
@@ -158,10 +151,10 @@ def teacher_name(name: str) -> str:
     return key if key in teachers.names() else name
 
 
-def usable_dataset(name: str, sources: dict[str, str], left_out: dict[str, None]) -> bool:
+def usable_dataset(name: str, config: Config, left_out: dict[str, None]) -> bool:
     """Return whether the dataset's data can be had; note in `left_out` why not."""
-    spec = datasets.get(name, sources.get(name.lower()))
-    if spec.needs_source and spec.name not in sources:
+    spec = datasets.get(name, config.source(name))
+    if spec.needs_source and spec.name not in config.sources:
         where = f"sources: {{{spec.name}: FOLDER}}"
         left_out[f"dataset '{spec.name}' is never downloaded: give its folder as {where}"] = None
         return False

@@ -1,218 +1,66 @@
-"""The config: read strictly, refused with file, line, key and the nearest valid name.
+"""The config: read strictly, checked against its fields, refused with file, line, key and the nearest valid name.
 
-YAML misleads (`1e-4` is a string to PyYAML, a repeated key silently wins), so scalars and keys are
-checked here before anything else looks at the file. No torch here.
+No torch here: the Snakefile reads this.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import os
 import re
 import shlex
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from clipkd.core.artifacts import MANIFEST, read_json
-from clipkd.core.environment import TOKEN, without_password
 from clipkd.core.errors import InputError, nearest
-from clipkd.plugins import (
-    datasets,
-    methods,
-    prototype_forms,
-    recipes,
-    students,
-    teachers,
-)
+from clipkd.plugins import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.spec import class_names
+from clipkd.spec.settings import Block, Config
+from clipkd.spec.yaml_source import Key, YamlSource, meant, no_secret, short, spelled
 
-Key = tuple[str | int, ...]
 Complaint = Callable[[Key, str], InputError]
 """Makes the error that names a place: (key, message) -> error."""
 
-SCHEMA = Path(__file__).with_name("config.schema.yaml")
-MAX_BYTES = 100_000
-MAX_DEPTH = 12
-TEMPLATE = "__use_yte__"
-"""With this key Snakemake takes a config for a template and runs the Python in it."""
-# 010 is 8 to some readers of YAML and 10 to others: it is no number here.
-FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
-NOT_FINITE = {".nan", ".inf", "-.inf", "+.inf", "nan", "inf", "-inf", "+inf"}
-OPENING = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
-)
-CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-
-# JSON Schema takes 5.0 for an integer; a command line that gets "5.0" as a number of epochs does not.
-Validator = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    ),
-)
+ANY = Block(name="any", datasets=["-"], teachers=["-"], students=["-"], train_types=["-"], recipes=["-"], seeds=[0])
+"""A block of a grid."""
+TYPES = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a string",
+    "list_type": "a list",
+    "dict_type": "a map of keys",
+    "model_type": "a map of keys",
+}
+LIMITS = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+}
 
 
-class Source:
-    """One config file: its values, and the line of each key."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: dict[Key, int] = {}
-        self.values: dict[str, Any] = {}
-        root = self.parse()
-        if root is None:
-            raise InputError(f"{path} is empty: a config is a map of keys (see config/README.md)")
-        if not isinstance(root, yaml.MappingNode):
-            raise InputError(
-                f"{path}: a config is a map of keys, not a {type(root).__name__.removesuffix('Node').lower()}"
-            )
-        self.values = self.value(root, ())
-
-    def parse(self) -> yaml.Node | None:
-        """Return the document's root node; aliases, several documents and bad bytes are refused."""
-        try:
-            if self.path.stat().st_size > MAX_BYTES:
-                raise InputError(f"{self.path} is larger than {MAX_BYTES} bytes: that is no config")
-            text = self.path.read_text(encoding="utf-8-sig")
-            depth = 0
-            for token in yaml.scan(text, Loader=yaml.SafeLoader):
-                where = f"{self.path}:{token.start_mark.line + 1}"
-                if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
-                    raise InputError(f"{where}: anchors, aliases and tags have no place in a config")
-                depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
-                if depth > MAX_DEPTH:
-                    raise InputError(f"{where}: nested too deeply (more than {MAX_DEPTH} levels)")
-            return yaml.compose(text, Loader=yaml.SafeLoader)
-        except OSError as error:
-            raise InputError(f"config file {self.path}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{self.path} is not UTF-8 text") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-            raise InputError(f"{self.path}{line}: not YAML: {problem}") from None
-
-    def value(self, node: yaml.Node, key: Key) -> Any:
-        """Return a node's value; note its line (of a map's entry, where its name stands)."""
-        self.lines.setdefault(key, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            values: dict[str, Any] = {}
-            for name_node, value_node in node.value:
-                name = name_node.value
-                if not isinstance(name_node, yaml.ScalarNode):
-                    raise self.error(key, "a key must be a plain word")
-                line = name_node.start_mark.line + 1
-                if name == TEMPLATE:
-                    raise InputError(
-                        f"{self.path}:{line}: '{TEMPLATE}' makes Snakemake run code from a config: refused"
-                    )
-                if name in values:
-                    raise InputError(f"{self.path}:{line}: key {short(repr(name))} stands twice; keep one")
-                self.lines[(*key, name)] = line
-                values[name] = self.value(value_node, (*key, name))
-            return values
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(child, (*key, index)) for index, child in enumerate(node.value)]
-        assert isinstance(node, yaml.ScalarNode)
-        return self.scalar(node, key)
-
-    def scalar(self, node: yaml.ScalarNode, key: Key) -> Any:
-        """Return a scalar's value; quoted, it is text."""
-        try:
-            return no_secret(node.value) if node.style is not None else meant(no_secret(node.value))
-        except ValueError as error:
-            raise self.error(key, str(error)) from None
-
-    def error(self, key: Key, message: str) -> InputError:
-        """Return an error that names file, line and key."""
-        known = next((key[:depth] for depth in range(len(key), -1, -1) if key[:depth] in self.lines), ())
-        return InputError(f"{self.path}:{self.lines.get(known, 1)}: {spelled(key)}: {message}")
-
-
-def meant(text: str) -> Any:
-    """Return what a person means by a plain scalar: 1e-4 is a number, `no` is a word.
-
-    Raises:
-        ValueError: a number that is not finite.
-    """
-    if text in {"", "~", "null"}:
-        return None
-    if text in {"true", "false"}:
-        return text == "true"
-    if INTEGER.fullmatch(text):
-        return int(text)
-    if FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
-        return number
-    if FLOAT.fullmatch(text) or text.lower() in NOT_FINITE:
-        raise ValueError(f"{short(text)} is not a finite number")
-    return text
-
-
-def no_secret(text: str) -> str:
-    """Return the text; a config is shown in logs and reports, so that nothing secret may stand in it.
-
-    Raises:
-        ValueError: it holds a token of the Hugging Face hub, or an address with a password.
-    """
-    if TOKEN.search(text):
-        raise ValueError("a token has no place in a config: give it as HF_TOKEN, or with `hf auth login`")
-    if without_password(text) != text:
-        raise ValueError("an address with a user or password has no place in a config")
-    return text
-
-
-def short(text: str) -> str:
-    """Return `text`, its end cut off where it would flood a message."""
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def spelled(key: Key) -> str:
-    """Return a key as a person writes it: grid[0].teachers."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
-    return short(text.removeprefix(".")) or "the config"
-
-
-@cache
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of a whole config: every key, its type and its range."""
-    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-
-
-def of_a_part(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a file that is merged over others: no key need be there."""
-    properties = {
-        name: {**found, "required": []} if found["type"] == "object" else found
-        for name, found in schema["properties"].items()
-    }
-    return {**schema, "required": [], "properties": properties}
-
-
-def load(
-    paths: list[Path], schema: dict[str, Any], overrides: dict[str, Any] | None = None, data: Path | None = None
-) -> dict[str, Any]:
+def load(paths: list[Path], overrides: dict[str, Any] | None = None, data: Path | None = None) -> Config:
     """Read, check and merge config files: a later file's scalars and lists replace an earlier one's.
 
     Args:
         paths: config files, base first.
-        schema: the JSON schema of a whole config.
         overrides: values from the command line, last.
-        data: the data folder, where it is asked too whether the sources are there.
+        data: the data folder, to also check that the sources are there.
 
     Raises:
         InputError: naming file, line, key, value and the nearest valid name.
     """
-    files = [Source(path) for path in paths]
+    files = [YamlSource(path) for path in paths]
     for file in files:
         named = file.values.get("class_names")
         if isinstance(named, dict):
@@ -221,40 +69,38 @@ def load(
     parts.append((from_command_line(overrides or {}), command_line_error))
     merged: dict[str, Any] = {}
     for values, complaint in parts:
-        check(values, of_a_part(schema), complaint)
+        check({"grid": [ANY]} | values, complaint)  # a part of a config needs no grid of its own
         merge(merged, values)
-    check(merged, schema, lambda key, message: InputError(f"the merged config: {spelled(key)}: {message}"))
+    config = check(merged, lambda key, message: InputError(f"the merged config: {spelled(key)}: {message}"))
     for values, complaint in parts:
-        check_names(values, merged, complaint)
+        check_names(values, config, complaint)
         if data is not None:
-            check_sources(values.get("sources", {}), merged["sources"], data, complaint)
-    return merged
+            check_sources(values.get("sources", {}), config.sources, data, complaint)
+    return config
 
 
-def resolved(path: Path) -> dict[str, Any]:
+def resolved(path: Path) -> Config:
     """Read a resolved config, as the workflow writes it for tables and figures: JSON, whole, as strict as the rest.
 
     Raises:
-        InputError: it is not there, is a config file as people write it, or is no whole config; names the key.
+        InputError: it is missing, is a config file as people write it, or is not a whole config; names the key.
         DataError: it is damaged.
     """
-    make = "make it with `snakemake results/config.json --configfile FILE`"
+    make = "run `snakemake results/config.json --configfile FILE` to write it"
     if not path.is_file():
-        raise InputError(
-            f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: the workflow writes it; {make}"
-        )
+        raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; {make}")
     if path.suffix in {".yaml", ".yml"}:
         raise InputError(
-            f"{path} is a config file, --config wants the resolved config, JSON, that the workflow makes of it; "
+            f"{path} is a config file; --config takes the resolved config, JSON, that the workflow writes; "
             f"{make.replace('FILE', shlex.quote(str(path)))}, and leave --config out"
         )
-    config = read_json(path)
+    values = read_json(path)
 
     def complaint(key: Key, message: str) -> InputError:
         return InputError(f"{path}: {spelled(key)}: {message}; {make}")
 
-    check(config, schema(), complaint)
-    check_names(config, config, complaint)
+    config = check(values, complaint)
+    check_names(values, config, complaint)
     return config
 
 
@@ -284,48 +130,77 @@ def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = copy.deepcopy(value)
 
 
-def check(values: Any, schema: dict[str, Any], complaint: Complaint) -> None:
-    """Raise the complaint about the first thing that the schema refuses."""
-    problems = sorted(Validator(schema).iter_errors(values), key=lambda e: [str(p) for p in e.absolute_path])
-    for problem in problems:
-        key = tuple(problem.absolute_path)
-        if problem.validator == "additionalProperties" and isinstance(problem.instance, dict):
-            known = list(problem.schema["properties"])
-            unknown = next(name for name in problem.instance if name not in known)
-            message = f"unknown key {short(repr(unknown))}{nearest(unknown, known)} (known: {', '.join(known)})"
-            raise complaint((*key, unknown), message)
-        raise complaint(key, explain(problem))
+def check(values: Any, complaint: Complaint) -> Config:
+    """Return a whole config; raise the complaint about the first value that its fields refuse."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = tuple(part for part in problem["loc"] if part != "[key]")
+        raise complaint(key[:-1] if problem["type"] == "missing" else key, explain(problem)) from None
+    for key in nulls(values):
+        raise complaint(key, "None is not a value: leave the key out to keep its default")
+    return config
 
 
-def explain(problem: jsonschema.ValidationError) -> str:
-    """Return a schema violation in words."""
-    rule, value, allowed = problem.validator, problem.instance, problem.validator_value
-    if rule == "type":
-        return f"{short(repr(value))} is not of type {allowed}"
-    if rule == "enum" and isinstance(allowed, list):
-        known = [str(choice) for choice in allowed]
-        return f"{short(repr(value))} is not one of {', '.join(known)}{nearest(str(value), known)}"
-    if rule == "pattern" and "propertyNames" in problem.absolute_schema_path:
-        known = (teachers if problem.absolute_path[0] == "teachers" else datasets).names()
-        return f"{short(repr(value))} is no name: use small letters, digits and '-'{nearest(str(value), known)}"
-    if rule == "uniqueItems":
-        return f"{short(repr(value))} names something twice"
-    return short(problem.message)
+def nulls(value: Any, key: Key = ()) -> Iterator[Key]:
+    """Yield the keys without a value."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in children:
+        if child is None:
+            yield (*key, name)
+        yield from nulls(child, (*key, name))
 
 
-def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Complaint) -> None:
-    """Raise the complaint about a name in `values` that nothing stands behind, given the whole config."""
-    sources, own = merged["sources"], merged.get("teachers", {})
+def explain(problem: ErrorDetails) -> str:
+    """Return in words why pydantic refuses a value."""
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    key, last = problem["loc"], str(problem["loc"][-1]) if problem["loc"] else ""
+    if kind == "extra_forbidden":
+        known = list(model_at(key[:-1]).model_fields)
+        return f"unknown key {short(repr(last))}{nearest(last, known)} (known: {', '.join(known)})"
+    if kind == "missing":
+        return f"'{last}' is a required key"
+    if kind == "literal_error":
+        choices = re.findall("'([^']*)'", context["expected"])
+        return f"{short(repr(value))} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
+    if kind == "string_pattern_mismatch" and last == "[key]":
+        names = (teachers if key[0] == "teachers" else datasets).names()
+        return f"invalid name {short(repr(value))}: use lowercase letters, digits and '-'{nearest(str(value), names)}"
+    if kind == "value_error":
+        return f"{short(repr(value))} {context['error']}"
+    if kind in TYPES:
+        return f"{short(repr(value))} is not {TYPES[kind]}"
+    if kind in LIMITS:
+        return f"{short(repr(value))} {LIMITS[kind].format(**context)}"
+    return f"{short(repr(value))}: {problem['msg']}"
+
+
+def model_at(key: Key) -> type[BaseModel]:
+    """Return the model that holds the fields at a key of the config."""
+    model: type[BaseModel] = Config
+    for part in key:
+        if isinstance(part, str) and part in model.model_fields:
+            of = model.model_fields[part].annotation
+            inner = next((one for one in getattr(of, "__args__", ()) if isinstance(one, type)), of)
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
+    return model
+
+
+def check_names(values: dict[str, Any], config: Config, complaint: Complaint) -> None:
+    """Raise the complaint about a name in `values` that is unknown, given the whole config."""
+    sources = config.sources
     axes: dict[str, Any] = {
-        "datasets": lambda name: datasets.get(name, sources.get(name.lower())),
-        "teachers": lambda name: teachers.get(teachers.resolved(name, own)),
+        "datasets": lambda name: datasets.get(name, config.source(name)),
+        "teachers": lambda name: teachers.get(config.resolved(name)),
         "students": students.get,
         "train_types": methods.get,
         "recipes": recipes.get,
     }
     for name, where in values.get("teachers", {}).items():
         if name in teachers.names():
-            raise complaint(("teachers", name), f"'{name}' is a teacher already: take another name")
+            raise complaint(("teachers", name), f"'{name}' is the name of a built-in teacher; choose another name")
         try:
             teachers.get(f"{name}={where}")
         except InputError as problem:
@@ -347,11 +222,11 @@ def check_names(values: dict[str, Any], merged: dict[str, Any], complaint: Compl
     if form is not None:
         try:
             prototype_forms.get(form)
-            if form == merged["prototypes"].get("form") and shows_images(merged):
-                prototype_forms.refuse_too_few(form, merged["prototypes"]["per_class"])
+            if form == config.prototypes.form and shows_images(config):
+                prototype_forms.refuse_too_few(form, config.prototypes.per_class)
         except InputError as problem:
             raise complaint(("prototypes", "form"), str(problem)) from None
-    asked = {name.lower() for block in merged["grid"] for name in block["datasets"]} | set(datasets.names())
+    asked = {name.lower() for block in config.grid for name in block.datasets} | set(datasets.names())
     for key in ("sources", "class_names"):
         for name in values.get(key, {}):
             if name not in asked:
@@ -379,10 +254,9 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
             raise complaint(("sources", name), str(problem)) from None
 
 
-def shows_images(config: dict[str, Any]) -> bool:
-    """Return whether a teacher of the grid is shown images: what a text tower says, no number of images limits."""
-    own = config.get("teachers", {})
-    named = {teachers.resolved(name, own) for block in config["grid"] for name in block["teachers"]}
+def shows_images(config: Config) -> bool:
+    """Return whether a teacher of the grid is shown images: no number of images limits a text tower."""
+    named = {config.resolved(name) for block in config.grid for name in block.teachers}
     return any(not one.reads_names for name in named for one in teachers.get(name).members)
 
 

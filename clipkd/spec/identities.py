@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from clipkd.core.fingerprint import Identity
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
+from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import reduced
 
 AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
-
-
-Precision = Literal["auto", "fp32", "bf16"]
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The numbers of a run (defaults: docs/method.md, "Student")."""
-
-    epochs: int = 200
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.1
-    precision: Precision = "fp32"
-    """Of the students' matrix products. In a run never `auto`: what it stood for is a part of what makes the run."""
-
-    @classmethod
-    def of(cls, config: dict[str, Any], cell: Cell) -> Hyperparameters:
-        """Return the numbers that a checked config asks for; `precision` as it stands there, be it `auto`."""
-        training = config["training"]
-        return cls(
-            cell.epochs,
-            training["batch_size"],
-            float(training["learning_rate"]),
-            float(training["weight_decay"]),
-            training["precision"],
-        )
 
 
 def names(cell: Cell) -> dict[str, Any]:
@@ -60,7 +33,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
     thumbnails = layout.thumbnails(spec, cell.student_spec.image_size)[1] if spec.has_thumbnails else None
     return {
         "cell": names(cell),
-        "training": asdict(numbers) | ({"ranks": ranks} if ranks > 1 else {}),
+        "training": numbers.model_dump() | ({"ranks": ranks} if ranks > 1 else {}),
         "recipe": cell.recipe_spec.switches(),
         "student": cell.student_spec.identity(),
         "dataset": spec.identity() | {"content": content},

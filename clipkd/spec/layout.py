@@ -16,8 +16,8 @@ from clipkd.spec import class_names
 from clipkd.spec.cells import Cell
 from clipkd.spec.class_names import ClassNames
 from clipkd.spec.prompts import TEMPLATES
+from clipkd.spec.settings import Config, TeacherPrecision
 from clipkd.spec.views import (
-    Precision,
     Prompts,
     Sample,
     ViewSet,
@@ -40,7 +40,7 @@ class Embeddings:
     """A ViewSet; of a text tower, Prompts."""
     dtype: str
     folder: Path
-    precision: Precision = "float32"
+    precision: TeacherPrecision = "float32"
 
     @property
     def identity(self) -> Identity:
@@ -73,7 +73,7 @@ class Layout:
     """Form of the class prototypes; None: the recipe's own."""
     crop_views: int = 4
     """Stored views of each image that `teacher_source: replayed` trains on."""
-    precision: Precision = "float32"
+    precision: TeacherPrecision = "float32"
     """In which teachers multiply matrices, live ones too."""
     templates: tuple[str, ...] = TEMPLATES
     """What class names are put into for a text tower."""
@@ -81,17 +81,22 @@ class Layout:
     """What the classes of a dataset are called, where the user says so."""
 
     @classmethod
-    def of(cls, config: dict[str, Any], data: Path = Path("data")) -> Layout:
+    def of(cls, config: Config, data: Path = Path("data")) -> Layout:
         """Return the layout that a checked config asks for."""
-        chosen = dict(config["prototypes"])
-        form, templates = chosen.pop("form", None), tuple(chosen.pop("templates", TEMPLATES))
-        stored = config["embeddings"]
-        precision = stored.get("precision", "float32")
-        named = tuple(
-            (dataset.lower(), class_names.read(given, f"class_names.{dataset}"))
-            for dataset, given in (config.get("class_names") or {}).items()
+        stored, prototypes = config.embeddings, config.prototypes
+        return cls(
+            data,
+            stored.dtype,
+            Sample(prototypes.per_class, prototypes.seed),
+            prototypes.form,
+            stored.crop_views,
+            stored.precision,
+            tuple(prototypes.templates),
+            tuple(
+                (dataset.lower(), class_names.read(given, f"class_names.{dataset}"))
+                for dataset, given in config.class_names.items()
+            ),
         )
-        return cls(data, stored["dtype"], Sample(**chosen), form, stored["crop_views"], precision, templates, named)
 
     def prompts(self, spec: DatasetSpec) -> Prompts:
         """Return what a text tower is shown of a dataset."""

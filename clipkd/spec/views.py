@@ -15,14 +15,12 @@ from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import Output, TeacherSpec
 from clipkd.spec.class_names import ClassNames
+from clipkd.spec.settings import TeacherPrecision
 
 PROTOCOL = 3
 """Bumped when the embeddings of an unchanged view set change."""
 
 REPLAY_SEED = 0
-
-Precision = Literal["float32", "bfloat16", "float16"]
-"""In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
 
 POOLING = {
     "cls": "last layer's class token, before any pooler",
@@ -160,7 +158,7 @@ def embeddings_identity(
     teacher: TeacherSpec,
     views: ViewSet | Prompts,
     dtype: str,
-    precision: Precision = "float32",
+    precision: TeacherPrecision = "float32",
 ) -> Identity:
     """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
     return {
@@ -173,7 +171,7 @@ def embeddings_identity(
     }
 
 
-def reduced(precision: Precision) -> Identity:
+def reduced(precision: TeacherPrecision) -> Identity:
     """Return what a reduced precision adds to an identity; nothing in float32."""
     return {} if precision == "float32" else {"precision": precision}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from clipkd.core.artifacts import write_text
 from clipkd.spec.cells import expand
+from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.tables.results import Results, values
 from clipkd.tables.table import Table
@@ -21,7 +22,7 @@ RUNS = "runs.csv"
 """The frame that all tables are made of: a row per run and choice of its epoch."""
 
 
-def table_stems(config: dict[str, Any]) -> list[str]:
+def table_stems(config: Config) -> list[str]:
     """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run."""
     cells = expand(config)[0]
     accuracy = [
@@ -34,7 +35,7 @@ def table_stems(config: dict[str, Any]) -> list[str]:
     return [*accuracy, "teacher-matters", *["prototypes"] * has_prototypes, "cost", "resources", "teachers"]
 
 
-def table_files(config: dict[str, Any]) -> list[str]:
+def table_files(config: Config) -> list[str]:
     """Return the names of the files that a config's tables are written to."""
     return [*(f"{stem}.{suffix}" for stem in table_stems(config) for suffix in FORMATS), RUNS]
 
@@ -72,7 +73,7 @@ def report_entry(stem: str) -> dict[str, Any]:
     return {"caption": caption, "category": "Tables", "labels": {"table": label}}
 
 
-def write_tables(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
+def write_tables(config: Config, results: Path, data: Path, output: Path, partial: bool = False) -> None:
     """Write every table of a config, in every format; those of an earlier config that it has not are removed.
 
     Args:

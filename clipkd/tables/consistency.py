@@ -6,20 +6,20 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.runs.finished import FinishedRun
 from clipkd.spec.cells import Cell
-from clipkd.spec.identities import Hyperparameters, run_identity
+from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
 from clipkd.tables.teacher_stats import DatasetFacts, TeacherStats
 
 
 def inconsistencies(
-    config: dict[str, Any], runs: dict[Cell, FinishedRun], layout: Layout, stats: TeacherStats
+    config: Config, runs: dict[Cell, FinishedRun], layout: Layout, stats: TeacherStats
 ) -> Iterator[DataError]:
     """Yield where runs, datasets and stored embeddings do not belong together; each names both files.
 
@@ -64,20 +64,18 @@ def content_in(run: FinishedRun) -> str:
     return str(found.get("content") if isinstance(found, dict) else None)
 
 
-def check_identity(
-    cell: Cell, run: FinishedRun, config: dict[str, Any], layout: Layout, content: str, source: Path
-) -> None:
+def check_identity(cell: Cell, run: FinishedRun, config: Config, layout: Layout, content: str, source: Path) -> None:
     """Raise DataError unless a run was made from exactly what its cell, the config and the dataset say."""
     wanted = identity_of(cell, config, layout, content, run.identity.get("training", {}).get("precision"))
     if fingerprint(run.identity) != fingerprint(wanted):
         raise mismatch(run.path / MANIFEST, source, list(differences(run.identity, wanted)))
 
 
-def identity_of(cell: Cell, config: dict[str, Any], layout: Layout, content: str, precision: Any) -> Identity:
+def identity_of(cell: Cell, config: Config, layout: Layout, content: str, precision: str | None) -> Identity:
     """Return what makes a cell's run, by the config; of a run with `precision`, where the config leaves that open."""
-    numbers = Hyperparameters.of(config, cell)
+    numbers = config.hyperparameters(cell.epochs)
     if numbers.precision == "auto":  # the machine that trained has chosen
-        numbers = replace(numbers, precision="bf16" if precision == "bf16" else "fp32")
+        numbers = numbers.model_copy(update={"precision": "bf16" if precision == "bf16" else "fp32"})
     return run_identity(cell, numbers, layout, content)
 
 

@@ -16,6 +16,7 @@ from clipkd.runs.record import METRICS
 from clipkd.spec.cells import NO_TEACHER, Cell, expand
 from clipkd.spec.config import resolved
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
 from clipkd.tables.consistency import inconsistencies
 from clipkd.tables.teacher_stats import TeacherStats
 from clipkd.tables.terms import BASELINE, MARK
@@ -31,7 +32,7 @@ MOST_WRONG = 20
 class Results:
     """The cells of a config, in its order, and the run of each."""
 
-    config: dict[str, Any]
+    config: Config
     cells: tuple[Cell, ...]
     left_out: tuple[str, ...]
     """What the config names but the grid can't have, and why."""
@@ -47,7 +48,7 @@ class Results:
     """Whether to show what is there, with marks, instead of refusing what is missing."""
 
     @classmethod
-    def collect(cls, config: dict[str, Any], runs: Path, data: Path, partial: bool = False) -> Results:
+    def collect(cls, config: Config, runs: Path, data: Path, partial: bool = False) -> Results:
         """Read the runs that a config asks for.
 
         Args:
@@ -196,8 +197,8 @@ def described(cell: Cell, failure: str | None = None) -> str:
     return f"{words} (FAILED: {failure})" if failure else words
 
 
-def dataset_title(name: str, config: dict[str, Any]) -> str:
-    return datasets.get(name, (config.get("sources") or {}).get(name)).title
+def dataset_title(name: str, config: Config) -> str:
+    return datasets.get(name, config.source(name)).title
 
 
 def teacher_titles(names: Iterable[str]) -> dict[str, str]:

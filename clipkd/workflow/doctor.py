@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError
 from clipkd.spec.cells import expand
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
 from clipkd.workflow.checks import Findings
 
 PYTHON = (3, 11)
@@ -181,7 +181,7 @@ def missing_inputs(folder: Path) -> list[str]:
     if not (folder / RESOLVED).exists():
         return []
     try:
-        config = json.loads((folder / RESOLVED).read_text(encoding="utf-8"))
+        config = Config.model_validate_json((folder / RESOLVED).read_text(encoding="utf-8"))
         cells, layout = expand(config)[0], Layout.of(config, folder / "data")
     except (ValueError, KeyError, InputError):
         return []  # of another version; the workflow writes it anew

@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from clipkd.core.artifacts import read_manifest, sha256, write_text
 from clipkd.core.errors import DataError
@@ -28,8 +27,9 @@ from clipkd.core.fingerprint import Identity, digest, fingerprint
 from clipkd.core.progress import say
 from clipkd.runs.record import KIND, METRICS, RESUME
 from clipkd.spec.cells import Cell
-from clipkd.spec.identities import Hyperparameters, run_identity
+from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
 
 RUNS = Path("results/runs")
 PREFIX = ".done-"
@@ -93,7 +93,7 @@ class TrainJob:
             shutil.rmtree(folder / RESUME, ignore_errors=True)
 
 
-def jobs(cells: Iterable[Cell], config: dict[str, Any], layout: Layout, size: int) -> dict[str, TrainJob]:
+def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> dict[str, TrainJob]:
     """Return stamp -> the job that writes it.
 
     Args:
@@ -107,7 +107,7 @@ def jobs(cells: Iterable[Cell], config: dict[str, Any], layout: Layout, size: in
         alike.setdefault(replace(cell, seed=0), []).append(cell)
     found = {}
     for kind, members in alike.items():
-        settings = run_identity(kind, Hyperparameters.of(config, kind), layout, content="")
+        settings = run_identity(kind, config.hyperparameters(kind.epochs), layout, content="")
         for start in range(0, len(members), size):
             job = TrainJob(tuple(members[start : start + size]), settings)
             found[job.stamp.as_posix()] = job

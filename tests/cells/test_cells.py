@@ -15,12 +15,12 @@ import pytest
 from clipkd.core.errors import InputError
 from clipkd.plugins import teachers
 from clipkd.spec.cells import Cell, expand
-from clipkd.spec.config import load, schema
+from clipkd.spec.config import load
 from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.settings import Config
 from clipkd.spec.views import Sample
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = schema()
 UNPINNED = "vit-b32-in21k"
 RECIPES = 2
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -39,9 +39,9 @@ def pin(lock: Path) -> None:
     teachers.lock.cache_clear()
 
 
-def shipped(name: str, **changes: Any) -> dict[str, Any]:
+def shipped(name: str, **changes: Any) -> Config:
     names = ["config.yaml"] if name == "config" else ["config.yaml", f"{name}.yaml"]
-    return load([ROOT / "config" / file for file in names], SCHEMA, changes)
+    return load([ROOT / "config" / file for file in names], changes)
 
 
 def block(**changes: Any) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def block(**changes: Any) -> dict[str, Any]:
     return {"name": "b", **axes, "train_types": ["embed-KD"], "seeds": [0]} | changes
 
 
-def config(*blocks: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {"grid": list(blocks), "training": {"epochs": 20}, "sources": {}} | changes
+def config(*blocks: dict[str, Any], **changes: Any) -> Config:
+    return Config.model_validate({"grid": list(blocks), "training": {"epochs": 20}, "sources": {}} | changes)
 
 
 def cells(*blocks: dict[str, Any], **changes: Any) -> list[Cell]:
@@ -307,7 +307,7 @@ def test_what_the_snakefile_reads_imports_no_torch() -> None:
         "from clipkd.spec import cells, config, layout\n"
         "from clipkd import tables; from clipkd.report import figures\n"
         "from clipkd.spec.protocol import PROTOCOL\n"
-        "grid = json.loads(sys.stdin.read())\n"
+        "grid = config.Config.model_validate_json(sys.stdin.read())\n"
         "found, _ = cells.expand(grid)\n"
         "place = layout.Layout()\n"
         "for cell in found:\n"
@@ -320,6 +320,10 @@ def test_what_the_snakefile_reads_imports_no_torch() -> None:
         "print(len(found), sorted(heavy))\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(shipped("demo")), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        input=shipped("demo").model_dump_json(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert answer.stdout.strip() == "42 []"

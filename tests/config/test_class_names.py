@@ -9,8 +9,9 @@ import pytest
 
 from clipkd.core.errors import InputError
 from clipkd.spec import class_names
-from clipkd.spec.config import load, schema
+from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
 
 BASE = Path(__file__).parents[2] / "config/config.yaml"
 CLASSES = ["n01440764", "n01443537", "n02123045"]
@@ -91,11 +92,11 @@ def test_bad_json_and_paths_are_refused(text, words):
     assert words in str(caught.value)
 
 
-def config(folder: Path, names: str) -> dict:
+def config(folder: Path, names: str) -> Config:
     (folder / "mine").mkdir(exist_ok=True)
     path = folder / "mine/mine.yaml"
     path.write_text(CONFIG.replace("NAMES", names).replace("images", str(folder / "images")))
-    return load([BASE, path], schema())
+    return load([BASE, path])
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_names_are_checked_before_any_work(dataset, words, tmp_path):
     text = CONFIG.replace("sources: {fish: images}\n", "").replace("fish", dataset)
     (tmp_path / "mine.yaml").write_text(text.replace("NAMES", '{"0": zero, "1": one}'))
     with pytest.raises(InputError, match=rf"mine\.yaml:10: class_names\.{dataset}: {words}"):
-        load([BASE, tmp_path / "mine.yaml"], schema())
+        load([BASE, tmp_path / "mine.yaml"])
 
 
 def test_names_are_in_the_fingerprint(folders):
@@ -139,7 +140,10 @@ def test_names_are_in_the_fingerprint(folders):
         ("{n01440764: tench, n01443537: goldfish}", ["class_names.fish: no name for 'n02123045'"]),
         ("{n01440764: tench, n01443537: goldfish, n0212304: cat}", ["class_names.fish", "did you mean 'n02123045'"]),
         ("[tench, carp]", ["class_names.fish: a list of 2 names, but there are 3 classes"]),
-        ("{n01440764: 7}", ["class_names.fish.n01440764: 7 is not of type string"]),
+        (
+            "{n01440764: 7}",
+            ["class_names.fish: {'n01440764': 7} is not a file, a map from classes"],
+        ),
         ("absent.yaml", ["class_names.fish: class names in", "absent.yaml: No such file"]),
         ("x\n  fsh: y", ["class_names.fsh: no block of the grid has a dataset 'fsh'; did you mean 'fish'?"]),
     ],

@@ -23,8 +23,9 @@ from clipkd.plugins.datasets.torchvision_source import KNOWN
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.spec.layout import Layout
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.job import open_job
 from clipkd.runs.training import train
+from clipkd.spec.settings import Hyperparameters
 from clipkd.core.vision import torchvision
 from tests.embeddings.hub_server import Hub, Repository
 

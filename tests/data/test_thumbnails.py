@@ -19,7 +19,8 @@ from clipkd.data import dataset as packed
 from clipkd.data.thumbnails import open_thumbnails, thumbnail_sizes
 from clipkd.core.errors import DataError
 from clipkd.spec.layout import Layout
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
+from clipkd.spec.settings import Hyperparameters
 from tests.photos import save_photos
 
 

@@ -114,7 +114,7 @@ def load(text: str, folder: Path) -> None:
         block = {"name": "fragment", "datasets": sorted(values["sources"]), "recipes": ["corrected"], **axes}
         text += f"\n{yaml.safe_dump({'grid': [block]})}"
     (folder / "page.yaml").write_text(text)
-    settings.load([ROOT / "config/config.yaml", folder / "page.yaml"], settings.schema(), {})
+    settings.load([ROOT / "config/config.yaml", folder / "page.yaml"])
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import torch
 
 from clipkd.cli import main
 from clipkd.embeddings import prepare
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from tests.embeddings.test_audit import reseal
 

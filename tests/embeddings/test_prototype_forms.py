@@ -13,9 +13,10 @@ from clipkd.embeddings import prepare
 from clipkd.plugins import prototype_forms, recipes, students
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.students._vit import build_student
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from tests.warm import clipkd
 

@@ -20,13 +20,14 @@ from clipkd.embeddings.zero_shot import zero_shot
 from clipkd.export import open_classes
 from clipkd.plugins import datasets, recipes, teachers
 from clipkd.plugins.students._heads import Heads, Outputs
-from clipkd.runs.job import Hyperparameters, open_job, open_teacher_targets
+from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.runs.nearest_prototype import nearest_prototype
 from clipkd.runs.teacher_targets import PrototypeTargets
 from clipkd.spec import class_names
 from clipkd.spec.cells import Cell, checked
 from clipkd.spec.layout import Layout
 from clipkd.spec.prompts import TEMPLATES, prompts
+from clipkd.spec.settings import Hyperparameters
 from tests import checkpoints
 from tests.synthetic import metrics_of
 from tests.warm import clipkd

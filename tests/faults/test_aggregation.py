@@ -79,7 +79,7 @@ def test_a_missing_run_is_listed_and_marks_its_numbers(study: Study, tmp_path: P
             assert "INCOMPLETE: 1 of 12 runs are missing" in text, name
     assert f"(1) {MARK}" in found["accuracy-corrected-last-top1.md"]
     config = study.root / "config.json"
-    config.write_text(json.dumps(study.config))
+    config.write_text(study.config.model_dump_json(exclude_unset=True))
     arguments = ["--config", config, "--results", study.results, "--data", study.data, "--output", tmp_path / "t"]
     assert main(["tables", *map(str, arguments)]) == 3
 
@@ -348,7 +348,7 @@ def test_order_changes_nothing(study: Study, tmp_path: Path) -> None:
 def test_g04_locale_changes_nothing(locale: str, study: Study) -> None:
     wanted = tables(study)
     config = study.root / "config.json"
-    config.write_text(json.dumps(study.config))
+    config.write_text(study.config.model_dump_json(exclude_unset=True))
     arguments = ["--config", config, "--results", study.results, "--data", study.data, "--output", study.root / "t"]
     environment = os.environ | {"LANG": locale, "LC_ALL": locale, "PYTHONHASHSEED": "7", "TZ": "Asia/Kathmandu"}
     command = [sys.executable, "-m", "clipkd", "tables", *map(str, arguments)]

@@ -17,24 +17,27 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from clipkd import cli
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.plugins import datasets, students
 from clipkd.spec import cells
-from clipkd.spec.config import load, schema
+from clipkd.spec.config import load
+from clipkd.spec.settings import Block, Config, EmbeddingSettings, PrototypeSettings, Training
 from tests.faults.checks import amount, fault, nothing, replaced
+from tests.synthetic import demo, seal, write_study
 from tests.workflow.test_workflow import MINI, copy_workflow, snakemake
 
 ROOT = Path(__file__).parents[2]
 BASE, DEMO = ROOT / "config/config.yaml", ROOT / "config/demo.yaml"
 
 
-def read(folder: Path, text: str | bytes, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def read(folder: Path, text: str | bytes, overrides: dict[str, Any] | None = None) -> Config:
     """Return config.yaml with `text` merged over it."""
     path = folder / "mine.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load([BASE, path], schema(), overrides)
+    return load([BASE, path], overrides)
 
 
 def refused(folder: Path, text: str | bytes, *parts: str) -> None:
@@ -50,19 +53,22 @@ def refused(folder: Path, text: str | bytes, *parts: str) -> None:
     assert [part for part in parts if part not in message] == [], message
 
 
-def numeric_keys(found: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Return every key of the schema that takes a number, and its schema."""
-    keys = {}
-    for name, child in found.get("properties", {}).items():
-        kinds = child.get("type", [])
-        if {"integer", "number"} & set([kinds] if isinstance(kinds, str) else kinds):
-            keys[(*prefix, name)] = child
-        keys |= numeric_keys(child, (*prefix, name))
-        items = child.get("items", {})
-        if isinstance(items, dict):
-            keys |= numeric_keys(items, (*prefix, name, "[]"))
-            if items.get("type") in {"integer", "number"}:
-                keys[(*prefix, name, "[]")] = items
+def numeric_keys(
+    model: type[BaseModel] = Config, prefix: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return every key that takes a number, and its JSON schema."""
+    keys: dict[tuple[str, ...], dict[str, Any]] = {}
+    whole = model.model_json_schema()
+    for name, field in model.model_fields.items():
+        child = whole["properties"][name]
+        kinds = [child, *child.get("anyOf", [])]
+        keys |= {(*prefix, name): kind for kind in kinds if kind.get("type") in {"integer", "number"}}
+        if child.get("items", {}).get("type") == "integer":
+            keys[(*prefix, name, "[]")] = child["items"]
+        if name == "grid":
+            keys |= numeric_keys(Block, (name, "[]"))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= numeric_keys(field.annotation, (*prefix, name))
     return keys
 
 
@@ -76,11 +82,19 @@ def text_with(key: tuple[str, ...], value: str) -> str:
     )
 
 
-@fault("C01", **{"the-schema": replaced("clipkd.spec.config.check", nothing)})
+def unchecked(values: dict[str, Any], complaint: Any) -> Config:
+    """Return a config whose values are taken as they are: the mutant."""
+    parts = {"training": Training, "embeddings": EmbeddingSettings, "prototypes": PrototypeSettings}
+    taken = {name: parts[name].model_construct(**value) if name in parts else value for name, value in values.items()}
+    blocks = [block if isinstance(block, Block) else Block.model_construct(**block) for block in values["grid"]]
+    return Config.model_construct(**taken | {"grid": blocks})
+
+
+@fault("C01", **{"the-fields": replaced("clipkd.spec.config.check", unchecked)})
 def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
     refused(tmp_path, "training:\n  learing_rate: 1e-3\n", "mine.yaml:2", "did you mean 'learning_rate'")
     draw = random.Random(0)
-    known = list(schema()["properties"]["training"]["properties"])
+    known = list(Training.model_fields)
     for _ in range(amount(40, 400)):
         name = list(draw.choice(known))
         name[draw.randrange(len(name))] = draw.choice("abcxyz_")
@@ -89,28 +103,28 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
             refused(tmp_path, f"training:\n  {word}: 1\n", "mine.yaml:2", f"unknown key '{word}'", "did you mean")
 
 
-@fault("C02", **{"our-own-scalars": replaced("clipkd.spec.config.meant", lambda text: yaml.safe_load(text))})
+@fault("C02", **{"our-own-scalars": replaced("clipkd.spec.yaml_source.meant", lambda text: yaml.safe_load(text))})
 def test_a_number_is_what_a_person_means(tmp_path: Path) -> None:
     for text, number in (("1e-4", 1e-4), ("5E-3", 5e-3), ("1", 1), (".5", 0.5)):
-        assert read(tmp_path, f"training:\n  learning_rate: {text}\n")["training"]["learning_rate"] == number
+        assert read(tmp_path, f"training:\n  learning_rate: {text}\n").training.learning_rate == number
     for text in ('"200"', "'200'", "010", "1_000", "0x10", "0o17", "1:30", "2e2", "200.0"):
         refused(tmp_path, f"training:\n  epochs: {text}\n", "mine.yaml:2", "training.epochs")
-    assert read(tmp_path, "sources: {cifar10: NO}\n")["sources"]["cifar10"] == "NO"
+    assert read(tmp_path, "sources: {cifar10: NO}\n").sources["cifar10"] == "NO"
 
 
 WRONG_NUMBERS = (".nan", "-.inf", ".inf", "NaN", "inf", "1e999", "-1e999", "-1", "-0.5", "true", "false", "null", "~")
 WRONG_NUMBERS += ("9223372036854775808", "1" * 400, "1e400", "[]", "{}", "one", '"1"', "0x7f", "1e", "--1", "1.5.2")
 
 
-@fault("C03", **{"finite-numbers": replaced("clipkd.spec.config.meant", yaml.safe_load)})
+@fault("C03", **{"finite-numbers": replaced("clipkd.spec.yaml_source.meant", yaml.safe_load)})
 def test_no_numeric_key_takes_what_is_no_number_of_its_range(tmp_path: Path, record_property: Any) -> None:
-    keys, tried = numeric_keys(schema()), 0
+    keys, tried = numeric_keys(), 0
     assert len(keys) >= 10
     for key, found in keys.items():
         for value in (*WRONG_NUMBERS, "0.5" if found.get("type") == "integer" else "1e9"):
             refused(tmp_path, text_with(key, value), "mine.yaml:", key[-1].replace("[]", "seeds"))
             tried += 1
-        if found.get("minimum", found.get("exclusiveMinimum", 0)) >= 1 or "exclusiveMinimum" in found:
+        if found.get("minimum", 0) >= 1 or "exclusiveMinimum" in found:
             refused(tmp_path, text_with(key, "0"), key[-1])
     record_property("wrong numbers refused", tried)
 
@@ -142,8 +156,8 @@ HOSTILE: dict[str, str | bytes] = {
     "C04",
     "X04",
     **{
-        "the-look-ahead": replaced("clipkd.spec.config.yaml.scan", lambda text, Loader: []),
-        "the-size-limit": replaced("clipkd.spec.config.MAX_BYTES", 1 << 40),
+        "the-look-ahead": replaced("clipkd.spec.yaml_source.yaml.scan", lambda text, Loader: []),
+        "the-size-limit": replaced("clipkd.spec.yaml_source.MAX_BYTES", 1 << 40),
     },
 )
 def test_a_hostile_file_is_refused_at_once_and_in_little_memory(tmp_path: Path) -> None:
@@ -152,7 +166,7 @@ def test_a_hostile_file_is_refused_at_once_and_in_little_memory(tmp_path: Path) 
         refused(tmp_path, text, "mine.yaml", *(["larger than"] if name == "10 MB" else []))
         assert time.process_time() - start < 1.0, name
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, name
-    assert read(tmp_path, b"\xef\xbb\xbftraining: {epochs: 7}\n")["training"]["epochs"] == 7
+    assert read(tmp_path, b"\xef\xbb\xbftraining: {epochs: 7}\n").training.epochs == 7
 
 
 def expanded(folder: Path, block: str) -> list[cells.Cell]:
@@ -323,21 +337,12 @@ def test_c04_make_checks_a_config_before_snakemake_sees_it() -> None:
 def test_a_result_of_another_protocol_is_no_result(tmp_path: Path) -> None:
     from clipkd.runs.folder import RunFolder
 
-    folder, identity = RunFolder(tmp_path), {"protocol": 1, "student": "a"}
-    finish(folder, identity)
-    assert folder.finished(identity)
-    assert not folder.finished({"protocol": 2, "student": "a"})
-
-
-def finish(folder: Any, identity: dict[str, Any]) -> None:
-    """Write a complete run of nothing."""
-    import torch
-
-    from clipkd.core.fingerprint import fingerprint
-
-    folder.start({}, {}, torch.device("cpu"))
-    metrics = {"fingerprint": fingerprint({"protocol": 1, "student": "a"}), "identity": identity}
-    folder.finish({"w": torch.zeros(1)}, [{"epoch": 1}], {}, metrics, {"protocol": 1, "student": "a"}, {})
+    path = write_study(demo(), tmp_path).folder(train_type="supervised")
+    (path / "student.safetensors").touch()
+    seal(path)
+    identity = json.loads((path / "metrics.json").read_text())["identity"]
+    assert RunFolder(path).finished(identity)
+    assert not RunFolder(path).finished(identity | {"protocol": 2})
 
 
 WORDS = (
@@ -408,33 +413,28 @@ def nested(draw: random.Random, depth: int) -> Any:
     return {draw.choice(WORDS): nested(draw, depth - 1) for _ in range(draw.randint(0, 5))}
 
 
-def is_valid(found: dict[str, Any]) -> bool:
-    """Return whether a config is one, by rules that are written down here a second time, without the schema."""
-    training, tops = found["training"], {"grid", "training", "embeddings", "prototypes", "sources"}
-    whole = [
-        training["epochs"],
-        training["batch_size"],
-        found["embeddings"]["shards"],
-        found["embeddings"]["crop_views"],
-    ]
-    names = {"datasets": [*datasets.names(), *found["sources"]], "students": students.names()}
+def is_valid(found: Config) -> bool:
+    """Return whether a config is one, by rules that are written down here a second time, without the fields."""
+    training = found.training
+    rates = (training.learning_rate, training.weight_decay)
+    whole = [training.epochs, training.batch_size, found.embeddings.shards, found.embeddings.crop_views]
+    names = {"datasets": [*datasets.names(), *found.sources], "students": students.names()}
     return (
-        set(found) == tops
-        and all(type(number) is int and number >= 1 for number in whole)
-        and all(type(training[n]) in (int, float) and 0 <= training[n] <= 10 for n in ("learning_rate", "weight_decay"))
-        and training["learning_rate"] > 0
-        and len(found["grid"]) >= 1
+        all(type(number) is int and number >= 1 for number in whole)
+        and all(type(rate) in (int, float) and 0 <= rate <= 10 for rate in rates)
+        and training.learning_rate > 0
+        and len(found.grid) >= 1
         and all(
-            name.lower() in known and block[axis]
-            for block in found["grid"]
+            name.lower() in known and getattr(block, axis)
+            for block in found.grid
             for axis, known in names.items()
-            for name in block[axis]
+            for name in getattr(block, axis)
         )
-        and all(type(seed) is int and 0 <= seed < 2**32 for block in found["grid"] for seed in block["seeds"])
+        and all(type(seed) is int and 0 <= seed < 2**32 for block in found.grid for seed in block.seeds)
     )
 
 
-@fault("C01", "C03", "C04", "C05", **{"the-schema": replaced("clipkd.spec.config.check", nothing)})
+@fault("C01", "C03", "C04", "C05", **{"the-fields": replaced("clipkd.spec.config.check", unchecked)})
 def test_fuzzed_configs(tmp_path: Path, record_property: Any) -> None:
     """Nothing but a config or an InputError comes back, and what comes back is one by rules of its own."""
     draw, taken, invalid = random.Random(6), 0, 0

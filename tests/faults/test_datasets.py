@@ -29,6 +29,7 @@ from clipkd.plugins.datasets.cifar import Cifar
 from clipkd.plugins.datasets.image_folder import read as read_folder
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from tests.data.servers import Member, small_cifar, tar_gz, untar
 from tests.faults.checks import amount, fault, nothing, replaced
@@ -377,7 +378,7 @@ def test_a_bad_image_is_named_never_skipped(tmp_path: Path) -> None:
 @fault("D08", **{"the-content": replaced("clipkd.runs.job.Dataset.content", "the same")})
 def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: Path) -> None:
     """An image is edited, its time kept, and the dataset is packed again: nothing cached of the old one is used."""
-    from clipkd.runs.job import Hyperparameters, open_job, open_teacher_targets
+    from clipkd.runs.job import open_job, open_teacher_targets
 
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
     layout = Layout(tmp_path / "data", sample=Sample(1))

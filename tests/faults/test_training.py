@@ -19,11 +19,12 @@ from clipkd.core.errors import ClipkdError, DataError, MachineError
 from clipkd.embeddings import prepare
 from clipkd.runs import training
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.job import open_job
 from clipkd.runs.stack import OneStudent
 from clipkd.runs.unfinished import STATE, Checkpoints
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
 from tests.faults.processes import REFUSED, duration, forked, killed, moments, outcome, waited

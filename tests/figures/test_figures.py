@@ -24,6 +24,7 @@ from clipkd.report.figures import (
 )
 from clipkd.report.figures.style import DPI, legend, new_figure, save, styled
 from clipkd.report.figures.write import write_figures
+from clipkd.spec.settings import Config
 from clipkd.tables.results import Results, where
 from tests.synthetic import Study, demo, write_study
 
@@ -58,7 +59,7 @@ def results(study: Study, partial: bool = False) -> Results:
 
 
 def test_names_and_categories():
-    stems = figure_stems(demo())
+    stems = figure_stems(Config.model_validate(demo()))
     assert stems == [
         "accuracy-digits",
         "learning-curves-reference-digits-tiny-32",

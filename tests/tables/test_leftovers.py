@@ -8,6 +8,7 @@ import pytest
 
 from clipkd.report.figures import figure_stems
 from clipkd.report.figures.write import write_figures
+from clipkd.spec.settings import Config
 from clipkd.tables import table_files, write_tables
 from clipkd.tables.cleanup import list_of, remove_leftovers
 from tests.synthetic import demo, write_study
@@ -17,7 +18,7 @@ def one_recipe():
     """Return the demo's config with recipe corrected only."""
     config = demo()
     blocks = [block for block in config["grid"] if "corrected" in block["recipes"]]
-    return config | {"grid": [block | {"recipes": ["corrected"]} for block in blocks]}
+    return Config.model_validate(config | {"grid": [block | {"recipes": ["corrected"]} for block in blocks]})
 
 
 @pytest.fixture(scope="module")

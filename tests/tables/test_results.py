@@ -98,7 +98,7 @@ def test_without_the_dataset_one_odd_run_does_not_make_the_others_wrong(study):
 
 
 def command(study: Study, verb: str, *more: object) -> list[str]:
-    (study.root / "config.json").write_text(json.dumps(study.config))
+    (study.root / "config.json").write_text(study.config.model_dump_json(exclude_unset=True))
     given = {"--config": study.root / "config.json", "--results": study.results, "--data": study.data}
     return [verb, *(str(word) for pair in given.items() for word in pair), *map(str, more)]
 

@@ -16,6 +16,7 @@ import pytest
 import clipkd
 from clipkd.core.artifacts import write_json
 from clipkd.core.errors import DataError
+from clipkd.spec.settings import Config
 from clipkd.tables import report_entry, table_files, table_stems, write_tables
 from clipkd.tables.cost import count
 from tests.synthetic import Study, demo, top1, write_run, write_study
@@ -230,37 +231,37 @@ def test_equal_bytes_whatever_the_order(study, tables, tmp_path):
     config = demo()
     for block in config["grid"]:
         block["seeds"] = block["seeds"][::-1]
-    shuffled = Study(config, tmp_path)
+    shuffled = Study(Config.model_validate(config), tmp_path)
     cells = shuffled.cells
     random.Random(1).shuffle(cells)
     for cell in cells:
         write_run(cell, shuffled, top1(cell))
-    write_tables(config, shuffled.results, study.data, tmp_path / "tables")
+    write_tables(shuffled.config, shuffled.results, study.data, tmp_path / "tables")
     assert contents(tmp_path / "tables") == contents(tables)
 
 
 def test_equal_bytes_in_any_locale_and_without_torch(study, tables, tmp_path):
     code = (
         "import json, sys; from pathlib import Path; from clipkd.tables import write_tables;"
-        "c, r, d, o = sys.argv[1:]; write_tables(json.loads(c), Path(r), Path(d), Path(o));"
+        "from clipkd.spec.settings import Config; c, r, d, o = sys.argv[1:];"
+        "write_tables(Config.model_validate_json(c), Path(r), Path(d), Path(o));"
         "assert not {'torch', 'matplotlib', 'sklearn'} & set(sys.modules)"
     )
-    import json
 
-    arguments = [json.dumps(study.config), str(study.results), str(study.data), str(tmp_path / "tables")]
+    arguments = [study.config.model_dump_json(), str(study.results), str(study.data), str(tmp_path / "tables")]
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=environment)
     assert contents(tmp_path / "tables") == contents(tables)
 
 
 def test_names_come_without_heavy_imports(study):
-    import json
 
     code = (
         "import json, sys; from clipkd.tables import table_stems, report_entry as a;"
-        "from clipkd.report.figures import figure_stems, report_entry as b; c = json.loads(sys.argv[1]);"
+        "from clipkd.report.figures import figure_stems, report_entry as b; from clipkd.spec.settings import Config;"
+        "c = Config.model_validate_json(sys.argv[1]);"
         "[a(s) for s in table_stems(c)]; [b(s) for s in figure_stems(c)];"
         "print({'torch', 'matplotlib', 'pandas', 'sklearn', 'scipy'} & set(sys.modules))"
     )
-    command = [sys.executable, "-c", code, json.dumps(study.config)]
+    command = [sys.executable, "-c", code, study.config.model_dump_json()]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "set()\n"

@@ -10,9 +10,10 @@ import torch
 
 from clipkd.data.residency import FRACTION, Resident, Streamed
 from clipkd.embeddings import prepare
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from tests.photos import save_photos
 
 CPU = torch.device("cpu")

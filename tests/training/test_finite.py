@@ -12,11 +12,12 @@ from clipkd.core.errors import DataError
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.run import Run
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from tests.synthetic import demo, write_study
 from tests.tables.test_results import collect
 

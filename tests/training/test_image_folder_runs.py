@@ -12,9 +12,10 @@ from PIL import Image
 
 from clipkd.core.errors import InputError
 from clipkd.embeddings import prepare
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config, Hyperparameters
 from tests.warm import clipkd
 
 CPU = torch.device("cpu")
@@ -99,15 +100,19 @@ def test_replayed_runs_have_a_folder_of_their_own_and_never_share_a_row(flowers,
         "train_types": ["teacher-KD"], "recipes": ["corrected"], "seeds": [0], "teacher_source": "replayed",
     }  # fmt: skip
     config = {"training": {"epochs": 1}, "sources": {"flowers": str(flowers)}}
-    (cell,), _ = expand(config | {"grid": [block]})
+
+    def cells(*blocks):
+        return expand(Config.model_validate(config | {"grid": list(blocks)}))[0]
+
+    (cell,) = cells(block)
     assert cell.folder.endswith("/teacher-KD-replayed/seed0")
     assert not cell.is_cost_run
     with pytest.raises(InputError, match="make two grids"):
-        expand(config | {"grid": [block, block | {"teacher_source": "live"}]})
+        cells(block, block | {"teacher_source": "live"})
     with pytest.raises(InputError, match="take teacher_source 'cached'"):
-        expand(config | {"grid": [block | {"datasets": ["digits"]}]})
+        cells(block | {"datasets": ["digits"]})
     with pytest.raises(InputError, match="would keep nothing"):
-        expand(config | {"grid": [block | {"teacher_source": "lazy"}]})
+        cells(block | {"teacher_source": "lazy"})
 
 
 @pytest.mark.parametrize(("train_type", "recipe"), [("embed-KD", "reference"), ("vanilla", "corrected")])

@@ -15,8 +15,8 @@ import torch
 
 from clipkd.plugins import recipes, students
 from clipkd.plugins.students._vit import build_student
-from clipkd.runs.job import Hyperparameters
 from clipkd.runs.optimiser import adamw, learning_rate
+from clipkd.spec.settings import Hyperparameters
 from tests.warm import clipkd
 
 

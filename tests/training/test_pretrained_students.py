@@ -16,7 +16,7 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it)
 from clipkd.plugins import recipes, students
 from clipkd.plugins.students._vit import build_student
-from clipkd.spec.config import load, schema
+from clipkd.spec.config import load
 from tests.embeddings.hub_server import Hub, Repository
 
 import timm  # isort: skip
@@ -115,7 +115,7 @@ def test_what_is_no_pinned_weights_is_refused_in_the_config(where, words, tmp_pa
         "    train_types: [supervised]\n    recipes: [corrected]\n    seeds: [0]\n"
     )
     with pytest.raises(InputError) as caught:
-        load([ROOT / "config/config.yaml", tmp_path / "mine.yaml"], schema())
+        load([ROOT / "config/config.yaml", tmp_path / "mine.yaml"])
     assert "mine.yaml:5: grid[0].students[0]" in str(caught.value)
     assert words in str(caught.value)
 

@@ -20,12 +20,13 @@ from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.runs import training
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.job import open_job
 from clipkd.runs.ranks import Ranks
 from clipkd.runs.unfinished import STATE, Checkpoints
 from clipkd.runs.verification import verify
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
 EPOCHS = 3

@@ -14,12 +14,13 @@ from clipkd.plugins import recipes, teachers
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder, load_student
-from clipkd.runs.job import Hyperparameters, open_job, open_teacher_targets
+from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.runs.load_student import student_from
 from clipkd.runs.objective import objective
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell, checked, expand
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config, Hyperparameters
 from clipkd.tables.accuracy import table as accuracy_table
 from clipkd.tables.cost import table as cost_table
 from clipkd.tables.results import Results
@@ -152,7 +153,7 @@ def test_tables_show_several_teachers_as_a_row_and_each_one_s_cost(tmp_path):
     config["grid"] = config["grid"][:1]
     config["grid"][0]["teachers"].append("digits-vit-s+digits-vit-xs")
     study = write_study(config, tmp_path)
-    results = Results.collect(config, study.results / "runs", study.data)
+    results = Results.collect(study.config, study.results / "runs", study.data)
     accuracy = accuracy_table(results, "corrected", "selected", "top1")
     assert [row[0].text for row in accuracy.rows] == ["Digits ViT-S", "Digits ViT-XS", "Digits ViT-S + Digits ViT-XS"]
     assert not any(entry.is_incomplete for row in accuracy.rows for entry in row)
@@ -178,6 +179,6 @@ def test_a_grid_names_teachers_of_its_own(tmp_path):
         "sources": {},
         "teachers": {"mine": f"{tmp_path / 'one'}:mean"},
     }
-    cells, _ = expand(config)
+    cells, _ = expand(Config.model_validate(config))
     assert [cell.folder.split("/")[3] for cell in cells] == ["mine", "mine+digits-vit-s"]
     assert cells[0].teacher_spec.output == "mean"

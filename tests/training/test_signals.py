@@ -10,9 +10,10 @@ import torch
 
 from clipkd.embeddings import prepare
 from clipkd.plugins.students._vit import build_student
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 CPU = torch.device("cpu")
 

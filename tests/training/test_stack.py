@@ -9,9 +9,9 @@ from torch import Tensor
 from clipkd.plugins import methods, recipes
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import Outputs, Student, build_student
-from clipkd.runs.job import Hyperparameters
 from clipkd.runs.optimiser import adamw
 from clipkd.runs.stack import Stack, body, stackable_shape
+from clipkd.spec.settings import Hyperparameters
 
 SPEC = StudentSpec("toy", 16, 4, 24, 3, 4)
 CLASSES, BATCH, STEPS = 5, 6, 4

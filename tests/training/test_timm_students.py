@@ -14,13 +14,14 @@ from clipkd.embeddings import prepare
 from clipkd.plugins import datasets, methods, recipes, students
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder, load_student
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.load_student import evaluate_file, student_from
 from clipkd.runs.objective import objective
 from clipkd.runs.optimiser import adamw
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config, Hyperparameters
 from tests.warm import clipkd
 
 import timm  # isort: skip
@@ -76,7 +77,7 @@ def test_two_models_of_one_path_are_never_mixed():
         "train_types": ["supervised"], "recipes": ["corrected"], "seeds": [0],
     }  # fmt: skip
     with pytest.raises(InputError, match=r"timm:a_b and timm:a\.b students"):
-        expand({"grid": [block], "training": {"epochs": 1}, "sources": {}})
+        expand(Config.model_validate({"grid": [block]}))
 
 
 def test_positions_and_class_tokens_keep_their_weight():

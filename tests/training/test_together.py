@@ -22,13 +22,14 @@ from clipkd.runs.epochs import close_epoch
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.job import Hyperparameters, Job, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import Job, open_batches, open_job, open_teacher_targets
 from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
 from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 CPU = torch.device("cpu")
 NUMBERS = Hyperparameters(epochs=2, batch_size=256, learning_rate=1e-3)

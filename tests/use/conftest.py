@@ -17,10 +17,11 @@ from PIL import Image
 from clipkd.cli import main
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.job import Hyperparameters, open_job
+from clipkd.runs.job import open_job
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 
 Clipkd = Callable[..., subprocess.CompletedProcess[str]]
 CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=8)

@@ -12,9 +12,10 @@ from benchmarks import material
 from clipkd.core import registry
 from clipkd.core.artifacts import read_manifest
 from clipkd.embeddings import head, prepare, teacher
-from clipkd.runs.job import Hyperparameters, open_batches, open_job, open_teacher_targets
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config, Hyperparameters
 
 CPU = torch.device("cpu")
 TRAIN, TEST, CLASSES, PER_CLASS = 50_000, 10_000, 100, 100
@@ -59,7 +60,7 @@ def grid(dataset: str, vit: Path, source: str = "cached", methods: list[str] = M
         "seeds": [0, 1],
         "teacher_source": source,
     }
-    return cells.expand({"grid": [block], "training": {"epochs": 1}, "sources": {}})[0]
+    return cells.expand(Config.model_validate({"grid": [block], "training": {"epochs": 1}}))[0]
 
 
 def first_step(cell: cells.Cell, layout: Layout) -> None:

@@ -14,13 +14,13 @@ from clipkd.spec import cells
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.report import figures
 from clipkd import tables
-from clipkd.spec import config as settings
 from clipkd.core.errors import ClipkdError
+from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 from clipkd.workflow import stamps
 
 # Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
-PACKAGE = Path(settings.__file__).resolve().parents[1]
+PACKAGE = Path(tables.__file__).resolve().parents[1]
 BASE = Path("config/config.yaml")
 
 
@@ -30,18 +30,18 @@ def read_config():
     given = workflow.config_settings
     paths = [Path(path) for path in given.configfiles]
     files = [BASE, *(path for path in paths if path.resolve() != BASE.resolve())]
-    return settings.load(files, settings.schema(), given.config)
+    return load(files, given.config)
 
 
 try:
-    config = read_config()
-    CELLS, LEFT_OUT = cells.expand(config)
+    CONFIG = read_config()
+    CELLS, LEFT_OUT = cells.expand(CONFIG)
 except ClipkdError as error:
     raise WorkflowError(str(error)) from None
 
-LAYOUT = Layout.of(config)
-STACK = config["training"]["stack"]
-JOBS = stamps.jobs(CELLS, config, LAYOUT, STACK)
+LAYOUT = Layout.of(CONFIG)
+STACK = CONFIG.training.stack
+JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
 if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
@@ -50,9 +50,9 @@ if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RESOLVED = "results/config.json"
-TABLES = tables.table_stems(config)
-FIGURES = figures.figure_stems(config)
-DEVICE = config["training"]["device"]
+TABLES = tables.table_stems(CONFIG)
+FIGURES = figures.figure_stems(CONFIG)
+DEVICE = CONFIG.training.device
 # A job that computes on the CPU must not queue for the GPU that profiles/default grants to one at a time.
 GPUS = 0 if DEVICE == "cpu" else 1
 
@@ -155,7 +155,7 @@ def origin(output, *folders):
 
 def dataset_of(name):
     """Return a dataset's spec."""
-    return datasets.get(name, config["sources"].get(name))
+    return datasets.get(name, CONFIG.source(name))
 
 
 def thumbnails_side(wildcards):

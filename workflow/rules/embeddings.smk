@@ -41,7 +41,7 @@ rule extract:
         gpu=GPUS,
         # Not params: they change speed, not results, and must not make embeddings again.
         device=DEVICE,
-        batch=config["embeddings"]["batch_size"],
+        batch=CONFIG.embeddings.batch_size,
         runtime=extract_minutes,
     params:
         store=extract_flags,
@@ -108,7 +108,7 @@ rule extract_shard:
     resources:
         gpu=GPUS,
         device=DEVICE,
-        batch=config["embeddings"]["batch_size"],
+        batch=CONFIG.embeddings.batch_size,
         runtime=extract_minutes,
     params:
         store=extract_flags,

@@ -41,7 +41,7 @@ def probe_inputs(wildcards):
 
 def shards(wildcards):
     """Return what stands for the shards of every store that is still to be made."""
-    count = config["embeddings"]["shards"]
+    count = CONFIG.embeddings.shards
     folders = [Path(folder) for folder in STORES]
     return [
         str(folder.with_name(f".{folder.name}.parts") / f"{number}-of-{count}")
@@ -130,5 +130,5 @@ def all_manifests(wildcards):
 
 def class_names_files(wildcards):
     """Return the files that say what classes are called: figures show names."""
-    given = (config.get("class_names") or {}).values()
+    given = CONFIG.class_names.values()
     return [one for one in given if isinstance(one, str)]

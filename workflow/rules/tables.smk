@@ -10,7 +10,7 @@ rule resolve:
     log:
         "logs/tables/resolve.log",
     params:
-        config=json.dumps(config, sort_keys=True),
+        config=json.dumps(CONFIG.model_dump(exclude_unset=True), sort_keys=True),
     shell:
         "( printf '%s\\n' {params.config:q} > {output:q}.tmp && mv {output:q}.tmp {output:q} ) 2> {log:q}"
 

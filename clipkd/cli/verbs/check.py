@@ -24,11 +24,11 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.spec import config as settings
     from clipkd.spec.cells import expand
+    from clipkd.spec.config import load
 
     files = [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
-    cells, left_out = expand(settings.load(files, settings.schema(), data=DATA))
+    cells, left_out = expand(load(files, data=DATA))
     for reason in left_out:
         print(f"left out: {reason}")
     print(f"{', '.join(map(str, files))}: {len(cells)} runs")

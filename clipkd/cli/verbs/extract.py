@@ -12,10 +12,11 @@ from clipkd.cli.options import (
     device_of,
     device_options,
     layout_of,
-    positive,
+    setting_option,
     store_options,
 )
 from clipkd.spec.cells import checked
+from clipkd.spec.settings import EmbeddingSettings
 
 TEXT = "Run a teacher over a dataset, once, into the embedding store."
 EXAMPLES = """\
@@ -42,7 +43,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="make every N-th part of the store only, from the I-th on; without it, make what is missing and join all",
     )
-    child.add_argument("--embed-batch-size", type=positive, default=64, help="images per teacher pass")
+    setting_option(child, EmbeddingSettings, "batch_size")
 
 
 def shard(text: str) -> tuple[int, int]:

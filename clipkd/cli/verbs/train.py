@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from clipkd.cli.options import (
     cell_of,
@@ -18,14 +18,14 @@ from clipkd.cli.options import (
     form_options,
     layout_of,
     positive,
-    rate,
-    rate_above_zero,
     seed,
+    setting_option,
     store_options,
 )
 from clipkd.core.errors import InputError, Interrupted
 from clipkd.runs import workers
-from clipkd.spec.cells import Cell, TeacherSource
+from clipkd.spec.cells import Cell
+from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
 from clipkd.workflow import stamps
 
 if TYPE_CHECKING:
@@ -77,28 +77,10 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "--stamp", type=Path, metavar="FILE", help="file to write when every student is complete; for workflows"
     )
-    child.add_argument(
-        "--teacher-source",
-        choices=get_args(TeacherSource),
-        default="cached",
-        help="stored signal; the teacher in every step; the teacher once per view, in training; stored random views",
-    )
-    child.add_argument("--epochs", type=positive, default=200, help="passes over the training images")
-    child.add_argument("--batch-size", type=positive, default=64, help="images per step")
-    child.add_argument("--learning-rate", type=rate_above_zero, default=1e-4, help="AdamW's, above 0")
-    child.add_argument("--weight-decay", type=rate, default=0.1, help="AdamW's, at least 0")
-    child.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="fp32",
-        help="of matrix products: float32, bfloat16 (autocast), or bfloat16 where the device is made for it",
-    )
-    child.add_argument(
-        "--embed-batch-size",
-        type=positive,
-        default=64,
-        help="images per teacher pass, where embeddings have to be made",
-    )
+    setting_option(child, Block, "teacher_source")
+    for name in Hyperparameters.model_fields:
+        setting_option(child, Hyperparameters, name)
+    setting_option(child, EmbeddingSettings, "batch_size")
 
 
 def cells_of(options: argparse.Namespace) -> list[Cell]:
@@ -129,13 +111,12 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
     if may_fork:
         workers.start_server()
     from clipkd.runs.assignment import Assignment, train_in_stacks
-    from clipkd.runs.job import Hyperparameters
     from clipkd.runs.precision import resolved
     from clipkd.runs.record import METRICS
 
     device, layout = device_of(options), layout_of(options)
-    rates = options.learning_rate, options.weight_decay
-    numbers = Hyperparameters(options.epochs, options.batch_size, *rates, resolved(options.precision, device))
+    given = {name: getattr(options, name) for name in Hyperparameters.model_fields}
+    numbers = Hyperparameters(**given | {"precision": resolved(options.precision, device)})
     assignments = [
         Assignment(cell, numbers, layout, str(device), *place[cell.folder], options.embed_batch_size) for cell in cells
     ]

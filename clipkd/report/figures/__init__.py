@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from clipkd.spec.cells import expand
+from clipkd.spec.settings import Config
 from clipkd.tables.results import accuracy_cells, teacher_names, values, where
 
 FORMATS = ("png", "svg")
@@ -49,7 +50,7 @@ KINDS = {
 }
 
 
-def figures(config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def figures(config: Config) -> dict[str, tuple[str, ...]]:
     """Return stem -> (kind, what it shows) of every figure of a config; reads no run."""
     cells = accuracy_cells(expand(config)[0])
     found: dict[str, tuple[str, ...]] = {}
@@ -65,7 +66,7 @@ def figures(config: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return found | {"cost": ("cost",), "resources": ("resources",)}
 
 
-def figure_stems(config: dict[str, Any]) -> list[str]:
+def figure_stems(config: Config) -> list[str]:
     """Return the file names, without suffix, of the figures of a config."""
     return list(figures(config))
 

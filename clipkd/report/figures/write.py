@@ -7,6 +7,7 @@ from typing import Any
 
 from clipkd.report.figures import FORMATS, accuracy, cost, embeddings, figure_stems, figures, learning_curves, resources
 from clipkd.report.figures.style import save, styled
+from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.tables.results import Results
 
@@ -19,7 +20,7 @@ DRAW: dict[str, Any] = {
 }
 
 
-def write_figures(config: dict[str, Any], results: Path, data: Path, output: Path, partial: bool = False) -> None:
+def write_figures(config: Config, results: Path, data: Path, output: Path, partial: bool = False) -> None:
     """Write every figure of a config, in every format; delete those that only an earlier config had.
 
     Args:

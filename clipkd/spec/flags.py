@@ -1,0 +1,90 @@
+"""Cells and settings as flags of `clipkd`: what rules pass, and what the command line reads back. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipkd.spec import class_names
+from clipkd.spec.cells import Cell
+from clipkd.spec.prompts import TEMPLATES
+from clipkd.spec.settings import Config, Hyperparameters
+
+AXES = {
+    "train_type": "--train-type",
+    "dataset": "--dataset-name",
+    "teacher": "--teacher-model",
+    "student": "--student",
+    "recipe": "--recipe",
+    "seed": "--seed",
+    "teacher_source": "--teacher-source",
+}
+"""Axis of the grid -> the flag that takes its value (the first three are those of the paper's released code)."""
+
+
+def axis_flags(cell: Cell, *axes: str) -> list[Any]:
+    """Return the flags that name a cell's axes."""
+    return [word for axis in axes for word in (AXES[axis], getattr(cell, axis))]
+
+
+def source_flags(config: Config, dataset: str) -> list[Any]:
+    """Return the flag that says where a dataset's data are; nothing for the official place."""
+    source = config.source(dataset)
+    return ["--dataset-source", source] if source else []
+
+
+def dtype_flags(config: Config) -> list[Any]:
+    """Return the flags that say how embeddings are stored."""
+    return config.embeddings.flags("dtype") + config.embeddings.flags("precision", unless_default=True)
+
+
+def store_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flags that name an embedding store."""
+    axes = axis_flags(cell, "dataset", "teacher", "recipe", "student")
+    return axes + source_flags(config, cell.dataset) + dtype_flags(config)
+
+
+def sample_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flags that say which images, or prompts, prototypes are made of."""
+    prototypes, flags = config.prototypes, []
+    specs = [one.teacher_spec for one in cell.by_teacher]
+    if not all(spec and spec.reads_names for spec in specs):
+        flags += prototypes.flags("per_class", "seed")
+    if any(spec and spec.reads_names for spec in specs):
+        # Only the jobs of text towers depend on prompts and class names.
+        if tuple(prototypes.templates) != TEMPLATES:
+            flags += [f"--template={template}" for template in prototypes.templates]
+        given = config.class_names.get(cell.dataset)
+        flags += ["--class-names", class_names.option(given)] if given else []
+    return flags
+
+
+def form_flags(config: Config) -> list[Any]:
+    """Return the flag that says what prototypes are, where the recipe's own form is not taken."""
+    return config.prototypes.flags("form", unless_default=True)
+
+
+def extract_flags(config: Config, cell: Cell, views: str) -> list[Any]:
+    """Return the flags of an extraction."""
+    more = {
+        "full": [],
+        "sample": sample_flags(config, cell),
+        "replayed": config.embeddings.flags("crop_views"),
+    }
+    return [*store_flags(config, cell), "--views", views, *more[views]]
+
+
+def prototypes_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flags that make class prototypes."""
+    return store_flags(config, cell) + sample_flags(config, cell) + form_flags(config)
+
+
+def run_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flags that name a run, but for its seed; a change in them plans the run again."""
+    flags = axis_flags(cell, "train_type", "dataset", "teacher", "student", "recipe", "teacher_source")
+    flags += config.hyperparameters(cell.epochs).flags(*Hyperparameters.model_fields)
+    flags += source_flags(config, cell.dataset) + dtype_flags(config)
+    if cell.method.signal == "prototypes":
+        flags += sample_flags(config, cell) + form_flags(config)
+    if cell.teacher_source == "replayed":
+        flags += config.embeddings.flags("crop_views")
+    return flags

@@ -1,0 +1,269 @@
+"""Every key of a config: one field is its name, type, range, default, help text and command-line flag. No torch here.
+
+The JSON schema (config/config.schema.json), the table in config/README.md, the options of `clipkd` and the flags that
+the workflow's rules pass are all made from these fields. A new key is a new field here, and its use.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from clipkd.plugins import teachers
+from clipkd.spec.class_names import Given
+from clipkd.spec.prompts import TEMPLATES
+
+TeacherSource = Literal["cached", "live", "lazy", "replayed"]
+"""`cached`: stored before training. `live`: the teacher in every step. `lazy`: the teacher when a view comes up for
+the first time, kept from then on. `replayed`: only views that were stored, where there are endlessly many."""
+StudentPrecision = Literal["auto", "fp32", "bf16"]
+TeacherPrecision = Literal["float32", "bfloat16", "float16"]
+"""In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
+StoreDtype = Literal["int16", "float16", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def setting(default: Any, description: str, flag: str | None = None, **limits: Any) -> Any:
+    """Return a field.
+
+    Args:
+        default: its value where no config gives one; `...`: a config must.
+        description: one help text, for the schema, the table of keys and the command line.
+        flag: the command-line option that takes the same value.
+        limits: pydantic's (ge, gt, le, ...).
+    """
+    kind = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(description=description, json_schema_extra={"flag": flag} if flag else None, **kind, **limits)
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """Return a list whose entries differ."""
+    if len(set(values)) < len(values):
+        raise ValueError("lists something twice")
+    return values
+
+
+def per_class(value: Any) -> int | Literal["all"]:
+    """Return a number of images per class, or `all`."""
+    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000):
+        raise ValueError("is not a whole number from 1 to 100000, or 'all'")
+    return value
+
+
+def class_names(value: Any) -> Given:
+    """Return class names as a config gives them; what they are is checked where they are read."""
+    texts = list(value) if isinstance(value, dict | list) else [value]
+    texts += list(value.values()) if isinstance(value, dict) else []
+    if not texts or not all(isinstance(text, str) and 0 < len(text) <= 1000 for text in texts):
+        raise ValueError("is not a file, a map from classes to names, or a list of names")
+    return value
+
+
+Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What both torch and numpy take."""
+Names: TypeAlias = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1), AfterValidator(distinct)
+]
+Template: TypeAlias = Annotated[str, Field(min_length=3, max_length=300, pattern=r"^[^{}]*\{\}[^{}]*$")]
+Key: TypeAlias = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+PerClass: TypeAlias = Annotated[
+    int | Literal["all"],
+    PlainValidator(per_class),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"const": "all"}]}),
+]
+ClassNamesGiven: TypeAlias = Annotated[
+    str | dict[str, str] | list[str],
+    PlainValidator(class_names),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "additionalProperties": {"type": "string"}},
+                {"type": "array", "items": {"type": "string"}},
+            ]
+        }
+    ),
+]
+
+
+class Settings(BaseModel):
+    """Keys of a config; unknown ones and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def flag(cls, name: str) -> str:
+        """Return the command-line option of a field."""
+        extra = cls.model_fields[name].json_schema_extra
+        assert isinstance(extra, dict)
+        return str(extra["flag"])
+
+    def flags(self, *names: str, unless_default: bool = False) -> list[Any]:
+        """Return flags and values for a command line; `unless_default`: of those that differ from their default."""
+        fields = type(self).model_fields
+        given = {name: getattr(self, name) for name in names}
+        if unless_default:
+            given = {
+                name: value
+                for name, value in given.items()
+                if value != fields[name].get_default(call_default_factory=True)
+            }
+        return [word for name, value in given.items() for word in (self.flag(name), value)]
+
+
+class Block(Settings):
+    """A block of the grid."""
+
+    name: str = setting(..., "What the block is for; used in messages only.", pattern="^[A-Za-z0-9 _-]{1,60}$")
+    datasets: Names = setting(
+        ..., "Names of datasets (clipkd/plugins/datasets/), or of image folders given under `sources`."
+    )
+    teachers: Names = setting(
+        ...,
+        "Names of teachers (clipkd/plugins/teachers/, or keys of `teachers`), `owner/model@commit` on the Hugging Face "
+        "hub, or folders. A suffix says which output is used: `:cls` (default), `:mean`, `:pooler` or `:text`. "
+        "`A+B`: several teachers at once.",
+    )
+    students: Names = setting(
+        ...,
+        "Names of students (clipkd/plugins/students/), or `timm:MODEL@PIXELS` for any timm model; `?pretrained=` after "
+        "it names its initial weights: a safetensors file, or `owner/model@commit`.",
+    )
+    train_types: Names = setting(..., "Names of train types (clipkd/plugins/methods/).")
+    recipes: Names = setting(..., "Names of recipes (clipkd/plugins/recipes/).")
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)] = setting(
+        ..., "One student is trained per seed; tables show mean, standard deviation and n."
+    )
+    teacher_source: TeacherSource = setting(
+        "cached",
+        "Where the teacher's signal comes from. `cached`: the stored embeddings. `live`: the teacher runs on every "
+        "batch, to measure what that costs. `lazy`: it runs once per view, during training. Runs with `live` and "
+        "`lazy` have a folder of their own (`<train type>-live`) and are listed in the cost tables only. `replayed`, "
+        "for images of several sizes only: the student sees nothing but the `embeddings.crop_views` random views per "
+        "image whose embeddings are stored.",
+        "--teacher-source",
+    )
+    epochs: int | None = setting(None, "Epochs of this block's runs, in place of `training.epochs`.", ge=1, le=100_000)
+
+
+class Hyperparameters(Settings):
+    """The numbers of a run (the paper's: docs/method.md)."""
+
+    epochs: int = setting(200, "Passes over the training images.", "--epochs", ge=1, le=100_000)
+    batch_size: int = setting(64, "Images per training step.", "--batch-size", ge=2, le=1_000_000)
+    learning_rate: float = setting(1e-4, "AdamW's learning rate.", "--learning-rate", gt=0, le=10)
+    weight_decay: float = setting(0.1, "AdamW's weight decay.", "--weight-decay", ge=0, le=10)
+    precision: StudentPrecision = setting(
+        "fp32",
+        "Number format of the students' matrix products: `fp32`, `bf16` (autocast; normalisation, softmax, losses and "
+        "weights stay fp32), or `auto`: bf16 on a GPU that has it, and on a CPU that is measured to be faster in it. "
+        "The format that `auto` chose is part of a run's identity: on machines that differ, name one.",
+        "--precision",
+    )
+
+
+class Training(Hyperparameters):
+    """How students are trained; the paper's values are in config/config.yaml."""
+
+    device: Device = setting("auto", "`auto` (a GPU where there is one), `cpu` or `cuda`.", "--device")
+    stack: int = setting(
+        1,
+        "Seeds of a student that one job trains. 1: a job each. More: on a GPU they are computed at once, on a CPU one "
+        "after another. A seed that is added later trains alone.",
+        ge=1,
+        le=1000,
+    )
+
+
+class EmbeddingSettings(Settings):
+    """How teacher embeddings are extracted and stored."""
+
+    dtype: StoreDtype = setting(
+        "int16",
+        "Number format of stored embeddings. `int16`: codes on a grid per dimension, 2 bytes a number and finer than "
+        "`float16`; `float32`: exact, 4 bytes.",
+        "--embed-dtype",
+    )
+    precision: TeacherPrecision = setting(
+        "float32",
+        "Number format of the teachers' matrix products, stored and live; normalisation and softmax stay in float32. "
+        "`bfloat16` and `float16` are meant for GPUs. They change embeddings in the third digit, and so have stores of "
+        "their own.",
+        "--embed-precision",
+    )
+    crop_views: int = setting(
+        4, "Views per image that `teacher_source: replayed` stores and trains on.", "--crop-views", ge=1, le=1000
+    )
+    shards: int = setting(
+        1,
+        "Jobs that an extraction is divided into (a cluster runs them side by side); the store is the same for any "
+        "number.",
+        ge=1,
+        le=10_000,
+    )
+    batch_size: int = setting(64, "Images per teacher pass.", "--embed-batch-size", ge=1, le=100_000)
+
+
+class PrototypeSettings(Settings):
+    """How class prototypes are made."""
+
+    per_class: PerClass = setting(
+        100, "Training images per class that prototypes are made of (the paper uses 100), or `all`.", "--per-class"
+    )
+    form: str | None = setting(
+        None,
+        "What a class prototype is, in place of the recipe's own form: `mean`, `unit-mean`, `kmeans-K` (K vectors per "
+        "class) or `gaussian`.",
+        "--prototype-form",
+        max_length=40,
+    )
+    templates: Annotated[list[Template], Field(min_length=1, max_length=1000), AfterValidator(distinct)] = setting(
+        lambda: list(TEMPLATES),
+        "Sentences that class names are put into for a text tower, `{}` in place of the name.",
+        "--template",
+    )
+    seed: Seed = setting(0, "Seed of the images and flips that prototypes are made of.", "--prototype-seed")
+
+
+class Config(Settings):
+    """Every key of config/config.yaml. Unknown keys are errors."""
+
+    grid: Annotated[list[Block], Field(min_length=1)] = setting(
+        ...,
+        "The students to train: a list of blocks. A block means every combination of its axes; a run that two blocks "
+        "ask for is trained once. A config file that has this key replaces the whole list of the file before it.",
+    )
+    training: Training = setting(Training, "How students are trained; the paper's values are in config/config.yaml.")
+    embeddings: EmbeddingSettings = setting(EmbeddingSettings, "How teacher embeddings are extracted and stored.")
+    prototypes: PrototypeSettings = setting(PrototypeSettings, "How class prototypes are made.")
+    teachers: dict[Key, Annotated[str, Field(min_length=1, max_length=500)]] = setting(
+        dict,
+        "Short names for your own teachers: `owner/model@commit` or a folder, with a suffix for the output (`:cls`, "
+        "`:mean`, `:pooler`; `:text`, the text tower of a CLIP or SigLIP, which reads class names).",
+    )
+    sources: dict[Key, Annotated[str, Field(min_length=1)]] = setting(
+        dict,
+        "Where a dataset's data are, if not at the official place: a base URL or an archive for CIFAR; a folder with "
+        "train/ and val/ for ImageNet and for any folder of images (its key is then a dataset's name); "
+        "`torchvision:NAME` or `hub:OWNER/NAME@COMMIT` (docs/own.md).",
+    )
+    class_names: dict[Key, ClassNamesGiven] = setting(
+        dict,
+        "What the classes of a dataset are called, where its own names are ids or numbers: a map from each class (of "
+        "images in folders, the folder's name) to its name, a list in the order of the classes, or a YAML or JSON file "
+        "with one of these, beside this config file. For text towers, predictions and figures.",
+    )
+
+    def resolved(self, teacher: str) -> str:
+        """Return a teacher as the command line takes it: a key of `teachers` becomes NAME=WHERE."""
+        return teachers.resolved(teacher, self.teachers)
+
+    def hyperparameters(self, epochs: int) -> Hyperparameters:
+        """Return the numbers of a run of so many epochs; `precision` as it is given, which may be `auto`."""
+        given = {name: getattr(self.training, name) for name in Hyperparameters.model_fields}
+        return Hyperparameters(**given | {"epochs": epochs})
+
+    def source(self, dataset: str) -> str | None:
+        """Return where a dataset's data are; None: at the official place."""
+        return self.sources.get(dataset.lower())
