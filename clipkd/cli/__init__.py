@@ -1,4 +1,4 @@
-"""The command line: one verb a stage. `clipkd train` takes the flags of the paper's released code."""
+"""The command line: one verb a file. `clipkd train` takes the flags of the paper's released code."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ VERBS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code (2 bad input, 3 bad data, 4 the machine lacks something)."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser(words[:1]).parse_args(words)
     if getattr(options, "verify", False):
         os.environ[verified.ALWAYS] = "always"
-    os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask says: nobody else changes what we write
+    os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask: nobody else may change what we write
     try:
         check_environment()
         options.run(options)
@@ -72,7 +73,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
     """Shows each option's default, and examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        """Return an option's help, with its default as a user types it, where there is one to speak of."""
+        """Return an option's help, with its default, if it has one, as a user types it."""
         default = action.default
         if default is None or default is False or default == []:
             return action.help
@@ -87,14 +88,15 @@ def typed(default: Any) -> str:
     return str(default)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the whole command line."""
+def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; only of the verb that `words` begin with, which imports no other."""
     top = argparse.ArgumentParser(
         prog="clipkd", description="Knowledge distillation that never runs the teacher twice."
     )
     top.add_argument("--version", action="version", version=f"clipkd {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name in VERBS:
+    first = "".join(words[:1])
+    for name in [first] if first in VERBS else [] if first == "--version" else VERBS:
         verb = importlib.import_module(f"clipkd.cli.verbs.{name}")
         examples = getattr(verb, "EXAMPLES", None)
         child = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT, epilog=examples, formatter_class=Help)

@@ -214,4 +214,4 @@ def test_verify_lists_what_is_damaged(data, tmp_path, capsys) -> None:
 def test_verify_needs_folders_that_are_there(tmp_path) -> None:
     answer = clipkd("verify", tmp_path / "nowhere")
     assert answer.returncode == 2
-    assert "nowhere is no folder" in answer.stderr
+    assert "nowhere is not a folder" in answer.stderr

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from clipkd.cli import main
 from clipkd.workflow import doctor
 
-CLIPKD = [sys.executable, "-m", "clipkd"]
 
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run `clipkd doctor` in an empty folder; return exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
 
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLIPKD, "doctor", *arguments],
-        cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(["doctor", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 def levels(folder: Path) -> dict[str, str]:
     return {finding.what: finding.level for finding in doctor.check_up(folder).found}
 
 
-def test_a_machine_that_can_do_everything(tmp_path):
-    answer = run(tmp_path)
-    assert answer.returncode == 0, answer.stdout
-    said = answer.stdout
-    assert "ok       torch: " in said
-    assert "ok       results: " in said
-    assert "a small file is written, synced and renamed in" in said
-    assert "none yet" in said
+def test_a_machine_that_can_do_everything(tmp_path, run):
+    code, output, _ = run()
+    assert code == 0, output
+    for part in (
+        "ok       torch: ",
+        "ok       results: ",
+        "a small file is written, synced and renamed in",
+        "none yet",
+    ):
+        assert part in output
     assert not list(tmp_path.rglob(".clipkd-doctor*")), "nothing is left behind"
 
 
-def test_a_folder_that_can_not_be_written_is_an_error(tmp_path):
+def test_a_folder_that_can_not_be_written_is_an_error(tmp_path, run):
     (tmp_path / "results").write_text("a file")
-    answer = run(tmp_path)
-    assert answer.returncode == 4
-    assert "error    results: " in answer.stdout
-    assert "1 things can't work as they are" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    code, output, errors = run()
+    assert code == 4
+    assert "error    results: " in output
+    assert "1 check failed; see the errors above" in errors
 
 
 def test_old_and_missing_packages_are_named(tmp_path, monkeypatch):
@@ -97,12 +99,13 @@ def test_what_the_last_grid_lacks_is_named(tmp_path, digits_folder):
     assert doctor.missing_inputs(tmp_path) == ["digits-vit-xs"]
 
 
-def test_slurm_without_slurm(tmp_path):
+def test_slurm_without_slurm(tmp_path, run, monkeypatch):
     (tmp_path / "profile").mkdir()
-    answer = run(tmp_path, "--slurm", "--profile", "profile")
-    assert answer.returncode == 2
-    assert "give the profile's folder with --profile" in answer.stderr
+    code, _, errors = run("--slurm", "--profile", "profile")
+    assert code == 2
+    assert "give the profile's folder with --profile" in errors
     profile = Path(__file__).parents[2] / "profiles/slurm"
-    answer = run(tmp_path, "--slurm", "--profile", str(profile), PATH="/nowhere")
-    assert answer.returncode == 4
-    assert "error    commands: sbatch, srun, squeue, scontrol, sinfo, scancel not found" in answer.stdout
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, output, _ = run("--slurm", "--profile", str(profile))
+    assert code == 4
+    assert "error    commands: sbatch, srun, squeue, scontrol, sinfo, scancel not found" in output

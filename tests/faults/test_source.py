@@ -25,7 +25,7 @@ PAST_THE_LIBRARY = {
     "core/lock.py:acquire": "the lock file, which says who writes",
     "runs/folder.py:save_student": "into memory; what is written is written aside",
     "workflow/session.py:take": "the lock file, which says who is at work",
-    "cli/verbs/train.py:train_alone": "opens a training, no file",
+    "runs/start.py:train_alone": "opens a training, no file",
     "core/verified.py:save": "what this machine has verified, in the user's cache; no result",
 }
 """Functions that open a file for writing and are not in artifacts.py, and why they may."""

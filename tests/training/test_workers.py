@@ -179,7 +179,7 @@ def test_the_cells_are_the_product_of_the_values(vit_folder):
     ("flags", "said"),
     [
         (("--ckpt-save-name", "elsewhere/a.pt"), "several students can't share a file"),
-        (("--stack", "2", "--processes", "2"), "exclude each other"),
+        (("--stack", "2", "--processes", "2"), "can't be combined"),
     ],
 )
 def test_what_can_not_be_is_refused(flags, said):

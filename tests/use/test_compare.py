@@ -76,7 +76,10 @@ def test_the_curves_are_the_histories(run_folder, other) -> None:
 def test_refused(here, run_folder, other, tmp_path) -> None:
     (tmp_path / "README.md").write_text("mine")
     for arguments, message in (
-        ((run_folder, run_folder.parent / "." / run_folder.name / ""), f"or more: all that are named are {run_folder}"),
+        (
+            (run_folder, run_folder.parent / "." / run_folder.name / ""),
+            f"run folders are needed; these are all {run_folder}",
+        ),
         ((run_folder, other, "--output", "README.md"), "README.md is a file, not a folder"),
         ((run_folder, tmp_path), "not the folder of a finished run"),
     ):

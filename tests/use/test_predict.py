@@ -102,8 +102,8 @@ def test_evaluate_knows_what_a_folder_is(here, run_folder, digits_folder) -> Non
     assert evaluate(run_folder, "--dataset", "DIGITS").stdout == answer.stdout
     assert evaluate(file, "--dataset", "digits", "--student", "tiny-32").stdout == answer.stdout
     for arguments, code, message in (
-        ((run_folder, "--student", "tiny-32"), 2, "knows its own student"),
-        ((file, "--dataset", "digits"), 3, "give --student, which"),
+        ((run_folder, "--student", "tiny-32"), 2, "already defines its student; drop --student"),
+        ((file, "--dataset", "digits"), 3, "give its architecture with --student"),
         ((file,), 2, "give --dataset"),
     ):
         answer = evaluate(*arguments)
@@ -122,7 +122,7 @@ def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp
     assert made.returncode == 0, made.stderr
     answer = here("evaluate", run_folder, "--dataset", "pets")
     assert answer.returncode == 2, answer.stderr
-    assert "0, 1, 2, 3, 4, ... (10) apart" in answer.stderr
+    assert "0, 1, 2, 3, 4, ... (10), but" in answer.stderr
     assert "cat, dog" in answer.stderr
     (tmp_path / "zoo").mkdir()
     answer = here("evaluate", run_folder, "--dataset", "pets", "--dataset-source", "zoo")

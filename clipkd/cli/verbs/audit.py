@@ -17,14 +17,14 @@ from clipkd.cli.options import (
     seed,
 )
 from clipkd.core.errors import DataError, InputError
+from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.plugins import teachers
+from clipkd.plugins.teachers import TeacherSpec
 
 if TYPE_CHECKING:
-    from clipkd.data.dataset import Dataset
     from clipkd.embeddings.audit import Verdict
-    from clipkd.plugins.teachers import TeacherSpec
 
-TEXT = "Run the teacher again over a sample of images, or class names, and compare with what is stored."
+TEXT = "Rerun the teacher on a sample of images, or class names, and compare with the stored embeddings."
 EXAMPLES = """\
 example:
   clipkd audit digits digits-vit-s
@@ -41,57 +41,50 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--images",
         type=positive,
         default=64,
-        help="images of each stored array to look at again; of a text tower, classes whose prompts to read again",
+        help="images of each stored array to compare; of a text tower, classes whose prompts are compared",
     )
-    child.add_argument("--seed", type=seed, default=0, help="decides which")
+    child.add_argument("--seed", type=seed, default=0, help="random seed of the sample")
 
 
 def run(options: argparse.Namespace) -> None:
     layout, teacher_spec = layout_of(options), teachers.get(options.teacher)
     if len(teacher_spec.members) > 1:
-        raise InputError(f"teacher '{options.teacher}': an audit is of one teacher; name one of the several")
+        raise InputError(f"teacher '{options.teacher}': an audit takes one teacher; name one of them")
     spec = dataset_of(options, options.dataset)
     folder = layout.data / "embeddings" / spec.name / teacher_spec.name
     if not folder.is_dir():
-        raise InputError(
-            f"nothing is stored of {spec.title} and teacher '{teacher_spec.name}': {folder} does not exist"
-        )
-    from clipkd.data.dataset import open_dataset
-
+        raise InputError(f"no embeddings of {spec.title} by teacher '{teacher_spec.name}': {folder} does not exist")
     dataset = open_dataset(spec, layout.dataset(spec), with_images=not teacher_spec.reads_names)
     verdicts = of_names if teacher_spec.reads_names else of_images
     answers = [show(one) for one in verdicts(options, folder, dataset, teacher_spec, layout.teacher(teacher_spec))]
     if not answers:
-        raise InputError(f"no store below {folder} was made from this dataset and teacher as they are now")
+        raise InputError(f"no store in {folder} matches the current dataset and teacher")
     wrong = answers.count(False)
     if wrong:
-        raise DataError(
-            f"{wrong} of {len(answers)} stores are not what the teacher says; remove them to make them again"
-        )
+        raise DataError(f"{wrong} of {len(answers)} stores differ from the teacher; delete them to regenerate")
 
 
 def of_images(
     options: argparse.Namespace, folder: Path, dataset: Dataset, spec: TeacherSpec, checkpoint: Path
 ) -> Iterator[Verdict]:
-    """Yield the verdict on each store of what a teacher says of images."""
-    from clipkd.embeddings.audit import audit, stores
-    from clipkd.embeddings.teacher import load
+    """Yield the verdict on each store of image embeddings."""
+    from clipkd.embeddings import audit
+    from clipkd.embeddings import teacher as teachers
 
-    teacher = load(spec, checkpoint, device_of(options))
-    for path, views, identity in stores(folder, dataset, teacher):
-        yield audit(path, views, identity, dataset, teacher, options.images, options.seed)
+    teacher = teachers.load(spec, checkpoint, device_of(options))
+    for path, views, identity in audit.stores(folder, dataset, teacher):
+        yield audit.audit(path, views, identity, dataset, teacher, options.images, options.seed)
 
 
 def of_names(
     options: argparse.Namespace, folder: Path, dataset: Dataset, spec: TeacherSpec, checkpoint: Path
 ) -> Iterator[Verdict]:
-    """Yield the verdict on each store of what a text tower says of class names."""
-    from clipkd.embeddings.text import load_text
-    from clipkd.embeddings.text_audit import audit_names, text_stores
+    """Yield the verdict on each store of a text tower's embeddings of class names."""
+    from clipkd.embeddings import text, text_audit
 
-    tower = load_text(spec, checkpoint, device_of(options))
-    for path, identity in text_stores(folder, dataset, spec):
-        yield audit_names(path, identity, dataset, tower, options.images, options.seed)
+    tower = text.load_text(spec, checkpoint, device_of(options))
+    for path, identity in text_audit.text_stores(folder, dataset, spec):
+        yield text_audit.audit_names(path, identity, dataset, tower, options.images, options.seed)
 
 
 def show(verdict: Verdict) -> bool:

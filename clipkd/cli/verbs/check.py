@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from clipkd.spec.cells import expand
+from clipkd.spec.config import load
+
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\
 examples:
@@ -24,9 +27,6 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.spec.cells import expand
-    from clipkd.spec.config import load
-
     files = [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
     cells, left_out = expand(load(files, data=DATA))
     for reason in left_out:

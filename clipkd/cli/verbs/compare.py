@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipkd.cli.options import folder_to_write
 from clipkd.core.errors import InputError
+from clipkd.core.progress import say
 
 TEXT = "Compare runs: which settings differ, what was reached, what it cost; and their learning curves in one figure."
 EXAMPLES = """\
@@ -29,21 +30,18 @@ def run(options: argparse.Namespace) -> None:
     distinct: dict[Path, Path] = {}
     for folder in options.runs:
         distinct.setdefault(folder.resolve(), folder)
-    folders = list(distinct.values())
-    if len(folders) < 2:
-        same = f": all that are named are {folders[0]}" if len(options.runs) > 1 else ""
-        raise InputError(f"give two run folders or more{same}")
+    if len(distinct) < 2:
+        same = f"; these are all {options.runs[0]}" if len(options.runs) > 1 else ""
+        raise InputError(f"at least two run folders are needed{same}")
     folder_to_write(options.output)
-    from clipkd.core.progress import say
-    from clipkd.report.figures import compare as overlay
-    from clipkd.report.figures.style import save, styled
-    from clipkd.tables import compare
-    from clipkd.tables.formats import write
+    from clipkd.report.figures import compare as curves
+    from clipkd.report.figures import style
+    from clipkd.tables import compare, formats
 
-    runs = [compare.read(folder) for folder in folders]
-    made = compare.table(runs)
-    write(made, options.output)
-    with styled():
-        save(overlay.draw(runs), options.output, "curves")
-    print(compare.aligned(made), end="")
+    runs = [compare.read(folder) for folder in distinct.values()]
+    table = compare.table(runs)
+    formats.write(table, options.output)
+    with style.styled():
+        style.save(curves.draw(runs), options.output, "curves")
+    print(compare.aligned(table), end="")
     say(f"table and curves: {options.output}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-TEXT = "Print what makes a shell complete clipkd's verbs, flags, choices and files."
+import shtab
+
+from clipkd import cli
+
+TEXT = "Print a completion script for your shell: verbs, flags, choices and files."
 EXAMPLES = """\
 examples:
   eval "$(clipkd completion bash)"                                       # this shell; in ~/.bashrc, every one
@@ -19,20 +22,16 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    import shtab
-
-    from clipkd.cli import parser
-
-    whole = parser()
-    complete_paths(whole, shtab.FILE)
-    print(shtab.complete(whole, options.shell))
+    parser = cli.parser()
+    complete_paths(parser)
+    print(shtab.complete(parser, options.shell))
 
 
-def complete_paths(parser: argparse.ArgumentParser, files: Any) -> None:
-    """Say which arguments are files or folders."""
+def complete_paths(parser: argparse.ArgumentParser) -> None:
+    """Mark the arguments that take a file or folder."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
-                complete_paths(child, files)
+                complete_paths(child)
         elif action.type is Path or action.dest == "images":
-            action.complete = files  # type: ignore[attr-defined]
+            action.complete = shtab.FILE  # type: ignore[attr-defined]

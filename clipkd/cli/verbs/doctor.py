@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 
 from clipkd.core.errors import MachineError
+from clipkd.workflow.doctor import check_up
+from clipkd.workflow.slurm.preflight import check_node, preflight
+from clipkd.workflow.slurm.profile import Profile
 
-TEXT = "Check this machine, or with --slurm this cluster, for all that the workflow needs."
+TEXT = "Check this machine, or with --slurm this cluster, for everything the workflow needs."
 EXAMPLES = """\
 examples:
   clipkd doctor
@@ -23,13 +26,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.workflow.doctor import check_up
-
     findings = check_up(Path())
     if options.slurm:
-        from clipkd.workflow.slurm.preflight import check_node, preflight
-        from clipkd.workflow.slurm.profile import Profile
-
         profile = Profile.read(options.profile)
         found, _ = preflight(profile.requests())
         findings.found += found.found
@@ -39,4 +37,5 @@ def run(options: argparse.Namespace) -> None:
     for finding in findings.found:
         print(finding)
     if findings.errors:
-        raise MachineError(f"{len(findings.errors)} things can't work as they are; they are marked `error` above")
+        failed = "1 check" if len(findings.errors) == 1 else f"{len(findings.errors)} checks"
+        raise MachineError(f"{failed} failed; see the errors above")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from clipkd.cli.options import data_options, dataset_of, layout_of
+from clipkd.embeddings import prepare
 
 TEXT = "Download a dataset and pack it into uint8 arrays."
 EXAMPLES = """\
@@ -22,6 +23,4 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     spec = dataset_of(options, options.dataset)
-    from clipkd.embeddings import prepare
-
     prepare.dataset(spec, layout_of(options), options.dataset_source)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, layout_of
 from clipkd.core.errors import DataError, InputError
+from clipkd.data.dataset import open_dataset
 from clipkd.plugins import datasets, recipes, students
 from clipkd.runs.record import Score
 
@@ -25,11 +26,11 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "student_path", metavar="RUN", type=Path, help="a run folder, an export, or a .safetensors or .pt file"
     )
-    child.add_argument("--dataset-name", "--dataset", help="the dataset; a folder knows the one it was trained on")
-    child.add_argument("--student", help="the student that a file holds (default: base-32); a folder knows it")
     child.add_argument(
-        "--recipe", help="decides how the loss is computed (default: corrected for a file); a folder knows it"
+        "--dataset-name", "--dataset", help="the dataset (default for a folder: the one it was trained on)"
     )
+    child.add_argument("--student", help="the student in a file (default: base-32); folders define it")
+    child.add_argument("--recipe", help="how the loss is computed (default for a file: corrected); folders define it")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -37,10 +38,9 @@ def run(options: argparse.Namespace) -> None:
         evaluate_folder(options)
         return
     if options.dataset_name is None:
-        raise InputError(f"{options.student_path} is a file that does not say what it was trained on: give --dataset")
+        raise InputError(f"{options.student_path} does not say what it was trained on: give --dataset")
     spec = dataset_of(options, options.dataset_name)
     student, recipe = students.get(options.student or "base-32"), recipes.get(options.recipe or "corrected")
-    from clipkd.data.dataset import open_dataset
     from clipkd.runs.load_student import Misfit, evaluate_file
 
     device = device_of(options)
@@ -48,18 +48,15 @@ def run(options: argparse.Namespace) -> None:
     try:
         score = evaluate_file(options.student_path, dataset, student, recipe, device)
     except Misfit as error:
-        told = (
-            ""
-            if options.student
-            else f"\ngive --student, which it was trained as (known: {', '.join(students.names())})"
+        hint = (
+            "" if options.student else f"\ngive its architecture with --student (known: {', '.join(students.names())})"
         )
-        raise DataError(f"{error}{told}") from None
+        raise DataError(f"{error}{hint}") from None
     show(score, spec.title)
 
 
 def evaluate_folder(options: argparse.Namespace) -> None:
-    """Measure the student of a run folder or an export; what it is stands in the folder."""
-    from clipkd.data.dataset import open_dataset
+    """Measure the student of a run folder or an export, which say what student it is."""
     from clipkd.export.model import load
     from clipkd.runs.load_student import evaluate_student
 
@@ -67,9 +64,9 @@ def evaluate_folder(options: argparse.Namespace) -> None:
     model = load(options.student_path, device.type)
     for given, name in ((options.student, "--student"), (options.recipe, "--recipe")):
         if given is not None:
-            raise InputError(f"{options.student_path} knows its own {name[2:]}: leave out {name}")
+            raise InputError(f"{options.student_path} already defines its {name[2:]}; drop {name}")
     name = options.dataset_name or model.trained["dataset"]
-    packed = options.data / "datasets" / name  # stands for the source of a folder of images that is packed already
+    packed = options.data / "datasets" / name  # a packed folder of images needs no source
     if options.dataset_source is None and packed.is_dir():
         spec = datasets.get(name, str(packed))
     else:
@@ -77,7 +74,7 @@ def evaluate_folder(options: argparse.Namespace) -> None:
     dataset = open_dataset(spec, layout_of(options).dataset(spec))
     if dataset.classes != model.classes:
         raise InputError(
-            f"{options.student_path} tells the classes {listed(model.classes)} apart, {spec.title} has "
+            f"{options.student_path} has the classes {listed(model.classes)}, but {spec.title} has "
             f"{listed(dataset.classes)}"
         )
     recipe, steps = recipes.get(model.trained["recipe"]), model.preprocessing

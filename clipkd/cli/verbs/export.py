@@ -33,15 +33,19 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--check-on",
         nargs="+",
         metavar="IMAGE",
-        help="images on which an ONNX export is compared with PyTorch (default: the test split of the run's dataset)",
+        help="images to compare an ONNX export with PyTorch on (default: the test split of the run's dataset)",
     )
     child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, for that comparison")
     names_option(child)
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.data.image_files import listed
-    from clipkd.export.write import export
+    from clipkd.data import image_files
+    from clipkd.export import write
 
-    form, images = exports.get(options.format), listed(options.check_on or [], sys.stdin)
-    print(export(options.run_folder, form, options.folder, options.data, options.license, images, options.class_names))
+    form, images = exports.get(options.format), image_files.listed(options.check_on or [], sys.stdin)
+    print(
+        write.export(
+            options.run_folder, form, options.folder, options.data, options.license, images, options.class_names
+        )
+    )

@@ -15,6 +15,7 @@ from clipkd.cli.options import (
     setting_option,
     store_options,
 )
+from clipkd.embeddings import prepare
 from clipkd.spec.cells import checked
 from clipkd.spec.settings import EmbeddingSettings
 
@@ -34,14 +35,16 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--views",
         choices=["full", "sample", "replayed"],
         required=True,
-        help="every image (teacher-KD, vanilla, probes); the few per class that prototypes need; random crops",
+        help="full: every image (teacher-KD, vanilla, probes); sample: the few per class that prototypes need; "
+        "replayed: random crops",
     )
     child.add_argument(
         "--shard",
         type=shard,
         default=(1, 1),
         metavar="I/N",
-        help="make every N-th part of the store only, from the I-th on; without it, make what is missing and join all",
+        help="extract only every N-th part of the store, starting with the I-th; without it, extract what is missing "
+        "and join all parts",
     )
     setting_option(child, EmbeddingSettings, "batch_size")
 
@@ -59,8 +62,6 @@ def run(options: argparse.Namespace) -> None:
     cell = cell_of(options, "embed-KD" if options.views == "sample" else "teacher-KD")
     if options.views == "replayed":
         checked(replace(cell, teacher_source="replayed"))
-    from clipkd.embeddings import prepare
-
     device, batch_size = device_of(options), options.embed_batch_size
     for one in cell.by_teacher:
         store = getattr(layout, f"{options.views}_embeddings")(one)

@@ -6,11 +6,12 @@ import argparse
 
 from clipkd.cli.options import data_options, device_of, device_options, layout_of
 from clipkd.core.errors import InputError
+from clipkd.embeddings import prepare
 from clipkd.plugins import students, teachers
 
 TEXT = (
-    "Fetch a teacher's checkpoint, or a student's pretrained weights, at its pinned commit (needs internet); train a "
-    "teacher that the workflow makes."
+    "Download a teacher's checkpoint, or a student's pretrained weights, at its pinned commit; or train a teacher that "
+    "the workflow trains itself."
 )
 EXAMPLES = """\
 examples:
@@ -35,18 +36,16 @@ def run(options: argparse.Namespace) -> None:
     spec = teachers.get(options.teacher)
     if spec.available:
         raise InputError(spec.available)
-    from clipkd.embeddings import prepare
-
     layout, device = layout_of(options), device_of(options)
     for one in spec.members:
         prepare.teacher(one, layout, device)
 
 
 def fetch_student(name: str) -> None:
-    """Bring the pretrained weights of a timm student into the Hugging Face cache, where its training finds them."""
+    """Download the pretrained weights of a timm student into the Hugging Face cache."""
     spec = students.get(name)
     if not isinstance(spec, students.TimmSpec) or not spec.pretrained or spec.weights:
         raise InputError(f"student '{name}' has no weights on the hub: write timm:MODEL?pretrained=OWNER/MODEL@COMMIT")
-    from clipkd.plugins.students._pretrained import fetch
+    from clipkd.plugins.students import _pretrained
 
-    fetch(spec)
+    _pretrained.fetch(spec)

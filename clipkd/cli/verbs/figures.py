@@ -12,7 +12,7 @@ TEXT = "Draw the figures from run folders."
 EXAMPLES = """\
 examples:
   clipkd figures
-  clipkd figures --partial          # of the runs that are there
+  clipkd figures --partial          # from the runs that exist
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from clipkd.embeddings import teacher_checkpoint
 from clipkd.plugins import teachers
 
 TEXT = "Ask the hub for a teacher's current commit and lock it in config/teachers.lock.json."
@@ -18,7 +19,5 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.embeddings.teacher_checkpoint import pin
-
-    entry = pin(options.teacher)
+    entry = teacher_checkpoint.pin(options.teacher)
     print(f"{teachers.LOCK}: {options.teacher} is pinned at {entry['revision']}")

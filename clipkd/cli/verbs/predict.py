@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TextIO
 
 from clipkd.cli.options import device_of, device_options, names_option, positive
+from clipkd.core.artifacts import written_aside
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.progress import progress, say
+from clipkd.export.prediction import WRITERS
+from clipkd.spec.layout import Layout
 
-TEXT = "Classify images: the likeliest classes of each, as CSV or JSON."
+TEXT = "Classify images: the most likely classes of each, as CSV or JSON."
 EXAMPLES = """\
 examples:
   clipkd predict results/runs/corrected/digits/tiny-32/none/supervised/seed0 scan.png photos/
@@ -31,14 +35,14 @@ def add_options(child: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--format", choices=["csv", "json"], default="csv", help="one row, or one object, per answer")
     child.add_argument("--output", type=Path, help="file to write (default: standard output)")
-    child.add_argument("--top", type=positive, default=5, help="how many classes, the likeliest first")
+    child.add_argument("--top", type=positive, default=5, help="number of classes, most likely first")
     child.add_argument("--batch-size", type=positive, default=64, help="batch size")
     child.add_argument(
         "--add-class",
         action="append",
         metavar="NAME",
-        help="a class that was not in training, given by its name (only for embed-KD with a text tower as teacher); "
-        "all classes are then predicted by their prototypes; may be repeated",
+        help="the name of a class that was not in training (only for embed-KD with a text tower as teacher); all "
+        "classes are then predicted by their prototypes; may be repeated",
     )
     child.add_argument(
         "--data", type=Path, default=Path("data"), help="folder of the run's prototypes and text tower, for --add-class"
@@ -46,23 +50,19 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.core.progress import progress, say
-    from clipkd.data.image_files import listed
-    from clipkd.export.model import load
-    from clipkd.export.prediction import WRITERS
-
     if options.add_class and options.class_names:
         raise InputError("--add-class needs the class names of the run: drop --class-names")
     if options.output is not None and options.output.is_dir():
         raise InputError(f"--output {options.output} is a folder; give a file")
-    device = device_of(options)
-    model = load(options.run_folder, device.type, options.class_names)
-    paths = listed(options.images, sys.stdin)
-    if options.add_class:
-        from clipkd.export.open_classes import of_run
-        from clipkd.spec.layout import Layout
+    from clipkd.data import image_files
+    from clipkd.export import model as models
+    from clipkd.export import open_classes
 
-        classes = of_run(options.run_folder, Layout(options.data), device).adding(options.add_class)
+    device = device_of(options)
+    model = models.load(options.run_folder, device.type, options.class_names)
+    paths = image_files.listed(options.images, sys.stdin)
+    if options.add_class:
+        classes = open_classes.of_run(options.run_folder, Layout(options.data), device).adding(options.add_class)
         model = replace(model, student=classes.network(), classes=list(classes.names), class_names=None)
     unreadable = 0
     with output(options.output) as stream:
@@ -88,8 +88,6 @@ def output(path: Path | None) -> Iterator[TextIO]:
             sys.stdout.reconfigure(errors="surrogateescape")  # a file name need not be UTF-8
         yield sys.stdout
         return
-    from clipkd.core.artifacts import written_aside
-
     with (
         written_aside(path) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,

@@ -14,8 +14,9 @@ from clipkd.cli.options import (
     store_options,
 )
 from clipkd.core.artifacts import MANIFEST
+from clipkd.embeddings import prepare
 
-TEXT = "Fit the linear probe on stored embeddings and write class scores."
+TEXT = "Fit a linear probe on stored embeddings: the teacher's class scores."
 EXAMPLES = """\
 example:
   clipkd probe --dataset-name digits --teacher-model digits-vit-s --student tiny-32
@@ -30,8 +31,6 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     layout, cell = layout_of(options), cell_of(options, "vanilla")
-    from clipkd.embeddings import prepare
-
     device = device_of(options)
     for one in cell.by_teacher:
         store = layout.full_embeddings(one)

@@ -13,8 +13,9 @@ from clipkd.cli.options import (
     store_options,
 )
 from clipkd.core.artifacts import MANIFEST
+from clipkd.embeddings import prepare
 
-TEXT = "Make class prototypes of a stored sample."
+TEXT = "Make class prototypes from stored embeddings."
 EXAMPLES = """\
 examples:
   clipkd prototypes --dataset-name digits --teacher-model digits-vit-s --student tiny-32
@@ -30,8 +31,6 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     cell, layout = cell_of(options, "embed-KD"), layout_of(options)
-    from clipkd.embeddings import prepare
-
     for one in cell.by_teacher:
         if not (layout.prototypes(one)[0] / MANIFEST).exists():
             expect_embeddings(layout.sample_embeddings(one), options, "sample")

@@ -7,9 +7,10 @@ import shlex
 from pathlib import Path
 
 from clipkd.cli.options import file_to_write, results_options
+from clipkd.report import write_report
 from clipkd.spec.config import resolved
 
-TEXT = "Write the report: one page with the tables and figures, to sort, filter, print and share."
+TEXT = "Write the report: one page with all tables and figures, to sort, filter, print and share."
 EXAMPLES = """\
 examples:
   clipkd report
@@ -24,15 +25,13 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.report import write_report
-
     output = file_to_write(options.output)
     config = resolved(options.config)
     write_report(config, options.results, options.data, options.figures, output, options.partial, drawing(options))
 
 
 def drawing(options: argparse.Namespace) -> str:
-    """Return the command that draws the figures of this report, as it can be pasted."""
+    """Return the command that draws this report's figures, ready to paste."""
     given = {
         "--config": (options.config, "results/config.json"),
         "--results": (options.results, "results"),

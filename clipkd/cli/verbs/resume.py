@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-TEXT = "Go on with the workflow of this folder after its main process was killed, with the command it was started with."
+from clipkd.workflow import resume
+
+TEXT = "Resume the workflow of this folder after its main process was killed, with the same command."
 EXAMPLES = """\
 examples:
   clipkd resume
@@ -17,11 +19,9 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "--wait",
         action="store_true",
-        help="let trainings that still run finish first, instead of having them saved and stopped",
+        help="let running trainings finish first; without it, they are saved and stopped",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.workflow import resume as resumption
-
-    resumption.go_on(*resumption.prepare(Path(), options.wait))
+    resume.go_on(*resume.prepare(Path(), options.wait))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from clipkd.cli.options import folder_to_write, results_options
 from clipkd.spec.config import resolved
+from clipkd.tables import write_tables
 
 TEXT = "Write the tables from run folders."
 EXAMPLES = """\
 examples:
   clipkd tables
-  clipkd tables --partial           # of the runs that are there
+  clipkd tables --partial           # from the runs that exist
 """
 
 
@@ -22,7 +23,5 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from clipkd.tables import write_tables
-
     output = folder_to_write(options.output)
     write_tables(resolved(options.config), options.results, options.data, output, options.partial)

@@ -6,6 +6,7 @@ import argparse
 
 from clipkd.cli.options import data_options, dataset_of, layout_of, positive
 from clipkd.core.errors import InputError
+from clipkd.embeddings import prepare
 
 TEXT = "Pack a folder of large images at a student's input size."
 EXAMPLES = """\
@@ -24,7 +25,5 @@ def run(options: argparse.Namespace) -> None:
     spec, layout = dataset_of(options, options.dataset), layout_of(options)
     if not spec.has_thumbnails:
         raise InputError(f"students train on the images of {spec.title} as they are packed: no thumbnails are needed")
-    from clipkd.embeddings import prepare
-
     prepare.thumbnails(spec, options.side, layout, options.dataset_source)
     print(layout.thumbnails(spec, options.side)[0])

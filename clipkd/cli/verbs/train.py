@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import signal
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 from clipkd.cli.options import (
     cell_of,
@@ -22,17 +19,14 @@ from clipkd.cli.options import (
     setting_option,
     store_options,
 )
-from clipkd.core.errors import InputError, Interrupted
+from clipkd.core.errors import InputError
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell
 from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
 from clipkd.workflow import stamps
 
-if TYPE_CHECKING:
-    from clipkd.runs.assignment import Assignment
-
-TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds; what they
-need of a teacher is taken from the store or made first, and those that are complete are left as they are."""
+TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds. Missing
+embeddings and prototypes are made first; complete runs are kept."""
 EXAMPLES = """\
 examples:
   clipkd train --dataset-name digits --teacher-model digits-vit-s --train-type embed-KD --student tiny-32
@@ -40,11 +34,8 @@ examples:
   clipkd train --dataset-name birds --dataset-source photos/birds --train-type supervised --student base-64
 """
 
-
 SEVERAL = ("recipe", "teacher_model", "train_type", "seed")
 """Options with several values: one student is trained for each combination."""
-STACK = 8
-"""Students that a GPU computes at once, where --stack says nothing."""
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
@@ -65,14 +56,16 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "--ckpt-save-name",
         type=Path,
-        help="student file, .pt or .safetensors; a bare name lies in the log folder (default: student.safetensors)",
+        help="student file, .pt or .safetensors; a bare name is put in the log folder (default: student.safetensors)",
     )
-    child.add_argument("--seed", nargs="+", type=seed, default=[0], help="seed of weights, order, flips and dropout")
+    child.add_argument(
+        "--seed", nargs="+", type=seed, default=[0], help="random seed of weights, order, flips and dropout"
+    )
     child.add_argument(
         "--processes", type=positive, help="on a CPU, students trained at a time (default: one per core, if several)"
     )
     child.add_argument(
-        "--stack", type=positive, help=f"students of equal shape computed at once (default: {STACK} on a GPU, else 1)"
+        "--stack", type=positive, help="students of equal shape computed at once (default: 8 on a GPU, else 1)"
     )
     child.add_argument(
         "--stamp", type=Path, metavar="FILE", help="file to write when every student is complete; for workflows"
@@ -84,7 +77,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def cells_of(options: argparse.Namespace) -> list[Cell]:
-    """Return the cell of each combination, each once: without a teacher, one for all teachers."""
+    """Return the cell of each combination, each once: without a teacher, one cell for all teachers."""
     cells: dict[str, Cell] = {}
     for values in itertools.product(*(getattr(options, name) for name in SEVERAL)):
         one = argparse.Namespace(**vars(options) | dict(zip(SEVERAL, values, strict=True)))
@@ -104,15 +97,14 @@ def run(options: argparse.Namespace) -> None:
 def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, tuple[Path, Path | None]]) -> None:
     """Train the cells' students, alone, in processes or in stacks."""
     if len(cells) > 1 and "WORLD_SIZE" in os.environ:
-        raise InputError("the processes that torchrun starts train one student: give one value of each option")
+        raise InputError("torchrun trains one student: give one value of each option")
     if (options.processes or 1) > 1 and (options.stack or 1) > 1:
-        raise InputError("--processes and --stack exclude each other: one student a process, or several in one")
-    may_fork = len(cells) > 1 and options.device != "cuda" and options.stack in (None, 1)
-    if may_fork:
+        raise InputError("--processes and --stack can't be combined: one student per process, or several in one")
+    if len(cells) > 1 and options.device != "cuda" and options.stack in (None, 1):
         workers.start_server()
-    from clipkd.runs.assignment import Assignment, train_in_stacks
+    from clipkd.runs import start
+    from clipkd.runs.assignment import Assignment
     from clipkd.runs.precision import resolved
-    from clipkd.runs.record import METRICS
 
     device, layout = device_of(options), layout_of(options)
     given = {name: getattr(options, name) for name in Hyperparameters.model_fields}
@@ -123,20 +115,9 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
     for one in assignments:
         one.run_folder()
     if len(assignments) == 1:
-        expect_signals(assignments[0])
-        train_alone(assignments[0])
-        return
-    on_gpu = device.type == "cuda"
-    processes = options.processes or workers.cores() if may_fork and not on_gpu else 1
-    try:
-        if processes > 1:
-            workers.train_in_processes(assignments, processes, options.threads)
-        else:
-            train_in_stacks(assignments, options.stack or (STACK if on_gpu else 1))
-    finally:
-        for one in assignments:
-            if (one.folder / METRICS).exists():
-                print(one.folder)
+        start.train_alone(assignments[0])
+    else:
+        start.train_several(assignments, options.processes, options.stack, options.threads)
 
 
 def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Path, Path | None]]:
@@ -152,43 +133,3 @@ def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Pa
             folder = options.log_folder / cell.folder
         found[cell.folder] = (folder, folder / name if is_bare and name else name)
     return found
-
-
-def expect_signals(assignment: Assignment) -> None:
-    """Let SIGTERM and SIGUSR1 stop the work around the training; once the result is complete they change nothing.
-
-    A scheduler takes back what a job that fails has made: a signal in a finished training's last second must not
-    make it fail. (While it trains, the training itself listens.)
-    """
-    from clipkd.runs.record import METRICS
-
-    result = assignment.folder / METRICS
-    before = result.stat().st_mtime_ns if result.exists() else None
-
-    def note(number: int, frame: FrameType | None) -> None:
-        is_complete = result.exists() and result.stat().st_mtime_ns != before
-        if not is_complete:
-            raise Interrupted(signal.Signals(number), f"stopped by {signal.Signals(number).name} outside the training")
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, note)
-
-
-def train_alone(assignment: Assignment) -> None:
-    """Train one student; where torchrun started several processes, they do so together."""
-    import torch
-
-    from clipkd.runs.ranks import join, leave
-    from clipkd.runs.training import train
-
-    ranks = join(torch.device(assignment.device))
-    try:
-        error = assignment.prepare() if ranks.is_first else None
-        if error:
-            raise error
-        ranks.wait()
-        train(*assignment.open(ranks.count), ranks)
-    finally:
-        leave()
-    if ranks.is_first:
-        print(assignment.folder)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkd.core.errors import DataError, InputError
+from clipkd.runs.verification import verify
 
 TEXT = "Check every byte of all artefacts and results against their manifests."
 EXAMPLES = """\
@@ -25,14 +26,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     for folder in options.folders:
         if not folder.is_dir():
-            raise InputError(f"{folder} is no folder")
-    from clipkd.runs.verification import verify
-
+            raise InputError(f"{folder} is not a folder")
     findings = verify(options.folders)
     for path in findings.left:
-        print(f"unfinished, never read, may be removed: {path}")
+        print(f"unfinished and unused, safe to delete: {path}")
     for problem in findings.damaged:
         print(f"damaged: {problem}")
     print(f"{findings.sound} sound, {len(findings.damaged)} damaged")
     if findings.damaged:
-        raise DataError(f"{len(findings.damaged)} files are not as they were written; they are listed above")
+        raise DataError(f"{len(findings.damaged)} damaged files; see the list above")

@@ -1,0 +1,76 @@
+"""Trainings started: one student alone, or several in processes or stacks."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from types import FrameType
+
+import torch
+
+from clipkd.core.errors import Interrupted
+from clipkd.runs import workers
+from clipkd.runs.assignment import Assignment, train_in_stacks
+from clipkd.runs.ranks import join, leave
+from clipkd.runs.record import METRICS
+from clipkd.runs.training import train
+
+STACK = 8
+"""Students that a GPU computes at once by default."""
+
+
+def train_several(
+    assignments: Sequence[Assignment], processes: int | None, stack: int | None, threads: int | None
+) -> None:
+    """Train students in several processes, or in stacks in this one; print the folder of each complete run.
+
+    Raises:
+        SomeFailed: some failed; the others are complete.
+        Interrupted: a signal came; every training is saved.
+    """
+    on_gpu = assignments[0].device.startswith("cuda")
+    one_process = on_gpu or stack not in (None, 1)
+    count = 1 if one_process else processes or workers.cores()
+    try:
+        if count > 1:
+            workers.train_in_processes(assignments, count, threads)
+        else:
+            train_in_stacks(assignments, stack or (STACK if on_gpu else 1))
+    finally:
+        for one in assignments:
+            if (one.folder / METRICS).exists():
+                print(one.folder)
+
+
+def train_alone(assignment: Assignment) -> None:
+    """Train one student and print its folder; processes that torchrun started train it together."""
+    expect_signals(assignment)
+    ranks = join(torch.device(assignment.device))
+    try:
+        error = assignment.prepare() if ranks.is_first else None
+        if error:
+            raise error
+        ranks.wait()
+        train(*assignment.open(ranks.count), ranks)
+    finally:
+        leave()
+    if ranks.is_first:
+        print(assignment.folder)
+
+
+def expect_signals(assignment: Assignment) -> None:
+    """Let SIGTERM and SIGUSR1 stop the work around the training; once the result is complete, they are ignored.
+
+    A scheduler deletes the output of a failed job: a signal in the last second of a finished training must not make
+    it fail. (During training, the training itself handles them.)
+    """
+    result = assignment.folder / METRICS
+    before = result.stat().st_mtime_ns if result.exists() else None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        is_complete = result.exists() and result.stat().st_mtime_ns != before
+        if not is_complete:
+            raise Interrupted(signal.Signals(number), f"stopped by {signal.Signals(number).name} outside the training")
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop)
