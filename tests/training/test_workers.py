@@ -70,7 +70,9 @@ def test_one_that_fails_stops_no_other_and_is_named(digits_folder, tmp_path):
     assert f"  {PLACE}/seed1: {blocked}: Is a directory" in answer.stderr
     assert all((tmp_path / PLACE / f"seed{seed}/metrics.json").is_file() for seed in (0, 2))
 
-    answer = train(digits_folder, tmp_path / "rate", "--seed", 0, 1, "--learning-rate", 1e30, check=False)
+    answer = train(
+        digits_folder, tmp_path / "rate", "--seed", 0, 1, "--learning-rate", 10, "--weight-decay", 10, check=False
+    )
     assert answer.returncode == 3
     assert "2 of 2 students failed:" in answer.stderr
     assert f"{PLACE}/seed1: loss or gradient is not finite" in answer.stderr

@@ -29,7 +29,7 @@ CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=8)
 
 def trained(cell: Cell, data: Path, folder: Path) -> Path:
     """Train a cell into a folder, for seconds."""
-    job = open_job(cell, Hyperparameters(cell.epochs, 64, 2e-3, 0.1), Layout(data), torch.device("cpu"))
+    job = open_job(cell, Hyperparameters(epochs=cell.epochs, learning_rate=2e-3), Layout(data), torch.device("cpu"))
     train(job, RunFolder(folder))
     return folder
 
