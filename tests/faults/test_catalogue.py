@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +40,16 @@ def test_a_row_without_test_or_control_is_noticed(faults, monkeypatch: pytest.Mo
         faults.ROWS, "Z01", {"fault": "x", "result": "y", "tests": ["tests/a.py::test_b"], "control": "c"}
     )
     assert faults.problems() == ["Z01: tests/a.py::test_b does not exist"]
+
+
+def test_the_test_of_each_claim_exists() -> None:
+    """tests/README.md names one test per claim."""
+    page = (ROOT / "tests/README.md").read_text(encoding="utf-8")
+    named = re.findall(r"\| `([\w/]+\.py)::(\w+)` \|", page)
+    assert len(named) > 20
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert missing == []
