@@ -13,16 +13,15 @@ from benchmarks.material import Material
 from clipkd.embeddings import prepare
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_job
-from clipkd.runs.precision import Precision
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
-from clipkd.spec.settings import Hyperparameters
+from clipkd.spec.settings import Hyperparameters, StudentPrecision
 
 SEEDS, EPOCHS = 10, 12
 TEACHER, STUDENT = "digits-vit-s", "tiny-32"
 TYPES = ("supervised", "embed-KD", "teacher-KD")
-FORMATS: tuple[Precision, ...] = ("fp32", "bf16")
+FORMATS: tuple[StudentPrecision, ...] = ("fp32", "bf16")
 
 
 def measure(material: Material, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:

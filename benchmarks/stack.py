@@ -13,10 +13,10 @@ from benchmarks.distillation import gflop
 from benchmarks.material import Material
 from benchmarks.rounds import Contender, interleaved, matrix_peak
 from clipkd.plugins import students
-from clipkd.runs.precision import Precision
+from clipkd.spec.settings import StudentPrecision
 
 IMAGES, SIZE, ROUNDS = 50_000, 8, 3
-FORMATS: tuple[Precision, ...] = ("fp32", "bf16")
+FORMATS: tuple[StudentPrecision, ...] = ("fp32", "bf16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 

@@ -25,6 +25,7 @@ from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import Teacher
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.runs.folder import RunFolder
+from clipkd.runs.record import RunRecord
 from clipkd.runs.unfinished import Checkpoints
 from clipkd.runs.verification import verify
 from clipkd.spec import cells
@@ -45,6 +46,7 @@ from tests.faults.processes import (
     waited,
 )
 from tests.faults.test_datasets import folder_of_images
+from tests.synthetic import cost_of, metrics_of
 
 CPU = torch.device("cpu")
 IDENTITY = {"made": "for a test", "numbers": [1, 2]}
@@ -67,10 +69,18 @@ def checkpoint(folder: Path) -> None:
 
 def run(folder: Path) -> None:
     """Write a complete run of little."""
+    cell = cells.Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=1)
+    epoch = {"epoch": 1, "learning_rate": 1e-3, "train": {"loss": 0.5}, "split": "validation"}
+    record = RunRecord.model_validate(
+        {
+            "metrics": metrics_of(cell, 0.8, IDENTITY),
+            "cost": cost_of(cell),
+            "history": [epoch | {"val": {"loss": 0.5, "top1": 0.8, "top5": 1.0}}],
+        }
+    )
     made = RunFolder(folder)
-    made.start({"a": 1}, IDENTITY, CPU)
-    metrics = {"fingerprint": fingerprint(IDENTITY), "identity": IDENTITY}
-    made.finish({"w": torch.arange(500.0)}, [{"epoch": 1, "loss": 0.5}], {"seconds": 1}, metrics, IDENTITY, {})
+    made.start(IDENTITY)
+    made.finish({"w": torch.arange(500.0)}, record, {}, {"a": 1}, CPU)
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_names_are_known_before_anything_runs(study, tables):
 
 def test_one_frame_holds_every_run(study, tables):
     """In one line for a user, and as results/tables/runs.csv."""
-    write_json(study.results / "config.json", study.config)
+    write_json(study.results / "config.json", study.config.model_dump(exclude_unset=True))
     found = clipkd.results(study.results)
     assert len(found) == 2 * len(study.cells)
     run = found.query("recipe == 'corrected' and train_type == 'embed-KD' and teacher == 'digits-vit-xs' and seed == 1")
@@ -83,7 +83,7 @@ def test_one_frame_holds_every_run(study, tables):
 
 def test_a_missing_run_is_a_row_without_numbers(tmp_path):
     study = write_study(demo(), tmp_path)
-    write_json(study.results / "config.json", study.config)
+    write_json(study.results / "config.json", study.config.model_dump(exclude_unset=True))
     shutil.rmtree(study.folder(recipe="corrected", teacher="digits-vit-s", train_type="embed-KD", seed=1))
     found = clipkd.results(study.results)
     missing = found[found.state == "missing"]

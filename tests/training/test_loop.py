@@ -19,6 +19,9 @@ from clipkd.runs.optimiser import adamw, learning_rate
 from clipkd.spec.settings import Hyperparameters
 from tests.warm import clipkd
 
+DIVERGES = ("--learning-rate", 10, "--weight-decay", 10, "--recipe", "reference", "--epochs", 3)
+"""Each step multiplies the weights by 1 - 10 * 10: float32 ends after some twenty."""
+
 
 def train(data: Path, folder: Path, *flags, check=True) -> subprocess.CompletedProcess:
     """Train the tiny student on the digits for two epochs; later flags win."""
@@ -130,17 +133,7 @@ def test_a_live_teacher_is_counted_and_trains_the_same_student(digits_folder, vi
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(digits_folder, tmp_path):
-    answer = train(
-        digits_folder,
-        tmp_path / "run",
-        "--learning-rate",
-        10,
-        "--weight-decay",
-        10,
-        "--recipe",
-        "reference",
-        check=False,
-    )
+    answer = train(digits_folder, tmp_path / "run", *DIVERGES, check=False)
     assert answer.returncode == 3
     assert "loss or gradient is not finite in epoch 1, step " in answer.stderr
     assert "Traceback" not in answer.stderr

@@ -29,6 +29,10 @@ def command(data: Path, folder: Path, *flags) -> list[str]:
     return [sys.executable, "-m", "clipkd", *map(str, ["train", *cell, *numbers, *defaults, *flags])]
 
 
+DIVERGES = ("--learning-rate", 10, "--weight-decay", 10, "--recipe", "reference", "--epochs", 3)
+"""Each step multiplies the weights by 1 - 10 * 10: float32 ends after some twenty."""
+
+
 def train(*arguments, check: bool = True) -> subprocess.CompletedProcess:
     return clipkd(*command(*arguments)[3:], check=check)
 
@@ -70,9 +74,7 @@ def test_one_that_fails_stops_no_other_and_is_named(digits_folder, tmp_path):
     assert f"  {PLACE}/seed1: {blocked}: Is a directory" in answer.stderr
     assert all((tmp_path / PLACE / f"seed{seed}/metrics.json").is_file() for seed in (0, 2))
 
-    answer = train(
-        digits_folder, tmp_path / "rate", "--seed", 0, 1, "--learning-rate", 10, "--weight-decay", 10, check=False
-    )
+    answer = train(digits_folder, tmp_path / "rate", "--seed", 0, 1, *DIVERGES, check=False)
     assert answer.returncode == 3
     assert "2 of 2 students failed:" in answer.stderr
     assert f"{PLACE}/seed1: loss or gradient is not finite" in answer.stderr

@@ -14,6 +14,7 @@ import pytest
 from clipkd.runs.folder import RunFolder
 from clipkd.spec.cells import expand
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
 from clipkd.workflow import stamps
 from tests import warm
 from tests.synthetic import Study, demo, seal, write_study
@@ -32,7 +33,7 @@ FAILS_ONCE = """\
 """
 
 
-def jobs_of(config: dict, size: int = 1) -> list[stamps.TrainJob]:
+def jobs_of(config: Config, size: int = 1) -> list[stamps.TrainJob]:
     return list(stamps.jobs(expand(config)[0], config, Layout.of(config), size).values())
 
 
@@ -117,7 +118,7 @@ def test_settings_decide_which_stamp_it_is(changes: dict, is_same: bool, study: 
     for block in before["grid"]:
         block.pop("epochs", None)
     write_study(before, Path())
-    job = jobs_of(other)[0]
+    job = jobs_of(Config.model_validate(other))[0]
     job.settle()
     assert job.stamp.exists() == is_same
 
