@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
             )
             prepare.for_training(cell, layout, device)
             for precision in FORMATS:
-                job = open_job(cell, replace(numbers, precision=precision), layout, device)
+                job = open_job(cell, numbers.model_copy(update={"precision": precision}), layout, device)
                 metrics = train(job, RunFolder(material.folder / "precision" / precision / cell.folder))
                 reached[train_type][precision].append(100 * metrics.selected.test.top1)
     return {"student": STUDENT, "epochs": options.precision_epochs, "top1": reached, "difference": differences(reached)}
