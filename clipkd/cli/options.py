@@ -1,12 +1,13 @@
-"""Groups of options that several verbs share, and what they stand for."""
+"""Groups of options that several verbs share, and what they are parsed to."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,6 +33,7 @@ from clipkd.spec.views import Sample
 from clipkd.spec.yaml_source import meant
 
 STRICT = Settings.model_config
+Parsed = TypeVar("Parsed")
 SEED: TypeAdapter[int] = TypeAdapter(Seed, config=STRICT)
 
 
@@ -45,7 +47,7 @@ def positive(text: str) -> int:
 
 def seed(text: str) -> int:
     """Parse a seed: what both torch and numpy take."""
-    return parsed(text, SEED)
+    return int(parsed(text, SEED))
 
 
 def parsed(text: str, kind: TypeAdapter[Any]) -> Any:
@@ -122,7 +124,7 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
         PrototypeSettings,
         "templates",
         action="append",
-        type=template,
+        type=refusing(checked_template),
         dest="templates",
         default=None,
         help=repeated,
@@ -134,7 +136,7 @@ def names_option(child: argparse.ArgumentParser) -> None:
     """Add what classes are called."""
     child.add_argument(
         "--class-names",
-        type=names,
+        type=refusing(class_names.from_option),
         metavar="FILE",
         help="what the classes are called where the dataset has ids or numbers: a YAML or JSON file with a map from "
         "each class to its name, or a list in the order of the classes (or that map or list itself, as JSON)",
@@ -143,31 +145,24 @@ def names_option(child: argparse.ArgumentParser) -> None:
 
 def form_options(child: argparse.ArgumentParser) -> None:
     """Add what a class prototype is."""
-    setting_option(child, PrototypeSettings, "form", type=form, metavar="FORM")
+    setting_option(child, PrototypeSettings, "form", type=refusing(form), metavar="FORM")
+
+
+def refusing(parse: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
+    """Return a parser of an option's value whose InputError argparse shows as a refusal of that option."""
+
+    def parsed_or_refused(text: str) -> Parsed:
+        try:
+            return parse(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed_or_refused
 
 
 def form(text: str) -> str:
-    """Parse the name of a prototype form."""
-    try:
-        return prototype_forms.get(text).name
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def template(text: str) -> str:
-    """Parse a prompt template."""
-    try:
-        return checked_template(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def names(text: str) -> ClassNames:
-    """Parse class names: a file, or a map or list as JSON."""
-    try:
-        return class_names.from_option(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    """Return the name of a prototype form."""
+    return str(prototype_forms.get(text).name)
 
 
 def layout_of(options: argparse.Namespace) -> Layout:
@@ -198,7 +193,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
     """Return the cell that the options name, every name checked."""
     method = methods.get(train_type)
     if method.signal != "nothing" and options.teacher_model == NO_TEACHER:
-        # Other verbs than `train` only stand for a train type: their users gave none.
+        # Only `train` has the option --train-type.
         who = f"train type '{method.name}'" if hasattr(options, "train_type") else f"clipkd {options.verb}"
         raise InputError(f"{who} needs --teacher-model (known: {', '.join(teachers.names())})")
     spec = None if method.signal == "nothing" else teachers.get(options.teacher_model)
@@ -224,7 +219,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
 def expect_embeddings(store: Embeddings, options: argparse.Namespace, views: Literal["full", "sample"]) -> None:
     """Raise InputError where embeddings have yet to be made; gives the command that makes them."""
     if not (store.folder / MANIFEST).exists():
-        raise InputError(f"no embeddings at {store.folder}; make them first: {extraction(options, views)}")
+        raise InputError(f"no embeddings at {store.folder}; extract them first: {extraction(options, views)}")
 
 
 def extraction(options: argparse.Namespace, views: str) -> str:
@@ -273,7 +268,7 @@ def results_options(child: argparse.ArgumentParser) -> None:
 
 
 def folder_to_write(path: Path) -> Path:
-    """Return the folder of --output; InputError where a file stands in its place, or above it."""
+    """Return the folder of --output; InputError where it, or a folder above it, is a file."""
     file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
     if file is not None:
         raise InputError(f"--output {path}: {file} is a file, not a folder; name another folder")
@@ -281,7 +276,7 @@ def folder_to_write(path: Path) -> Path:
 
 
 def file_to_write(path: Path) -> Path:
-    """Return the file of --output; InputError where a folder stands in its place, or a file above it."""
+    """Return the file of --output; InputError where it is a folder, or a folder above it is a file."""
     if path.is_dir():
         raise InputError(f"--output {path}: this is a folder; name a file in it, for example {path / 'report.html'}")
     folder_to_write(path.parent)

@@ -16,7 +16,7 @@ from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.settings import Block, Config, TeacherSource
 
 NO_TEACHER = "none"
-"""What stands for the teacher in the path and tables of a method without one."""
+"""Name of the teacher, in paths and tables, of a method without one."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def refuse_mixture(cells: list[Cell]) -> None:
         if cell.teacher_source == "replayed" and replace(cell, teacher_source="live") in cells:
             raise InputError(
                 f"the grid asks for {cell.folder} and for the same run with a live teacher: they differ in their "
-                "mathematics and would stand in one row; make two grids of them"
+                "mathematics but would share one table row; split them into two grids"
             )
 
 
@@ -146,7 +146,7 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
 
 
 def teacher_name(name: str) -> str:
-    """Return what stands for a teacher in cells: its key, or what names a teacher that has no file."""
+    """Return a teacher's name in cells: its key, or, without a file of its own, the name it was given by."""
     key = teachers.get(name).name
     return key if key in teachers.names() else name
 
@@ -167,17 +167,19 @@ def checked(cell: Cell) -> Cell:
     refuse_teacher(cell)
     if cell.teacher_source != "cached" and method.signal not in {"embeddings", "scores"}:
         source = cell.teacher_source
-        raise InputError(f"train type '{method.name}' has no {source} teacher: it reads {method.signal}, made once")
+        raise InputError(
+            f"train type '{method.name}' can't use a {source} teacher: it reads {method.signal}, which are made once"
+        )
     if cell.teacher_source == "replayed":
         if cell.dataset_spec.augmentation == "flip":
-            raise InputError(f"dataset '{cell.dataset}' has few views, all stored: take teacher_source 'cached'")
+            raise InputError(f"dataset '{cell.dataset}' has few views, and all are stored: use teacher_source 'cached'")
         return cell
     if cell.teacher_source == "lazy" and not cacheable(cell):
         raise InputError(f"dataset '{cell.dataset}' never shows a view twice: teacher_source 'lazy' would keep nothing")
     if not cacheable(cell) and len(cell.by_teacher) > 1:
         raise InputError(
             f"dataset '{cell.dataset}' never shows a view twice, and several teachers ('{cell.teacher}') are not run "
-            f"live: for '{method.name}' take teacher_source 'replayed'"
+            f"live: for '{method.name}' use teacher_source 'replayed'"
         )
     return cell if cacheable(cell) else replace(cell, teacher_source="live")
 
@@ -187,7 +189,7 @@ def refuse_teacher(cell: Cell) -> None:
     for one in cell.by_teacher if cell.teacher != NO_TEACHER else ():
         if one.teacher_spec and one.teacher_spec.reads_names and cell.method.signal != "prototypes":
             raise InputError(
-                f"teacher '{one.teacher}' reads class names and sees no image: it gives prototypes, for embed-KD and "
+                f"teacher '{one.teacher}' reads class names, not images: it gives prototypes, for embed-KD and "
                 f"its controls, not the {cell.method.signal} that '{cell.method.name}' asks for"
             )
     if len(cell.by_teacher) > 1 and cell.teacher_source in {"live", "lazy"}:

@@ -30,13 +30,13 @@ class ClassNames:
     """Names of a dataset's classes, as the user gives them."""
 
     where: str = field(compare=False)
-    """What stands before messages: the file, or the key of the config."""
+    """Where the names were given, for messages: the file, or the key of the config."""
     classes: tuple[str, ...] | None
     """The dataset's own names, in the order of `names`; None: the names are in the order of the classes."""
     names: tuple[str, ...]
 
     def identity(self) -> str:
-        """Return what stands for the names in an identity."""
+        """Return the names' part of an identity."""
         same = list(self.names) if self.classes is None else dict(zip(self.classes, self.names, strict=True))
         return f"given, sha256 {digest(same)[:16]}"
 
@@ -44,7 +44,7 @@ class ClassNames:
         """Return the name of each of a dataset's classes.
 
         Raises:
-            InputError: a class has no name, or there is a name for none; says which.
+            InputError: a class has no name, or a name has no class; says which.
         """
         if self.classes is None:
             if len(self.names) != len(classes):
@@ -56,7 +56,7 @@ class ClassNames:
         named = dict(zip(self.classes, self.names, strict=True))
         for one in self.classes:
             if one not in classes:
-                raise InputError(f"{self.where}: {one!r} is no class{nearest(one, classes)} ({listed(classes)})")
+                raise InputError(f"{self.where}: unknown class {one!r}{nearest(one, classes)} ({listed(classes)})")
         missing = [one for one in classes if one not in named]
         if missing:
             raise InputError(f"{self.where}: no name for {listed(missing)}; name each of the {len(classes)} classes")
@@ -71,7 +71,7 @@ def read(given: Given, where: str) -> ClassNames:
         where: what messages call the place where it was given.
 
     Raises:
-        InputError: a name is no text, empty, too long or stands twice; the file can't be read, or holds something else.
+        InputError: a name is not text, empty, too long or a duplicate; the file can't be read, or holds something else.
     """
     return from_file(Path(given)) if isinstance(given, str) else made(given, where, {})
 
@@ -91,7 +91,7 @@ def from_file(path: Path) -> ClassNames:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"class names in {path}: {error.strerror or error}") from None
-    except ValueError:  # bytes that are no text, or a path with a null in it
+    except ValueError:  # not text, or a path with a null in it
         raise InputError(f"class names in {path}: not UTF-8 text") from None
     lines: dict[Any, int] = {}
     found = from_json(text, str(path)) if path.suffix.lower() == ".json" else from_yaml(text, path, lines)
@@ -99,14 +99,14 @@ def from_file(path: Path) -> ClassNames:
 
 
 def from_json(text: str, where: str) -> Any:
-    """Return what a JSON text holds; a class that stands twice is refused."""
+    """Return what a JSON text holds; a duplicate class is refused."""
 
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise InputError(f"{where}: class {twice!r} stands twice; keep one")
+            raise InputError(f"{where}: duplicate class {twice!r}; keep one")
         return values
 
     try:
@@ -138,13 +138,13 @@ def from_yaml(text: str, path: Path, lines: dict[Any, int]) -> Any:
     for key, value in root.value:
         name, line = scalar(key), key.start_mark.line + 1
         if name in values:
-            raise InputError(f"{path}:{line}: class {name!r} stands twice; keep one")
+            raise InputError(f"{path}:{line}: duplicate class {name!r}; keep one")
         lines[name], values[name] = line, scalar(value)
     return values
 
 
 def made(values: Any, where: str, lines: dict[Any, int]) -> ClassNames:
-    """Return checked class names from a map or a list; `lines` says where each entry stands."""
+    """Return checked class names from a map or a list; `lines` holds the line of each entry."""
     if not isinstance(values, dict | list) or not values:
         raise InputError(f"{where}: class names are {FORM}")
     entries = list(values.items() if isinstance(values, dict) else enumerate(values))
@@ -154,19 +154,19 @@ def made(values: Any, where: str, lines: dict[Any, int]) -> ClassNames:
         place += f": {key}" if isinstance(values, dict) else f": [{key}]"
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_LENGTH:
             shown = repr(name)[:80]
-            raise InputError(f"{place}: {shown} is no name: write one line of text, {MAX_LENGTH} characters at most")
+            raise InputError(f"{place}: invalid name {shown}: use one line of text, at most {MAX_LENGTH} characters")
         other = seen.setdefault(spoken(name), key)
         if other != key:
             raise InputError(
                 f"{place}: {name!r} is the name of {other!r} too: a text tower could not tell them apart; "
-                "say more in one of them"
+                "make one of them more specific"
             )
     names = tuple(" ".join(name.split()) for _, name in entries)
     return ClassNames(where, tuple(key for key, _ in entries) if isinstance(values, dict) else None, names)
 
 
 def spoken(name: str) -> str:
-    """Return a name as it stands in a prompt: `_` in names of folders are spaces."""
+    """Return a name as it is written in a prompt: `_` in names of folders are spaces."""
     return " ".join(name.replace("_", " ").split())
 
 
@@ -176,7 +176,7 @@ def beside(given: Given, folder: Path) -> Given:
 
 
 def option(given: Given) -> str:
-    """Return what stands for it on a command line (see `from_option`)."""
+    """Return class names as a command line takes them (see `from_option`)."""
     return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
 
 

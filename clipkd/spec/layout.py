@@ -64,7 +64,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders below `data/`, and the options that stand in their fingerprints."""
+    """The folders below `data/`, and the options in their fingerprints."""
 
     data: Path = Path("data")
     dtype: str = "int16"

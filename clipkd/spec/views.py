@@ -27,7 +27,7 @@ POOLING = {
     "mean": "mean of the last layer's patch tokens",
     "pooler": "the model's own pooler",
 }
-"""What is taken of an image, in the words that stand in identities."""
+"""What is taken of an image, in the words of identities."""
 BILINEAR, OWN = "bilinear, antialiased", "size, crop and filter of the checkpoint's image processor, antialiased"
 
 
@@ -160,7 +160,7 @@ def embeddings_identity(
     dtype: str,
     precision: TeacherPrecision = "float32",
 ) -> Identity:
-    """Return what makes an embeddings artefact: its digest stands in the artefact's path."""
+    """Return what makes an embeddings artefact: its digest is in the artefact's path."""
     return {
         "dataset": dataset.identity(),
         "teacher": teacher.identity(),

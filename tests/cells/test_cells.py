@@ -267,7 +267,7 @@ def test_different_epochs_for_one_run_are_refused() -> None:
 
 @pytest.mark.parametrize("train_type", ["supervised", "embed-KD", "embed-KD-random"])
 def test_there_is_no_live_teacher_without_a_signal_per_image(train_type: str) -> None:
-    with pytest.raises(InputError, match=f"'{train_type}' has no live teacher"):
+    with pytest.raises(InputError, match=f"'{train_type}' can't use a live teacher"):
         expand(config(block(train_types=[train_type], teacher_source="live")))
 
 

@@ -214,7 +214,7 @@ REFUSED = {
     "teacher without commit": (("fetch", "google/vit-base-patch32-224-in21k"), "run `clipkd pin vit-b32-in21k`"),
     "live prototypes": (
         (*TRAIN, "--train-type", "embed-KD", "--teacher-model", "digits-vit-s", "--teacher-source", "live"),
-        "'embed-KD' has no live teacher",
+        "'embed-KD' can't use a live teacher",
     ),
     "unknown flag": ((*SUPERVISED, "--epoch-count", "3"), "--epoch-count"),
     "zero epochs": ((*SUPERVISED, "--epochs", "0"), "--epochs", "0"),
@@ -289,7 +289,7 @@ def test_a_resolved_config_that_is_none(text: str, code: int, here, tmp_path: Pa
 
 def test_embeddings_that_are_absent(here) -> None:
     named = ("--dataset-name", "digits", "--teacher-model", "digits-vit-s")
-    command = f"make them first: clipkd extract {' '.join(named)}"
+    command = f"extract them first: clipkd extract {' '.join(named)}"
     refused(here("probe", *named), "no embeddings at data/embeddings/digits/digits-vit-s/", f"{command} --views full")
     more = ("--per-class", "5", "--template", "a {}")
     refused(here("prototypes", *named, *more), f"{command} --per-class 5 --template 'a {{}}' --views sample")

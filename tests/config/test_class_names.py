@@ -53,11 +53,11 @@ def test_numbers_and_no_are_texts_in_yaml(tmp_path):
 
 BAD = {
     "missing": ("n01440764: tench\nn01443537: goldfish\n", ["names.yaml: no name for 'n02123045'"]),
-    "unknown": (FILES["words.yaml"].replace("n01443537", "n01443573"), ["'n01443573' is no class", "'n01443537'?"]),
-    "class twice": ("n01440764: tench\nn01440764: carp\n", ["names.yaml:2", "'n01440764' stands twice"]),
+    "unknown": (FILES["words.yaml"].replace("n01443537", "n01443573"), ["unknown class 'n01443573'", "'n01443537'?"]),
+    "class twice": ("n01440764: tench\nn01440764: carp\n", ["names.yaml:2", "duplicate class 'n01440764'"]),
     "name twice": ("a: crane\nb: crane\n", ["names.yaml:2: b", "'crane' is the name of 'a' too"]),
     "name twice in a prompt": ("a: ice cream\nb: ice_cream\n", ["names.yaml:2: b", "is the name of 'a' too"]),
-    "empty": ("a: ''\nb: cat\n", ["names.yaml:1: a: '' is no name"]),
+    "empty": ("a: ''\nb: cat\n", ["names.yaml:1: a: invalid name ''"]),
     "nested": ("a: [n1, tench]\n", ["names.yaml:1", "nothing is nested"]),
     "too few": ("- tench\n- carp\n", ["a list of 2 names, but there are 3 classes: 'n01440764'"]),
     "a word": ("tench\n", ["names.yaml: class names are a map"]),
@@ -80,8 +80,8 @@ def test_bad_names_are_refused(case, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": "x", "a": "y"}', "class 'a' stands twice"),
-        ('{"0": ["n01440764", "tench"]}', "0: ['n01440764', 'tench'] is no name"),
+        ('{"a": "x", "a": "y"}', "duplicate class 'a'"),
+        ('{"0": ["n01440764", "tench"]}', "0: invalid name ['n01440764', 'tench']"),
         ("{", "not JSON"),
         ("nowhere.yaml", "class names in nowhere.yaml: "),
     ],

@@ -270,7 +270,7 @@ def test_a_missing_weight_and_another_architecture_are_errors(tmp_path, vit_fold
 
 @pytest.mark.parametrize("train_type", ["teacher-KD", "vanilla"])
 def test_a_teacher_that_sees_no_image_gives_prototypes_only(train_type, clip):
-    with pytest.raises(InputError, match="reads class names and sees no image"):
+    with pytest.raises(InputError, match="reads class names, not images"):
         cell_of(clip, train_type=train_type)
 
 

@@ -107,9 +107,9 @@ def test_replayed_runs_have_a_folder_of_their_own_and_never_share_a_row(flowers,
     (cell,) = cells(block)
     assert cell.folder.endswith("/teacher-KD-replayed/seed0")
     assert not cell.is_cost_run
-    with pytest.raises(InputError, match="make two grids"):
+    with pytest.raises(InputError, match="split them into two grids"):
         cells(block, block | {"teacher_source": "live"})
-    with pytest.raises(InputError, match="take teacher_source 'cached'"):
+    with pytest.raises(InputError, match="use teacher_source 'cached'"):
         cells(block | {"datasets": ["digits"]})
     with pytest.raises(InputError, match="would keep nothing"):
         cells(block | {"teacher_source": "lazy"})

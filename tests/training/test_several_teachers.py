@@ -140,7 +140,7 @@ def test_signals_are_those_of_each_teacher_alone(pair, digits_folder):
 def test_what_several_teachers_can_not_do_is_refused_in_words(pair, tmp_path):
     with pytest.raises(InputError, match="come from stored embeddings"):
         checked(Cell("corrected", "digits", "tiny-32", pair, "teacher-KD", 0, "live"))
-    with pytest.raises(InputError, match="take teacher_source 'replayed'"):
+    with pytest.raises(InputError, match="use teacher_source 'replayed'"):
         checked(Cell("corrected", "flowers", "tiny-32", pair, "teacher-KD", 0, source=str(tmp_path)))
     with pytest.raises(InputError, match="names one teacher twice"):
         teachers.get("digits-vit-s+digits-vit-s")

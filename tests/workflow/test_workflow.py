@@ -143,7 +143,7 @@ def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
 REFUSED = {
     "key": ("training:\n  epochs: 3\n  epoch: 4\n", "bad.yaml:3", "'epoch'; did you mean 'epochs'"),
     "duplicate": ("training:\n  epochs: 3\n  epochs: 4\n", "bad.yaml:3", "duplicate key 'epochs'"),
-    "combination": (MINI.replace("corrected]", "corrected]\n    teacher_source: live"), "no live teacher"),
+    "combination": (MINI.replace("corrected]", "corrected]\n    teacher_source: live"), "a live teacher"),
 }
 
 
