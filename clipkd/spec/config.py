@@ -172,7 +172,11 @@ def explain(problem: ErrorDetails) -> str:
     if kind in TYPES:
         return f"{short(repr(value))} is not {TYPES[kind]}"
     if kind in LIMITS:
-        return f"{short(repr(value))} {LIMITS[kind].format(**context)}"
+        limits = {
+            name: int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+            for name, limit in context.items()
+        }
+        return f"{short(repr(value))} {LIMITS[kind].format(**limits)}"
     return f"{short(repr(value))}: {problem['msg']}"
 
 

@@ -1,4 +1,4 @@
-"""Cells and settings as flags of `clipkd`: what rules pass, and what the command line reads back. No torch here."""
+"""Cells and settings as the flags of `clipkd` that rules pass; settings name their own flags. No torch here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ AXES = {
     "teacher": "--teacher-model",
     "student": "--student",
     "recipe": "--recipe",
-    "seed": "--seed",
     "teacher_source": "--teacher-source",
 }
 """Axis of the grid -> the flag that takes its value (the first three are those of the paper's released code)."""

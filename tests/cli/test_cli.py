@@ -221,7 +221,7 @@ REFUSED = {
     "fraction of an epoch": ((*SUPERVISED, "--epochs", "1.5"), "--epochs", "1.5"),
     "negative batch": ((*SUPERVISED, "--batch-size", "-1"), "--batch-size", "-1"),
     "nan rate": ((*SUPERVISED, "--learning-rate", "nan"), "--learning-rate", "nan"),
-    "no rate": ((*SUPERVISED, "--learning-rate", "0"), "--learning-rate: 0 must be greater than 0"),
+    "no rate": ((*SUPERVISED, "--learning-rate", "0"), "--learning-rate: 0 must be greater than 0\n"),
     "infinite decay": ((*SUPERVISED, "--weight-decay", "inf"), "--weight-decay", "inf"),
     "negative seed": ((*SUPERVISED, "--seed", "-1"), "--seed: -1 must be at least 0"),
     "endless seed": ((*SUPERVISED, "--seed", "99999999999999999999"), "--seed"),
