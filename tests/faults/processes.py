@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-REFUSED, ERROR = 3, 4
-"""Exit codes of a child: a ClipkdError or an OSError; any other error."""
+REFUSED, ERROR, SAVED = 3, 4, 5
+"""Exit codes of a child: a ClipkdError or an OSError; any other error; a training that a signal stopped and saved."""
 CALLS = ("open", "mkdir", "fsync", "rename", "replace", "chmod", "unlink", "rmdir", "write", "link", "symlink")
 """Functions of `os` that change what is on the disk, or open it."""
 
@@ -42,7 +42,7 @@ def forked(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> 
         work()
         code = 0
     except BaseException as error:
-        code = REFUSED if type(error).__name__ in KNOWN or isinstance(error, OSError) else ERROR
+        code = REFUSED if isinstance(error, OSError) else CODES.get(type(error).__name__, ERROR)
         if code == ERROR and os.environ.get("CLIPKD_FAULTS_SHOW"):
             with open(os.environ["CLIPKD_FAULTS_SHOW"], "a") as stream:
                 traceback.print_exc(file=stream)
@@ -50,7 +50,7 @@ def forked(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> 
         os._exit(code)
 
 
-KNOWN = {"InputError", "DataError", "MachineError"}
+CODES = {"InputError": REFUSED, "DataError": REFUSED, "MachineError": REFUSED, "Interrupted": SAVED}
 
 
 def waited(child: int, seconds: float = 120.0) -> int:
