@@ -247,10 +247,12 @@ def as_given(named: ClassNames) -> str:
 
 
 def device_of(options: argparse.Namespace) -> Any:
-    """Return the torch device, after setting the threads."""
+    """Return the torch device, after setting the threads and, of several GPUs, choosing a free one."""
     import torch
 
-    from clipkd.core import device
+    from clipkd.core import device, gpu_lease
+
+    gpu_lease.lease(options.device)
 
     if options.threads:
         torch.set_num_threads(options.threads)

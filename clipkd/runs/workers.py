@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal as signals
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGUSR1)
 STOPPED = {Interrupted(number, "").exit_code: number for number in SIGNALS}
 """Exit code -> the signal that stopped a training."""
+SOCKET_BYTES = 103
+"""The longest path of a Unix socket that every system takes (macOS: 104 bytes with the closing zero; Linux: 108)."""
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -39,7 +42,17 @@ def cores() -> int:
 
 
 def start_server() -> None:
-    """Let the fork server begin to import torch, while this process does something else."""
+    """Let the fork server begin to import torch, while this process does something else.
+
+    Raises:
+        MachineError: TMPDIR is too long for a socket in it.
+    """
+    longest = SOCKET_BYTES - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
+    if len(os.fsencode(tempfile.gettempdir())) > longest:
+        raise MachineError(
+            f"the folder of temporary files, {tempfile.gettempdir()}, has a path too long for a socket: set TMPDIR to "
+            f"one of at most {longest} bytes, for example /tmp"
+        )
     CONTEXT.set_forkserver_preload(["clipkd.runs.assignment"])
     forkserver.ensure_running()
 

@@ -7,6 +7,7 @@ classes; in the config, on the command line, or in a file (YAML or JSON).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,9 +45,18 @@ class ClassNames:
         """Return the name of each of a dataset's classes.
 
         Raises:
-            InputError: a class has no name, or a name has no class; says which.
+            InputError: a class has no name, or a name has no class, or a list could mean two orders; says which.
         """
         if self.classes is None:
+            by_number = sorted(classes, key=counted)
+            if by_number != list(classes) and sorted(classes) == list(classes):
+                # torchvision's order of folders is the alphabet's; a person who writes a list counts.
+                first, second = next(pair for pair in zip(classes, by_number, strict=True) if pair[0] != pair[1])
+                raise InputError(
+                    f"{self.where}: a list of names, but the classes' own names hold numbers, whose order as text "
+                    f"({first!r} before {second!r}) is not their order as numbers: write a map from each class to its "
+                    f"name, for example {{{json.dumps(first)}: {json.dumps(self.names[0])}, ...}}"
+                )
             if len(self.names) != len(classes):
                 raise InputError(
                     f"{self.where}: a list of {len(self.names)} names, but there are {len(classes)} classes: "
@@ -163,6 +173,11 @@ def made(values: Any, where: str, lines: dict[Any, int]) -> ClassNames:
             )
     names = tuple(" ".join(name.split()) for _, name in entries)
     return ClassNames(where, tuple(key for key, _ in entries) if isinstance(values, dict) else None, names)
+
+
+def counted(name: str) -> list[tuple[int, str]]:
+    """Return the sort key under which `2` is before `10`, and `class_2` before `class_10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def spoken(name: str) -> str:

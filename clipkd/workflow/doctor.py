@@ -32,7 +32,7 @@ RESOLVED = Path("results/config.json")
 def check_up(folder: Path) -> Findings:
     """Look at everything that a workflow in this folder stands on."""
     findings = Findings()
-    for check in (versions, devices, folders, environment, dvc_remote, artefacts):
+    for check in (versions, devices, folders, home, environment, dvc_remote, artefacts):
         check(folder, findings)
     return findings
 
@@ -123,6 +123,21 @@ def folders(folder: Path, findings: Findings) -> None:
             findings.warn(name, f"{told}; that is slow: checkpoints and logs wait for it")
         else:
             findings.ok(name, told)
+
+
+def home(folder: Path, findings: Findings) -> None:
+    """Check that Snakemake finds a folder for its cache: a container's user may have no home, or `/`."""
+    advice = "Snakemake can't start: set HOME to a folder that you can write to"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        findings.error("home", f"this user (number {os.geteuid()}) has none; {advice}")
+        return
+    there = next(path for path in (cache, *cache.parents) if path.exists())
+    if os.access(there, os.W_OK | os.X_OK):
+        findings.ok("home", f"caches go to {cache}")
+    else:
+        findings.error("home", f"{cache} can't be written; {advice}")
 
 
 def write_seconds(folder: Path) -> float:

@@ -109,3 +109,14 @@ def test_slurm_without_slurm(tmp_path, run, monkeypatch):
     code, output, _ = run("--slurm", "--profile", str(profile))
     assert code == 4
     assert "error    commands: sbatch, srun, squeue, scontrol, sinfo, scancel not found" in output
+
+
+@pytest.mark.parametrize(
+    ("variables", "level"), [({"HOME": "/proc/1"}, "error"), ({"HOME": "/proc/1", "XDG_CACHE_HOME": "."}, "ok")]
+)
+def test_a_home_that_snakemake_can_not_use_is_an_error(tmp_path, monkeypatch, variables, level):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert levels(tmp_path)["home"] == level

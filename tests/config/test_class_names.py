@@ -153,3 +153,9 @@ def test_the_config_refuses_wrong_names_before_any_work(folders, names, words):
         config(folders, names)
     for word in [*words, "mine.yaml:1"]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [["01", "02", "10"], ["0", "1", "2"], ["0", "2", "10"], ["b", "a"], CLASSES[:3]])
+def test_a_list_goes_by_position_where_both_orders_are_one(classes):
+    names = [f"name {number}" for number in range(len(classes))]
+    assert class_names.read(names, "class_names.x").of(classes) == names

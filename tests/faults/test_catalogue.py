@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COUNTS = {"C": 9, "D": 9, "T": 7, "M": 4, "R": 11, "S": 8, "V": 2, "G": 4, "X": 10}
-"""Rows of each group of the catalogue."""
+GROUPS = "CDTMRSVGX"
 
 
 @pytest.fixture
@@ -23,7 +22,8 @@ def faults(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_every_row_has_a_test_and_a_control(faults) -> None:
-    assert list(faults.ROWS) == [f"{group}{n:02}" for group, count in COUNTS.items() for n in range(1, count + 1)]
+    counts = {group: sum(name.startswith(group) for name in faults.ROWS) for group in GROUPS}
+    assert list(faults.ROWS) == [f"{group}{n:02}" for group in GROUPS for n in range(1, counts[group] + 1)]
     assert faults.problems() == []
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from clipkd import cli
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.plugins import datasets, students
-from clipkd.spec import cells
+from clipkd.spec import cells, class_names
 from clipkd.spec.config import load
 from clipkd.spec.settings import Block, Config, EmbeddingSettings, PrototypeSettings, Training
 from tests.faults.checks import amount, fault, nothing, replaced
@@ -549,3 +549,20 @@ def test_fuzzed_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert sorted(seconds)[len(seconds) // 2] < 1.0
     assert list(tmp_path.rglob("*")) == []
     record_property("command lines", len(seconds))
+
+
+def order_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_names, "counted", str)
+
+
+@fault("C10", **{"order as text": order_as_text})
+def test_a_list_for_folders_that_sort_otherwise_than_they_count_is_refused() -> None:
+    for classes in (["1", "10", "2"], ["class_1", "class_10", "class_9"], ["0", "1", "10", "11", "2"]):
+        named = class_names.read([f"name {number}" for number in range(len(classes))], "class_names.x")
+        try:
+            found = named.of(classes)
+        except InputError as error:
+            assert "write a map" in str(error)
+            assert "10' before '" in str(error)
+        else:
+            pytest.fail(f"{classes} are called {found}")

@@ -14,7 +14,7 @@ from clipkd.spec import cells
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.report import figures
 from clipkd import tables
-from clipkd.core.errors import ClipkdError
+from clipkd.core.errors import ClipkdError, InputError
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 from clipkd.workflow import stamps
@@ -29,6 +29,11 @@ def read_config():
     # Internal to Snakemake: only this says which files were given (the reason: above).
     given = workflow.config_settings
     paths = [Path(path) for path in given.configfiles]
+    if not BASE.exists():
+        raise InputError(
+            f"{BASE} is not in the working directory, {Path.cwd()}: copy the project's config/ there "
+            "(--directory, or a folder of your own: docs/install.md)"
+        )
     files = [BASE, *(path for path in paths if path.resolve() != BASE.resolve())]
     return load(files, given.config)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Job:
 
 def jobs_of(folder: Path) -> list[Job]:
     """Return this user's jobs of a workflow's folder that are not over."""
-    said = ask("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j|%T|%Z|%k")
+    said = ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i|%j|%T|%Z|%k")
     found = [Job(*line.split("|", 4)) for line in said.splitlines() if line.count("|") >= 4]
     here = folder.resolve()
     return [job for job in found if job.name.startswith(PREFIX) and Path(job.folder).resolve() == here]
