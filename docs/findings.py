@@ -98,10 +98,10 @@ def accuracies(folder: Path) -> dict[int, float]:
 
 
 def five_seeds() -> str:
-    """Return embed-KD against no teacher and against random vectors, paired by seed."""
+    """Return embed-KD against no teacher and against permuted vectors, paired by seed."""
     runs = RUNS / "corrected/digits/tiny-32"
     own = accuracies(runs / "digits-vit-s/embed-KD")
-    others = {"supervised": runs / "none/supervised", "embed-KD-random": runs / "digits-vit-s/embed-KD-random"}
+    others = {"supervised": runs / "none/supervised", "embed-KD-permuted": runs / "digits-vit-s/embed-KD-permuted"}
     lines = ["| embed-KD against | difference, points | 95 % interval | n | |", "|---|---:|---:|---:|---|"]
     for name, folder in others.items():
         found = paired_difference(own, accuracies(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
+from clipkd.core.progress import say
 from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.data.preprocessing import Preprocessing
@@ -32,6 +34,9 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
+
+NAMED = 5
+"""Classes that a message lists."""
 
 
 @dataclass
@@ -99,51 +104,75 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
 
 def open_teacher_targets(job: Job) -> TeacherTargets:
     """Return the teacher's part in the job's steps."""
-    cell, device = job.cell, job.device
-    asked = cell.method.signal
-    if asked == "nothing":
+    if job.cell.method.signal == "nothing":
         return TeacherTargets()
-    if len(cell.by_teacher) > 1:
-        return SeveralTargets([open_teacher_targets(replace(job, cell=one)) for one in cell.by_teacher])
+    rows = target_rows(job)
+    each = [targets_of_one(replace(job, cell=one), rows) for one in job.cell.by_teacher]
+    return SeveralTargets(each) if len(each) > 1 else each[0]
+
+
+def target_rows(job: Job) -> np.ndarray | None:
+    """Return for each image the one whose targets it gets; None: its own. Says how many can only have their own."""
+    labels, rows = job.dataset.train_labels, training_rows(job)
+    found = job.cell.method.target_rows(labels, rows, job.cell.seed)
+    if found is not None:
+        kept = rows[found[rows] == rows]
+        some = ", ".join(job.names[label] for label in labels[kept[:NAMED]])
+        more = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
+        if len(kept):
+            say(f"{job.cell.train_type}: classes of one training image keep that image's own targets: {some}{more}")
+    return found
+
+
+def targets_of_one(job: Job, rows: np.ndarray | None) -> TeacherTargets:
+    """Return the part of a job's one teacher; `rows`: for each image, the one whose targets it gets."""
+    cell, device, asked, source = job.cell, job.device, job.cell.method.signal, job.cell.teacher_source
     if asked == "prototypes":
-        folder, identity = job.layout.prototypes(cell)
-        artifact = open_part(job, "prototypes", folder, identity)
-        stored = cell.method.prepare(torch.from_numpy(artifact.array("prototypes").copy()), cell.seed).to(device)
-        # A control has none of the classes' content, their spread included.
-        if "deviation.npy" in artifact.manifest["files"] and not cell.method.control_of:
-            return SampledPrototypes(stored, torch.from_numpy(artifact.array("deviation").copy()).to(device))
-        return PrototypeTargets(stored)
+        return prototype_targets(job)
     embeddings = job.layout.full_embeddings(cell)
-    if cell.teacher_source == "cached" and asked == "embeddings":
+    if source == "cached" and asked == "embeddings":
         array = Vectors(open_part(job, "embeddings", embeddings.folder, embeddings.identity), "train")
-        return StoredTargets(array, array.shape[-1], device)
-    if cell.teacher_source == "cached":
-        head = open_part(job, "head", *embeddings.head())
-        return StoredTargets(head.array("scores-train"), head.array("weight").shape[1], device)
-    if cell.teacher_source == "replayed":
+        return StoredTargets(array, array.shape[-1], device, rows)
+    head = open_part(job, "head", *embeddings.head()) if asked == "scores" else None
+    if source == "cached" and head:
+        return StoredTargets(head.array("scores-train"), head.array("weight").shape[1], device, rows)
+    layer = linear(head.array("weight"), head.array("bias"), device) if head else None
+    if source == "replayed":
         store = job.layout.replayed_embeddings(cell)
         vectors = Vectors(open_part(job, "embeddings", store.folder, store.identity), "train")
-        if asked == "embeddings":
-            return StoredTargets(vectors, vectors.shape[-1], device)
-        head = open_part(job, "head", *embeddings.head())
-        return StoredScores(vectors, linear(head.array("weight"), head.array("bias"), device), device)
+        if layer:
+            return StoredScores(vectors, layer, device, rows)
+        return StoredTargets(vectors, vectors.shape[-1], device, rows)
     spec = cell.teacher_spec
     assert spec is not None
     teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
-    layer = None
-    if asked == "scores":
-        head = open_part(job, "head", *embeddings.head())
-        layer = linear(head.array("weight"), head.array("bias"), device)
-    if cell.teacher_source == "lazy":
+    if source == "lazy":
         return LazyTargets(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
     return LiveTargets(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.augmentation != "flip")
 
 
+def prototype_targets(job: Job) -> TeacherTargets:
+    """Return the class prototypes of a job's one teacher, as its method prepares them."""
+    folder, identity = job.layout.prototypes(job.cell)
+    artifact = open_part(job, "prototypes", folder, identity)
+    prepare = partial(job.cell.method.prepare, seed=job.cell.seed)
+    stored = torch.from_numpy(artifact.array("prototypes").copy()).to(job.device)
+    if "deviation.npy" in artifact.manifest["files"]:
+        deviation = torch.from_numpy(artifact.array("deviation").copy()).to(job.device)
+        return SampledPrototypes(stored, deviation, prepare)
+    return PrototypeTargets(prepare(stored))
+
+
+def training_rows(job: Job) -> np.ndarray:
+    """Return the training images' rows: all, or those not held out for selection."""
+    if job.cell.recipe_spec.selection == "validation":
+        return job.dataset.training
+    return np.arange(len(job.dataset.train_labels))
+
+
 def open_batches(job: Job, source: TeacherTargets) -> Batches:
-    """Return the source of the job's batches: all training rows, or those not held out for selection."""
-    cell, dataset = job.cell, job.dataset
-    hold_out = cell.recipe_spec.selection == "validation"
-    rows = dataset.training if hold_out else torch.arange(len(dataset.train_labels)).numpy()
+    """Return the source of the job's batches."""
+    cell, dataset, rows = job.cell, job.dataset, training_rows(job)
     native = source.teacher is not None and cell.recipe_spec.teacher_view == "native"
     if job.thumbnails is None:
         return FlippedBatches(dataset, rows, cell.student_spec.image_size, native, job.device)

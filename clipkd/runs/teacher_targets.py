@@ -66,23 +66,28 @@ class PrototypeTargets(TeacherTargets):
 class SampledPrototypes(PrototypeTargets):
     """One vector for each class, drawn in each step from a normal distribution: mean and deviation [C, D]."""
 
-    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
-        super().__init__(mean)
-        self.deviation = deviation
+    def __init__(self, mean: Tensor, deviation: Tensor, prepare: Callable[[Tensor], Tensor]) -> None:
+        """`prepare`: what the method does to prototypes; a control does it to each draw, so that it is as wide."""
+        super().__init__(prepare(mean))
+        self.mean, self.deviation, self.prepare = mean, deviation, prepare
 
     def __call__(self, batch: Batch) -> Tensor:
         drawn = torch.randn(self.deviation.shape, generator=self.generator, device=self.deviation.device)
-        return self.prototypes + self.deviation * drawn
+        return self.prepare(self.mean + self.deviation * drawn)
 
 
 class StoredTargets(TeacherTargets):
     """Stored vectors or class scores [N, V, K], memory-mapped: those of the view of each image in the batch."""
 
-    def __init__(self, array: np.ndarray | Vectors, width: int | None, device: torch.device) -> None:
-        self.array, self.width, self.device = array, width, device
+    def __init__(
+        self, array: np.ndarray | Vectors, width: int | None, device: torch.device, rows: np.ndarray | None = None
+    ) -> None:
+        """`rows`: for each image, the one whose targets it gets, of the view of the same number; None: its own."""
+        self.array, self.width, self.device, self.rows = array, width, device, rows
 
     def __call__(self, batch: Batch) -> Tensor:
-        vectors = self.array[batch.rows.numpy(), batch.views.numpy()]
+        rows = batch.rows.numpy() if self.rows is None else self.rows[batch.rows.numpy()]
+        vectors = self.array[rows, batch.views.numpy()]
         return sent(torch.from_numpy(vectors), self.device).float()
 
 
@@ -111,8 +116,10 @@ class LiveTargets(TeacherTargets):
 class StoredScores(StoredTargets):
     """Stored vectors, turned into class scores [B, C] by a head."""
 
-    def __init__(self, array: Vectors, head: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        super().__init__(array, array.shape[-1], device)
+    def __init__(
+        self, array: Vectors, head: Callable[[Tensor], Tensor], device: torch.device, rows: np.ndarray | None = None
+    ) -> None:
+        super().__init__(array, array.shape[-1], device, rows)
         self.head = head
 
     def __call__(self, batch: Batch) -> Tensor:

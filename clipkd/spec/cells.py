@@ -170,6 +170,7 @@ def checked(cell: Cell) -> Cell:
         raise InputError(
             f"train type '{method.name}' can't use a {source} teacher: it reads {method.signal}, which are made once"
         )
+    refuse_unstored(cell)
     if cell.teacher_source == "replayed":
         if cell.dataset_spec.augmentation == "flip":
             raise InputError(f"dataset '{cell.dataset}' has few views, and all are stored: use teacher_source 'cached'")
@@ -182,6 +183,16 @@ def checked(cell: Cell) -> Cell:
             f"live: for '{method.name}' use teacher_source 'replayed'"
         )
     return cell if cacheable(cell) else replace(cell, teacher_source="live")
+
+
+def refuse_unstored(cell: Cell) -> None:
+    """Raise InputError where a train type looks up another image's targets, and none are stored."""
+    method, stored = cell.method, "cached" if cacheable(cell) else "replayed"
+    if method.target_of != "image" and cell.teacher_source not in {stored, "replayed"}:
+        raise InputError(
+            f"train type '{method.name}' looks up the {method.signal} of other images, so they must be stored: on "
+            f"dataset '{cell.dataset}' use teacher_source '{stored}'"
+        )
 
 
 def refuse_teacher(cell: Cell) -> None:

@@ -40,7 +40,13 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         "thumbnails": thumbnails,
         "signal": signal_identities(cell, layout),
         "protocol": PROTOCOL,
-    }
+    } | method_identity(cell)
+
+
+def method_identity(cell: Cell) -> Identity:
+    """Return what a train type whose numbers have changed adds to an identity; nothing in its first form."""
+    protocol = cell.method.protocol
+    return {"method": {"protocol": protocol}} if protocol > 1 else {}
 
 
 def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from clipkd.core.errors import InputError
 from clipkd.plugins import teachers
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.config import load
+from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Config
 from clipkd.spec.views import Sample
@@ -269,6 +270,25 @@ def test_different_epochs_for_one_run_are_refused() -> None:
 def test_there_is_no_live_teacher_without_a_signal_per_image(train_type: str) -> None:
     with pytest.raises(InputError, match=f"'{train_type}' can't use a live teacher"):
         expand(config(block(train_types=[train_type], teacher_source="live")))
+
+
+@pytest.mark.parametrize("train_type", ["teacher-KD-permuted", "vanilla-within-class"])
+def test_a_control_that_exchanges_targets_needs_stored_ones(train_type: str) -> None:
+    one = block(train_types=[train_type])
+    assert [cell.teacher_source for cell in cells(one)] == ["cached"]
+    with pytest.raises(InputError, match="must be stored: on dataset 'digits' use teacher_source 'cached'"):
+        cells(one | {"teacher_source": "live"})
+    crops, folder = one | {"datasets": ["imagenet"]}, {"sources": {"imagenet": "images"}}
+    assert [cell.teacher_source for cell in cells(crops | {"teacher_source": "replayed"}, **folder)] == ["replayed"]
+    with pytest.raises(InputError, match="on dataset 'imagenet' use teacher_source 'replayed'"):
+        cells(crops, **folder)
+
+
+def test_a_new_protocol_of_a_train_type_trains_its_students_again() -> None:
+    layout, numbers = Layout(), Config.model_validate({"grid": [block()]}).hyperparameters(1)
+    random, other = cells(block(train_types=["embed-KD-random", "embed-KD"]))
+    assert run_identity(random, numbers, layout, "0")["method"] == {"protocol": 2}
+    assert "method" not in run_identity(other, numbers, layout, "0")
 
 
 def test_a_live_run_stands_beside_the_cached_one() -> None:

@@ -137,8 +137,8 @@ def test_a_drawn_class_vector_has_the_stored_distribution(digits_folder, vit_fol
     mean, deviation = np.load(folder / "prototypes.npy"), np.load(folder / "deviation.npy")
     np.testing.assert_allclose(drawn.mean(dim=0), mean, atol=0.1 * deviation.max())
     np.testing.assert_allclose(drawn.std(dim=0), deviation, rtol=0.1, atol=1e-6)
-    control, batch, _ = signal_of(layout, str(vit_folder), "embed-KD-permuted")
-    assert torch.equal(control(batch), control(batch)), "a control has no spread of the classes"
+    onehot, batch, _ = signal_of(layout, str(vit_folder), "embed-KD-onehot")
+    assert torch.equal(onehot(batch), onehot(batch)), "one-hot vectors have nothing of the classes"
 
 
 def test_all_images_of_a_class(digits_folder, vit_folder):

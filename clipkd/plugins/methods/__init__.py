@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from clipkd.core.registry import find, specs
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from clipkd.plugins.recipes import Recipe
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 Signal = Literal["nothing", "prototypes", "embeddings", "scores"]
 """What a method asks of the teacher: class prototypes [C, D] or [C, P, D], the batch's embeddings [B, D], or the
 batch's class scores [B, C] (logits)."""
+
+TargetOf = Literal["image", "another image", "another image of the class"]
+"""Whose embedding or scores an image is taught: its own, or, in a control, those of another training image."""
 
 Losses = dict[str, Any]
 """`loss`, the tensor to minimise, and its named parts."""
@@ -33,6 +37,10 @@ class Method:
     signal: Signal
     control_of: str | None = None
     """The method whose teacher content this one takes away, everything else being equal."""
+    target_of: TargetOf = "image"
+    """Of methods that ask for embeddings or scores. Another image's are looked up, so they must be stored."""
+    protocol: int = 1
+    """Bumped by hand when a numerical change to this train type must run its students again."""
 
     def loss(
         self, student: ProjectionHead, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe
@@ -49,8 +57,25 @@ class Method:
         raise NotImplementedError
 
     def prepare(self, prototypes: Tensor, seed: int) -> Tensor:
-        """Return the prototypes [C, D] that this method trains with (a control replaces them)."""
+        """Return the prototypes [C, D] or [C, P, D] that this method trains with (a control replaces them).
+
+        Where a prototype is drawn in each step, each draw is prepared: equal seeds must do the same to each.
+        """
         return prototypes
+
+    def target_rows(self, labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray | None:
+        """Return for each training image [N] the one whose embedding or scores it is taught; None: its own.
+
+        Args:
+            labels: class numbers of all training images [N].
+            rows: those that the run trains on; only they are exchanged.
+            seed: the run's.
+        """
+        if self.target_of == "image":
+            return None
+        from clipkd.plugins.methods._exchange import exchanged_rows
+
+        return exchanged_rows(rows, labels if self.target_of == "another image of the class" else None, seed)
 
 
 def names() -> list[str]:

@@ -9,12 +9,12 @@ class PermutedPrototypes(EmbedKD):
     def prepare(self, prototypes, seed):
         import torch
 
-        cycle = torch.randperm(len(prototypes), generator=torch.Generator().manual_seed(seed))
-        permuted = torch.empty_like(prototypes)
-        permuted[cycle] = prototypes[cycle.roll(1)]
-        return permuted
+        from clipkd.plugins.methods._exchange import class_cycle
+
+        cycle = class_cycle(len(prototypes), torch.Generator().manual_seed(seed))
+        return prototypes[cycle.to(prototypes.device)]
 
 
 SPEC = PermutedPrototypes(
-    name="embed-KD-permuted", title="class-permuted prototypes", signal="prototypes", control_of="embed-KD"
+    name="embed-KD-permuted", title="class-permuted prototypes", signal="prototypes", control_of="embed-KD", protocol=2
 )
