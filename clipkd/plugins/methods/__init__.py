@@ -37,6 +37,13 @@ class Method:
     signal: Signal
     control_of: str | None = None
     """The method whose teacher content this one takes away, everything else being equal."""
+    decides: bool = False
+    """Of a control: whether the teacher's content is found to matter only where its method is better than this one.
+
+    For a control that keeps the targets as they are and only gives them to the wrong classes or images. Comparisons
+    with other controls are shown beside it: they change more than the content, or less than all of it."""
+    compared_with: tuple[str, ...] = ()
+    """Other methods that the tables compare this one with, beside training without a teacher."""
     target_of: TargetOf = "image"
     """Of methods that ask for embeddings or scores. Another image's are looked up, so they must be stored."""
     protocol: int = 1

@@ -16,4 +16,4 @@ class EmbedKD(Method):
         return {"loss": loss, "classification": classification, "contrastive": contrastive}
 
 
-SPEC = EmbedKD(name="embed-KD", title="CLIP-Embed-KD", signal="prototypes")
+SPEC = EmbedKD(name="embed-KD", title="CLIP-Embed-KD", signal="prototypes", compared_with=("teacher-KD", "vanilla"))

@@ -16,5 +16,10 @@ class PermutedPrototypes(EmbedKD):
 
 
 SPEC = PermutedPrototypes(
-    name="embed-KD-permuted", title="class-permuted prototypes", signal="prototypes", control_of="embed-KD", protocol=2
+    name="embed-KD-permuted",
+    title="class-permuted prototypes",
+    signal="prototypes",
+    control_of="embed-KD",
+    decides=True,
+    protocol=2,
 )
