@@ -80,6 +80,7 @@ def update_students(group: Group, step_inputs: Sequence[StepInputs]) -> None:
         # After the averaging, so that all ranks see the same; before the update, which it must be able to stop.
         run.guard.check(parts["loss"], run.student.parameters())
         run.optimiser.step()
+        run.student.clamp_logit_scales()
         run.epoch.add_losses(parts, len(one.labels))
 
 

@@ -12,6 +12,8 @@ from clipkd.plugins import methods, recipes
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import Outputs, build_student
+from clipkd.runs.optimiser import adamw
+from clipkd.spec.settings import Hyperparameters
 from tests.methods import plain
 
 SPEC = StudentSpec("toy", image_size=16, patch_size=4, width=24, layers=2, heads=4)
@@ -105,14 +107,35 @@ def test_loss_and_gradients_equal_the_plain_formulas(recipe, train_type, batch):
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-13, msg=name)
 
 
-def test_the_scale_is_learned_and_clamped_at_100(batch):
+def test_the_scale_is_learned(batch):
     recipe = recipes.get("corrected")
     student, _ = trained_and_plain("corrected")
     z = torch.randn(BATCH, 24, dtype=torch.float64)
     cosines = plain.cosines(student.cluster_projection(z), batch["prototypes"])
-    for logarithm, scale in ((0.0, 1.0), (1.0, 2.718281828459045), (9.0, 100.0)):
+    for logarithm, scale in ((0.0, 1.0), (1.0, 2.718281828459045), (math.log(100), 100.0)):
         student.logit_scale.data.fill_(logarithm)
         torch.testing.assert_close(losses.similarity(student, z, batch["prototypes"], recipe), scale * cosines)
+
+
+@pytest.mark.parametrize("clamps", [True, False])
+def test_a_scale_at_its_maximum_comes_down_again(clamps):
+    """AdamW by hand: m = 0.9 m + 0.1 g, v = 0.999 v + 0.001 g^2, and a step of 0.1 m' / sqrt(v')."""
+    torch.manual_seed(0)
+    student = build_student(SPEC, CLASSES, (TEACHER, TEACHER), recipes.get("corrected")).double()
+    optimiser = adamw(student, Hyperparameters(learning_rate=0.1), recipes.get("corrected"))
+    scale = student.logit_scales[1]
+    scale.data.fill_(math.log(100) - 0.05)
+    found = []
+    for gradient in (-1.0, 1.0):
+        scale.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimiser.step()
+        if clamps:
+            student.clamp_logit_scales()
+        found.append(scale.item())
+    # The first step, by 0.1, goes beyond ln(100) = 4.60517; of the second, m' = 0.01 / 0.19 and v' = 1.
+    start = 4.605170186 if clamps else 4.655170186
+    assert found == pytest.approx([start, start - 0.1 * 0.01 / 0.19], abs=1e-6)
+    assert student.logit_scales[0].item() == pytest.approx(math.log(1 / 0.07)), "another teacher's is left alone"
 
 
 @pytest.mark.parametrize(("classes", "floor"), [(10, 1.461), (100, 3.622), (1000, 5.909)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.embeddings import prepare
+from clipkd.plugins.students._heads import Heads
 from clipkd.runs import loop
 from clipkd.runs.cuda_graph import WARM_UP, GraphedStep
 from clipkd.runs.epochs import close_epoch
@@ -245,6 +248,26 @@ def test_a_step_from_fixed_places_is_the_step(jobs, tmp_path):
     replayed.epoch.step = STEPS
     close_epoch(replayed)
     assert all(replayed.epoch.totals[part] is total and total == 0 for part, total in totals.items())
+
+
+@pytest.mark.parametrize("clamps", [True, False])
+@pytest.mark.parametrize("how", ["alone", "in a stack", "as a graph"])
+def test_a_scale_above_its_maximum_comes_back_in_the_next_step(how, clamps, jobs, tmp_path, monkeypatch):
+    cell = replace(jobs[0].cell, recipe="corrected")
+    prepare.for_training(cell, jobs[0].layout, CPU)
+    seeds = [0, 1] if how == "in a stack" else [0]
+    corrected = [open_job(replace(cell, seed=seed), NUMBERS, jobs[0].layout, CPU) for seed in seeds]
+    runs = [run_of(job, tmp_path / str(job.cell.seed)) for job in corrected]
+    group = Group(runs)
+    if how == "as a graph":
+        group.graph = GraphedStep(partial(loop.update_students, group), NUMBERS.batch_size, lambda work: work)
+    if not clamps:
+        monkeypatch.setattr(Heads, "clamp_logit_scales", lambda student: None)
+    for run in runs:
+        run.student.logit_scale.data.fill_(math.log(100) + 1)
+    train_epoch(group, STEPS - 1, Interruption())
+    for run in runs:
+        assert (run.student.logit_scale.item() <= math.log(100) + 1e-6) == clamps
 
 
 def test_control_a_replay_that_forgets_the_batch_differs(jobs, tmp_path):

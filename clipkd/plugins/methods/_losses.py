@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipkd.plugins.recipes import Recipe
-from clipkd.plugins.students._heads import MAXIMUM_LOGIT_SCALE, ProjectionHead
+from clipkd.plugins.students._heads import ProjectionHead
 
 
 def classification(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -44,7 +44,8 @@ def similarity(student: ProjectionHead, embedding: Tensor, targets: Tensor, reci
     """Return the (scaled) cosines [B, K] of a batch's embeddings [B, W] with K teacher vectors [K, D].
 
     The projection stands on the teacher's side (P: D -> W, released code) or on the student's
-    (W -> D, the teacher's vectors stay as they are). The scale is CLIP's, clamped at 100.
+    (W -> D, the teacher's vectors stay as they are). The scale is CLIP's; `Heads.clamp_logit_scales` keeps it at 100
+    or below.
     """
     if recipe.projection == "teacher":
         targets = student.cluster_projection(targets)
@@ -53,7 +54,7 @@ def similarity(student: ProjectionHead, embedding: Tensor, targets: Tensor, reci
     cosines = F.normalize(embedding, dim=1) @ F.normalize(targets, dim=1).T
     if recipe.logit_scale == "none":
         return cosines
-    return cosines * student.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
+    return cosines * student.logit_scale.exp()
 
 
 def class_similarity(student: ProjectionHead, embedding: Tensor, prototypes: Tensor, recipe: Recipe) -> Tensor:

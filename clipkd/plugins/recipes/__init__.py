@@ -26,7 +26,7 @@ class Recipe:
     distillation_weight: float
     """w, the weight of the distillation or contrastive term (`clip_loss_weight`)."""
     logit_scale: Literal["none", "learnable"]
-    """CLIP's temperature on the cosines: none, or learnable from 1/0.07, clamped at 100."""
+    """CLIP's temperature on the cosines: none, or learnable from 1/0.07, clamped at 100 after each step."""
     projection: Literal["teacher", "student"]
     """Which side the linear `cluster_projection` stands on."""
     prototype_form: str

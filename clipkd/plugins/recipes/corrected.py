@@ -20,5 +20,5 @@ SPEC = Recipe(
     weight_decay_on="matrices",
     drop_last=True,
     selection="validation",
-    protocol=1,
+    protocol=2,
 )

@@ -87,6 +87,16 @@ class Heads(nn.Module):
         if learnable_scale:
             self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
 
+    @torch.no_grad()
+    def clamp_logit_scales(self) -> None:
+        """Bring each temperature's parameter back to its maximum. Call it after each step of the optimiser.
+
+        A clamp in the forward pass would give a parameter above the maximum no gradient, and it would stay there.
+        """
+        scales = [self.logit_scale] if hasattr(self, "logit_scale") else getattr(self, "logit_scales", ())
+        for scale in scales:
+            scale.clamp_(max=MAXIMUM_LOGIT_SCALE)
+
     def projection_head(self, number: int) -> ProjectionHead:
         """Return the projection head for teacher `number`, from 0."""
         if self.teachers == 1:
