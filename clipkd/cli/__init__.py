@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(words[:1]).parse_args(words)
     if getattr(options, "verify", False):
         os.environ[verified.ALWAYS] = "always"
+    # PIL warns of images that our own limit refuses by name, or that the user allowed (clipkd.core.images).
+    warnings.filterwarnings("ignore", message=r"Image size .* could be decompression bomb")
     os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask: nobody else may change what we write
     try:
         check_environment()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+MOST_NAMED = 20
+"""A message names so many files or problems of many."""
 
 
 class ClipkdError(Exception):
@@ -57,3 +60,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     lowered = {str(candidate).lower(): str(candidate) for candidate in known}
     close = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
     return f"; did you mean '{lowered[close[0]]}'?" if close else ""
+
+
+def all_at_once(what: str, problems: Sequence[str]) -> str:
+    """Return a message that names problems, MOST_NAMED of them at most, and how many there are."""
+    lines = list(problems[:MOST_NAMED])
+    if len(problems) > MOST_NAMED:
+        lines.append(f"... and {len(problems) - MOST_NAMED:,} more")
+    return f"{what} ({len(problems):,} problem{'s' if len(problems) > 1 else ''}):\n  " + "\n  ".join(lines)

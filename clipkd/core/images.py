@@ -1,58 +1,111 @@
-"""Images that come as bytes or as PIL's, made 8-bit RGB as those of a folder are."""
+"""Image files, bytes and PIL images made 8-bit RGB: upright, on white, levels of 16 bits scaled."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
-from clipkd.core.errors import DataError
-from clipkd.core.prefetch import prefetch
+from clipkd.core.errors import DataError, InputError
 
+FORMATS = (
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO", "IM", "IMT",
+    "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER",
+    "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+)  # fmt: skip
+"""The formats of pixels that PIL reads by itself: EPS and WMF run another program, and the rest only have a name."""
+FIRM = ("AVIF", "BMP", "DDS", "GIF", "ICNS", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "QOI", "TIFF", "WEBP")
+"""Those whose first bytes are a signature, so that a file without a known extension can be told by its header."""
 MOST_PIXELS = 80_000_000
 """An image with more pixels is taken for a decompression bomb (PIL itself warns a little above)."""
+LIMIT = "CLIPKD_MOST_PIXELS"
+"""Environment variable: another limit, for larger photographs that can be trusted."""
 MOST_THREADS = 16
+WIDEST = 65_535
+"""The highest level of 16 bits."""
+ORIENTATION = 0x0112
+"""The EXIF tag; also TIFF's own."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright (Exif 3.0, 4.6.5.1.6, tag Orientation)."""
+BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
 
 
-def rgb(image: Image.Image, where: str, pack_size: int) -> np.ndarray:
-    """Return an opened image as uint8 [H, W, 3], its short side at most `pack_size` pixels.
+class Notes(Protocol):
+    """Takes down what was found in an image and is not in its pixels."""
 
-    Raises:
-        DataError: it is damaged or too large; `where` says which one.
-    """
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise DataError(f"{where}: {width} x {height} pixels; an image of a dataset has {MOST_PIXELS} at most")
+    def __call__(self, what: str, *levels: int) -> None:
+        """Note `what`, with the lowest and highest level where it is about an image of 16 bits."""
+
+
+def no_notes(what: str, *levels: int) -> None:
+    """Take nothing down."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What is made of an image that is more than 8-bit pixels."""
+
+    exif: Literal["follow", "ignore"] = "follow"
+    """Whether an orientation that the file declares turns it, as viewers do."""
+    alpha: Literal["white", "black", "drop"] = "white"
+    """The colour under transparent pixels; `drop`: the colours that are stored there, which nobody sees."""
+    white: Callable[[Image.Image], int] | int | None = None
+    """The level of a grey image of 16 bits that becomes 255; None: what the file declares, or its own highest bit."""
+
+    @classmethod
+    def of(cls, exif: str, alpha: str, levels: str) -> Decoding:
+        """Return what the options of a source say; they are checked already (clipkd.plugins.datasets)."""
+        white = {"auto": None, "full": WIDEST}[levels] if levels in {"auto", "full"} else int(levels)
+        return cls(exif, alpha, white)  # type: ignore[arg-type]
+
+    def white_of(self, image: Image.Image) -> int:
+        """Return the level that becomes 255."""
+        if self.white is None:
+            return declared_white(image) or white_above(levels_of(image)[1])
+        return self.white(image) if callable(self.white) else self.white
+
+
+USUAL = Decoding()
+
+
+@cache
+def here(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those formats that this build of PIL opens under their own name (MPO is opened as JPEG)."""
+    Image.init()
+    return tuple(name for name in formats if name in Image.OPEN)
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """Return the extensions of the formats that are read, with their dot, in lower case."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image by its extension or, where that is none of an image, by its first bytes."""
+    if path.suffix.lower() in extensions():
+        return True
     try:
-        return np.asarray(shrunk(to_rgb(image, Path(where)), pack_size))
-    except DataError:
-        raise
-    except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
-        raise DataError(f"{where} can't be decoded as an image ({type(error).__name__}: {error})") from error
-
-
-def decoded(content: Any, where: str, pack_size: int) -> np.ndarray:
-    """Return an image file's bytes as uint8 [H, W, 3] (see `rgb`)."""
-    if not isinstance(content, bytes) or not content:
-        raise DataError(f"{where}: no image is stored there")
-    try:
-        image = Image.open(io.BytesIO(content))
-    except Exception as error:
-        raise DataError(f"{where} can't be decoded as an image ({type(error).__name__}: {error})") from error
-    with image:
-        return rgb(image, where, pack_size)
-
-
-def decoded_files(paths: Iterable[Path], pack_size: int) -> Iterator[np.ndarray]:
-    """Yield the images of `paths` in order, decoded by a few threads a little ahead of their use."""
-    threads = min(cores(), MOST_THREADS)
-    for _, image in prefetch(lambda path: decode(path, pack_size), paths, threads, 4 * threads):
-        yield image
+        with Image.open(path, formats=here(FIRM)):
+            return True
+    except Exception:  # PIL's readers raise nearly anything on other files
+        return False
 
 
 def cores() -> int:
@@ -60,37 +113,196 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode(path: Path, pack_size: int) -> np.ndarray:
+def most_pixels() -> int:
+    """Return how many pixels an image may have.
+
+    Raises:
+        InputError: the environment variable is not a whole number.
+    """
+    value = os.environ.get(LIMIT, "")
+    if not value:
+        return MOST_PIXELS
+    if not value.isdecimal() or not 0 < int(value) < 1 << 40:
+        raise InputError(f"environment variable {LIMIT} is '{value}': give a number of pixels, for example 200000000")
+    # The user's own word: PIL has a limit too, above ours.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, int(value))
+    return int(value)
+
+
+def decode(path: Path, pack_size: int, decoding: Decoding = USUAL, notes: Notes = no_notes) -> np.ndarray:
     """Return an image file as uint8 [H, W, 3], its short side at most `pack_size` pixels.
 
     Raises:
         DataError: it is damaged, empty, too large, or of a kind without a defined range; names the file.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise DataError(f"{path}: {width} x {height} pixels; an image of a dataset has {MOST_PIXELS} at most")
-            return np.asarray(shrunk(to_rgb(image, path), pack_size))
-    except DataError:
-        raise
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} can't be decoded as an image (it is empty); repair or remove it")
     except FileNotFoundError:
         raise DataError(f"image {path} does not exist") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror})") from None
+    return read(path, str(path), pack_size, decoding, notes, "; repair or remove it")
+
+
+def decoded(
+    content: Any, where: str, pack_size: int, decoding: Decoding = USUAL, notes: Notes = no_notes
+) -> np.ndarray:
+    """Return an image file's bytes as uint8 [H, W, 3] (see `decode`); `where` says in an error which one."""
+    if not isinstance(content, bytes) or not content:
+        raise DataError(f"{where}: no image is stored there")
+    return read(io.BytesIO(content), where, pack_size, decoding, notes)
+
+
+def read(
+    source: Path | io.BytesIO, where: str, pack_size: int, decoding: Decoding, notes: Notes, advice: str = ""
+) -> np.ndarray:
+    """Open an image and return it as `decode` does."""
+    limit = most_pixels()
+    try:
+        with Image.open(source, formats=here(FORMATS)) as image:
+            return rgb(image, where, pack_size, decoding, notes)
+    except DataError:
+        raise
+    except Image.DecompressionBombError:
+        raise DataError(too_large(where, f"more than {2 * (Image.MAX_IMAGE_PIXELS or limit):,} pixels")) from None
     except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
-        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} can't be decoded as an image ({reason}); repair or remove it") from error
+        raise DataError(f"{where} can't be decoded as an image ({type(error).__name__}: {error}){advice}") from error
 
 
-def to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Return an image of any kind as 8-bit RGB."""
-    if image.mode.startswith("I;16"):
-        levels = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+def rgb(
+    image: Image.Image, where: str, pack_size: int, decoding: Decoding = USUAL, notes: Notes = no_notes
+) -> np.ndarray:
+    """Return an opened image as uint8 [H, W, 3], its short side at most `pack_size` pixels.
+
+    Raises:
+        DataError: it is damaged or too large; `where` says which one.
+    """
+    width, height = image.size
+    if width * height > most_pixels():
+        raise DataError(too_large(where, f"{width} x {height} pixels"))
+    try:
+        return np.asarray(shrunk(to_rgb(image, where, decoding, notes), pack_size))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{where} can't be decoded as an image ({type(error).__name__}: {error})") from error
+
+
+def too_large(where: str, size: str) -> str:
+    """Return the message on an image that may be a decompression bomb."""
+    return (
+        f"{where}: {size}; an image may have {most_pixels():,}: make it smaller, or set the environment variable "
+        f"{LIMIT} to a higher limit where the file can be trusted"
+    )
+
+
+def to_rgb(image: Image.Image, where: str, decoding: Decoding = USUAL, notes: Notes = no_notes) -> Image.Image:
+    """Return an image of any kind as 8-bit RGB.
+
+    Raises:
+        DataError: pixels of 32 bits, which have no defined range.
+    """
+    format_name, raw, turned = image.format, raw_mode(image), tiff_orientation(image)
+    image.load()  # before EXIF is read: PIL may load for it, and its errors there are not those of the pixels
+    left = orientation(image)
+    if format_name == "MPO" or not getattr(image, "is_animated", False):
+        pass  # an MPO is a photograph with previews of itself
+    else:
+        notes("more frames")
+    if ";16" in raw and image.mode in {"RGB", "RGBA"}:
+        notes("16-bit colour")
+    flat = eight_bits(image, format_name, where, decoding, notes)
+    if left in UPRIGHT or turned in UPRIGHT:
+        notes("turned")
+        if decoding.exif == "follow" and left in UPRIGHT:
+            flat = flat.transpose(UPRIGHT[left])
+    return without_alpha(flat, decoding, notes)
+
+
+def raw_mode(image: Image.Image) -> str:
+    """Return how an opened file stores its pixels, as PIL calls it; "": unknown."""
+    tiles = getattr(image, "tile", None)
+    found = tiles[0][3] if tiles else ""
+    return str(found[0] if isinstance(found, tuple) and found else found)
+
+
+def tiff_orientation(image: Image.Image) -> int:
+    """Return the orientation of a TIFF, which PIL itself follows when it loads the pixels; 1 for any other file."""
+    return int(getattr(image, "tag_v2", {}).get(ORIENTATION, 1)) if image.format == "TIFF" else 1
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of loaded pixels, 1 to 8; 1 where there is none or it can't be read."""
+    with suppress(Exception):  # damaged EXIF raises nearly anything, and the pixels may be sound
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
+
+
+def is_wide(image: Image.Image, format_name: str | None) -> bool:
+    """Return whether an image has grey levels of 16 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and format_name == "PPM")
+
+
+def eight_bits(
+    image: Image.Image, format_name: str | None, where: str, decoding: Decoding, notes: Notes
+) -> Image.Image:
+    """Return an image with grey levels of 16 bits scaled to 8; any other as it is."""
+    if is_wide(image, format_name):
+        lowest, highest = levels_of(image)
+        white = decoding.white_of(image)
+        notes("16-bit grey", lowest, highest)
+        levels = np.minimum(np.asarray(image).astype(np.uint32), white)
+        return Image.fromarray(((levels * 255 + white // 2) // white).astype(np.uint8))
     if image.mode in {"I", "F"}:
-        raise DataError(f"{path}: 32-bit pixels (PIL's mode {image.mode}) have no defined range; save it with 8 or 16")
-    if image.mode in {"P", "PA"}:
-        return image.convert("RGBA").convert("RGB")  # PIL warns where a transparent palette goes straight to RGB
-    return image.convert("RGB")
+        raise DataError(f"{where}: 32-bit pixels (PIL's mode {image.mode}) have no defined range; save it with 8 or 16")
+    return image
+
+
+def levels_of(image: Image.Image) -> tuple[int, int]:
+    """Return the lowest and the highest level of a grey image of 16 bits."""
+    levels = np.asarray(image)
+    return int(levels.min()), int(levels.max())
+
+
+def declared_white(image: Image.Image) -> int | None:
+    """Return the level of white that the format or the file says; None: neither does.
+
+    PIL scales PGM and JPEG 2000 to all 16 bits. TIFF may say how many bits are used, or the highest value (6.0, tags
+    BitsPerSample and MaxSampleValue).
+    """
+    if image.format in {"PPM", "JPEG2000"}:
+        return WIDEST
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
+        return None
+    with suppress(Exception):
+        bits, most = (np.max(tags.get(tag, WIDEST)) for tag in (258, 281))
+        if 8 < bits < 16:
+            return (1 << int(bits)) - 1
+        if 0 < most < WIDEST:
+            return int(most)
+    return None
+
+
+def white_above(level: int) -> int:
+    """Return the highest level of the bits that `level` needs, 8 at least: 4,095 for 3,000."""
+    return (1 << max(8, int(level).bit_length())) - 1
+
+
+def without_alpha(image: Image.Image, decoding: Decoding, notes: Notes) -> Image.Image:
+    """Return an image as RGB, laid on a colour where it is transparent."""
+    if not image.has_transparency_data:
+        # PIL warns where a palette goes straight to RGB.
+        return (image.convert("RGBA") if image.mode in {"P", "PA"} else image).convert("RGB")
+    layer = image.convert("RGBA")
+    if layer.getchannel("A").getextrema()[0] == 255:
+        return layer.convert("RGB")
+    notes("transparent")
+    if decoding.alpha == "drop":
+        return layer.convert("RGB")
+    ground = Image.new("RGBA", layer.size, BACKGROUNDS[decoding.alpha])
+    return Image.alpha_composite(ground, layer).convert("RGB")
 
 
 def shrunk(image: Image.Image, pack_size: int) -> Image.Image:

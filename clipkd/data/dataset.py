@@ -8,11 +8,11 @@ height, width.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from clipkd.core.artifacts import (
     read_manifest,
     sha256,
 )
+from clipkd.data.packing import validation_rows, write_even, write_ragged
+from clipkd.data.summary import Seen, pixel_facts, summary
 from clipkd.plugins.datasets import DatasetSpec, Reading, Split, refuse_other_source
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import digest
@@ -32,7 +34,6 @@ from clipkd.core.progress import progress, say
 
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, SplitName] = ("train", "test")
-VALIDATION_SEED = 0
 LABELS = ("train-labels.npy", "test-labels.npy", "validation.npy")
 
 
@@ -169,7 +170,9 @@ def prepare_dataset(spec: DatasetSpec, folder: Path, source: str | None = None, 
             draft.facts |= packed_from(spec, folder, source)
     except OSError as error:
         raise MachineError(f"{spec.title}: can't write {folder}: {error.strerror or error}") from error
-    return open_dataset(spec, folder)
+    packed = open_dataset(spec, folder)
+    say(summary(spec.title, packed.artifact.facts))
+    return packed
 
 
 def packed_from(spec: DatasetSpec, folder: Path, source: str | None) -> dict[str, Any]:
@@ -187,6 +190,8 @@ def check(spec: DatasetSpec, reading: Reading) -> None:
     names = reading.classes
     if spec.classes is not None and len(names) != spec.classes:
         raise DataError(f"{spec.title} has {spec.classes} classes, its source names {len(names)}")
+    if len(names) < 2:
+        raise DataError(f"{spec.title} has one class only, {names}; a dataset has at least two")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"{spec.title}: two classes are both named {', '.join(map(repr, repeated))}")
@@ -207,18 +212,23 @@ def check(spec: DatasetSpec, reading: Reading) -> None:
 
 def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
     """Write a reading's arrays and facts."""
+    seen = {split: Seen() for split in SPLITS}
     for split in SPLITS:
         read: Split = getattr(reading, split)
         np.save(draft.path / f"{split}-labels.npy", read.labels)
-        images = progress(read.images, len(read.labels), f"{spec.title}: packing {split}", "images")
+        images = seen[split].watching(read.images)
+        images = progress(images, len(read.labels), f"{spec.title}: packing {split}", "images")
         path = draft.path / f"{split}-images.npy"
         if spec.image_size is not None:
             write_even(path, images, (len(read.labels), spec.image_size, spec.image_size, 3))
         else:
             np.save(draft.path / f"{split}-shapes.npy", write_ragged(path, images, len(read.labels)))
-    held_out = validation_rows(reading.train.labels, spec.validation_fraction, reading.classes)
+    found = reading.complete()
+    held_out = reading.validation
+    if held_out is None:
+        held_out = validation_rows(reading.train.labels, spec.validation_fraction, reading.classes)
     np.save(draft.path / "validation.npy", held_out)
-    draft.facts |= reading.facts | {
+    draft.facts |= reading.facts | found | pixel_facts(seen) | {
         "classes": reading.classes,
         "ragged": spec.image_size is None,
         "train": len(reading.train.labels),
@@ -226,71 +236,3 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
         "validation": len(held_out),
         "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
     }
-
-
-def write_even(path: Path, images: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Write images of one size as an array [N, H, W, 3]."""
-    # Plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
-    count = 0
-    with path.open("wb") as stream:
-        write_header(stream, shape)
-        for count, image in enumerate(images, start=1):
-            check_image(image, path.name, count - 1)
-            if image.shape != shape[1:]:
-                raise DataError(f"{path.name}: image {count - 1} is {image.shape}, not {shape[1:]}")
-            stream.write(image.tobytes())
-    check_count(path, count, shape[0])
-
-
-def write_ragged(path: Path, images: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """Write images end to end as a flat array; return offset, height and width of each, int64 [N, 3]."""
-    shapes: list[tuple[int, int, int]] = []
-    total = 0
-    with path.open("wb") as stream:
-        start = write_header(stream, (0,))
-        for row, image in enumerate(images):
-            check_image(image, path.name, row)
-            shapes.append((total, *image.shape[:2]))
-            total += stream.write(image.tobytes())
-        stream.seek(0)
-        # numpy leaves room in a header for the first dimension to grow; the length stays the same.
-        assert write_header(stream, (total,)) == start
-    check_count(path, len(shapes), count)
-    return np.array(shapes, dtype=np.int64).reshape(-1, 3)
-
-
-def write_header(stream: BinaryIO, shape: tuple[int, ...]) -> int:
-    """Write the .npy header of a uint8 array; return its length in bytes."""
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return stream.tell()
-
-
-def check_image(image: np.ndarray, where: str, row: int) -> None:
-    """Raise DataError unless an image is uint8 [H, W, 3] with at least one pixel."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise DataError(f"{where}: image {row} is {image.dtype} {image.shape}, not uint8 [H, W, 3]")
-
-
-def check_count(path: Path, found: int, wanted: int) -> None:
-    """Raise DataError unless there are as many images as labels."""
-    if found != wanted:
-        raise DataError(f"{path.name}: {found} images, but {wanted} labels")
-
-
-def validation_rows(labels: np.ndarray, fraction: float, names: Sequence[str]) -> np.ndarray:
-    """Return the rows held out for selection, ascending: the same share of each class, at least one image.
-
-    Raises:
-        DataError: a class would have no image left to train on.
-    """
-    generator = np.random.default_rng(VALIDATION_SEED)
-    held_out = []
-    for number, name in enumerate(names):
-        rows = np.flatnonzero(labels == number)
-        count = max(1, round(fraction * len(rows)))
-        if count >= len(rows):
-            raise DataError(
-                f"class '{name}' has {len(rows)} training images, {count} to be held out for validation: none is left"
-            )
-        held_out.append(generator.permutation(rows)[:count])
-    return np.sort(np.concatenate(held_out))

@@ -9,13 +9,12 @@ from typing import TextIO
 
 import numpy as np
 
-from clipkd.core.prefetch import prefetch
-from clipkd.core.images import MOST_THREADS, cores
-from clipkd.data.preprocessing import Preprocessing
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.images import MOST_THREADS, cores, is_image
+from clipkd.core.prefetch import prefetch
+from clipkd.core.progress import say
+from clipkd.data.preprocessing import Preprocessing
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
-"""What counts as an image in a folder; a file that is named itself may be called anything."""
 LIST = "-"
 
 
@@ -38,15 +37,27 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
                 raise InputError("standard input lists no image: give one path a line")
             found += listed_here
         elif os.path.isdir(name):
-            below = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-            if not below:
-                raise InputError(f"folder {name} holds no image ({', '.join(sorted(SUFFIXES))})")
-            found += below
+            found += images_below(Path(name))
         elif os.path.exists(name):
             found.append(Path(name))
         else:
             raise InputError(f"image {name} does not exist")
     return found
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images in and below a folder, by name; says how many other files it holds.
+
+    Raises:
+        InputError: there is no image.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    below = [path for path in files if is_image(path)]
+    if not below:
+        raise InputError(f"folder {folder} holds no image that PIL reads ({len(files):,} other files)")
+    if len(below) < len(files):
+        say(f"{folder}: {len(files) - len(below):,} files are not images that PIL reads, and are left out")
+    return below
 
 
 def read_images(paths: Iterable[Path], steps: Preprocessing) -> Iterator[tuple[Path, np.ndarray | DataError]]:

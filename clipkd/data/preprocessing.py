@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipkd.core.images import MOST_PIXELS, decode, shrunk, to_rgb
+from clipkd.core.images import MOST_PIXELS, WIDEST, Decoding, decode, shrunk, to_rgb
+from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import normalised, planes, square, unit
-from clipkd.plugins.datasets import DatasetSpec
 from clipkd.core.errors import InputError
 
 Picture = str | Path | Image.Image | np.ndarray
 """An image file, a PIL image, or pixels, uint8 [H, W, 3]."""
+DECODED_BEFORE: dict[str, Any] = {"exif": "ignore", "alpha": "drop", "white": WIDEST}
+"""How images were decoded for students that were trained before runs wrote it down."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,29 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Normalisation, in units of [0, 1]."""
+    exif: str = "follow"
+    alpha: str = "white"
+    white: int | None = None
+    """How an image file is decoded (clipkd.core.images.Decoding)."""
 
     @classmethod
-    def of(cls, spec: DatasetSpec, size: int) -> Preprocessing:
+    def of(cls, dataset: Dataset, size: int) -> Preprocessing:
         """Return what a student of input side `size` that was trained on a dataset needs."""
-        return cls(getattr(spec, "pack_size", None), spec.image_size, size, tuple(spec.mean), tuple(spec.std))
+        spec = dataset.spec
+        white = dataset.artifact.facts.get("reading", {}).get("levels", {}).get("white")
+        decoding = {name: getattr(spec, name) for name in ("exif", "alpha") if hasattr(spec, name)}
+        pack_size = getattr(spec, "pack_size", None)
+        return cls(pack_size, spec.image_size, size, tuple(spec.mean), tuple(spec.std), white=white, **decoding)
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Preprocessing:
         """Return what `facts` wrote down."""
-        return cls(**facts | {name: tuple(facts[name]) for name in ("mean", "std")})
+        return cls(**DECODED_BEFORE | facts | {name: tuple(facts[name]) for name in ("mean", "std")})
+
+    @property
+    def decoding(self) -> Decoding:
+        """How an image file becomes 8-bit RGB, as in training."""
+        return Decoding(self.exif, self.alpha, self.white)  # type: ignore[arg-type]
 
     def facts(self) -> dict[str, Any]:
         """Return the steps as plain data."""
@@ -58,9 +73,9 @@ class Preprocessing:
         """
         longest = self.pack_size or MOST_PIXELS
         if isinstance(picture, str | Path):
-            pixels = decode(Path(picture), longest)
+            pixels = decode(Path(picture), longest, self.decoding)
         elif isinstance(picture, Image.Image):
-            pixels = np.asarray(shrunk(to_rgb(picture, Path("image")), longest))
+            pixels = np.asarray(shrunk(to_rgb(picture, "image", self.decoding), longest))
         else:
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
                 raise InputError(f"an image is {picture.dtype} {picture.shape}, not uint8 [H, W, 3]")

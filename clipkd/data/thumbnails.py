@@ -16,7 +16,8 @@ from PIL import Image
 
 from clipkd.core.artifacts import Artifact, building
 from clipkd.core.prefetch import prefetch
-from clipkd.data.dataset import Dataset, Ragged, write_even, write_ragged
+from clipkd.data.dataset import Dataset, Ragged
+from clipkd.data.packing import write_even, write_ragged
 from clipkd.core.images import MOST_THREADS, cores
 from clipkd.data.pixels import square
 from clipkd.core.fingerprint import Identity

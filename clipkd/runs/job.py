@@ -60,7 +60,7 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """Return what the student's users need besides what made it; it is in the run's manifest."""
-        steps = Preprocessing.of(self.dataset.spec, self.cell.student_spec.image_size)
+        steps = Preprocessing.of(self.dataset, self.cell.student_spec.image_size)
         named = {"class_names": self.names} if self.names != self.dataset.classes else {}
         return {"classes": self.dataset.classes, "preprocessing": steps.facts()} | named
 

@@ -74,7 +74,7 @@ def evaluate_file(path: Path, dataset: Dataset, spec: NetworkSpec, recipe: Recip
     found, there = student.classifier.out_features, len(dataset.classes)
     if found != there:
         raise DataError(f"{path} tells {found} classes apart, {dataset.spec.title} has {there}")
-    return evaluate_student(student, dataset, Preprocessing.of(dataset.spec, spec.image_size), recipe, device)
+    return evaluate_student(student, dataset, Preprocessing.of(dataset, spec.image_size), recipe, device)
 
 
 def evaluate_student(

@@ -249,7 +249,7 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
             continue  # a later file names another one
         packed = data / "datasets" / name
         if not (packed / MANIFEST).exists():
-            if datasets.is_path(source) and not os.path.exists(os.path.expanduser(source)):
+            if datasets.is_path(source) and not os.path.exists(datasets.path_of(source)):
                 raise complaint(("sources", name), f"{short(source)} does not exist, and {packed} is not packed yet")
             continue
         try:

@@ -133,6 +133,9 @@ def test_images_of_one_size_are_trained_on_with_flips_only(hub, tmp_path):
     [
         ("hub:farm/beans@main", "a branch can move"),
         ("hub:farm/beans", "a branch can move"),
+        (f"hub:farm/beans@{COMMIT}?test=train", "'train' is both the training and the test split"),
+        (f"hub:farm/beans@{COMMIT}?alpha=red", "alpha 'red' is not one of white, black, drop"),
+        (f"hub:farm/beans@{COMMIT}?levels=70000", "levels '70000' is not one of auto, full"),
         (f"hub:../beans@{COMMIT}", "write hub:OWNER/NAME"),
         (f"hub:farm/beans@{COMMIT}?lable=x", "unknown option 'lable'; did you mean 'label'"),
         (f"hub:farm/beans@{COMMIT}?label=a&label=b", "needs one value"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import random
 import resource
@@ -20,13 +21,12 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import open_dataset, prepare_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins import datasets
 from clipkd.plugins.datasets import cifar
 from clipkd.plugins.datasets.cifar import Cifar
-from clipkd.plugins.datasets.image_folder import read as read_folder
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
@@ -329,9 +329,14 @@ def test_classes_that_do_not_agree_are_listed(tmp_path: Path) -> None:
             pytest.fail(f"taken: {name}")
 
 
-def black(path: Path, size: int) -> np.ndarray:
+def black(path: Path, *_: Any) -> np.ndarray:
     """The mutant: what can't be decoded is black."""
     return np.zeros((8, 8, 3), np.uint8)
+
+
+def at_once(reader: Any, where: str, decode: Any) -> np.ndarray:
+    """The mutant: the first bad image ends the reading."""
+    return decode()
 
 
 def bad_images() -> dict[str, bytes]:
@@ -353,26 +358,203 @@ def bad_images() -> dict[str, bytes]:
 
 @fault(
     "D07",
-    **{"the-image's-name": replaced("clipkd.core.images.decode", black)},
+    **{
+        "the-image's-name": replaced("clipkd.core.images.decode", black),
+        "reading-on": replaced("clipkd.core.image_reader.ImageReader.sound", at_once),
+    },
 )
-def test_a_bad_image_is_named_never_skipped(tmp_path: Path) -> None:
-    for name, content in bad_images().items():
-        root = folder_of_images(tmp_path / name / "images", {"train": ["a", "b"], "val": ["a", "b"]})
-        (root / "train" / "b" / name).write_bytes(content)
+def test_bad_images_are_named_all_at_once_and_never_skipped(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    bad = [root / split / name for split, name in zip(("train/b", "val/a") * 4, bad_images(), strict=False)]
+    for path, content in zip(bad, bad_images().values(), strict=True):
+        path.write_bytes(content)
+    try:
+        prepared(root, tmp_path / "data")
+    except DataError as error:
+        assert [path for path in bad if str(path) not in str(error)] == []
+        assert f"({len(bad)} problems)" in str(error)
+    else:
+        pytest.fail("taken")
+    assert not (tmp_path / "data/datasets/mine").exists()
+    # Of very many, the first are named, and all are counted.
+    for number in range(30):
+        (root / "val" / "b" / f"broken-{number:02}.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"\(37 problems\)(?s:.*)\.\.\. and 17 more"):
+        prepared(root, tmp_path / "data")
+
+
+def ragged_folder(root: Path) -> Path:
+    """Write a folder of images with what users' folders hold beside them: 12 training images in all."""
+    folder_of_images(root, {"train": ["a", "b"], "val": ["a", "b"]})
+    whole = Image.open(root / "train/a/1.png")
+    for name, form in (("g.gif", "GIF"), ("j.jp2", "JPEG2000"), ("u.JPG", "JPEG"), ("f.jfif", "JPEG")):
+        whole.save(root / "train/a" / name, form)
+    (root / "train/b/deeper").mkdir()
+    for name in ("train/b/noext", "train/b/deeper/x.data"):
+        whole.save(root / name, "PNG")
+    for name in ("train/.hidden/0.png", "train/__MACOSX/0.png", "train/a/.cache/0.png", "train/a/._0.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        whole.save(root / name)
+    for name in ("train/labels.csv", "train/a/notes.txt", "train/b/photo.heic"):
+        (root / name).write_bytes(b"not an image at all")
+    (root / "train/b/loop").symlink_to(root)
+    (root / "train/b/again").symlink_to(root / "train/b/deeper")
+    os.mkfifo(root / "train/b/pipe")
+    (root / "more").mkdir()
+    return root
+
+
+@fault(
+    "D10",
+    **{
+        "the-header": replaced("clipkd.core.images.is_image", lambda path: path.suffix in {".png", ".JPG", ".gif"}),
+        "hidden-names": replaced("clipkd.plugins.datasets._listing.is_hidden", lambda name: False),
+        "inodes": replaced("clipkd.plugins.datasets._listing.Walk.enter", lambda *_: True),
+        "the-count": replaced("clipkd.plugins.datasets.image_folder.left_out", lambda *_: {}),
+    },
+)
+def test_a_folder_is_read_as_it_is_and_what_is_left_out_is_said(tmp_path: Path, capsys: Any) -> None:
+    root = ragged_folder(tmp_path / "images")
+    try:
+        dataset = prepared(root, tmp_path / "data")
+    except (OSError, RecursionError):  # the loop, without its protection
+        pytest.fail("an endless loop")
+    assert dataset.classes == ["a", "b"]
+    assert dataset.train_labels.tolist() == [0] * 7 + [1] * 5
+    assert dataset.artifact.facts["reading"].get("skipped") == {
+        "a link to a folder that was listed already": 2,
+        "beside the class folders": 1,
+        "hidden, or made by a file manager": 4,
+        "not a regular file": 1,
+        "not an image that PIL reads: .heic": 1,
+        "not an image that PIL reads: .txt": 1,
+    }
+    told = capsys.readouterr().err
+    assert "left out: 1 (not an image that PIL reads: .heic)" in told
+    assert "not read, beside the splits: more" in told
+
+
+def bad_folders(root: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
+    """Return folders that can't be used as they are, with what the message names."""
+    both = {"train": ["a", "b"], "val": ["a", "b"]}
+    made = {name: folder_of_images(root / name, both) for name in (
+        "val is a link", "class is a link", "two names", "dangling", "not text", "accents", "a link down",
+    )}  # fmt: skip
+    shutil.rmtree(made["val is a link"] / "val")
+    (made["val is a link"] / "val").symlink_to("train")
+    (made["class is a link"] / "train/c").symlink_to("b")
+    shutil.copytree(made["two names"] / "val", made["two names"] / "valid")
+    (made["dangling"] / "train/a/gone.png").symlink_to("nowhere.png")
+    (made["dangling"] / "val/b/gone-too.png").symlink_to("nowhere.png")
+    os.mkdir(os.fsencode(made["not text"] / "train") + b"/caf\xe9")
+    for name in ("caf\u00e9", "cafe\u0301"):
+        (made["accents"] / "train" / name).mkdir()
+    (made["a link down"] / "train/a/more").symlink_to(made["a link down"] / "val/b")
+    deeper = folder_of_images(root / "deeper", {"train/images": ["cat", "dog"], "val/images": ["cat", "dog"]})
+    return {
+        "val is a link": (made["val is a link"], ("train", "val", "same folder")),
+        "class is a link": (made["class is a link"], ("train/b", "train/c", "same folder")),
+        "a link down": (made["a link down"], ("train/a/more", "val/b", "same folder")),
+        "two names": (made["two names"], ("val/", "valid/")),
+        "dangling": (made["dangling"], ("gone.png", "does not exist")),
+        "not text": (made["not text"], ("caf\\xe9", "UTF-8")),
+        "accents": (made["accents"], ("accents",)),
+        "one class": (folder_of_images(root / "one", {"train": ["a"], "val": ["a"]}), ("'a'", "at least two")),
+        "a level too deep": (deeper, ("images", "cat, dog", "move them")),
+        "no test split": (folder_of_images(root / "Train", {"Train": ["a", "b"], "val": ["a", "b"]}), ("Train/",)),
+    }
+
+
+@fault(
+    "D10",
+    **{
+        "inodes": replaced("clipkd.plugins.datasets._listing.Walk.enter", lambda *_: True),
+        "the-problems": replaced("clipkd.plugins.datasets._listing.Walk.refuse_problems", nothing),
+        "two-classes": replaced("clipkd.plugins.datasets._listing.refuse_few_classes", nothing),
+    },
+)
+def test_a_folder_that_can_not_be_used_is_refused_in_words(tmp_path: Path) -> None:
+    for name, (root, parts) in bad_folders(tmp_path).items():
         try:
-            prepared(root, tmp_path / name / "data")
-        except DataError as error:
-            assert str(root / "train" / "b" / name) in str(error)
+            prepared(root, tmp_path / f"{name} data")
+        except (DataError, InputError) as error:
+            assert [part for part in parts if part not in str(error)] == [], error
         else:
             pytest.fail(f"taken: {name}")
-        assert not (tmp_path / name / "data/datasets/mine").exists()
-    # Every kind that has a meaning is read: nothing is left out.
-    root = folder_of_images(tmp_path / "kinds", {"train": ["a", "b"], "val": ["a", "b"]})
-    for mode in ("CMYK", "L", "P", "RGBA", "I;16", "LA", "1"):
-        suffix = "jpg" if mode == "CMYK" else "png"
-        Image.new(mode, (1, 1)).save(root / "train" / "a" / f"of-mode-{mode[:2]}.{suffix}")
-    found = read_folder(root, 256)
-    assert len(list(found.train.images)) == len(found.train.labels) == 6 + 7
+
+
+def test_an_accent_is_one_class_however_it_is_composed(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images", {"train": ["caf\u00e9", "b"], "val": ["cafe\u0301", "b"]})
+    assert prepared(root, tmp_path / "data").classes == ["b", "caf\u00e9"]
+
+
+@fault(
+    "D11",
+    **{
+        "exif": replaced("clipkd.core.images.orientation", lambda image: 1),
+        "alpha": replaced("clipkd.core.images.Image.alpha_composite", lambda ground, layer: layer),
+        "the-range": replaced("clipkd.core.image_reader.white_above", lambda level: 65_535),
+    },
+)
+def test_images_are_packed_as_viewers_show_them(tmp_path: Path, capsys: Any) -> None:
+    """A photograph on its side, hidden colours under transparency, 12 bits in 16: as they look, and it is said."""
+    root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = np.zeros((8, 16, 3), dtype=np.uint8)
+    lying[:, :4] = 255
+    Image.fromarray(lying).save(root / "train/a/lying.png", exif=exif)
+    hidden = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    hidden[..., 3] = 0
+    Image.fromarray(hidden).save(root / "train/a/under.png")
+    for name, top in (("train/b/xray-1.png", 100), ("val/b/xray-2.png", 4000)):
+        levels = np.full((8, 8), top, dtype=np.uint16)
+        Image.fromarray(levels).save(root / name)
+    dataset = prepared(root, tmp_path / "data")
+    packed = {name: dataset.image("train", row) for name, row in (("lying", 3), ("under", 4), ("xray", 8))}
+    assert packed["lying"].shape == (16, 8, 3)
+    assert packed["lying"][:4].min() == 255
+    assert packed["under"].min() == 255
+    assert set(np.unique(packed["xray"])) == {round(100 * 255 / 4095)}, "one range for the whole dataset"
+    reading = dataset.artifact.facts["reading"]
+    assert reading["levels"] == {"lowest": 100, "highest": 4000, "white": 4095}
+    assert (reading["turned"], reading["transparent"], reading["16_bit_grey"]) == (1, 1, 2)
+    told = capsys.readouterr().err
+    for part in ("EXIF orientation: 1 image,", "transparency: 1 image, laid on white", "levels 100 to 4,000"):
+        assert part in told
+
+
+COUNTER = itertools.count()
+"""The mutant's hashes: no two images are alike."""
+
+
+@fault("D12", **{"the-hashes": replaced("clipkd.data.summary.hash_of", lambda image: next(COUNTER))})
+def test_images_that_are_there_twice_are_counted(tmp_path: Path, capsys: Any) -> None:
+    root = tmp_path / "images"
+    for number, split in enumerate(("train", "val")):
+        for name in "ab":
+            (root / split / name).mkdir(parents=True)
+            for image in range(4):
+                pixels = np.full((8, 8, 3), 100 * number + 10 * image + 50 * (name == "b"), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{image}.png")
+    shutil.copy(root / "train/a/0.png", root / "train/b/copy.png")
+    shutil.copy(root / "train/a/1.png", root / "val/a/copy.bmp")
+    facts = prepared(root, tmp_path / "data").artifact.facts
+    assert facts["duplicates"] == {"train": 1, "test": 0, "test_in_train": 1}
+    assert "1 of the 9 test images are also among the training" in capsys.readouterr().err
+
+
+def test_three_splits_have_three_uses(tmp_path: Path) -> None:
+    """`val/` chooses among epochs, `test/` is tested on: no training image is held out."""
+    root = folder_of_images(tmp_path / "images", {split: ["a", "b"] for split in ("train", "val", "test")})
+    Image.new("RGB", (5, 5)).save(root / "val/a/x.png")
+    Image.new("RGB", (6, 6)).save(root / "test/b/x.png")
+    dataset = prepared(root, tmp_path / "data")
+    assert (len(dataset.training), len(dataset.validation), len(dataset.test_labels)) == (6, 7, 7)
+    assert dataset.training.tolist() == list(range(6))
+    assert dataset.image("train", int(dataset.validation[3])).shape == (5, 5, 3)
+    assert dataset.image("test", 6).shape == (6, 6, 3)
+    assert dataset.train_labels[dataset.validation].tolist() == [0] * 4 + [1] * 3
 
 
 @fault("D08", **{"the-content": replaced("clipkd.runs.job.Dataset.content", "the same")})

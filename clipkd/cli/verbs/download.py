@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
 from clipkd.cli.options import data_options, dataset_of, layout_of
+from clipkd.core.artifacts import read_manifest
+from clipkd.data.summary import summary
 from clipkd.embeddings import prepare
 
 TEXT = "Download a dataset and pack it into uint8 arrays."
@@ -23,4 +27,15 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     spec = dataset_of(options, options.dataset)
-    prepare.dataset(spec, layout_of(options), options.dataset_source)
+    layout = layout_of(options)
+    prepare.dataset(spec, layout, options.dataset_source)
+    if not is_one_stream():  # the packing said so in the log; here it is seen
+        print(summary(spec.title, read_manifest(layout.dataset(spec))["facts"]))
+
+
+def is_one_stream() -> bool:
+    """Return whether standard output and standard error go to the same place."""
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except OSError:  # no file: a test's
+        return False

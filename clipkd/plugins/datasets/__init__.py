@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from clipkd.core.registry import find, specs
 
 PROTOCOL = 1
 """Bumped when the packed arrays of an unchanged source change."""
+DECODING = 2
+"""Bumped when image files become other pixels: in folders, on the hub and in torchvision."""
 THUMBNAILS_PROTOCOL = 1
 """Bumped when the thumbnails of an unchanged dataset change."""
 
@@ -51,6 +53,10 @@ class Reading:
     test: Split
     facts: dict[str, Any] = field(default_factory=dict)
     """Anything worth keeping in the manifest."""
+    validation: np.ndarray | None = None
+    """Rows of `train` that the source holds out to choose epochs, int64; None: a share of each class is drawn."""
+    complete: Callable[[], dict[str, Any]] = dict
+    """Called when all images were read: returns further facts, or raises DataError, naming all that are damaged."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,10 @@ class DatasetSpec:
             InputError, DataError, MachineError: as the source is wrong, damaged or out of reach.
         """
         raise NotImplementedError
+
+    def of_source(self, source: str) -> DatasetSpec:
+        """Return the dataset with the options that a source has; this one where it has none."""
+        return self
 
     def folder(self, source: str | None) -> Path | None:
         """Return the folder of a source whose content nothing but reading it tells; None: there is no such folder."""
@@ -137,6 +147,28 @@ def options_of(name: str, where: str, known: dict[str, str]) -> tuple[str, dict[
     return place, options
 
 
+DECODING_OPTIONS = {"exif": "follow", "alpha": "white", "levels": "auto"}
+"""The options of a source about images that are more than 8-bit pixels, with their defaults (docs/own.md)."""
+CHOICES = {"exif": ("follow", "ignore"), "alpha": ("white", "black", "drop")}
+
+
+def decoding_options(name: str, options: dict[str, str]) -> dict[str, Any]:
+    """Return the options of a source that say how its images are decoded, checked.
+
+    Raises:
+        InputError: a value is not one of those that the option takes.
+    """
+    for option, known in CHOICES.items():
+        if options[option] not in known:
+            raise InputError(f"dataset '{name}': {option} '{options[option]}' is not one of {', '.join(known)}")
+    levels = options["levels"]
+    if levels not in {"auto", "full"} and not (levels.isdecimal() and 0 < int(levels) < 1 << 16):
+        raise InputError(
+            f"dataset '{name}': levels '{levels}' is not one of auto, full, or the level of white, 1 to 65535"
+        )
+    return {option: options[option] for option in DECODING_OPTIONS}
+
+
 def size_options(name: str, size: str) -> dict[str, Any]:
     """Return what follows from the side that every image has, in pixels; "": their sizes differ."""
     if not size:
@@ -170,7 +202,7 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
             return importlib.import_module(module).from_source(name, where)
         from clipkd.plugins.datasets.image_folder import ImageFolder
 
-        return ImageFolder(name=name, title=name)
+        return ImageFolder(name=name, title=name).of_source(source)
     try:
         spec = find(__name__, "dataset", name)
     except InputError as error:
@@ -181,12 +213,18 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
             f"dataset '{spec.name}' is part of {spec.comes_with} and takes no source: leave out '{source[:200]}', "
             "or give your own data another name"
         )
-    return spec
+    return spec if source is None else spec.of_source(source)
 
 
 def is_path(source: str) -> bool:
     """Return whether a source is a path on this machine: no address, and no name of the hub or of torchvision."""
     return "://" not in source and source.partition(":")[0] not in SCHEMES
+
+
+def path_of(source: str) -> str:
+    """Return the path that a source names, without its options; a file or folder may have a `?` in its name itself."""
+    whole = os.path.expanduser(source)
+    return whole if os.path.exists(whole) else whole.partition("?")[0]
 
 
 def is_packed(spec: DatasetSpec, source: str) -> bool:

@@ -23,16 +23,20 @@ from clipkd.core.hub import COMMIT, HUB_ID
 from clipkd.core.hub_client import ETAG_TIMEOUT, hub_errors
 from clipkd.core.progress import say
 from clipkd.plugins.datasets import (
+    DECODING,
+    DECODING_OPTIONS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     DatasetSpec,
     Reading,
     Split,
+    decoding_options,
     options_of,
     size_options,
 )
 
-OPTIONS = {"config": "", "image": "image", "label": "label", "train": "train", "test": "test", "size": ""}
+OWN = {"config": "", "image": "image", "label": "label", "train": "train", "test": "test"}
+OPTIONS = OWN | {"size": ""} | DECODING_OPTIONS
 """The options after the `?`, with their defaults."""
 FILE = re.compile(r"(?:(?P<config>[^/]+)/)?(?P<split>[^/]+?)(?:-\d+-of-\d+|/[^/]+)?\.parquet")
 ROWS = 64
@@ -59,6 +63,10 @@ class HubDataset(DatasetSpec):
     needs_source: bool = True
     pack_size: int = 256
     """Images whose short side is longer are packed with this short side, in pixels."""
+    exif: str = "follow"
+    alpha: str = "white"
+    levels: str = "auto"
+    """How images are decoded (docs/own.md)."""
 
     @property
     def source(self) -> str:
@@ -69,8 +77,9 @@ class HubDataset(DatasetSpec):
         return f"hub:{self.hub_id}@{self.revision}{'?' if options else ''}{options}"
 
     def source_identity(self) -> Identity:
-        read = {name: getattr(self, name) for name in ("config", "image", "label", "train", "test", "pack_size")}
-        return {"hub_dataset": self.hub_id, "revision": self.revision, "size": self.image_size} | read
+        read = {name: getattr(self, name) for name in (*OWN, "pack_size", *DECODING_OPTIONS)}
+        identity = {"hub_dataset": self.hub_id, "revision": self.revision, "size": self.image_size}
+        return identity | {"decoding": DECODING} | read
 
     def read(self, source: str | None, downloads: Path) -> Reading:
         return read(self)
@@ -88,6 +97,12 @@ def from_source(name: str, where: str) -> HubDataset:
         raise InputError(
             f"dataset '{name}': write hub:OWNER/NAME@<40 hex digits of a commit>, not 'hub:{place}'; a branch can move"
         )
+    if options["train"] == options["test"]:
+        raise InputError(
+            f"dataset '{name}': '{options['train']}' is both the training and the test split: choose another one with "
+            "?train= or ?test=, since accuracy on training images says nothing about new ones"
+        )
+    decoding_options(name, options)
     more: dict[str, Any] = size_options(name, options.pop("size")) | options
     return HubDataset(
         name=name, title=name, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD, hub_id=hub_id, revision=revision,
@@ -103,14 +118,26 @@ def read(spec: HubDataset) -> Reading:
         DataError: a file is damaged or another than the hub announced; an image can't be decoded.
         MachineError: no network; pyarrow is not installed.
     """
+    from clipkd.core.image_reader import ImageReader
+    from clipkd.core.images import Decoding
+
     parquet()
     files = files_of(spec)
     paths = {split: [fetch(spec, *file) for file in files[split]] for split in (spec.train, spec.test)}
     names = class_names(spec, paths[spec.train])
+    reader = ImageReader(
+        Decoding.of(spec.exif, spec.alpha, spec.levels), spec.pack_size, spec.image_size,
+        everything=lambda: (content for split in paths.values() for content, _ in contents(spec, split)),
+    )  # fmt: skip
     train, test = (
-        Split(labels(spec, paths[split], names), images(spec, paths[split])) for split in (spec.train, spec.test)
+        Split(
+            labels(spec, paths[split], names),
+            (reader.stored(content, where) for content, where in contents(spec, paths[split])),
+        )
+        for split in (spec.train, spec.test)
     )
-    return Reading(names, train, test, {"hub": spec.hub_id, "revision": spec.revision})
+    facts = {"hub": spec.hub_id, "revision": spec.revision}
+    return Reading(names, train, test, facts, complete=lambda: {"reading": reader.complete()})
 
 
 def parquet() -> Any:
@@ -240,14 +267,11 @@ def labels(spec: HubDataset, paths: list[Path], names: list[str]) -> np.ndarray:
     return np.array([value if isinstance(value, int) else numbers[value] for value in values], dtype=np.int64)
 
 
-def images(spec: HubDataset, paths: list[Path]) -> Iterator[np.ndarray]:
-    """Yield the images of all files, uint8 [H, W, 3]."""
-    from clipkd.core.images import decoded
-
+def contents(spec: HubDataset, paths: list[Path]) -> Iterator[tuple[Any, str]]:
+    """Yield the bytes of each image of all files, and where it is stored."""
     for path in paths:
         row = 0
         for batch in opened(path, spec).iter_batches(batch_size=ROWS, columns=[spec.image]):
             for value in batch.column(0).to_pylist():
-                content = value.get("bytes") if isinstance(value, dict) else value
-                yield decoded(content, f"{path.name}, row {row}", spec.pack_size)
+                yield value.get("bytes") if isinstance(value, dict) else value, f"{path.name}, row {row}"
                 row += 1

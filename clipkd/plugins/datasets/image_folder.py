@@ -1,23 +1,40 @@
-"""Any folder of images: `train/<class>/*` and `val/<class>/*`, as torchvision's ImageFolder reads it.
+"""Any folder of images: `train/<class>/*` and `val/<class>/*` or `test/<class>/*`, in the order of torchvision.
 
-Images become 8-bit RGB as torchvision's own loader makes them: the first frame, alpha dropped, EXIF
-orientation ignored, CMYK and palettes converted by PIL. Grey images of 16 bits are scaled to 8, which
-PIL alone would clip. An image whose short side exceeds the packing size is resized to it with PIL's
-bicubic filter (antialiased): a little sharper than bilinear, without Lanczos's halos, so that the
-later crops lose the least.
+Images become 8-bit RGB as viewers show them (clipkd.core.images): the first frame, upright, on white where they are
+transparent, CMYK and palettes converted by PIL. An image whose short side exceeds the packing size is resized to it
+with PIL's bicubic filter (antialiased): a little sharper than bilinear, without Lanczos's halos, so that the later
+crops lose the least.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import expanduser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.artifacts import read_manifest
+from clipkd.core.errors import MOST_NAMED, DataError, InputError
 from clipkd.core.fingerprint import Identity
-from clipkd.plugins.datasets import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading, Split
+from clipkd.plugins.datasets import (
+    DECODING,
+    DECODING_OPTIONS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DatasetSpec,
+    Reading,
+    Split,
+    decoding_options,
+    is_packed,
+    options_of,
+    path_of,
+)
+from clipkd.plugins.datasets._listing import Listing, Splits, Walk, class_folders, printable, splits_of
+
+OPTIONS = DECODING_OPTIONS
+"""The options after the `?`, with their defaults."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +50,30 @@ class ImageFolder(DatasetSpec):
     needs_source: bool = True
     pack_size: int = 256
     """Images whose short side is longer are packed with this short side, in pixels."""
+    exif: str = "follow"
+    alpha: str = "white"
+    levels: str = "auto"
+    """As in the source's options (docs/own.md)."""
 
     def source_identity(self) -> Identity:
         # The content is only known once it is read: the packed manifest keeps its digest, and
         # whatever is made from the dataset is checked against that.
-        return {"image_folder": self.name, "pack_size": self.pack_size}
+        switches = {name: getattr(self, name) for name in DECODING_OPTIONS}
+        return {"image_folder": self.name, "pack_size": self.pack_size, "decoding": DECODING} | switches
+
+    def of_source(self, source: str) -> DatasetSpec:
+        options = packed_options(source) if is_packed(self, source) else options_of_folder(self.name, source)
+        return replace(self, **decoding_options(self.name, options))
 
     def folder(self, source: str | None) -> Path | None:
-        return None if source is None else Path(expanduser(source))
+        return None if source is None else Path(path_of(source))
 
     def known_classes(self, source: str | None) -> list[str] | None:
         folder = self.folder(source)
         if folder is None:
             return None
         try:
-            return sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
+            return class_folders(folder / "train")
         except OSError:
             return None  # it is packed already, or `read` says what is wrong
 
@@ -58,47 +84,79 @@ class ImageFolder(DatasetSpec):
                 f"dataset '{self.name}' is a folder of images that is never downloaded: say where it is, "
                 f"with --dataset-source FOLDER or in the config as sources: {{{self.name}: FOLDER}}"
             )
-        return read(folder, self.pack_size)
+        return read(self, folder)
 
 
-def read(folder: Path, pack_size: int) -> Reading:
+def options_of_folder(name: str, source: str) -> dict[str, str]:
+    """Return the options of `FOLDER?option=value&...`, all of them; raise InputError where they are wrong."""
+    options = expanduser(source).removeprefix(path_of(source))
+    return options_of(name, options, OPTIONS)[1]
+
+
+def packed_options(folder: str) -> dict[str, str]:
+    """Return the options that a dataset was packed with, the usual ones where it is damaged or older."""
+    try:
+        source = read_manifest(Path(folder))["identity"].get("source", {})
+    except DataError:
+        return dict(OPTIONS)
+    return {name: str(source.get(name, usual)) for name, usual in OPTIONS.items()}
+
+
+def read(spec: ImageFolder, folder: Path) -> Reading:
     """Read a folder of images.
 
     Args:
-        folder: holds `train/` and `val/`, with one folder per class in each.
-        pack_size: images with a longer short side are resized to it, in pixels.
+        spec: what is known of it.
+        folder: holds `train/`, and `val/` or `test/` or both, with one folder per class in each.
 
     Raises:
-        InputError: there is no such folder, or no `train/` or `val/` in it.
-        DataError: both splits' classes differ (all are listed); an image can't be decoded (it is named).
+        InputError: there is no such folder, or it lacks a split.
+        DataError: the splits' classes differ (all are listed), or a folder can't be listed. Images that can't be
+            decoded are named by `Reading.complete`.
     """
-    if not folder.is_dir():
-        raise InputError(f"image folder {folder} does not exist")
-    missing = [name for name in ("train", "val") if not (folder / name).is_dir()]
-    if missing:
-        raise InputError(f"image folder {folder} has no {' and no '.join(f'{name}/' for name in missing)}")
-    train_classes, train = listing(folder / "train", pack_size)
-    val_classes, val = listing(folder / "val", pack_size)
-    if train_classes != val_classes:
-        lines = [
-            f"only in {folder / here}: {', '.join(sorted(only))}"
-            for here, only in (("train", {*train_classes} - {*val_classes}), ("val", {*val_classes} - {*train_classes}))
-            if only
-        ]
-        raise DataError(f"the classes of {folder}/train and {folder}/val differ:\n  " + "\n  ".join(lines))
-    return Reading(train_classes, train, val)
+    from clipkd.core.image_reader import ImageReader
+    from clipkd.core.images import Decoding
+
+    splits = splits_of(folder)
+    walk = Walk(folder)
+    train, test = walk.split(folder / splits.train), walk.split(folder / splits.test)
+    held_out = walk.split(folder / splits.validation) if splits.validation else Listing(folder)
+    for other in (test, held_out) if splits.validation else (test,):
+        refuse_other_classes(train, other)
+    training = train.paths + held_out.paths
+    decoding = Decoding.of(spec.exif, spec.alpha, spec.levels)
+    reader = ImageReader(decoding, spec.pack_size, everything=lambda: [*training, *test.paths])
+
+    def complete() -> dict[str, Any]:
+        return {"reading": reader.complete() | left_out(splits, walk)}
+
+    return Reading(
+        train.classes,
+        Split(np.array(train.labels + held_out.labels, dtype=np.int64), reader.files(training)),
+        Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths)),
+        validation=np.arange(len(train.paths), len(training)) if splits.validation else None,
+        complete=complete,
+    )
 
 
-def listing(folder: Path, pack_size: int) -> tuple[list[str], Split]:
-    """Return the class names of one split's folder, and its images; none of them is opened yet."""
-    from clipkd.core.images import decoded_files
-    from clipkd.core.vision import torchvision
+def refuse_other_classes(one: Listing, other: Listing) -> None:
+    """Raise DataError unless two splits have the same classes."""
+    lines = [
+        f"only in {here.folder}: {', '.join(sorted(set(here.classes) - set(there.classes)))}"
+        for here, there in ((one, other), (other, one))
+        if set(here.classes) - set(there.classes)
+    ]
+    if lines:
+        raise DataError(f"the classes of {one.folder} and {other.folder} differ:\n  " + "\n  ".join(lines))
 
-    try:
-        found = torchvision.datasets.ImageFolder(
-            str(folder), allow_empty=True
-        )  # an empty class is named when labels are checked
-    except FileNotFoundError:
-        raise DataError(f"{folder} has no class folders: images belong into {folder}/<class>/") from None
-    paths = [Path(path) for path, _ in found.samples]
-    return found.classes, Split(np.array(found.targets, dtype=np.int64), decoded_files(paths, pack_size))
+
+def left_out(splits: Splits, walk: Walk) -> dict[str, Any]:
+    """Return which folder became which split and what was not read, as facts of the dataset."""
+    found: dict[str, Any] = {"splits": {"train": splits.train, "test": splits.test}}
+    if splits.validation:
+        found["splits"]["validation"] = splits.validation
+    if splits.unused:
+        found["beside_the_splits"] = [printable(name) for name in splits.unused[:MOST_NAMED]]
+    if walk.skipped:
+        found["skipped"] = dict(sorted(walk.skipped.items()))
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,14 +14,20 @@ from clipkd.core.errors import DataError, InputError, MachineError, nearest
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import say
 from clipkd.plugins.datasets import (
+    DECODING,
+    DECODING_OPTIONS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     DatasetSpec,
     Reading,
     Split,
+    decoding_options,
     options_of,
     size_options,
 )
+
+if TYPE_CHECKING:
+    from clipkd.core.image_reader import ImageReader
 
 TRAIN_TEST: tuple[dict[str, Any], dict[str, Any]] = ({"split": "train"}, {"split": "test"})
 TRAIN_OR_NOT: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
@@ -58,10 +64,15 @@ class TorchvisionDataset(DatasetSpec):
     needs_source: bool = True
     pack_size: int = 256
     """Images whose short side is longer are packed with this short side, in pixels."""
+    exif: str = "follow"
+    alpha: str = "white"
+    levels: str = "auto"
+    """How images are decoded (docs/own.md)."""
 
     def source_identity(self) -> Identity:
         splits = [dict(split) for split in KNOWN[self.dataset][0]]
-        return {"torchvision": self.dataset, "splits": splits, "size": self.image_size, "pack_size": self.pack_size}
+        identity = {"torchvision": self.dataset, "splits": splits, "size": self.image_size, "pack_size": self.pack_size}
+        return identity | {"decoding": DECODING} | {name: getattr(self, name) for name in DECODING_OPTIONS}
 
     def read(self, source: str | None, downloads: Path) -> Reading:
         root = Path(expanduser(self.root)) if self.root else downloads / "torchvision"
@@ -74,7 +85,7 @@ def from_source(name: str, where: str) -> TorchvisionDataset:
     Raises:
         InputError: torchvision's dataset is unknown here, or an option is.
     """
-    dataset, options = options_of(name, where, {"root": ""})
+    dataset, options = options_of(name, where, {"root": ""} | DECODING_OPTIONS)
     known = {one.lower(): one for one in KNOWN}
     if dataset.lower() not in known:
         own = " (CIFAR-10 and CIFAR-100 are datasets of clipkd itself)" if dataset.lower().startswith("cifar") else ""
@@ -85,7 +96,7 @@ def from_source(name: str, where: str) -> TorchvisionDataset:
     key = known[dataset.lower()]
     return TorchvisionDataset(
         name=name, title=name, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD, dataset=key, root=options["root"],
-        **size_options(name, str(KNOWN[key][1] or "")),
+        **size_options(name, str(KNOWN[key][1] or "")), **decoding_options(name, options),
     )  # fmt: skip
 
 
@@ -96,11 +107,16 @@ def read(spec: TorchvisionDataset, root: Path, download: bool) -> Reading:
         MachineError: the files can't be downloaded.
         DataError: they are not there, or damaged.
     """
+    from clipkd.core.image_reader import ImageReader
+    from clipkd.core.images import Decoding
+
     root.mkdir(parents=True, exist_ok=True)
     train, test = (opened(spec, split, root, download) for split in KNOWN[spec.dataset][0])
     labels = [labels_of(split) for split in (train, test)]
     names = [str(name) for name in getattr(train, "classes", None) or range(int(max(map(np.max, labels))) + 1)]
-    return Reading(names, Split(labels[0], images(train, spec)), Split(labels[1], images(test, spec)))
+    reader = ImageReader(Decoding.of(spec.exif, spec.alpha, spec.levels), spec.pack_size, spec.image_size)
+    first, second = (Split(labels[part], images(split, spec, reader)) for part, split in enumerate((train, test)))
+    return Reading(names, first, second, complete=lambda: {"reading": reader.complete()})
 
 
 def opened(spec: TorchvisionDataset, split: dict[str, Any], root: Path, download: bool) -> Any:
@@ -131,14 +147,12 @@ def labels_of(split: Any) -> np.ndarray:
     return np.array([label for _, label in split._samples], dtype=np.int64)
 
 
-def images(split: Any, spec: TorchvisionDataset) -> Iterator[np.ndarray]:
+def images(split: Any, spec: TorchvisionDataset, reader: ImageReader) -> Iterator[np.ndarray]:
     """Yield a split's images, uint8 [H, W, 3]."""
-    from clipkd.core.images import rgb
-
     for row in range(len(split)):
         where = f"{spec.dataset} of torchvision, image {row}"
         try:
             image = split[row][0]
         except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
             raise DataError(f"{where} can't be read ({type(error).__name__}: {error})") from error
-        yield rgb(image, where, spec.pack_size)
+        yield reader.opened(image, where)

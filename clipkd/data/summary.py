@@ -1,0 +1,108 @@
+"""What a user should know of a packed dataset: what was left out, changed, and is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+DARK = 64
+"""A dataset without a brighter pixel is nearly black, of 255."""
+
+
+class Seen:
+    """The images of one split as they go by."""
+
+    def __init__(self) -> None:
+        self.hashes: list[int] = []
+        self.brightest = 0
+
+    def watching(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the images; remember a hash of each, and the brightest pixel of all."""
+        for image in images:
+            self.hashes.append(hash_of(image))
+            self.brightest = max(self.brightest, int(image.max(initial=0)))
+            yield image
+
+
+def hash_of(image: np.ndarray) -> int:
+    """Return a hash of an image's size and pixels, 64 bits, equal within this process only."""
+    return hash((image.shape, image.tobytes()))
+
+
+def pixel_facts(seen: Mapping[Any, Seen]) -> dict[str, Any]:
+    """Return what the pixels themselves tell, as facts of the dataset: duplicates, and whether they are dark."""
+    train, test = (np.array(seen[split].hashes, dtype=np.int64) for split in ("train", "test"))
+    found: dict[str, Any] = {
+        "duplicates": {
+            "train": len(train) - len(np.unique(train)),
+            "test": len(test) - len(np.unique(test)),
+            "test_in_train": int(np.isin(test, train).sum()),
+        }
+    }
+    brightest = max(one.brightest for one in seen.values())
+    return found | ({"brightest": brightest} if brightest < DARK else {})
+
+
+def summary(title: str, facts: Mapping[str, Any]) -> str:
+    """Return what was packed, and what a user should know of it, one line each."""
+    reading = facts.get("reading", {})
+    lines = [
+        f"{title}: packed {facts['train']:,} training images ({facts['validation']:,} of them for validation) and "
+        f"{facts['test']:,} test images of {len(facts['classes']):,} classes"
+    ]
+    lines += [f"  {line}" for line in (*folder_lines(reading), *file_lines(reading), *pixel_lines(facts))]
+    return "\n".join(lines)
+
+
+def number_of(count: int, what: str = "image") -> str:
+    """Return a number with what is counted, in the plural where that is due."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def folder_lines(reading: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which folder is which split, and what was not read."""
+    splits = reading.get("splits", {})
+    if splits and splits != {"train": "train", "test": "val"}:
+        chosen = f"{splits['validation']}/ chooses among epochs" if "validation" in splits else ""
+        yield "; ".join(part for part in (chosen, f"{splits['test']}/ is the test split") if part)
+    if beside := reading.get("beside_the_splits"):
+        yield f"not read, beside the splits: {', '.join(beside)}"
+    for why, count in reading.get("skipped", {}).items():
+        yield f"left out: {count:,} ({why})"
+
+
+def file_lines(reading: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was changed in image files, and what of them was not used."""
+    if count := reading.get("turned"):
+        done = "turned as it says" if reading["exif"] == "follow" else "not turned (?exif=ignore)"
+        yield f"EXIF orientation: {number_of(count)}, {done}"
+    if count := reading.get("transparent"):
+        drop = reading["alpha"] == "drop"
+        done = "dropped (?alpha=drop)" if drop else f"laid on {reading['alpha']}"
+        yield f"transparency: {number_of(count)}, {done}"
+    if count := reading.get("16_bit_grey"):
+        levels = reading["levels"]
+        white = f"{levels['white']:,} is white" if levels["white"] else "white is as each file declares"
+        yield f"grey images of 16 bits: {count:,}, levels {levels['lowest']:,} to {levels['highest']:,}; {white}"
+    if count := reading.get("16_bit_colour"):
+        yield f"colour images of 16 bits: {count:,}; PIL reads their upper 8 bits"
+    if count := reading.get("more_frames"):
+        yield f"several frames or pages: {number_of(count)}, of which the first one is used"
+
+
+def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the pixels themselves tell."""
+    if "brightest" in facts:
+        yield f"warning: the images are dark, their brightest pixel is {facts['brightest']} of 255"
+    twice = facts.get("duplicates", {})
+    for split, name in (("train", "training"), ("test", "test")):
+        if twice.get(split):
+            yield f"duplicates: {number_of(twice[split], f'{name} image')}, equal to another one pixel by pixel"
+    if both := twice.get("test_in_train"):
+        of_test = "all" if both == facts["test"] else f"{both:,} of the {facts['test']:,}"
+        yield (
+            f"warning: {of_test} test images are also among the training or validation images, pixel by pixel: the "
+            "accuracy on them says nothing about new images"
+        )

@@ -1,0 +1,222 @@
+"""Listing a folder of images, split by split: which files are images, of which class, and what is left out.
+
+The folder is walked by device and inode, so that a link that leads back into it is not an endless loop and a folder
+that is reached twice is noticed. No image is decoded here; a file whose name doesn't tell is opened for its header.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipkd.core.errors import MOST_NAMED, DataError, InputError, all_at_once
+
+NOT_DATA = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+"""What file managers leave behind, beside everything whose name begins with a dot."""
+VALIDATION = ("val", "valid", "validation")
+"""What the folder is called that is tested on or, beside `test`, chooses among epochs."""
+LOOP = ""
+"""Owner of the folders above a dataset: a link to one of them is only a loop."""
+
+
+@dataclass
+class Listing:
+    """The images of one split, in the order in which they are packed."""
+
+    folder: Path
+    classes: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    """Class numbers, one a path."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The folders of the splits of a dataset, by the names that they have."""
+
+    train: str
+    test: str
+    validation: str | None
+    """None: images of `train` are held out."""
+    unused: tuple[str, ...]
+    """What else lies beside them."""
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is never data."""
+    return name.startswith(".") or name in NOT_DATA
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text that any terminal takes: bytes that aren't UTF-8 as escapes."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the classes that a split's folder holds, in their order; raise OSError where it can't."""
+    with os.scandir(folder) as found:
+        names = [entry.name for entry in found if entry.is_dir() and not is_hidden(entry.name)]
+    return sorted({unicodedata.normalize("NFC", name) for name in names})
+
+
+def splits_of(folder: Path) -> Splits:
+    """Return which folder is which split.
+
+    Raises:
+        InputError: there is no such folder, no train/ or no val/ or test/ in it, or two that are called alike.
+    """
+    if not folder.is_dir():
+        raise InputError(f"image folder {folder} does not exist")
+    try:
+        there = sorted(entry.name for entry in os.scandir(folder) if not is_hidden(entry.name))
+    except OSError as error:
+        raise InputError(f"image folder {folder} can't be listed ({error.strerror})") from None
+    folders = [name for name in there if (folder / name).is_dir()]
+    found = [name for name in VALIDATION if name in folders]
+    has = f"; it has {', '.join(printable(name) + '/' for name in folders[:MOST_NAMED])}" if folders else ""
+    if len(found) > 1:
+        raise InputError(f"image folder {folder} has {' and '.join(f'{name}/' for name in found)}: keep one of them")
+    missing = ["no train/"] if "train" not in folders else []
+    missing += ["no val/ (nor valid/, validation/ or test/)"] if not found and "test" not in folders else []
+    if missing:
+        raise InputError(f"image folder {folder} has {' and '.join(missing)}{has}")
+    used = {"train", "test", *found}
+    unused = tuple(name for name in there if name not in used)
+    if "test" not in folders:
+        return Splits("train", found[0], None, unused)
+    return Splits("train", "test", found[0] if found else None, unused)
+
+
+class Walk:
+    """One reading of a dataset's folder; it remembers every folder that was listed, over all splits."""
+
+    def __init__(self, root: Path) -> None:
+        self.seen: dict[tuple[int, int], tuple[str, Path]] = {}
+        """Device and inode of each folder -> the class or split it was listed for, and its path."""
+        self.problems: list[str] = []
+        self.skipped: Counter[str] = Counter()
+        """Files and folders that were left out: why -> how many."""
+        for above in (root.resolve(), *root.resolve().parents):
+            self.enter(above, LOOP)
+
+    def split(self, folder: Path) -> Listing:
+        """Return a split's images: `<class>/**/*`, classes and files in the order of their names.
+
+        Raises:
+            DataError: a folder can't be listed, is in two classes or splits, or its name isn't text; there are fewer
+                than two classes. All problems are named at once, 20 at most.
+        """
+        listing = Listing(folder)
+        folders: dict[str, Path] = {}
+        if not self.enter(folder, str(folder)):
+            self.refuse_problems()
+            raise DataError(f"{printable(folder)} is a link to a folder above it")
+        for entry in self.entries(folder):
+            if is_hidden(entry.name):
+                self.skipped["hidden, or made by a file manager"] += 1
+            elif not entry.is_dir():
+                self.skipped["beside the class folders"] += 1
+            elif name := self.class_name(Path(entry.path), folders):
+                folders[name] = Path(entry.path)
+        for number, (name, path) in enumerate(sorted(folders.items())):
+            listing.classes.append(name)
+            for found in sorted(self.images(path, str(path)), key=lambda image: (str(image.parent), image.name)):
+                listing.paths.append(found)
+                listing.labels.append(number)
+        self.refuse_problems()
+        refuse_few_classes(folder, folders)
+        return listing
+
+    def class_name(self, path: Path, folders: dict[str, Path]) -> str | None:
+        """Return a class folder's name, its accents composed; None where it can't be one (noted as a problem)."""
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            self.problems.append(f"{printable(path)}: the name of this class folder isn't UTF-8; rename it")
+            return None
+        name = unicodedata.normalize("NFC", path.name)
+        if name in folders:
+            self.problems.append(
+                f"{path.parent}: two class folders are called '{name}', one with composed and one with decomposed "
+                "accents; merge them"
+            )
+            return None
+        return name
+
+    def images(self, folder: Path, owner: str) -> Iterator[Path]:
+        """Yield the images in and below a folder of a class, its owner; count what is left out."""
+        from clipkd.core.images import is_image
+
+        if not self.enter(folder, owner):
+            self.skipped["a link to a folder that was listed already"] += 1
+            return
+        for entry in self.entries(folder):
+            path = Path(entry.path)
+            if is_hidden(entry.name):
+                self.skipped["hidden, or made by a file manager"] += 1
+            elif entry.is_dir():
+                yield from self.images(path, owner)
+            elif not path.exists():
+                self.problems.append(f"{printable(path)}: a link to a file that does not exist")
+            elif not path.is_file():
+                self.skipped["not a regular file"] += 1
+            elif is_image(path):
+                yield path
+            else:
+                suffix = printable(path.suffix.lower()) or "no extension"
+                self.skipped[f"not an image that PIL reads: {suffix}"] += 1
+
+    def enter(self, folder: Path, owner: str) -> bool:
+        """Note that a folder is listed for a class or split; False where it was listed before, so a link led to it.
+
+        A folder that two classes or two splits would share is a problem; a link to a folder above is only a loop.
+        """
+        try:
+            status = folder.stat()
+        except OSError as error:
+            self.problems.append(f"{printable(folder)}: can't be listed ({error.strerror})")
+            return False
+        key = (status.st_dev, status.st_ino)
+        if key not in self.seen:
+            self.seen[key] = (owner, folder)
+            return True
+        owner_before, before = self.seen[key]
+        if owner_before not in {owner, LOOP} and not folder.is_relative_to(before):
+            self.problems.append(
+                f"{printable(before)} and {printable(folder)} are the same folder (a link): its images would be in both"
+            )
+        return False
+
+    def entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """Return what a folder holds, sorted by name; nothing where it can't be listed (noted as a problem)."""
+        try:
+            with os.scandir(folder) as found:
+                return sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            self.problems.append(f"{printable(folder)}: can't be listed ({error.strerror})")
+            return []
+
+    def refuse_problems(self) -> None:
+        """Raise DataError where there are problems."""
+        if self.problems:
+            raise DataError(all_at_once("the folder of images can't be read as it is", self.problems))
+
+
+def refuse_few_classes(folder: Path, classes: dict[str, Path]) -> None:
+    """Raise DataError where a split has fewer than two classes; says where they may be."""
+    if not classes:
+        raise DataError(f"{folder} has no class folders: images belong into {folder}/<class>/")
+    if len(classes) > 1:
+        return
+    ((name, path),) = classes.items()
+    below = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not is_hidden(entry.name))
+    if len(below) > 1:
+        raise DataError(
+            f"{folder} has one class folder, '{name}', which holds the folders {', '.join(below[:MOST_NAMED])}: if "
+            f"these are the classes, move them from {path} to {folder}"
+        )
+    raise DataError(f"{folder} has one class folder, '{name}'; a dataset has at least two classes")
