@@ -109,5 +109,5 @@ format: install ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-clean-demo: ## Delete the results and data of the demo; datasets and embeddings of other grids are kept.
-	rm -rf results logs data/datasets/digits data/embeddings/digits data/teachers/digits-vit-*
+clean-demo: install ## Delete the demo's results; `clipkd clean config/demo.yaml --data` also deletes its data.
+	$(BIN)/clipkd clean config/demo.yaml --yes

@@ -36,6 +36,7 @@ VERBS = (
     "figures",
     "report",
     "resume",
+    "clean",
     "doctor",
     "list",
     "completion",

@@ -109,13 +109,21 @@ class Gathered(torch.autograd.Function):
         return gradient[ctx.place] * ctx.count, None, None
 
 
+def world_size() -> int:
+    """Return how many processes torchrun started; 1 without it. InputError where its variable is not a number."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"WORLD_SIZE is {text!r}, but it is the number of processes: start with torchrun, or unset it")
+    return int(text)
+
+
 def join(device: torch.device) -> Ranks:
     """Return this process's rank; wait for the others if torchrun started several.
 
     Raises:
         InputError: torchrun's variables make no sense.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = world_size()
     if count == 1:
         return Ranks()
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

@@ -55,8 +55,16 @@ class Checkpoints:
                 f"can't save the training in {self.folder}: {error.strerror or error}; {free:,} bytes are free there. "
                 "What was saved before is whole: make room and give the same command again"
             ) from None
-        for path in self.steps()[KEPT:]:
+        mine = [path for path in self.steps() if self.is_of_this_run(path)]
+        for path in {*self.steps()} - {*mine[:KEPT]}:
             shutil.rmtree(path, ignore_errors=True)
+
+    def is_of_this_run(self, path: Path) -> bool:
+        """Return whether a saved state says that it is of this run."""
+        try:
+            return read_manifest(path)["fingerprint"] == fingerprint(self.identity)
+        except DataError:
+            return False
 
     def sweep(self) -> None:
         """Remove what a killed save left."""
@@ -67,7 +75,7 @@ class Checkpoints:
         """Return the newest sound state of this very run; None where it has none yet.
 
         A damaged one is passed over, aloud, for the one before. Those of another run, which the same folder
-        held before, are dropped, aloud.
+        held before, stay until this run saves its first; a line says so.
 
         Raises:
             DataError: there are checkpoints of this run, and none is sound.
@@ -90,8 +98,10 @@ class Checkpoints:
             )
         if others:
             lines = "\n  ".join(differences(others[0], self.identity))
-            say(f"{self.folder} is of another run and dropped; training from the beginning:\n  {lines}")
-            self.clear()
+            say(
+                f"{self.folder} is of another run, which is dropped when this one is saved; training from the "
+                f"beginning:\n  {lines}"
+            )
         return None
 
     def read(self, path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipkd.core.fingerprint import Identity
+from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
@@ -47,6 +47,19 @@ def method_identity(cell: Cell) -> Identity:
     """Return what a train type whose numbers have changed adds to an identity; nothing in its first form."""
     protocol = cell.method.protocol
     return {"method": {"protocol": protocol}} if protocol > 1 else {}
+
+
+def as_settings(identity: Identity, settings: Identity) -> Identity:
+    """Return a run's identity without what settings leave open: the dataset's bytes, what `precision: auto` means."""
+    training = dict(identity["training"])
+    if settings["training"]["precision"] == "auto":
+        training["precision"] = "auto"
+    return identity | {"training": training, "dataset": identity["dataset"] | {"content": ""}}
+
+
+def agree(identity: Identity, settings: Identity) -> bool:
+    """Return whether a run's identity is that of its settings, whatever the settings leave open."""
+    return fingerprint(as_settings(identity, settings)) == fingerprint(settings)
 
 
 def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:

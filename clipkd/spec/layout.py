@@ -133,6 +133,17 @@ class Layout:
         views = replay_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher, self.crop_views)
         return self.embeddings(cell.dataset_spec, teacher, views)
 
+    def stores(self, cell: Cell) -> dict[str, Embeddings]:
+        """Return the embeddings that a cell's run is made from, by the kind of their views; of one teacher."""
+        signal, source = cell.method.signal, cell.teacher_source
+        if signal == "nothing":
+            return {}
+        if signal == "prototypes":
+            return {"sample": self.sample_embeddings(cell)}
+        replayed = {"replayed": self.replayed_embeddings(cell)} if source == "replayed" else {}
+        full = {"full": self.full_embeddings(cell)} if signal == "scores" or source == "cached" else {}
+        return replayed | full
+
     def form_of(self, cell: Cell) -> str:
         """Return the form of the cell's class prototypes."""
         return self.form or cell.recipe_spec.prototype_form

@@ -27,12 +27,14 @@ from clipkd.core.fingerprint import Identity, digest, fingerprint
 from clipkd.core.progress import say
 from clipkd.runs.record import KIND, METRICS, RESUME
 from clipkd.spec.cells import Cell
-from clipkd.spec.identities import run_identity
+from clipkd.spec.identities import agree, run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 
 RUNS = Path("results/runs")
 PREFIX = ".done-"
+DELETING = Path(".snakemake/clipkd-deleting")
+"""Lists the stamps that were there when `--delete-all-output` was given."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,25 @@ def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> di
     return found
 
 
-def agree(identity: Identity, settings: Identity) -> bool:
-    """Return whether a run's identity is that of its settings, whatever the settings leave open."""
-    training = dict(identity["training"])
-    if settings["training"]["precision"] == "auto":
-        training["precision"] = "auto"
-    found = identity | {"training": training, "dataset": identity["dataset"] | {"content": ""}}
-    return fingerprint(found) == fingerprint(settings)
+def expect_deletion(planned: Iterable[TrainJob]) -> None:
+    """Note the stamps that are there: `--delete-all-output` may be about to delete them.
+
+    It deletes what Snakemake calls outputs, so the stamp and not the results. The next call looks at this note.
+    """
+    write_text(DELETING, "".join(f"{job.stamp}\n" for job in planned if job.stamp.exists()))
 
 
 def settle(planned: Iterable[TrainJob]) -> None:
-    """Make the stamps agree with the run folders; where those can't be written, leave the stamps as they are."""
+    """Make the stamps agree with the run folders; where those can't be written, leave the stamps as they are.
+
+    Runs whose stamps `--delete-all-output` has deleted are trained again from the beginning.
+    """
+    planned = list(planned)
+    noted = set((read(DELETING) or "").splitlines())
+    for job in planned:
+        if str(job.stamp) in noted and not job.stamp.exists():
+            job.forget()
+    DELETING.unlink(missing_ok=True)
     for job in planned:
         try:
             job.settle()

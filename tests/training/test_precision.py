@@ -116,7 +116,7 @@ def test_what_a_run_computed_in_is_a_part_of_what_it_is(digits_folder, tmp_path,
     found = {}
     for gain, asked in ((0.1, "auto"), (2.0, "auto"), (0.1, "bf16")):
         monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
-        assert main([*flags, "--precision", asked]) == 0
+        assert main([*flags, "--precision", asked, "--overwrite"]) == 0
         found[gain, asked] = json.loads((tmp_path / "metrics.json").read_text())
     told = [metrics["identity"]["training"]["precision"] for metrics in found.values()]
     assert told == ["fp32", "bf16", "bf16"]

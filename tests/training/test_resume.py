@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipkd.cli import main
 from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.runs import training
 from clipkd.runs.finite_guard import FiniteGuard
@@ -335,12 +336,37 @@ def test_a_planted_pickle_is_not_run(digits_folder, tmp_path):
     assert not canary.exists()
 
 
-def test_checkpoints_of_another_run_are_dropped_aloud(digits_folder, tmp_path, capfd):
-    stopped_at(14, digits_folder, tmp_path)
-    train(digits_folder, tmp_path, epochs=2)
-    said = capfd.readouterr().err
-    assert "is of another run and dropped; training from the beginning:\n  training.epochs: found 3, wanted 2" in said
-    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == 2
+def test_checkpoints_of_another_run_stay_until_this_run_is_saved(tmp_path, capfd):
+    others, mine = Checkpoints(tmp_path, {"epochs": 3}), Checkpoints(tmp_path, {"epochs": 2})
+    others.save(14, {"step": 14})
+    assert mine.newest() is None
+    told = "is of another run, which is dropped when this one is saved; training from the beginning:\n  epochs: found 3"
+    assert told in capfd.readouterr().err
+    assert others.newest() == {"step": 14}
+    for step in (5, 6, 7):  # earlier than the other run's
+        mine.save(step, {"step": step})
+    assert [path.name for path in mine.steps()] == ["0000000007", "0000000006"]
+    assert mine.newest() == {"step": 7}
+
+
+def test_a_command_with_another_setting_touches_no_run(digits_folder, whole, tmp_path, capfd):
+    """Finished or not: it is refused, and the setting named; --overwrite replaces the run."""
+    command = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised"]
+    command += ["--student", "tiny-32", "--batch-size", 128, "--learning-rate", "1e-3", "--device", "cpu"]
+    finished, unfinished = tmp_path / "finished", tmp_path / "unfinished"
+    shutil.copytree(whole, finished)
+    stopped_at(2, digits_folder, unfinished)
+    for folder, what in ((finished, "a complete run"), (unfinished, "an unfinished run")):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        other = [*map(str, command), "--log-folder", str(folder), "--epochs", "1"]
+        assert main(other) == 2
+        told = capfd.readouterr().err
+        assert f"{folder} holds {what} with other settings" in told
+        assert "\n  training.epochs: found 3, wanted 1\n" in told
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        assert main([*other[:-1], str(EPOCHS)]) == 0, "the same settings are no other run"
+        assert main([*other, "--overwrite"]) == 0
+        assert json.loads((folder / "metrics.json").read_text())["epochs"] == 1
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_it(digits_folder, whole, tmp_path):

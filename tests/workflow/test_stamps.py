@@ -84,6 +84,21 @@ def test_a_stamp_goes_with_the_result_it_stands_for(lost: str, size: int, study:
     assert not job.stamp.exists()
 
 
+def test_runs_are_trained_again_whose_stamps_delete_all_output_has_deleted(study: Study) -> None:
+    """Only those: a dry run deletes none, and targets limit what is deleted."""
+    found = jobs_of(study.config)
+    stamps.settle(found)
+    for deleted in ([], found[:2]):
+        stamps.expect_deletion(found)
+        for job in deleted:
+            job.stamp.unlink()
+        stamps.settle(found)
+        assert [job for job in found if not job.stamp.exists()] == deleted
+    assert not any((folder / "metrics.json").exists() for job in found[:2] for folder in job.folders)
+    stamps.settle(found)
+    assert all(job.stamp.exists() for job in found[2:])
+
+
 def test_every_old_run_gets_its_stamp_and_no_other(study: Study) -> None:
     """Taken over with the time of its result, so that tables do not look older than it."""
     found = jobs_of(study.config)

@@ -51,6 +51,8 @@ if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
     stamps.settle(JOBS.values())
+    if "--delete-all-output" in sys.argv:
+        stamps.expect_deletion(JOBS.values())
 
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
@@ -110,16 +112,13 @@ for cell in dict.fromkeys(
         continue
     weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
     TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
-    if cell.method.signal == "prototypes":
-        share(STORES, cell, lambda c: LAYOUT.sample_embeddings(c).folder, "sample")
-        share(PROTOTYPES, cell, prototypes_folder)
-        continue
-    if cell.teacher_source == "replayed":
-        share(STORES, cell, lambda c: LAYOUT.replayed_embeddings(c).folder, "replayed")
-    if cell.method.signal == "scores" or cell.teacher_source == "cached":
-        share(STORES, cell, lambda c: LAYOUT.full_embeddings(c).folder, "full")
-        # A teacher's probe accuracy stands beside its students in the tables.
-        share(HEADS, cell, lambda c: LAYOUT.full_embeddings(c).head()[0])
+    for kind in LAYOUT.stores(cell):
+        share(STORES, cell, lambda c: LAYOUT.stores(c)[kind].folder, kind)
+        if kind == "sample":
+            share(PROTOTYPES, cell, prototypes_folder)
+        if kind == "full":
+            # A teacher's probe accuracy is in the tables beside its students.
+            share(HEADS, cell, lambda c: LAYOUT.full_embeddings(c).head()[0])
 
 
 wildcard_constraints:

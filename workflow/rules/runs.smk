@@ -27,7 +27,7 @@ rule train:
         stack=["--stack", STACK] if STACK > 1 and DEVICE == "cuda" else [],
     shell:
         "exec clipkd train {params.run:q} --seed {params.seeds:q} {params.stack:q} --processes {threads} "
-        "--stamp {output:q} --device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
+        "--overwrite --stamp {output:q} --device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule runs:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipkd.cli.options import (
     cell_of,
@@ -19,11 +22,18 @@ from clipkd.cli.options import (
     setting_option,
     store_options,
 )
-from clipkd.core.errors import InputError
+from clipkd.core.artifacts import read_manifest
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.fingerprint import Identity, differences
 from clipkd.runs import workers
+from clipkd.runs.record import METRICS, RESUME
 from clipkd.spec.cells import Cell
+from clipkd.spec.identities import as_settings, run_identity
 from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
 from clipkd.workflow import stamps
+
+if TYPE_CHECKING:
+    from clipkd.runs.assignment import Assignment
 
 TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds. Missing
 embeddings and prototypes are made first; complete runs are kept."""
@@ -68,7 +78,15 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--stack", type=positive, help="students of equal shape computed at once (default: 8 on a GPU, else 1)"
     )
     child.add_argument(
-        "--stamp", type=Path, metavar="FILE", help="file to write when every student is complete; for workflows"
+        "--overwrite",
+        action="store_true",
+        help="replace a run of other settings in the same folder: its results stay until the new run is complete",
+    )
+    child.add_argument(
+        "--stamp",
+        type=Path,
+        metavar="FILE",
+        help="file to write when every student is complete; for workflows",
     )
     setting_option(child, Block, "teacher_source")
     for name in Hyperparameters.model_fields:
@@ -112,12 +130,37 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
     assignments = [
         Assignment(cell, numbers, layout, str(device), *place[cell.folder], options.embed_batch_size) for cell in cells
     ]
+    if not options.overwrite:
+        refuse_other_settings(assignments)
     for one in assignments:
         one.run_folder()
     if len(assignments) == 1:
         start.train_alone(assignments[0])
     else:
         start.train_several(assignments, options.processes, options.stack, options.threads)
+
+
+def refuse_other_settings(assignments: list[Assignment]) -> None:
+    """Raise InputError where a folder holds a run, finished or not, that these settings would replace."""
+    from clipkd.runs.ranks import world_size
+
+    for one in assignments:
+        settings = run_identity(one.cell, one.numbers, one.layout, content="", ranks=world_size())
+        for what, identity in runs_in(one.folder):
+            if lines := list(differences(as_settings(identity, settings), settings)):
+                raise InputError(
+                    f"{one.folder} holds {what} with other settings: name another --log-folder, or give --overwrite "
+                    "to replace it:\n  " + "\n  ".join(lines)
+                )
+
+
+def runs_in(folder: Path) -> Iterator[tuple[str, Identity]]:
+    """Yield what each run in a folder, complete or saved, was made from."""
+    places = [("a complete run", folder)] if (folder / METRICS).exists() else []
+    places += [("an unfinished run", path) for path in sorted((folder / RESUME).glob("[0-9]*"))]
+    for what, path in places:
+        with suppress(DataError):  # damaged: the training says so, and begins again
+            yield what, read_manifest(path)["identity"]
 
 
 def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Path, Path | None]]:

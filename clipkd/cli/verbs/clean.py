@@ -1,0 +1,55 @@
+"""`clipkd clean`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from clipkd.cli.verbs.check import BASE, DATA
+from clipkd.core.errors import InputError
+from clipkd.spec.config import load
+from clipkd.workflow import cleaning
+
+TEXT = """Delete what the workflow made for a config: its runs, their logs, and its tables, figures and report. Lists
+everything first and asks. Results of other configs are kept."""
+EXAMPLES = """\
+examples:
+  clipkd clean config/demo.yaml
+  clipkd clean config/demo.yaml --data --yes
+"""
+
+
+def add_options(child: argparse.ArgumentParser) -> None:
+    child.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="as for --configfile: each is merged over those before it"
+    )
+    child.add_argument("--base", type=Path, default=BASE, help="the config that Snakemake reads first")
+    child.add_argument(
+        "--data",
+        action="store_true",
+        help="also its packed datasets, teachers and embeddings, which other configs may use",
+    )
+    child.add_argument("--yes", action="store_true", help="delete without asking")
+
+
+def run(options: argparse.Namespace) -> None:
+    files = [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
+    found = cleaning.made_for(load(files, data=DATA), with_data=options.data)
+    if not found:
+        print(f"nothing there that was made for {', '.join(map(str, files))}")
+        return
+    total = 0
+    for path in found:
+        size = cleaning.size(path)
+        total += size
+        print(f"{size / 1e6:10.1f} MB  {path}")
+    question = f"Delete these {len(found)} ({total / 1e6:.1f} MB)?"
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"{question} Nobody can answer here: add --yes")
+        if input(f"{question} [y/N] ").strip().lower() not in {"y", "yes"}:
+            print("nothing was deleted")
+            return
+    cleaning.delete(found)
+    print(f"deleted: {len(found)}")

@@ -1,0 +1,112 @@
+"""What the workflow made for a config, and its removal. No torch here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from clipkd.core.lock import acquire
+from clipkd.spec.cells import Cell, expand
+from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
+from clipkd.tables.cleanup import list_of, written_before
+from clipkd.workflow.doctor import RESOLVED
+from clipkd.workflow.stamps import RUNS
+
+TABLES, FIGURES, REPORT = Path("results/tables"), Path("results/figures"), Path("results/report.html")
+LOGS, BENCHMARKS = Path("logs/runs"), Path("results/benchmarks/runs")
+
+
+def made_for(config: Config, *, with_data: bool = False) -> list[Path]:
+    """Return the files and folders that were made for a config and are there, each once.
+
+    Args:
+        config: a checked config.
+        with_data: include datasets, thumbnails, teachers and embeddings. Other configs may use them too.
+    """
+    cells, _ = expand(config)
+    found = [path for cell in cells for path in of_run(cell)]
+    if is_shown(config):
+        found += shown()
+    if with_data:
+        layout = Layout.of(config)
+        found += [path for cell in cells for path in data_of(cell, layout)]
+    return [path for path in dict.fromkeys(found) if path.exists() or path.is_symlink()]
+
+
+def of_run(cell: Cell) -> Iterator[Path]:
+    """Yield a run's folder, its logs and its benchmarks."""
+    yield RUNS / cell.folder
+    for root in (LOGS, BENCHMARKS):
+        place = root / cell.folder
+        yield from sorted(place.parent.glob(f"{place.name}-*"))
+
+
+def is_shown(config: Config) -> bool:
+    """Return whether tables, figures and report are of this config."""
+    try:
+        return Config.model_validate_json(RESOLVED.read_text(encoding="utf-8")) == config
+    except (OSError, ValidationError):
+        return False
+
+
+def shown() -> list[Path]:
+    """Return the resolved config and what was made from it; other files beside the tables are somebody else's."""
+    found = [RESOLVED, REPORT]
+    for folder in (TABLES, FIGURES):
+        found += [folder / name for name in written_before(folder)] + [list_of(folder)]
+    return found
+
+
+def data_of(cell: Cell, layout: Layout) -> Iterator[Path]:
+    """Yield the artefacts that a run reads, those that were made from them included."""
+    yield layout.dataset(cell.dataset_spec)
+    if cell.dataset_spec.has_thumbnails:
+        yield layout.thumbnails(cell.dataset_spec, cell.student_spec.image_size)[0]
+    for one in cell.by_teacher:
+        if one.teacher_spec is None:
+            continue
+        yield layout.teacher(one.teacher_spec)
+        for store in layout.stores(one).values():
+            yield store.folder
+            # Prototypes and heads lie beside the store that they were made from.
+            yield from sorted(store.folder.parent.glob(f"{store.folder.name}-*"))
+            yield store.folder.with_name(f".{store.folder.name}.parts")
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.lstat().st_size for file in files if not file.is_dir())
+
+
+def delete(paths: Sequence[Path]) -> None:
+    """Delete files and folders; nothing is, where another process writes into one of the run folders.
+
+    Raises:
+        MachineError: a run is being trained; names its process.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            if path.is_dir() and RUNS in path.parents:
+                stack.enter_context(acquire(path))
+        for path in paths:
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.exists():
+                shutil.rmtree(path)
+            remove_empty(path.parent)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those above it that are empty, up to the project's own."""
+    while len(folder.parts) > 1:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent

@@ -1,0 +1,82 @@
+"""`clipkd clean`: deletes what was made for one config, lists it first, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipkd.cli import main
+from clipkd.core.lock import acquire
+from clipkd.runs.record import METRICS
+from clipkd.spec.config import load
+from clipkd.tables.cleanup import remove_leftovers
+from clipkd.workflow import cleaning
+from tests.synthetic import Study, demo, write_study
+
+ROOT = Path(__file__).parents[2]
+OTHERS = ["results/runs/mine/notes.txt", "results/tables/mine.md", "logs/runs/other.log", "data/datasets/birds/x"]
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Runs, a table and logs of the demo, and files of somebody else."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(demo()))
+    made = write_study(load([Path("mine.yaml")]).model_dump(mode="json"), Path())
+    cleaning.RESOLVED.write_text(made.config.model_dump_json())
+    first = next(iter(made.cells)).folder
+    mine = ["results/tables/accuracy.md", f"logs/runs/{first}-0123.log", f"results/benchmarks/runs/{first}-0123.tsv"]
+    for name in [*OTHERS, *mine]:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("text")
+    remove_leftovers(Path("results/tables"), ["accuracy.md"])
+    return made
+
+
+def clean(*options: str) -> int:
+    return main(["clean", "--base", "mine.yaml", *options])
+
+
+def files() -> set[str]:
+    return {path.as_posix() for path in Path().rglob("*") if path.is_file()}
+
+
+def test_only_what_is_of_the_config_goes(study: Study) -> None:
+    kept = {name for name in files() if name.startswith("data/")} | {*OTHERS, "mine.yaml"}
+    assert clean("--yes") == 0
+    assert files() == kept
+
+
+def test_data_go_only_when_asked_for(study: Study) -> None:
+    assert clean("--yes", "--data") == 0
+    assert files() == {*OTHERS, "mine.yaml"}
+
+
+def test_the_tables_of_another_grid_stay(study: Study) -> None:
+    resolved = json.loads(cleaning.RESOLVED.read_text())
+    resolved["training"]["learning_rate"] *= 2
+    cleaning.RESOLVED.write_text(json.dumps(resolved))
+    assert clean("--yes") == 0
+    assert Path("results/tables/accuracy.md").exists()
+    assert not list(Path("results/runs").rglob(METRICS))
+
+
+def test_nothing_goes_without_an_answer(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files()
+    assert clean() == 2
+    shown = capsys.readouterr()
+    assert "add --yes" in shown.err
+    assert all(f"results/runs/{cell.folder}\n" in shown.out for cell in study.cells)
+    assert files() == before
+
+
+def test_nothing_goes_while_a_run_is_trained(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files()
+    folder = study.folder()
+    with acquire(folder):
+        assert clean("--yes") == 4
+    assert f"{folder} is being written" in capsys.readouterr().err
+    assert files() - {f"{folder}/.lock"} == before - {f"{folder}/.lock"}
