@@ -119,8 +119,9 @@ def block() -> str:
         [
             "**Does the teacher's content matter?** Five seeds, test accuracy of recipe corrected:",
             five_seeds(),
-            "If an interval contains 0, no difference is shown; this does not prove equality. With 355 test images and "
-            "a small teacher, a real effect is still possible.",
+            "The content is shown to matter only if both rows say better. If an interval contains 0, no difference is "
+            "shown; this does not prove equality. With 355 test images and a small teacher, a real effect is still "
+            "possible.",
             "**With the projection on the teacher's side, any prototypes work.** One linear map sends the ten "
             "prototypes of digits-vit-s exactly to randomly drawn targets, and it does the same with random vectors:",
             reachable(),

@@ -12,6 +12,7 @@ from generated import ROOT, main
 
 from clipkd.spec.cells import expand
 from clipkd.spec.settings import Config
+from clipkd.tables.comparisons import p_value
 
 RESULTS = ROOT / "results"
 ACCURACY = ("accuracy-reference-last-top1", "accuracy-corrected-selected-top1")
@@ -49,8 +50,8 @@ def differences() -> str:
     """Return the rows of the table teacher-matters that are about METHOD, without their sentences."""
     records = csv.DictReader(needed(RESULTS / "tables/teacher-matters.csv").splitlines())
     lines = [
-        "| recipe | teacher | against | difference, points | 95 % interval | n | |",
-        "|---|---|---|---:|---:|---:|---|",
+        "| recipe | teacher | against | difference, points | 95 % interval, uncorrected | n | p, Holm | |",
+        "|---|---|---|---:|---:|---:|---:|---|",
     ]
     for row in records:
         if row["method"] == METHOD:
@@ -58,7 +59,8 @@ def differences() -> str:
                 f"{number(row['low_points'])} to {number(row['high_points'])}" if row["low_points"] else number("")
             )
             parts = [row["recipe"], row["teacher"], row["against"], number(row["difference_points"]), interval]
-            lines.append(f"| {' | '.join([*parts, row['n'], row['verdict']])} |")
+            p = p_value(float(row["p_holm"]) if row["p_holm"] else None)
+            lines.append(f"| {' | '.join([*parts, row['n'], p, row['verdict']])} |")
     return "\n".join(lines)
 
 
@@ -92,8 +94,8 @@ def block() -> str:
         [
             f"{len(cells)} runs, {seeds} seeds, run by `make demo` with {versions(cells)}, on a CPU.",
             *(needed(RESULTS / f"tables/{stem}.md") for stem in ACCURACY),
-            f"**Does the teacher matter?** Test top-1 of {METHOD} against training without a teacher and against its "
-            f"controls, paired by seed:",
+            f"**Does the teacher matter?** Test top-1 of {METHOD} against training without a teacher, its controls and "
+            f"other methods, paired by seed:",
             differences(),
             "**What does the teacher cost?** Teacher digits-vit-s, recipe reference, with its embeddings stored once "
             "or with the teacher run in every step:",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from clipkd.tables.comparisons import Comparison
+from clipkd.tables.comparisons import Comparison, beside, untested
 from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, values
 from clipkd.tables.table import NOTHING
-from clipkd.tables.terms import BASELINE
 
 FEW_SEEDS = 5
 VERDICTS = ("better", "worse", "no difference shown", "nothing can be concluded", "not compared")
@@ -21,6 +20,34 @@ class Answer:
     question: str
     verdict: str
     evidence: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """A question about a list of comparisons, and its answers beside yes, in part, and not shown."""
+
+    question: str
+    evidence: str
+    worse: str = "It harms in some comparisons."
+    both: str = "In some comparisons it helps, in others it harms."
+
+
+WORDS = {
+    "content": Words(
+        "Does the teacher's content matter?",
+        "{methods}, against training without a teacher and the control that lacks that content, both at once",
+    ),
+    "help": Words(
+        "Does training with a teacher help at all?", "Every train type but controls against training without a teacher"
+    ),
+    "methods": Words(
+        "Is {methods} better than {others}?",
+        "Both with the same teacher",
+        "It is worse in some comparisons.",
+        "In some comparisons it is better, in others worse.",
+    ),
+}
+"""List of comparisons -> its words."""
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -45,19 +72,33 @@ def facts(results: Results) -> dict[str, str]:
 
 
 def answers(found: list[Comparison]) -> list[Answer]:
-    """Return whether it is the teacher's content that helps, and whether a teacher helps at all."""
-    controls = [comparison for comparison in found if comparison.against != BASELINE]
-    baseline = [comparison for comparison in found if comparison.against == BASELINE]
-    methods = ", ".join(dict.fromkeys(comparison.method for comparison in controls))
-    questions = [
-        ("Does the teacher's content matter?", f"{methods} against its controls, which lack that content", controls),
-        ("Does training with a teacher help at all?", "Every train type against training without a teacher", baseline),
-    ]
-    return [
-        Answer(question, verdict(group), f"{what}: {counted(group)}.{caution(group)}")
-        for question, what, group in questions
-        if group
-    ]
+    """Return whether the teacher's content matters, whether a teacher helps, and what is better than other methods."""
+    made = []
+    for name, words in WORDS.items():
+        group = [one for one in found if one.question == name]
+        methods, others = named(group)
+        evidence = [f"{words.evidence.format(methods=methods)}: {counted(group)}.{caution(group)}"] if group else []
+        if name == "content":
+            evidence += [*information(found), *untested(found)]
+        if evidence:
+            question = words.question.format(methods=methods, others=others.replace(", ", " or "))
+            made.append(Answer(question, verdict(group, words) if group else "Not tested here.", " ".join(evidence)))
+    return made
+
+
+def named(found: list[Comparison]) -> tuple[str, str]:
+    """Return the methods of comparisons, and what they are compared with."""
+    methods, others = (dict.fromkeys(getattr(one, side) for one in found) for side in ("method", "against"))
+    return ", ".join(methods), ", ".join(others)
+
+
+def information(found: list[Comparison]) -> list[str]:
+    """Return a line about the controls that do not decide; none where the grid has no such controls."""
+    group = beside(found)
+    if not group:
+        return []
+    methods, others = named(group)
+    return [f"For information, {methods} against {others}: {counted(group)}."]
 
 
 def caution(found: list[Comparison]) -> str:
@@ -72,14 +113,14 @@ def caution(found: list[Comparison]) -> str:
     return f" The fewest seeds of a comparison are {seeds[0]}: {one}with few only large effects can show."
 
 
-def verdict(found: list[Comparison]) -> str:
+def verdict(found: list[Comparison], words: Words = WORDS["help"]) -> str:
     """Return what comparisons say together."""
     counts = Counter(comparison.verdict for comparison in found)
     if counts["better"] and counts["worse"]:
-        return "In some comparisons it helps, in others it harms."
+        return words.both
     if counts["better"]:
         return "Yes." if counts["better"] == len(found) else "In some comparisons."
-    return "It harms in some comparisons." if counts["worse"] else "Not shown here."
+    return words.worse if counts["worse"] else "Not shown here."
 
 
 def counted(found: list[Comparison]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from clipkd.tables.accuracy import Lookup, accuracy, entry, teachers_of, train_types_of
-from clipkd.tables.comparisons import Comparison
+from clipkd.tables.comparisons import QUESTIONS, Comparison, p_value
 from clipkd.tables.drawings import Bar, Interval
 from clipkd.tables.grouping import AXES, groups, rows_of
 from clipkd.tables.results import (
@@ -70,12 +70,13 @@ def reach(found: list[Comparison]) -> int:
 def comparisons_table(results: Results, found: list[Comparison]) -> PageTable:
     """Return every comparison with a drawing of its interval."""
     titles = teacher_titles(teacher_names(results.cells))
-    columns = words("Method", "Against", "Teacher", "Dataset", "Student", "Recipe")
-    columns += [Column("Points"), Column("95 % interval"), Column("Seeds"), *words("Verdict")]
+    columns = words("Method", "Against", "Question", "Teacher", "Dataset", "Student", "Recipe")
+    columns += map(Column, ("Points", "95 % interval, uncorrected", "Seeds", "p, Holm"))
+    columns += words("Verdict")
     rows, limit = [], reach(found)
     for comparison in found:
         difference = comparison.difference
-        texts = (comparison.method, comparison.against, titles[comparison.teacher])
+        texts = (comparison.method, comparison.against, QUESTIONS[comparison.question], titles[comparison.teacher])
         place = (dataset_title(comparison.dataset, results.config), comparison.student, comparison.recipe)
         row = [Entry(text) for text in (*texts, *place)]
         tone = comparison.verdict if comparison.verdict in ("better", "worse") else ""
@@ -87,7 +88,7 @@ def comparisons_table(results: Results, found: list[Comparison]) -> PageTable:
             row.append(Entry(plus(difference.mean), False, comparison.is_incomplete, tone, interval))
             row.append(Entry(NOTHING if low is None or high is None else f"{plus(low)} to {plus(high)}"))
             row.append(Entry(str(difference.n)))
-        rows.append([*row, Entry(comparison.verdict, tone=tone)])
+        rows.append([*row, Entry(p_value(comparison.corrected)), Entry(comparison.verdict, tone=tone)])
     return PageTable(columns, rows)
 
 

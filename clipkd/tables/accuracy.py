@@ -132,6 +132,6 @@ def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
         f"Runs of {length}; {EPOCHS[epoch]}.",
         f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a dataset.",
         f"teacher: test accuracy of the teacher's {own} on its stored embeddings; – if this grid stores none.",
-        "supervised has no teacher: each row shows the same runs. Names with random, permuted or onehot are "
-        "controls: embed-KD without the teacher's content.",
+        "supervised has no teacher: each row shows the same runs. Names with permuted, within-class, random or "
+        "onehot are controls: their method, with other targets than the teacher's for an image.",
     ]

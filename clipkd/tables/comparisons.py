@@ -1,21 +1,57 @@
-"""Comparisons: each method against training without a teacher, embed-KD against its controls; in numbers and words."""
+"""Comparisons: each method against training without a teacher, its controls and other methods; in numbers and words.
+
+Each comparison answers a question (`QUESTIONS`); its verdict is corrected for all comparisons in that question's list.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
 
+from clipkd.plugins import methods
 from clipkd.spec.cells import NO_TEACHER
-from clipkd.tables.grouping import AXES, ROLES, groups, nested_order
+from clipkd.tables.grouping import AXES, groups, nested_order
 from clipkd.tables.results import Results
-from clipkd.tables.summary import CONFIDENCE, Difference, paired_difference
+from clipkd.tables.summary import CONFIDENCE, Difference, holm, paired_difference
 from clipkd.tables.terms import BASELINE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 POINTS = 100.0
 """Differences are shown in percentage points."""
+LEVEL = 1 - CONFIDENCE
+"""Of the verdicts: the share of wrong ones in a list where there is nothing to find, at most."""
+QUESTIONS = {
+    "help": "does a teacher help",
+    "content": "does its content matter",
+    "methods": "better than other methods",
+    "controls": "controls",
+}
+"""Question of comparisons -> how tables name it."""
+LISTS = (("help", "methods"), ("content",), ("controls",))
+"""Questions that are corrected together. The two about methods share a list, so that at most 5 % of grids with nothing
+to find say something in any sentence: to be better than a control and than no teacher hardly ever comes by chance.
+"""
+BOTH = " and "
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one train type at one place of the grid, over seeds."""
+
+    recipe: str
+    dataset: str
+    student: str
+    teacher: str
+    train_type: str
+    epoch: str
+    """The one compared: `selected` (by validation) or `last`."""
+    points: dict[int, float]
+    """Seed -> test top-1 in percent of the finished runs."""
+    is_incomplete: bool
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.recipe, self.dataset, self.student
 
 
 @dataclass(frozen=True)
@@ -28,11 +64,17 @@ class Comparison:
     teacher: str
     method: str
     against: str
+    """A train type; for the question `content` several, joined by `BOTH`: the method must be better than each."""
     epoch: str
     """The one compared: `selected` (by validation) or `last`."""
     difference: Difference | None
-    """In percentage points; None where no seed has both runs."""
+    """In percentage points; None where no seed has both runs. Against several: the one nearest to no difference."""
     is_incomplete: bool
+    question: str = "help"
+    corrected: float | None = None
+    """The p-value after Holm's correction for the question's list; None: without a p-value."""
+    listed: int = 1
+    """How many p-values that list has."""
 
     @property
     def sentence(self) -> str:
@@ -42,27 +84,46 @@ class Comparison:
             return f"{self.method} can't be compared with {self.against}: no seed has both runs."
         size = f"{abs(found.mean):.2f}"
         direction = "above" if found.mean > 0 else "below"
-        level = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
-        return f"{self.method} is {level} ({self.evidence}): {self.verdict}."
+        if self.question == "content":
+            level = f"at least {size} points {direction} each of {self.against}"
+            level = level if found.p != 1 else f"between {self.against}, or level with one"
+        else:
+            level = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
+        return f"{self.method} is {level} ({self.evidence}): {self.outcome}."
 
     @property
     def evidence(self) -> str:
-        """The interval and the number of seeds."""
+        """The interval, the number of seeds and the corrected p-value."""
         found = self.difference
         assert found is not None
+        if found.p is None:
+            why = "n = 1 seed" if found.n == 1 else f"n = {found.n} seeds with equal differences"
+            return f"{why}, so no interval"
+        end = f"n = {found.n} seeds; Holm's p {compared(self.corrected)}"
         if found.low is None or found.high is None:
-            return (
-                "n = 1 seed, so no interval"
-                if found.n == 1
-                else f"n = {found.n} seeds with equal differences, so no interval"
-            )
+            return end
         sign = "of the difference " if found.mean < 0 else ""
-        return f"{CONFIDENCE * 100:.0f} % CI {sign}{signed(found.low)} to {signed(found.high)}, n = {found.n} seeds"
+        return f"95 % CI {sign}{signed(found.low)} to {signed(found.high)}, {end}"
 
     @property
     def verdict(self) -> str:
-        verdict = self.difference.verdict if self.difference else "not compared"
-        return "nothing can be concluded" if verdict == "no interval" else verdict
+        """`better`, `worse` or `no difference shown`, corrected; else why there is none of these."""
+        if self.difference is None:
+            return "not compared"
+        p = self.difference.p if self.corrected is None else self.corrected
+        if p is None:
+            return "nothing can be concluded"
+        if p > LEVEL:
+            return "no difference shown"
+        return "better" if self.difference.mean > 0 else "worse"
+
+    @property
+    def outcome(self) -> str:
+        """The verdict, and that it is the correction that makes it so, where it is."""
+        alone = self.difference.p if self.difference else None
+        if self.verdict == "no difference shown" and alone is not None and alone <= LEVEL:
+            return f"{self.verdict} among {self.listed} comparisons"
+        return self.verdict
 
 
 def signed(value: float) -> str:
@@ -71,39 +132,158 @@ def signed(value: float) -> str:
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def p_value(value: float | None) -> str:
+    """Return a p-value as people read it."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def compared(value: float | None) -> str:
+    """Return `= 0.03` or `< 0.001`."""
+    text = p_value(value)
+    return text if text.startswith("<") else f"= {text}"
+
+
 def comparisons(results: Results) -> tuple[list[Comparison], list[str]]:
     """Return every comparison in the config's order, and a line for each that the grid gives no partner."""
     runs = results.comparable
     runs = nested_order(runs[runs.is_headline], "recipe", "dataset", "student").assign(points=lambda f: f.top1 * POINTS)
+    arms = []
+    for axes, here in groups(runs, *AXES):
+        finished = here.dropna(subset="points")
+        points = dict(zip(finished.seed, finished.points, strict=True))
+        is_incomplete = bool((here.state != "finished").any())
+        arms.append(
+            Arm(
+                **dict(zip(AXES, axes, strict=True)),
+                epoch=here.epoch.iloc[0],
+                points=points,
+                is_incomplete=is_incomplete,
+            )
+        )
+    return compare(arms)
+
+
+def compare(arms: list[Arm]) -> tuple[list[Comparison], list[str]]:
+    """Return every comparison of a grid's arms, those of a place next to each other; and lines on what is missing."""
     found: list[Comparison] = []
     alone: dict[str, None] = {}
-    for (recipe, dataset, student), here in groups(runs, *AXES[:3]):
-        for teacher in [name for name in here.teacher.unique() if name != NO_TEACHER]:
-            mine = here[here.teacher == teacher]
-            for method, against in pairs(mine):
-                first = mine[mine.train_type == method]
-                second = here[(here.train_type == against) & here.teacher.isin([teacher, NO_TEACHER])]
-                if second.empty:
+    for (recipe, dataset, student), members in groupby(arms, key=lambda arm: arm.place):
+        here = list(members)
+        without = {arm.train_type: arm for arm in here if arm.teacher == NO_TEACHER}
+        for teacher in dict.fromkeys(arm.teacher for arm in here if arm.teacher != NO_TEACHER):
+            mine = {arm.train_type: arm for arm in here if arm.teacher == teacher}
+            for question, method, against in pairs(list(mine)):
+                second = mine.get(against) or without.get(against)
+                if second is None:
                     line = f"No {against} runs of {student} on {dataset}, recipe {recipe}: no comparison for {method}."
                     alone[line] = None
-                    continue
-                difference = paired_difference(*(by_seed(one) for one in (first, second)))
-                is_incomplete = bool((first.state != "finished").any() or (second.state != "finished").any())
-                axes = (recipe, dataset, student, teacher, method, against, first.epoch.iloc[0])
-                found.append(Comparison(*axes, difference, is_incomplete))
-    return found, list(alone)
+                else:
+                    found.append(comparison(question, mine[method], second))
+            found += contents(mine, without)
+    return corrected(found), [*alone, *untested(found)]
 
 
-def by_seed(runs: pd.DataFrame) -> dict[int, float]:
-    """Return seed -> test top-1 in percent of the finished runs."""
-    finished = runs.dropna(subset="points")
-    return dict(zip(finished.seed, finished.points, strict=True))
+def comparison(question: str, first: Arm, second: Arm) -> Comparison:
+    """Return the comparison of two arms."""
+    return Comparison(
+        *(*first.place, first.teacher, first.train_type, second.train_type, first.epoch),
+        difference=paired_difference(first.points, second.points),
+        is_incomplete=first.is_incomplete or second.is_incomplete,
+        question=question,
+    )
 
 
-def pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return (method, what it is compared with): the baseline for each, then each method's controls."""
-    kinds = runs.drop_duplicates("train_type")
-    kinds = nested_order(kinds, "role", "train_type", role=ROLES)
-    controls = kinds[kinds.control_of.isin(kinds.train_type)]
-    baseline = [(name, BASELINE) for name in kinds.train_type]
-    return baseline + list(zip(controls.control_of, controls.train_type, strict=True))
+def pairs(train_types: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield (question, method, what it is compared with) of a teacher's train types: methods, then controls."""
+    specs = sorted(map(methods.get, train_types), key=lambda spec: spec.control_of is not None)
+    for spec in specs:
+        yield "controls" if spec.control_of else "help", spec.name, BASELINE
+    for spec in specs:
+        if spec.control_of in train_types:
+            yield "controls", spec.control_of, spec.name
+    for spec in specs:
+        for other in spec.compared_with:
+            if other in train_types:
+                yield "methods", spec.name, other
+
+
+def deciding(method: str) -> list[str]:
+    """Return the controls that a method must be better than for its teacher's content to matter."""
+    controls = [spec for spec in map(methods.get, methods.names()) if spec.control_of == method]
+    return [spec.name for spec in controls if spec.decides] or [spec.name for spec in controls]
+
+
+def contents(mine: dict[str, Arm], without: dict[str, Arm]) -> Iterator[Comparison]:
+    """Yield, for each method of a teacher, whether it is better than training without one and than its controls.
+
+    Better than a control alone can mean that the control does harm; better than training without a teacher alone,
+    that the extra loss helps, whatever the teacher's vectors say. So both must hold: the p-value is the larger one
+    (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, https://doi.org/10.2307/1267823).
+    """
+    for first in mine.values():
+        controls = deciding(first.train_type)
+        if not controls or BASELINE not in without or not mine.keys() >= set(controls):
+            continue
+        others = [without[BASELINE], *(mine[name] for name in controls)]
+        each = [comparison("content", first, other) for other in others]
+        yield replace(
+            each[0],
+            against=BOTH.join(one.against for one in each),
+            difference=together([one.difference for one in each]),
+            is_incomplete=any(one.is_incomplete for one in each),
+        )
+
+
+def together(each: list[Difference | None]) -> Difference | None:
+    """Return several differences as one that is shown only where all are, and in one direction."""
+    found = [one for one in each if one is not None]
+    if len(found) < len(each):
+        return None
+    nearest, n = min(found, key=lambda one: abs(one.mean)), min(one.n for one in found)
+    p = [one.p for one in found if one.p is not None]
+    if len(p) < len(found):
+        return Difference(nearest.mean, None, None, n)
+    is_one_way = all(one.mean > 0 for one in found) or all(one.mean < 0 for one in found)
+    return Difference(nearest.mean, None, None, n, max(p) if is_one_way else 1.0)
+
+
+def corrected(found: list[Comparison]) -> list[Comparison]:
+    """Return the comparisons with p-values that are corrected for the length of their list."""
+    made = list(found)
+    for questions in LISTS:
+        p = {
+            index: one.difference.p
+            for index, one in enumerate(found)
+            if one.question in questions and one.difference and one.difference.p is not None
+        }
+        for index, value in zip(p, holm(list(p.values())), strict=True):
+            made[index] = replace(found[index], corrected=value, listed=len(p))
+    return made
+
+
+def untested(found: list[Comparison]) -> list[str]:
+    """Return a line that names each method and teacher whose controls the grid lacks; none where it has them."""
+    helping = [one for one in found if one.question == "help" and deciding(one.method)]
+    tested = {(*place_of(one), one.method) for one in found if one.question == "content"}
+    lacking = [one for one in helping if (*place_of(one), one.method) not in tested]
+    if not lacking:
+        return []
+    never = {one.method for one in lacking} - {one.method for one in found if one.question == "content"}
+    named = dict.fromkeys(one.method if one.method in never else f"{one.method} with {one.teacher}" for one in lacking)
+    wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method))
+    return [
+        f"Not tested, as the grid lacks runs of {', '.join(wanted)}: whether the teacher's content matters for "
+        f"{', '.join(named)}."
+    ]
+
+
+def beside(found: list[Comparison]) -> list[Comparison]:
+    """Return the comparisons of methods with controls that do not decide whether the teacher's content matters."""
+    controls = [one for one in found if one.question == "controls" and one.against != BASELINE]
+    return [one for one in controls if one.against not in deciding(one.method)]
+
+
+def place_of(one: Comparison) -> tuple[str, str, str, str]:
+    return one.recipe, one.dataset, one.student, one.teacher

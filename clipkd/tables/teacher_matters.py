@@ -1,8 +1,8 @@
-"""Does the teacher matter: differences to training without it, and to its controls, with their intervals."""
+"""Does the teacher matter: differences to training without it, to its controls and between methods."""
 
 from __future__ import annotations
 
-from clipkd.tables.comparisons import Comparison, comparisons, signed
+from clipkd.tables.comparisons import QUESTIONS, Comparison, comparisons, p_value, signed
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, words
 
@@ -21,11 +21,14 @@ def table(results: Results) -> Table:
             words("teacher", "Teacher", lambda row: titles[row.teacher]),
             words("method", "Method"),
             words("against", "Against"),
+            words("question", "Question", lambda row: QUESTIONS[row.question]),
             Field("epoch"),
             Field("difference_points", Column("Difference, points"), difference, lambda row: part(row, "mean")),
-            Field("low_points", Column("95 % CI"), interval, lambda row: part(row, "low")),
+            Field("low_points", Column("95 % CI, uncorrected"), interval, lambda row: part(row, "low")),
             Field("high_points", value=lambda row: part(row, "high")),
             Field("n", Column("n"), lambda row: Entry(str(seeds(row)), False, row.is_incomplete), seeds),
+            Field("p", value=lambda row: part(row, "p")),
+            Field("p_holm", Column("p, Holm"), lambda row: p_value(row.corrected), lambda row: row.corrected),
             Field("verdict"),
             words("sentence", "In words", lambda row: Entry(row.sentence, is_incomplete=row.is_incomplete)),
             Field("incomplete", value=lambda row: int(row.is_incomplete)),
@@ -36,11 +39,16 @@ def table(results: Results) -> Table:
     used = "; ".join(f"recipe {', '.join(names)}: {EPOCHS[epoch]}" for epoch, names in recipes.items() if names)
     made.notes = [
         f"Difference in test top-1, in percentage points, paired by seed. Epoch compared: {used or 'none'}.",
-        "Interval: Student's t over the seeds' differences. It covers the choice of seed only, on one test set; it is "
-        "not corrected for the number of comparisons. With 2 seeds it is about 13 times as wide as the gap between "
+        "Interval: Student's t over the seeds' differences. It covers the choice of seed only, on one test set, and it "
+        "is not corrected for the number of comparisons. With 2 seeds it is about 13 times as wide as the gap between "
         "their two differences, so that only large effects can show.",
-        "no difference shown does not prove equality. Controls keep everything of embed-KD except the teacher's "
-        "content: if embed-KD is not better than they are, the teacher's content is not shown to matter.",
+        "In words: better or worse where p, Holm is at most 0.05. It is the p-value of the difference, corrected by "
+        "Holm's method for all comparisons of one question. Where a question has nothing to find, at most 5 % of grids "
+        "find something.",
+        f"{QUESTIONS['content']}: better than training without a teacher and than the control that gives the same "
+        "targets to the wrong classes or images. Such a row shows the smaller of the two differences; its p-value is "
+        "the larger of the two. Other controls change more than the content, or less: they are information.",
+        "no difference shown does not prove equality.",
         *alone,
     ]
     return made

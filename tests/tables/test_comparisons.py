@@ -8,7 +8,7 @@ import pytest
 
 from clipkd.tables.comparisons import comparisons
 from clipkd.tables.results import Results
-from clipkd.tables.summary import paired_difference, summarise
+from clipkd.tables.summary import holm, paired_difference, summarise
 from tests.synthetic import demo, write_study
 
 T_2, T_3 = 12.706204736432095, 4.302652729911275
@@ -40,6 +40,22 @@ def test_interval_of_three_seeds():
     assert found.mean == pytest.approx(2.5)
     assert (found.low, found.high) == (pytest.approx(2.5 - half), pytest.approx(2.5 + half))
     assert found.verdict == "no difference shown"
+    t = 2.5 / (3.25**0.5 / 3**0.5)
+    assert found.p == pytest.approx(1 - t / (2 + t * t) ** 0.5)  # Student's distribution with 2 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("p", "corrected"),
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # 3 x 0.01, 2 x 0.03, then 1 x 0.04, which may not be below it
+        ([0.5, 0.4], [0.8, 0.8]),
+        ([0.7, 0.6, 0.02], [1.0, 1.0, 0.06]),
+        ([0.02], [0.02]),
+        ([], []),
+    ],
+)
+def test_holm_multiplies_by_the_number_of_p_values_not_yet_passed(p, corrected):
+    assert holm(p) == pytest.approx(corrected)
 
 
 def test_interval_of_two_seeds():
@@ -83,15 +99,17 @@ def test_sentences(tmp_path):
     found = sentences(study_of(tmp_path, levels, [0, 1, 2], list(gains)))
     # differences 1.0, 2.0, 0.6: mean 1.2, squares 0.04 + 0.64 + 0.36 = 1.04, s = sqrt(0.52), half width 1.791
     assert found["embed-KD", "supervised"] == (
-        "embed-KD is 1.20 points above supervised (95 % CI −0.59 to 2.99, n = 3 seeds): no difference shown."
+        "embed-KD is 1.20 points above supervised (95 % CI −0.59 to 2.99, n = 3 seeds; Holm's p = 0.10): "
+        "no difference shown."
     )
-    # differences 5.0, 5.1, 4.9: s = 0.1, half width 0.248
+    # differences 5.0, 5.1, 4.9: s = 0.1, half width 0.248; p = 0.00013, one of the two comparisons with a control
     assert found["embed-KD-random", "supervised"] == (
-        "embed-KD-random is 5.00 points above supervised (95 % CI 4.75 to 5.25, n = 3 seeds): better."
+        "embed-KD-random is 5.00 points above supervised (95 % CI 4.75 to 5.25, n = 3 seeds; Holm's p < 0.001): better."
     )
     # differences -4.0, -3.1, -4.3: mean -3.8, squares 0.04 + 0.49 + 0.25 = 0.78, s = sqrt(0.39), half width 1.551
     assert found["embed-KD", "embed-KD-random"] == (
-        "embed-KD is 3.80 points below embed-KD-random (95 % CI of the difference −5.35 to −2.25, n = 3 seeds): worse."
+        "embed-KD is 3.80 points below embed-KD-random (95 % CI of the difference −5.35 to −2.25, n = 3 seeds; "
+        "Holm's p = 0.009): worse."
     )
 
 
@@ -103,14 +121,29 @@ def test_one_seed_says_so(tmp_path):
     )
 
 
-def test_each_method_meets_supervised_and_embed_kd_its_controls(tmp_path):
+def test_an_interval_without_0_is_no_verdict_among_many_comparisons(tmp_path):
+    """Differences 1.0, 1.5, 2.0: p = 0.035 alone (t = 5.2, 2 degrees of freedom), 0.11 as one of three."""
+    gains = {"supervised": (0.0, 0.0, 0.0), "embed-KD": (0.010, 0.015, 0.020), "vanilla": (0.010, 0.0, -0.005)}
+    levels = {(name, seed): 0.8 + gain for name, by_seed in gains.items() for seed, gain in enumerate(by_seed)}
+    found = comparisons(study_of(tmp_path, levels, [0, 1, 2], list(gains)))[0]
+    (one,) = [row for row in found if (row.method, row.against) == ("embed-KD", "supervised")]
+    assert one.difference.verdict == "better"
+    assert one.verdict == "no difference shown"
+    assert one.sentence.endswith("Holm's p = 0.11): no difference shown among 3 comparisons.")
+
+
+def test_each_method_meets_supervised_its_controls_and_embed_kd_the_other_methods(tmp_path):
     study = write_study(demo(), tmp_path)
     found, alone = comparisons(Results.collect(study.config, study.results / "runs", study.data))
     pairs = [(one.method, one.against) for one in found if (one.recipe, one.teacher) == ("corrected", "digits-vit-s")]
     controls = ["embed-KD-random", "embed-KD-permuted", "embed-KD-onehot"]
     methods = ["vanilla", "teacher-KD", "embed-KD", *controls]
-    assert pairs == [(name, "supervised") for name in methods] + [("embed-KD", name) for name in controls]
-    assert alone == []
+    against = [*controls, "teacher-KD", "vanilla", "supervised and embed-KD-permuted"]
+    assert pairs == [(name, "supervised") for name in methods] + [("embed-KD", name) for name in against]
+    assert alone == [
+        "Not tested, as the grid lacks runs of vanilla-permuted, teacher-KD-permuted, embed-KD-permuted: whether the "
+        "teacher's content matters for vanilla, teacher-KD, embed-KD with digits-vit-xs."
+    ]
     assert {one.recipe: one.epoch for one in found} == {"reference": "last", "corrected": "selected"}
 
 
