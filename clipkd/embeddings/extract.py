@@ -14,7 +14,7 @@ from clipkd.core import device as devices
 from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import progress, say
-from clipkd.data.boxes import random_boxes, scaled
+from clipkd.data.boxes import random_boxes, replayed_views, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
@@ -67,10 +67,8 @@ def view_plans(views: ViewSet, dataset: Dataset) -> dict[str, ViewPlan]:
 def replayed(views: ViewSet, dataset: Dataset) -> ViewPlan:
     """Return random crops of each training image, mirrored at random: a pure function of the images' sizes."""
     assert views.thumbnails is not None
-    generator = np.random.default_rng(REPLAY_SEED)
     sizes = thumbnail_sizes(dataset.sizes("train"), views.thumbnails)
-    flips = generator.random((len(sizes), views.replays)) < 0.5
-    boxes = np.stack([random_boxes(sizes, generator) for _ in range(views.replays)], axis=1)
+    boxes, flips = replayed_views(sizes, views.replays, REPLAY_SEED)
     return ViewPlan("train", np.arange(len(sizes)), flips, boxes)
 
 

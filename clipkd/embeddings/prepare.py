@@ -119,7 +119,7 @@ def signal_of(cell: Cell, layout: Layout, device: torch.device, batch_size: int)
         store = layout.sample_embeddings(cell)
         embeddings(store, layout, source, device, batch_size)
         prototypes(store, layout.form_of(cell))
-    if where == "replayed":
+    if where == "replayed" and cell.method.is_per_image:
         embeddings(layout.replayed_embeddings(cell), layout, source, device, batch_size)
     if signal == "scores" or (signal == "embeddings" and where == "cached"):
         embeddings(layout.full_embeddings(cell), layout, source, device, batch_size)

@@ -103,6 +103,6 @@ def shared(assignment: Assignment) -> object:
     is not ours.
     """
     cell = assignment.cell
-    if cell.teacher_source != "cached" or not isinstance(cell.student_spec, StudentSpec):
+    if cell.teacher_source in {"live", "lazy"} or not isinstance(cell.student_spec, StudentSpec):
         return assignment
     return replace(cell, teacher="", train_type="", seed=0), assignment.numbers, assignment.layout, assignment.device

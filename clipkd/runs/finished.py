@@ -103,8 +103,9 @@ def check_cost(cost: Cost, cell: Cell, path: Path) -> None:
     if len(cost.seconds_per_epoch) != cell.epochs:
         raise wrong_field(path, "seconds_per_epoch", f"does not hold one number for each of {cell.epochs} epochs")
     source = cost.teacher.source
-    if source not in ("none", cell.teacher_source) or (source == "none" and cell.teacher_source != "cached"):
-        raise wrong_field(path, "teacher.source", f"is {source!r}, the run's teacher is {cell.teacher_source!r}")
+    wanted = "none" if cell.method.signal == "nothing" else cell.teacher_source
+    if source != wanted:
+        raise wrong_field(path, "teacher.source", f"is {source!r}, the run's teacher is {wanted!r}")
 
 
 def read_environment(folder: Path) -> Environment | None:

@@ -14,6 +14,7 @@ from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import say
 from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
+from clipkd.data.boxes import replayed_views
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
@@ -34,6 +35,7 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
+from clipkd.spec.views import REPLAY_SEED
 
 NAMED = 5
 """Classes that a message lists."""
@@ -186,7 +188,10 @@ def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
     """Return boxes [N, V, 4] and flips [N, V] of the views that a `replayed` run is limited to."""
     if job.cell.teacher_source != "replayed":
         return None
-    # Which views are stored depends on the images alone: those of several teachers are the same.
+    # Which views are stored depends on the images alone: those of all teachers, and of none, are the same.
+    if not job.cell.method.is_per_image:
+        assert job.thumbnails is not None
+        return replayed_views(job.thumbnails.train.shapes[:, 1:], job.layout.crop_views, REPLAY_SEED)
     store = job.layout.replayed_embeddings(job.cell.by_teacher[0])
     artifact = open_artifact(store.folder, "embeddings", store.identity)
     return artifact.array("train-boxes"), artifact.array("train-flips")

@@ -106,12 +106,13 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
 
 
 def refuse_mixture(cells: list[Cell]) -> None:
-    """Raise InputError where a table's row would hold both a live and a replayed teacher."""
+    """Raise InputError where a table's row would hold runs on stored views and runs on ever new ones."""
+    fresh = {replace(cell, teacher_source="cached") for cell in cells if cell.teacher_source != "replayed"}
     for cell in cells:
-        if cell.teacher_source == "replayed" and replace(cell, teacher_source="live") in cells:
+        if cell.teacher_source == "replayed" and replace(cell, teacher_source="cached") in fresh:
             raise InputError(
-                f"the grid asks for {cell.folder} and for the same run with a live teacher: they differ in their "
-                "mathematics but would share one table row; split them into two grids"
+                f"the grid asks for {cell.folder} and for the same run on views that are new in every epoch: they "
+                "differ in their mathematics but would share one table row; split them into two grids"
             )
 
 
@@ -165,7 +166,7 @@ def checked(cell: Cell) -> Cell:
     """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
     method = cell.method
     refuse_teacher(cell)
-    if cell.teacher_source != "cached" and method.signal not in {"embeddings", "scores"}:
+    if cell.teacher_source in {"live", "lazy"} and not method.is_per_image:
         source = cell.teacher_source
         raise InputError(
             f"train type '{method.name}' can't use a {source} teacher: it reads {method.signal}, which are made once"

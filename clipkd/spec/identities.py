@@ -9,7 +9,8 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
 from clipkd.spec.settings import Hyperparameters
-from clipkd.spec.views import reduced
+from clipkd.spec.views import PROTOCOL as VIEWS_PROTOCOL
+from clipkd.spec.views import REPLAY_SEED, reduced
 
 AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
 
@@ -40,7 +41,16 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         "thumbnails": thumbnails,
         "signal": signal_identities(cell, layout),
         "protocol": PROTOCOL,
-    } | method_identity(cell)
+        **views_identity(cell, layout),
+        **method_identity(cell),
+    }
+
+
+def views_identity(cell: Cell, layout: Layout) -> Identity:
+    """Return the stored views that a run is limited to, where no stored embeddings of them say so; else nothing."""
+    if cell.teacher_source != "replayed" or cell.method.is_per_image:
+        return {}
+    return {"views": {"replays": layout.crop_views, "seed": REPLAY_SEED, "protocol": VIEWS_PROTOCOL}}
 
 
 def method_identity(cell: Cell) -> Identity:

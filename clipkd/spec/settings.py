@@ -141,7 +141,8 @@ class Block(Settings):
         "batch, to measure what that costs. `lazy`: it runs once per view, during training. Runs with `live` and "
         "`lazy` have a folder of their own (`<train type>-live`) and are listed in the cost tables only. `replayed`, "
         "for images of several sizes only: the student sees nothing but the `embeddings.crop_views` random views per "
-        "image whose embeddings are stored.",
+        "image whose embeddings are stored. With `replayed`, train types that need no embeddings of views "
+        "(`supervised`, `embed-KD` and its controls) are trained on the same views.",
         "--teacher-source",
     )
     epochs: int | None = setting(None, "Epochs of this block's runs, in place of `training.epochs`.", ge=1, le=100_000)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipkd.spec.cells import NO_TEACHER
-from clipkd.tables.grouping import AXES, ROLES, nested_order, over_seeds, rows_of
+from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.table import Column, Entry, Table, plain, spread
 from clipkd.tables.terms import EPOCHS
@@ -124,10 +124,14 @@ def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
     shortest, longest = runs.epochs.min(), runs.epochs.max()
     length = f"{shortest} epochs" if shortest == longest else f"{shortest} to {longest} epochs (see the CSV)"
     own = " or ".join(sorted(runs.teacher_head.dropna().unique())) or "linear probe"
-    replayed = ", ".join(sorted(runs.dataset[runs.teacher_source == "replayed"].unique()))
-    limited = f"{replayed}: teacher replayed; the student saw only the stored random views of each image."
+    replayed = runs[runs.teacher_source == "replayed"]
+    limited = [
+        f"{dataset}: replayed; students of {', '.join(train_types_of(here))} saw only the stored random views of each "
+        "image."
+        for dataset, here in groups(replayed, "dataset")
+    ]
     return [
-        *[limited] * bool(replayed),
+        *limited,
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). "
         f"Runs of {length}; {EPOCHS[epoch]}.",
         f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a dataset.",

@@ -70,7 +70,7 @@ def names(cell: Cell, epoch: str) -> dict[str, Any]:
     """Return a run's place in the grid, and which of its epochs a row shows."""
     return {
         **{axis: getattr(cell, axis) for axis in AXES},
-        "teacher_source": "none" if cell.teacher == NO_TEACHER else cell.teacher_source,
+        "teacher_source": "none" if is_alone(cell) else cell.teacher_source,
         "seed": cell.seed,
         "epochs": cell.epochs,
         "role": "baseline" if cell.train_type == BASELINE else "control" if cell.method.control_of else "method",
@@ -80,6 +80,11 @@ def names(cell: Cell, epoch: str) -> dict[str, Any]:
         "epoch": epoch,
         "is_headline": epoch == headline(cell.recipe),
     }
+
+
+def is_alone(cell: Cell) -> bool:
+    """Return whether a run has neither a teacher nor a teacher's views."""
+    return cell.teacher == NO_TEACHER and cell.teacher_source != "replayed"
 
 
 def numbers(run: FinishedRun | None, epoch: str) -> dict[str, Any]:

@@ -120,6 +120,11 @@ def needs_full(cell: Cell) -> bool:
     return needs_head(cell) or (cell.method.signal == "embeddings" and cell.teacher_source == "cached")
 
 
+def needs_replayed(cell: Cell) -> bool:
+    """Return whether the run reads the embeddings of random views."""
+    return cell.method.is_per_image and cell.teacher_source == "replayed"
+
+
 def needs_sample(cell: Cell) -> bool:
     """Return whether the run reads class prototypes."""
     return cell.method.signal == "prototypes"
@@ -160,7 +165,7 @@ class TeacherStats:
         if len(cell.by_teacher) > 1:
             each = [self.used(one) for one in cell.by_teacher]
             return together([one for one in each if one]) if all(each) else None
-        if cell.teacher_source == "replayed" and cell.teacher_spec:
+        if needs_replayed(cell):
             return self.extraction(self.layout.replayed_embeddings(cell), True)
         return self.sample(cell) if needs_sample(cell) else self.full(cell) if needs_full(cell) else None
 
@@ -195,7 +200,7 @@ class TeacherStats:
             folder, identity = store.head()
             asked.append((store.folder, "embeddings", store.identity))
             asked += [(folder, "head", identity)] if needs_head(cell) else []
-        if cell.teacher_source == "replayed":
+        if needs_replayed(cell):
             store = self.layout.replayed_embeddings(cell)
             asked.append((store.folder, "embeddings", store.identity))
         for folder, kind, identity in asked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 from PIL import Image
 
 from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import fingerprint
 from clipkd.embeddings import prepare
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config, Hyperparameters
+from clipkd.spec.views import Sample
 from tests.warm import clipkd
 
 CPU = torch.device("cpu")
@@ -85,6 +88,31 @@ def test_replayed_views_are_those_that_the_teacher_saw(train_type, recipe, flowe
     assert len(seen) == batches.count
 
 
+@pytest.mark.parametrize("train_type", ["supervised", "embed-KD", "embed-KD-permuted"])
+def test_who_needs_no_embeddings_of_views_trains_on_the_same_ones(train_type, flowers, vit_folder, tmp_path):
+    layout = Layout(tmp_path, crop_views=3, sample=Sample(5))
+    teacher_kd, batches, _ = opened("teacher-KD", "corrected", "replayed", flowers, vit_folder, layout)
+    stored = layout.replayed_embeddings(teacher_kd.cell).folder
+    shutil.rmtree(stored)
+    teacher = "none" if train_type == "supervised" else vit_folder
+    job, others, _ = opened(train_type, "corrected", "replayed", flowers, teacher, layout)
+    fresh = opened(train_type, "corrected", "cached", flowers, teacher, layout)
+    assert not stored.exists(), "nothing but the images' sizes says which views these are"
+
+    def epoch(source):
+        return list(source.epoch(16, False, torch.Generator().manual_seed(3)))
+
+    for batch, other, new in zip(epoch(batches), epoch(others), epoch(fresh[1]), strict=True):
+        assert torch.equal(batch.rows, other.rows)
+        assert torch.equal(batch.views, other.views)
+        assert torch.equal(batch.inputs, other.inputs)
+        assert not torch.allclose(batch.inputs, new.inputs)
+    assert job.cell.folder == fresh[0].cell.folder.replace(train_type, f"{train_type}-replayed")
+    two = dataclasses.replace(layout, crop_views=2)
+    identities = [job.identity, fresh[0].identity, dataclasses.replace(job, layout=two).identity]
+    assert len({fingerprint(identity) for identity in identities}) == 3
+
+
 def opened(train_type, recipe, source, flowers, vit_folder, layout):
     """Return job, batches and signal of a cell on the folder of images."""
     cell = Cell(recipe, "flowers", "tiny-32", str(vit_folder), train_type, 0, source, source=str(flowers))
@@ -109,21 +137,29 @@ def test_replayed_runs_have_a_folder_of_their_own_and_never_share_a_row(flowers,
     assert not cell.is_cost_run
     with pytest.raises(InputError, match="split them into two grids"):
         cells(block, block | {"teacher_source": "live"})
+    both = block | {"train_types": ["supervised", "embed-KD"]}
+    assert [cell.folder.split("/")[-2] for cell in cells(both)] == ["supervised-replayed", "embed-KD-replayed"]
+    with pytest.raises(InputError, match="none/supervised-replayed/seed0 and for the same run on views that are new"):
+        cells(both, both | {"train_types": ["supervised"], "teacher_source": "cached"})
     with pytest.raises(InputError, match="use teacher_source 'cached'"):
         cells(block | {"datasets": ["digits"]})
     with pytest.raises(InputError, match="would keep nothing"):
         cells(block | {"teacher_source": "lazy"})
 
 
-@pytest.mark.parametrize(("train_type", "recipe"), [("embed-KD", "reference"), ("vanilla", "corrected")])
-def test_train_types_work_on_random_crops(train_type, recipe, flowers, vit_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("train_type", "recipe", "source"),
+    [("embed-KD", "reference", None), ("vanilla", "corrected", None), ("supervised", "corrected", "replayed")],
+)
+def test_train_types_work_on_random_crops(train_type, recipe, source, flowers, vit_folder, tmp_path):
     names = ["--dataset-name", "flowers", "--dataset-source", flowers, "--teacher-model", vit_folder]
     flags = ["--train-type", train_type, "--recipe", recipe, "--student", "tiny-32", "--epochs", 1, "--batch-size", 16]
     places = ["--data", tmp_path / "data", "--log-folder", tmp_path / "run", "--per-class", 5, "--threads", 1]
-    clipkd("train", *names, *flags, *places)
+    clipkd("train", *names, *flags, *places, *(["--teacher-source", source] if source else []))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     cost = json.loads((tmp_path / "run" / "cost.json").read_text())
     assert metrics["classes"] == 3
     live = train_type == "vanilla"
-    assert metrics["cell"]["teacher_source"] == ("live" if live else "cached")
+    assert metrics["cell"]["teacher_source"] == (source or ("live" if live else "cached"))
+    assert cost["teacher"]["source"] == ("none" if source else metrics["cell"]["teacher_source"])
     assert cost["teacher"]["forward_passes"] == (cost["images_per_epoch"] if live else 0)

@@ -99,7 +99,7 @@ def folders_of_one(cell):
     if asked == "prototypes":
         folders.append(LAYOUT.prototypes(cell)[0])
         folders += vision_folders(cell)
-    if source == "replayed":
+    if source == "replayed" and cell.method.is_per_image:
         folders.append(LAYOUT.replayed_embeddings(cell).folder)
     if asked == "embeddings" and source == "cached":
         folders.append(LAYOUT.full_embeddings(cell).folder)

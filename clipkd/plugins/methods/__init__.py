@@ -49,6 +49,11 @@ class Method:
     protocol: int = 1
     """Bumped by hand when a numerical change to this train type must run its students again."""
 
+    @property
+    def is_per_image(self) -> bool:
+        """Whether the teacher is asked about each view of each image, or never or once per class."""
+        return self.signal in {"embeddings", "scores"}
+
     def loss(
         self, student: ProjectionHead, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe
     ) -> Losses:
