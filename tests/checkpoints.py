@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 PROCESSORS["siglip2"] = PROCESSORS["siglip"]
+DEIT = {"image_processor_type": "DeiTImageProcessor", "size": {"height": 28, "width": 28}}
+FORMS = {
+    "ViTModel": "", "ViTForImageClassification": "vit", "ViTForMaskedImageModeling": "vit",
+    "DeiTModel": "", "DeiTForImageClassification": "deit", "DeiTForImageClassificationWithTeacher": "deit",
+    "DeiTForMaskedImageModeling": "deit",
+    "Dinov2Model": "", "Dinov2ForImageClassification": "dinov2", "Dinov2Backbone": "",
+    "Dinov2WithRegistersModel": "", "Dinov2WithRegistersForImageClassification": "dinov2_with_registers",
+    "Dinov2WithRegistersBackbone": "",
+    "CLIPModel": "vision_model", "CLIPVisionModel": "", "CLIPVisionModelWithProjection": "vision_model",
+    "CLIPForImageClassification": "vision_model",
+    "SiglipModel": "vision_model", "SiglipVisionModel": "", "SiglipForImageClassification": "vision_model",
+}  # fmt: skip
+"""Classes of transformers that hold a vision encoder of a known family, and where: each saves it in its own form."""
 MEAN, STD = [0.48, 0.45, 0.4], [0.26, 0.27, 0.28]
 
 
@@ -74,10 +88,14 @@ def model_of(family: str) -> transformers.PreTrainedModel:
     return model
 
 
-def save(family: str, folder: Path, **changes: Any) -> Path:
-    """Save a model of a family, its image processor and, where it has a text tower, its tokenizer."""
+def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
+
+
+def save(family: str, folder: Path, **changes: Any) -> Path:
+    """Save a model of a family, its image processor and, where it has a text tower, its tokenizer."""
+    quiet()
     model_of(family).save_pretrained(folder)
     rules = PROCESSORS[family] | {"image_mean": MEAN, "image_std": STD, "do_rescale": True, "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(rules | changes))
@@ -85,6 +103,35 @@ def save(family: str, folder: Path, **changes: Any) -> Path:
     if family in made:
         made[family]().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def form_of(kind: str) -> transformers.PreTrainedModel:
+    """Return a random model of a class in FORMS; no two of its weights are equal, biases and scales included."""
+    family = re.split("Model|Vision|For|Backbone", kind)[0]
+    towers = {"text_config": dict(TEXT), "vision_config": TOWER}
+    if family in {"CLIP", "Siglip"} and "Vision" not in kind:
+        config = getattr(transformers, f"{family}Config")(**towers, num_labels=3)
+    else:
+        name = f"{family}Vision" if family in {"CLIP", "Siglip"} else family
+        config = getattr(transformers, f"{name}Config")(**(SIZES if name.startswith("Dino") else TOWER), num_labels=3)
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if parameter.ndim == 1 else 0.0, std=0.3)
+    return model
+
+
+def save_form(kind: str, folder: Path) -> transformers.PreTrainedModel:
+    """Save a model of a class in FORMS and its image processor, as transformers does it; return the model."""
+    quiet()
+    model = form_of(kind)
+    model.save_pretrained(folder)
+    families = {"ViT": "vit", "Dinov2": "dinov2", "CLIP": "clip", "Siglip": "siglip"}
+    known = (PROCESSORS[family] for name, family in families.items() if kind.startswith(name))
+    rules = next(known, PROCESSORS["clip"] | DEIT)
+    pil = getattr(transformers, rules["image_processor_type"] + "Pil")
+    pil(**rules | {"image_mean": MEAN, "image_std": STD}).save_pretrained(folder)
+    return model
 
 
 def siglip_tokenizer() -> Tokenizer:

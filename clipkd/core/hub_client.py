@@ -31,6 +31,10 @@ CONVERT = (
 )
 
 
+class MissingFile(InputError):
+    """A repository of the hub has no such file."""
+
+
 def verified_file(wanted: Wanted, name: str) -> Path:
     """Return the path of one file in the Hugging Face cache; its bytes are those that were pinned or announced.
 
@@ -113,7 +117,7 @@ def hub_errors(wanted: Wanted, name: str, verb: str | None = None) -> Iterator[N
         raise InputError(f"{who}: {model} has no commit {commit}") from None
     except errors.RemoteEntryNotFoundError:
         advice = f". {CONVERT}" if name == WEIGHTS else ""
-        raise InputError(f"{who}: {model} has no {name} at {commit}{advice}") from None
+        raise MissingFile(f"{who}: {model} has no {name} at {commit}{advice}") from None
     except (OSError, ValueError, errors.HTTPError) as error:
         raise MachineError(out_of_reach(wanted, name, error, verb or wanted.verb)) from None
 

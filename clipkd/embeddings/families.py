@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 POOLER = "pooler."
-HEADS = ("classifier.", "cls_classifier.", "distillation_classifier.", "embeddings.mask_token")
-"""Weights after or beside the encoder, which its outputs do not depend on."""
-POSITIONS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+HEADS = ("classifier.", "cls_classifier.", "distillation_classifier.", "decoder.", "embeddings.mask_token")
+"""Weights after or beside the encoder, which its outputs do not depend on. Here and below, names of weights are
+those of clipkd.embeddings.weights.plain: without the levels around a vision encoder."""
+POSITIONS = ("text_model.embeddings.position_ids", "embeddings.position_ids")
 """Counted, not learned; older checkpoints contain them."""
 
 
@@ -43,6 +44,8 @@ class VisionFamily:
     """Prefixes of weights that a checkpoint may hold and the encoder does not use."""
     pooler: str = POOLER
     """Prefix of the pooler's own weights; "": it has none."""
+    has_classifier: bool = False
+    """Whether a checkpoint's `classifier` is a linear layer on the class token alone."""
     has_fixed_size: bool = True
     """Whether the input must have the size in the config (others interpolate their positions)."""
     block: Block | None = None
@@ -118,11 +121,11 @@ def siglip_text(text: str, tokenizer: Any) -> str:
     return " ".join(text.translate(str.maketrans("", "", string.punctuation)).split())
 
 
-VIT = VisionFamily("ViTModel", block=Block())
+VIT = VisionFamily("ViTModel", has_classifier=True, block=Block())
 DINOV2 = VisionFamily("Dinov2Model", pooler="", has_fixed_size=False, block=Block(norm="norm1"))
 CLIP = VisionFamily(
     "CLIPVisionModel",
-    unused=("text_model.", "text_projection.", "visual_projection.", "logit_scale", *POSITIONS),
+    unused=("text_model.", "text_projection.", "visual_projection.", "logit_scale", "classifier.", *POSITIONS),
     pooler="",
     block=Block("self_attn", "layer_norm1", "out_proj"),
 )
@@ -130,8 +133,8 @@ SIGLIP = VisionFamily(
     "SiglipVisionModel",
     tokens=lambda config: 0,
     has_class_token=False,
-    unused=("text_model.", "logit_scale", "logit_bias", *POSITIONS),
-    pooler="vision_model.head.",
+    unused=("text_model.", "logit_scale", "logit_bias", "classifier.", *POSITIONS),
+    pooler="head.",
 )
 CLIP_TEXT = TextFamily(
     "CLIPModel",

@@ -1,6 +1,7 @@
 """The image processor: how a checkpoint wants its images, read from its preprocessor_config.json.
 
-Rules that are not followed here are refused in words, never left out in silence.
+transformers 5 may write it into processor_config.json instead, with the tokenizer's settings. Rules that are not
+followed here are refused in words, never left out in silence.
 """
 
 from __future__ import annotations
@@ -17,17 +18,23 @@ from clipkd.core.artifacts import Artifact, read_json
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.pixels import normalised
 from clipkd.embeddings.families import processor_defaults
-from clipkd.plugins.teachers import TeacherSpec
+from clipkd.plugins.teachers import NESTED_PROCESSOR, PROCESSOR, TeacherSpec
 
 FILTERS = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of the filters that are followed."""
-REFUSED = {
-    "do_pad": "padding",
-    "crop_pct": "a crop in percent",
-    "do_reduce_labels": "labels as images",
-    "do_thumbnail": "thumbnails",
-    "do_align_long_axis": "turned images",
+FOLLOWED = {"do_resize", "do_rescale", "do_normalize", "do_center_crop"}
+"""Switches that are followed, on or off."""
+HARMLESS = {"do_convert_rgb"}
+"""Images are RGB here before a processor sees them."""
+REFUSED = {"crop_pct": "a crop in percent", "rescale_offset": "values around zero before normalisation"}
+SWITCHES = {
+    "do_pad": " (padding)",
+    "do_reduce_labels": " (labels as images)",
+    "do_thumbnail": " (thumbnails)",
+    "do_align_long_axis": " (turned images)",
+    "do_flip_channel_order": " (blue before red)",
 }
+"""Switches that mean something else than a change of all images; any other that is on is refused all the same."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,8 @@ def processor(spec: TeacherSpec, artifact: Artifact) -> Processor:
         DataError: its file gives no size, mean or standard deviation, or others than the teacher is known with.
         InputError: it asks for something that is not followed here.
     """
-    path = artifact.file("preprocessor_config.json")
-    values = read_json(path)
+    path = processor_file(artifact)
+    values = settings_of(path)
     made = read(spec, values, path)
     for what, here, known in zip(
         ("size", "image_mean", "image_std"),
@@ -95,17 +102,35 @@ def processor(spec: TeacherSpec, artifact: Artifact) -> Processor:
     return made
 
 
+def processor_file(artifact: Artifact) -> Path:
+    """Return the file of a fetched checkpoint that describes its image processor."""
+    return artifact.file(NESTED_PROCESSOR if NESTED_PROCESSOR in artifact.manifest["files"] else PROCESSOR)
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """Return the image processor's settings in a file; DataError where it holds none."""
+    values = read_json(path)
+    if path.name == NESTED_PROCESSOR:
+        values = values.get("image_processor")
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds no settings of an image processor")
+    return values
+
+
 def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     """Return the processor that the values of a preprocessor_config.json describe."""
+    # null: a switch is off, anything else has its default, as transformers has it
+    values = {key: value for key, value in values.items() if value is not None or key.startswith("do_")}
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
     defaults = processor_defaults(kind)
     for key, what in REFUSED.items():
         if values.get(key):
             raise refusal(spec, path, f"{key} ({what})")
+    for key in values.keys() - FOLLOWED - HARMLESS:
+        if key.startswith("do_") and values[key]:
+            raise refusal(spec, path, f"{key}{SWITCHES.get(key, '')}")
     if not values.get("do_resize", True):
         raise refusal(spec, path, "do_resize: false (images as they come)")
-    if values.get("rescale_offset") or abs(float(values.get("rescale_factor") or 1 / 255) * 255 - 1) > 1e-6:
-        raise refusal(spec, path, "rescale_factor other than 1/255")
     resample = values.get("resample", defaults.resample)
     if resample not in FILTERS:
         raise refusal(spec, path, f"resample: {resample} (known: 2, bilinear; 3, bicubic)")
@@ -114,7 +139,9 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if height is None or len(mean) != 3 or len(std) != 3:
-        raise DataError(f"{path} gives no input size, image_mean and image_std")
+        raise DataError(f"{path} gives no input size, image_mean and image_std (size: {values.get('size')})")
+    scale = scale_of(spec, values, path)
+    mean, std = tuple(value / scale for value in mean), tuple(value / scale for value in std)
     crop = None
     if values.get("do_center_crop", defaults.crop):
         crop, other = both(values.get("crop_size", height))
@@ -125,6 +152,15 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     elif height != width:
         raise refusal(spec, path, f"an input of {height} x {width} pixels")
     return Processor(height, width, crop, FILTERS[resample], mean, std)
+
+
+def scale_of(spec: TeacherSpec, values: dict[str, Any], path: Path) -> float:
+    """Return what a white pixel is before normalisation: 1, or 255 where the processor does not rescale."""
+    factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
+        raise refusal(spec, path, f"rescale_factor: {factor}")
+    scale = float(factor) * 255
+    return 1.0 if abs(scale - 1) < 1e-6 else scale
 
 
 def size_of(values: dict[str, Any], short_side: bool) -> tuple[int | None, int | None]:
@@ -138,13 +174,16 @@ def size_of(values: dict[str, Any], short_side: bool) -> tuple[int | None, int |
     if isinstance(size, dict) and set(size) == {"shortest_edge"}:
         return both(size["shortest_edge"])[0], None
     height, width = both(size)
-    return height, None if isinstance(size, int) and short_side else width
+    is_short = not values["default_to_square"] if "default_to_square" in values else short_side
+    return height, None if isinstance(size, int) and is_short else width
 
 
 def both(size: Any) -> tuple[int | None, int | None]:
-    """Return height and width of a size that is one number or a map; None where it is neither."""
+    """Return height and width of a size that is one number, a pair or a map; None where it is neither."""
     sides: Sequence[Any] = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
-    if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+    if isinstance(size, list):
+        sides = size
+    if len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
         return sides[0], sides[1]
     return None, None
 
@@ -152,5 +191,5 @@ def both(size: Any) -> tuple[int | None, int | None]:
 def refusal(spec: TeacherSpec, path: Path, what: str) -> InputError:
     return InputError(
         f"teacher '{spec.name}' is refused: {path.name} asks for {what}, which is not followed here; write a "
-        "preprocessor_config.json without it beside the weights and give that folder as the teacher"
+        f"{path.name} without it beside the weights and give that folder as the teacher"
     )

@@ -17,8 +17,9 @@ from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.data.pixels import enlarged, normalised
 from clipkd.embeddings.acceleration import accelerate
 from clipkd.embeddings.families import FAMILIES, POOLER, VisionFamily, vision_family
-from clipkd.embeddings.processor import Processor, processor
+from clipkd.embeddings.processor import Processor, processor, processor_file
 from clipkd.embeddings.teacher_checkpoint import check_weights
+from clipkd.embeddings.weights import compare, complain, plain
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.settings import TeacherPrecision
 
@@ -116,9 +117,10 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Teach
     check_weights(spec, artifact.file("model.safetensors"))
     model, head = load_model(artifact, family, spec)
     image_processor = processor(spec, artifact)
-    side, processed = model.config.image_size, image_processor.image_size  # type: ignore[union-attr]
+    side, processed = side_of(model.config), image_processor.image_size
     if family.has_fixed_size and side != processed:
-        raise DataError(f"{folder}: config.json says images of {side} pixels, preprocessor_config.json {processed}")
+        settings = processor_file(artifact).name
+        raise DataError(f"{folder}: config.json says images of {side} pixels, {settings} {processed}")
     model = model.eval().requires_grad_(False)
     try:
         model = model.to(device)
@@ -126,6 +128,13 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Teach
         raise MachineError(f"teacher '{spec.name}' does not fit the memory of {device}") from None
     accelerate(model, spec.title, precision == "float32", None if spec.output == "mean" else family.block)
     return Teacher(spec, model, head, family, image_processor, device, precision)
+
+
+def side_of(config: Any) -> int | str:
+    """Return the side of the images of a model's config, which may be one number or a pair; words if it's no square."""
+    size = config.image_size
+    pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    return int(pair[0]) if len(set(pair)) == 1 else " x ".join(map(str, pair))
 
 
 def family_of(spec: TeacherSpec, config: dict[str, Any]) -> VisionFamily:
@@ -150,10 +159,11 @@ def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> t
     transformers.utils.logging.disable_progress_bar()
     with safe_open(artifact.file("model.safetensors"), framework="pt") as weights:
         names = list(weights.keys())
-    has_head = "classifier.weight" in names and spec.output == "cls"
-    has_pooler = not family.pooler or any(family.pooler in name for name in names)
+    has_head = "classifier.weight" in names and spec.output == "cls" and family.has_classifier
+    has_pooler = not family.pooler or any(plain(name).startswith(family.pooler) for name in names)
     if spec.output == "pooler" and not has_pooler:
-        raise InputError(f"teacher '{spec.name}': its checkpoint has no pooler; end its name in :cls or :mean")
+        others = ":cls or :mean" if family.has_class_token else ":mean"
+        raise InputError(f"teacher '{spec.name}': its checkpoint has no pooler; end its name in {others}")
     # A pooler that the checkpoint lacks would be made of random numbers, and counted as parameters.
     options = {"add_pooling_layer": False} if family.pooler == POOLER and not has_pooler and not has_head else {}
     kind = transformers.AutoModelForImageClassification if has_head else getattr(transformers, family.model)
@@ -169,38 +179,8 @@ def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> t
     )
     # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
     unused = family.unused if spec.output == "pooler" or family.pooler != POOLER else (*family.unused, POOLER)
-    complain(artifact.path, report, tuple(name for name in unused if not (has_head and name == "classifier.")))
-    compare(artifact.file("model.safetensors"), model)
+    unused = tuple(name for name in unused if not (has_head and name == "classifier."))
+    complain(artifact.path, report, unused)
+    compare(artifact.file("model.safetensors"), model, unused)
     artifact.still(artifact.file("model.safetensors"))
     return (model.base_model, model.classifier) if has_head else (model, None)
-
-
-def complain(folder: Path, report: dict, unused: tuple[str, ...]) -> None:
-    """Raise DataError listing every weight that transformers would have replaced or dropped."""
-    problems = []
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        for entry in sorted(report.get(kind) or [], key=str):
-            name = entry if isinstance(entry, str) else entry[0]
-            if kind == "mismatched_keys" or not name.startswith(unused):
-                shapes = "" if isinstance(entry, str) else f" (stored {tuple(entry[1])}, model {tuple(entry[2])})"
-                problems.append(f"{kind.removesuffix('_keys')}: {name}{shapes}")
-    if problems:
-        listed = "\n  ".join(problems[:20])
-        raise DataError(
-            f"{folder / 'model.safetensors'} does not fit its config.json, {len(problems)} weights:\n  {listed}"
-        )
-
-
-def compare(path: Path, model: nn.Module) -> None:
-    """Raise DataError where a loaded weight is not, to the bit, what the file holds.
-
-    transformers fills in, renames and converts without a word. What it has no name for in the file is not
-    compared here: it was listed as missing or unexpected before.
-    """
-    loaded = model.state_dict()
-    with safe_open(path, framework="pt") as weights:
-        stored = {name.removeprefix(f"{model.base_model_prefix}."): name for name in weights.keys()}  # noqa: SIM118
-        for name, tensor in loaded.items():
-            mine = stored.get(name.removeprefix(f"{model.base_model_prefix}."))
-            if mine is not None and not torch.equal(tensor.cpu(), weights.get_tensor(mine).to(tensor.dtype)):
-                raise DataError(f"{path}: weight '{mine}' was loaded as other numbers than the file holds")

@@ -22,10 +22,17 @@ from clipkd.core.artifacts import (
     write_json,
 )
 from clipkd.core.errors import DataError, InputError, MachineError
-from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, hub_errors, verified_file
+from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, MissingFile, hub_errors, verified_file
 from clipkd.core.progress import say
 from clipkd.plugins import teachers
-from clipkd.plugins.teachers import FolderTeacher, HubTeacher, TeacherSpec
+from clipkd.plugins.teachers import (
+    NESTED_PROCESSOR,
+    PROCESSOR,
+    FolderTeacher,
+    HubTeacher,
+    TeacherSpec,
+    nested_processor,
+)
 
 
 def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
@@ -56,8 +63,9 @@ def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
                 shutil.copyfile(path, draft.path / name)
             if isinstance(teacher, FolderTeacher):
                 check_digests(teacher, draft.path)
-            for name in settings(teacher):
-                refuse_code(teacher, draft.path / name)
+            for name in files:
+                if name != WEIGHTS:
+                    refuse_code(teacher, draft.path / name)
             draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
     except OSError as error:
         raise MachineError(f"teacher '{teacher.name}': can't write {folder}: {error.strerror or error}") from error
@@ -71,11 +79,6 @@ def from_folder(teacher: FolderTeacher) -> dict[str, Path]:
         if not path.is_file():
             raise DataError(f"teacher '{teacher.name}': {path} is gone")
     return files
-
-
-def settings(teacher: TeacherSpec) -> list[str]:
-    """Return the checkpoint's JSON files."""
-    return [name for name in teacher.files if name != WEIGHTS]
 
 
 def check_digests(teacher: FolderTeacher, folder: Path) -> None:
@@ -93,10 +96,28 @@ def from_hub(teacher: HubTeacher) -> dict[str, Path]:
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
     files = {}
     for name in teacher.files:  # the two small ones first: they may already say that this can't work
-        files[name] = verified_file(teacher, name)
+        path = processor_of(teacher) if name == PROCESSOR else verified_file(teacher, name)
+        files[path.name] = path
         if name != WEIGHTS:
-            refuse_code(teacher, files[name])
+            refuse_code(teacher, path)
     return files
+
+
+def processor_of(teacher: HubTeacher) -> Path:
+    """Return the file with the image processor's settings: where the first name is not there, the second."""
+    try:
+        return verified_file(teacher, PROCESSOR)
+    except MissingFile as missing:
+        try:
+            path = verified_file(teacher, NESTED_PROCESSOR)
+        except MissingFile:
+            raise missing from None
+    if nested_processor(path) is None:
+        raise InputError(
+            f"teacher '{teacher.name}': {teacher.hub_id} has no {PROCESSOR} at {teacher.revision}, and its "
+            f"{NESTED_PROCESSOR} no image_processor"
+        )
+    return path
 
 
 def refuse_code(teacher: TeacherSpec, path: Path) -> None:
@@ -107,7 +128,7 @@ def refuse_code(teacher: TeacherSpec, path: Path) -> None:
         raise DataError(f"teacher '{teacher.name}': {error}") from None
     if not isinstance(settings, dict):
         raise DataError(f"teacher '{teacher.name}': {path} holds no settings")
-    if "auto_map" in settings:
+    if "auto_map" in settings or "auto_map" in (nested_processor(path) or {}):
         raise InputError(
             f"teacher '{teacher.name}' is refused: 'auto_map' in its {path.name} wants code from its repository to run"
         )

@@ -22,9 +22,9 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
-from clipkd.embeddings.teacher import complain
 from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
+from clipkd.embeddings.weights import compare, complain
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.prompts import prompts
@@ -127,6 +127,8 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
         ignore_mismatched_sizes=True,  # they are listed in the report, which we do not ignore
     )
     complain(artifact.path, report, POSITIONS)
+    compare(artifact.file("model.safetensors"), model)
+    artifact.still(artifact.file("model.safetensors"))
     path = artifact.file("tokenizer.json")
     try:
         tokenizer = Tokenizer.from_file(str(path))

@@ -19,7 +19,7 @@ from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import text_family
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import teachers
-from clipkd.plugins.teachers import FILES, FolderTeacher, TeacherSpec
+from clipkd.plugins.teachers import FolderTeacher, TeacherSpec
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
 
@@ -54,7 +54,7 @@ def vision_tower(text: TeacherSpec) -> TeacherSpec | None:
         return replace(text, output="pooler")
     # Of a folder the files themselves are the identity, and the two towers read different ones.
     folder = Path(text.folder)
-    is_whole = all((folder / name).is_file() for name in FILES)
+    is_whole = all((folder / name).is_file() for name in teachers.files_in(folder, "pooler"))
     return teachers.from_folder(folder, "pooler") if is_whole else None
 
 

@@ -153,11 +153,16 @@ def current_umask() -> int:
     return mask
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
 def test_fetched_teacher_loads(
-    hub: Hub, worker: Worker, hub_id: str, vit: Any, files: dict[str, bytes], tmp_path: Path
+    hub: Hub, worker: Worker, hub_id: str, vit: Any, files: dict[str, bytes], tmp_path: Path, is_nested: bool
 ) -> None:
+    """Nested: the image processor is in processor_config.json alone, as transformers 5 pushes some models."""
     from clipkd.embeddings.teacher import load as load_teacher
 
+    if is_nested:
+        whole = json.dumps({"image_processor": PROCESSOR, "processor_class": "SomeProcessor"}).encode()
+        files = without(files, "preprocessor_config.json") | {"processor_config.json": whole}
     hub.repositories[hub_id] = Repository(COMMIT, files)
     worker.fetch(hub_id, tmp_path / "teacher")
     spec = HubTeacher(name="tiny", title="Tiny", hub_id=hub_id, revision=COMMIT)
@@ -211,7 +216,7 @@ def without(files: dict[str, bytes], name: str) -> dict[str, bytes]:
 def test_pickle_is_refused(hub: Hub, worker: Worker, hub_id: str, files: dict[str, bytes], tmp_path: Path) -> None:
     hub.repositories[hub_id] = Repository(COMMIT, without(files, "model.safetensors"))
     answer = worker.fetch(hub_id, tmp_path / "teacher")
-    assert answer["error"] == "InputError"
+    assert answer["error"] == "MissingFile"
     assert f"{hub_id} has no model.safetensors" in answer["message"]
     assert "save_pretrained" in answer["message"]
     assert "pytorch_model.bin" not in hub.asked_for(hub_id)
@@ -221,16 +226,18 @@ def test_pickle_is_refused(hub: Hub, worker: Worker, hub_id: str, files: dict[st
 def test_missing_processor(hub: Hub, worker: Worker, hub_id: str, files: dict[str, bytes], tmp_path: Path) -> None:
     hub.repositories[hub_id] = Repository(COMMIT, without(files, "preprocessor_config.json"))
     answer = worker.fetch(hub_id, tmp_path / "teacher")
-    assert answer["error"] == "InputError"
+    assert answer["error"] == "MissingFile"
     assert f"{hub_id} has no preprocessor_config.json at {COMMIT}" in answer["message"]
     assert "model.safetensors" not in hub.asked_for(hub_id)
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "processor_config.json"])
 def test_remote_code_is_refused(
     hub: Hub, worker: Worker, hub_id: str, files: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:
-    settings = json.loads(files[name]) | {"auto_map": {"AutoModel": "modeling.Model"}}
+    settings = json.loads(files.get(name, "{}")) | {"auto_map": {"AutoModel": "modeling.Model"}}
+    if name == "processor_config.json":
+        settings, files = {"image_processor": settings}, without(files, "preprocessor_config.json")
     hub.repositories[hub_id] = Repository(COMMIT, files | {name: json.dumps(settings).encode()})
     answer = worker.fetch(hub_id, tmp_path / "teacher")
     assert answer["error"] == "InputError"

@@ -215,7 +215,10 @@ def test_an_unexpected_weight_of_the_tower_is_an_error(tmp_path):
         ({"resample": 1}, "resample: 1"),
         ({"do_pad": True}, "do_pad"),
         ({"do_resize": False}, "do_resize: false"),
-        ({"rescale_factor": 1.0}, "rescale_factor"),
+        ({"rescale_factor": 0}, "rescale_factor: 0"),
+        ({"rescale_offset": True}, "rescale_offset"),
+        ({"do_flip_channel_order": True}, r"do_flip_channel_order \(blue"),
+        ({"do_something_new": True}, "asks for do_something_new,"),
         ({"do_center_crop": False}, "without a crop"),
         ({"crop_size": 60}, "crop_size: 60"),
         ({"size": {"height": 24, "width": 30}, "do_center_crop": False}, "24 x 30"),
@@ -225,6 +228,26 @@ def test_rules_that_are_not_followed_are_refused_in_words(change, words, tmp_pat
     folder = checkpoints.save("clip", tmp_path / "clip", **change)
     with pytest.raises(InputError, match=words):
         loaded(f"{folder}:pooler", Layout(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_rescale": False},
+        {"do_rescale": False, "image_mean": [120.0, 130.0, 110.0], "image_std": [60.0, 50.0, 70.0]},
+        {"rescale_factor": 1 / 127.5},
+        {"do_normalize": False},
+        {"do_normalize": False, "do_rescale": False},
+        {"do_rescale": None, "do_convert_rgb": True},
+    ],
+)
+def test_switches_of_a_processor_are_followed_as_transformers_does(change, tmp_path):
+    folder = checkpoints.save("clip", tmp_path / "clip", **change)
+    teacher, image = loaded(f"{folder}:pooler", Layout(tmp_path / "data")), photo(24, 24)
+    pil = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    expected = pil(Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    found = teacher.present(unit(planes(image[None])), None, None)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_and_a_processor_of_different_sizes_are_refused(tmp_path):

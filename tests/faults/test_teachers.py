@@ -257,28 +257,36 @@ def test_t_a_bad_checkpoint_is_refused_by_name(name: str, vit_folder: Path, tmp_
     assert told in str(caught.value)
 
 
-@fault(
-    "T02",
-    **{
-        "the-keys": replaced("clipkd.embeddings.teacher.complain", nothing),
-    },
-)
-def test_a_missing_weight_is_not_made_up(vit_folder: Path, tmp_path: Path) -> None:
-    folder = copy(vit_folder, tmp_path / "checkpoint")
-    edit_weights(folder, drop)
-    with pytest.raises(DataError, match="missing"):
-        fetched(folder, tmp_path / "teacher")
-
-
 def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: no weight is looked at."""
     for module in (checkpoint, teacher):
         monkeypatch.setattr(module, "check_weights", lambda spec, path: 1)
 
 
-@fault("T03", **{"the-finite-check": unlooked})
+def first_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: only the file's first weight is looked at."""
+
+    def check(spec: Any, path: Path) -> int:
+        name, weight = next(iter(load_file(path).items()))
+        if not torch.isfinite(weight).all():
+            raise DataError(f"weight '{name}' of {path.name} holds a NaN or an infinity")
+        return 1
+
+    for module in (checkpoint, teacher):
+        monkeypatch.setattr(module, "check_weights", check)
+
+
+@fault("T03", **{"the-finite-check": unlooked, "the-later-weights": first_looked_at})
 def test_a_weight_that_is_not_finite_is_named(vit_folder: Path, tmp_path: Path) -> None:
-    """The outputs of such a teacher can look finite; its weights are what is looked at."""
+    """The outputs of such a teacher can look finite; its weights are what is looked at, each of them."""
+    spec = teachers.get(str(vit_folder))
+    for name, weight in load_file(vit_folder / WEIGHTS).items():
+        path = tmp_path / WEIGHTS
+        poisoned = weight.clone()
+        poisoned.flatten()[-1] = float("nan")
+        save_file(load_file(vit_folder / WEIGHTS) | {name: poisoned}, path, metadata={"format": "pt"})
+        with pytest.raises(DataError, match=f"'{name}' of .* holds a NaN or an infinity"):
+            checkpoint.check_weights(spec, path)
     folder = copy(vit_folder, tmp_path / "checkpoint")
     edit_weights(folder, poison(float("nan")))
     with pytest.raises(DataError, match="holds a NaN or an infinity"):

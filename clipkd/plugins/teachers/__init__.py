@@ -25,8 +25,10 @@ from clipkd.core.registry import specs
 LOCK = Path("config/teachers.lock.json")
 """Commits that `clipkd pin` found for teachers whose file names none."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
-FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-"""All that is ever read of a vision encoder's checkpoint."""
+PROCESSOR, NESTED_PROCESSOR = "preprocessor_config.json", "processor_config.json"
+"""Where an image processor's settings are; transformers 5 writes them into the second, where there is a tokenizer."""
+FILES = ("config.json", PROCESSOR, "model.safetensors")
+"""All that is ever read of a vision encoder's checkpoint; NESTED_PROCESSOR where there is no PROCESSOR."""
 TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 """All that is ever read of a text tower's checkpoint."""
 Output = Literal["cls", "mean", "pooler", "text"]
@@ -109,6 +111,10 @@ class FolderTeacher(TeacherSpec):
     folder: str = ""
     digests: dict[str, str] = field(default_factory=dict)
     """sha256 of each file."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(self.digests) or super().files
 
     def identity(self) -> Identity:
         return {"folder": self.digests}
@@ -306,7 +312,7 @@ def pinned(spec: Any) -> TeacherSpec:
 
 def from_folder(folder: Path, output: Output) -> TeacherSpec:
     """Return the teacher in `folder`, named after the folder and its weights."""
-    files = TEXT_FILES if output == "text" else FILES
+    files = files_in(folder, output)
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}")
@@ -314,6 +320,40 @@ def from_folder(folder: Path, output: Output) -> TeacherSpec:
     digests = hashed(folder.resolve(), files, stamps)
     name = f"{slug(folder.resolve().name)}-{digests['model.safetensors'][:8]}"
     return giving(FolderTeacher(name=name, title=folder.name, folder=str(folder), digests=digests), output)
+
+
+def files_in(folder: Path, output: Output) -> tuple[str, ...]:
+    """Return the files that are read of the checkpoint in a folder, there or not.
+
+    Raises:
+        InputError: two files describe its image processor, and not the same.
+    """
+    if output == "text":
+        return TEXT_FILES
+    nested = nested_processor(folder / NESTED_PROCESSOR)
+    if nested is None:
+        return FILES
+    if (folder / PROCESSOR).is_file():
+        from clipkd.core.artifacts import read_json
+
+        other = read_json(folder / PROCESSOR)
+        differ = sorted(key for key in nested.keys() & other.keys() if nested[key] != other[key])
+        if differ:
+            raise InputError(
+                f"{folder}: {PROCESSOR} and {NESTED_PROCESSOR} have another {', '.join(differ)}; remove the one that "
+                "is not the checkpoint's"
+            )
+        return FILES
+    return tuple(NESTED_PROCESSOR if name == PROCESSOR else name for name in FILES)
+
+
+def nested_processor(path: Path) -> dict[str, Any] | None:
+    """Return the image processor's settings in a processor_config.json; None where it has none."""
+    from clipkd.core.artifacts import read_json
+
+    values = read_json(path) if path.is_file() else None
+    nested = values.get("image_processor") if isinstance(values, dict) else None
+    return nested if isinstance(nested, dict) else None
 
 
 @cache
