@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ import pytest
 import torch
 
 from clipkd.core import artifacts, verified
-from clipkd.core.artifacts import building, open_artifact, read_manifest, write_json
+from clipkd.core.artifacts import MANIFEST, building, open_artifact, read_manifest, write_json
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
 from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import Teacher
 from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.runs import verification
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.record import METRICS, RunRecord
 from clipkd.runs.unfinished import Checkpoints
@@ -145,6 +147,57 @@ def test_verify_names_what_was_edited_with_its_time_kept(made: Path, tmp_path: P
     path.write_text(path.read_text().replace("1", "2"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert [str(path) in problem for problem in verify([data]).damaged] == [True]
+
+
+def linked(data: Path, aside: Path) -> str:
+    """The folder lies elsewhere, as on clusters, and is damaged there; a link leads back."""
+    (data / "embeddings").rename(aside)
+    (data / "embeddings").symlink_to(aside)
+    (aside / "back").symlink_to(aside)
+    path = next(aside.rglob("*.npy"))
+    path.write_bytes(path.read_bytes()[:-1])
+    return path.name
+
+
+def without_manifest(data: Path, aside: Path) -> str:
+    (store(data) / MANIFEST).unlink()
+    return f"no {MANIFEST}"
+
+
+def under_another_name(data: Path, aside: Path) -> str:
+    store(data).rename(store(data).with_name("0123456789abcdef"))
+    return "moved or renamed"
+
+
+def store(data: Path) -> Path:
+    return next(path.parent for path in (data / "embeddings").rglob(MANIFEST) if len(path.parent.name) == 16)
+
+
+def links_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(folder: Path, findings: verification.Findings, seen: set, *, is_artefact: bool = False) -> Iterator[Path]:
+        for name, _, files in os.walk(folder):
+            if MANIFEST in files:
+                yield Path(name)
+
+    monkeypatch.setattr(verification, "walk", walk)
+
+
+@pytest.mark.parametrize("damage", [linked, without_manifest, under_another_name])
+def test_verify_sees(damage: Callable[[Path, Path], str], made: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(made, tmp_path / "data"))
+    assert verify([data]).damaged == []
+    said = damage(data, tmp_path / "aside")
+    assert [said in problem for problem in verify([data]).damaged] == [True]
+
+
+@fault("V03", **{"links passed over": links_are_passed_over})
+def test_verify_looks_behind_links(made: Path, tmp_path: Path) -> None:
+    test_verify_sees(linked, made, tmp_path)
+
+
+@fault("V03", **{"names ignored": replaced("clipkd.runs.verification.misplaced", nothing)})
+def test_verify_compares_names(made: Path, tmp_path: Path) -> None:
+    test_verify_sees(under_another_name, made, tmp_path)
 
 
 def variants() -> dict[str, str]:

@@ -186,6 +186,17 @@ def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
     assert "Nothing to be done" in answer.stdout, answer.stdout
 
 
+def test_a_run_that_vanished_is_planned_again(finished: Path, tmp_path: Path) -> None:
+    """Though the tables made from it are there."""
+    folder = next(finished.rglob("metrics.json")).parent
+    try:
+        folder.rename(tmp_path / "aside")
+        jobs, said = plan(finished, "--configfile", "mini.yaml")
+    finally:
+        (tmp_path / "aside").rename(folder)
+    assert jobs == {"train": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
+
+
 @pytest.mark.parametrize(
     ("changes", "trained"),
     [

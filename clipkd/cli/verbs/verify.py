@@ -32,6 +32,9 @@ def run(options: argparse.Namespace) -> None:
         print(f"unfinished and unused, safe to delete: {path}")
     for problem in findings.damaged:
         print(f"damaged: {problem}")
-    print(f"{findings.sound} sound, {len(findings.damaged)} damaged")
+    print(
+        f"{findings.sound} sound, {len(findings.damaged)} damaged; {findings.files:,} files with "
+        f"{findings.bytes / 1e6:,.1f} MB were compared with their hashes"
+    )
     if findings.damaged:
         raise DataError(f"{len(findings.damaged)} damaged files; see the list above")
