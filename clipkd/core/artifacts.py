@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from clipkd.core import lfs
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, digest, fingerprint
 from clipkd.core.verified import Memory, Stamp, stamp
@@ -133,7 +134,7 @@ def read_json(path: Path, is_strict: bool = True) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise DataError(f"{path} is damaged: not JSON ({error})") from None
+        raise DataError(f"{path} is damaged: not JSON ({error}){lfs.instead(path)}") from None
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -348,7 +349,8 @@ def check_file(path: Path, entry: dict[str, Any], folder: Path) -> None:
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise DataError(
-            f"{path} is damaged: {size} bytes instead of {entry['bytes']}; delete {folder} to regenerate it"
+            f"{path} is damaged: {size} bytes instead of {entry['bytes']}{lfs.instead(path)}; "
+            f"delete {folder} to regenerate it"
         )
     if sha256(path) != entry["sha256"]:
         raise DataError(f"{path} is damaged: sha256 mismatch; delete {folder} to regenerate it")

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from clipkd.core import lfs
 from clipkd.core.errors import DataError, InputError
 
 FORMATS = (
@@ -167,6 +168,7 @@ def read(
     except Image.DecompressionBombError:
         raise DataError(too_large(where, f"more than {2 * (Image.MAX_IMAGE_PIXELS or limit):,} pixels")) from None
     except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
+        advice = lfs.instead(source) or advice
         raise DataError(f"{where} can't be decoded as an image ({type(error).__name__}: {error}){advice}") from error
 
 

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from clipkd.core import lfs
 from clipkd.core.artifacts import (
     MANIFEST,
     Artifact,
@@ -154,7 +155,9 @@ def check_weights(teacher: TeacherSpec, path: Path) -> int:
                     )
                 count += tensor.numel()
     except SafetensorError as error:
-        raise DataError(f"teacher '{teacher.name}': {path.name} is damaged, or no safetensors file: {error}") from None
+        raise DataError(
+            f"teacher '{teacher.name}': {path.name} is damaged, or no safetensors file: {error}{lfs.instead(path)}"
+        ) from None
     if count == 0:
         raise DataError(f"teacher '{teacher.name}': {path.name} holds no weights")
     return count

@@ -112,6 +112,46 @@ def test_the_hubs_own_conversion_and_other_columns_are_read(hub, tmp_path):
         read(f"hub:farm/pets@{COMMIT}", tmp_path, "others")
 
 
+HASHES = ("38cc4fa96c139e86", "aaaa4fa96c139e86", "bbbb4fa96c139e86")
+
+
+def old(**changes):
+    """A repository as `push_to_hub` wrote it in 2022 and 2023: a hash before the dot."""
+    names = ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")
+    rows = (range(12), range(12, 20), range(20, 26))
+    files = {
+        f"data/{name}-{end}.parquet": parquet([(number, number % 2) for number in part])
+        for name, end, part in zip(names, HASHES, rows, strict=True)
+    }
+    return Repository(COMMIT, files | changes)
+
+
+def test_shards_with_a_hash_in_their_names_are_one_split(hub, tmp_path):
+    hub.repositories["datasets/farm/beans"] = old()
+    dataset = read(f"hub:farm/beans@{COMMIT}", tmp_path)
+    assert dataset.train_labels.tolist() == [number % 2 for number in range(20)]
+    np.testing.assert_array_equal(dataset.image("train", 19), picture(19)[1])
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00002-0123456789abcdef", "train-00002-of-00003", "train"])
+def test_shards_of_several_pushes_are_not_mixed(name, hub, tmp_path):
+    """Otherwise images would be in training twice, or only in part."""
+    hub.repositories["datasets/farm/beans"] = old(**{f"data/{name}.parquet": parquet([(30, 0), (31, 1)])})
+    with pytest.raises(InputError, match="shards of a split that do not make a whole: data/train"):
+        read(f"hub:farm/beans@{COMMIT}", tmp_path)
+
+
+@pytest.mark.parametrize(("labels", "words"), [([-1, -1], "no image"), ([0, -1, 1], "only 2 of 3 images"), ([0, None], "only 1 of 2 images")])
+def test_a_split_without_labels_is_named_with_the_way_out(labels, words, hub, tmp_path):
+    test = {"data/test-00000-of-00001.parquet": parquet(list(enumerate(labels)))}
+    more = {"data/validation-00000-of-00001.parquet": parquet([(30, 0), (31, 1)])}
+    hub.repositories["datasets/farm/beans"] = beans(**test, **more)
+    with pytest.raises(InputError, match=rf"{words} of its split 'test' with a label .* \(\?test=validation\)"):
+        read(f"hub:farm/beans@{COMMIT}", tmp_path)
+    assert not any("train" in name for name in hub.asked_for("datasets/farm/beans"))  # known before the large files
+    assert read(f"hub:farm/beans@{COMMIT}?test=validation", tmp_path, "other").test_labels.tolist() == [0, 1]
+
+
 def test_images_of_one_size_are_trained_on_with_flips_only(hub, tmp_path):
     small = {
         f"data/{split}-00000-of-00001.parquet": parquet([(3 * n, n % 2) for n in rows], side=24)

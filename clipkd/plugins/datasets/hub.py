@@ -1,8 +1,9 @@
 """Datasets of the Hugging Face hub, by id and commit: parquet files of images and labels.
 
-Files are `<config>/<split>-00000-of-00003.parquet`, `<config>/<split>/0000.parquet` (the hub's own conversion of
-every public dataset, branch refs/convert/parquet) or `data/<split>-...parquet`. Nothing else is read: no script, no
-pickle. They go through the user's Hugging Face cache, and their sha256 is compared with the hub's.
+Files are `<config>/<split>-00000-of-00003.parquet` (with or without a hash before the dot),
+`<config>/<split>/0000.parquet` (the hub's own conversion of every public dataset, branch refs/convert/parquet) or
+`data/<split>-...parquet`. Nothing else is read: no script, no pickle. They go through the user's Hugging Face cache,
+and their sha256 is compared with the hub's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from clipkd.core import lfs
 from clipkd.core.artifacts import sha256
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import Identity
@@ -38,7 +40,9 @@ from clipkd.plugins.datasets import (
 OWN = {"config": "", "image": "image", "label": "label", "train": "train", "test": "test"}
 OPTIONS = OWN | {"size": ""} | DECODING_OPTIONS
 """The options after the `?`, with their defaults."""
-FILE = re.compile(r"(?:(?P<config>[^/]+)/)?(?P<split>[^/]+?)(?:-\d+-of-\d+|/[^/]+)?\.parquet")
+FILE = re.compile(
+    r"(?:(?P<config>[^/]+)/)?(?P<split>[^/]+?)(?:-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/[^/]+)?\.parquet"
+)
 ROWS = 64
 """Images that are read from a file at once."""
 
@@ -123,7 +127,11 @@ def read(spec: HubDataset) -> Reading:
 
     parquet()
     files = files_of(spec)
-    paths = {split: [fetch(spec, *file) for file in files[split]] for split in (spec.train, spec.test)}
+    # The test split first: it is small, and may say that this can't work.
+    paths = {}
+    for split in (spec.test, spec.train):
+        paths[split] = [fetch(spec, *file) for file in files[split]]
+        check_labelled(spec, split, paths[split], [other for other in files if other not in (spec.test, spec.train)])
     names = class_names(spec, paths[spec.train])
     reader = ImageReader(
         Decoding.of(spec.exif, spec.alpha, spec.levels), spec.pack_size, spec.image_size,
@@ -158,11 +166,15 @@ def files_of(spec: HubDataset) -> dict[str, list[tuple[str, str | None]]]:
             spec.hub_id, revision=spec.revision, files_metadata=True, timeout=ETAG_TIMEOUT
         )
     found: dict[str, dict[str, list[tuple[str, str | None]]]] = {}
+    shards: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for file in sorted(info.siblings or [], key=lambda file: file.rfilename):
         match = FILE.fullmatch(file.rfilename)
         if match:
             large = (file.rfilename, file.lfs.sha256 if file.lfs else None)
-            found.setdefault(match["config"] or "", {}).setdefault(match["split"], []).append(large)
+            config, split = match["config"] or "", match["split"]
+            found.setdefault(config, {}).setdefault(split, []).append(large)
+            if match["number"]:
+                shards.setdefault((config, split), []).append((int(match["number"]), int(match["count"])))
     where = f"dataset '{spec.name}': {spec.hub_id} at {spec.revision}"
     if not found:
         raise InputError(
@@ -180,7 +192,26 @@ def files_of(spec: HubDataset) -> dict[str, list[tuple[str, str | None]]]:
             f"{where} has no split '{missing[0]}' (it has {', '.join(map(repr, found[config]))}): "
             "say ?train= and &test="
         )
+    for split in (spec.train, spec.test):
+        check_shards(where, found[config][split], shards.get((config, split), []))
     return found[config]
+
+
+def check_shards(where: str, files: list[tuple[str, str | None]], shards: list[tuple[int, int]]) -> None:
+    """Raise InputError where the files of a split are not its shards 0 to n-1, each once.
+
+    Args:
+        where: the dataset, in the words of a message.
+        files: names of the split's files, and their sha256.
+        shards: number and count that those names tell, of those that tell any.
+    """
+    whole = [(number, len(files)) for number in range(len(files))]
+    if shards and sorted(shards) != whole:
+        names = ", ".join(name for name, _ in files[:6]) + (", ..." if len(files) > 6 else "")
+        raise InputError(
+            f"{where} has shards of a split that do not make a whole: {names}; several pushes are mixed there, or some "
+            "are missing: pin a commit that has one complete set"
+        )
 
 
 def fetch(spec: HubDataset, name: str, expected: str | None) -> Path:
@@ -212,12 +243,13 @@ def opened(path: Path, spec: HubDataset) -> Any:
     try:
         file = parquet().ParquetFile(path)
     except Exception as error:  # pyarrow raises several kinds for a damaged file
-        raise DataError(f"{path} is damaged: not a parquet file ({error})") from None
+        raise DataError(f"{path} is damaged: not a parquet file ({error}){lfs.instead(path)}") from None
     names = file.schema_arrow.names
     for column, key in ((spec.image, "image"), (spec.label, "label")):
         if column not in names:
             raise InputError(
                 f"dataset '{spec.name}': {path.name} has no column '{column}' (it has {', '.join(names)}): say ?{key}="
+                + (", or choose a labelled split with ?test=" if key == "label" else "")
             )
     return file
 
@@ -241,15 +273,44 @@ def class_names(spec: HubDataset, paths: list[Path]) -> list[str]:
     return [str(number) for number in range(max(values, default=-1) + 1)]
 
 
+def check_labelled(spec: HubDataset, split: str, paths: list[Path], others: list[str]) -> None:
+    """Raise InputError where a split has rows without a label, -1 or none, as the test splits of contests have.
+
+    Args:
+        spec: the dataset.
+        split: the split.
+        paths: its files.
+        others: splits that may be taken in its place.
+    """
+    values = [value for path in paths for value in column_of(spec, path)]
+    unlabelled = sum(value is None or (isinstance(value, int) and value < 0) for value in values)
+    if not unlabelled:
+        return
+    labelled = len(values) - unlabelled
+    amount = "no image" if not labelled else f"only {labelled:,} of {len(values):,} images"
+    key = "test" if split == spec.test else "train"
+    listed = ", ".join(f"?{key}={other}" for other in others) or f"none: it has only '{spec.train}' and '{spec.test}'"
+    raise InputError(
+        f"dataset '{spec.name}': {amount} of its split '{split}' with a label (others have -1, or nothing): choose a "
+        f"labelled split ({listed})"
+    )
+
+
+def column_of(spec: HubDataset, path: Path) -> list[Any]:
+    """Return the labels of a file as they are written; None where a row has none."""
+    values: list[Any] = opened(path, spec).read(columns=[spec.label]).column(spec.label).to_pylist()
+    return values
+
+
 def column(spec: HubDataset, paths: list[Path]) -> list[Any]:
     """Return the labels of all files as they are written.
 
     Raises:
-        DataError: a row has none, or one that is neither a number nor a word; names file and row.
+        DataError: a row has one that is neither a number nor a word; names file and row.
     """
     values: list[Any] = []
     for path in paths:
-        here = opened(path, spec).read(columns=[spec.label]).column(spec.label).to_pylist()
+        here = column_of(spec, path)
         for row, value in enumerate(here):
             if isinstance(value, bool) or not isinstance(value, int | str):
                 raise DataError(f"{path.name}: row {row} has the label {value!r}, neither a whole number nor a word")

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from clipkd.core import lfs
 from clipkd.core.artifacts import sha256
 from clipkd.core.errors import DataError
 from clipkd.core.hub_client import WEIGHTS, verified_file
@@ -38,7 +39,9 @@ def load_pretrained(student: nn.Module, spec: TimmSpec) -> None:
     try:
         stored = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"student '{spec.name}': {path} is damaged, or no safetensors file: {error}") from None
+        raise DataError(
+            f"student '{spec.name}': {path} is damaged, or no safetensors file: {error}{lfs.instead(path)}"
+        ) from None
     for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
             raise DataError(f"student '{spec.name}': weight '{name}' of {path} holds a NaN or an infinity")
