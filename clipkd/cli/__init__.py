@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from clipkd.core import verified
 from clipkd.core.environment import check_environment, masked
 from clipkd.core.errors import ClipkdError, MachineError
+from clipkd.core.progress import say
 from clipkd.core.version import __version__
 
 VERBS = (
@@ -58,17 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()
     except ClipkdError as error:
-        print(masked(f"clipkd {options.verb}: error: {error}"), file=sys.stderr)
+        say(masked(f"clipkd {options.verb}: error: {error}"))
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"clipkd {options.verb}: stopped", file=sys.stderr)
+        say(f"clipkd {options.verb}: stopped")
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO) and not error.filename:  # nobody reads any more, or no terminal
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         where = f"{error.filename}: " if error.filename else ""
-        print(masked(f"clipkd {options.verb}: error: {where}{error.strerror or error}"), file=sys.stderr)
+        say(masked(f"clipkd {options.verb}: error: {where}{error.strerror or error}"))
         return MachineError.exit_code
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,15 +16,36 @@ is_one_of_several = False
 """True in a process whose lines stand among those of others: a line then says what it is about."""
 
 
+class Voice:
+    """Standard error, which may go away: work goes on without a voice where its terminal or its reader is gone."""
+
+    def write(self, text: str) -> None:
+        """Write, or have everything from now on written to nowhere."""
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:  # EIO: the terminal was closed; EPIPE: nobody reads
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def flush(self) -> None:
+        """Do nothing: each piece is written at once."""
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+VOICE = Voice()
+
+
 def say(message: str) -> None:
     """Print one line about what is happening, to standard error, at once."""
-    print(message, file=sys.stderr, flush=True)
+    VOICE.write(f"{message}\n")
 
 
 def progress(items: Iterable[Item], total: int, what: str, unit: str = "batch") -> Iterator[Item]:
     """Yield the items, showing how far we are."""
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, unit=unit)
+        yield from tqdm(items, total=total, desc=what, unit=unit, file=VOICE)
         return
     start = last = time.monotonic()
     for count, item in enumerate(items, start=1):

@@ -9,11 +9,16 @@ from typing import Any
 
 from clipkd.core.errors import Interrupted
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+def heeded() -> list[signal.Signals]:
+    """Return the signals that stop a training; without SIGHUP, a closed terminal's, where `nohup` has it ignored."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Interruption:
-    """Listens for SIGTERM, SIGINT and SIGUSR1 while its block lasts; the first one counts."""
+    """Listens for SIGTERM, SIGINT, SIGUSR1 and SIGHUP while its block lasts; the first one counts."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -21,7 +26,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
-            self.before = {number: signal.signal(number, self.note) for number in SIGNALS}
+            self.before = {number: signal.signal(number, self.note) for number in heeded()}
         return self
 
     def __exit__(self, *_: object) -> None:

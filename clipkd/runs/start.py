@@ -11,6 +11,7 @@ import torch
 from clipkd.core.errors import Interrupted
 from clipkd.runs import workers
 from clipkd.runs.assignment import Assignment, train_in_stacks
+from clipkd.runs.interruption import heeded
 from clipkd.runs.ranks import join, leave
 from clipkd.runs.record import METRICS
 from clipkd.runs.training import train
@@ -59,7 +60,7 @@ def train_alone(assignment: Assignment) -> None:
 
 
 def expect_signals(assignment: Assignment) -> None:
-    """Let SIGTERM and SIGUSR1 stop the work around the training; once the result is complete, they are ignored.
+    """Let SIGTERM, SIGUSR1 and SIGHUP stop the work around the training; once the result is complete, they are ignored.
 
     A scheduler deletes the output of a failed job: a signal in the last second of a finished training must not make
     it fail. (During training, the training itself handles them.)
@@ -72,5 +73,6 @@ def expect_signals(assignment: Assignment) -> None:
         if not is_complete:
             raise Interrupted(signal.Signals(number), f"stopped by {signal.Signals(number).name} outside the training")
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, stop)
+    for number in heeded():
+        if number != signal.SIGINT:
+            signal.signal(number, stop)

@@ -35,7 +35,7 @@ def train(job: Job, folder: RunFolder, ranks: Ranks | None = None) -> Metrics:
     Raises:
         DataError: an input is damaged or of other settings; the loss is not finite.
         MachineError: the device's memory or the disk does not suffice; another process writes this run.
-        Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and the training is saved.
+        Interrupted: SIGTERM, SIGINT, SIGUSR1 or SIGHUP came, and the training is saved.
     """
     (outcome,) = train_together([(job, folder)], ranks)
     if isinstance(outcome, ClipkdError):
@@ -52,7 +52,7 @@ def train_together(
     the others. `interruption`: listens for signals already; None: one is made, and listens during the training.
 
     Raises:
-        Interrupted: SIGTERM, SIGINT or SIGUSR1 came, and every training is saved.
+        Interrupted: SIGTERM, SIGINT, SIGUSR1 or SIGHUP came, and every training is saved.
     """
     ranks = ranks or Ranks()
     outcomes: dict[int, Outcome] = {}

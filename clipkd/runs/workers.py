@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 from clipkd.core import progress
 from clipkd.core.errors import ClipkdError, Interrupted, MachineError, SomeFailed
 from clipkd.core.progress import say
+from clipkd.runs.interruption import SIGNALS, heeded
 
 if TYPE_CHECKING:
     from clipkd.runs.assignment import Assignment
 
-SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGUSR1)
 STOPPED = {Interrupted(number, "").exit_code: number for number in SIGNALS}
 """Exit code -> the signal that stopped a training."""
 SOCKET_BYTES = 103
@@ -171,7 +171,7 @@ class Pool:
     def __enter__(self) -> Pool:
         start_server()
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
-            self.before = {number: signals.signal(number, self.forward_signal) for number in SIGNALS}
+            self.before = {number: signals.signal(number, self.forward_signal) for number in heeded()}
         return self
 
     def __exit__(self, *_: object) -> None:

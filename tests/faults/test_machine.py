@@ -1,8 +1,10 @@
-"""Rows S09 and S10: several processes on a machine with several GPUs, and places where nothing can be written."""
+"""Rows S09, S10 and R13: several GPUs, places where nothing can be written, terminals that go away."""
 
 from __future__ import annotations
 
 import os
+import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,3 +104,54 @@ def test_a_long_tmpdir_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert answer.returncode == 1
     assert "MachineError" in answer.stderr
     assert "set TMPDIR" in answer.stderr
+
+
+# Begins a training as a command does, with a line of progress for each epoch.
+TRAINING = """
+import sys
+{patch}
+from clipkd.cli import main
+sys.exit(main({arguments!r}))
+"""
+FOR_LONG = {"patch": ""}
+
+
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = "from clipkd.core import progress; import sys; progress.VOICE = sys.stderr"
+    monkeypatch.setitem(FOR_LONG, "patch", patch)
+
+
+def no_hangup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FOR_LONG, "patch", "from clipkd.runs import interruption; interruption.SIGNALS = ()")
+
+
+def training(data: Path, folder: Path, epochs: int) -> list[str]:
+    """Return the command of a training."""
+    arguments = ["train", "--data", data, "--dataset-name", "digits", "--train-type", "supervised", "--student"]
+    arguments += ["tiny-32", "--epochs", epochs, "--batch-size", 512, "--device", "cpu", "--log-folder", folder]
+    return [sys.executable, "-c", TRAINING.format(arguments=[str(word) for word in arguments], **FOR_LONG)]
+
+
+@fault("R13", **{"writes that must succeed": deaf})
+def test_a_training_goes_on_when_nobody_reads_what_it_says(digits_folder: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(training(digits_folder, tmp_path / "run", 3), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert "epoch 1/3" in process.stderr.readline()
+        process.stderr.close()
+        assert process.wait(120) == 0
+    assert (tmp_path / "run/metrics.json").exists()
+
+
+@fault("R13", **{"no signal heeded": no_hangup})
+def test_a_training_is_saved_when_its_terminal_is_closed(digits_folder: Path, tmp_path: Path) -> None:
+    child, terminal = pty.fork()  # the child's controlling terminal
+    if child == 0:
+        command = training(digits_folder, tmp_path / "run", 4000)
+        os.execv(command[0], command)
+    said = b""
+    while b"epoch 1/4000" not in said:
+        said += os.read(terminal, 1000)
+    os.close(terminal)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == 128 + signal.SIGHUP
+    assert list((tmp_path / "run/.resume").glob("[0-9]*/manifest.json"))
