@@ -31,23 +31,6 @@ def manifests(teacher: str, kind: str) -> list[tuple[Path, dict[str, Any]]]:
     return found or sys.exit(f"{STORES.relative_to(ROOT)}/{teacher} holds no {kind}: run `make demo` first")
 
 
-def mirrored() -> str:
-    """Return how far an image's embedding is from that of its mirror image."""
-    lines = ["| teacher | mean cosine of an image and its mirror image | lowest |", "|---|---:|---:|"]
-    for teacher in TEACHERS:
-        for folder, manifest in manifests(teacher, "embeddings"):
-            views = manifest["identity"]["views"]
-            if views["flips"] and views["resize"] == "tensor" and set(views["mean"]) == {0.5}:
-                offset, step = np.load(folder / "train-grid.npy")
-                vectors = offset + step * np.load(folder / "train.npy").astype(np.float64)
-                vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-                cosines = (vectors[:, 0] * vectors[:, 1]).sum(axis=-1)
-                lines.append(
-                    f"| {teacher} | {cosines.mean():.2f} | {cosines.min():.2f} |".replace(" -", " \N{MINUS SIGN}")
-                )
-    return "\n".join(lines)
-
-
 def reachable() -> str:
     """Return how well one linear map sends the teacher's prototypes, and random ones, to arbitrary targets."""
     folder = next(
@@ -130,9 +113,6 @@ def block() -> str:
             contrastive(),
             "Compare the rows: if random, permuted and one-hot vectors reach values as low as the teacher's "
             "prototypes, the term does not depend on whose vectors they are.",
-            "**A mirror image needs its own embedding.** The table shows the cosine between the stored embeddings of a "
-            "digit and its mirror image. Using one in place of the other would change the targets:",
-            mirrored(),
         ]
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from clipkd.core import registry
 from clipkd.plugins import datasets
 from clipkd.spec.layout import Layout
 
@@ -45,6 +47,15 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             complete.touch()
     return folder
+
+
+@pytest.fixture(scope="module")
+def mirrored_digits() -> Iterator[None]:
+    """The digits trained as CIFAR is, half of them mirrored: each image then has two views, in this process."""
+    known = registry.specs(datasets.__name__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(known, "digits", replace(known["digits"], augmentation="flip"))
+        yield
 
 
 @pytest.fixture(scope="session")

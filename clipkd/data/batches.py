@@ -77,11 +77,12 @@ class BatchPlan:
 
 
 def shuffled(
-    rows: Tensor, size: int, drop_last: bool, generator: torch.Generator, start: int
+    rows: Tensor, size: int, drop_last: bool, generator: torch.Generator, start: int, mirrors: bool
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield number, shuffled rows [B] and flips [B] of each batch from `start` on."""
     shuffled = rows[torch.randperm(len(rows), generator=generator)]
-    flips = torch.rand(len(rows), generator=generator) < 0.5
+    # Drawn where nothing is mirrored too: what is drawn after them stays the same.
+    flips = (torch.rand(len(rows), generator=generator) < 0.5) & mirrors
     for begin in range(start * size, len(rows), size):
         chosen, mirrored = shuffled[begin : begin + size], flips[begin : begin + size]
         if not (drop_last and len(chosen) < size):
@@ -118,7 +119,7 @@ class BatchSource:
 
 
 class FlippedBatches(BatchSource):
-    """Whole images, resized for the student and flipped at random."""
+    """Whole images, resized for the student and, where the dataset allows it, flipped at random."""
 
     def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, native: bool, device: torch.device) -> None:
         """Open a dataset.
@@ -135,7 +136,7 @@ class FlippedBatches(BatchSource):
         self.native = native
 
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
-        drawn = shuffled(self.rows, size, drop_last, generator, start)
+        drawn = shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors)
         plans = (BatchPlan(rows, flips, flips.long()) for _, rows, flips in drawn)
         images = self.images["train"]
         for plan, flat, starts in images.over(plans, lambda plan: plan.places):
@@ -149,7 +150,7 @@ class FlippedBatches(BatchSource):
 
 
 class CroppedBatches(BatchSource):
-    """Random crops of thumbnails, flipped at random."""
+    """Random crops of thumbnails, flipped at random where the dataset allows it."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class CroppedBatches(BatchSource):
     def plans(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[BatchPlan]:
         """Yield the plan of each batch."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        for number, rows, flips in shuffled(self.rows, size, drop_last, generator, start):
+        for number, rows, flips in shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors):
             crops, places = np.random.default_rng([seed, number]), rows.numpy()
             if self.replay is None:
                 yield BatchPlan(rows, flips, flips.long(), random_boxes(self.train.sizes[places], crops))

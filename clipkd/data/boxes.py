@@ -38,13 +38,13 @@ def random_boxes(sizes: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return np.where(fits.any(axis=0)[:, None], first, central_boxes(sizes)).astype(np.int32)
 
 
-def replayed_views(sizes: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def replayed_views(sizes: np.ndarray, count: int, seed: int, mirrors: bool) -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` random views of each image: boxes, int32 [N, V, 4], and flips, bool [N, V].
 
     A pure function of the images' sizes [N, 2], so that all who replay views of a dataset replay the same ones.
     """
     generator = np.random.default_rng(seed)
-    flips = generator.random((len(sizes), count)) < 0.5
+    flips = (generator.random((len(sizes), count)) < 0.5) & mirrors
     return np.stack([random_boxes(sizes, generator) for _ in range(count)], axis=1), flips
 
 

@@ -17,11 +17,13 @@ class Seen:
     def __init__(self) -> None:
         self.hashes: list[int] = []
         self.brightest = 0
+        self.sizes: set[tuple[int, ...]] = set()
 
     def watching(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the images; remember a hash of each, and the brightest pixel of all."""
         for image in images:
             self.hashes.append(hash_of(image))
+            self.sizes.add(image.shape[:2])
             self.brightest = max(self.brightest, int(image.max(initial=0)))
             yield image
 
@@ -32,7 +34,7 @@ def hash_of(image: np.ndarray) -> int:
 
 
 def pixel_facts(seen: Mapping[Any, Seen]) -> dict[str, Any]:
-    """Return what the pixels themselves tell, as facts of the dataset: duplicates, and whether they are dark."""
+    """Return what the pixels themselves tell, as facts of the dataset: duplicates, one size, and whether they are dark."""
     train, test = (np.array(seen[split].hashes, dtype=np.int64) for split in ("train", "test"))
     found: dict[str, Any] = {
         "duplicates": {
@@ -41,6 +43,9 @@ def pixel_facts(seen: Mapping[Any, Seen]) -> dict[str, Any]:
             "test_in_train": int(np.isin(test, train).sum()),
         }
     }
+    sizes = set().union(*(one.sizes for one in seen.values()))
+    if len(sizes) == 1 and len(set(*sizes)) == 1:
+        found["side"] = max(*sizes)
     brightest = max(one.brightest for one in seen.values())
     return found | ({"brightest": brightest} if brightest < DARK else {})
 
@@ -96,6 +101,11 @@ def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the pixels themselves tell."""
     if "brightest" in facts:
         yield f"warning: the images are dark, their brightest pixel is {facts['brightest']} of 255"
+    if facts["ragged"] and (side := facts.get("side")):
+        yield (
+            f"all images are {side} x {side} pixels: with ?size={side} after the source, they are mirrored instead of "
+            "cropped, and a teacher's embeddings are stored exactly"
+        )
     twice = facts.get("duplicates", {})
     for split, name in (("train", "training"), ("test", "test")):
         if twice.get(split):

@@ -59,16 +59,16 @@ def view_plans(views: ViewSet, dataset: Dataset) -> dict[str, ViewPlan]:
         }
     generator = np.random.default_rng(views.sample.seed)
     rows = draw(dataset, views.sample, generator)
-    mirrored = generator.random(len(rows)) < 0.5
+    mirrored = (generator.random(len(rows)) < 0.5) & views.mirrors
     boxes = random_boxes(dataset.sizes("train")[rows], generator)[:, None] if views.crop else None
     return {"sample": ViewPlan("train", rows, mirrored[:, None], boxes)}
 
 
 def replayed(views: ViewSet, dataset: Dataset) -> ViewPlan:
-    """Return random crops of each training image, mirrored at random: a pure function of the images' sizes."""
+    """Return random crops of each training image, some mirrored where the views are: images' sizes alone decide."""
     assert views.thumbnails is not None
     sizes = thumbnail_sizes(dataset.sizes("train"), views.thumbnails)
-    boxes, flips = replayed_views(sizes, views.replays, REPLAY_SEED)
+    boxes, flips = replayed_views(sizes, views.replays, REPLAY_SEED, views.mirrors)
     return ViewPlan("train", np.arange(len(sizes)), flips, boxes)
 
 

@@ -150,7 +150,7 @@ def targets_of_one(job: Job, rows: np.ndarray | None) -> TeacherTargets:
     teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
     if source == "lazy":
         return LazyTargets(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
-    return LiveTargets(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.augmentation != "flip")
+    return LiveTargets(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.crops)
 
 
 def prototype_targets(job: Job) -> TeacherTargets:
@@ -191,7 +191,8 @@ def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
     # Which views are stored depends on the images alone: those of all teachers, and of none, are the same.
     if not job.cell.method.is_per_image:
         assert job.thumbnails is not None
-        return replayed_views(job.thumbnails.train.shapes[:, 1:], job.layout.crop_views, REPLAY_SEED)
+        sizes, mirrors = job.thumbnails.train.shapes[:, 1:], job.cell.dataset_spec.mirrors
+        return replayed_views(sizes, job.layout.crop_views, REPLAY_SEED, mirrors)
     store = job.layout.replayed_embeddings(job.cell.by_teacher[0])
     artifact = open_artifact(store.folder, "embeddings", store.identity)
     return artifact.array("train-boxes"), artifact.array("train-flips")

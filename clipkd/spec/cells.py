@@ -76,7 +76,7 @@ class Cell:
 
 def cacheable(cell: Cell) -> bool:
     """Return whether the cell's teacher signal can be stored with the same mathematics."""
-    return cell.method.signal in {"nothing", "prototypes"} or cell.dataset_spec.augmentation == "flip"
+    return cell.method.signal in {"nothing", "prototypes"} or not cell.dataset_spec.crops
 
 
 def expand(config: Config) -> tuple[list[Cell], list[str]]:
@@ -173,9 +173,14 @@ def checked(cell: Cell) -> Cell:
         )
     refuse_unstored(cell)
     if cell.teacher_source == "replayed":
-        if cell.dataset_spec.augmentation == "flip":
+        if not cell.dataset_spec.crops:
             raise InputError(f"dataset '{cell.dataset}' has few views, and all are stored: use teacher_source 'cached'")
         return cell
+    if cell.is_cost_run and cell.dataset_spec.image_size is None:
+        raise InputError(
+            f"dataset '{cell.dataset}' has images of many sizes and no random crops: every view is stored, and no "
+            f"{cell.teacher_source} teacher is needed; use teacher_source 'cached'"
+        )
     if cell.teacher_source == "lazy" and not cacheable(cell):
         raise InputError(f"dataset '{cell.dataset}' never shows a view twice: teacher_source 'lazy' would keep nothing")
     if not cacheable(cell) and len(cell.by_teacher) > 1:

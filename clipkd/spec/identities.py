@@ -37,7 +37,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         "training": numbers.model_dump() | ({"ranks": ranks} if ranks > 1 else {}),
         "recipe": cell.recipe_spec.switches(),
         "student": cell.student_spec.identity(),
-        "dataset": spec.identity() | {"content": content},
+        "dataset": spec.identity() | {"content": content} | spec.training_identity(),
         "thumbnails": thumbnails,
         "signal": signal_identities(cell, layout),
         "protocol": PROTOCOL,

@@ -66,6 +66,8 @@ class ViewSet:
     """Replays: side of the thumbnails, in pixels, in which the boxes are drawn (the student's input)."""
     output: Output = "cls"
     """What is taken of the teacher."""
+    mirrors: bool = True
+    """Whether views that are drawn at random are mirrored, half of them."""
 
     @property
     def is_own(self) -> bool:
@@ -75,7 +77,8 @@ class ViewSet:
     def identity(self) -> Identity:
         fields = asdict(self)
         output = fields.pop("output")
-        return fields | {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
+        unmirrored = {} if fields.pop("mirrors") else {"mirrors": False}
+        return fields | unmirrored | {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,16 @@ class Prompts:
 def full_views(recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec) -> ViewSet:
     """Return the views of every image of both splits.
 
-    Where the training augmentation is a flip, they cover exactly what the teacher would be shown in
+    Where the training augmentation is a flip or none, they cover exactly what the teacher would be shown in
     training. Where it is random crops, they only serve the linear probe, and no flips are made.
     """
-    same_size = (
-        recipe.teacher_view == "native" or student.image_size == dataset.image_size or dataset.image_size is None
-    )
+    same_size = recipe.teacher_view == "native" or student.image_size == dataset.image_size or dataset.crops
     return ViewSet(
         resize="tensor",
         source_size=None if same_size else student.image_size,
         image_size=teacher.image_size,
         **normalisation(recipe, dataset, teacher),
-        flips=dataset.augmentation == "flip",
+        flips=dataset.mirrors and not dataset.crops,
         sample=None,
         output=teacher.output,
     )
@@ -130,6 +131,7 @@ def replay_views(
         replays=count,
         thumbnails=student.image_size,
         output=teacher.output,
+        mirrors=dataset.mirrors,
     )
 
 
@@ -142,8 +144,9 @@ def prototype_views(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec, 
         **normalisation(recipe, dataset, teacher),
         flips=False,
         sample=sample,
-        crop=dataset.augmentation == "random-resized-crop",
+        crop=dataset.crops,
         output=teacher.output,
+        mirrors=dataset.mirrors,
     )
 
 

@@ -168,6 +168,7 @@ SOURCES_OF_CHANGE = {
     "source size": lambda store: replace(store, views=replace(store.views, source_size=64)),
     "image size": lambda store: replace(store, views=replace(store.views, image_size=384)),
     "flips": lambda store: replace(store, views=replace(store.views, flips=False)),
+    "mirrors": lambda store: replace(store, views=replace(store.views, mirrors=False)),
     "crop": lambda store: replace(store, views=replace(store.views, crop=True)),
     "sample": lambda store: replace(store, views=replace(store.views, sample=Sample(100, 0))),
     "sample size": lambda store: replace(store, views=replace(store.views, sample=Sample(99, 0))),

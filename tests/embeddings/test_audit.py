@@ -19,6 +19,8 @@ from clipkd.spec.views import Sample
 from tests import checkpoints
 from tests.conftest import save_vit
 
+pytestmark = pytest.mark.usefixtures("mirrored_digits")
+
 CPU = torch.device("cpu")
 ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

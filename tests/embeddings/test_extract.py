@@ -20,6 +20,8 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample, full_views, prototype_views
 from tests.warm import clipkd
 
+pytestmark = pytest.mark.usefixtures("mirrored_digits")
+
 CPU = torch.device("cpu")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -24,6 +24,8 @@ from tests import checkpoints
 
 import transformers  # isort: skip
 
+pytestmark = pytest.mark.usefixtures("mirrored_digits")
+
 CPU = torch.device("cpu")
 KINDS = [
     ("vit", "cls"), ("vit", "mean"), ("vit", "pooler"),

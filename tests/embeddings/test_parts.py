@@ -50,7 +50,7 @@ def contents(store) -> dict[str, bytes]:
 
 
 def total(dataset) -> int:
-    return 2 * len(dataset.train_labels) + len(dataset.test_labels)
+    return len(dataset.train_labels) + len(dataset.test_labels)
 
 
 @pytest.fixture(scope="module")

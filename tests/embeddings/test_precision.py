@@ -18,6 +18,8 @@ from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from tests.embeddings.test_audit import reseal
 
+pytestmark = pytest.mark.usefixtures("mirrored_digits")
+
 CPU = torch.device("cpu")
 
 

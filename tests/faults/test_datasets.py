@@ -557,6 +557,68 @@ def test_three_splits_have_three_uses(tmp_path: Path) -> None:
     assert dataset.train_labels[dataset.validation].tolist() == [0] * 4 + [1] * 3
 
 
+def looked_at(root: Path, source: str, data: Path, seeds: int = 2) -> set[bool]:
+    """Return whether the left or the right half of what a student is shown is white, in some epochs."""
+    from clipkd.runs.job import open_batches, open_job, open_teacher_targets
+
+    cell = cells.Cell("corrected", "mine", "tiny-32", "none", "supervised", 0, source=f"{root}{source}")
+    layout = Layout(data)
+    prepare.for_training(cell, layout, CPU)
+    job = open_job(cell, Hyperparameters(), layout, CPU)
+    batches = open_batches(job, open_teacher_targets(job))
+    found = set()
+    for seed in range(seeds):
+        for batch in batches.epoch(4, False, torch.Generator().manual_seed(seed)):
+            light = batch.inputs.mean((1, 2))
+            found |= set((light[:, :4].mean(1) > light[:, -4:].mean(1)).tolist())
+    return found
+
+
+WORDS = ("none", "flip", "crop", "crop+flip")
+
+
+@fault(
+    "D15",
+    **{
+        "the-option": replaced("clipkd.plugins.datasets.DatasetSpec.mirrors", True),
+        "the-check": replaced(
+            "clipkd.plugins.datasets.get_args", lambda kind: ("none", "crop", "sometimes", "flip", "crop+flip")
+        ),
+    },
+)
+def test_what_must_not_be_mirrored_is_not(tmp_path: Path) -> None:
+    """Lighter on the left: so is each view, unless mirroring was asked for."""
+    root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    for path in root.rglob("*.png"):
+        ramp = np.linspace(255, int(path.stem), 64 + 8 * int(path.stem)).astype(
+            np.uint8
+        )  # each crop has a lighter side
+        Image.fromarray(np.broadcast_to(ramp[None, :, None], (64, len(ramp), 3)).copy()).save(path)
+    for source in ("?augment=none", "?augment=crop"):
+        assert looked_at(root, source, tmp_path / source[1:]) == {True}, source
+    for source in ("", "?augment=flip", "?augment=crop+flip"):
+        assert looked_at(root, source, tmp_path / f"mirrored{source[1:]}") == {True, False}, source
+    assert not datasets.get("digits").mirrors
+    assert datasets.get("cifar10").mirrors
+    for wrong in ("?augment=sometimes", "?size=big", "?augmented=flip"):
+        with pytest.raises(InputError, match=r"augment|size"):
+            datasets.get("mine", f"{root}{wrong}")
+
+
+def test_a_folder_of_equal_squares_is_stored_exactly(tmp_path: Path, capsys: Any) -> None:
+    root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    prepared(root, tmp_path / "ragged")
+    assert "all images are 8 x 8 pixels: with ?size=8" in capsys.readouterr().err
+    spec = datasets.get("mine", f"{root}?size=8")
+    assert (spec.augmentation, spec.crops) == ("flip", False)
+    dataset = prepare_dataset(spec, tmp_path / "even", f"{root}?size=8")
+    assert dataset.images("train").shape == (6, 8, 8, 3)
+    Image.new("RGB", (8, 9)).save(root / "train/a/long.png")
+    Image.new("RGB", (9, 9)).save(root / "val/a/large.png")
+    with pytest.raises(DataError, match=r"long.png has 8 x 9 pixels, not 8 x 8(?s:.*)large.png has 9 x 9"):
+        prepare_dataset(spec, tmp_path / "other", f"{root}?size=8")
+
+
 @fault("D08", **{"the-content": replaced("clipkd.runs.job.Dataset.content", "the same")})
 def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: Path) -> None:
     """An image is edited, its time kept, and the dataset is packed again: nothing cached of the old one is used."""

@@ -14,8 +14,9 @@ from PIL import Image
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import fingerprint
 from clipkd.embeddings import prepare
+from clipkd.embeddings.teacher import load
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
-from clipkd.spec.cells import Cell, expand
+from clipkd.spec.cells import Cell, checked, expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config, Hyperparameters
 from clipkd.spec.views import Sample
@@ -111,6 +112,30 @@ def test_who_needs_no_embeddings_of_views_trains_on_the_same_ones(train_type, fl
     two = dataclasses.replace(layout, crop_views=2)
     identities = [job.identity, fresh[0].identity, dataclasses.replace(job, layout=two).identity]
     assert len({fingerprint(identity) for identity in identities}) == 3
+
+
+@pytest.mark.parametrize(("recipe", "augment"), [("reference", "flip"), ("corrected", "flip"), ("corrected", "none")])
+def test_whole_images_of_many_sizes_have_a_stored_teacher(recipe, augment, flowers, vit_folder, tmp_path):
+    """Without crops every view is stored: what the teacher says of the student's input, or of the image itself."""
+    layout = Layout(tmp_path, dtype="float32")
+    where = f"{flowers}?augment={augment}"
+    job, batches, stored = opened("teacher-KD", recipe, "cached", where, vit_folder, layout)
+    assert job.thumbnails is None
+    teacher = load(job.cell.teacher_spec, layout.teacher(job.cell.teacher_spec), CPU)
+    mirrored = 0
+    for batch in batches.epoch(16, False, torch.Generator().manual_seed(3)):
+        if recipe == "reference":
+            wanted = teacher.embed(batch.inputs)
+        else:
+            images = [job.dataset.image("train", int(row)) for row in batch.rows]
+            shown = [image[:, ::-1] if flip else image for image, flip in zip(images, batch.flips, strict=True)]
+            tensors = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255 for image in shown]
+            wanted = torch.cat([teacher.embed(teacher.present(one, None, None)) for one in tensors])
+        torch.testing.assert_close(stored(batch), wanted, rtol=1e-4, atol=1e-4)
+        mirrored += int(batch.flips.sum())
+    assert (mirrored > 0) == (augment == "flip")
+    with pytest.raises(InputError, match="use teacher_source 'cached'"):
+        checked(dataclasses.replace(job.cell, teacher_source="live"))
 
 
 def opened(train_type, recipe, source, flowers, vit_folder, layout):

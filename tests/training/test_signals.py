@@ -15,6 +15,8 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 
+pytestmark = pytest.mark.usefixtures("mirrored_digits")
+
 CPU = torch.device("cpu")
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -32,6 +32,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SCHEMES = {"torchvision": "clipkd.plugins.datasets.torchvision_source", "hub": "clipkd.plugins.datasets.hub"}
 """What a source may begin with, `scheme:where`, and the module that knows it."""
+
+
+Augmentation = Literal["none", "flip", "crop", "crop+flip"]
 
 
 @dataclass
@@ -72,13 +75,20 @@ class DatasetSpec:
     mean: tuple[float, float, float]
     """The student's normalisation, in units of [0, 1]."""
     std: tuple[float, float, float]
-    augmentation: Literal["flip", "random-resized-crop"]
+    augmentation: Augmentation
+    """What is done to training images at random: `flip` mirrors half of them, `crop` cuts out a region (torchvision's
+    RandomResizedCrop)."""
     validation_fraction: float
     """Share of each class of the training split that is held out to choose epochs and probes."""
     needs_source: bool = False
     """True where the user must say where the data are."""
     comes_with: str = ""
     """What the data are a part of, for a dataset that has no other source; "": the user may name one."""
+
+    def __post_init__(self) -> None:
+        if self.augmentation not in get_args(Augmentation):
+            known = ", ".join(get_args(Augmentation))
+            raise InputError(f"dataset '{self.name}': augmentation '{self.augmentation}' is not one of {known}")
 
     def source_identity(self) -> Identity:
         """Return what the bytes of the source are, as far as it is known before reading them."""
@@ -118,9 +128,23 @@ class DatasetSpec:
         }
 
     @property
+    def crops(self) -> bool:
+        """Whether students train on random crops, so that no view comes twice."""
+        return self.augmentation.startswith("crop")
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether half of the training images are mirrored."""
+        return self.augmentation.endswith("flip")
+
+    @property
     def has_thumbnails(self) -> bool:
-        """Whether students train on random crops, which are cut from thumbnails of the packed images."""
-        return self.augmentation == "random-resized-crop"
+        """Whether students are shown thumbnails of the packed images: random crops are cut from these."""
+        return self.crops
+
+    def training_identity(self) -> Identity:
+        """Return what makes a student of this dataset besides its images: an augmentation that is not the usual one."""
+        return {} if self.augmentation == usual_augmentation(self.image_size) else {"augmentation": self.augmentation}
 
     def thumbnails_identity(self, side: int) -> Identity:
         """Return what makes the thumbnails for students with an input of `side` pixels."""
@@ -169,13 +193,28 @@ def decoding_options(name: str, options: dict[str, str]) -> dict[str, Any]:
     return {option: options[option] for option in DECODING_OPTIONS}
 
 
-def size_options(name: str, size: str) -> dict[str, Any]:
-    """Return what follows from the side that every image has, in pixels; "": their sizes differ."""
-    if not size:
-        return {"image_size": None, "augmentation": "random-resized-crop", "validation_fraction": 0.1}
-    if not re.fullmatch("[1-9][0-9]{0,3}", size):
-        raise InputError(f"dataset '{name}': size '{size}' is no number of pixels")
-    return {"image_size": int(size), "augmentation": "flip", "validation_fraction": 0.1}
+def usual_augmentation(image_size: int | None) -> Augmentation:
+    """Return what is done to training images where nobody says otherwise."""
+    return "crop+flip" if image_size is None else "flip"
+
+
+def size_options(name: str, size: str, augment: str = "") -> dict[str, Any]:
+    """Return what follows from the options `size` and `augment` of a source, checked.
+
+    Args:
+        name: the dataset's.
+        size: the side that every image has, in pixels; "": their sizes differ.
+        augment: what is done to training images; "": the usual.
+
+    Raises:
+        InputError: one of them has no such value.
+    """
+    if size and not re.fullmatch("[1-9][0-9]{0,3}", size):
+        raise InputError(f"dataset '{name}': size '{size}' is not a number of pixels, 1 to 9999")
+    if augment and augment not in get_args(Augmentation):
+        raise InputError(f"dataset '{name}': augment '{augment}' is not one of {', '.join(get_args(Augmentation))}")
+    image_size = int(size) if size else None
+    return {"image_size": image_size, "augmentation": augment or usual_augmentation(image_size)}
 
 
 def names() -> list[str]:

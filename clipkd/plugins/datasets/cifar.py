@@ -19,7 +19,7 @@ import numpy as np
 
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import Identity
-from clipkd.plugins.datasets import CLIP_MEAN, CLIP_STD, DatasetSpec, Reading, Split
+from clipkd.plugins.datasets import CLIP_MEAN, CLIP_STD, Augmentation, DatasetSpec, Reading, Split
 
 BASE_URL = "https://www.cs.toronto.edu/~kriz"
 SIDE = 32
@@ -36,7 +36,7 @@ class Cifar(DatasetSpec):
     image_size: int | None = 32
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
-    augmentation: str = "flip"  # type: ignore[assignment]
+    augmentation: Augmentation = "flip"
     validation_fraction: float = 0.1
     archive: str
     md5: str

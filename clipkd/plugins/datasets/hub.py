@@ -38,7 +38,7 @@ from clipkd.plugins.datasets import (
 )
 
 OWN = {"config": "", "image": "image", "label": "label", "train": "train", "test": "test"}
-OPTIONS = OWN | {"size": ""} | DECODING_OPTIONS
+OPTIONS = OWN | {"size": "", "augment": ""} | DECODING_OPTIONS
 """The options after the `?`, with their defaults."""
 FILE = re.compile(
     r"(?:(?P<config>[^/]+)/)?(?P<split>[^/]+?)(?:-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/[^/]+)?\.parquet"
@@ -64,6 +64,7 @@ class HubDataset(DatasetSpec):
     train: str
     test: str
     """Splits."""
+    validation_fraction: float = 0.1
     needs_source: bool = True
     pack_size: int = 256
     """Images whose short side is longer are packed with this short side, in pixels."""
@@ -75,8 +76,8 @@ class HubDataset(DatasetSpec):
     @property
     def source(self) -> str:
         """What `--dataset-source` takes: `hub:OWNER/NAME@COMMIT?option=value&...`."""
-        given = {name: getattr(self, name) for name in OPTIONS if name != "size"}
-        given["size"] = str(self.image_size or "")
+        given = {name: getattr(self, name) for name in (*OWN, *DECODING_OPTIONS)}
+        given |= {"size": str(self.image_size or ""), "augment": self.training_identity().get("augmentation", "")}
         options = "&".join(f"{name}={value}" for name, value in given.items() if value != OPTIONS[name])
         return f"hub:{self.hub_id}@{self.revision}{'?' if options else ''}{options}"
 
@@ -107,7 +108,7 @@ def from_source(name: str, where: str) -> HubDataset:
             "?train= or ?test=, since accuracy on training images says nothing about new ones"
         )
     decoding_options(name, options)
-    more: dict[str, Any] = size_options(name, options.pop("size")) | options
+    more: dict[str, Any] = size_options(name, options.pop("size"), options.pop("augment")) | options
     return HubDataset(
         name=name, title=name, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD, hub_id=hub_id, revision=revision,
         **more,

@@ -23,6 +23,7 @@ from clipkd.plugins.datasets import (
     DECODING_OPTIONS,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Augmentation,
     DatasetSpec,
     Reading,
     Split,
@@ -30,10 +31,11 @@ from clipkd.plugins.datasets import (
     is_packed,
     options_of,
     path_of,
+    size_options,
 )
 from clipkd.plugins.datasets._listing import Listing, Splits, Walk, class_folders, printable, splits_of
 
-OPTIONS = DECODING_OPTIONS
+OPTIONS = {"size": "", "augment": ""} | DECODING_OPTIONS
 """The options after the `?`, with their defaults."""
 
 
@@ -45,7 +47,7 @@ class ImageFolder(DatasetSpec):
     classes: int | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    augmentation: str = "random-resized-crop"  # type: ignore[assignment]
+    augmentation: Augmentation = "crop+flip"
     validation_fraction: float = 0.02
     needs_source: bool = True
     pack_size: int = 256
@@ -59,11 +61,14 @@ class ImageFolder(DatasetSpec):
         # The content is only known once it is read: the packed manifest keeps its digest, and
         # whatever is made from the dataset is checked against that.
         switches = {name: getattr(self, name) for name in DECODING_OPTIONS}
-        return {"image_folder": self.name, "pack_size": self.pack_size, "decoding": DECODING} | switches
+        packed = {"pack_size": self.pack_size, "size": self.image_size or "", "decoding": DECODING}
+        return {"image_folder": self.name} | packed | switches
 
     def of_source(self, source: str) -> DatasetSpec:
         options = packed_options(source) if is_packed(self, source) else options_of_folder(self.name, source)
-        return replace(self, **decoding_options(self.name, options))
+        sizes = size_options(self.name, options["size"], options["augment"])
+        pack_size = max(self.pack_size, sizes["image_size"] or 0)  # what has one size is packed as it is
+        return replace(self, **sizes, **decoding_options(self.name, options), pack_size=pack_size)
 
     def folder(self, source: str | None) -> Path | None:
         return None if source is None else Path(path_of(source))
@@ -125,7 +130,7 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
         refuse_other_classes(train, other)
     training = train.paths + held_out.paths
     decoding = Decoding.of(spec.exif, spec.alpha, spec.levels)
-    reader = ImageReader(decoding, spec.pack_size, everything=lambda: [*training, *test.paths])
+    reader = ImageReader(decoding, spec.pack_size, spec.image_size, everything=lambda: [*training, *test.paths])
 
     def complete() -> dict[str, Any]:
         return {"reading": reader.complete() | left_out(splits, walk)}

@@ -48,6 +48,8 @@ KNOWN: dict[str, tuple[tuple[dict[str, Any], dict[str, Any]], int | None]] = {
     "USPS": (TRAIN_OR_NOT, 16),
 }
 """Name -> what asks torchvision for the training and the test split, and the side of every image where all share it."""
+UNMIRRORED = {"KMNIST": "none", "MNIST": "none", "SVHN": "none", "USPS": "none", "GTSRB": "crop"}
+"""Where a mirrored image is another symbol or none: what is done to training images instead."""
 LABELS = ("targets", "labels", "_labels")
 """Where the classes of torchvision.datasets keep their labels."""
 NOT_DOWNLOADED = "Error downloading"
@@ -61,6 +63,7 @@ class TorchvisionDataset(DatasetSpec):
     dataset: str
     root: str
     """A folder that holds the files already; "": they are downloaded."""
+    validation_fraction: float = 0.1
     needs_source: bool = True
     pack_size: int = 256
     """Images whose short side is longer are packed with this short side, in pixels."""
@@ -85,7 +88,7 @@ def from_source(name: str, where: str) -> TorchvisionDataset:
     Raises:
         InputError: torchvision's dataset is unknown here, or an option is.
     """
-    dataset, options = options_of(name, where, {"root": ""} | DECODING_OPTIONS)
+    dataset, options = options_of(name, where, {"root": "", "augment": ""} | DECODING_OPTIONS)
     known = {one.lower(): one for one in KNOWN}
     if dataset.lower() not in known:
         own = " (CIFAR-10 and CIFAR-100 are datasets of clipkd itself)" if dataset.lower().startswith("cifar") else ""
@@ -94,9 +97,10 @@ def from_source(name: str, where: str) -> TorchvisionDataset:
             f"(known: {', '.join(KNOWN)}){own}"
         )
     key = known[dataset.lower()]
+    augment = options["augment"] or UNMIRRORED.get(key, "")
     return TorchvisionDataset(
         name=name, title=name, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD, dataset=key, root=options["root"],
-        **size_options(name, str(KNOWN[key][1] or "")), **decoding_options(name, options),
+        **size_options(name, str(KNOWN[key][1] or ""), augment), **decoding_options(name, options),
     )  # fmt: skip
 
 
