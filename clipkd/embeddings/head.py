@@ -18,6 +18,7 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.core.top_k import top_k
 from clipkd.data.dataset import Dataset
+from clipkd.embeddings.own_head import OwnHead, check_order, passed_over
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.spec.layout import Embeddings
@@ -59,7 +60,9 @@ def accuracy(logits: Tensor, labels: Tensor, top: int = 1) -> float:
     return (right.float() / len(labels)).item()
 
 
-def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, device: torch.device) -> None:
+def write_head(
+    store: Embeddings, dataset: Dataset, teacher: Teacher | None, device: torch.device, own: OwnHead | None = None
+) -> None:
     """Make the head artefact: the layer, the class scores of every stored view, and its accuracy.
 
     Args:
@@ -67,6 +70,7 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
         dataset: for labels and the validation split.
         teacher: only needed where the checkpoint's own head is used.
         device: where the probe is fitted.
+        own: the checkpoint's classifier, as far as it is known.
     """
     embeddings = open_artifact(store.folder, "embeddings", store.identity)
     if embeddings.facts["dataset_content"] != dataset.content:
@@ -86,11 +90,15 @@ def write_head(store: Embeddings, dataset: Dataset, teacher: Teacher | None, dev
     targets["test"] = labels["test"].to(device)
 
     if store.teacher.head_for == store.dataset.name:
+        check_order(own, store.teacher, store.dataset.name, dataset.classes)
         weight, bias = own_head(teacher, len(dataset.classes))
         facts: dict = {"head": "checkpoint", "l2": None}
     else:
         strength, weight, bias = best_probe(unflipped, targets, len(dataset.classes))
         facts = {"head": "linear probe", "l2": strength}
+        if own is not None:
+            say(passed_over(own, store.teacher, store.dataset.name, dataset.classes))
+            facts["unused_classifier"] = {"classes": own.classes, "order": own.order(dataset.classes)}
     weight, bias = weight.to(device), bias.to(device)
     logits = {part: F.linear(vectors, weight, bias) for part, vectors in unflipped.items()}
     facts["accuracy"] = {part: accuracy(logits[part], targets[part]) for part in logits}

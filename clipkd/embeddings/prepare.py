@@ -92,11 +92,15 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
     if (store.head()[0] / MANIFEST).exists():
         return
     from clipkd.embeddings.head import write_head
+    from clipkd.embeddings.own_head import own_head_of
     from clipkd.embeddings.teacher import load
 
     own = store.teacher.head_for == store.dataset.name
-    loaded = load(store.teacher, layout.teacher(store.teacher), device) if own else None
-    write_head(store, dataset(store.dataset, layout, source), loaded, device)
+    folder = layout.teacher(store.teacher)
+    loaded = load(store.teacher, folder, device) if own else None
+    # Where embeddings were copied here, the checkpoint may not be.
+    known = own_head_of(folder, store.teacher) if (folder / MANIFEST).exists() else None
+    write_head(store, dataset(store.dataset, layout, source), loaded, device, known)
 
 
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
+import pytest
 import torch
 
 from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import InputError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.embeddings.head import accuracy, fit_probe
+from clipkd.embeddings.own_head import own_head_of, passed_over
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.plugins.teachers import giving
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import full_views
 from tests.conftest import save_vit
@@ -64,6 +69,50 @@ def test_the_head_artefact_scores_every_stored_view(digits_folder, vit_folder):
     assert abs(head.facts["accuracy"]["test"] - right) < 1e-6
     assert head.facts["head"] == "linear probe"
     assert right > 0.5, "even random features of digits are linearly separable to some degree"
+
+
+NUMBERS = [str(number) for number in range(10)]
+MOVED = [NUMBERS[1], NUMBERS[0], *NUMBERS[2:]]
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "words"),
+    [
+        (10, None, "as many classes as digits: where they are the same in this order, `head_for"),
+        (10, NUMBERS, 'digits\'s classes in the same order: `head_for="digits"`'),
+        (10, MOVED, "digits's classes, in another order"),
+        (7, None, "of 7 classes is not used, class scores come from a linear probe; digits has 10 classes"),
+        (None, None, ""),
+    ],
+)
+def test_a_classifier_that_is_passed_over_is_named(count, names, words, tmp_path):
+    folder = tmp_path / "fine-tuned"
+    save_vit(folder, classes=count)
+    label(folder, names)
+    spec = teachers.get(str(folder))
+    own = own_head_of(folder, spec)
+    assert (own is None) == (count is None)
+    if own is not None:
+        assert words in passed_over(own, spec, "digits", NUMBERS)
+        assert "not a linear layer" in passed_over(own_head_of(folder, giving(spec, "mean")), spec, "digits", NUMBERS)
+
+
+def label(folder, names):
+    """Write the names of a checkpoint's classes into its config.json."""
+    path = folder / "config.json"
+    if names is not None:
+        labels = {str(number): name for number, name in enumerate(names)}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": labels}))
+
+
+def test_a_classifier_of_the_classes_in_another_order_is_refused(digits_folder, tmp_path):
+    folder = tmp_path / "fine-tuned"
+    save_vit(folder, classes=10)
+    label(folder, MOVED)
+    layout = Layout(digits_folder)
+    store = opened(layout, dataclasses.replace(teachers.get(str(folder)), head_for="digits"))
+    with pytest.raises(InputError, match="in another order \\(class 0 is '1' there, '0' here\\)"):
+        prepare.head(store, layout, None, CPU)
 
 
 def test_a_fine_tuned_checkpoint_uses_its_own_head(digits_folder, tmp_path):

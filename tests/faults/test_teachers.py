@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -393,6 +394,28 @@ def test_names_and_revisions_that_are_none_are_refused() -> None:
             pytest.fail(f"taken for a teacher: {name!r}")
     # What stands in paths is a slug, whatever the id.
     assert teachers.get(f"Owner/My.Model_v2@{COMMIT}").name == f"owner-my-model-v2-{COMMIT[:8]}"
+
+
+@fault("T10", **{"the-look": replaced("clipkd.plugins.teachers.refuse_two_meanings", nothing)})
+def test_a_name_that_is_a_folder_too_is_taken_for_neither(vit_folder: Path, tmp_path: Path) -> None:
+    """As people clone a model under its hub id, where there is no internet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for name, other in (
+            ("google/vit-large-patch16-224-in21k", "'vit-l16-in21k' for"),
+            ("vit-b32-in21k", "'google/vit-base-patch32-224-in21k' for"),
+            ("digits-vit-s", "or rename the folder"),
+        ):
+            (tmp_path / name).mkdir(parents=True)
+            assert not isinstance(teachers.get(name), FolderTeacher)  # an empty folder is no checkpoint
+            copy(vit_folder, tmp_path / "one" / name)
+            (tmp_path / name).rmdir()
+            (tmp_path / "one" / name).rename(tmp_path / name)
+            for asked in (name, f"mine={name}:mean"):
+                with pytest.raises(InputError, match=re.escape(f"'{name}' is known here")) as caught:
+                    teachers.get(asked)
+                assert f"write './{name}' for the folder, {other}" in str(caught.value)
+            assert isinstance(teachers.get(f"./{name}"), FolderTeacher)
 
 
 @fault("T06", **{"the-check-of-entries": replaced("clipkd.plugins.teachers.is_pin", lambda entry: True)})

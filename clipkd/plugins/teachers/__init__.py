@@ -263,6 +263,7 @@ def found(where: str, output: Any) -> TeacherSpec:
     """Return the teacher with this key, hub id, `owner/model@commit` or folder, and output."""
     for spec in specs(__name__).values():
         if where.lower() in {spec.name.lower(), getattr(spec, "hub_id", spec.name).lower()}:
+            refuse_two_meanings(where, spec)
             return giving(pinned(spec), output)
     hub_id, _, revision = where.partition("@")
     if HUB_ID.fullmatch(hub_id) and revision:
@@ -280,6 +281,19 @@ def found(where: str, output: Any) -> TeacherSpec:
     raise InputError(
         f"unknown teacher '{where[:200]}'{nearest(where[:200], names())} (known: {', '.join(names())}).{hint}"
     )
+
+
+def refuse_two_meanings(where: str, spec: TeacherSpec) -> None:
+    """Raise InputError where a name is that of a known teacher and of a folder here that holds a checkpoint.
+
+    transformers takes the folder; people clone a model under its hub id where there is no internet.
+    """
+    if not is_folder(where) or not any((Path(expanduser(where)) / name).is_file() for name in FILES):
+        return
+    names = (spec.name, getattr(spec, "hub_id", ""))
+    other = next((name for name in names if name and name.lower() != where.lower() and not is_folder(name)), None)
+    known = f"'{other}' for {spec.title}" if other else f"or rename the folder, for {spec.title}"
+    raise InputError(f"teacher '{where}' is known here and is a folder too: write './{where}' for the folder, {known}")
 
 
 def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
