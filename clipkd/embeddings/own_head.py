@@ -85,7 +85,8 @@ def check_order(head: OwnHead | None, spec: TeacherSpec, dataset: str, classes: 
     """Raise InputError where a classifier that is used has the dataset's classes in another order."""
     if head is not None and head.order(classes) == "moved":
         assert head.names is not None
-        place = next(n for n, (mine, name) in enumerate(zip(head.names, classes)) if simple(mine) != simple(name))
+        pairs = zip(head.names, classes, strict=True)
+        place = next(place for place, (mine, name) in enumerate(pairs) if simple(mine) != simple(name))
         raise InputError(
             f"teacher '{spec.name}': its classifier has the classes of {dataset} in another order (class {place} is "
             f"'{head.names[place]}' there, '{classes[place]}' here); remove head_for to fit a linear probe"
