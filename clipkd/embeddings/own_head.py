@@ -76,8 +76,8 @@ def passed_over(head: OwnHead, spec: TeacherSpec, dataset: str, classes: list[st
     if not head.is_linear:
         why = "it is not a linear layer on the embedding that is stored"
     return (
-        f"{spec.title}: the checkpoint's own classifier of {head.classes} classes is not used, class scores come from a "
-        f"linear probe; {why}"
+        f"{spec.title}: the checkpoint's own classifier of {head.classes} classes is not used, class scores come from "
+        f"a linear probe; {why}"
     )
 
 
