@@ -29,13 +29,17 @@ def check_environment() -> None:
 
 
 def recorded() -> dict[str, str]:
-    """Return the recorded variables that are set, without passwords."""
-    return {name: masked(without_password(os.environ[name])) for name in RECORDED if os.environ.get(name)}
+    """Return the recorded variables that are set, without passwords and queries."""
+    return {name: masked(without_secrets(os.environ[name])) for name in RECORDED if os.environ.get(name)}
 
 
-def without_password(text: str) -> str:
-    """Return an address without its user and password; any other text as it is."""
-    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
+def without_secrets(text: str) -> str:
+    """Return an address without user, password, query and fragment; any other text as it is.
+
+    A proxy may be written without its scheme: `user:password@host:3128`. A query may be a signature.
+    """
+    text = re.sub(r"(^|(?<=://))[^/?#\s]*@", "", text)
+    return re.sub(r"(?<=://)([^?#\s]*)[?#]\S*", r"\1", text)
 
 
 def redacted(url: str) -> str:

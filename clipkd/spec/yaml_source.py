@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from clipkd.core.environment import TOKEN, without_password
+from clipkd.core.environment import TOKEN, without_secrets
 from clipkd.core.errors import InputError
 
 Key = tuple[str | int, ...]
@@ -136,12 +136,14 @@ def no_secret(text: str) -> str:
     """Return the text; a config is shown in logs and reports, so it must hold no secret.
 
     Raises:
-        ValueError: it holds a token of the Hugging Face hub, or an address with a password.
+        ValueError: it holds a token of the Hugging Face hub, or an address with a password or query.
     """
     if TOKEN.search(text):
         raise ValueError("tokens are not allowed in a config: set HF_TOKEN, or use `hf auth login`")
-    if without_password(text) != text:
-        raise ValueError("an address with a user or password is not allowed in a config")
+    if "://" in text and without_secrets(text) != text:
+        raise ValueError(
+            "an address with a user, a password or a query, which may be a signature, is not allowed in a config"
+        )
     return text
 
 

@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
+from clipkd.core.environment import without_secrets
 from clipkd.core.errors import InputError
 from clipkd.spec.cells import expand
 from clipkd.spec.layout import Layout
@@ -162,7 +163,10 @@ def environment(folder: Path, findings: Findings) -> None:
         if os.environ.get(name):
             findings.warn(name, "is set: it changes which code or weights are loaded; unset it")
     if os.environ.get("HF_ENDPOINT"):
-        findings.warn("HF_ENDPOINT", f"teachers are fetched from {os.environ['HF_ENDPOINT']}, not from the hub itself")
+        findings.warn(
+            "HF_ENDPOINT",
+            f"teachers are fetched from {without_secrets(os.environ['HF_ENDPOINT'])}, not from the hub itself",
+        )
     if os.environ.get("HF_HUB_OFFLINE"):
         findings.ok("HF_HUB_OFFLINE", "nothing is fetched: datasets and teachers must be there")
 

@@ -154,7 +154,8 @@ def test_a_name_that_is_more_than_a_name_is_refused(tmp_path: Path, record_prope
 @fault("X06", **{"the-refusal": replaced("clipkd.spec.yaml_source.no_secret", lambda text: text)})
 def test_a_token_in_a_config_is_refused_and_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    for text in (f"sources: {{cifar10: {TOKEN}}}\n", "sources: {cifar10: 'https://me:secret@example.org/x'}\n"):
+    addresses = ["https://me:secret@example.org/x", "https://example.org/x?X-Amz-Signature=secret"]
+    for text in (f"sources: {{cifar10: {TOKEN}}}\n", *(f"sources: {{cifar10: '{one}'}}\n" for one in addresses)):
         path.write_text(text)
         try:
             load([BASE, path])
@@ -196,6 +197,28 @@ def test_x06_no_token_is_written_anywhere(tmp_path: Path) -> None:
     # The control: what is written down of the environment is written down, without its password.
     recorded = json.loads(next(path for path in files if path.name == "env.json").read_text())["variables"]
     assert recorded["HTTPS_PROXY"] == "http://127.0.0.1:9"
+
+
+def only_with_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "without_secrets", lambda text: re.sub(r"(?<=://)[^/?#\s]*@", "", text))
+
+
+@fault("X06", **{"only user and password after a scheme": only_with_a_scheme})
+def test_no_secret_of_a_variable_is_recorded() -> None:
+    variables = {
+        "HTTPS_PROXY": "me:secret@proxy.example.org:3128",
+        "HF_ENDPOINT": "https://hub.example.org/api?token=secret",
+        "ALL_PROXY": "socks5://me:secret@proxy.example.org",
+        "PYTHONPATH": "/home/me@work/lib",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        recorded = environment.recorded()
+    assert "secret" not in json.dumps(recorded)
+    assert recorded["HTTPS_PROXY"] == "proxy.example.org:3128"
+    assert recorded["HF_ENDPOINT"] == "https://hub.example.org/api"
+    assert recorded["PYTHONPATH"] == "/home/me@work/lib"
 
 
 @fault("X07", **{"the-mask": replaced("clipkd.cli.os.umask", lambda mask: 0)})
