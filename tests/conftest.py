@@ -89,8 +89,11 @@ def vit_folder(tmp_path_factory) -> Path:
     return folder
 
 
-def save_vit(folder: Path, classes: int | None = None, **changes) -> None:
-    """Save a small ViT, with a classifier where `classes` are given, and its image processor."""
+def save_vit(folder: Path, classes: int | None = None, std: float | None = 0.3, **changes) -> None:
+    """Save a small ViT, with a classifier where `classes` are given, and its image processor.
+
+    Fresh weights are tiny; with `std`, their deviation, different images differ. None: as transformers makes them.
+    """
     import torch
 
     from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it)
@@ -105,10 +108,10 @@ def save_vit(folder: Path, classes: int | None = None, **changes) -> None:
     else:
         config.num_labels = classes
         model = transformers.ViTForImageClassification(config)
-    # Fresh weights are tiny; larger ones make different images differ.
     for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            torch.nn.init.normal_(parameter, std=0.3)
+        if parameter.ndim >= 2 and std is not None:
+            torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(folder)
-    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 24, "width": 24}}
+    side = config.image_size
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": side, "width": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from clipkd.core import progress
+from clipkd.plugins.methods import TEACHER_TOP1
 from clipkd.runs.evaluation import score
 from clipkd.runs.failure import is_finite
 from clipkd.runs.record import EpochRecord
@@ -39,7 +40,9 @@ def report(run: Run, record: EpochRecord) -> None:
         run.curves.add(number, {"Train loss": loss, "Val loss": found.loss, "Val acc.": found.top1})
     if number % max(1, run.numbers.epochs // 20) == 0 or number == 1 or sys.stderr.isatty():
         name = f"{run.cell.folder}: " if run.largest_group > 1 or progress.is_one_of_several else ""
+        teacher = record.train.get(TEACHER_TOP1)
+        taught = "" if teacher is None else f", teacher top-1 {teacher:.1%} on the views it taught"
         run.say(
             f"{name}epoch {number}/{run.numbers.epochs}: train loss {loss:.4f}, "
-            f"{record.split} loss {found.loss:.4f}, top-1 {found.top1:.1%}, {run.seconds[-1]:.1f} s"
+            f"{record.split} loss {found.loss:.4f}, top-1 {found.top1:.1%}{taught}, {run.seconds[-1]:.1f} s"
         )

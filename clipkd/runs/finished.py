@@ -45,6 +45,18 @@ class FinishedRun:
     """None where the run does not say."""
 
     @property
+    def made_with(self) -> str | None:
+        """What changes the last digits of its numbers and is not part of its identity; None where it does not say.
+
+        Sums are taken in another order by other libraries and devices, on a CPU by each number of threads, and where
+        several students are computed at once, however many.
+        """
+        if self.environment is None:
+            return None
+        stack = ", in a stack" if self.cost.side_by_side > 1 else ""
+        return f"{self.environment}{self.cost.device.counted_threads}{stack}"
+
+    @property
     def metrics(self) -> Metrics:
         return self.record.metrics
 

@@ -96,8 +96,12 @@ class Device(Model):
     @property
     def detail(self) -> str:
         """The name, with the threads of a CPU."""
-        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.kind == "cpu" else ""
-        return self.title + threads
+        return self.title + self.counted_threads
+
+    @property
+    def counted_threads(self) -> str:
+        """`, 2 threads` of a CPU, to follow a name; else nothing."""
+        return f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.kind == "cpu" else ""
 
 
 class TeacherCost(Model):
@@ -146,7 +150,8 @@ class EpochRecord(Model):
     epoch: Positive
     learning_rate: NonNegative
     train: Annotated[dict[str, float], AfterValidator(with_loss)]
-    """Parts of the training loss, means over the epoch's images; `loss` is their sum."""
+    """Means over the epoch's images: the parts of the training loss, their sum `loss`, and what else the train type
+    records (vanilla: `teacher_top1`, the accuracy of the teacher's scores on the views that were taught)."""
     val: Score
     split: Split
     """Of `val`."""
@@ -240,7 +245,7 @@ class Environment(Excerpt):
     device: DeviceKind
 
     def __str__(self) -> str:
-        """Return what can change the last digits of a result."""
+        """Return the library and the kind of device, which can change the last digits of a result."""
         return f"torch {self.packages.torch} on {self.device.kind}"
 
 

@@ -111,9 +111,11 @@ class Results:
         if self.absent:
             listed = "; ".join(self.absent)
             lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
-        environments = Counter(str(run.environment) for run in self.runs.values() if run.environment)
+        environments = Counter(run.made_with for run in self.runs.values() if run.made_with)
         if len(environments) > 1:
-            listed = "; ".join(f"{name} ({count} runs)" for name, count in sorted(environments.items()))
+            listed = "; ".join(
+                f"{name} ({count} run{'s' if count > 1 else ''})" for name, count in sorted(environments.items())
+            )
             lines.append(f"NOT COMPARABLE to the last digit: these runs were made with {listed}.")
         return lines
 

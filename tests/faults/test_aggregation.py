@@ -186,15 +186,27 @@ def test_one_run_under_two_seeds_is_refused_and_both_files_are_named(study: Stud
     refused(study, first / "history.csv", second / "history.csv", "two seeds")
 
 
-def test_g02_runs_of_two_devices_are_marked(study: Study) -> None:
+WAYS: dict[str, tuple[dict[str, Any], str]] = {
+    "cuda": ({"device": {"kind": "cuda", "name": "Example GPU", "threads": 2}}, "cuda"),
+    "one thread": ({"device": {"kind": "cpu", "name": "Example CPU", "threads": 1}}, "cpu, 1 thread"),
+    "a stack": ({"side_by_side": 8}, "cpu, 2 threads, in a stack"),
+}
+
+
+@pytest.mark.parametrize("way", [*WAYS, None])
+def test_g02_runs_computed_in_two_ways_are_marked(way: str | None, study: Study) -> None:
     for number, cell in enumerate(study.cells):
         folder = study.results / "runs" / cell.folder
-        environment = {"packages": {"torch": "2.13.0"}, "device": {"kind": "cuda" if number == 3 else "cpu"}}
+        cost = json.loads((folder / "cost.json").read_text()) | (WAYS[way][0] if way and number == 3 else {})
+        (folder / "cost.json").write_text(json.dumps(cost))
+        environment = {"packages": {"torch": "2.13.0"}, "device": {"kind": cost["device"]["kind"]}}
         (folder / "env.json").write_text(json.dumps(environment))
         seal(folder)
     text = tables(study)["accuracy-corrected-last-top1.html"]
-    assert "NOT COMPARABLE to the last digit: these runs were made with torch 2.13.0 on cpu (11 runs)" in text
-    assert "torch 2.13.0 on cuda (1 runs)" in text
+    assert ("NOT COMPARABLE to the last digit" in text) == (way is not None)
+    if way:
+        assert "torch 2.13.0 on cpu, 2 threads (11 runs)" in text
+        assert f"torch 2.13.0 on {WAYS[way][1]} (1 run)" in text
 
 
 FIELDS = {

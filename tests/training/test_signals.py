@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from clipkd.embeddings import prepare
 from clipkd.plugins.students._vit import build_student
+from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
+from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
@@ -140,3 +143,24 @@ def test_prototypes_are_the_class_means_of_the_drawn_images(store, vit_folder):
     unit = cell(vit_folder, "embed-KD", "corrected", "cached")
     _, _, signal = first_batch(unit, store)
     np.testing.assert_allclose(signal(batch).norm(dim=1).numpy(), np.ones(10), rtol=1e-5)
+
+
+def test_the_teachers_accuracy_is_that_of_the_views_that_are_taught(digits_folder, vit_folder, tmp_path, capsys):
+    layout, numbers = Layout(digits_folder), Hyperparameters(epochs=1, batch_size=256)
+    vanilla = cell(vit_folder, "vanilla", "corrected", "cached")
+    prepare.for_training(vanilla, layout, CPU, 256)
+    job = open_job(vanilla, numbers, layout, CPU)
+    train(job, RunFolder(tmp_path))
+    (row,) = csv.DictReader((tmp_path / "history.csv").open())
+    # By hand: the batches of the epoch that the seed gives, each image's stored scores of the view shown.
+    stored = np.load(layout.full_embeddings(vanilla).head()[0] / "scores-train.npy")
+    batches = open_batches(job, open_teacher_targets(job)).epoch(256, True, torch.Generator().manual_seed(0))
+    right = [
+        int(stored[image, int(flip)].argmax() == label)
+        for batch in batches
+        for image, flip, label in zip(batch.rows.tolist(), batch.flips.tolist(), batch.labels.tolist(), strict=True)
+    ]
+    assert float(row["train_teacher_top1"]) == pytest.approx(np.mean(right), abs=1e-6)
+    assert f"teacher top-1 {np.mean(right):.1%} on the views it taught" in capsys.readouterr().err
+    # The control: whole, unmirrored images are easier.
+    assert (stored[:, 0].argmax(axis=1) == job.dataset.train_labels).mean() > np.mean(right) + 0.05

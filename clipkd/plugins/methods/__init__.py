@@ -25,7 +25,9 @@ TargetOf = Literal["image", "another image", "another image of the class"]
 """Whose embedding or scores an image is taught: its own, or, in a control, those of another training image."""
 
 Losses = dict[str, Any]
-"""`loss`, the tensor to minimise, and its named parts."""
+"""`loss`, the tensor to minimise, its named parts, and what else is recorded: means over the batch's images."""
+TEACHER_TOP1 = "teacher_top1"
+"""Name of the accuracy of the class scores that are taught, among the losses."""
 
 
 @dataclass(frozen=True)
