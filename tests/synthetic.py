@@ -23,6 +23,8 @@ DIMENSIONS = 16
 TEST, SAMPLE = 200, 50
 CONTENT = "c" * 64
 """What stands for the bytes of every synthetic dataset."""
+VALIDATION: int | None = 200
+"""Images that choose the epoch of recipe corrected."""
 LEVELS = {
     "supervised": 0.80,
     "vanilla": 0.84,
@@ -176,6 +178,7 @@ def metrics_of(cell: Cell, accuracy: float, identity: dict[str, Any]) -> dict[st
         "epochs": cell.epochs,
         "classes": cell.dataset_spec.classes or CLASSES,
         "train_images": 1000,
+        "validation_images": VALIDATION if selection == "validation" else 0,
         "student_parameters": 250_000,
         "last": {"epoch": cell.epochs, "test": last, "validation": held_out},
         "selected": {"epoch": max(1, cell.epochs - 1), "by": selection, "test": best, "validation": held_out},

@@ -25,7 +25,7 @@ from clipkd.core.artifacts import (
     read_manifest,
     sha256,
 )
-from clipkd.data.packing import validation_rows, write_even, write_ragged
+from clipkd.data.packing import share_held_out, validation_rows, write_even, write_ragged
 from clipkd.data.summary import Seen, pixel_facts, summary
 from clipkd.plugins.datasets import DatasetSpec, Reading, Split, refuse_other_source
 from clipkd.core.errors import DataError, InputError, MachineError
@@ -226,7 +226,8 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
     found = reading.complete()
     held_out = reading.validation
     if held_out is None:
-        held_out = validation_rows(reading.train.labels, spec.validation_fraction, reading.classes)
+        share = share_held_out(spec.validation_fraction, spec.validation_least, len(reading.train.labels))
+        held_out = validation_rows(reading.train.labels, share, reading.classes)
     np.save(draft.path / "validation.npy", held_out)
     draft.facts |= reading.facts | found | pixel_facts(seen) | {
         "classes": reading.classes,

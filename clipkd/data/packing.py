@@ -11,6 +11,8 @@ import numpy as np
 from clipkd.core.errors import DataError
 
 VALIDATION_SEED = 0
+MOST_HELD_OUT = 0.1
+"""The largest share of the training images that is held out so that a small dataset has some."""
 
 
 def write_even(path: Path, images: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
@@ -60,6 +62,11 @@ def check_count(path: Path, found: int, wanted: int) -> None:
     """Raise DataError unless there are as many images as labels."""
     if found != wanted:
         raise DataError(f"{path.name}: {found} images, but {wanted} labels")
+
+
+def share_held_out(fraction: float, least: int, images: int) -> float:
+    """Return the share of each class that is held out: `fraction`, more where that are fewer than `least` images."""
+    return max(fraction, min(MOST_HELD_OUT, least / images)) if images else fraction
 
 
 def validation_rows(labels: np.ndarray, fraction: float, names: Sequence[str]) -> np.ndarray:

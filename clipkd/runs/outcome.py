@@ -44,6 +44,7 @@ def metrics(
         epochs=job.numbers.epochs,
         classes=len(job.dataset.classes),
         train_images=train_images,
+        validation_images=len(job.dataset.validation) if job.cell.recipe_spec.selection == "validation" else 0,
         student_parameters=student_parameters,
         last=last,
         selected=selected,

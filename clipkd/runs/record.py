@@ -191,6 +191,8 @@ class Metrics(Model):
     epochs: Positive
     classes: Annotated[int, Field(ge=2)]
     train_images: Positive
+    validation_images: Annotated[int, Field(ge=0)] | None = None
+    """Images that are held out to choose the epoch; None: the run is older than this number."""
     student_parameters: Positive
     last: Chosen
     selected: Selected

@@ -10,7 +10,7 @@ from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.table import Column, Entry, Table, plain, spread
-from clipkd.tables.terms import EPOCHS
+from clipkd.tables.terms import EPOCHS, FEW_HELD_OUT, selects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +119,18 @@ def head_entry(means: pd.DataFrame) -> Entry:
     return Entry(f"{share.iloc[0]:.2f}")
 
 
+def validation_notes(runs: pd.DataFrame) -> list[str]:
+    """Return how many images choose the epoch of each dataset's runs, where a recipe lets them."""
+    found = []
+    for (dataset, recipe), here in groups(runs.dropna(subset="validation_images"), "dataset", "recipe"):
+        if not selects(recipe):
+            continue
+        images, training = (int(here[name].min()) for name in ("validation_images", "train_images"))
+        few = "; these are few, so comparisons use the last epoch" if images < FEW_HELD_OUT else ""
+        found.append(f"{dataset}: {images:,} images are held out of {images + training:,} to choose the epoch{few}.")
+    return found
+
+
 def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
     """Return the lines that say how the numbers were obtained."""
     shortest, longest = runs.epochs.min(), runs.epochs.max()
@@ -132,6 +144,7 @@ def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
     ]
     return [
         *limited,
+        *validation_notes(runs),
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). "
         f"Runs of {length}; {EPOCHS[epoch]}.",
         f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a dataset.",

@@ -30,6 +30,7 @@ NUMBERS: dict[str, Callable[[FinishedRun], Any]] = {
     "zero_shot_top1": lambda run: run.metrics.zero_shot and run.metrics.zero_shot.top1,
     "classes": lambda run: run.metrics.classes,
     "train_images": lambda run: run.metrics.train_images,
+    "validation_images": lambda run: run.metrics.validation_images,
     "student_parameters": lambda run: run.metrics.student_parameters,
     "seconds_per_epoch": lambda run: run.cost.median_seconds,
     "images_per_second": lambda run: run.cost.images_per_second,
@@ -62,6 +63,9 @@ def frame(
     nullable = {name: "Int64" for name, kind in kinds.items() if kind == {int, type(None)}}
     empty = {name: "float64" for name, kind in kinds.items() if kind == {type(None)}}
     found = found.astype(nullable | empty)
+    held_out = found.groupby(["recipe", "dataset"]).validation_images.transform("min").astype("float64")
+    chosen = [headline(recipe, images) for recipe, images in zip(found.recipe, held_out, strict=True)]
+    found["is_headline"] = found.epoch == chosen
     found["group"] = found.groupby([*AXES, "teacher_source"], sort=False).ngroup()
     return found.sort_values(["group", "seed"], kind="stable", ignore_index=True).drop(columns="group")
 
@@ -78,7 +82,7 @@ def names(cell: Cell, epoch: str) -> dict[str, Any]:
         "signal": cell.method.signal,
         "is_cost_run": cell.is_cost_run,
         "epoch": epoch,
-        "is_headline": epoch == headline(cell.recipe),
+        "is_headline": False,
     }
 
 

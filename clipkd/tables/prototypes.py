@@ -37,7 +37,7 @@ def table(results: Results) -> Table:
     made = filled(fields, rows_of(rows))
     made.notes = [
         "Test top-1: mean ± sample standard deviation over seeds (n); recipe reference at its last epoch, recipe "
-        "corrected at the validation-selected epoch.",
+        "corrected at the validation-selected epoch, or at the last where fewer than 100 images choose it.",
         "nearest prototype: the class whose prototype is most similar to the student's embedding, with the trained "
         "projection and without the classifier.",
         f"zero-shot: the teacher's image embeddings against those of the class names, without training; {NOTHING} if "

@@ -55,8 +55,8 @@ def table(results: Results) -> Table:
         "published: read off the paper's resource figure (arXiv 2404.06170), ±0.004; memory is that of fp32 weights.",
         "measured: this grid's runs of the same train types, on the named hardware. Where dataset, student, epochs or "
         "hardware differ from the paper's, only ratios within one source can be compared.",
-        "Accuracy: test top-1, at the validation-selected epoch where the recipe has one, else at the last; "
-        "– for runs that only measure a live teacher's cost. Time per epoch: the training part, median over epochs. "
+        "Accuracy: test top-1, at the epoch that comparisons use (validation-selected or last); – for runs that only "
+        "measure a live teacher's cost. Time per epoch: the training part, median over epochs. "
         "1 GB = 1,000,000,000 bytes.",
         f"Published claim: {MEMORY_CLAIM} × less memory and {TIME_CLAIM} × less time than the live teacher.",
         *claims(rows, titles),

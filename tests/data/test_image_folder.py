@@ -21,6 +21,7 @@ from clipkd.plugins import datasets
 from clipkd.core.artifacts import write_manifest
 from clipkd.cli import main
 from clipkd.data.dataset import Dataset, prepare_dataset
+from clipkd.data.packing import share_held_out
 from clipkd.core.images import Decoding, decode
 from clipkd.core.errors import DataError, InputError
 
@@ -61,6 +62,14 @@ def test_real_images(folder: Path, photos: dict[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(dataset.image("test", 3), photos["flower"][10:70, 20:71])
     jpeg = dataset.image("train", 3).astype(float)
     assert np.abs(jpeg - photos["china"][30:90, 60:113]).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("images", "held_out"), [(0, 0), (400, 40), (5_000, 500), (10_000, 500), (25_000, 500), (1_000_000, 20_000)]
+)
+def test_a_small_folder_holds_out_a_tenth(images: int, held_out: int) -> None:
+    spec = datasets.get("photos", "photos")
+    assert images * share_held_out(spec.validation_fraction, spec.validation_least, images) == pytest.approx(held_out)
 
 
 def test_long_images_are_brought_down(folder: Path) -> None:

@@ -19,6 +19,7 @@ from clipkd.core.errors import DataError
 from clipkd.spec.settings import Config
 from clipkd.tables import report_entry, table_files, table_stems, write_tables
 from clipkd.tables.cost import count
+from tests import synthetic
 from tests.synthetic import Study, demo, top1, write_run, write_study
 
 
@@ -66,6 +67,23 @@ def test_names_are_known_before_anything_runs(study, tables):
     assert {report_entry(stem)["category"] for stem in stems} == {"Tables"}
     titles = [report_entry(stem)["labels"]["table"] for stem in stems]
     assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize(("images", "epoch"), [(99, "last"), (100, "selected"), (None, "selected")])
+def test_few_validation_images_choose_no_headline(images, epoch, tmp_path):
+    """Comparisons then use the last epoch, and the tables say how many images there are; None: an older run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "VALIDATION", images)
+        study = write_study(demo(), tmp_path / "study")
+    folder = written(study, "tables")
+    runs = pd.read_csv(folder / "runs.csv")
+    assert set(runs[runs.is_headline & (runs.recipe == "corrected")].epoch) == {epoch}
+    assert set(runs[runs.is_headline & (runs.recipe == "reference")].epoch) == {"last"}
+    notes = (folder / "accuracy-corrected-selected-top1.md").read_text(encoding="utf-8")
+    said = f"digits: {images} images are held out of {1000 + (images or 0):,} to choose the epoch"
+    assert (said in notes) == (images is not None)
+    assert ("these are few, so comparisons use the last epoch" in notes) == (images == 99)
+    assert "held out" not in (folder / "accuracy-reference-last-top1.md").read_text(encoding="utf-8")
 
 
 def test_one_frame_holds_every_run(study, tables):

@@ -82,6 +82,8 @@ class DatasetSpec:
     """Share of each class of the training split that is held out to choose epochs and probes."""
     needs_source: bool = False
     """True where the user must say where the data are."""
+    validation_least: int = 0
+    """More than the fraction is held out, a tenth at most, where that would be fewer images."""
     comes_with: str = ""
     """What the data are a part of, for a dataset that has no other source; "": the user may name one."""
 
@@ -125,7 +127,7 @@ class DatasetSpec:
             "source": self.source_identity(),
             "validation_fraction": self.validation_fraction,
             "protocol": PROTOCOL,
-        }
+        } | ({"validation_least": self.validation_least} if self.validation_least else {})
 
     @property
     def crops(self) -> bool:

@@ -49,6 +49,7 @@ class ImageFolder(DatasetSpec):
     std: tuple[float, float, float] = IMAGENET_STD
     augmentation: Augmentation = "crop+flip"
     validation_fraction: float = 0.02
+    validation_least: int = 500
     needs_source: bool = True
     pack_size: int = 256
     """Images whose short side is longer are packed with this short side, in pixels."""

@@ -24,7 +24,7 @@ from clipkd.tables.accuracy import accuracy, train_types_of
 from clipkd.tables.grouping import groups, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.table import spread
-from clipkd.tables.terms import EPOCHS, headline
+from clipkd.tables.terms import EPOCHS
 
 BAR, GAP = 1.0, 0.6
 """Height of a bar and of the space between train types, in units of the vertical axis."""
@@ -43,7 +43,7 @@ def draw(results: Results, dataset: str) -> Figure:
     grid = figure.subplots(len(students), len(chosen), squeeze=False, height_ratios=heights)
     for line, student, height in zip(grid, students, heights, strict=True):
         for axes, recipe in zip(line, chosen, strict=True):
-            axes.set_title(f"{student}, recipe {recipe} ({EPOCHS[headline(recipe)]})")
+            axes.set_title(f"{student}, recipe {recipe} ({EPOCHS[panels[student, recipe].epoch.iloc[0]]})")
             panel(axes, panels[student, recipe], colours)
             axes.set_ylim(height - GAP - BAR / 3, -BAR * 0.67)  # rows share a scale across recipes
     for axes in grid[-1]:
