@@ -9,6 +9,7 @@ is there already is not downloaded twice; they are copied from it, and nothing l
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ from clipkd.plugins.teachers import (
     TeacherSpec,
     nested_processor,
 )
+
+LARGEST = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim", "image_size", "patch_size"), 1 << 16),
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_channels"), 1 << 10),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings"), 1 << 22),
+}
+"""The largest sizes in a config.json: a model is built before its weights are compared with it."""
 
 
 def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
@@ -122,17 +130,38 @@ def processor_of(teacher: HubTeacher) -> Path:
 
 
 def refuse_code(teacher: TeacherSpec, path: Path) -> None:
-    """Raise InputError where a settings file wants Python code from the repository to be run."""
+    """Raise InputError where a settings file asks for code that is not here, or for memory beyond reason."""
     try:
         settings = read_json(path)
     except DataError as error:
         raise DataError(f"teacher '{teacher.name}': {error}") from None
     if not isinstance(settings, dict):
         raise DataError(f"teacher '{teacher.name}': {path} holds no settings")
-    if "auto_map" in settings or "auto_map" in (nested_processor(path) or {}):
-        raise InputError(
-            f"teacher '{teacher.name}' is refused: 'auto_map' in its {path.name} wants code from its repository to run"
-        )
+    for key, value in every_setting(settings):
+        where = f"teacher '{teacher.name}' is refused: '{key}' in its {path.name}"
+        if key == "auto_map":
+            raise InputError(f"{where} wants code from its repository to run")
+        if key == "quantization_config" and value is not None:
+            raise InputError(f"{where} needs a loader of its own; convert the weights to float32 or float16")
+        if key in ("attn_implementation", "_attn_implementation") and not is_plain_attention(value):
+            raise InputError(f"{where} is {value!r}, which may load code; remove it, or use 'eager' or 'sdpa'")
+        sizes = value if isinstance(value, list) else [value]
+        if key in LARGEST and any(isinstance(one, int | float) and not 0 < one <= LARGEST[key] for one in sizes):
+            raise InputError(f"{where} is {value!r}; supported are 1 to {LARGEST[key]:,}")
+
+
+def every_setting(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the key and value of each setting, of those within others too."""
+    for key, value in settings.items():
+        yield key, value
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                yield from every_setting(inner)
+
+
+def is_plain_attention(value: Any) -> bool:
+    """Return whether an implementation of attention is one of PyTorch's; a name with `/` is a hub's repository."""
+    return value in (None, "eager", "sdpa") or isinstance(value, dict)
 
 
 def check_weights(teacher: TeacherSpec, path: Path) -> int:

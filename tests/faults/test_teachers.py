@@ -237,6 +237,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "no architecture": (edit_json("config.json", model_type="gone"), "its model_type is missing"),
     "code of its own": (edit_json("config.json", auto_map={"AutoModel": "modeling.Evil"}), "auto_map"),
     "a processor's code": (edit_json("preprocessor_config.json", auto_map={"x": "y"}), "auto_map"),
+    "attention from the hub": (edit_json("config.json", attn_implementation="owner/x"), "'owner/x', which may"),
+    "a tower's attention": (edit_json("config.json", vision={"_attn_implementation": "a/b"}), "'a/b', which may"),
+    "quantised": (edit_json("config.json", quantization_config={"quant_method": "x"}), "needs a loader of its own"),
+    "more than any memory": (edit_json("config.json", hidden_size=10**9), "1000000000; supported are 1 to 65,536"),
+    "layers without end": (edit_json("config.json", num_hidden_layers=10**9), "supported are 1 to 1,024"),
     "no mean": (edit_json("preprocessor_config.json", image_mean="gone"), "image_mean"),
     "size that is a word": (edit_json("preprocessor_config.json", size="large"), "size"),
     "config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "config.json"),
@@ -245,9 +250,10 @@ BAD: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", list(BAD) if FULL else ["missing weight", "NaN weight", "truncated", "code of its own"]
-)
+REFUSED_UNSEEN = ["code of its own", "attention from the hub", "a tower's attention", "more than any memory"]
+
+
+@pytest.mark.parametrize("name", list(BAD) if FULL else ["missing weight", "NaN weight", "truncated", *REFUSED_UNSEEN])
 def test_t_a_bad_checkpoint_is_refused_by_name(name: str, vit_folder: Path, tmp_path: Path) -> None:
     """Rows T01 to T05; the check of the good one first, so that the refusal is of what was done to it."""
     change, told = BAD[name]
@@ -256,6 +262,29 @@ def test_t_a_bad_checkpoint_is_refused_by_name(name: str, vit_folder: Path, tmp_
     with pytest.raises((DataError, InputError)) as caught:
         fetched(folder, tmp_path / "teacher")
     assert told in str(caught.value)
+
+
+def no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "every_setting", lambda settings: iter(()))
+
+
+def outer_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "every_setting", lambda settings: iter(settings.items()))
+
+
+@fault("X11", **{"no setting looked at": no_setting, "those within others": outer_settings_only})
+def test_settings_that_load_code_or_fill_memory_are_refused(vit_folder: Path, tmp_path: Path) -> None:
+    spec = teachers.get(str(vit_folder))
+    for number, name in enumerate([*REFUSED_UNSEEN, "quantised", "layers without end", "a processor's code"]):
+        change, told = BAD[name]
+        folder = copy(vit_folder, tmp_path / str(number))
+        change(folder)
+        file = "preprocessor_config.json" if "processor" in name else "config.json"
+        with pytest.raises(InputError) as caught:
+            checkpoint.refuse_code(spec, folder / file)
+        assert told in str(caught.value)
+    for file in ("config.json", "preprocessor_config.json"):
+        checkpoint.refuse_code(spec, vit_folder / file)
 
 
 def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:
