@@ -21,6 +21,7 @@ from clipkd.data.resampling import resized
 from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
+from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Statistics, Writer, grid_of
 from clipkd.spec.layout import Embeddings
@@ -93,6 +94,7 @@ def extract(
         InputError: a class has fewer images than the sample asks for.
         DataError: the teacher gives a value that is not finite or does not fit the store's dtype.
     """
+    say_enlarged(dataset, teacher)
     plans = view_plans(store.views, dataset)
     what = f"{store.dataset.title} {' and '.join(plans)} through {teacher.spec.title}"
     planned = parts.plan({name: plan.flips.shape for name, plan in plans.items()})

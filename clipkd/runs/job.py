@@ -18,6 +18,7 @@ from clipkd.data.boxes import replayed_views
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
+from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.runs.teacher_targets import (
@@ -179,8 +180,9 @@ def open_batches(job: Job, source: TeacherTargets) -> Batches:
     if job.thumbnails is None:
         return FlippedBatches(dataset, rows, cell.student_spec.image_size, native, job.device)
     side = source.teacher.image_size if native and source.teacher else None
-    if side is not None:
+    if source.teacher is not None and side is not None:
         dataset = open_dataset(dataset.spec, dataset.artifact.path)  # the large images' bytes are checked too
+        say_enlarged(dataset, source.teacher)
     return CroppedBatches(dataset, job.thumbnails, rows, side, job.device, replay_of(job))
 
 

@@ -179,7 +179,7 @@ def test_images_of_one_size_are_trained_on_with_flips_only(hub, tmp_path):
         (f"hub:../beans@{COMMIT}", "write hub:OWNER/NAME"),
         (f"hub:farm/beans@{COMMIT}?lable=x", "unknown option 'lable'; did you mean 'label'"),
         (f"hub:farm/beans@{COMMIT}?label=a&label=b", "needs one value"),
-        (f"hub:farm/beans@{COMMIT}?size=big", "no number of pixels"),
+        (f"hub:farm/beans@{COMMIT}?size=big", "not a number of pixels"),
         (f"hub:farm/beans@{COMMIT}?label=kind", "has no column 'kind' \\(it has image, label\\): say \\?label="),
         (f"hub:farm/beans@{COMMIT}?test=dev", "no split 'dev' \\(it has 'test', 'train'\\)"),
         (f"hub:farm/nothing@{COMMIT}", "knows no dataset 'farm/nothing'"),

@@ -138,6 +138,22 @@ def test_whole_images_of_many_sizes_have_a_stored_teacher(recipe, augment, flowe
         checked(dataclasses.replace(job.cell, teacher_source="live"))
 
 
+def test_a_teacher_that_sees_enlarged_images_is_named(flowers, vit_folder, tmp_path, capsys):
+    """Packed at 20 pixels for a teacher of 24, and at 24, where nothing is to be said."""
+    for pack, warned in (("20", True), ("24", False)):
+        opened(
+            "embed-KD",
+            "corrected",
+            "cached",
+            f"{flowers}?pack={pack}",
+            vit_folder,
+            Layout(tmp_path / pack, sample=Sample(5)),
+        )
+        told = capsys.readouterr().err
+        assert ("packed with a short side of 20 pixels" in told) == warned
+        assert ("add ?pack=24 to the source" in told) == warned
+
+
 def opened(train_type, recipe, source, flowers, vit_folder, layout):
     """Return job, batches and signal of a cell on the folder of images."""
     cell = Cell(recipe, "flowers", "tiny-32", str(vit_folder), train_type, 0, source, source=str(flowers))

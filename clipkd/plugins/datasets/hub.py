@@ -24,21 +24,17 @@ from clipkd.core.fingerprint import Identity
 from clipkd.core.hub import COMMIT, HUB_ID
 from clipkd.core.hub_client import ETAG_TIMEOUT, hub_errors
 from clipkd.core.progress import say
-from clipkd.plugins.datasets import (
-    DECODING,
+from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading, Split
+from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    DatasetSpec,
-    Reading,
-    Split,
+    PACK_SIZE,
     decoding_options,
     options_of,
     size_options,
 )
 
 OWN = {"config": "", "image": "image", "label": "label", "train": "train", "test": "test"}
-OPTIONS = OWN | {"size": "", "augment": ""} | DECODING_OPTIONS
+OPTIONS = OWN | {"size": "", "augment": "", "pack": ""} | DECODING_OPTIONS
 """The options after the `?`, with their defaults."""
 FILE = re.compile(
     r"(?:(?P<config>[^/]+)/)?(?P<split>[^/]+?)(?:-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/[^/]+)?\.parquet"
@@ -66,7 +62,7 @@ class HubDataset(DatasetSpec):
     """Splits."""
     validation_fraction: float = 0.1
     needs_source: bool = True
-    pack_size: int = 256
+    pack_size: int = PACK_SIZE
     """Images whose short side is longer are packed with this short side, in pixels."""
     exif: str = "follow"
     alpha: str = "white"
@@ -78,6 +74,7 @@ class HubDataset(DatasetSpec):
         """What `--dataset-source` takes: `hub:OWNER/NAME@COMMIT?option=value&...`."""
         given = {name: getattr(self, name) for name in (*OWN, *DECODING_OPTIONS)}
         given |= {"size": str(self.image_size or ""), "augment": self.training_identity().get("augmentation", "")}
+        given["pack"] = str(self.pack_size if self.pack_size > max(PACK_SIZE, self.image_size or 0) else "")
         options = "&".join(f"{name}={value}" for name, value in given.items() if value != OPTIONS[name])
         return f"hub:{self.hub_id}@{self.revision}{'?' if options else ''}{options}"
 
@@ -108,7 +105,7 @@ def from_source(name: str, where: str) -> HubDataset:
             "?train= or ?test=, since accuracy on training images says nothing about new ones"
         )
     decoding_options(name, options)
-    more: dict[str, Any] = size_options(name, options.pop("size"), options.pop("augment")) | options
+    more: dict[str, Any] = size_options(name, *(options.pop(one) for one in ("size", "augment", "pack"))) | options
     return HubDataset(
         name=name, title=name, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD, hub_id=hub_id, revision=revision,
         **more,

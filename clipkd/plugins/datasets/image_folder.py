@@ -20,22 +20,25 @@ from clipkd.core.errors import MOST_NAMED, DataError, InputError
 from clipkd.core.fingerprint import Identity
 from clipkd.plugins.datasets import (
     DECODING,
-    DECODING_OPTIONS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,
     DatasetSpec,
     Reading,
     Split,
-    decoding_options,
     is_packed,
-    options_of,
     path_of,
-    size_options,
 )
 from clipkd.plugins.datasets._listing import Listing, Splits, Walk, class_folders, printable, splits_of
+from clipkd.plugins.datasets._source_options import (
+    DECODING_OPTIONS,
+    PACK_SIZE,
+    decoding_options,
+    options_of,
+    size_options,
+)
 
-OPTIONS = {"size": "", "augment": ""} | DECODING_OPTIONS
+OPTIONS = {"size": "", "augment": "", "pack": ""} | DECODING_OPTIONS
 """The options after the `?`, with their defaults."""
 
 
@@ -51,7 +54,7 @@ class ImageFolder(DatasetSpec):
     validation_fraction: float = 0.02
     validation_least: int = 500
     needs_source: bool = True
-    pack_size: int = 256
+    pack_size: int = PACK_SIZE
     """Images whose short side is longer are packed with this short side, in pixels."""
     exif: str = "follow"
     alpha: str = "white"
@@ -67,9 +70,8 @@ class ImageFolder(DatasetSpec):
 
     def of_source(self, source: str) -> DatasetSpec:
         options = packed_options(source) if is_packed(self, source) else options_of_folder(self.name, source)
-        sizes = size_options(self.name, options["size"], options["augment"])
-        pack_size = max(self.pack_size, sizes["image_size"] or 0)  # what has one size is packed as it is
-        return replace(self, **sizes, **decoding_options(self.name, options), pack_size=pack_size)
+        sizes = size_options(self.name, options["size"], options["augment"], options["pack"])
+        return replace(self, **sizes, **decoding_options(self.name, options))
 
     def folder(self, source: str | None) -> Path | None:
         return None if source is None else Path(path_of(source))
@@ -105,7 +107,8 @@ def packed_options(folder: str) -> dict[str, str]:
         source = read_manifest(Path(folder))["identity"].get("source", {})
     except DataError:
         return dict(OPTIONS)
-    return {name: str(source.get(name, usual)) for name, usual in OPTIONS.items()}
+    packed = source | {"pack": source.get("pack_size", "")}
+    return {name: str(packed.get(name, usual)) for name, usual in OPTIONS.items()}
 
 
 def read(spec: ImageFolder, folder: Path) -> Reading:

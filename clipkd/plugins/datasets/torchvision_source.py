@@ -13,14 +13,10 @@ import numpy as np
 from clipkd.core.errors import DataError, InputError, MachineError, nearest
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import say
-from clipkd.plugins.datasets import (
-    DECODING,
+from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading, Split
+from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    DatasetSpec,
-    Reading,
-    Split,
+    PACK_SIZE,
     decoding_options,
     options_of,
     size_options,
@@ -65,7 +61,7 @@ class TorchvisionDataset(DatasetSpec):
     """A folder that holds the files already; "": they are downloaded."""
     validation_fraction: float = 0.1
     needs_source: bool = True
-    pack_size: int = 256
+    pack_size: int = PACK_SIZE
     """Images whose short side is longer are packed with this short side, in pixels."""
     exif: str = "follow"
     alpha: str = "white"
@@ -88,7 +84,7 @@ def from_source(name: str, where: str) -> TorchvisionDataset:
     Raises:
         InputError: torchvision's dataset is unknown here, or an option is.
     """
-    dataset, options = options_of(name, where, {"root": "", "augment": ""} | DECODING_OPTIONS)
+    dataset, options = options_of(name, where, {"root": "", "augment": "", "pack": ""} | DECODING_OPTIONS)
     known = {one.lower(): one for one in KNOWN}
     if dataset.lower() not in known:
         own = " (CIFAR-10 and CIFAR-100 are datasets of clipkd itself)" if dataset.lower().startswith("cifar") else ""
@@ -100,7 +96,7 @@ def from_source(name: str, where: str) -> TorchvisionDataset:
     augment = options["augment"] or UNMIRRORED.get(key, "")
     return TorchvisionDataset(
         name=name, title=name, classes=None, mean=IMAGENET_MEAN, std=IMAGENET_STD, dataset=key, root=options["root"],
-        **size_options(name, str(KNOWN[key][1] or ""), augment), **decoding_options(name, options),
+        **size_options(name, str(KNOWN[key][1] or ""), augment, options["pack"]), **decoding_options(name, options),
     )  # fmt: skip
 
 
