@@ -28,6 +28,9 @@ LEAST_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
 MOST_ERROR = {"float32": 0.02, "float16": 0.1, "bfloat16": 0.5}
 """Of a dimension's standard deviation, by the teacher's precision. Two kinds of hardware and stores of float16 stay
 far below it; another view does not."""
+MOST_RELATIVE = {"float32": 0.004, "float16": 0.02, "bfloat16": 0.15}
+"""Length of the difference of a vector from the stored one, of its own length. A dimension's deviation is as large as
+its outliers make it; the vector itself is not."""
 BATCH = 32
 
 
@@ -43,6 +46,8 @@ class Verdict:
     """The worst between a stored and a fresh vector."""
     error: float
     """The worst of any number, in standard deviations of its dimension."""
+    relative: float
+    """The worst length of a difference, of the vector's own length."""
     wrong: tuple[str, ...]
     """The views that differ, `train[17] mirrored`, or the prompts."""
     shown: str = "views looked at again"
@@ -85,7 +90,7 @@ def audit(
     """
     artifact = open_artifact(folder, "embeddings", identity)
     teacher.precision = identity.get("precision", "float32")
-    cosines, errors, wrong, count = [], [], [], 0
+    cosines, errors, relatives, wrong, count = [], [], [], [], 0
     generator = np.random.default_rng(seed)
     for name, plan in view_plans(views, dataset).items():
         stored = Vectors(artifact, name)
@@ -95,25 +100,31 @@ def audit(
         embeddings = np.concatenate([batch for _, batch in batches])
         for view in range(plan.flips.shape[1]):
             here = stored[places, view] if name == "train" else stored[places]
-            cosine, error, bad = compared(here, embeddings[:, view], deviation, teacher.precision)
+            cosine, error, relative, bad = compared(here, embeddings[:, view], deviation, teacher.precision)
             wrong += [f"{name}[{place}]{' mirrored' if plan.flips[place, view] else ''}" for place in places[bad]]
             cosines.append(cosine.min())
             errors.append(error.max())
+            relatives.append(relative.max())
             count += len(places)
     what = "every image" if views.sample is None else f"sample of {views.sample.per_class} per class"
     if views.replays:
         what = f"{views.replays} crops of each training image"
-    return Verdict(folder, what, count, float(min(cosines)), float(max(errors)), tuple(wrong))
+    worst = float(min(cosines)), float(max(errors)), float(max(relatives))
+    return Verdict(folder, what, count, *worst, tuple(wrong))
 
 
 def compared(
     here: np.ndarray, now: np.ndarray, deviation: np.ndarray, precision: TeacherPrecision
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each stored vector [N, D] and what the teacher says now: cosine, worst error, whether it is wrong."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each stored vector [N, D] and what the teacher says now: cosine, worst error in deviations of a
+    dimension, length of the difference of the vector's own, and whether it is wrong."""
     cosine = (here * now).sum(axis=1) / np.linalg.norm(here, axis=1) / np.linalg.norm(now, axis=1)
     error = (np.abs(here - now) / deviation).max(axis=1)
-    # `not (good)` rather than `bad`: a NaN is wrong too.
-    return cosine, error, ~((cosine >= LEAST_COSINE[precision]) & (error <= MOST_ERROR[precision]))
+    relative = np.linalg.norm(here - now, axis=1) / np.linalg.norm(now, axis=1)
+    good = (
+        (cosine >= LEAST_COSINE[precision]) & (error <= MOST_ERROR[precision]) & (relative <= MOST_RELATIVE[precision])
+    )
+    return cosine, error, relative, ~good  # a NaN is not good
 
 
 def deviation_of(stored: Vectors) -> np.ndarray:

@@ -23,7 +23,7 @@ from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.teacher import Teacher
-from clipkd.embeddings.vectors import Statistics, Writer, grid_of
+from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.views import REPLAY_SEED, Sample, ViewSet
 
@@ -177,16 +177,19 @@ def write_array(draft: Draft, name: str, plan: ViewPlan, opened: list, store: Em
     statistics = Statistics(artifact.array("vectors") for _, artifact in opened)
     count, views = plan.flips.shape
     shape = (count, views, len(statistics.mean)) if name == "train" else (count, len(statistics.mean))
-    writer = Writer(draft.path / f"{name}.npy", shape, store.dtype, grid_of(statistics.low, statistics.high))
-    for _, artifact in opened:
-        vectors = artifact.array("vectors")
-        writer.put(vectors if name == "train" else vectors[:, 0])
-    writer.close()
-    if not writer.is_finite:
-        raise DataError(
-            f"teacher '{store.teacher.name}' gave an embedding that is not finite in {store.dtype}; "
-            "try embeddings.dtype: int16 or float32"
-        )
+
+    def pieces() -> Iterator[np.ndarray]:
+        for _, artifact in opened:
+            vectors = artifact.array("vectors")
+            yield vectors if name == "train" else vectors[:, 0]
+
+    try:
+        facts = write_vectors(draft.path / f"{name}.npy", shape, store.dtype, pieces, statistics)
+    except DataError as error:
+        raise DataError(f"teacher '{store.teacher.name}': {error}") from None
+    draft.facts.setdefault("formats", {})[name] = facts
+    if said := exceptions(facts, f"{store.dataset.title} {name} through {store.teacher.title}", count * views):
+        say(said)
     if name == "train":
         np.save(draft.path / "train-mean.npy", statistics.mean)
         np.save(draft.path / "train-deviation.npy", statistics.deviation)

@@ -23,7 +23,7 @@ from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
 from clipkd.embeddings.teacher_checkpoint import check_weights
-from clipkd.embeddings.vectors import Statistics, Writer, grid_of
+from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.weights import compare, complain
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.layout import Embeddings
@@ -163,13 +163,13 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
     seconds = time.perf_counter() - start
     statistics = Statistics([vectors])
     with building(store.folder, "embeddings", store.identity) as draft:
-        grid = grid_of(statistics.low, statistics.high)
-        writer = Writer(draft.path / "sample.npy", vectors.shape, store.dtype, grid)
-        writer.put(vectors)
-        writer.close()
+        facts = write_vectors(draft.path / "sample.npy", vectors.shape, store.dtype, lambda: [vectors], statistics)
+        if said := exceptions(facts, what, len(vectors)):
+            say(said)
         np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(names)), len(views.templates)))
         draft.facts |= {
             "forward_passes": len(texts),
+            "formats": {"sample": facts},
             "seconds": round(seconds, 3),
             "device": devices.describe(device)["name"],
             "teacher_parameters": tower.parameters,

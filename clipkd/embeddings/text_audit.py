@@ -48,10 +48,11 @@ def audit_names(
     rows = np.flatnonzero(np.isin(labels, chosen))
     texts = [text for number in np.unique(chosen) for text in prompts(names[number], templates)]
     said = np.concatenate([tower.embed(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)])
-    cosine, error, bad = compared(stored[rows], said, deviation_of(stored), "float32")
+    cosine, error, relative, bad = compared(stored[rows], said, deviation_of(stored), "float32")
     wrong = tuple(f"'{text}'" for text, is_bad in zip(texts, bad, strict=True) if is_bad)
     what = f"prompts of {len(chosen)} of {len(names)} class names"
-    return Verdict(folder, what, len(texts), float(cosine.min()), float(error.max()), wrong, "read again")
+    worst = float(cosine.min()), float(error.max()), float(relative.max())
+    return Verdict(folder, what, len(texts), *worst, wrong, "read again")
 
 
 def names_of(artifact: Artifact, dataset: Dataset) -> list[str]:

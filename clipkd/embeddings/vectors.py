@@ -2,22 +2,30 @@
 
 `float32` and `float16` are the numbers themselves. `int16` are codes on a grid of their own for each
 dimension: value = offset + step * code. In the same two bytes a code is finer than a float16, whose
-11 bits are spent on a range that one dimension does not have.
+11 bits are spent on a range that one dimension does not have. Where a grid is too coarse, `write_vectors` stores
+float32 instead: the array itself says what it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipkd.core.artifacts import Artifact
+from clipkd.core.errors import DataError
 
 HIGHEST = 32767
 """Codes lie in -HIGHEST to HIGHEST."""
 DTYPES = ("int16", "float16", "float32")
+HOLDS = 2**-12
+"""The rounding error of a vector, relative to the vector, up to which int16 is taken. Without outliers it is five to
+ten times smaller; the error of a gradient is about as large, and the tests allow it 1e-4 (docs/embeddings.md)."""
+FAR = 10.0
+"""A vector that is so many times farther from the mean than half of all others is named."""
+SHOWN = 5
 
 
 class Vectors:
@@ -56,19 +64,24 @@ def grid_of(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 class Writer:
-    """Writes an array [..., D] from its first row to its last, in a format.
+    """Writes an array [..., D] from its first row to its last, in a format, and notes what that loses.
 
     By plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, grid: np.ndarray) -> None:
-        """Create the file `path`, and beside it the grid where the format has one."""
-        self.dtype, self.grid, self.is_finite = dtype, grid, True
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, statistics: Statistics) -> None:
+        """Create the file `path`, and beside it the grid where the format has one; statistics of what comes."""
+        self.dtype, self.is_finite, self.mean = dtype, True, statistics.mean
+        self.worst, self.coarse = 0.0, 0
+        """The largest rounding error of a vector, relative to the vector, and how many are beyond HOLDS."""
+        self.distances: list[np.ndarray] = []
+        """From the mean, by row; int16 only."""
         self.stream = open(path, "wb")  # noqa: SIM115 (closed by `close`)
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.stream, header)
+        self.grid = grid_of(statistics.low, statistics.high)
         if dtype == "int16":
-            np.save(path.with_name(f"{path.stem}-grid.npy"), grid)
+            np.save(grid_file(path), self.grid)
 
     def put(self, values: np.ndarray) -> None:
         """Store the next values [N, ..., D]."""
@@ -76,9 +89,97 @@ class Writer:
             stored = encoded(values, self.grid) if self.dtype == "int16" else values.astype(self.dtype)
         self.is_finite &= bool(np.isfinite(stored).all())
         self.stream.write(np.ascontiguousarray(stored).tobytes())
+        if self.dtype == "int16":
+            errors = relative_errors(decoded(stored, self.grid), values, self.mean)
+            self.worst = max(self.worst, float(errors.max()))
+            self.coarse += int((errors > HOLDS).sum())
+            distances = np.linalg.norm(values - self.mean, axis=-1)
+            self.distances.append(distances.reshape(len(values), -1).max(axis=1))
+
+    def far(self) -> list[int]:
+        """Return the rows that are farther from the mean than all others by far: they stretch the grid."""
+        distances = np.concatenate(self.distances)
+        return [int(row) for row in np.flatnonzero(distances > FAR * np.median(distances))]
 
     def close(self) -> None:
         self.stream.close()
+
+
+def grid_file(path: Path) -> Path:
+    """Return where the grid of an array's file is."""
+    return path.with_name(f"{path.stem}-grid.npy")
+
+
+def relative_errors(found: np.ndarray, values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return the error of each vector [...] found in place of values [..., D], 1 at most.
+
+    Relative to its length, or to its distance from the mean vector [D] where that is shorter: what all have in common
+    tells no two images apart.
+    """
+    exact = values.astype(np.float64)
+    errors = np.linalg.norm(found - exact, axis=-1)
+    lengths = np.minimum(np.linalg.norm(exact, axis=-1), np.linalg.norm(exact - mean, axis=-1))
+    return np.divide(errors, lengths, out=np.where(errors > 0, 1.0, 0.0), where=lengths > errors)
+
+
+def write_vectors(
+    path: Path, shape: tuple[int, ...], dtype: str, pieces: Callable[[], Iterable[np.ndarray]], statistics: Statistics
+) -> dict[str, Any]:
+    """Write an array [..., D] in a format; in float32 where int16 is asked for and does not hold.
+
+    A few vectors far from all others stretch the grid, whose step is then coarse for the others.
+
+    Args:
+        path: the file; a grid goes beside it.
+        shape: of all pieces together.
+        dtype: the format that is asked for.
+        pieces: gives the vectors, from the first to the last, each time it is called.
+        statistics: of these vectors.
+
+    Returns:
+        For the manifest: the `format` that was taken; of int16 the `worst` relative error and, where it did not hold,
+        how many vectors it would have rounded too far (`coarse`), how many rows are `far` from all others, and the
+        first of these (`far_rows`).
+
+    Raises:
+        DataError: a value is not finite in the format.
+    """
+    writer = written(path, shape, dtype, pieces, statistics)
+    if dtype != "int16":
+        return {"format": dtype}
+    facts = {"format": "int16", "worst": writer.worst}
+    if not writer.coarse:
+        return facts
+    written(path, shape, "float32", pieces, statistics)
+    grid_file(path).unlink()
+    far = writer.far()
+    return facts | {"format": "float32", "coarse": writer.coarse, "far": len(far), "far_rows": far[:SHOWN]}
+
+
+def written(
+    path: Path, shape: tuple[int, ...], dtype: str, pieces: Callable[[], Iterable[np.ndarray]], statistics: Statistics
+) -> Writer:
+    """Write an array in a format, and return its writer."""
+    writer = Writer(path, shape, dtype, statistics)
+    for values in pieces():
+        writer.put(values)
+    writer.close()
+    if not writer.is_finite:
+        raise DataError(f"an embedding is not finite in {dtype}; try embeddings.dtype: int16 or float32")
+    return writer
+
+
+def exceptions(facts: dict[str, Any], what: str, count: int) -> str:
+    """Return what to say of an array that int16 does not hold, or ""; `what` it is, of `count` vectors."""
+    if "coarse" not in facts:
+        return ""
+    far, first = facts["far"], facts["far_rows"]
+    rows = ", ".join(map(str, first)) + (", ..." if far > len(first) else "")
+    cause = f": {far:,} rows ({rows}) are far from all others and stretch the grid" if far else ""
+    return (
+        f"{what}: int16 would change {facts['coarse']:,} of {count:,} vectors by more than 1/{round(1 / HOLDS)} "
+        f"of their length{cause}; it is stored in float32, in twice the space"
+    )
 
 
 class Statistics:

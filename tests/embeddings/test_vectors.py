@@ -13,20 +13,18 @@ from clipkd.embeddings.vectors import (
     HIGHEST,
     Statistics,
     Vectors,
-    Writer,
     decoded,
     encoded,
     grid_of,
+    write_vectors,
 )
 
 
 def stored(values: np.ndarray, dtype: str, folder) -> Vectors:
     with building(folder, "toy", {"dtype": dtype}) as draft:
-        flat = values.reshape(-1, values.shape[-1])
-        writer = Writer(draft.path / "train.npy", values.shape, dtype, grid_of(flat.min(axis=0), flat.max(axis=0)))
-        for start in range(0, len(values), 3):
-            writer.put(values[start : start + 3])
-        writer.close()
+        pieces = [values[start : start + 3] for start in range(0, len(values), 3)]
+        facts = write_vectors(draft.path / "train.npy", values.shape, dtype, lambda: pieces, Statistics(pieces))
+        assert facts["format"] == dtype
     return Vectors(open_artifact(folder, "toy"), "train")
 
 

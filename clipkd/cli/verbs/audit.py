@@ -91,7 +91,8 @@ def show(verdict: Verdict) -> bool:
     """Print a verdict; return whether the store is right."""
     print(
         f"{verdict.folder}: {verdict.views}, {verdict.images} {verdict.shown}, worst cosine "
-        f"{verdict.cosine:.6f}, worst error {verdict.error:.5f} of a deviation: "
+        f"{verdict.cosine:.6f}, worst error {verdict.error:.5f} of a deviation and {verdict.relative:.5f} of the "
+        "image's own length: "
         f"{'right' if verdict.is_right else 'WRONG'}"
     )
     if not verdict.is_right:
