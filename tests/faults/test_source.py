@@ -15,14 +15,15 @@ ROOT = Path(__file__).parents[2]
 
 PAST_THE_LIBRARY = {
     "runs/unfinished.py:save": "into memory; what is written is written into a draft",
-    "data/dataset.py:write_even": "writes into a draft, whose path it is given",
-    "data/dataset.py:write_ragged": "writes into a draft, whose path it is given",
+    "data/packing.py:write_even": "writes into a draft, whose path it is given",
+    "data/packing.py:write_ragged": "writes into a draft, whose path it is given",
     "core/download.py:no_link": "opens the two below",
     "core/download.py:part_of": "an empty lock file",
     "core/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
     "workflow/doctor.py:write_seconds": "a file that only measures the disk",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
     "core/lock.py:acquire": "the lock file, which says who writes",
+    "core/gpu_lease.py:take": "an empty lock file for each GPU",
     "runs/folder.py:save_student": "into memory; what is written is written aside",
     "workflow/session.py:take": "the lock file, which says who is at work",
     "runs/start.py:train_alone": "opens a training, no file",

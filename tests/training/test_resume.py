@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,14 @@ import torch
 
 from clipkd.cli import main
 from clipkd.core.errors import DataError, Interrupted, MachineError
+from clipkd.embeddings import prepare
 from clipkd.runs import training
 from clipkd.runs.finite_guard import FiniteGuard
-from clipkd.runs.folder import RunFolder
+from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job
 from clipkd.runs.ranks import Ranks
+from clipkd.runs.record import Score
+from clipkd.runs.run import Epoch
 from clipkd.runs.unfinished import STATE, Checkpoints
 from clipkd.runs.verification import verify
 from clipkd.spec.cells import Cell
@@ -238,6 +243,64 @@ def test_control_without_a_part_of_the_state_the_student_differs(part, digits_fo
     monkeypatch.setattr(Checkpoints, "newest", without)
     train(digits_folder, tmp_path)
     assert (tmp_path / "student.safetensors").read_bytes() != (whole / "student.safetensors").read_bytes()
+
+
+def test_the_first_best_epoch_is_chosen_and_survives_a_resume(digits_folder, tmp_path, monkeypatch):
+    """Epochs 1 and 2 are equally good, the last is worse; the run is stopped in the second."""
+    reached = {1: 0.5, 2: 0.5, 3: 0.4}
+    after_first: dict[Path, dict[str, torch.Tensor]] = {}
+
+    def score(run, part):
+        if run.epoch.number == 1:
+            after_first[run.folder.path] = {name: value.clone() for name, value in run.student.state_dict().items()}
+        return Score(top1=reached[run.epoch.number], top5=1.0, loss=1.0)
+
+    monkeypatch.setattr("clipkd.runs.epochs.score", score)
+    uncut, cut = tmp_path / "uncut", tmp_path / "cut"
+    train(digits_folder, uncut)
+    stopped_at(14, digits_folder, cut)
+    train(digits_folder, cut)
+    check_equal(cut, uncut)
+    assert json.loads((cut / "metrics.json").read_text())["selected"]["epoch"] == 1
+    kept = load_student(cut / "student.safetensors")
+    assert kept.keys() == after_first[uncut].keys()
+    assert all(torch.equal(kept[name], value) for name, value in after_first[uncut].items())
+
+
+def test_teacher_passes_are_counted_across_a_resume(digits_folder, vit_folder, tmp_path, monkeypatch):
+    live = Cell("reference", "digits", "tiny-32", str(vit_folder), "teacher-KD", 0, "live")
+    monkeypatch.setattr(sys.modules[__name__], "CELL", live)
+    prepare.for_training(live, Layout(digits_folder), torch.device("cpu"), 256)
+    passes = {}
+    for name in ("uncut", "cut"):
+        if name == "cut":
+            stopped_at(14, digits_folder, tmp_path / name, epochs=2)
+        train(digits_folder, tmp_path / name, epochs=2)
+        cost = json.loads((tmp_path / name / "cost.json").read_text())
+        passes[name] = cost["teacher"]["forward_passes"]
+        assert passes[name] == 2 * cost["images_per_epoch"]
+    assert passes["cut"] == passes["uncut"]
+
+
+def test_the_mean_loss_of_an_epoch_is_over_its_images(digits_folder, tmp_path, monkeypatch):
+    """The last batch is smaller than the others: a mean over steps would weigh its images more."""
+    seen: list[tuple[float, int]] = []
+    real = Epoch.add_losses
+
+    def add_losses(epoch, parts, count):
+        seen.append((parts["loss"].item(), count))
+        real(epoch, parts, count)
+
+    monkeypatch.setattr(Epoch, "add_losses", add_losses)
+    # `corrected` leaves a smaller last batch out.
+    monkeypatch.setattr(sys.modules[__name__], "CELL", replace(CELL, recipe="reference"))
+    train(digits_folder, tmp_path, epochs=1)
+    sizes = [count for _, count in seen]
+    assert sizes[-1] < sizes[0]
+    (row,) = csv.DictReader((tmp_path / "history.csv").open())
+    mean = sum(loss * count for loss, count in seen) / sum(sizes)
+    assert float(row["train_loss"]) == pytest.approx(mean, rel=1e-5)
+    assert mean != pytest.approx(sum(loss for loss, _ in seen) / len(seen), rel=1e-5)
 
 
 COMMAND = (

@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
     if not options.yes:
         if not sys.stdin.isatty():
             raise InputError(f"{question} Nobody can answer here: add --yes")
-        if input(f"{question} [y/N] ").strip().lower() not in {"y", "yes"}:
+        print(f"{question} [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             print("nothing was deleted")
             return
     cleaning.delete(found)
