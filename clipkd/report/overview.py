@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from clipkd.tables.comparisons import Comparison, beside, untested
+from clipkd.tables.comparisons import UNLIKE, Comparison, beside, untested
 from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, values
 from clipkd.tables.table import NOTHING
 
@@ -77,7 +77,11 @@ def answers(found: list[Comparison]) -> list[Answer]:
     for name, words in WORDS.items():
         group = [one for one in found if one.question == name]
         methods, others = named(group)
-        evidence = [f"{words.evidence.format(methods=methods)}: {counted(group)}.{caution(group)}"] if group else []
+        evidence = (
+            [f"{words.evidence.format(methods=methods)}: {counted(group)}.{caution(group)}{mixed(group)}"]
+            if group
+            else []
+        )
         if name == "content":
             evidence += [*information(found), *untested(found)]
         if evidence:
@@ -111,6 +115,12 @@ def caution(found: list[Comparison]) -> str:
         return f" With {seeds[0]} seed{'s' if seeds[0] > 1 else ''} {limit}."
     one = "from one seed nothing can be concluded, and " if seeds[0] == 1 else ""
     return f" The fewest seeds of a comparison are {seeds[0]}: {one}with few only large effects can show."
+
+
+def mixed(found: list[Comparison]) -> str:
+    """Return how many comparisons are of runs that differ in more than the train type, "" where there are none."""
+    count = sum(bool(one.unlike) for one in found)
+    return f" In {count} of them the two sides differ in more than the train type ({UNLIKE})." if count else ""
 
 
 def verdict(found: list[Comparison], words: Words = WORDS["help"]) -> str:

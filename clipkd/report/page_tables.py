@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from clipkd.tables.accuracy import Lookup, accuracy, entry, teachers_of, train_types_of
-from clipkd.tables.comparisons import QUESTIONS, Comparison, p_value
+from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, p_value
 from clipkd.tables.drawings import Bar, Interval
 from clipkd.tables.grouping import AXES, groups, rows_of
 from clipkd.tables.results import (
@@ -18,7 +18,7 @@ from clipkd.tables.results import (
     teacher_titles,
 )
 from clipkd.tables.table import NOTHING, Column, Entry, Table
-from clipkd.tables.teacher_matters import plus
+from clipkd.tables.teacher_matters import over, plus
 from clipkd.tables.terms import EPOCHS, METRICS
 
 
@@ -72,11 +72,12 @@ def comparisons_table(results: Results, found: list[Comparison]) -> PageTable:
     titles = teacher_titles(teacher_names(results.cells))
     columns = words("Method", "Against", "Question", "Teacher", "Dataset", "Student", "Recipe")
     columns += map(Column, ("Points", "95 % interval, uncorrected", "Seeds", "p, Holm"))
-    columns += words("Verdict")
+    columns += words("Interval over", "Verdict")
     rows, limit = [], reach(found)
     for comparison in found:
         difference = comparison.difference
-        texts = (comparison.method, comparison.against, QUESTIONS[comparison.question], titles[comparison.teacher])
+        against = f"{comparison.against} {UNLIKE}" if comparison.unlike else comparison.against
+        texts = (comparison.method, against, QUESTIONS[comparison.question], titles[comparison.teacher])
         place = (dataset_title(comparison.dataset, results.config), comparison.student, comparison.recipe)
         row = [Entry(text) for text in (*texts, *place)]
         tone = comparison.verdict if comparison.verdict in ("better", "worse") else ""
@@ -88,7 +89,8 @@ def comparisons_table(results: Results, found: list[Comparison]) -> PageTable:
             row.append(Entry(plus(difference.mean), False, comparison.is_incomplete, tone, interval))
             row.append(Entry(NOTHING if low is None or high is None else f"{plus(low)} to {plus(high)}"))
             row.append(Entry(str(difference.n)))
-        rows.append([*row, Entry(p_value(comparison.corrected)), Entry(comparison.verdict, tone=tone)])
+        row += [Entry(p_value(comparison.corrected)), Entry(over(comparison) or NOTHING)]
+        rows.append([*row, Entry(comparison.verdict, tone=tone)])
     return PageTable(columns, rows)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from clipkd.runs.evaluation import score, score_prototypes
+import numpy as np
+
+from clipkd.runs.evaluation import score, score_each, score_prototypes
 from clipkd.runs.outcome import cost, metrics
 from clipkd.runs.record import Chosen, RunRecord, Selected
 from clipkd.runs.run import Run
@@ -11,38 +13,45 @@ from clipkd.runs.run import Run
 def complete(run: Run) -> None:
     """Measure the students, and write the results."""
     parameters = sum(parameter.numel() for parameter in run.student.parameters())
-    last, selected = measured(run)
+    last, selected, correct = measured(run)
     run.result = metrics(run.job, run.source, run.batches.count, parameters, last, selected)
     if run.ranks.is_first:
         images = run.steps_per_epoch * run.numbers.batch_size if run.recipe.drop_last else run.batches.count
         teacher = run.source.teacher
         costs = cost(run.job, teacher, parameters, images, run.seconds, run.passes, run.largest_group)
         record = RunRecord(metrics=run.result, cost=costs, history=run.history)
-        run.folder.finish(run.selected_student, record, run.job.facts(), run.job.settings(), run.job.device)
+        run.folder.finish(run.selected_student, record, run.job.facts(), run.job.settings(), run.job.device, correct)
     run.say(
         f"{run.cell.folder}: test top-1 {last.test.top1:.1%} (last epoch), {selected.test.top1:.1%} (selected epoch)"
     )
 
 
-def measured(run: Run) -> tuple[Chosen, Selected]:
-    """Measure the last student and the selected one on the test split; with `selection: test` it also chose."""
+def measured(run: Run) -> tuple[Chosen, Selected, dict[str, np.ndarray]]:
+    """Measure the last student and the selected one on the test split; with `selection: test` it also chose.
+
+    Returns:
+        The two epochs, and for each which test images are classified correctly, bool [N].
+    """
     assert run.best is not None
     epoch, found = run.best
     held_out = run.recipe.selection == "validation"
+    correct = {}
+    test, correct["last"] = score_each(run)
     last = Chosen(
         epoch=len(run.history),
-        test=score(run, "test"),
+        test=test,
         validation=score(run, "validation") if held_out else None,
         nearest_prototype=score_prototypes(run),
     )
     end = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
     run.student.load_state_dict(run.selected_student)
+    test, correct["selected"] = score_each(run)
     selected = Selected(
         epoch=epoch,
         by=run.recipe.selection,
-        test=score(run, "test"),
+        test=test,
         validation=found if held_out else None,
         nearest_prototype=score_prototypes(run),
     )
     run.student.load_state_dict(end)
-    return last, selected
+    return last, selected, correct

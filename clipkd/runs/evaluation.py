@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipkd.core.top_k import top_k
+from clipkd.core.top_k import hits
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
 from clipkd.runs.nearest_prototype import nearest_prototype
@@ -19,27 +20,54 @@ from clipkd.runs.run import Run
 EVALUATION_BATCH = 500
 
 
-@torch.inference_mode()
 def evaluate(
     student: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, ranks: Ranks | None = None
 ) -> Score:
-    """Return top-1 and top-5 accuracy in 0..1 and the mean classification loss over a split.
+    """Return top-1 and top-5 accuracy in 0..1 and the mean classification loss over a split."""
+    return evaluate_each(student, batches, recipe, ranks)[0]
 
-    Each rank takes its share of the batches; all return the same score.
+
+@torch.inference_mode()
+def evaluate_each(
+    student: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe, ranks: Ranks | None = None
+) -> tuple[Score, np.ndarray]:
+    """Return the score over a split, and which of its images are classified correctly, bool [N].
+
+    Each rank takes its share of the batches; all return the same.
     """
     ranks = ranks or Ranks()
     student.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     count = 0
+    correct: list[Tensor] = []
     for inputs, labels in islice(batches, ranks.rank, None, ranks.count):
         logits = student(inputs).logits
+        found = hits(logits, labels)
+        correct.append(found[:, 0])
         loss = losses.classification(logits, labels, recipe).double() * len(labels)
         # Read once, after the last batch: reading makes the host wait for the device.
-        sums = sums.to(logits.device) + torch.stack([*top_k(logits, labels), loss])
+        sums = sums.to(logits.device) + torch.stack([found[:, 0].sum(), found.sum(), loss])
         count += len(labels)
     student.train()
     top1, top5, loss_sum, images = ranks.sum([*sums.tolist(), count])
-    return Score(top1=top1 / images, top5=top5 / images, loss=loss_sum / images)
+    return Score(top1=top1 / images, top5=top5 / images, loss=loss_sum / images), in_order(correct, ranks)
+
+
+def in_order(parts: list[Tensor], ranks: Ranks) -> np.ndarray:
+    """Return the parts [B] of all ranks as one, bool [N]; each rank has every `ranks.count`-th of them."""
+    mine = slice(ranks.rank, None, ranks.count)
+    lengths = np.zeros(round(ranks.sum([len(parts)])[0]))
+    lengths[mine] = [len(part) for part in parts]
+    ends = np.cumsum(ranks.sum(lengths.tolist())).astype(int)
+    whole = np.zeros(ends[-1])
+    for end, part in zip(ends[mine], parts, strict=True):
+        whole[end - len(part) : end] = part.cpu()
+    return np.array(ranks.sum(whole.tolist())) > 0
+
+
+def score_each(run: Run) -> tuple[Score, np.ndarray]:
+    """Return the student's score on the test split, and which of its images are classified correctly, bool [N]."""
+    return evaluate_each(run.student, images_of(run, "test"), run.recipe, run.ranks)
 
 
 def score(run: Run, part: str) -> Score:

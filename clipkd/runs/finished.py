@@ -6,12 +6,14 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import dotted, problem, read_model, remedy, wrong_field
+from clipkd.runs.correct import CORRECT, unpacked
 from clipkd.runs.record import (
     COST,
     ENVIRONMENT,
@@ -43,6 +45,24 @@ class FinishedRun:
     history_sha256: str
     environment: Environment | None
     """None where the run does not say."""
+    correct_file: Path | None = None
+    """None where the run is of a version that kept no results of single images."""
+
+    def correct(self, epoch: str) -> np.ndarray | None:
+        """Return which test images the student of an epoch (`last`, or another: the selected one) classifies correctly.
+
+        Raises:
+            DataError: the file is damaged, or is not that of the run's accuracy.
+        """
+        if self.correct_file is None:
+            return None
+        kind = "last" if epoch == "last" else "selected"
+        found = unpacked(self.correct_file).get(kind)
+        if found is None or abs(found.mean() - self.metrics.chosen(epoch).test.top1) > 1e-6:
+            raise DataError(
+                f"{self.correct_file}: '{kind}' is not what top1 in {METRICS} counts; {remedy(self.correct_file)}"
+            )
+        return found
 
     @property
     def made_with(self) -> str | None:
@@ -82,12 +102,13 @@ def read_run(cell: Cell, folder: Path) -> FinishedRun:
     cost = read_model(folder / COST, Cost)
     check_cost(cost, cell, folder / COST)
     # Last, so that an impossible number is named by its field; this finds a possible one that was not written so.
-    artifact = open_artifact(folder, KIND, only=(METRICS, COST, HISTORY, ENVIRONMENT))
+    artifact = open_artifact(folder, KIND, only=(METRICS, COST, HISTORY, ENVIRONMENT, CORRECT))
     if artifact.manifest["fingerprint"] != metrics.fingerprint:
         raise wrong_field(folder / METRICS, "fingerprint", "differs from that of the manifest.json beside it")
     record = RunRecord(metrics=metrics, cost=cost, history=history)
     history_sha256 = artifact.manifest["files"][HISTORY]["sha256"]
-    return FinishedRun(cell, folder, record, artifact.identity, history_sha256, read_environment(folder))
+    correct = folder / CORRECT if CORRECT in artifact.manifest["files"] else None
+    return FinishedRun(cell, folder, record, artifact.identity, history_sha256, read_environment(folder), correct)
 
 
 def check_metrics(metrics: Metrics, cell: Cell, path: Path) -> None:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save
@@ -37,6 +38,7 @@ from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.lock import acquire
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
+from clipkd.runs.correct import CORRECT, packed
 from clipkd.runs.record import COST, ENVIRONMENT, FAILED, HISTORY, KIND, METRICS, RESUME, RunRecord
 from clipkd.runs.unfinished import Checkpoints
 
@@ -112,7 +114,7 @@ class RunFolder:
 
     def empty(self) -> None:
         """Remove an earlier run's results, `metrics.json` first: without it the folder holds no complete run."""
-        names = {MANIFEST, COST, HISTORY}
+        names = {MANIFEST, COST, HISTORY, CORRECT}
         with suppress(DataError):
             names |= read_manifest(self.path)["files"].keys()
         for name in [METRICS, *names]:
@@ -123,7 +125,13 @@ class RunFolder:
         write_json(self.path / FAILED, reason)
 
     def finish(
-        self, student: State, record: RunRecord, facts: dict[str, Any], settings: dict[str, Any], where: torch.device
+        self,
+        student: State,
+        record: RunRecord,
+        facts: dict[str, Any],
+        settings: dict[str, Any],
+        where: torch.device,
+        correct: dict[str, np.ndarray] | None = None,
     ) -> None:
         """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
         identity, texts = record.metrics.identity, record.files()
@@ -134,10 +142,14 @@ class RunFolder:
         save_student(student, self.checkpoint)
         for name in (HISTORY, COST):
             write_text(self.path / name, texts[name])
+        if correct is not None:
+            with written_aside(self.path / CORRECT) as aside:
+                aside.write_bytes(packed(correct))
         with written_aside(self.path / METRICS) as aside:
             aside.write_text(texts[METRICS], encoding="utf-8")
             entries = {METRICS: entry_of(aside)}
             files = [self.path / name for name in (CONFIG, ENVIRONMENT, HISTORY, COST)]
+            files += [self.path / CORRECT] * (correct is not None)
             if self.checkpoint.parent == self.path:
                 files.append(self.checkpoint)
             else:

@@ -6,14 +6,16 @@ Each comparison answers a question (`QUESTIONS`); its verdict is corrected for a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+import numpy as np
+
 from clipkd.plugins import methods
-from clipkd.spec.cells import NO_TEACHER
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.grouping import AXES, groups, nested_order
 from clipkd.tables.results import Results
-from clipkd.tables.summary import CONFIDENCE, Difference, holm, paired_difference
+from clipkd.tables.summary import CONFIDENCE, Difference, holm, paired_by_image, paired_difference
 from clipkd.tables.terms import BASELINE
 
 POINTS = 100.0
@@ -32,6 +34,8 @@ LISTS = (("help", "methods"), ("content",), ("controls",))
 to find say something in any sentence: to be better than a control and than no teacher hardly ever comes by chance.
 """
 BOTH = " and "
+UNLIKE = "‡"
+"""Beside a comparison of runs that differ in more than their train type."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Arm:
     points: dict[int, float]
     """Seed -> test top-1 in percent of the finished runs."""
     is_incomplete: bool
+    is_replayed: bool = False
+    """Whether the students saw stored views only."""
+    epochs: int | None = None
+    correct: dict[int, np.ndarray] = field(default_factory=dict)
+    """Seed -> which test images are classified correctly, bool [N], of the runs that have kept it."""
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -75,6 +84,8 @@ class Comparison:
     """The p-value after Holm's correction for the question's list; None: without a p-value."""
     listed: int = 1
     """How many p-values that list has."""
+    unlike: str = ""
+    """What the two sides differ in beside the train type."""
 
     @property
     def sentence(self) -> str:
@@ -89,7 +100,8 @@ class Comparison:
             level = level if found.p != 1 else f"between {self.against}, or level with one"
         else:
             level = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
-        return f"{self.method} is {level} ({self.evidence}): {self.outcome}."
+        mixed = f" {UNLIKE} {self.unlike}." if self.unlike else ""
+        return f"{self.method} is {level} ({self.evidence}): {self.outcome}.{mixed}"
 
     @property
     def evidence(self) -> str:
@@ -149,20 +161,27 @@ def comparisons(results: Results) -> tuple[list[Comparison], list[str]]:
     """Return every comparison in the config's order, and a line for each that the grid gives no partner."""
     runs = results.comparable
     runs = nested_order(runs[runs.is_headline], "recipe", "dataset", "student").assign(points=lambda f: f.top1 * POINTS)
+    by_axes = {(*axes_of(cell), cell.seed): run for cell, run in results.runs.items() if not cell.is_cost_run}
     arms = []
     for axes, here in groups(runs, *AXES):
-        finished = here.dropna(subset="points")
-        points = dict(zip(finished.seed, finished.points, strict=True))
-        is_incomplete = bool((here.state != "finished").any())
+        finished, epoch = here.dropna(subset="points"), here.epoch.iloc[0]
+        correct = {seed: by_axes[*axes, seed].correct(epoch) for seed in finished.seed}
         arms.append(
             Arm(
                 **dict(zip(AXES, axes, strict=True)),
-                epoch=here.epoch.iloc[0],
-                points=points,
-                is_incomplete=is_incomplete,
+                epoch=epoch,
+                points=dict(zip(finished.seed, finished.points, strict=True)),
+                is_incomplete=bool((here.state != "finished").any()),
+                is_replayed=bool((here.teacher_source == "replayed").any()),
+                epochs=int(here.epochs.iloc[0]),
+                correct={seed: one for seed, one in correct.items() if one is not None},
             )
         )
     return compare(arms)
+
+
+def axes_of(cell: Cell) -> tuple[str, ...]:
+    return tuple(getattr(cell, axis) for axis in AXES)
 
 
 def compare(arms: list[Arm]) -> tuple[list[Comparison], list[str]]:
@@ -189,10 +208,32 @@ def comparison(question: str, first: Arm, second: Arm) -> Comparison:
     """Return the comparison of two arms."""
     return Comparison(
         *(*first.place, first.teacher, first.train_type, second.train_type, first.epoch),
-        difference=paired_difference(first.points, second.points),
+        difference=difference(first, second),
         is_incomplete=first.is_incomplete or second.is_incomplete,
         question=question,
+        unlike=unlike(first, second),
     )
+
+
+def unlike(first: Arm, second: Arm) -> str:
+    """Return what two arms differ in beside the train type, in words; "" where in nothing."""
+    views = {True: "stored views", False: "new views in each epoch"}
+    found = []
+    if first.is_replayed != second.is_replayed:
+        sides = [f"{arm.train_type} saw {views[arm.is_replayed]}" for arm in (first, second)]
+        found.append(", ".join(sides))
+    if first.epochs != second.epochs:
+        found.append(f"{first.epochs} and {second.epochs} epochs")
+    return "; ".join(found)
+
+
+def difference(first: Arm, second: Arm) -> Difference | None:
+    """Return the difference of two arms in points, over seeds and images where both have kept their images."""
+    seeds = first.points.keys() & second.points.keys()
+    if not first.correct.keys() & second.correct.keys() >= seeds:
+        return paired_difference(first.points, second.points)
+    found = paired_by_image(first.correct, second.correct)
+    return found and found.times(POINTS)
 
 
 def pairs(train_types: list[str]) -> Iterator[tuple[str, str, str]]:
@@ -233,6 +274,7 @@ def contents(mine: dict[str, Arm], without: dict[str, Arm]) -> Iterator[Comparis
             against=BOTH.join(one.against for one in each),
             difference=together([one.difference for one in each]),
             is_incomplete=any(one.is_incomplete for one in each),
+            unlike="; ".join(dict.fromkeys(one.unlike for one in each if one.unlike)),
         )
 
 
@@ -243,10 +285,11 @@ def together(each: list[Difference | None]) -> Difference | None:
         return None
     nearest, n = min(found, key=lambda one: abs(one.mean)), min(one.n for one in found)
     p = [one.p for one in found if one.p is not None]
+    over = min(one.over for one in found)
     if len(p) < len(found):
-        return Difference(nearest.mean, None, None, n)
+        return Difference(nearest.mean, None, None, n, over=over)
     is_one_way = all(one.mean > 0 for one in found) or all(one.mean < 0 for one in found)
-    return Difference(nearest.mean, None, None, n, max(p) if is_one_way else 1.0)
+    return Difference(nearest.mean, None, None, n, max(p) if is_one_way else 1.0, over)
 
 
 def corrected(found: list[Comparison]) -> list[Comparison]:

@@ -15,7 +15,7 @@ LATEX = str.maketrans(
     {character: f"\\{character}" for character in "{}&%$#_"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
-    | {"†": r"$^{\dagger}$", "–": "--", "·": r"$\cdot$"}
+    | {"†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "–": "--", "·": r"$\cdot$"}
 )
 MARKDOWN = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_[]|~#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}

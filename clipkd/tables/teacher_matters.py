@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipkd.tables.comparisons import QUESTIONS, Comparison, comparisons, p_value, signed
+from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, p_value, signed
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, words
 
@@ -20,12 +20,14 @@ def table(results: Results) -> Table:
             words("student", "Student"),
             words("teacher", "Teacher", lambda row: titles[row.teacher]),
             words("method", "Method"),
-            words("against", "Against"),
+            words("against", "Against", lambda row: f"{row.against} {UNLIKE}" if row.unlike else row.against),
+            Field("unlike"),
             words("question", "Question", lambda row: QUESTIONS[row.question]),
             Field("epoch"),
             Field("difference_points", Column("Difference, points"), difference, lambda row: part(row, "mean")),
             Field("low_points", Column("95 % CI, uncorrected"), interval, lambda row: part(row, "low")),
             Field("high_points", value=lambda row: part(row, "high")),
+            words("interval_over", "over", lambda row: over(row) or NOTHING, over),
             Field("n", Column("n"), lambda row: Entry(str(seeds(row)), False, row.is_incomplete), seeds),
             Field("p", value=lambda row: part(row, "p")),
             Field("p_holm", Column("p, Holm"), lambda row: p_value(row.corrected), lambda row: row.corrected),
@@ -35,20 +37,23 @@ def table(results: Results) -> Table:
         ],
         found,
     )
+    is_mixed = any(one.unlike for one in found)
     recipes = {epoch: sorted({one.recipe for one in found if one.epoch == epoch}) for epoch in EPOCHS}
     used = "; ".join(f"recipe {', '.join(names)}: {EPOCHS[epoch]}" for epoch, names in recipes.items() if names)
     made.notes = [
         f"Difference in test top-1, in percentage points, paired by seed. Epoch compared: {used or 'none'}.",
-        "Interval: Student's t over the seeds' differences. It covers the choice of seed only, on one test set, and it "
-        "is not corrected for the number of comparisons. With 2 seeds it is about 13 times as wide as the gap between "
+        "Interval: of a paired bootstrap over seeds and images, if all runs kept which test images are correct; else "
+        "Student's t over the seeds' differences, which covers the choice of seed only, on one test set. It is not "
+        "corrected for the number of comparisons. With 2 seeds it is at least 12 times as wide as the gap between "
         "their two differences, so that only large effects can show.",
         "In words: better or worse where p, Holm is at most 0.05. It is the p-value of the difference, corrected by "
-        "Holm's method for all comparisons of one question. Where a question has nothing to find, at most 5 % of grids "
-        "find something.",
+        f"Holm's method for all comparisons of its question; {QUESTIONS['help']} and {QUESTIONS['methods']} are "
+        "corrected together. Where there is nothing to find, at most 5 % of grids find something.",
         f"{QUESTIONS['content']}: better than training without a teacher and than the control that gives the same "
         "targets to the wrong classes or images. Such a row shows the smaller of the two differences; its p-value is "
         "the larger of the two. Other controls change more than the content, or less: they are information.",
         "no difference shown does not prove equality.",
+        *[f"{UNLIKE}: the two sides differ in more than the train type, as the row says in words."] * is_mixed,
         *alone,
     ]
     return made
@@ -57,6 +62,12 @@ def table(results: Results) -> Table:
 def part(comparison: Comparison, name: str) -> float | None:
     """Return one number of a comparison's difference; None where there is none."""
     return getattr(comparison.difference, name, None)
+
+
+def over(comparison: Comparison) -> str | None:
+    """Return what the interval and p-value of a comparison cover the choice of; None where it has neither."""
+    found = comparison.difference
+    return found.over if found and found.p is not None else None
 
 
 def seeds(comparison: Comparison) -> int:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from clipkd.core.artifacts import MANIFEST, read_manifest
+import numpy as np
+
+from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.typed_json import Count, Excerpt, NonNegative, Positive, Share, Text, validated
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
+
+PROTOTYPES = "prototypes.npy"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,18 @@ def together(each: list[Extraction]) -> Extraction:
     )
 
 
+def class_cosine(prototypes: np.ndarray) -> float:
+    """Return the mean cosine between vectors of different classes, of prototypes [C, D] or [C, P, D].
+
+    Of unit vectors u: the sum over all pairs is |sum of u|^2; what a class has with itself is taken off.
+    """
+    each = prototypes.reshape(len(prototypes), -1, prototypes.shape[-1]).astype(np.float64)
+    units = each / np.linalg.norm(each, axis=-1, keepdims=True)
+    classes, sums = len(units), units.sum(axis=1)
+    within = (sums**2).sum()
+    return float(((sums.sum(axis=0) ** 2).sum() - within) / (classes * (classes - 1) * units.shape[1] ** 2))
+
+
 def needs_head(cell: Cell) -> bool:
     """Return whether the run reads the teacher's class scores."""
     return cell.method.signal == "scores"
@@ -176,6 +192,13 @@ class TeacherStats:
         if found is None:
             return None
         return Teacher(found.facts.parameters, found.facts.accuracy.test if found.facts.accuracy else None)
+
+    def class_cosine(self, cell: Cell) -> float | None:
+        """Return the mean cosine between prototypes of different classes; None where none are stored."""
+        folder, identity = self.layout.prototypes(cell)
+        if self.read(folder, "prototypes", identity, StoredFacts) is None:
+            return None
+        return class_cosine(open_artifact(folder, "prototypes", identity, only=(PROTOTYPES,)).array("prototypes"))
 
     def extraction(self, store: Embeddings, needed: bool) -> Extraction | None:
         found = self.read(store.folder, "embeddings", store.identity, ExtractionFacts, needed)

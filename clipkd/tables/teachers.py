@@ -26,6 +26,8 @@ class Row:
     stats: Teacher | None
     head: Head | None
     needs_head: bool
+    class_cosine: float | None
+    """Mean cosine between the prototypes of different classes."""
     extractions: dict[str, Extraction | None]
     needed: dict[str, bool]
 
@@ -64,6 +66,11 @@ def table(results: Results) -> Table:
         Field("head", value=lambda row: row.head and row.head.name),
         head_field("top1", "top-1, %"),
         head_field("top5", "top-5, %"),
+        Field(
+            "class_cosine",
+            Column("cosine between classes", "Prototypes"),
+            lambda row: NOTHING if row.class_cosine is None else f"{row.class_cosine:.3f}".replace("-", "−"),
+        ),
         Field("device"),
         *(field for name in SETS for field in extraction_fields(name)),
         Field(column=Column("Device", is_number=False), entry=lambda row: row.device or NOTHING),
@@ -74,6 +81,8 @@ def table(results: Results) -> Table:
         "once and shared by all students and seeds. Seconds and passes are those of the extraction.",
         "own test accuracy: of the classifier that the workflow trained with the teacher. "
         "Head on embeddings: the classifier on stored embeddings that provides the class scores for `vanilla`.",
+        "Prototypes: the mean cosine between the vectors of two different classes. Near 1, all classes have nearly the "
+        "same vector, as those of an untrained teacher do; independent directions have 0.",
         "– : not needed by any run of this grid, or not known. 1 MB = 1,000,000 bytes.",
     ]
     return made
@@ -94,6 +103,7 @@ def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:
 def row(results: Results, cells: list[Cell]) -> Row:
     """Return the row of one teacher, dataset and recipe."""
     stats, first = results.teachers, cells[0]
+    taught = [cell for cell in cells if needs_sample(cell)]
     return Row(
         first.dataset,
         first.teacher,
@@ -102,8 +112,9 @@ def row(results: Results, cells: list[Cell]) -> Row:
         stats.teacher(first),
         stats.head(first),
         any(map(needs_head, cells)),
+        stats.class_cosine(taught[0]) if taught else None,
         {"full": stats.full(first), "sample": stats.sample(first)},
-        {"full": any(map(needs_full, cells)), "sample": any(map(needs_sample, cells))},
+        {"full": any(map(needs_full, cells)), "sample": bool(taught)},
     )
 
 

@@ -82,7 +82,8 @@ def run(folder: Path) -> None:
     )
     made = RunFolder(folder)
     made.start(IDENTITY)
-    made.finish({"w": torch.arange(500.0)}, record, {}, {"a": 1}, CPU)
+    correct = dict.fromkeys(("last", "selected"), np.arange(200) % 5 > 0)
+    made.finish({"w": torch.arange(500.0)}, record, {}, {"a": 1}, CPU, correct)
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +406,7 @@ def test_every_call_fails_once(what: str, tmp_path: Path, record_property: Any) 
     calls = count_calls(lambda: write(fresh()))
     assert calls >= 4
     # Where few are tried, they are drawn so that each control is hit: else it stays green, and fails.
-    few = sorted(random.Random(5).sample(range(1, calls + 1), min(calls, 5)))
+    few = sorted(random.Random(21).sample(range(1, calls + 1), min(calls, 5)))
     steps = range(1, calls + 1) if amount(0, 1) else few
     struck = 0
     for at in steps:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zlib
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from clipkd.tables.comparisons import comparisons
+from clipkd.runs.correct import CORRECT, packed
+from clipkd.spec.cells import Cell
+from clipkd.tables import teacher_matters
+from clipkd.tables.comparisons import Arm, compare, comparisons
 from clipkd.tables.results import Results
-from clipkd.tables.summary import holm, paired_difference, summarise
-from tests.synthetic import demo, write_study
+from clipkd.tables.summary import holm, paired_by_image, paired_difference, summarise, variance
+from tests.synthetic import TEST, Study, demo, seal, top1, write_study
 
 T_2, T_3 = 12.706204736432095, 4.302652729911275
 """Quantile 0.975 of Student's t with 1 and 2 degrees of freedom, from a table."""
@@ -80,6 +87,44 @@ def test_no_interval_from_one_seed_or_from_equal_differences(seeds):
     assert found.verdict == "no interval"
 
 
+def test_equal_differences_of_three_seeds_have_an_interval_over_images():
+    """Three seeds, four images; the first method is right about one image more, another one for each seed.
+
+    Seeds: all means are 1/4. Images: means 1/3, 1/3, 1/3, 0 have the variance 1/12 - 1/16 = 1/48. What is left: three
+    2/3, six -1/3 and three 0, mean square 1/6, over (n - 1) N = 8: 1/48, which is more than 1/48 / 4 of the images.
+    """
+    first = {seed: np.arange(4) == seed for seed in range(3)}
+    second = dict.fromkeys(range(3), np.zeros(4, bool))
+    found = paired_by_image(first, second)
+    half = T_3 * 48**-0.5
+    assert (found.mean, found.low, found.high) == (0.25, pytest.approx(0.25 - half), pytest.approx(0.25 + half))
+    assert (found.n, found.over) == (3, "seeds and images")
+    assert paired_difference({0: 25.0, 1: 25.0, 2: 25.0}, {0: 0.0, 1: 0.0, 2: 0.0}).p is None  # without images
+
+
+def test_the_same_images_correct_give_no_interval():
+    same = {seed: np.arange(6) % 2 == 0 for seed in range(3)}
+    found = paired_by_image(same, same)
+    assert (found.mean, found.low, found.p) == (0.0, None, None)
+    assert paired_by_image({0: same[0]}, {0: ~same[0]}).p is None  # one seed
+    assert paired_by_image({0: same[0]}, {1: same[0]}) is None
+
+
+def test_variance_over_seeds_and_images_is_that_of_resampling_them():
+    generator = np.random.default_rng(0)
+    n, images, draws = 5, 40, 40_000
+    differences = generator.normal(size=(n, images)) + generator.normal(size=(n, 1)) / 3 + generator.normal(size=images)
+    seeds = generator.multinomial(n - 1, np.full(n, 1 / n), size=draws) / (n - 1)
+    drawn = generator.multinomial(images, np.full(images, 1 / images), size=draws) / images
+    of_seeds, of_images = (seeds @ differences.mean(axis=1)).var(), (drawn @ differences.mean(axis=0)).var()
+    both = np.einsum("ks,si,ki->k", seeds, differences, drawn, optimize=True).var() - of_seeds - of_images
+    assert both > 0
+    wanted = max(of_seeds, both) + max(of_images, both) - both
+    assert variance(differences) == pytest.approx(wanted, rel=0.05)
+    # Control: the plain bootstrap of both ways counts their common part three times.
+    assert of_seeds + of_images + both > 1.1 * wanted
+
+
 def study_of(tmp_path, levels: dict[tuple[str, int], float], seeds: list[int], types: list[str]) -> Results:
     """Return results of one teacher and recipe whose last top-1 is as `levels` says."""
     config = demo()
@@ -145,6 +190,53 @@ def test_each_method_meets_supervised_its_controls_and_embed_kd_the_other_method
         "teacher's content matters for vanilla, teacher-KD, embed-KD with digits-vit-xs."
     ]
     assert {one.recipe: one.epoch for one in found} == {"reference": "last", "corrected": "selected"}
+
+
+def keep_images(study: Study, cell: Cell) -> None:
+    """Write which of 200 test images are correct: as many as the accuracies say, others in each run."""
+    folder = study.results / "runs" / cell.folder
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    generator = np.random.default_rng(zlib.crc32(cell.folder.encode()))
+    counts = {kind: round(TEST * metrics[kind]["test"]["top1"]) for kind in ("last", "selected")}
+    correct = {kind: generator.permutation(np.arange(TEST) < count) for kind, count in counts.items()}
+    (folder / CORRECT).write_bytes(packed(correct))
+    seal(folder)
+
+
+def test_a_row_says_what_its_interval_is_over(tmp_path):
+    """Runs from before single images were kept are compared over seeds, and the row says so."""
+    config = demo()
+    types = ["supervised", "vanilla", "embed-KD", "embed-KD-permuted"]
+    config["grid"] = [config["grid"][0] | {"teachers": ["digits-vit-s"], "train_types": types}]
+    study = write_study(config, tmp_path, lambda cell: top1(cell) + 0.01 * (cell.seed and cell.train_type == "vanilla"))
+    for cell in study.cells:
+        if cell.train_type != "vanilla":
+            keep_images(study, cell)
+    rows = teacher_matters.table(Results.collect(study.config, study.results / "runs", study.data)).records
+    with_vanilla = [row for row in rows if "vanilla" in (row["method"], row["against"])]
+    assert [row["interval_over"] for row in with_vanilla] == ["seeds"] * 4
+    others = [row for row in rows if row not in with_vanilla]
+    assert [row["interval_over"] for row in others] == ["seeds and images"] * 8
+    # Each seed differs by the same amount here: over seeds alone there is no interval.
+    alone = [row for row in others if row["question"] != "content"]
+    assert all(row["low_points"] < row["difference_points"] < row["high_points"] for row in alone)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"is_replayed": True}, "embed-KD saw stored views, supervised saw new views in each epoch"),
+        ({"epochs": 20}, "20 and 200 epochs"),
+    ],
+)
+def test_sides_that_differ_in_more_than_the_train_type_are_marked(change, said):
+    place = ("corrected", "digits", "tiny-32")
+    supervised = Arm(*place, "none", "supervised", "last", {0: 80.0, 1: 80.5}, False, epochs=200)
+    method = replace(Arm(*place, "digits-vit-s", "embed-KD", "last", {0: 81.0, 1: 82.0}, False, epochs=200), **change)
+    ((found,), _) = compare([supervised, method])
+    assert found.unlike == said
+    assert found.sentence.endswith(f" ‡ {said}." if said else "no difference shown.")
 
 
 def test_a_method_without_a_partner_is_told(tmp_path):

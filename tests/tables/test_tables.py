@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,6 +21,7 @@ from clipkd.core.errors import DataError
 from clipkd.spec.settings import Config
 from clipkd.tables import report_entry, table_files, table_stems, write_tables
 from clipkd.tables.cost import count
+from clipkd.tables.teacher_stats import class_cosine
 from tests import synthetic
 from tests.synthetic import Study, demo, top1, write_run, write_study
 
@@ -188,6 +191,22 @@ def test_resources_tell_published_from_measured(tables):
     text = (tables / "resources.md").read_text(encoding="utf-8")
     # memory 9 MB live against 1 MB; 4 s against 2.25 s
     assert "embed-KD takes 9.00 × less memory for weights and 1.78 × less time per epoch" in text
+
+
+def test_cosine_between_classes_is_the_mean_over_pairs_of_two_classes():
+    prototypes = np.random.default_rng(0).normal(size=(4, 3, 5))
+
+    def cosine(first, second):
+        return first @ second / (first @ first) ** 0.5 / (second @ second) ** 0.5
+
+    pairs = [
+        cosine(prototypes[a, p], prototypes[b, q])
+        for a, b in itertools.permutations(range(4), 2)
+        for p, q in itertools.product(range(3), repeat=2)
+    ]
+    assert class_cosine(prototypes) == pytest.approx(sum(pairs) / len(pairs))
+    assert class_cosine(np.eye(6, 9)) == pytest.approx(0)
+    assert class_cosine(np.ones((3, 4), np.float32)) == pytest.approx(1)
 
 
 def test_teachers_table(tables):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from clipkd.plugins import methods, recipes, students
 from clipkd.plugins.students._vit import Outputs, build_student
+from clipkd.runs.evaluation import evaluate_each
 from clipkd.runs.ranks import Ranks, join, leave
 
 BATCH, CLASSES, WIDTH = 7, 10, 16
@@ -34,6 +36,16 @@ def gradients(train_type: str, recipe_name: str, ranks: Ranks, is_gathered: bool
     return {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
 
 
+def correct(ranks: Ranks) -> np.ndarray:
+    """Return which of 29 images, in batches of 4, an untrained student classifies correctly."""
+    torch.manual_seed(0)
+    recipe = recipes.get("corrected")
+    student = build_student(students.get("tiny-32"), CLASSES, None, recipe)
+    batches = [(torch.randn(4, 3, 32, 32), torch.randint(0, 3, (4,))) for _ in range(7)]
+    last = torch.randn(1, 3, 32, 32)
+    return evaluate_each(student, [*batches, (last, student.eval()(last).logits.argmax(dim=1))], recipe, ranks)[1]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     ranks = join(torch.device("cpu"))
@@ -43,5 +55,6 @@ if __name__ == "__main__":
         for recipe in ("reference", "corrected")
         for is_gathered in (True, False)
     }
+    np.save(Path(sys.argv[1]) / f"{ranks.rank}.npy", correct(ranks))
     torch.save({"/".join(map(str, key)): value for key, value in found.items()}, Path(sys.argv[1]) / f"{ranks.rank}.pt")
     leave()

@@ -15,6 +15,7 @@ import torch
 
 from clipkd.plugins import recipes, students
 from clipkd.plugins.students._vit import build_student
+from clipkd.runs.correct import CORRECT, unpacked
 from clipkd.runs.optimiser import adamw, learning_rate
 from clipkd.spec.settings import Hyperparameters
 from tests.warm import clipkd
@@ -60,6 +61,10 @@ def test_a_run_leaves_everything_that_the_tables_read(finished):
     assert cost["student_weights_bytes"] == 4 * found["student_parameters"] == cost["weights_bytes"]
     assert cost["teacher"] == {"source": "none", "forward_passes": 0, "weights_bytes": 0}
     assert not list(finished.glob(".resume*"))
+    correct = unpacked(finished / CORRECT)
+    assert {epoch: one.mean() for epoch, one in correct.items()} == pytest.approx(
+        {epoch: found[epoch]["test"]["top1"] for epoch in ("last", "selected")}
+    )
     assert json.loads((finished / "env.json").read_text())["packages"]["torch"] == torch.__version__
 
 
@@ -175,7 +180,10 @@ def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
             assert not {"conv1.weight", "classifier.weight", "cluster_projection.weight"} & found
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "metrics.json", "cost.json", "config.yaml", "env.json"])
+NAMES = ("student.safetensors", "metrics.json", "cost.json", "config.yaml", "env.json", CORRECT)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_result_is_named(name, finished, tmp_path):
     copy = Path(shutil.copytree(finished, tmp_path / "runs/run"))
     assert clipkd("verify", tmp_path).stdout.startswith("1 sound, 0 damaged; 6 files with ")

@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clipkd.runs.ranks import Ranks
-from tests.training.ranks_worker import gradients
+from tests.training.ranks_worker import correct, gradients
 
 ROOT = Path(__file__).parents[2]
 CASES = [(kind, recipe) for kind in ("vanilla", "teacher-KD", "embed-KD") for recipe in ("reference", "corrected")]
@@ -47,7 +48,8 @@ def of_three(tmp_path_factory) -> list[dict]:
     """Gradients of a batch of 7, which three ranks can't divide evenly: what each rank has in the end."""
     folder = tmp_path_factory.mktemp("ranks")
     finished(torchrun(3, ROOT / "tests/training/ranks_worker.py", folder))
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(3)]
+    correct = [np.load(folder / f"{rank}.npy") for rank in range(3)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) | {"correct": correct[rank]} for rank in range(3)]
 
 
 def distance(found: dict, wanted: dict) -> float:
@@ -60,6 +62,14 @@ def test_three_ranks_have_the_gradients_of_one_process(train_type, recipe, of_th
     alone = gradients(train_type, recipe, Ranks())
     for rank in of_three:
         assert distance(rank[f"{train_type}/{recipe}/True"], alone) < 1e-12
+
+
+def test_three_ranks_find_the_same_images_correct_as_one_process(of_three):
+    alone = correct(Ranks())
+    assert len(alone) == 29
+    assert 0 < alone.sum() < 29
+    for rank in of_three:
+        assert (rank["correct"] == alone).all()
 
 
 @pytest.mark.parametrize("recipe", ["reference", "corrected"])
