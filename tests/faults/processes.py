@@ -30,6 +30,9 @@ def forked(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> 
     child = os.fork()
     if child:
         return child
+    # As in a process of its own: commands that earlier tests ran here have left their handlers.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     code = ERROR
     try:
         null = os.open(os.devnull, os.O_WRONLY)
