@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 import math
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -178,18 +177,3 @@ def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
                 "classifier.bias",
             } <= found
             assert not {"conv1.weight", "classifier.weight", "cluster_projection.weight"} & found
-
-
-NAMES = ("student.safetensors", "metrics.json", "cost.json", "config.yaml", "env.json", CORRECT)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_damaged_result_is_named(name, finished, tmp_path):
-    copy = Path(shutil.copytree(finished, tmp_path / "runs/run"))
-    assert clipkd("verify", tmp_path).stdout.startswith("1 sound, 0 damaged; 6 files with ")
-    content = bytearray((copy / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (copy / name).write_bytes(content)
-    answer = clipkd("verify", tmp_path, check=False)
-    assert answer.returncode == 3
-    assert f"{copy / name} is damaged" in answer.stdout

@@ -140,20 +140,11 @@ def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
     assert "left out" not in said
 
 
-REFUSED = {
-    "key": ("training:\n  epochs: 3\n  epoch: 4\n", "bad.yaml:3", "'epoch'; did you mean 'epochs'"),
-    "duplicate": ("training:\n  epochs: 3\n  epochs: 4\n", "bad.yaml:3", "duplicate key 'epochs'"),
-    "combination": (MINI.replace("corrected]", "corrected]\n    teacher_source: live"), "a live teacher"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_bad_config_is_refused_before_any_work(name: str, project: Path, tmp_path: Path) -> None:
-    text, *parts = REFUSED[name]
-    (tmp_path / "bad.yaml").write_text(text)
+def test_a_bad_config_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("training:\n  epochs: 3\n  epoch: 4\n")
     answer = snakemake(project, "--configfile", str(tmp_path / "bad.yaml"))
     assert answer.returncode != 0
-    assert [part for part in parts if part not in answer.stdout] == [], answer.stdout
+    assert re.search(r"bad\.yaml:3.*'epoch'; did you mean 'epochs'", answer.stdout), answer.stdout
     assert "Traceback" not in answer.stdout
     assert not (project / "data").exists()
     assert not (project / "results").exists()
