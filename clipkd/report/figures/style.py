@@ -36,8 +36,12 @@ TRAIN_TYPES = {
     "embed-KD-random": ("#E69F00", "--"),
     "embed-KD-permuted": ("#CC79A7", "--"),
     "embed-KD-onehot": ("#56B4E9", "--"),
+    "teacher-KD-permuted": ("#44AA99", "--"),
+    "teacher-KD-within-class": ("#117733", "-."),
+    "vanilla-permuted": ("#88CCEE", "--"),
+    "vanilla-within-class": ("#332288", "-."),
 }
-"""Train type -> colour and line style; controls are dashed."""
+"""Train type -> colour and line style; controls are dashed. (The last four: P. Tol, Colour schemes, 2021.)"""
 SETTINGS: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
