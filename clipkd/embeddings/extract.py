@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipkd.core import device as devices
 from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.errors import DataError
 from clipkd.core.progress import progress, say
 from clipkd.data.boxes import random_boxes, replayed_views, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
@@ -22,7 +22,7 @@ from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
 from clipkd.embeddings.enlargement import say_enlarged
-from clipkd.embeddings.teacher import Teacher
+from clipkd.embeddings.teacher import Teacher, not_finite
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.views import REPLAY_SEED, Sample, ViewSet
@@ -44,11 +44,7 @@ class ViewPlan:
 
 
 def view_plans(views: ViewSet, dataset: Dataset) -> dict[str, ViewPlan]:
-    """Return what the teacher is shown, by the name of the stored array; labels decide, no pixel is read.
-
-    Raises:
-        InputError: a class has fewer images than the sample asks for.
-    """
+    """Return what the teacher is shown, by the name of the stored array; labels decide, no pixel is read."""
     if views.replays:
         return {"train": replayed(views, dataset)}
     if views.sample is None:
@@ -91,11 +87,12 @@ def extract(
         The opened store; None after one shard of several.
 
     Raises:
-        InputError: a class has fewer images than the sample asks for.
         DataError: the teacher gives a value that is not finite or does not fit the store's dtype.
     """
     say_enlarged(dataset, teacher)
     plans = view_plans(store.views, dataset)
+    if store.views.sample is not None and (said := small_classes(dataset, store.views.sample)):
+        say(said)
     what = f"{store.dataset.title} {' and '.join(plans)} through {teacher.spec.title}"
     planned = parts.plan({name: plan.flips.shape for name, plan in plans.items()})
     mine = planned[shard[0] - 1 :: shard[1]]
@@ -197,33 +194,39 @@ def write_array(draft: Draft, name: str, plan: ViewPlan, opened: list, store: Em
         np.save(draft.path / "train-boxes.npy", plan.boxes)
         np.save(draft.path / "train-flips.npy", plan.flips)
     if name == "sample":
+        counts = np.bincount(dataset.train_labels[plan.rows])
+        draft.facts["per_class"] = [int(counts.min()), int(counts.max())]
         np.save(draft.path / "sample-rows.npy", plan.rows)
         np.save(draft.path / "sample-labels.npy", dataset.train_labels[plan.rows])
         np.save(draft.path / "sample-flips.npy", plan.flips[:, 0])
 
 
 def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np.ndarray:
-    """Return the rows of the first `per_class` training images of each class in shuffled order (or all), by class.
+    """Return the rows of the first `per_class` training images of each class in shuffled order, by class.
 
-    Images that are held out for validation are not drawn.
+    All where there are fewer (`small_classes` says it). Images that are held out for validation are not drawn.
     """
     order = generator.permutation(dataset.training)
     labels = dataset.train_labels[order]
     drawn = []
-    for number, name in enumerate(dataset.classes):
+    for number in range(len(dataset.classes)):
         rows = order[labels == number]
-        if sample.per_class == "all":
-            drawn.append(rows)
-            continue
-        rows = rows[: sample.per_class]
-        if len(rows) < sample.per_class:
-            raise InputError(
-                f"class '{name}' of {dataset.spec.title} has {len(rows)} training images, "
-                f"fewer than prototypes.per_class = {sample.per_class}: "
-                "lower it, or take `all` (in the config, or with --per-class)"
-            )
-        drawn.append(rows)
+        drawn.append(rows if sample.per_class == "all" else rows[: sample.per_class])
     return np.concatenate(drawn)
+
+
+def small_classes(dataset: Dataset, sample: Sample) -> str:
+    """Return what to say where classes have fewer images than a sample asks for; "" where none has."""
+    counts = np.bincount(dataset.train_labels[dataset.training], minlength=len(dataset.classes))
+    if sample.per_class == "all" or counts.min() >= sample.per_class:
+        return ""
+    few = int((counts < sample.per_class).sum())
+    least = int(counts.argmin())
+    return (
+        f"{dataset.spec.title}: {few} of {len(counts)} classes have fewer than {sample.per_class} training images for "
+        f"prototypes (prototypes.per_class, without those held out); all of theirs are used, the fewest "
+        f"{counts[least]} of '{dataset.classes[least]}'"
+    )
 
 
 def embed_views(
@@ -240,9 +243,7 @@ def embed_views(
             inputs = teacher_inputs(flat, starts, sizes, boxes, plan.flips[here, view], views, dataset, teacher)
             embeddings[:, view] = teacher.embed(inputs).cpu().numpy()
         if not np.isfinite(embeddings).all():
-            raise DataError(
-                f"teacher '{teacher.spec.name}' gave an embedding that is not finite: are its weights damaged?"
-            )
+            raise DataError(not_finite(teacher.spec, teacher.precision))
         yield here, embeddings
 
 

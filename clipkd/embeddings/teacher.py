@@ -83,6 +83,21 @@ class Teacher:
         return enlarged(normalised(pixels, mean, std), self.image_size)
 
 
+def not_finite(spec: TeacherSpec, precision: TeacherPrecision) -> str:
+    """Return the message on an embedding that is not finite, though all weights are (`check_weights`)."""
+    if precision == "float16":
+        cause = (
+            "its weights are sound, but numbers inside it are larger than float16 holds (65,504); take bfloat16 or "
+            "float32 (embeddings.precision in the config, or --embed-precision)"
+        )
+    else:
+        cause = (
+            f"its weights are finite, but numbers inside it overflow {precision}: the checkpoint may be damaged, or of "
+            "another architecture than its config.json says"
+        )
+    return f"teacher '{spec.name}' gave an embedding that is not finite: {cause}"
+
+
 def pooled(outputs: Any, output: str, tokens: int) -> Tensor:
     """Return one vector [B, D] per image.
 

@@ -22,6 +22,7 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
+from clipkd.embeddings.teacher import not_finite
 from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.weights import compare, complain
@@ -85,9 +86,7 @@ class TextTower:
         pooled = self.model(input_ids=self.tokens(texts).to(self.device)).pooler_output
         vectors = self.projection(pooled).float().cpu().numpy()
         if not np.isfinite(vectors).all():
-            raise DataError(
-                f"teacher '{self.spec.name}' gave an embedding that is not finite: are its weights damaged?"
-            )
+            raise DataError(not_finite(self.spec, "float32"))
         return vectors
 
 

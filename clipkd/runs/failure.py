@@ -7,6 +7,8 @@ import itertools
 import torch
 
 from clipkd.core.errors import DataError
+from clipkd.data.batches import Batch
+from clipkd.embeddings.teacher import not_finite
 from clipkd.runs.folder import FAILED
 from clipkd.runs.run import Run
 
@@ -27,12 +29,25 @@ def mark_failed(run: Run, step: int) -> DataError:
     generator = torch.Generator()
     generator.set_state(run.epoch.order)
     batches = run.batches.epoch(run.numbers.batch_size, run.recipe.drop_last, generator)
-    rows = next(itertools.islice(batches, step, None)).rows.tolist()
+    batch = next(itertools.islice(batches, step, None))
+    rows = batch.rows.tolist()
     number = run.epoch.number
     message = f"loss or gradient is not finite in epoch {number}, step {step + 1} of {run.steps_per_epoch}"
     run.folder.fail({"message": message, "epoch": number, "step": step + 1, "rows": rows})
     return DataError(
         f"{run.cell.folder}: {message}, training images {', '.join(map(str, rows[:8]))}, ... (all in "
         f"{run.folder.path / FAILED}); the weights were left as they were before that step; "
-        "lower --learning-rate?"
+        f"{teacher_overflow(run, batch) or 'lower --learning-rate?'}"
     )
+
+
+def teacher_overflow(run: Run, batch: Batch) -> str:
+    """Return what to say where it is a live teacher that gives numbers that are not finite for a batch, or ""."""
+    teacher = run.source.teacher
+    if teacher is None:
+        return ""
+    targets = run.source(batch)
+    found = targets if isinstance(targets, tuple) else (targets,)
+    if all(target is None or bool(target.isfinite().all()) for target in found):
+        return ""
+    return not_finite(teacher.spec, teacher.precision)

@@ -210,7 +210,10 @@ class PrototypeSettings(Settings):
     """How class prototypes are made."""
 
     per_class: PerClass = setting(
-        100, "Training images per class that prototypes are made of (the paper uses 100), or `all`.", "--per-class"
+        100,
+        "Training images per class that prototypes are made of, at most (the paper uses 100), or `all`. A class with "
+        "fewer gives all of its images.",
+        "--per-class",
     )
     form: str | None = setting(
         None,

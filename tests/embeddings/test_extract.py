@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from clipkd.core.artifacts import open_artifact
-from clipkd.core.errors import InputError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
-from clipkd.embeddings.extract import draw, extract
+from clipkd.embeddings.extract import draw, extract, small_classes
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.spec.layout import Layout
@@ -98,16 +97,21 @@ def test_reference_prototype_views_are_resized_as_8_bit_images_first(parts, vit_
         assert not np.allclose(tensor_way[-1], expected, rtol=1e-4, atol=1e-5), "the two orders must differ"
 
 
-def test_the_sample_is_drawn_by_seed_and_refused_where_a_class_is_too_small(parts):
+def test_the_sample_is_drawn_by_seed_and_is_all_of_a_class_that_is_smaller(parts):
     _, dataset, _, _ = parts
     draws = [draw(dataset, Sample(5, 0), np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert (draws[0] == draws[1]).all()
     assert not (draws[0] == draws[2]).all()
     assert (dataset.train_labels[draws[0]] == np.repeat(np.arange(10), 5)).all()
-    with pytest.raises(
-        InputError, match=r"class '0' of Digits has \d+ training images, fewer than prototypes.per_class = 999"
-    ):
-        draw(dataset, Sample(999, 0), np.random.default_rng(0))
+    assert small_classes(dataset, Sample(5)) == small_classes(dataset, Sample("all")) == ""
+    counts = np.bincount(dataset.train_labels[dataset.training])
+    middle = int(np.sort(counts)[5])
+    drawn = draw(dataset, Sample(middle, 0), np.random.default_rng(0))
+    assert (np.bincount(dataset.train_labels[drawn]) == np.minimum(counts, middle)).all()
+    assert not set(drawn) & set(dataset.validation)
+    said = small_classes(dataset, Sample(middle))
+    assert f"{(counts < middle).sum()} of 10 classes have fewer than {middle} training images" in said
+    assert f"the fewest {counts.min()} of '{counts.argmin()}'" in said
 
 
 def test_an_embedding_that_does_not_fit_the_store_is_an_error(parts, tmp_path):

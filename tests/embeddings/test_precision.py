@@ -8,10 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clipkd.cli import main
+from clipkd.core.errors import DataError
 from clipkd.embeddings import prepare
+from clipkd.runs.failure import is_finite
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
+from clipkd.runs.loop import Group, train_epoch
+from clipkd.runs.run import Run
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
@@ -78,3 +85,39 @@ def test_the_audit_knows_a_stores_precision(made, vit_folder, tmp_path, capsys):
     reseal(exact, "train", lambda values: rounded)
     assert main(audit) == 3
     assert capsys.readouterr().out.count("WRONG") == 2
+
+
+def overflowing(vit_folder, folder):
+    """A checkpoint whose weights are finite and whose activations pass float16's largest number, 65504."""
+    shutil.copytree(vit_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    large = {name: weight * 3e3 if "dense.weight" in name else weight for name, weight in weights.items()}
+    assert all(weight.isfinite().all() for weight in large.values())
+    save_file(large, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_an_overflow_in_float16_names_the_way_out_and_that_is_one(digits_folder, vit_folder, tmp_path):
+    (tmp_path / "datasets").symlink_to(digits_folder / "datasets")
+    folder = overflowing(vit_folder, tmp_path / "large")
+    cell = Cell("corrected", "digits", "tiny-32", str(folder), "embed-KD", 0)
+    layout = Layout(tmp_path, "float32", Sample(1), precision="float16")
+    with pytest.raises(DataError, match=r"larger than float16 holds \(65,504\); take bfloat16 or float32"):
+        prepare.for_training(cell, layout, CPU)
+    for precision in ("bfloat16", "float32"):
+        prepare.for_training(cell, replace(layout, precision=precision), CPU)
+
+
+def test_a_live_teacher_that_overflows_is_named_where_training_fails(digits_folder, vit_folder, tmp_path):
+    (tmp_path / "datasets").symlink_to(digits_folder / "datasets")
+    folder = overflowing(vit_folder, tmp_path / "large")
+    cell = Cell("corrected", "digits", "tiny-32", str(folder), "teacher-KD", 0, teacher_source="live", epochs=1)
+    layout = Layout(tmp_path, precision="float16")
+    prepare.for_training(cell, layout, CPU)
+    job = open_job(cell, Hyperparameters(batch_size=100, epochs=1), layout, CPU)
+    source = open_teacher_targets(job)
+    run = Run(job, RunFolder(tmp_path / "run"), source, open_batches(job, source))
+    train_epoch(Group([run]), 1, Interruption())
+    assert not is_finite(run)
+    assert "take bfloat16 or float32" in str(run.failure)
+    assert "learning-rate" not in str(run.failure)

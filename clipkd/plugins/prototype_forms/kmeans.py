@@ -15,7 +15,7 @@ class KMeans(Form):
         assert self.centres is not None
         if len(vectors) < self.centres:
             needed = f"prototype form '{self.name}' needs {self.centres} images per class"
-            raise InputError(f"{needed}, one has {len(vectors)}")
+            raise InputError(f"{needed}, one has {len(vectors)}: take kmeans-{len(vectors)} or another form")
         # One thread: the order of sums is then the same on every machine.
         from threadpoolctl import threadpool_limits
 
