@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from generated import ROOT, main
 
-from clipkd.tables.summary import paired_difference
+from clipkd.runs.correct import CORRECT, unpacked
+from clipkd.tables.summary import paired_by_image
 
 RUNS = ROOT / "results/runs"
 STORES = ROOT / "data/embeddings/digits"
@@ -69,25 +70,25 @@ def contrastive() -> str:
     return "\n".join(lines)
 
 
-def accuracies(folder: Path) -> dict[int, float]:
-    """Return the test accuracy of each seed's selected epoch, in percent."""
+def correct(folder: Path) -> dict[int, np.ndarray]:
+    """Return which test images are correct in each seed's selected epoch."""
     found = {}
     for seed in FIVE:
-        path = folder / f"seed{seed}/metrics.json"
+        path = folder / f"seed{seed}" / CORRECT
         if not path.is_file():
             sys.exit(f"{path.relative_to(ROOT)} is missing: run the grid of five seeds in docs/tutorial.md first")
-        found[seed] = 100 * json.loads(path.read_text("utf-8"))["selected"]["test"]["top1"]
+        found[seed] = unpacked(path)["selected"]
     return found
 
 
 def five_seeds() -> str:
     """Return embed-KD against no teacher and against permuted vectors, paired by seed."""
     runs = RUNS / "corrected/digits/tiny-32"
-    own = accuracies(runs / "digits-vit-s/embed-KD")
+    own = correct(runs / "digits-vit-s/embed-KD")
     others = {"supervised": runs / "none/supervised", "embed-KD-permuted": runs / "digits-vit-s/embed-KD-permuted"}
     lines = ["| embed-KD against | difference, points | 95 % interval | n | |", "|---|---:|---:|---:|---|"]
     for name, folder in others.items():
-        found = paired_difference(own, accuracies(folder))
+        found = paired_by_image(own, correct(folder)).times(100)
         interval = "" if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
         line = f"| {name} | {found.mean:+.2f} | {interval} | {found.n} | {found.verdict} |"
         lines.append(re.sub(r"-(?=\d)", "\N{MINUS SIGN}", line))
