@@ -71,7 +71,8 @@ class Run:
             ranks: the processes that train the student together; None: only this one.
 
         Raises:
-            InputError: the batch is larger than the dataset, or the student can't be trained by several ranks.
+            InputError: the batch is larger than the dataset, the student can't be trained by several ranks, or it has
+                batch normalisation and the last batch of an epoch would be one image.
         """
         self.job, self.folder, self.source, self.batches, self.ranks = job, folder, source, batches, ranks or Ranks()
         self.cell, self.numbers, self.recipe = job.cell, job.numbers, job.cell.recipe_spec
@@ -113,6 +114,12 @@ class Run:
         """Return the steps of an epoch."""
         size = self.numbers.batch_size
         if not self.recipe.drop_last:
+            if self.batches.count % size == 1 and self.student.has_batch_norm:
+                raise InputError(
+                    f"the last batch of an epoch has one image ({self.batches.count:,} training images in batches of "
+                    f"{size}), and batch normalisation in student '{self.cell.student}' needs two: change the batch "
+                    "size by one"
+                )
             return math.ceil(self.batches.count / size)
         if self.batches.count < size:
             raise InputError(f"batch size {size} is larger than the {self.batches.count} training images")

@@ -18,6 +18,7 @@ from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.load_student import evaluate_file, student_from
 from clipkd.runs.objective import objective
 from clipkd.runs.optimiser import adamw
+from clipkd.runs.run import Run
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
@@ -142,9 +143,28 @@ def test_batch_statistics_are_saved_with_the_best_epoch(layout, tmp_path):
     assert all(value.abs().sum() > 0 for value in means)
 
 
-def test_a_last_batch_of_one_image_is_refused_in_words(layout, tmp_path):
-    cell = Cell("reference", "digits", NAME, "none", "supervised", 0, epochs=1)
-    images = len(open_job(cell, Hyperparameters(), layout, CPU).dataset.train_labels)
-    job = open_job(cell, Hyperparameters(epochs=1, batch_size=images - 1), layout, CPU)
-    with pytest.raises(InputError, match="change the batch size by one"):
-        train(job, RunFolder(tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("recipe", "student", "batches", "is_refused"),
+    [
+        ("reference", NAME, 2, True),
+        ("reference", NAME, 5, True),
+        ("reference", "tiny-32", 2, False),  # no batch normalisation
+        ("corrected", NAME, 1, False),  # leaves a smaller last batch out
+    ],
+)
+def test_a_last_batch_of_one_image_is_refused_before_the_first_step(
+    recipe, student, batches, is_refused, layout, tmp_path, monkeypatch
+):
+    cell = Cell(recipe, "digits", student, "none", "supervised", 0, epochs=1)
+    job = open_job(cell, Hyperparameters(), layout, CPU)
+    images = open_batches(job, open_teacher_targets(job)).count
+    size = next(size for size in range((images - 1) // (batches - 1 or 1), 1, -1) if images % size == 1)
+    job = open_job(cell, Hyperparameters(epochs=1, batch_size=size), layout, CPU)
+    monkeypatch.setattr("clipkd.runs.training.train_runs", lambda runs, interruption: None)  # no step is taken
+    if is_refused:
+        with pytest.raises(InputError, match=rf"has one image \({images:,} training images in batches of {size}\)"):
+            train(job, RunFolder(tmp_path / "run"))
+        assert not list(tmp_path.glob("run/*.yaml"))
+    else:
+        source = open_teacher_targets(job)
+        assert Run(job, RunFolder(tmp_path / "run"), source, open_batches(job, source)).steps_per_epoch == batches

@@ -59,8 +59,11 @@ class Heads(nn.Module):
     logit_scale: nn.Parameter
     generators: Sequence[torch.Generator | None] = (None,)
     """What draws dropout in training, where the body lets it be chosen; None: the process's own generator."""
-    has_batch_norm = False
-    """Whether the body keeps statistics of its batches."""
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the student keeps statistics of its batches."""
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
 
     def add_heads(self, width: int, classes: int, target_width: Widths, projection: str, learnable_scale: bool) -> None:
         """Add the classifier and the projections.

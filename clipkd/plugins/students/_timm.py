@@ -21,16 +21,10 @@ class TimmStudent(Heads):
         super().__init__()
         self.spec = spec
         self.body = build(spec)
-        self.has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.body.modules())
         self.add_heads(feature_width(self.body, spec), classes, target_width, projection, learnable_scale)
 
     def forward(self, images: Tensor) -> Outputs:
         """Return embedding [B, W] and logits [B, C] of normalised images [B, 3, S, S]."""
-        if self.training and self.has_batch_norm and len(images) == 1:
-            raise InputError(
-                f"the last batch of an epoch has one image, and batch normalisation in {self.spec.model} needs two: "
-                "change the batch size by one"
-            )
         embedding = self.body(images).float()  # under autocast too: cosines and losses are of float32
         return Outputs(embedding, self.classifier(embedding).float())
 
