@@ -74,7 +74,8 @@ def extract(
 ) -> Artifact | None:
     """Write the embeddings of a view set, part by part, and join the parts into the store.
 
-    Parts that an earlier, killed or sharded extraction left are taken over, checked.
+    Parts that an earlier, killed or sharded extraction left are taken over, checked. What another process is making
+    at this moment is waited for: no image goes through the teacher twice.
 
     Args:
         store: what to make.
@@ -100,14 +101,19 @@ def extract(
     if len(missing) < len(mine):
         say(f"{what}: {len(mine) - len(missing)} of {len(mine)} parts are there")
     start, passes = time.perf_counter(), teacher.forward_passes
-    batches = [(part, places) for part in missing for places in part.batches(batch_size)]
-    steps = iter(progress(batches, len(batches), what))
-    for part in missing:
+    batches = sum(1 for part in missing for _ in part.batches(batch_size))
+    steps = iter(progress(range(batches), batches, what))
+    for part in parts.taken(store, missing, dataset.content):
         make_part(store, part, plans[part.array], dataset, teacher, batch_size, steps)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
         say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
-    return join(store, planned, plans, dataset, teacher, batch_size) if shard[1] == 1 else None
+    if shard[1] > 1:
+        return None
+    if (store.folder / MANIFEST).exists():  # another process was here
+        parts.remove(store)
+        return open_artifact(store.folder, "embeddings", store.identity)
+    return join(store, planned, plans, dataset, teacher, batch_size)
 
 
 def make_part(

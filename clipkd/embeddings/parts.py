@@ -6,7 +6,9 @@ They lie in a hidden folder beside the store that they become, and go when they 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, MachineError
 from clipkd.core.fingerprint import Identity
+from clipkd.core.lock import acquire
 from clipkd.core.progress import say
 from clipkd.spec.layout import Embeddings
 
+SECONDS_BETWEEN_WORDS = 60.0
 VIEWS = 4096
 """Views of a part at most: what a killed extraction loses."""
 
@@ -82,6 +86,38 @@ def save(store: Embeddings, part: Part, content: str, vectors: np.ndarray, facts
     with building(folder, "part", identity) as draft:
         np.save(draft.path / "vectors.npy", vectors)
         draft.facts |= facts
+
+
+def taken(store: Embeddings, missing: Sequence[Part], content: str) -> Iterator[Part]:
+    """Yield the parts to make, each while its lock is held; wait for those that another process is making.
+
+    One that another process finished meanwhile is not yielded; none is once the store itself is there.
+    """
+    waiting = list(missing)
+    said = -SECONDS_BETWEEN_WORDS
+    while waiting:
+        busy: list[Part] = []
+        for part in waiting:
+            if (store.folder / MANIFEST).exists():
+                return
+            folder = place(store, part, content)[0]
+            lock = folder.with_name(f".{folder.name}.lock")
+            lock.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(acquire(lock))
+                except MachineError as error:
+                    busy.append(part)
+                    reason = error
+                    continue
+                if not is_there(store, part, content) and not (store.folder / MANIFEST).exists():
+                    yield part
+        if len(busy) == len(waiting):
+            if time.monotonic() - said > SECONDS_BETWEEN_WORDS:
+                said = time.monotonic()
+                say(f"another process is at work on the rest: {reason}")
+            time.sleep(1)
+        waiting = busy
 
 
 def remove(store: Embeddings) -> None:

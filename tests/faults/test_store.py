@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from clipkd.core import artifacts, verified
 from clipkd.core.artifacts import MANIFEST, building, open_artifact, read_manifest, write_json
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
-from clipkd.embeddings import prepare
+from clipkd.embeddings import parts, prepare
 from clipkd.embeddings.teacher import Teacher
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.runs import verification
@@ -199,6 +200,36 @@ def test_verify_looks_behind_links(made: Path, tmp_path: Path) -> None:
 @fault("V03", **{"names ignored": replaced("clipkd.runs.verification.misplaced", nothing)})
 def test_verify_compares_names(made: Path, tmp_path: Path) -> None:
     test_verify_sees(under_another_name, made, tmp_path)
+
+
+@fault("M08", **{"no lock": replaced("clipkd.embeddings.parts.acquire", lambda folder: contextlib.nullcontext())})
+def test_no_part_is_made_by_two_extractions_at_once(vit_folder: Path, tmp_path: Path) -> None:
+    """The other process makes all other parts, waits for the first, and does not make that one when it is there."""
+    cell = cells.Cell("corrected", "digits", "tiny-32", str(vit_folder), "vanilla", 0)
+    store = Layout(tmp_path / "data").full_embeddings(cell)
+    planned = [parts.Part("train", start, start + 2) for start in (0, 2, 4)]
+
+    def make(mine: Iterable[parts.Part]) -> None:
+        for part in mine:
+            (tmp_path / f"{os.getpid()}-{part.start}").touch()
+            parts.save(store, part, "content", np.zeros((2, 1, 4), dtype=np.float32), {})
+
+    def after_the_first() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        make(parts.taken(store, planned, "content"))
+
+    child = forked(after_the_first)  # before the lock is taken: a child would inherit it
+    mine = parts.taken(store, planned[:1], "content")
+    first = next(mine)
+    (tmp_path / "begun").touch()
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob(f"{child}-*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    make([first])
+    assert list(mine) == []
+    assert waited(child) == 0
+    assert {path.name for path in tmp_path.glob("*-*")} == {f"{os.getpid()}-0", f"{child}-2", f"{child}-4"}
 
 
 def variants() -> dict[str, str]:
