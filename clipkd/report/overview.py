@@ -38,7 +38,8 @@ WORDS = {
         "{methods}, against training without a teacher and the control that lacks that content, both at once",
     ),
     "help": Words(
-        "Does training with a teacher help at all?", "Every train type but controls against training without a teacher"
+        "Does training with a teacher help at all?",
+        "Every train type except controls, against training without a teacher",
     ),
     "methods": Words(
         "Is {methods} better than {others}?",

@@ -77,7 +77,7 @@ class Comparison:
     epoch: str
     """The one compared: `selected` (by validation) or `last`."""
     difference: Difference | None
-    """In percentage points; None where no seed has both runs. Against several: the one nearest to no difference."""
+    """In percentage points; None where no seed has both runs. Against several: the one to the best of them."""
     is_incomplete: bool
     question: str = "help"
     corrected: float | None = None
@@ -96,8 +96,9 @@ class Comparison:
         size = f"{abs(found.mean):.2f}"
         direction = "above" if found.mean > 0 else "below"
         if self.question == "content":
-            level = f"at least {size} points {direction} each of {self.against}"
-            level = level if found.p != 1 else f"between {self.against}, or level with one"
+            limit = "at least" if found.mean > 0 else "at most"
+            level = f"{limit} {size} points {direction} each of {self.against}"
+            level = level if found.p != 1 else f"not on one side of {self.against} ({signed(found.mean)} to the better)"
         else:
             level = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
         mixed = f" {UNLIKE} {self.unlike}." if self.unlike else ""
@@ -283,13 +284,13 @@ def together(each: list[Difference | None]) -> Difference | None:
     found = [one for one in each if one is not None]
     if len(found) < len(each):
         return None
-    nearest, n = min(found, key=lambda one: abs(one.mean)), min(one.n for one in found)
+    mean, n = min(one.mean for one in found), min(one.n for one in found)
     p = [one.p for one in found if one.p is not None]
     over = min(one.over for one in found)
     if len(p) < len(found):
-        return Difference(nearest.mean, None, None, n, over=over)
+        return Difference(mean, None, None, n, over=over)
     is_one_way = all(one.mean > 0 for one in found) or all(one.mean < 0 for one in found)
-    return Difference(nearest.mean, None, None, n, max(p) if is_one_way else 1.0, over)
+    return Difference(mean, None, None, n, max(p) if is_one_way else 1.0, over)
 
 
 def corrected(found: list[Comparison]) -> list[Comparison]:

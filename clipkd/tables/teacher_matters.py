@@ -27,7 +27,7 @@ def table(results: Results) -> Table:
             Field("difference_points", Column("Difference, points"), difference, lambda row: part(row, "mean")),
             Field("low_points", Column("95 % CI, uncorrected"), interval, lambda row: part(row, "low")),
             Field("high_points", value=lambda row: part(row, "high")),
-            words("interval_over", "over", lambda row: over(row) or NOTHING, over),
+            words("interval_over", "Interval over", lambda row: over(row) or NOTHING, over),
             Field("n", Column("n"), lambda row: Entry(str(seeds(row)), False, row.is_incomplete), seeds),
             Field("p", value=lambda row: part(row, "p")),
             Field("p_holm", Column("p, Holm"), lambda row: p_value(row.corrected), lambda row: row.corrected),
@@ -46,12 +46,13 @@ def table(results: Results) -> Table:
         "Student's t over the seeds' differences, which covers the choice of seed only, on one test set. It is not "
         "corrected for the number of comparisons. With 2 seeds it is at least 12 times as wide as the gap between "
         "their two differences, so that only large effects can show.",
-        "In words: better or worse where p, Holm is at most 0.05. It is the p-value of the difference, corrected by "
-        f"Holm's method for all comparisons of its question; {QUESTIONS['help']} and {QUESTIONS['methods']} are "
+        'In words: better or worse if "p, Holm" is at most 0.05. It is the p-value of the difference, corrected by '
+        f'Holm\'s method for all comparisons of its question; "{QUESTIONS["help"]}" and "{QUESTIONS["methods"]}" are '
         "corrected together. Where there is nothing to find, at most 5 % of grids find something.",
-        f"{QUESTIONS['content']}: better than training without a teacher and than the control that gives the same "
-        "targets to the wrong classes or images. Such a row shows the smaller of the two differences; its p-value is "
-        "the larger of the two. Other controls change more than the content, or less: they are information.",
+        f'"{QUESTIONS["content"]}": it does if a method is better than training without a teacher and than the control '
+        "that gives the same targets to the wrong classes or images. Such a row shows the difference to the better of "
+        "the two; its p-value is the larger one. Other controls change more than the content, or less: they are "
+        "information.",
         "no difference shown does not prove equality.",
         *[f"{UNLIKE}: the two sides differ in more than the train type, as the row says in words."] * is_mixed,
         *alone,

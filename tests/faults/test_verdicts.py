@@ -19,7 +19,7 @@ from clipkd.tables.terms import BASELINE, headline
 from tests.faults.checks import Mutant, fault, replaced
 
 CONFIGS = Path(__file__).parents[2] / "config"
-GRIDS = 100
+GRIDS = 60
 MOST = int(binom.ppf(0.999, GRIDS, 0.05))
 """Of so many simulated grids at most MOST are wrong, but for one time in a thousand, where 5 % of all grids are."""
 IMAGES = {"digits": 355, "cifar10": 10_000, "cifar100": 10_000, "imagenet": 50_000}

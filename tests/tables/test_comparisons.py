@@ -223,6 +223,28 @@ def test_a_row_says_what_its_interval_is_over(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("embed_kd", "said"),
+    [
+        ((84.0, 84.5, 85.0), "at least 4.00 points above each of supervised and embed-KD-permuted ("),
+        ((70.0, 70.5, 71.0), "at most 10.00 points below each of supervised and embed-KD-permuted ("),
+        ((78.0, 78.5, 79.0), "not on one side of supervised and embed-KD-permuted (−2.00 to the better) ("),
+    ],
+)
+def test_content_is_compared_with_the_better_of_control_and_no_teacher(embed_kd, said):
+    place, seeds = ("corrected", "digits", "tiny-32"), range(3)
+    supervised = Arm(*place, "none", "supervised", "last", dict(zip(seeds, (80.0, 80.6, 80.9), strict=True)), False)
+    control = replace(
+        supervised,
+        teacher="a",
+        train_type="embed-KD-permuted",
+        points=dict(zip(seeds, (75.0, 75.4, 76.1), strict=True)),
+    )
+    method = replace(control, train_type="embed-KD", points=dict(zip(seeds, embed_kd, strict=True)))
+    (content,) = (one for one in compare([supervised, method, control])[0] if one.question == "content")
+    assert content.sentence.startswith(f"embed-KD is {said}")
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({}, ""),
