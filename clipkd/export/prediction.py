@@ -18,16 +18,26 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
+
+
 class CsvWriter:
-    """CSV: image, rank, class, probability; an image that can't be read has no row."""
+    """CSV: image, rank, class, probability; an image that can't be read has no row.
+
+    A path that a spreadsheet would take for a formula begins with `./`, a class with an apostrophe.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.writer = csv.writer(stream, lineterminator="\n")
         self.writer.writerow(["image", "rank", "class", "probability"])
 
     def write(self, prediction: FilePrediction) -> None:
+        path = str(prediction.path)
+        path = f"./{path}" if path.startswith(FORMULA) else path
         for rank, (label, probability) in enumerate(prediction.predictions, start=1):
-            self.writer.writerow([prediction.path, rank, label, f"{probability:.6f}"])
+            label = f"'{label}" if label.startswith(FORMULA) else label
+            self.writer.writerow([path, rank, label, f"{probability:.6f}"])
 
     def close(self) -> None:
         pass

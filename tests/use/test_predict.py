@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import clipkd as package
+from clipkd.export.model import FilePrediction, Prediction
+from clipkd.export.prediction import CsvWriter
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -34,6 +36,16 @@ def test_csv_holds_what_the_model_predicts(clipkd, run_folder, scans, tmp_path) 
     probabilities = [prediction.probability for ranked in expected for prediction in ranked]
     assert [float(row["probability"]) for row in found] == pytest.approx(probabilities, abs=2e-5)
     assert "3 images" in answer.stderr
+
+
+def test_a_spreadsheet_finds_no_formula() -> None:
+    text = io.StringIO()
+    writer = CsvWriter(text)
+    for name in ("=1+1.png", "@a.png", "a=b.png"):
+        writer.write(FilePrediction(Path(name), [Prediction("-2+3", 0.5), Prediction("cat", 0.25)]))
+    found = rows(text.getvalue())
+    assert [row["image"] for row in found[::2]] == ["./=1+1.png", "./@a.png", "a=b.png"]
+    assert [row["class"] for row in found] == ["'-2+3", "cat"] * 3
 
 
 def test_a_folder_a_list_and_a_file_in_json(here, run_folder, scans, tmp_path) -> None:
