@@ -208,11 +208,9 @@ def to_rgb(image: Image.Image, where: str, decoding: Decoding = USUAL, notes: No
     format_name, raw, turned = image.format, raw_mode(image), tiff_orientation(image)
     image.load()  # before EXIF is read: PIL may load for it, and its errors there are not those of the pixels
     left = orientation(image)
-    if format_name == "MPO" or not getattr(image, "is_animated", False):
-        pass  # an MPO is a photograph with previews of itself
-    else:
+    if getattr(image, "is_animated", False) and format_name != "MPO":  # a photograph with previews of itself
         notes("more frames")
-    if ";16" in raw and image.mode in {"RGB", "RGBA"}:
+    if ";16" in raw and image.mode in {"RGB", "RGBA", "LA"}:
         notes("16-bit colour")
     flat = eight_bits(image, format_name, where, decoding, notes)
     if left in UPRIGHT or turned in UPRIGHT:

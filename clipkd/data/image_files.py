@@ -14,6 +14,7 @@ from clipkd.core.images import MOST_THREADS, cores, is_image
 from clipkd.core.prefetch import prefetch
 from clipkd.core.progress import say
 from clipkd.data.preprocessing import Preprocessing
+from clipkd.plugins.datasets._listing import is_hidden
 
 LIST = "-"
 
@@ -51,7 +52,8 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         InputError: there is no image.
     """
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    found = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.is_file())
+    files = [path for path, parts in found if not any(map(is_hidden, parts))]
     below = [path for path in files if is_image(path)]
     if not below:
         raise InputError(f"folder {folder} holds no image that PIL reads ({len(files):,} other files)")

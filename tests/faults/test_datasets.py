@@ -483,6 +483,21 @@ def test_a_folder_that_can_not_be_used_is_refused_in_words(tmp_path: Path) -> No
             pytest.fail(f"taken: {name}")
 
 
+def test_a_folder_that_can_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for missing permission, which an administrator who runs the tests always has."""
+    root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) in {root / "train/b", root / "val/a"}:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"train/b: can't be listed \(Permission denied\)"):
+        prepared(root, tmp_path / "data")
+
+
 def test_an_accent_is_one_class_however_it_is_composed(tmp_path: Path) -> None:
     root = folder_of_images(tmp_path / "images", {"train": ["caf\u00e9", "b"], "val": ["cafe\u0301", "b"]})
     assert prepared(root, tmp_path / "data").classes == ["b", "caf\u00e9"]
