@@ -22,6 +22,7 @@ from clipkd.export.clip_names import from_transformers
 from clipkd.export.files import CONFIG, EXPORT, WEIGHTS
 from clipkd.plugins import students
 from clipkd.plugins.students._heads import Outputs
+from clipkd.runs.correct import CORRECT
 from clipkd.runs.folder import load_student
 from clipkd.runs.load_student import student_from
 from clipkd.runs.record import KIND as RUN
@@ -172,7 +173,7 @@ class StoredStudent(NamedTuple):
 
 def open_run(folder: Path, manifest: dict[str, Any]) -> StoredStudent:
     """Open the student of a run folder."""
-    names = [name for name in manifest["files"] if Path(name).suffix in CHECKPOINTS]
+    names = [name for name in manifest["files"] if Path(name).suffix in CHECKPOINTS and name != CORRECT]
     if not names:
         raise InputError(f"{folder} holds no student: --ckpt-save-name put it elsewhere")
     artifact = open_artifact(folder, RUN, only=names)
