@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from clipkd.core.errors import DataError
 from clipkd.runs.correct import CORRECT, packed
 from clipkd.spec.cells import Cell
 from clipkd.tables import teacher_matters
@@ -220,6 +221,30 @@ def test_a_row_says_what_its_interval_is_over(tmp_path):
     # Each seed differs by the same amount here: over seeds alone there is no interval.
     alone = [row for row in others if row["question"] != "content"]
     assert all(row["low_points"] < row["difference_points"] < row["high_points"] for row in alone)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            packed(dict.fromkeys(("last", "selected"), np.arange(TEST) < 3)),
+            "'last' is not what top1 in metrics.json counts",
+        ),
+        (packed({"first": np.arange(TEST) < 3}), "'last' is not what top1 in metrics.json counts"),
+        (b"not safetensors", "is damaged"),
+    ],
+)
+def test_images_that_contradict_the_accuracy_are_refused(content, said, tmp_path):
+    config = demo()
+    axes = {"teachers": ["digits-vit-s"], "train_types": ["supervised", "embed-KD"], "recipes": ["reference"]}
+    config["grid"] = [config["grid"][0] | axes]
+    study = write_study(config, tmp_path)
+    folder = study.folder(train_type="embed-KD", seed=1)
+    (folder / CORRECT).write_bytes(content)
+    seal(folder)
+    with pytest.raises(DataError, match=said) as refused:
+        comparisons(Results.collect(study.config, study.results / "runs", study.data))
+    assert str(folder / CORRECT) in str(refused.value)
 
 
 @pytest.mark.parametrize(
