@@ -12,8 +12,11 @@ NUMBER = re.compile(r"[+−-]?\d[\d,]*(\.\d+)?")
 
 
 def plain_number(text: str) -> str:
-    """Return the number that a text begins with, as JavaScript reads it; "" where it begins with none."""
-    found = NUMBER.match(text)
+    """Return the number that a text begins with, as JavaScript reads it; "" where it begins with none.
+
+    "< 0.001" is sorted with 0.001.
+    """
+    found = NUMBER.match(text.removeprefix("< "))
     return found[0].replace(",", "").replace("−", "-").replace("+", "") if found else ""
 
 

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from clipkd.tables.formats import as_csv, as_latex, as_markdown
-from clipkd.tables.html import as_html
+from clipkd.tables.html import as_html, plain_number
 from clipkd.tables.table import Column, Entry, Table, significant, spread
 
 NASTY = r"<script>a_b & 50% #1 ~x^2 {y} $z$ \ | *w*"
@@ -100,3 +100,11 @@ def test_spread():
     assert spread(0.8249, 0.0071, 3, scale=100) == "82.49 ± 0.71 (3)"
     assert spread(0.5, math.nan, 1, scale=100) == "50.00 (1)"
     assert spread(math.nan, math.nan, 0) == "–"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,234.5 ± 2", "1234.5"), ("−0.30 to 1", "-0.30"), ("+2", "2"), ("< 0.001", "0.001"), ("–", ""), ("n = 3", "")],
+)
+def test_a_column_is_sorted_by_the_number_that_a_text_begins_with(text, number):
+    assert plain_number(text) == number
