@@ -6,20 +6,16 @@ Each comparison answers a question (`QUESTIONS`); its verdict is corrected for a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-import numpy as np
-
 from clipkd.plugins import methods
-from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables.grouping import AXES, groups, nested_order
+from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables.arms import Arm, arms, difference, unlike
 from clipkd.tables.results import Results
-from clipkd.tables.summary import CONFIDENCE, Difference, holm, paired_by_image, paired_difference
+from clipkd.tables.summary import CONFIDENCE, Difference, holm
 from clipkd.tables.terms import BASELINE
 
-POINTS = 100.0
-"""Differences are shown in percentage points."""
 LEVEL = 1 - CONFIDENCE
 """Of the verdicts: the share of wrong ones in a list where there is nothing to find, at most."""
 QUESTIONS = {
@@ -36,31 +32,6 @@ to find say something in any sentence: to be better than a control and than no t
 BOTH = " and "
 UNLIKE = "‡"
 """Beside a comparison of runs that differ in more than their train type."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The runs of one train type at one place of the grid, over seeds."""
-
-    recipe: str
-    dataset: str
-    student: str
-    teacher: str
-    train_type: str
-    epoch: str
-    """The one compared: `selected` (by validation) or `last`."""
-    points: dict[int, float]
-    """Seed -> test top-1 in percent of the finished runs."""
-    is_incomplete: bool
-    is_replayed: bool = False
-    """Whether the students saw stored views only."""
-    epochs: int | None = None
-    correct: dict[int, np.ndarray] = field(default_factory=dict)
-    """Seed -> which test images are classified correctly, bool [N], of the runs that have kept it."""
-
-    @property
-    def place(self) -> tuple[str, str, str]:
-        return self.recipe, self.dataset, self.student
 
 
 @dataclass(frozen=True)
@@ -159,37 +130,15 @@ def compared(value: float | None) -> str:
 
 
 def comparisons(results: Results) -> tuple[list[Comparison], list[str]]:
-    """Return every comparison in the config's order, and a line for each that the grid gives no partner."""
-    runs = results.comparable
-    runs = nested_order(runs[runs.is_headline], "recipe", "dataset", "student").assign(points=lambda f: f.top1 * POINTS)
-    by_axes = {(*axes_of(cell), cell.seed): run for cell, run in results.runs.items() if not cell.is_cost_run}
-    arms = []
-    for axes, here in groups(runs, *AXES):
-        finished, epoch = here.dropna(subset="points"), here.epoch.iloc[0]
-        correct = {seed: by_axes[*axes, seed].correct(epoch) for seed in finished.seed}
-        arms.append(
-            Arm(
-                **dict(zip(AXES, axes, strict=True)),
-                epoch=epoch,
-                points=dict(zip(finished.seed, finished.points, strict=True)),
-                is_incomplete=bool((here.state != "finished").any()),
-                is_replayed=bool((here.teacher_source == "replayed").any()),
-                epochs=int(here.epochs.iloc[0]),
-                correct={seed: one for seed, one in correct.items() if one is not None},
-            )
-        )
-    return compare(arms)
+    """Return every comparison in the config's order, and lines on what is missing."""
+    return compare(arms(results))
 
 
-def axes_of(cell: Cell) -> tuple[str, ...]:
-    return tuple(getattr(cell, axis) for axis in AXES)
-
-
-def compare(arms: list[Arm]) -> tuple[list[Comparison], list[str]]:
+def compare(grid: list[Arm]) -> tuple[list[Comparison], list[str]]:
     """Return every comparison of a grid's arms, those of a place next to each other; and lines on what is missing."""
     found: list[Comparison] = []
     alone: dict[str, None] = {}
-    for (recipe, dataset, student), members in groupby(arms, key=lambda arm: arm.place):
+    for (recipe, dataset, student), members in groupby(grid, key=lambda arm: arm.place):
         here = list(members)
         without = {arm.train_type: arm for arm in here if arm.teacher == NO_TEACHER}
         for teacher in dict.fromkeys(arm.teacher for arm in here if arm.teacher != NO_TEACHER):
@@ -214,27 +163,6 @@ def comparison(question: str, first: Arm, second: Arm) -> Comparison:
         question=question,
         unlike=unlike(first, second),
     )
-
-
-def unlike(first: Arm, second: Arm) -> str:
-    """Return what two arms differ in beside the train type, in words; "" where in nothing."""
-    views = {True: "stored views", False: "new views in each epoch"}
-    found = []
-    if first.is_replayed != second.is_replayed:
-        sides = [f"{arm.train_type} saw {views[arm.is_replayed]}" for arm in (first, second)]
-        found.append(", ".join(sides))
-    if first.epochs != second.epochs:
-        found.append(f"{first.epochs} and {second.epochs} epochs")
-    return "; ".join(found)
-
-
-def difference(first: Arm, second: Arm) -> Difference | None:
-    """Return the difference of two arms in points, over seeds and images where both have kept their images."""
-    seeds = first.points.keys() & second.points.keys()
-    if not first.correct.keys() & second.correct.keys() >= seeds:
-        return paired_difference(first.points, second.points)
-    found = paired_by_image(first.correct, second.correct)
-    return found and found.times(POINTS)
 
 
 def pairs(train_types: list[str]) -> Iterator[tuple[str, str, str]]:

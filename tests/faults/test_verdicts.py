@@ -13,7 +13,8 @@ from clipkd.report import overview
 from clipkd.spec.cells import expand
 from clipkd.spec.config import load
 from clipkd.tables import comparisons
-from clipkd.tables.comparisons import Arm, compare
+from clipkd.tables.arms import Arm
+from clipkd.tables.comparisons import compare
 from clipkd.tables.summary import Difference, paired_difference
 from clipkd.tables.terms import BASELINE, headline
 from tests.faults.checks import Mutant, fault, replaced
@@ -70,7 +71,7 @@ def by_seed_alone(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -
     return paired_difference(*({seed: one.mean() for seed, one in side.items()} for side in (first, second)))
 
 
-@fault("G09", **{"the-images": replaced("clipkd.tables.comparisons.paired_by_image", by_seed_alone)})
+@fault("G09", **{"the-images": replaced("clipkd.tables.arms.paired_by_image", by_seed_alone)})
 def test_a_lucky_test_set_is_no_difference() -> None:
     place, generator = ("corrected", "digits", "tiny-32"), np.random.default_rng(0)
     wrong = 0

@@ -14,7 +14,8 @@ from clipkd.core.errors import DataError
 from clipkd.runs.correct import CORRECT, packed
 from clipkd.spec.cells import Cell
 from clipkd.tables import teacher_matters
-from clipkd.tables.comparisons import Arm, compare, comparisons
+from clipkd.tables.arms import Arm
+from clipkd.tables.comparisons import compare, comparisons
 from clipkd.tables.results import Results
 from clipkd.tables.summary import holm, paired_by_image, paired_difference, summarise, variance
 from tests.synthetic import TEST, Study, demo, seal, top1, write_study

@@ -18,7 +18,8 @@ from clipkd.runs.assignment import Assignment, train_in_stacks
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
-from clipkd.tables.comparisons import Arm, compare
+from clipkd.tables.arms import Arm
+from clipkd.tables.comparisons import compare
 from tests.conftest import save_vit
 
 SEEDS = range(10)
