@@ -103,8 +103,8 @@ def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"warning: the images are dark, their brightest pixel is {facts['brightest']} of 255"
     if facts["ragged"] and (side := facts.get("side")):
         yield (
-            f"all images are {side} x {side} pixels: with ?size={side} after the source, they are mirrored instead of "
-            "cropped, and a teacher's embeddings are stored exactly"
+            f"all images are {side} x {side} pixels: with ?size={side} after the source, they are not cropped, and a "
+            "teacher's embeddings of them are stored exactly"
         )
     twice = facts.get("duplicates", {})
     for split, name in (("train", "training"), ("test", "test")):

@@ -48,7 +48,7 @@ from tests.faults.processes import (
     striking,
     waited,
 )
-from tests.faults.test_datasets import folder_of_images
+from tests.faults.test_image_folders import folder_of_images
 from tests.synthetic import cost_of, metrics_of
 
 CPU = torch.device("cpu")
