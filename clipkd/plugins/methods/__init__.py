@@ -42,8 +42,8 @@ class Method:
     decides: bool = False
     """Of a control: whether the teacher's content is found to matter only where its method is better than this one.
 
-    For a control that keeps the targets as they are and only gives them to the wrong classes or images. Comparisons
-    with other controls are shown beside it: they change more than the content, or less than all of it."""
+    For a control that keeps the targets as they are and only gives them to the wrong classes or images, without harm
+    that any method would escape. Comparisons with other controls are shown beside it."""
     compared_with: tuple[str, ...] = ()
     """Other methods that the tables compare this one with, beside training without a teacher."""
     target_of: TargetOf = "image"

@@ -7,6 +7,5 @@ SPEC = TeacherKD(
     title="embeddings permuted",
     signal="embeddings",
     control_of="teacher-KD",
-    decides=True,
     target_of="another image",
 )

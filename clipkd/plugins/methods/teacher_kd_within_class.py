@@ -7,5 +7,6 @@ SPEC = TeacherKD(
     title="embeddings permuted within classes",
     signal="embeddings",
     control_of="teacher-KD",
+    decides=True,
     target_of="another image of the class",
 )

@@ -7,6 +7,5 @@ SPEC = Vanilla(
     title="scores permuted",
     signal="scores",
     control_of="vanilla",
-    decides=True,
     target_of="another image",
 )

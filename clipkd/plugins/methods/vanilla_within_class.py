@@ -7,5 +7,6 @@ SPEC = Vanilla(
     title="scores permuted within classes",
     signal="scores",
     control_of="vanilla",
+    decides=True,
     target_of="another image of the class",
 )
