@@ -359,6 +359,13 @@ def test_what_must_not_be_mirrored_is_not(tmp_path: Path) -> None:
             datasets.get("mine", f"{root}{wrong}")
 
 
+def test_a_question_mark_may_be_in_a_folder_s_name(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "which?name=x", {"train": ["a", "b"], "val": ["a", "b"]})
+    for source, augmentation in ((f"{root}", "crop+flip"), (f"{root}?augment=none", "none")):
+        spec = datasets.get("mine", source)
+        assert (spec.folder(source), spec.augmentation) == (root, augmentation)
+
+
 def test_a_folder_of_equal_squares_is_stored_exactly(tmp_path: Path, capsys: Any) -> None:
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
     prepared(root, tmp_path / "ragged")

@@ -204,7 +204,8 @@ def is_path(source: str) -> bool:
 def path_of(source: str) -> str:
     """Return the path that a source names, without its options; a file or folder may have a `?` in its name itself."""
     whole = os.path.expanduser(source)
-    return whole if os.path.exists(whole) else whole.partition("?")[0]
+    ends = [len(whole), *(place for place in reversed(range(len(whole))) if whole[place] == "?")]
+    return next((whole[:end] for end in ends if os.path.exists(whole[:end])), whole.partition("?")[0])
 
 
 def is_packed(spec: DatasetSpec, source: str) -> bool:
