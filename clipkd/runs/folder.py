@@ -171,6 +171,8 @@ def check_checkpoint_name(path: Path) -> None:
     """Raise InputError unless the name says how the student is saved."""
     if path.suffix not in {".pt", ".pth", ".safetensors"}:
         raise InputError(f"checkpoint name '{path.name}': end it in .pt (plain state dict) or .safetensors")
+    if path.name == CORRECT:
+        raise InputError(f"checkpoint name '{path.name}': the run writes another file of this name")
 
 
 def save_student(state: State, path: Path) -> None:
