@@ -12,9 +12,10 @@ import numpy as np
 from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.fingerprint import fingerprint
 from clipkd.data.dataset import Dataset
-from clipkd.embeddings.extract import embed_views, view_plans
+from clipkd.embeddings.extract import embed_views
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
+from clipkd.embeddings.view_plans import view_plans
 from clipkd.spec.settings import TeacherPrecision
 from clipkd.spec.views import (
     POOLING,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from clipkd.core import device as devices
 from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.progress import progress, say
-from clipkd.data.boxes import random_boxes, replayed_views, scaled
-from clipkd.data.dataset import SPLITS, Dataset, SplitName
+from clipkd.data.boxes import scaled
+from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
 from clipkd.data.residency import Streamed
@@ -24,49 +23,11 @@ from clipkd.embeddings import parts
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.teacher import Teacher, not_finite
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
+from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
 from clipkd.spec.layout import Embeddings
-from clipkd.spec.views import REPLAY_SEED, Sample, ViewSet
+from clipkd.spec.views import ViewSet
 
 Shard = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """What the teacher is shown for one stored array."""
-
-    split: SplitName
-    rows: np.ndarray
-    """Images, by their row in the split [N]."""
-    flips: np.ndarray
-    """Which views are mirrored, bool [N, V]."""
-    boxes: np.ndarray | None = None
-    """The region of each view: top, left, height, width, int32 [N, V, 4]; None: the whole image."""
-
-
-def view_plans(views: ViewSet, dataset: Dataset) -> dict[str, ViewPlan]:
-    """Return what the teacher is shown, by the name of the stored array; labels decide, no pixel is read."""
-    if views.replays:
-        return {"train": replayed(views, dataset)}
-    if views.sample is None:
-        flips = {"train": (False, True) if views.flips else (False,), "test": (False,)}
-        counts = {split: len(dataset.labels(split)) for split in SPLITS}
-        return {
-            split: ViewPlan(split, np.arange(counts[split]), np.tile(np.array(flips[split]), (counts[split], 1)))
-            for split in SPLITS
-        }
-    generator = np.random.default_rng(views.sample.seed)
-    rows = draw(dataset, views.sample, generator)
-    mirrored = (generator.random(len(rows)) < 0.5) & views.mirrors
-    boxes = random_boxes(dataset.sizes("train")[rows], generator)[:, None] if views.crop else None
-    return {"sample": ViewPlan("train", rows, mirrored[:, None], boxes)}
-
-
-def replayed(views: ViewSet, dataset: Dataset) -> ViewPlan:
-    """Return random crops of each training image, some mirrored where the views are: images' sizes alone decide."""
-    assert views.thumbnails is not None
-    sizes = thumbnail_sizes(dataset.sizes("train"), views.thumbnails)
-    boxes, flips = replayed_views(sizes, views.replays, REPLAY_SEED, views.mirrors)
-    return ViewPlan("train", np.arange(len(sizes)), flips, boxes)
 
 
 def extract(
@@ -205,34 +166,6 @@ def write_array(draft: Draft, name: str, plan: ViewPlan, opened: list, store: Em
         np.save(draft.path / "sample-rows.npy", plan.rows)
         np.save(draft.path / "sample-labels.npy", dataset.train_labels[plan.rows])
         np.save(draft.path / "sample-flips.npy", plan.flips[:, 0])
-
-
-def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np.ndarray:
-    """Return the rows of the first `per_class` training images of each class in shuffled order, by class.
-
-    All where there are fewer (`small_classes` says it). Images that are held out for validation are not drawn.
-    """
-    order = generator.permutation(dataset.training)
-    labels = dataset.train_labels[order]
-    drawn = []
-    for number in range(len(dataset.classes)):
-        rows = order[labels == number]
-        drawn.append(rows if sample.per_class == "all" else rows[: sample.per_class])
-    return np.concatenate(drawn)
-
-
-def small_classes(dataset: Dataset, sample: Sample) -> str:
-    """Return what to say where classes have fewer images than a sample asks for; "" where none has."""
-    counts = np.bincount(dataset.train_labels[dataset.training], minlength=len(dataset.classes))
-    if sample.per_class == "all" or counts.min() >= sample.per_class:
-        return ""
-    few = int((counts < sample.per_class).sum())
-    least = int(counts.argmin())
-    return (
-        f"{dataset.spec.title}: {few} of {len(counts)} classes have fewer than {sample.per_class} training images for "
-        f"prototypes (prototypes.per_class, without those held out); all of theirs are used, the fewest "
-        f"{counts[least]} of '{dataset.classes[least]}'"
-    )
 
 
 def embed_views(

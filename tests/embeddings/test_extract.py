@@ -12,8 +12,9 @@ from PIL import Image
 from clipkd.core.artifacts import open_artifact
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
-from clipkd.embeddings.extract import draw, extract, small_classes
+from clipkd.embeddings.extract import extract
 from clipkd.embeddings.teacher import load
+from clipkd.embeddings.view_plans import draw, small_classes
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample, full_views, prototype_views

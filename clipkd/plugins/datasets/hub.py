@@ -9,7 +9,6 @@ and their sha256 is compared with the hub's.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clipkd.core import lfs
-from clipkd.core.artifacts import sha256
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.hub import COMMIT, HUB_ID
-from clipkd.core.hub_client import ETAG_TIMEOUT, hub_errors
-from clipkd.core.progress import say
 from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading, Split
+from clipkd.plugins.datasets._hub_files import fetch, files_of
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
     PACK_SIZE,
@@ -36,9 +33,6 @@ from clipkd.plugins.datasets._source_options import (
 OWN = {"config": "", "image": "image", "label": "label", "train": "train", "test": "test"}
 OPTIONS = OWN | {"size": "", "augment": "", "pack": ""} | DECODING_OPTIONS
 """The options after the `?`, with their defaults."""
-FILE = re.compile(
-    r"(?:(?P<config>[^/]+)/)?(?P<split>[^/]+?)(?:-(?P<number>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/[^/]+)?\.parquet"
-)
 ROWS = 64
 """Images that are read from a file at once."""
 
@@ -153,87 +147,6 @@ def parquet() -> Any:
     except ImportError:
         raise MachineError("datasets of the hub need pyarrow: pip install 'clipkd[hub-datasets]'") from None
     return pyarrow.parquet
-
-
-def files_of(spec: HubDataset) -> dict[str, list[tuple[str, str | None]]]:
-    """Return split -> its files' names and sha256, as the hub lists them at the commit."""
-    from huggingface_hub import HfApi
-
-    with hub_errors(spec, "the list of files"):
-        info = HfApi(library_name="clipkd").dataset_info(
-            spec.hub_id, revision=spec.revision, files_metadata=True, timeout=ETAG_TIMEOUT
-        )
-    found: dict[str, dict[str, list[tuple[str, str | None]]]] = {}
-    shards: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for file in sorted(info.siblings or [], key=lambda file: file.rfilename):
-        match = FILE.fullmatch(file.rfilename)
-        if match:
-            large = (file.rfilename, file.lfs.sha256 if file.lfs else None)
-            config, split = match["config"] or "", match["split"]
-            found.setdefault(config, {}).setdefault(split, []).append(large)
-            if match["number"]:
-                shards.setdefault((config, split), []).append((int(match["number"]), int(match["count"])))
-    where = f"dataset '{spec.name}': {spec.hub_id} at {spec.revision}"
-    if not found:
-        raise InputError(
-            f"{where} has no parquet files; the hub keeps a conversion of most datasets in their branch "
-            "refs/convert/parquet: pin a commit of that branch"
-        )
-    if not spec.config and len(found) > 1:
-        raise InputError(f"{where} has several parts: choose one with ?config= ({', '.join(map(repr, found))})")
-    config = spec.config or next(iter(found))
-    if config not in found:
-        raise InputError(f"{where} has no part '{config}' (it has {', '.join(map(repr, found))})")
-    missing = [split for split in (spec.train, spec.test) if split not in found[config]]
-    if missing:
-        raise InputError(
-            f"{where} has no split '{missing[0]}' (it has {', '.join(map(repr, found[config]))}): "
-            "say ?train= and &test="
-        )
-    for split in (spec.train, spec.test):
-        check_shards(where, found[config][split], shards.get((config, split), []))
-    return found[config]
-
-
-def check_shards(where: str, files: list[tuple[str, str | None]], shards: list[tuple[int, int]]) -> None:
-    """Raise InputError where the files of a split are not its shards 0 to n-1, each once.
-
-    Args:
-        where: the dataset, in the words of a message.
-        files: names of the split's files, and their sha256.
-        shards: number and count that those names tell, of those that tell any.
-    """
-    whole = [(number, len(files)) for number in range(len(files))]
-    if shards and sorted(shards) != whole:
-        names = ", ".join(name for name, _ in files[:6]) + (", ..." if len(files) > 6 else "")
-        raise InputError(
-            f"{where} has shards of a split that do not make a whole: {names}; several pushes are mixed there, or some "
-            "are missing: pin a commit that has one complete set"
-        )
-
-
-def fetch(spec: HubDataset, name: str, expected: str | None) -> Path:
-    """Return the path of one file in the Hugging Face cache, downloaded if necessary, its bytes checked."""
-    from huggingface_hub import hf_hub_download
-
-    for again in (False, True):
-        with hub_errors(spec, name):
-            path = Path(
-                hf_hub_download(
-                    spec.hub_id,
-                    name,
-                    repo_type="dataset",
-                    revision=spec.revision,
-                    etag_timeout=ETAG_TIMEOUT,
-                    force_download=again,
-                    library_name="clipkd",
-                )
-            )
-        actual = sha256(path) if expected else None
-        if actual == expected:
-            return path
-        say(f"{spec.title}: {name} in the Hugging Face cache is damaged")
-    raise DataError(f"{name} of {spec.hub_id} is not the expected file: sha256 expected {expected}, actual {actual}")
 
 
 def opened(path: Path, spec: HubDataset) -> Any:
