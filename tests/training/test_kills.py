@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -13,11 +14,26 @@ import torch
 
 from clipkd.core.artifacts import write_json
 from clipkd.runs.unfinished import STATE, Checkpoints
-from tests.training.test_resume import RESULTS, check_equal, killed_after, save_after_every_step, train, whole
+from tests.training.test_resume import RESULTS, check_equal, save_after_every_step, train, whole
 
 __all__ = ["save_after_every_step", "whole"]
 pytestmark = pytest.mark.long
 KILLS = 200
+
+
+def killed_after(seconds: float, data: Path, folder: Path) -> int:
+    """Train in a forked process, kill it after some time; return its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            train(data, folder)
+            status = 0
+        finally:
+            os._exit(status)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 def kill_again_and_again(data: Path, folder: Path, seconds: random.Random) -> int:
