@@ -101,7 +101,9 @@ def fit(
     labels: Tensor,
     rows: Tensor,
 ) -> None:
-    """Run the training loop."""
+    """Run the training loop; of no epochs, the weights stay random."""
+    if spec.epochs == 0:
+        return
     steps = -(-len(rows) // spec.batch_size)
     optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, spec.learning_rate, total_steps=spec.epochs * steps)
