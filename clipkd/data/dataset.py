@@ -8,6 +8,7 @@ height, width.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,7 +159,7 @@ def prepare_dataset(spec: DatasetSpec, folder: Path, source: str | None = None, 
         try:
             found = open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS)
         except DataError as error:
-            say(f"{error}\n{spec.title}: packing it again")
+            say(f"{spec.title} is packed again: {re.sub('; delete [^;:]* to regenerate it', '', str(error))}")
         else:
             refuse_other_source(spec, folder, source)
             return Dataset(spec, found)

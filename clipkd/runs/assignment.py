@@ -31,6 +31,8 @@ class Assignment:
     folder: Path
     checkpoint: Path | None = None
     embed_batch_size: int = prepare.BATCH_SIZE
+    overwrite: bool = True
+    """Whether another run in the folder may be replaced."""
 
     @property
     def name(self) -> str:
@@ -46,7 +48,7 @@ class Assignment:
 
     def run_folder(self) -> RunFolder:
         """Open or make the folder that the training writes; InputError where that can't be."""
-        return RunFolder(self.folder, self.checkpoint)
+        return RunFolder(self.folder, self.checkpoint, may_replace=self.overwrite)
 
     def open(self, ranks: int = 1) -> tuple[Job, RunFolder]:
         """Open what the training reads, and the folder that it writes."""

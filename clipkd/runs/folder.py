@@ -10,6 +10,7 @@ import io
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,15 @@ State = dict[str, Tensor]
 class RunFolder:
     """One run's folder. `metrics.json` is written last: where it is, the run is complete."""
 
-    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+    def __init__(self, path: Path, checkpoint: Path | None = None, *, may_replace: bool = True) -> None:
         """Open or make a run folder.
 
         Args:
             path: the folder.
             checkpoint: where the student is saved; None: `student.safetensors` in the folder.
+            may_replace: whether this run may take the place of another one, finished or not.
         """
-        self.path = path
+        self.path, self.may_replace = path, may_replace
         self.checkpoint = checkpoint or path / STUDENT
         check_checkpoint_name(self.checkpoint)
         try:
@@ -99,6 +101,14 @@ class RunFolder:
     def checkpoints(self, identity: Identity) -> Checkpoints:
         """Return the saved states of an unfinished run with this identity."""
         return Checkpoints(self.path / RESUME, identity)
+
+    def refuse_others(self, identity: Identity) -> None:
+        """Raise InputError where the folder holds another run that this one may not replace."""
+        if self.may_replace:
+            return
+        for what, found in runs_in(self.path):
+            if lines := list(differences(found, identity)):
+                raise InputError(held_by(self.path, what, lines))
 
     def start(self, identity: Identity) -> None:
         """Begin a run; an earlier run's results stay until this one's are there to replace them."""
@@ -165,6 +175,23 @@ class RunFolder:
             if unfinished.is_file():  # a folder is an export's that may be being written
                 unfinished.unlink(missing_ok=True)
         self.checkpoints(identity).clear()
+
+
+def runs_in(folder: Path) -> Iterator[tuple[str, Identity]]:
+    """Yield what each run in a folder, complete or saved, was made from."""
+    places = [("a complete run", folder)] if (folder / METRICS).exists() else []
+    places += [("an unfinished run", path) for path in sorted((folder / RESUME).glob("[0-9]*"))]
+    for what, path in places:
+        with suppress(DataError):  # damaged: the training says so, and begins again
+            yield what, read_manifest(path)["identity"]
+
+
+def held_by(folder: Path, what: str, lines: list[str]) -> str:
+    """Return the message that a folder holds another run, which is not replaced."""
+    return (
+        f"{folder} holds {what} with other settings: name another --log-folder, or give --overwrite to replace it:\n  "
+        + "\n  ".join(lines)
+    )
 
 
 def check_checkpoint_name(path: Path) -> None:

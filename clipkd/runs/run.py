@@ -122,7 +122,10 @@ class Run:
                 )
             return math.ceil(self.batches.count / size)
         if self.batches.count < size:
-            raise InputError(f"batch size {size} is larger than the {self.batches.count} training images")
+            raise InputError(
+                f"batch size {size} is larger than the {self.batches.count} training images: "
+                "give a smaller --batch-size"
+            )
         return self.batches.count // size
 
     @property

@@ -92,6 +92,8 @@ def complete_result(job: Job, folder: RunFolder, ranks: Ranks) -> Metrics | None
     """Return the metrics if the folder holds this run's complete result; tidy up what a kill left beside it."""
     (is_complete,) = ranks.maximum(ranks.is_first and folder.finished(job.identity))
     if not is_complete:
+        if ranks.is_first:
+            folder.refuse_others(job.identity)
         return None
     if ranks.is_first:
         folder.sweep(job.identity)

@@ -79,8 +79,8 @@ def table(results: Results) -> Table:
     made.notes = [
         "Each recipe preprocesses the teacher's images differently and has separate embeddings, which are computed "
         "once and shared by all students and seeds. Seconds and passes are those of the extraction.",
-        "own test accuracy: of the classifier that the workflow trained with the teacher. "
-        "Head on embeddings: the classifier on stored embeddings that provides the class scores for `vanilla`.",
+        "own test accuracy: on the dataset that the workflow trained the teacher on, of the classifier trained with "
+        "it. Head on embeddings: the classifier on stored embeddings that provides the class scores for `vanilla`.",
         "Prototypes: the mean cosine between the vectors of two different classes. Near 1, all classes have nearly the "
         "same vector, as those of an untrained teacher do; independent directions have 0.",
         "– : not needed by any run of this grid, or not known. 1 MB = 1,000,000 bytes.",

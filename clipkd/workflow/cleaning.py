@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from clipkd.core.lock import acquire
+from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.errors import DataError
+from clipkd.core.lock import NAME, acquire
+from clipkd.runs.record import FAILED, METRICS, RESUME
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import list_of, written_before
 from clipkd.workflow.doctor import RESOLVED
-from clipkd.workflow.stamps import RUNS
+from clipkd.workflow.stamps import PREFIX, RUNS
 
 TABLES, FIGURES, REPORT = Path("results/tables"), Path("results/figures"), Path("results/report.html")
+WRITTEN = (PREFIX, "events.out.tfevents.", ".")
+"""How names begin that a training writes and no manifest lists."""
 LOGS, BENCHMARKS = Path("logs/runs"), Path("results/benchmarks/runs")
 
 
@@ -84,8 +89,18 @@ def size(path: Path) -> int:
     return sum(file.lstat().st_size for file in files if not file.is_dir())
 
 
+def of_others(run: Path) -> list[Path]:
+    """Return what lies in a run folder and is none of its files: an export, a note."""
+    own = {MANIFEST, METRICS, FAILED, NAME, RESUME}
+    with suppress(DataError):
+        own |= read_manifest(run)["files"].keys()
+    return [path for path in sorted(run.iterdir()) if path.name not in own and not path.name.startswith(WRITTEN)]
+
+
 def delete(paths: Sequence[Path]) -> None:
     """Delete files and folders; nothing is, where another process writes into one of the run folders.
+
+    What others put into a run folder stays.
 
     Raises:
         MachineError: a run is being trained; names its process.
@@ -97,6 +112,11 @@ def delete(paths: Sequence[Path]) -> None:
         for path in paths:
             if path.is_symlink() or path.is_file():
                 path.unlink()
+            elif RUNS in path.parents:
+                others = of_others(path)
+                for own in [one for one in path.iterdir() if one not in others]:
+                    shutil.rmtree(own) if own.is_dir() else own.unlink()
+                remove_empty(path)
             elif path.exists():
                 shutil.rmtree(path)
             remove_empty(path.parent)

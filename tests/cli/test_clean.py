@@ -17,7 +17,8 @@ from clipkd.workflow import cleaning
 from tests.synthetic import Study, demo, write_study
 
 ROOT = Path(__file__).parents[2]
-OTHERS = ["results/runs/mine/notes.txt", "results/tables/mine.md", "logs/runs/other.log", "data/datasets/birds/x"]
+NOTE = "results/runs/reference/digits/tiny-32/none/supervised/seed0/notes.txt"
+OTHERS = [NOTE, "results/runs/mine/notes.txt", "results/tables/mine.md", "logs/runs/other.log", "data/datasets/birds/x"]
 
 
 @pytest.fixture

@@ -184,6 +184,7 @@ def bad_folders(root: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
     shutil.copytree(made["two names"] / "val", made["two names"] / "valid")
     (made["dangling"] / "train/a/gone.png").symlink_to("nowhere.png")
     (made["dangling"] / "val/b/gone-too.png").symlink_to("nowhere.png")
+    (made["dangling"] / "train/a/itself").symlink_to("itself")
     os.mkdir(os.fsencode(made["not text"] / "train") + b"/caf\xe9")
     for name in ("caf\u00e9", "cafe\u0301"):
         (made["accents"] / "train" / name).mkdir()
@@ -194,7 +195,7 @@ def bad_folders(root: Path) -> dict[str, tuple[Path, tuple[str, ...]]]:
         "class is a link": (made["class is a link"], ("train/b", "train/c", "same folder")),
         "a link down": (made["a link down"], ("train/a/more", "val/b", "same folder")),
         "two names": (made["two names"], ("val/", "valid/")),
-        "dangling": (made["dangling"], ("gone.png", "does not exist")),
+        "dangling": (made["dangling"], ("gone.png", "itself", "leads to no file")),
         "not text": (made["not text"], ("caf\\xe9", "UTF-8")),
         "accents": (made["accents"], ("accents",)),
         "one class": (folder_of_images(root / "one", {"train": ["a"], "val": ["a"]}), ("'a'", "at least two")),

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from clipkd.cli import main
-from clipkd.core.errors import DataError, Interrupted, MachineError
+from clipkd.core.errors import DataError, InputError, Interrupted, MachineError
 from clipkd.embeddings import prepare
 from clipkd.runs import training
 from clipkd.runs.finite_guard import FiniteGuard
@@ -393,6 +393,21 @@ def test_a_command_with_another_setting_touches_no_run(digits_folder, whole, tmp
         assert main([*other[:-1], str(EPOCHS)]) == 0, "the same settings are no other run"
         assert main([*other, "--overwrite"]) == 0
         assert json.loads((folder / "metrics.json").read_text())["epochs"] == 1
+
+
+def test_a_run_on_other_images_is_not_replaced_either(digits_folder, whole, tmp_path):
+    """What the images are is known only once they are packed: the training itself asks."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    identity = json.loads((run / "metrics.json").read_text())["identity"]
+    folder = RunFolder(run, may_replace=False)
+    folder.refuse_others(identity)
+    with pytest.raises(InputError, match=r"dataset\.content: found '[0-9a-f]+', wanted 'other'"):
+        folder.refuse_others(identity | {"dataset": identity["dataset"] | {"content": "other"}})
+    numbers = Hyperparameters(epochs=1, batch_size=128, learning_rate=1e-3)
+    job = open_job(CELL, numbers, Layout(digits_folder), torch.device("cpu"))
+    with pytest.raises(InputError, match="holds a complete run with other settings"):
+        training.train(job, folder)
+    check_equal(run, whole)
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_it(digits_folder, whole, tmp_path):

@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> None:
         size = cleaning.size(path)
         total += size
         print(f"{size / 1e6:10.1f} MB  {path}")
+        for kept in cleaning.of_others(path) if cleaning.RUNS in path.parents else ():
+            print(f"      kept     {kept}")
     question = f"Delete these {len(found)} ({total / 1e6:.1f} MB)?"
     if not options.yes:
         if not sys.stdin.isatty():

@@ -7,7 +7,8 @@ import os
 import sys
 
 from clipkd.cli.options import data_options, dataset_of, layout_of
-from clipkd.core.artifacts import read_manifest
+from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.progress import say
 from clipkd.data.summary import summary
 from clipkd.embeddings import prepare
 
@@ -28,7 +29,11 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     spec = dataset_of(options, options.dataset)
     layout = layout_of(options)
+    manifest = layout.dataset(spec) / MANIFEST
+    before = manifest.read_bytes() if manifest.exists() else None
     prepare.dataset(spec, layout, options.dataset_source)
+    if before == manifest.read_bytes():
+        say(f"{spec.title} was packed before: its source is not read again. To do so, delete {manifest.parent}")
     if not is_one_stream():  # the packing said so in the log; here it is seen
         print(summary(spec.title, read_manifest(layout.dataset(spec))["facts"]))
 

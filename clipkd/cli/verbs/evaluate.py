@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, layout_of
+from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.progress import say
 from clipkd.data.dataset import open_dataset
 from clipkd.plugins import datasets, recipes, students
-from clipkd.runs.record import Score
+from clipkd.runs.record import KIND, Score
 
 TEXT = "Measure a trained student on the test split of a dataset."
 EXAMPLES = """\
@@ -77,8 +79,22 @@ def evaluate_folder(options: argparse.Namespace) -> None:
             f"{options.student_path} has the classes {listed(model.classes)}, but {spec.title} has "
             f"{listed(dataset.classes)}"
         )
+    trained_on = content_of(options.student_path)
+    if trained_on not in (None, dataset.content):
+        say(
+            f"{dataset.artifact.path} holds other images than those that {options.student_path} was trained on: "
+            "some of its training images may be among the test images"
+        )
     recipe, steps = recipes.get(model.trained["recipe"]), model.preprocessing
     show(evaluate_student(model.student, dataset, steps, recipe, device), spec.title)
+
+
+def content_of(folder: Path) -> str | None:
+    """Return the digest of the images that a run was trained on; None for an export, which does not say it."""
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = read_manifest(folder)
+    return manifest["identity"]["dataset"]["content"] if manifest["kind"] == KIND else None
 
 
 def listed(names: list[str]) -> str:

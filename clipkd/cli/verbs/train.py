@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +20,9 @@ from clipkd.cli.options import (
     setting_option,
     store_options,
 )
-from clipkd.core.artifacts import read_manifest
-from clipkd.core.errors import DataError, InputError
-from clipkd.core.fingerprint import Identity, differences
+from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import differences
 from clipkd.runs import workers
-from clipkd.runs.record import METRICS, RESUME
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import as_settings, run_identity
 from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
@@ -128,7 +124,8 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
     given = {name: getattr(options, name) for name in Hyperparameters.model_fields}
     numbers = Hyperparameters(**given | {"precision": resolved(options.precision, device)})
     assignments = [
-        Assignment(cell, numbers, layout, str(device), *place[cell.folder], options.embed_batch_size) for cell in cells
+        Assignment(cell, numbers, layout, str(device), *place[cell.folder], options.embed_batch_size, options.overwrite)
+        for cell in cells
     ]
     if not options.overwrite:
         refuse_other_settings(assignments)
@@ -141,26 +138,18 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
 
 
 def refuse_other_settings(assignments: list[Assignment]) -> None:
-    """Raise InputError where a folder holds a run, finished or not, that these settings would replace."""
+    """Raise InputError where a folder holds a run, finished or not, that these settings would replace.
+
+    The images' content is compared too, but later: it is known only once they are packed.
+    """
+    from clipkd.runs.folder import held_by, runs_in
     from clipkd.runs.ranks import world_size
 
     for one in assignments:
         settings = run_identity(one.cell, one.numbers, one.layout, content="", ranks=world_size())
         for what, identity in runs_in(one.folder):
             if lines := list(differences(as_settings(identity, settings), settings)):
-                raise InputError(
-                    f"{one.folder} holds {what} with other settings: name another --log-folder, or give --overwrite "
-                    "to replace it:\n  " + "\n  ".join(lines)
-                )
-
-
-def runs_in(folder: Path) -> Iterator[tuple[str, Identity]]:
-    """Yield what each run in a folder, complete or saved, was made from."""
-    places = [("a complete run", folder)] if (folder / METRICS).exists() else []
-    places += [("an unfinished run", path) for path in sorted((folder / RESUME).glob("[0-9]*"))]
-    for what, path in places:
-        with suppress(DataError):  # damaged: the training says so, and begins again
-            yield what, read_manifest(path)["identity"]
+                raise InputError(held_by(one.folder, what, lines))
 
 
 def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Path, Path | None]]:

@@ -160,8 +160,8 @@ class Walk:
                 self.skipped["hidden, or made by a file manager"] += 1
             elif entry.is_dir():
                 yield from self.images(path, owner)
-            elif not path.exists():
-                self.problems.append(f"{printable(path)}: a link to a file that does not exist")
+            elif not os.path.exists(path):  # also of a link to itself
+                self.problems.append(f"{printable(path)}: a link that leads to no file")
             elif not path.is_file():
                 self.skipped["not a regular file"] += 1
             elif is_image(path):
