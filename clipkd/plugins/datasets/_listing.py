@@ -59,7 +59,7 @@ def printable(path: Path | str) -> str:
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the classes that a split's folder holds, in their order; raise OSError where it can't."""
     with os.scandir(folder) as found:
-        names = [entry.name for entry in found if entry.is_dir() and not is_hidden(entry.name)]
+        names = [entry.name for entry in found if os.path.isdir(entry.path) and not is_hidden(entry.name)]
     return sorted({unicodedata.normalize("NFC", name) for name in names})
 
 
@@ -118,7 +118,7 @@ class Walk:
         for entry in self.entries(folder):
             if is_hidden(entry.name):
                 self.skipped["hidden, or made by a file manager"] += 1
-            elif not entry.is_dir():
+            elif not os.path.isdir(entry.path):
                 self.skipped["beside the class folders"] += 1
             elif name := self.class_name(Path(entry.path), folders):
                 folders[name] = Path(entry.path)
@@ -158,10 +158,10 @@ class Walk:
             path = Path(entry.path)
             if is_hidden(entry.name):
                 self.skipped["hidden, or made by a file manager"] += 1
+            elif not os.path.exists(path):  # also of a link to itself, which `entry.is_dir` would stop at
+                self.problems.append(f"{printable(path)}: a link that leads to no file")
             elif entry.is_dir():
                 yield from self.images(path, owner)
-            elif not os.path.exists(path):  # also of a link to itself
-                self.problems.append(f"{printable(path)}: a link that leads to no file")
             elif not path.is_file():
                 self.skipped["not a regular file"] += 1
             elif is_image(path):
@@ -213,7 +213,7 @@ def refuse_few_classes(folder: Path, classes: dict[str, Path]) -> None:
     if len(classes) > 1:
         return
     ((name, path),) = classes.items()
-    below = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not is_hidden(entry.name))
+    below = sorted(entry.name for entry in os.scandir(path) if os.path.isdir(entry.path) and not is_hidden(entry.name))
     if len(below) > 1:
         raise DataError(
             f"{folder} has one class folder, '{name}', which holds the folders {', '.join(below[:MOST_NAMED])}: if "
