@@ -230,7 +230,7 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
         share = share_held_out(spec.validation_fraction, spec.validation_least, len(reading.train.labels))
         held_out = validation_rows(reading.train.labels, share, reading.classes)
     np.save(draft.path / "validation.npy", held_out)
-    draft.facts |= reading.facts | found | pixel_facts(seen) | {
+    draft.facts |= reading.facts | found | pixel_facts(seen, reading.train.labels) | {
         "classes": reading.classes,
         "ragged": spec.image_size is None,
         "train": len(reading.train.labels),

@@ -33,12 +33,18 @@ def hash_of(image: np.ndarray) -> int:
     return hash((image.shape, image.tobytes()))
 
 
-def pixel_facts(seen: Mapping[Any, Seen]) -> dict[str, Any]:
-    """Return what the pixels themselves tell, as facts of the dataset: duplicates, one size, and whether they are dark."""
+def pixel_facts(seen: Mapping[Any, Seen], labels: np.ndarray) -> dict[str, Any]:
+    """Return what the pixels themselves tell, as facts of the dataset: duplicates, one size, and whether they are dark.
+
+    Args:
+        seen: split -> its images.
+        labels: of the training images [N].
+    """
     train, test = (np.array(seen[split].hashes, dtype=np.int64) for split in ("train", "test"))
     found: dict[str, Any] = {
         "duplicates": {
             "train": len(train) - len(np.unique(train)),
+            "train_of_other_classes": len(set(zip(train, labels, strict=True))) - len(np.unique(train)),
             "test": len(test) - len(np.unique(test)),
             "test_in_train": int(np.isin(test, train).sum()),
         }
@@ -110,6 +116,8 @@ def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     for split, name in (("train", "training"), ("test", "test")):
         if twice.get(split):
             yield f"duplicates: {number_of(twice[split], f'{name} image')}, equal to another one pixel by pixel"
+    if other := twice.get("train_of_other_classes"):
+        yield f"warning: equal training images in different classes: {other:,}"
     if both := twice.get("test_in_train"):
         of_test = "all" if both == facts["test"] else f"{both:,} of the {facts['test']:,}"
         yield (

@@ -294,8 +294,10 @@ def test_images_that_are_there_twice_are_counted(tmp_path: Path, capsys: Any) ->
     shutil.copy(root / "train/a/0.png", root / "train/b/copy.png")
     shutil.copy(root / "train/a/1.png", root / "val/a/copy.bmp")
     facts = prepared(root, tmp_path / "data").artifact.facts
-    assert facts["duplicates"] == {"train": 1, "test": 0, "test_in_train": 1}
-    assert "1 of the 9 test images are also among the training" in capsys.readouterr().err
+    assert facts["duplicates"] == {"train": 1, "train_of_other_classes": 1, "test": 0, "test_in_train": 1}
+    told = capsys.readouterr().err
+    assert "1 of the 9 test images are also among the training" in told
+    assert "equal training images in different classes: 1" in told
 
 
 def test_three_splits_have_three_uses(tmp_path: Path) -> None:
