@@ -99,7 +99,8 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
                 axes = {"students": "student", "teachers": "teacher", "epochs": "epochs"}
                 pairs = {name: (getattr(cell, axis), getattr(earlier, axis)) for name, axis in axes.items()}
                 asked = "; ".join(f"{one} and {two} {name}" for name, (one, two) in pairs.items() if one != two)
-                raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {asked}")
+                advice = "; give each a name of its own under `teachers`" if cell.teacher != earlier.teacher else ""
+                raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {asked}{advice}")
     found = [cell for cell, _ in cells.values()]
     refuse_mixture(found)
     return found, list(left_out)
