@@ -53,23 +53,24 @@ sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.absp
 arguments = sys.argv[1:]
 if arguments[:1] == ["train"]:
     from pathlib import Path
-    from clipkd.runs import run as training
-    training.SECONDS_BETWEEN_SAVES, training.SHARE_FOR_SAVES = {SECONDS_BETWEEN_SAVES}, float("inf")
+    from clipkd.runs import checkpointing, folder, loop, training
+    checkpointing.SECONDS_BETWEEN_SAVES, checkpointing.SHARE_FOR_SAVES = {SECONDS_BETWEEN_SAVES}, float("inf")
     cell = os.path.dirname(arguments[arguments.index("--stamp") + 1])
     if os.environ.get("TEST_FORGETS"):
-        training.Run.resume = lambda run: False
-        training.RunFolder.finished = lambda folder, identity: False
+        training.resume = lambda run: False
+        folder.RunFolder.finished = lambda folder, identity: False
     trace = open(Path("trace") / f"{{time.time():.3f}}-{{os.getpid()}}", "w", buffering=1)
-    after, ballast = training.Run.after_step, []
-    def noted(run, *given):
-        after(run, *given)
+    step, ballast = loop.train_step, []
+    def noted(group, batches):
+        step(group, batches)
+        (run,) = group.runs
         done = (run.epoch.number - 1) * run.steps_per_epoch + run.epoch.step
         trace.write(f"{{time.time():.3f}} {{cell}} {{done}}\\n")
         time.sleep(float(os.environ.get("TEST_SECONDS_A_STEP", 0)))
         if done == 30 and cell.endswith(os.environ.get("TEST_HUNGRY", "none")):
             ballast.append(bytearray(os.urandom(1_000_000) * 900))
             time.sleep(8)  # until SLURM looks at the memory again
-    training.Run.after_step = noted
+    loop.train_step = noted
 from clipkd.cli import main
 code = main(arguments)
 if arguments[:1] == ["train"] and cell.endswith(os.environ.get("TEST_LINGERS", "none")):

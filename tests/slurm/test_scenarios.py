@@ -125,7 +125,7 @@ def test_doctor_on_the_cluster(project):
     for name in ("cpu", "gpu"):
         assert f"ok       partition {name}: takes jobs of 720 minutes" in said
         assert f"ok       node of {name}: " in said
-    assert "preempted jobs by jobs in urgent are put back into the queue" in said
+    assert "preempted jobs by jobs in urgent are requeued and resume" in said
 
 
 def test_what_the_cluster_does_not_have_is_refused_before_a_job_is_submitted(project):

@@ -274,7 +274,7 @@ def test_the_mean_loss_of_an_epoch_is_over_its_images(digits_folder, tmp_path, m
 
 
 COMMAND = (
-    "import sys; from clipkd.runs import run; run.SECONDS_BETWEEN_SAVES = 3600; "
+    "import sys; from clipkd.runs import checkpointing; checkpointing.SECONDS_BETWEEN_SAVES = 3600; "
     "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 
