@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from clipkd.cli.verbs.check import BASE, DATA
+from clipkd.cli.verbs import check
 from clipkd.core.errors import InputError
 from clipkd.spec.config import load
 from clipkd.workflow import cleaning
@@ -21,10 +20,7 @@ examples:
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
-    child.add_argument(
-        "files", nargs="*", type=Path, metavar="FILE", help="as for --configfile: each is merged over those before it"
-    )
-    child.add_argument("--base", type=Path, default=BASE, help="the config that Snakemake reads first")
+    check.add_options(child)
     child.add_argument(
         "--data",
         action="store_true",
@@ -34,8 +30,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    files = [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
-    found = cleaning.made_for(load(files, data=DATA), with_data=options.data)
+    files = check.files_of(options)
+    found = cleaning.made_for(load(files, data=check.DATA), with_data=options.data)
     if not found:
         print(f"nothing there that was made for {', '.join(map(str, files))}")
         return
