@@ -24,8 +24,10 @@ from clipkd.core.artifacts import (
     write_json,
 )
 from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.hub import COMMIT
 from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, MissingFile, hub_errors, verified_file
 from clipkd.core.progress import say
+from clipkd.core.registry import specs
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import (
     NESTED_PROCESSOR,
@@ -211,7 +213,7 @@ def pin(teacher_name: str) -> dict[str, Any]:
     files = {file.rfilename: file for file in info.siblings or []}
     if WEIGHTS not in files:
         raise InputError(f"teacher '{teacher.name}': {teacher.hub_id} has no {WEIGHTS} at main ({info.sha}). {CONVERT}")
-    if info.sha is None or not teachers.COMMIT.fullmatch(info.sha):
+    if info.sha is None or not COMMIT.fullmatch(info.sha):
         raise DataError(f"the hub gives no commit for {teacher.hub_id}: {info.sha!r}")
     large = files[WEIGHTS].lfs
     entry = {"revision": info.sha, "weights_sha256": large.sha256 if large else None}
@@ -223,7 +225,7 @@ def pin(teacher_name: str) -> dict[str, Any]:
 
 def pinnable(name: str) -> HubTeacher:
     """Return the hub teacher `name`, whose commit is not in its own file."""
-    known = {spec.name.lower(): spec for spec in teachers.specs(teachers.__name__).values()}
+    known = {spec.name.lower(): spec for spec in specs(teachers.__name__).values()}
     known |= {spec.hub_id.lower(): spec for spec in known.values() if isinstance(spec, HubTeacher)}
     teacher = known.get(name.lower()) or teachers.get(name)
     if not isinstance(teacher, HubTeacher):

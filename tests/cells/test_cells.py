@@ -31,7 +31,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A lock file of the test's own, absent until it is written."""
     path = tmp_path / "teachers.lock.json"
-    monkeypatch.setattr(teachers, "LOCK", path)
+    monkeypatch.setattr("clipkd.plugins.teachers._hub.LOCK", path)
     return path
 
 

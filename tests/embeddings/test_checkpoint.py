@@ -21,6 +21,7 @@ import clipkd
 from clipkd.core import hub_client
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.registry import specs
 from clipkd.embeddings import teacher_checkpoint as checkpoint
 from clipkd.plugins import teachers
 from clipkd.plugins.datasets.hub import from_source
@@ -324,7 +325,7 @@ def test_pin(hub: Hub, worker: Worker, files: dict[str, bytes]) -> None:
     lock = worker.home / teachers.LOCK
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(json.dumps({"another": {"revision": "b" * 40, "weights_sha256": None}}))
-    spec = teachers.specs("clipkd.plugins.teachers")["vit-b32-in21k"]
+    spec = specs("clipkd.plugins.teachers")["vit-b32-in21k"]
     assert spec.revision is None
     expected = {"revision": COMMIT, "weights_sha256": sha256(files["model.safetensors"]).hexdigest()}
     hub.repositories[spec.hub_id] = Repository(COMMIT, files)

@@ -425,7 +425,7 @@ def test_names_and_revisions_that_are_none_are_refused() -> None:
     assert teachers.get(f"Owner/My.Model_v2@{COMMIT}").name == f"owner-my-model-v2-{COMMIT[:8]}"
 
 
-@fault("T10", **{"the-look": replaced("clipkd.plugins.teachers.refuse_two_meanings", nothing)})
+@fault("T10", **{"the-look": replaced("clipkd.plugins.teachers._known.refuse_two_meanings", nothing)})
 def test_a_name_that_is_a_folder_too_is_taken_for_neither(vit_folder: Path, tmp_path: Path) -> None:
     """As people clone a model under its hub id, where there is no internet."""
     with pytest.MonkeyPatch.context() as patch:
@@ -447,7 +447,7 @@ def test_a_name_that_is_a_folder_too_is_taken_for_neither(vit_folder: Path, tmp_
             assert isinstance(teachers.get(f"./{name}"), FolderTeacher)
 
 
-@fault("T06", **{"the-check-of-entries": replaced("clipkd.plugins.teachers.is_pin", lambda entry: True)})
+@fault("T06", **{"the-check-of-entries": replaced("clipkd.plugins.teachers._hub.is_pin", lambda entry: True)})
 def test_a_damaged_lock_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "teachers.lock.json"
     for entry in ({"revision": "main"}, {"revision": COMMIT, "weights_sha256": "x"}, {}, [], None, {"revision": None}):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipkd.core.errors import InputError, MachineError, nearest
+from clipkd.core.errors import InputError, nearest
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.students._heads import Heads, Outputs, Widths
 
@@ -38,15 +38,12 @@ def build(spec: TimmSpec) -> nn.Module:
     """Return the timm model, fresh weights, its classifier left out.
 
     Raises:
-        MachineError: timm is not installed.
         InputError: timm has no such model, or it does not take the student's input size.
     """
     from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
 
-    try:
-        import timm  # isort: skip
-    except ImportError:
-        raise MachineError(f"student '{spec.name}' needs timm: pip install 'clipkd[timm]'") from None
+    import timm  # isort: skip
+
     base = spec.model.split(".")[0]
     if not timm.is_model(base):
         raise InputError(f"student '{spec.name}': timm {timm.__version__} has no model '{base}'"

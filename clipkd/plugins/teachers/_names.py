@@ -1,0 +1,57 @@
+"""Names of teachers, taken apart: `[NAME=]WHERE[:OUTPUT]`, and several of them joined by `+`."""
+
+from __future__ import annotations
+
+import re
+from os.path import expanduser
+from pathlib import Path
+
+from clipkd.plugins.teachers._spec import OUTPUTS
+
+ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""A NAME that users may give a teacher."""
+
+
+def parsed(name: str) -> tuple[str, str, str]:
+    """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT]`, "" where one is left out."""
+    if is_folder(name):
+        return "", name, ""
+    alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
+    where, _, output = rest.rpartition(":")
+    return (alias, rest, "") if not where or is_folder(rest) else (alias, where, output)
+
+
+def split(name: str) -> list[str]:
+    """Return the names of several teachers, `A+B`, one by one; a folder may have a `+` in its name."""
+    parts, members = name.split("+"), []
+    while parts:
+        lengths = range(len(parts), 1, -1)
+        length = next((n for n in lengths if names_folder("+".join(parts[:n]))), 1)
+        members.append("+".join(parts[:length]))
+        parts = parts[length:]
+    return members
+
+
+def names_folder(name: str) -> bool:
+    """Return whether `name` names one folder."""
+    _, where, output = parsed(name)
+    return output in ("", *OUTPUTS) and is_folder(where)
+
+
+def is_folder(name: str) -> bool:
+    """Return whether a name is that of a folder; one that no path can have is none."""
+    try:
+        return Path(expanduser(name)).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def resolved(name: str, own: dict[str, str]) -> str:
+    """Return `name` with each part that the config's `teachers` map names replaced by what the map says."""
+    return "+".join(f"{member}={own[member]}" if member in own else member for member in split(name))
+
+
+def checkpoint_of(name: str) -> str:
+    """Return the shortest name of one teacher's checkpoint: the same for all that is taken of its images."""
+    _, where, output = parsed(name)
+    return f"{where}:text" if output == "text" else where

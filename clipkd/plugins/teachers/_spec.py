@@ -1,0 +1,93 @@
+"""What is known of every teacher."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from clipkd.core.fingerprint import Identity
+
+PROCESSOR, NESTED_PROCESSOR = "preprocessor_config.json", "processor_config.json"
+"""Where an image processor's settings are; transformers 5 writes them into the second, where there is a tokenizer."""
+FILES = ("config.json", PROCESSOR, "model.safetensors")
+"""All that is ever read of a vision encoder's checkpoint; NESTED_PROCESSOR where there is no PROCESSOR."""
+TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+"""All that is ever read of a text tower's checkpoint."""
+Output = Literal["cls", "mean", "pooler", "text"]
+OUTPUTS = get_args(Output)
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """What is known of a teacher before its weights are there; None: only the checkpoint tells."""
+
+    name: str
+    title: str
+    image_size: int | None = None
+    patch_size: int | None = None
+    hidden_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    """The normalisation that the teacher was trained with, in units of [0, 1]."""
+    head_for: str | None = None
+    """The dataset whose classes the checkpoint's own classifier has; None: use a linear probe."""
+    output: Output = "cls"
+    """What is taken of the checkpoint: of an image its class token, the mean of its patch tokens, or the
+    pooler's vector; `text`: of class names what the text tower says."""
+    checkpoint: str = ""
+    """The name that the checkpoint's folder has; "": the teacher's own."""
+
+    @property
+    def members(self) -> tuple[TeacherSpec, ...]:
+        """The teachers that this one consists of: itself, unless it is several."""
+        return (self,)
+
+    @property
+    def reads_names(self) -> bool:
+        """True where the teacher is shown class names, not images."""
+        return self.output == "text"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the files that are read of the checkpoint."""
+        return TEXT_FILES if self.reads_names else FILES
+
+    def identity(self) -> Identity:
+        """Return what makes the teacher's weights."""
+        raise NotImplementedError
+
+    @property
+    def available(self) -> str:
+        """Return "" or the reason why this teacher can't be used yet, with what to do."""
+        return ""
+
+
+@dataclass(frozen=True)
+class SeveralTeachers(TeacherSpec):
+    """Several teachers at once for one student."""
+
+    several: tuple[TeacherSpec, ...] = ()
+
+    @property
+    def members(self) -> tuple[TeacherSpec, ...]:
+        return self.several
+
+    @property
+    def available(self) -> str:
+        return next((member.available for member in self.several if member.available), "")
+
+
+def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
+    """Return a teacher of which something else than the class token is taken; its checkpoint stays the same."""
+    if output == spec.output:
+        return spec
+    # The files of the two towers differ, so that they are two checkpoints.
+    checkpoint = f"{spec.name}-text" if output == "text" else spec.name
+    title = f"{spec.title} ({output})"
+    return replace(spec, name=f"{spec.name}-{output}", title=title, output=output, checkpoint=checkpoint)
+
+
+def slug(text: str) -> str:
+    """Return `text` as a name that may stand in a path."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80].rstrip("-") or "teacher"
