@@ -33,6 +33,8 @@ class Fault:
     """Bytes of the answer after which nothing more comes, for `stall` seconds."""
     stall: float = 2.0
     ignore_range: bool = False
+    is_endless: bool = False
+    """The body comes again and again, without an announced length."""
 
 
 class Site(Loopback):
@@ -57,6 +59,11 @@ class Site(Loopback):
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
 
+            def do_HEAD(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
         self.serve(Handler)
 
     def answer(self, handler: BaseHTTPRequestHandler, path: str, fault: Fault) -> None:
@@ -75,9 +82,12 @@ class Site(Loopback):
                     body, status = body[start:], 206
                     headers.setdefault("Content-Range", f"bytes {start}-{total - 1}/{total}")
         handler.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+        announced = {} if fault.is_endless else {"Content-Length": str(len(body))}
+        for name, value in (announced | headers).items():
             handler.send_header(name, value)
         handler.end_headers()
+        while fault.is_endless:
+            self.send(handler, body)
         stop = min(x for x in (fault.cut_after, fault.stall_after, len(body)) if x is not None)
         self.send(handler, body[:stop])
         if fault.stall_after is not None:
@@ -128,6 +138,7 @@ def small_cifar(spec: Cifar, per_batch: int, test: int, seed: int = 0) -> SmallC
     small = replace(
         spec,
         md5=hashlib.md5(archive).hexdigest(),
+        archive_bytes=len(archive),
         train_records=counts["train"],
         test_records=test,
     )

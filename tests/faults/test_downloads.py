@@ -18,6 +18,9 @@ import pytest
 from clipkd.core import download as downloads
 from clipkd.core.download import Checksum, download
 from clipkd.core.errors import ClipkdError, DataError, MachineError
+from clipkd.core.vision import torchvision
+from clipkd.plugins import datasets
+from clipkd.plugins.datasets import torchvision_source
 from tests.data.servers import Fault, Site
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
 from tests.faults.processes import (
@@ -107,6 +110,125 @@ def test_a_bad_server_gives_an_error_and_no_file(site: Site, quick: None, tmp_pa
     record_property("bad-server modes, archive", len(MODES))
 
 
+SIZED = Checksum("sha256", SHA.value, len(FILE))
+TAKEN: list[int] = []
+"""Bytes of the unfinished file when it was looked at."""
+
+
+def weighed(self: Checksum, path: Path) -> str:
+    TAKEN.append(path.stat().st_size)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def without_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: ten times as much is taken."""
+    take = downloads.Courier.take
+    monkeypatch.setattr(downloads.Courier, "take", lambda self, *given: take(self, *given[:3], 10 * given[3]))
+
+
+@fault("D16", **{"the-cap": without_a_cap})
+def test_no_more_is_taken_than_the_file_has(site: Site, quick: None, tmp_path: Path) -> None:
+    """Servers that send more, announced or without end: one byte too many is enough to know."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checksum, "of", weighed)
+        for mode in (Fault(body=FILE + FILE), Fault(is_endless=True)):
+            site.always = mode
+            TAKEN.clear()
+            with pytest.raises(DataError, match=f"more than {len(FILE):,} bytes.*Fetch it elsewhere"):
+                download(f"{site.url}/file.bin", tmp_path / "file.bin", SIZED, "Fetch it elsewhere.")
+            assert [len(FILE) + 1] * 2 == TAKEN
+    assert seen(tmp_path) == []
+    site.always = None
+    assert download(f"{site.url}/file.bin", tmp_path / "file.bin", SIZED, "").read_bytes() == FILE
+
+
+def test_d16_a_file_of_unknown_size_has_a_limit(
+    site: Site, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SHA.size == downloads.MOST_BYTES
+    site.always = Fault(is_endless=True)
+    with pytest.raises(DataError, match="more than 300,000 bytes"):
+        download(f"{site.url}/file.bin", tmp_path / "file.bin", Checksum("sha256", SHA.value, 300_000), "")
+
+
+@pytest.fixture
+def hasty(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the speed often."""
+    monkeypatch.setattr(downloads, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(downloads, "LEAST_BYTES", 10_000)
+
+
+@fault("D16", **{"the-least-speed": lambda monkeypatch: monkeypatch.setattr(downloads, "LEAST_BYTES", 0)})
+def test_a_server_that_drips_is_given_up(site: Site, hasty: None, tmp_path: Path) -> None:
+    """A byte now and then never lets a time limit of the connection run out."""
+    site.bytes_per_second = 2_000
+    site.files["/file.bin"] = FILE[:2_000]
+    with pytest.raises(MachineError, match=r"too slow: .* bytes in 0 s, after 5 tries. Fetch it elsewhere"):
+        bring(site, tmp_path)
+    assert seen(tmp_path) == []
+    site.bytes_per_second = None
+    site.files["/file.bin"] = FILE
+    assert bring(site, tmp_path).read_bytes() == FILE
+
+
+def test_d16_a_slow_server_that_is_fast_enough_is_waited_for(site: Site, hasty: None, tmp_path: Path) -> None:
+    site.bytes_per_second = 400_000
+    assert bring(site, tmp_path).read_bytes() == FILE
+    assert len(site.requests) == 1
+
+
+@fault("D16", **{"the-limit": replaced("clipkd.plugins.datasets.torchvision_source.SILENCE", None)})
+def test_a_silent_server_ends_torchvisions_download(site: Site, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if torchvision_source.SILENCE:
+            patch.setattr(torchvision_source, "SILENCE", 0.2)
+        patch.setattr(torchvision.datasets.MNIST, "mirrors", [f"{site.url}/"])
+        site.always = Fault(body=FILE, stall_after=1000, stall=1.0)
+        with pytest.raises(MachineError, match="timed out; is there a network"):
+            datasets.get("mnist", "torchvision:MNIST").read(None, tmp_path)
+
+
+LENGTH, RANGE, AGAIN = "Content-Length", "Content-Range", "Retry-After"
+NONSENSE = {
+    (200, LENGTH, "many"): "Content-Length is not a number of bytes: 'many'",
+    (200, LENGTH, "-5"): "Content-Length is not a number of bytes: '-5'",
+    (200, LENGTH, "9" * 5000): "Content-Length is not a number of bytes: '999",
+    (200, LENGTH, "7, 8"): "headers of the server's answer contradict each other",
+    (206, RANGE, "bytes"): "Content-Range does not say which bytes it sends: 'bytes'",
+    (206, RANGE, "bytes x-y/z"): "Content-Range does not say which bytes it sends: 'bytes x-y/z'",
+    (206, RANGE, "bytes " + "9" * 5000 + "-9/9"): "Content-Range does not say which bytes it sends: 'bytes 999",
+    (503, AGAIN, "soon"): "status 503",
+    (503, AGAIN, "9" * 5000): "status 503",
+    (503, AGAIN, "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"): "status 503",
+    (302, "Location", "http://[what"): "redirected to something that is not an address",
+    (302, "Location", "http://"): "too many redirects",
+    (200, "x" * 70_000, "x"): "not valid HTTP",
+}
+
+
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: numbers of headers are taken as they come."""
+    monkeypatch.setattr(downloads, "announced_bytes", lambda response: int(response.headers[LENGTH]))
+    monkeypatch.setattr(downloads, "retry_after", lambda response: float(int(response.headers[AGAIN])))
+
+
+@fault("D16", **{"no-check": lambda monkeypatch: (trusting(monkeypatch), monkeypatch.setattr(downloads, "TRIES", 2))})
+def test_nonsense_in_a_header_is_an_error_in_words(site: Site, quick: None, tmp_path: Path) -> None:
+    for (status, name, value), told in NONSENSE.items():
+        body = FILE if status == 200 else None
+        site.always = Fault(status=None if body else status, body=body, headers={name: value})
+        try:
+            bring(site, tmp_path)
+        except MachineError as error:
+            assert told in str(error), (name, value[:40])
+            assert len(str(error)) < 300, (name, value[:40])
+        except ValueError as error:
+            pytest.fail(f"{name}: {value[:40]}: {error}")
+        else:
+            pytest.fail(f"{name}: {value[:40]}: taken")
+        assert seen(tmp_path) == []
+
+
 @fault(
     "D01",
     **{
@@ -134,7 +256,7 @@ def test_d01_no_trust_without_tls(site: Site, quick: None, tmp_path: Path) -> No
 def in_place(url: str, path: Path, part: Path, checksum: Checksum, offline: str) -> Path:
     """The mutant: download to the final path itself."""
     if not path.exists():
-        downloads.fetch(url, path, offline)
+        downloads.fetch(url, path, checksum.size, offline)
     return path
 
 

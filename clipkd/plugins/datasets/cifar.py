@@ -41,6 +41,7 @@ class Cifar(DatasetSpec):
     archive: str
     md5: str
     """As published beside the archive."""
+    archive_bytes: int
     train_members: tuple[str, ...]
     test_member: str
     names_member: str
@@ -121,7 +122,7 @@ def find_archive(spec: Cifar, source: str, downloads: Path) -> Path:
             f"--dataset-source FILE`, or sources: {{{spec.name}: FILE}} in the config"
         )
         url = f"{source.rstrip('/')}/{spec.archive}"
-        return download(url, downloads / spec.archive, Checksum("md5", spec.md5), offline)
+        return download(url, downloads / spec.archive, Checksum("md5", spec.md5, spec.archive_bytes), offline)
     path = Path(expanduser(source))
     if path.is_file():
         return path

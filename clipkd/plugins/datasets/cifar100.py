@@ -8,6 +8,7 @@ SPEC = Cifar(
     classes=100,
     archive="cifar-100-binary.tar.gz",
     md5="03b5dce01913d631647c71ecec9e9cb8",
+    archive_bytes=168513733,
     train_members=("cifar-100-binary/train.bin",),
     test_member="cifar-100-binary/test.bin",
     names_member="cifar-100-binary/fine_label_names.txt",

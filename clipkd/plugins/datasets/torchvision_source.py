@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os.path import expanduser
@@ -48,6 +49,8 @@ UNMIRRORED = {"KMNIST": "none", "MNIST": "none", "SVHN": "none", "USPS": "none",
 """Where a mirrored image is another symbol or none: what is done to training images instead."""
 LABELS = ("targets", "labels", "_labels")
 """Where the classes of torchvision.datasets keep their labels."""
+SILENCE = 30.0
+"""Seconds after which a server that sends nothing to torchvision is given up."""
 NOT_DOWNLOADED = "Error downloading"
 """How the message begins that torchvision raises where each mirror of a file has failed: of MNIST and its kin."""
 
@@ -128,6 +131,8 @@ def opened(spec: TorchvisionDataset, split: dict[str, Any], root: Path, download
     asked = next(iter(split.values()))
     name = {True: "train", False: "test"}.get(asked, asked)
     say(f"{spec.title}: torchvision's {spec.dataset}, split {name}")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # torchvision's own downloads would wait for ever
     try:
         return kind(root, download=download, **split)
     except OSError as error:  # urllib's errors are OSErrors
@@ -137,6 +142,8 @@ def opened(spec: TorchvisionDataset, split: dict[str, Any], root: Path, download
             raise MachineError(f"{where}: {' '.join(str(error).split())}; is there a network?") from error
         advice = "" if download else "; give the folder that holds its files, or leave ?root= out to download them"
         raise DataError(f"{where}: {error}{advice}") from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def labels_of(split: Any) -> np.ndarray:
