@@ -1,8 +1,10 @@
-"""One writer a folder: a lock that the kernel drops with its holder, and that says who holds it. No torch here.
+"""One writer a folder: a lock that holds on every file system, and that says who holds it. No torch here.
 
-The holder keeps the file `.lock` locked (flock) and its name in it. On one machine the kernel's lock alone
-decides, and a killed holder leaves none. Between machines flock may not reach: there the name decides, and
-it is only passed over where its holder is provably dead.
+Each holder creates the next of the files `.lock`, `.lock-1`, `.lock-2`, ... exclusively (O_EXCL) and writes into it who
+it is; the one with the highest number decides. A lock is released by a word in its file, never by removing the
+newest: so of all who saw the same dead or past holder, one creates the next file. Exclusive creation needs nothing
+but a POSIX file system; the kernel's own locks (flock) are missing on some, and reach one machine only on others.
+Where they work, they also protect a holder whose number another container reads as somebody else's.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,6 +25,9 @@ from pathlib import Path
 from clipkd.core.errors import MachineError
 
 NAME = ".lock"
+RELEASED = "released\n"
+SECONDS_TO_NAME = 60.0
+"""A lock file without a name is being written; if it stays so for longer, its process died before it wrote."""
 SQUEUE_SECONDS = 20
 
 
@@ -36,9 +43,24 @@ class Holder:
     """When the process began, in the kernel's ticks: a later process with the same number differs."""
     job: str | None
     """Its SLURM job."""
+    restarts: int = 0
+    """How often SLURM had put this job back into the queue."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}" + (f" (SLURM job {self.job})" if self.job else "")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock that this process holds."""
+
+    path: Path
+    descriptor: int
+
+    def release(self) -> None:
+        """Give the lock back."""
+        put(self.descriptor, RELEASED)
+        os.close(self.descriptor)
 
 
 def this_process() -> Holder:
@@ -48,7 +70,13 @@ def this_process() -> Holder:
 
 def holder(pid: int, job: str | None = None) -> Holder:
     """Return what stands for a process of this machine."""
-    return Holder(socket.gethostname(), boot_id(), pid, started(pid), job)
+    return Holder(socket.gethostname(), boot_id(), pid, started(pid), job, restarts() if job else 0)
+
+
+def restarts() -> int:
+    """Return how often SLURM has put this process's job back into the queue."""
+    count = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(count) if count.isdigit() else 0
 
 
 @contextmanager
@@ -58,40 +86,144 @@ def acquire(folder: Path) -> Iterator[None]:
     Raises:
         MachineError: another process writes into the folder, or may do so; names it.
     """
-    path = folder / NAME
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        is_ours = locked(descriptor)
-        other = holder_of(descriptor)
-        if not is_ours or (other is not None and not is_dead(other)):
-            advice = f"; where it is certain that it no longer runs, remove {path}" if is_ours else ""
-            raise MachineError(f"{folder} is being written by {other or 'another process'}: wait for it{advice}")
+        lock = take(folder)
+    except Held as held:
+        raise MachineError(f"{folder} is being written by {held.by}: wait for it{held.advice}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Held(Exception):
+    """A lock is another process's: `by` names it, `advice` says what to do where it is certain that it is dead."""
+
+    def __init__(self, path: Path, holder: Holder | None, *, is_certain: bool = False) -> None:
+        super().__init__(path)
+        self.by = str(holder or "another process")
+        self.is_earlier_boot = holder is not None and of_earlier_boot(holder)
+        if self.is_earlier_boot:
+            self.by += ", before this machine was restarted, or on another machine of the same name"
+        self.advice = "" if is_certain else f"; where it is certain that it no longer runs, remove {path}"
+
+
+def take(folder: Path, name: str = NAME) -> Lock:
+    """Take a folder's lock.
+
+    Raises:
+        Held: by another process, or perhaps so.
+    """
+    before = newest(folder, name)
+    if before is not None:
+        refuse_held(before)
+    path = folder / (name if before is None else f"{name}-{number_of(before) + 1}")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise Held(path, named_in(path)) from None
+    try:
+        is_free(descriptor, fcntl.LOCK_EX)
         put(descriptor, json.dumps(asdict(this_process())))
-        try:
-            yield
-        finally:
-            put(descriptor, "")
+        # Whoever was slow finds, after it has written its name, that the lock has gone on without it.
+        latest = newest(folder, name)
+        if latest != path:
+            raise Held(latest or path, named_in(latest) if latest else None)
+        if before is not None:
+            refuse_held(before)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
+    # The one before stays: whoever lists the folder at this moment must find one.
+    for old in all_of(folder, name)[:-2]:
+        old.unlink(missing_ok=True)
+    return Lock(path, descriptor)
+
+
+def all_of(folder: Path, name: str = NAME) -> list[Path]:
+    """Return the files of a folder's lock, the newest last."""
+    return sorted(
+        (path for path in folder.glob(f"{name}*") if re.fullmatch(r"(-\d+)?", path.name[len(name) :])), key=number_of
+    )
+
+
+def newest(folder: Path, name: str = NAME) -> Path | None:
+    """Return the file that says who holds a folder's lock; None where nobody ever did."""
+    return next(reversed(all_of(folder, name)), None)
+
+
+def number_of(path: Path) -> int:
+    """Return which of a lock's files this is."""
+    return int(re.search(r"(\d*)$", path.name)[1] or 0)  # type: ignore[index]
+
+
+def refuse_held(path: Path) -> None:
+    """Raise Held unless a lock file's holder has given it back, or is provably dead."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        text = os.pread(descriptor, 4096, 0).decode(errors="replace")
+        if text == RELEASED:
+            return
+        found = parsed(text)
+        if found is None:
+            if time.time() - os.fstat(descriptor).st_mtime < SECONDS_TO_NAME:
+                raise Held(path, None)
+            return
+        is_here = found.host == socket.gethostname() and found.boot == boot_id()
+        kernels = is_free(descriptor, fcntl.LOCK_SH) if is_here else None
+        if kernels is False:
+            raise Held(path, found, is_certain=True)
+        is_over = kernels is True and not found.started  # no /proc: here the kernel's lock decides
+        if not is_over and not is_dead(found):
+            raise Held(path, found, is_certain=is_here)
     finally:
         os.close(descriptor)
 
 
-def locked(descriptor: int) -> bool:
-    """Take the kernel's lock; return whether nobody else holds it (a file system without such locks: True)."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def release_earlier_boot(folder: Path, name: str = NAME) -> bool:
+    """Release a lock whose holder's machine was restarted, as the user says; return whether there was one."""
+    path = newest(folder, name)
+    holder = named_in(path) if path else None
+    if path is None or holder is None or not of_earlier_boot(holder):
         return False
-    except OSError:
-        return True
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        put(descriptor, RELEASED)
+    finally:
+        os.close(descriptor)
     return True
 
 
-def holder_of(descriptor: int) -> Holder | None:
-    """Return who the lock file names; None where it names nobody."""
-    text = os.pread(descriptor, 4096, 0)
+def of_earlier_boot(holder: Holder) -> bool:
+    """Return whether a holder is of a machine with this one's name, and of another start of it."""
+    return holder.host == socket.gethostname() and holder.boot != boot_id()
+
+
+def is_free(descriptor: int, operation: int) -> bool | None:
+    """Take the kernel's lock; return whether nobody else holds it, None on a file system without such locks."""
     try:
-        return Holder(**json.loads(text)) if text else None
-    except (ValueError, TypeError):  # cut off while it was written: by a process that died with it
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def named_in(path: Path) -> Holder | None:
+    """Return who a lock file names; None where it names nobody."""
+    try:
+        return parsed(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+
+
+def parsed(text: str) -> Holder | None:
+    """Return the holder that a lock file's text is; None where it is none, whole or cut off."""
+    try:
+        return Holder(**json.loads(text))
+    except (ValueError, TypeError):
         return None
 
 
@@ -104,12 +236,19 @@ def put(descriptor: int, text: str) -> None:
 
 def is_dead(holder: Holder) -> bool:
     """Return whether a holder is provably dead."""
-    if holder.host == socket.gethostname():
-        return holder.boot != boot_id() or started(holder.pid) != holder.started
+    if holder.host == socket.gethostname() and holder.boot == boot_id():
+        return started(holder.pid) != holder.started
+    # Another start of a machine with this name may be another machine: only SLURM can tell.
     if holder.job is None:
         return False
-    # An earlier start of our own job, which SLURM has put back into the queue, has ended before this one began.
-    return holder.job == os.environ.get("SLURM_JOB_ID") or job_has_ended(holder.job)
+    if holder.job == os.environ.get("SLURM_JOB_ID") and is_earlier_start(holder):
+        return True
+    return job_has_ended(holder.job)
+
+
+def is_earlier_start(holder: Holder) -> bool:
+    """Return whether a holder in our own job, elsewhere, is of a start before SLURM put the job back into the queue."""
+    return restarts() > holder.restarts or os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1"
 
 
 def job_has_ended(job: str) -> bool:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import DataError
-from clipkd.core.lock import NAME, acquire
+from clipkd.core.lock import acquire
 from clipkd.runs.record import FAILED, METRICS, RESUME
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.layout import Layout
@@ -91,7 +91,7 @@ def size(path: Path) -> int:
 
 def of_others(run: Path) -> list[Path]:
     """Return what lies in a run folder and is none of its files: an export, a note."""
-    own = {MANIFEST, METRICS, FAILED, NAME, RESUME}
+    own = {MANIFEST, METRICS, FAILED, RESUME}
     with suppress(DataError):
         own |= read_manifest(run)["files"].keys()
     return [path for path in sorted(run.iterdir()) if path.name not in own and not path.name.startswith(WRITTEN)]

@@ -25,19 +25,22 @@ SECONDS_ALONE = 60.0
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 
-def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
+def prepare(folder: Path, let_finish: bool, after_restart: bool = False) -> tuple[list[str], lock.Lock]:
     """Settle what an earlier main process left; return the command that goes on, and the lock that it inherits.
 
     Args:
         folder: the workflow's.
         let_finish: let what still runs finish, instead of having it saved and stopped.
+        after_restart: take locks of an earlier start of a machine with this name as given back.
 
     Raises:
         InputError: no workflow was started here.
         MachineError: another main process lives or may live, SLURM gives no answer, or something does not end.
     """
     started = session.last_started(folder)
-    descriptor = session.take(folder)
+    if after_restart:
+        release_earlier_boot(folder)
+    held = session.take(folder)
     if started.executor == "slurm":
         jobs.end(folder, let_finish)
     end_orphans(folder, let_finish)
@@ -47,7 +50,7 @@ def prepare(folder: Path, let_finish: bool) -> tuple[list[str], int]:
     answer = subprocess.run(unlock, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if answer.returncode != 0:
         raise MachineError(f"snakemake --unlock failed:\n{answer.stdout.strip()}")
-    return command, descriptor
+    return command, held
 
 
 def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE) -> None:
@@ -59,8 +62,8 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
     Raises:
         MachineError: one does not end.
     """
-    holders = {path: living(path) for path in (folder / RUNS).rglob(lock.NAME)}
-    orphans = {holder: f"{path.parent} is still trained by" for path, holder in holders.items() if holder is not None}
+    holders = {run: living(run) for run in locked_in(folder / RUNS)}
+    orphans = {holder: f"{run} is still trained by" for run, holder in holders.items() if holder is not None}
     orphans = dict.fromkeys(beginning(folder), "a training is begun by") | orphans
     for holder, what in orphans.items():
         say(f"{what} {holder}: " + ("waiting for it" if let_finish else "it saves and stops"))
@@ -82,13 +85,26 @@ def end_orphans(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_SAVE
         time.sleep(0.2)
 
 
-def living(path: Path) -> lock.Holder | None:
+def release_earlier_boot(folder: Path) -> None:
+    """Give back the main process's lock, and those of runs and embeddings, whose machine was restarted."""
+    places = [*locked_in(folder / RUNS), *locked_in(folder / "data")]
+    released = [place for place in places if lock.release_earlier_boot(place)]
+    is_main = lock.release_earlier_boot(folder / session.FILE.parent, session.LOCK)
+    say(f"locks from before the restart: {len(released) + is_main} given back")
+
+
+def locked_in(folder: Path) -> list[Path]:
+    """Return the folders at any depth that have, or had, a lock."""
+    return sorted({path.parent for path in folder.rglob(f"{lock.NAME}*")})
+
+
+def living(folder: Path) -> lock.Holder | None:
     """Return the process of this machine that holds a run folder's lock; None without one."""
-    with open(path, "rb") as stream:
-        holder = lock.holder_of(stream.fileno())
+    path = lock.newest(folder)
+    holder = lock.named_in(path) if path else None
     if holder is None or holder.host != socket.gethostname() or lock.is_dead(holder):
         return None
-    return holder
+    return holder if holder.boot == lock.boot_id() else None
 
 
 def beginning(folder: Path) -> list[lock.Holder]:
@@ -140,10 +156,10 @@ def is_job(words: list[str]) -> bool:
     return "--target-jobs" in words and any(Path(word).name == "snakemake" for word in words)
 
 
-def go_on(command: list[str], descriptor: int) -> None:
+def go_on(command: list[str], held: lock.Lock) -> None:
     """Become the Snakemake that goes on, with the lock."""
-    os.set_inheritable(descriptor, True)
-    os.environ[session.INHERITED] = str(descriptor)
+    os.set_inheritable(held.descriptor, True)
+    os.environ[session.INHERITED] = str(held.descriptor)
     say("resuming: snakemake " + " ".join(command[len(SNAKEMAKE) :]))
     sys.stdout.flush()
     os.execv(command[0], command)

@@ -1,7 +1,7 @@
 """The main process of a workflow's folder: one at a time, and what it takes to go on after it died.
 
-While it lives it holds the kernel's lock on `.snakemake/clipkd-main.json`, which also says how it was called.
-Snakemake's own lock says neither who holds it nor whether he lives.
+While it lives it holds the lock `.snakemake/.clipkd-main` (clipkd/core/lock.py); `.snakemake/clipkd-main.json` says
+how it was called. Snakemake's own lock says neither who holds it nor whether he lives.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from clipkd.core import lock
+from clipkd.core.artifacts import write_json
 from clipkd.core.errors import InputError, MachineError
-from clipkd.core.lock import Holder, is_dead, locked, put, this_process
 
 FILE = Path(".snakemake/clipkd-main.json")
+LOCK = ".clipkd-main"
 INHERITED = "CLIPKD_MAIN_LOCK"
 """Environment variable: the open, locked file that `clipkd resume` hands to the Snakemake it becomes."""
 
@@ -37,43 +38,43 @@ def hold(folder: Path, started: Started) -> bool:
         MachineError: another one lives, or may live; names it.
     """
     given = inherited(folder)
-    descriptor = take(folder) if given is None else given
-    os.set_inheritable(descriptor, False)
-    write(descriptor, started, this_process())
-    atexit.register(write, descriptor, started, None)
+    held = take(folder) if given is None else given
+    os.set_inheritable(held.descriptor, False)
+    write_json(folder / FILE, asdict(started))
+    atexit.register(held.release)
     return given is not None
 
 
-def take(folder: Path) -> int:
-    """Return the open, locked file.
+def take(folder: Path) -> lock.Lock:
+    """Take the lock of a folder's main process.
 
     Raises:
         MachineError: another main process lives, or may live; names it.
     """
-    path = folder / FILE
-    path.parent.mkdir(exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    is_ours = locked(descriptor)
-    other = holder_of(descriptor)
-    if not is_ours or (other is not None and not is_dead(other)):
-        os.close(descriptor)
-        advice = f"; where it is certain that it no longer runs, remove {path}" if is_ours else ""
+    place = folder / FILE.parent
+    place.mkdir(exist_ok=True)
+    try:
+        return lock.take(place, LOCK)
+    except lock.Held as held:
+        advice = held.advice.partition(", remove")[0] + ", `clipkd resume --after-restart`"
         raise MachineError(
-            f"{folder.resolve()} has a main process already: {other or 'another process'}; one at a time{advice}"
-        )
-    return descriptor
+            f"{folder.resolve()} has a main process already: {held.by}; one at a time"
+            + (advice if held.is_earlier_boot else held.advice)
+        ) from None
 
 
-def inherited(folder: Path) -> int | None:
-    """Return the locked file that `clipkd resume` left open for this process; None without one."""
+def inherited(folder: Path) -> lock.Lock | None:
+    """Return the lock that `clipkd resume` left open for the Snakemake that it became; None without one."""
     text = os.environ.pop(INHERITED, "")
-    if not text.isdigit():
+    path = lock.newest(folder / FILE.parent, LOCK) if text.isdigit() else None
+    if path is None:
         return None
     try:
-        there, named = os.fstat(int(text)), os.stat(folder / FILE)
+        there, named = os.fstat(int(text)), os.stat(path)
     except OSError:
         return None
-    return int(text) if (there.st_dev, there.st_ino) == (named.st_dev, named.st_ino) else None
+    is_ours = (there.st_dev, there.st_ino) == (named.st_dev, named.st_ino)
+    return lock.Lock(path, int(text)) if is_ours else None
 
 
 def last_started(folder: Path) -> Started:
@@ -93,19 +94,3 @@ def last_started(folder: Path) -> Started:
         ) from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} is damaged: start the workflow with the command it was started with") from None
-
-
-def holder_of(descriptor: int) -> Holder | None:
-    """Return who the file names; None where it names nobody."""
-    text = os.pread(descriptor, 1_000_000, 0)
-    try:
-        holder = json.loads(text)["holder"] if text else None
-        return Holder(**holder) if holder else None
-    except (ValueError, TypeError, KeyError):  # cut off while it was written: by a process that died with it
-        return None
-
-
-def write(descriptor: int, started: Started, holder: Holder | None) -> None:
-    """Write down how the main process was started, and who it is while it lives."""
-    told: dict[str, Any] = asdict(started) | {"holder": asdict(holder) if holder else None}
-    put(descriptor, json.dumps(told))

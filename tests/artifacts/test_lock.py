@@ -29,17 +29,16 @@ def test_held_and_given_back(tmp_path):
         assert json.loads((tmp_path / lock.NAME).read_text()) == asdict(HERE)
     with lock.acquire(tmp_path):
         pass
-    assert (tmp_path / lock.NAME).read_text() == ""
+    assert lock.newest(tmp_path).read_text() == lock.RELEASED
+    for _ in range(3):  # files do not pile up: the newest and the one before it
+        lock.take(tmp_path).release()
+    assert [path.name for path in lock.all_of(tmp_path)] == [".lock-3", ".lock-4"]
 
 
 @pytest.mark.parametrize(
     "dead",
-    [
-        replace(HERE, pid=2**22 + 1),
-        replace(HERE, started="1"),
-        replace(HERE, boot="an earlier start of the machine"),
-    ],
-    ids=["no such process", "its number is another's now", "before a restart"],
+    [replace(HERE, pid=2**22 + 1), replace(HERE, started="1")],
+    ids=["no such process", "its number is another's now"],
 )
 def test_a_dead_holders_lock_is_taken_over(dead, tmp_path):
     left_by(tmp_path, dead)
@@ -47,11 +46,70 @@ def test_a_dead_holders_lock_is_taken_over(dead, tmp_path):
         pass
 
 
-def test_where_the_file_system_has_no_locks_the_name_decides(tmp_path, monkeypatch):
+def test_another_start_of_a_machine_of_this_name_may_be_another_machine(tmp_path):
+    left_by(tmp_path, replace(HERE, boot="another start"))
+    refusal = pytest.raises(MachineError, match=r"before this machine was restarted, or on another .* remove .*\.lock")
+    with refusal, lock.acquire(tmp_path):
+        pass
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """A file system without the kernel's locks."""
+
     def refused(*_):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(lock.fcntl, "flock", refused)
+
+
+def test_a_zombie_holds_nothing(tmp_path, no_flock):
+    """A dead process whose parent has not asked for it yet: no kernel's lock, a name, and an entry in /proc."""
+    child = os.fork()
+    if child == 0:
+        lock.take(tmp_path)
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert lock.named_in(lock.newest(tmp_path)).pid == child
+    lock.take(tmp_path).release()
+    os.waitpid(child, 0)
+
+
+def test_a_living_holder_whose_number_means_nothing_here_is_known_by_the_kernels_lock(tmp_path, monkeypatch):
+    """As in a container, with numbers of its own."""
+    held = lock.take(tmp_path)
+    monkeypatch.setattr(lock, "started", lambda pid: "")
+    with pytest.raises(lock.Held):
+        lock.take(tmp_path)
+    os.close(held.descriptor)  # the control: it has ended
+    lock.take(tmp_path).release()
+
+
+@pytest.mark.parametrize("text", ["", '{"host": "cut o'], ids=["no name", "cut off"])
+def test_a_lock_without_a_name_is_someones_who_is_about_to_write_it(text, tmp_path):
+    path = tmp_path / lock.NAME
+    path.write_text(text)
+    with pytest.raises(MachineError, match="by another process: wait for it"), lock.acquire(tmp_path):
+        pass
+    os.utime(path, (time.time() - 2 * lock.SECONDS_TO_NAME,) * 2)  # its process died before it could
+    lock.take(tmp_path).release()
+
+
+def test_who_is_slow_to_write_its_name_gives_way(tmp_path, monkeypatch):
+    """Between its exclusive creation and its name another one took the lock: the file looked abandoned."""
+    put = lock.put
+
+    def slow(descriptor, text):
+        (tmp_path / ".lock-1").write_text(json.dumps(asdict(HERE)))
+        put(descriptor, text)
+
+    monkeypatch.setattr(lock, "put", slow)
+    with pytest.raises(MachineError, match=f"process {HERE.pid}"), lock.acquire(tmp_path):
+        pass
+    assert [path.name for path in lock.all_of(tmp_path)] == [".lock-1"]
+
+
+def test_where_the_file_system_has_no_locks_the_name_decides(tmp_path, no_flock):
     with lock.acquire(tmp_path), pytest.raises(MachineError, match=f"process {os.getpid()}"), lock.acquire(tmp_path):
         pass
 
@@ -67,7 +125,7 @@ def test_a_holder_on_another_machine_may_live(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("answer", "is_taken"),
-    [("echo RUNNING", False), ("echo CANCELLED", True), ("true", True), ("exit 1", False),
+    [("echo RUNNING", False), ("echo COMPLETING", False), ("echo CANCELLED", True), ("true", True), ("exit 1", False),
      ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", True)],
 )  # fmt: skip
 def test_slurm_says_whether_a_job_on_another_machine_is_over(answer, is_taken, tmp_path, monkeypatch):
@@ -86,11 +144,21 @@ def test_slurm_says_whether_a_job_on_another_machine_is_over(answer, is_taken, t
             pass
 
 
-def test_a_requeued_job_takes_over_from_its_earlier_start(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("nodes", "restarts", "is_taken"), [("1", "0", True), ("2", "1", True), ("2", "0", False)]
+)  # fmt: skip
+def test_a_requeued_job_takes_over_from_its_earlier_start(nodes, restarts, is_taken, tmp_path, monkeypatch):
+    """Not from its own process on another of its nodes."""
     monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", nodes)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setattr(lock, "job_has_ended", lambda job: False)
     left_by(tmp_path, replace(HERE, host="elsewhere", job="12"))
-    with lock.acquire(tmp_path):
-        pass
+    if is_taken:
+        lock.take(tmp_path).release()
+    else:
+        with pytest.raises(lock.Held):
+            lock.take(tmp_path)
 
 
 def test_of_eight_processes_one_proceeds(tmp_path):

@@ -22,10 +22,10 @@ PAST_THE_LIBRARY = {
     "core/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
     "workflow/doctor.py:write_seconds": "a file that only measures the disk",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
-    "core/lock.py:acquire": "the lock file, which says who writes",
+    "core/lock.py:take": "the lock file, which says who writes",
+    "core/lock.py:release_earlier_boot": "the lock file, which then says that it is released",
     "core/gpu_lease.py:take": "an empty lock file for each GPU",
     "runs/folder.py:save_student": "into memory; what is written is written aside",
-    "workflow/session.py:take": "the lock file, which says who is at work",
     "runs/start.py:train_alone": "opens a training, no file",
     "core/verified.py:save": "what this machine has verified, in the user's cache; no result",
 }

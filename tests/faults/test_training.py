@@ -214,6 +214,8 @@ def by_time(self: Checkpoints) -> list[Path]:
 
 def written_by(folder: Path) -> None:
     """Hold a run folder's lock until someone ends us, and note it."""
+    while not (folder / "go").exists():
+        time.sleep(0.001)
     with lock.acquire(folder):
         with open(folder / "writers", "a") as stream:
             stream.write("x")
@@ -221,14 +223,14 @@ def written_by(folder: Path) -> None:
 
 
 def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "locked", lambda descriptor: True)
-    monkeypatch.setattr(lock, "is_dead", lambda holder: True)
+    monkeypatch.setattr(lock, "refuse_held", nothing)
 
 
 def race(folder: Path) -> tuple[int, int]:
-    """Start eight writers of one folder; return how many proceed and how many are refused."""
-    folder.mkdir()
+    """Start eight writers of one folder at once; return how many proceed and how many are refused."""
+    folder.mkdir(exist_ok=True)
     left, refused = [forked(lambda: written_by(folder)) for _ in range(8)], 0
+    (folder / "go").touch()
     while len(left) > (held := len((folder / "writers").read_text()) if (folder / "writers").exists() else 0):
         for child in list(left):
             found, status = os.waitpid(child, os.WNOHANG)
@@ -251,18 +253,48 @@ def test_of_eight_writers_of_one_run_folder_one_proceeds(tmp_path: Path, record_
     record_property("races of 8 processes", rounds)
 
 
-@fault("R10", **{"the-proof-of-death": replaced("clipkd.core.lock.is_dead", lambda holder: True)})
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without the kernel's locks."""
+
+    def refused(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refused)
+
+
+def not_exclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, *more, **given: real(path, flags & ~os.O_EXCL, *more, **given))
+
+
+@fault("R16", **{"exclusive-creation": not_exclusive})
+def test_without_flock_one_writer_proceeds(no_flock: None, tmp_path: Path, record_property: Any) -> None:
+    """In new folders, and where a dead process left its name, which all of them see."""
+    rounds = amount(6, 40)
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if number % 2:
+            (folder / lock.NAME).write_text(json.dumps(asdict(replace(lock.this_process(), pid=2**22 + 1))))
+        assert race(folder) == (1, 7)
+    record_property("races of 8 processes without flock", rounds)
+
+
+@fault("R10", "R16", **{"the-proof-of-death": replaced("clipkd.core.lock.is_dead", lambda holder: True)})
 def test_a_lock_is_broken_only_where_its_holder_is_dead(tmp_path: Path) -> None:
     here = lock.this_process()
-    for holder, is_free in ((replace(here, pid=2**22 + 1), True), (replace(here, host="elsewhere"), False)):
-        (tmp_path / lock.NAME).write_text(json.dumps(asdict(holder)))
+    living = {"elsewhere": replace(here, host="elsewhere"), "another-start": replace(here, boot="another start")}
+    for name, holder in (living | {"dead": replace(here, pid=2**22 + 1)}).items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / lock.NAME).write_text(json.dumps(asdict(holder)))
         try:
-            with lock.acquire(tmp_path):
-                assert is_free, "took over from a process that may live"
+            with lock.acquire(folder):
+                assert name == "dead", "took over from a process that may live"
         except MachineError as error:
-            assert not is_free
-            assert str(holder.pid) in str(error)
-            assert "elsewhere" in str(error)
+            assert name in living
+            assert f"process {holder.pid} on {holder.host}" in str(error)
 
 
 def unworded(_: object, error: Exception) -> None:

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from clipkd.core import lock
 from clipkd.workflow import session
-from clipkd.workflow.resume import RUNS, living
+from clipkd.workflow.resume import RUNS, living, locked_in
 from tests.faults.checks import FULL, amount, fault
 from tests.workflow.test_resume import BIN
 from tests.workflow.test_workflow import MINI, copy_workflow
@@ -49,7 +48,7 @@ def started(project: Path, command: list[str]) -> subprocess.Popen[bytes]:
 
 def trainings(project: Path) -> list[int]:
     """Return the processes that train."""
-    holders = [living(path) for path in (project / RUNS).rglob(lock.NAME)]
+    holders = [living(folder) for folder in locked_in(project / RUNS)]
     return [holder.pid for holder in holders if holder]
 
 

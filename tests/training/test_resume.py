@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from clipkd.cli import main
+from clipkd.core import lock
 from clipkd.core.errors import DataError, InputError, Interrupted, MachineError
 from clipkd.embeddings import prepare
 from clipkd.runs import training
@@ -320,7 +321,7 @@ def test_a_run_folder_has_one_writer(digits_folder, tmp_path):
     finally:
         process.kill()
         process.communicate()
-    assert json.loads((tmp_path / ".lock").read_text())["pid"] == process.pid
+    assert lock.named_in(lock.newest(tmp_path)).pid == process.pid
     train(digits_folder, tmp_path)  # a dead process holds nothing
     assert (tmp_path / "metrics.json").exists()
 

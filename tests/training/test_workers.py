@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from clipkd.cli import parser
 from clipkd.cli.verbs.train import cells_of
+from clipkd.core import lock
 from clipkd.core.errors import InputError
 from tests.warm import clipkd
 
@@ -101,7 +101,7 @@ def started(data: Path, folder: Path, *flags, epochs: int = 500) -> tuple[subpro
         seen |= {seed for seed in ("seed0", "seed1") if f"{seed}: epoch 1/" in line}
         if len(seen) == 2:
             break
-    return process, [json.loads((folder / PLACE / seed / ".lock").read_text())["pid"] for seed in sorted(seen)]
+    return process, [lock.named_in(lock.newest(folder / PLACE / seed)).pid for seed in sorted(seen)]
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -143,7 +143,7 @@ def test_a_signal_to_one_student_alone_stops_all_that_has_not_begun(digits_folde
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
     assert "run the same command to resume" in said
-    assert not (tmp_path / PLACE / "seed2/.lock").exists()
+    assert not lock.all_of(tmp_path / PLACE / "seed2")
 
 
 def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, tmp_path):
@@ -157,7 +157,7 @@ def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, t
     assert done.returncode == 143, done.stderr
     assert "stopped by SIGTERM; run the same command to train the remaining students" in done.stderr
     assert (tmp_path / PLACE / "seed0/metrics.json").exists()
-    assert not (tmp_path / PLACE / "seed1/.lock").exists()
+    assert not lock.all_of(tmp_path / PLACE / "seed1")
 
 
 def test_a_stack_by_the_command_line(digits_folder, tmp_path):

@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from clipkd.core import lock
+from clipkd.core.artifacts import write_json
 from clipkd.core.errors import InputError, MachineError
 from clipkd.workflow import resume, session
 from tests.workflow.test_workflow import MINI, copy_workflow
@@ -24,6 +26,7 @@ from tests.workflow.test_workflow import MINI, copy_workflow
 BIN = Path(sys.executable).parent
 CELLS = [f"corrected/digits/tiny-32/none/supervised/seed{seed}" for seed in (0, 1)]
 CONFIG = ("--configfile", "config/mini.yaml")
+RUN = f"results/runs/{CELLS[0]}"
 
 
 @pytest.fixture
@@ -57,10 +60,11 @@ def log(project: Path, cell: str, attempt: str = "*") -> str:
 
 def trainer(project: Path, cell: str) -> int | None:
     """Return the process that trains a cell and has come through an epoch."""
-    path = project / "results/runs" / cell / lock.NAME
-    if "epoch 1/" not in log(project, cell) or not path.exists():
+    folder = project / "results/runs" / cell
+    if "epoch 1/" not in log(project, cell) or not (path := lock.newest(folder)):
         return None
-    return (json.loads(path.read_text() or "{}")).get("pid")
+    holder = lock.named_in(path)
+    return holder.pid if holder else None
 
 
 def training(project: Path, cells: list[str]) -> tuple[str, int]:
@@ -125,9 +129,8 @@ STARTED = session.Started(["--cores", "1"], "local")
 
 
 def test_the_last_command_is_remembered(tmp_path):
-    descriptor = session.take(tmp_path)
-    session.write(descriptor, STARTED, None)
-    os.close(descriptor)
+    (tmp_path / session.FILE).parent.mkdir()
+    write_json(tmp_path / session.FILE, asdict(STARTED))
     assert session.last_started(tmp_path) == STARTED
     (tmp_path / session.FILE).write_text("{")
     with pytest.raises(InputError, match="is damaged"):
@@ -136,17 +139,34 @@ def test_the_last_command_is_remembered(tmp_path):
 
 def test_a_main_process_elsewhere_may_live(tmp_path):
     """Another machine's process can't be looked at: its lock may not reach here."""
-    descriptor = session.take(tmp_path)
-    here = lock.this_process()
-    elsewhere = lock.Holder("another-login-node", here.boot, here.pid, here.started, None)
-    session.write(descriptor, STARTED, elsewhere)
-    os.close(descriptor)
+    folder = (tmp_path / session.FILE).parent
+    folder.mkdir()
+    here, path = lock.this_process(), folder / session.LOCK
+    path.write_text(json.dumps(asdict(replace(here, host="another-login-node"))))
     with pytest.raises(MachineError, match=r"process \d+ on another-login-node; one at a time; where it is certain"):
         session.take(tmp_path)
     # The control: on this machine the kernel knows that it is dead.
-    path = tmp_path / session.FILE
-    path.write_text(path.read_text().replace("another-login-node", here.host).replace(here.started, "1"))
-    os.close(session.take(tmp_path))
+    path.write_text(json.dumps(asdict(replace(here, started="1"))))
+    session.take(tmp_path).release()
+
+
+def test_after_a_restart_one_option_gives_every_lock_back(tmp_path):
+    """Not those of other machines; without the option, nothing is taken from a machine of the same name."""
+    earlier = replace(lock.this_process(), boot="an earlier start")
+    run, other, part = tmp_path / RUN, tmp_path / RUN / "other", tmp_path / "data/embeddings/.part.lock"
+    main = (tmp_path / session.FILE).parent
+    for folder in (run, other, part, main):
+        folder.mkdir(parents=True)
+        holder = replace(earlier, host="elsewhere") if folder == other else earlier
+        (folder / (session.LOCK if folder == main else lock.NAME)).write_text(json.dumps(asdict(holder)))
+    with pytest.raises(MachineError, match=r"before this machine was restarted, or .*`clipkd resume --after-restart`"):
+        session.take(tmp_path)
+    resume.release_earlier_boot(tmp_path)
+    session.take(tmp_path).release()
+    for folder in (run, part):
+        lock.take(folder).release()
+    with pytest.raises(lock.Held):
+        lock.take(other)
 
 
 @pytest.mark.parametrize(

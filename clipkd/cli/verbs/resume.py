@@ -12,6 +12,7 @@ EXAMPLES = """\
 examples:
   clipkd resume
   clipkd resume --wait
+  clipkd resume --after-restart
 """
 
 
@@ -21,7 +22,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let running trainings finish first; without it, they are saved and stopped",
     )
+    child.add_argument(
+        "--after-restart",
+        action="store_true",
+        help="this machine was restarted, and no other one of its name works here: what it held then is free",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    resume.go_on(*resume.prepare(Path(), options.wait))
+    resume.go_on(*resume.prepare(Path(), options.wait, options.after_restart))
