@@ -7,17 +7,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from clipkd.runs.optimiser import AdamW
+
 
 class FiniteGuard:
     """Watches the steps of an epoch. Its numbers stay on the device: reading one would make every step wait."""
 
-    def __init__(self, optimiser: torch.optim.Optimizer, device: torch.device) -> None:
+    def __init__(self, optimiser: AdamW, device: torch.device) -> None:
         self.found = torch.zeros((), device=device)
         """1 from the first bad step on, so that no later step moves the weights either."""
         self.first = torch.full((), -1, dtype=torch.int64, device=device)
         self.step = torch.zeros((), dtype=torch.int64, device=device)
-        # The fused optimiser's own switch, made for gradient scalers: where it is 1, the kernel skips the update.
-        optimiser.found_inf = self.found  # type: ignore[attr-defined]
+        optimiser.found_inf = self.found
 
     def reset(self, step: int) -> None:
         """Start to watch at a step of an epoch, from 0."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as functional_adamw
 
 from clipkd.plugins.recipes import Recipe
 from clipkd.spec.settings import Hyperparameters
@@ -13,7 +14,80 @@ from clipkd.spec.settings import Hyperparameters
 UNDECAYED = {"class_embedding", "positional_embedding", "logit_scale"}
 
 
-def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> torch.optim.AdamW:
+class AdamW:
+    """AdamW with torch's own fused kernel, and with the state dict of `torch.optim.AdamW`.
+
+    `torch.optim.Optimizer` imports torch's compiler when it is first used, which costs a process a second; so this
+    class calls the function below it.
+    """
+
+    def __init__(self, groups: list[tuple[list[nn.Parameter], float]], rate: float) -> None:
+        """Optimise groups of parameters, each with its weight decay."""
+        self.groups = groups
+        self.parameters = [parameter for parameters, _ in groups for parameter in parameters]
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        """The steps that a parameter has taken, and the running means of its gradient and of its square."""
+        self.device = self.parameters[0].device
+        # On the device: a GPU that replays a step (clipkd/runs/cuda_graph.py) reads the learning rate where it lies.
+        self.rate = torch.tensor(rate, dtype=torch.float32, device=self.device)
+        self.found_inf: Tensor | None = None
+        """Where it is 1, the kernel skips the update."""
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for parameters, weight_decay in self.groups:
+            moved: list[Tensor] = [parameter for parameter in parameters if parameter.grad is not None]
+            if not moved:
+                continue
+            states = [self.state_of(parameter) for parameter in moved]
+            functional_adamw(
+                moved,
+                [parameter.grad for parameter in moved if parameter.grad is not None],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                # One kernel for all weights: a small student spends a tenth of a step in the unfused update.
+                fused=True,
+                capturable=self.device.type == "cuda",
+                found_inf=self.found_inf,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=self.rate,
+                weight_decay=weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
+
+    def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Return a parameter's state, which is 0 in the beginning."""
+        if parameter not in self.state:
+            self.state[parameter] = {
+                "step": torch.zeros((), device=self.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return self.state[parameter]
+
+    def state_dict(self) -> dict:
+        """Return what a resumed training needs: the state by the parameter's number. The learning rate is no part."""
+        numbers: dict[Tensor, int] = {parameter: number for number, parameter in enumerate(self.parameters)}
+        return {"state": {numbers[parameter]: state for parameter, state in self.state.items()}}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Continue from a saved state, which may come from another device."""
+        for number, state in saved["state"].items():
+            self.state[self.parameters[number]] = {key: value.to(self.device) for key, value in state.items()}
+
+
+def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> AdamW:
     """Return AdamW; with `weight_decay_on: matrices`, biases, normalisations and embeddings keep their weight."""
     undecayed = UNDECAYED | getattr(student, "no_weight_decay", set)()
     decayed: list[nn.Parameter] = []
@@ -21,26 +95,7 @@ def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> torch
     for name, parameter in student.named_parameters():
         is_matrix = parameter.ndim >= 2 and name not in undecayed
         (decayed if is_matrix or recipe.weight_decay_on == "all" else kept).append(parameter)
-    groups: list[dict] = [{"params": decayed, "weight_decay": numbers.weight_decay}]
-    if kept:
-        groups.append({"params": kept, "weight_decay": 0.0})
-    device = next(student.parameters()).device
-    # On the device: a GPU that replays a step (clipkd/runs/cuda_graph.py) reads the learning rate where it lies.
-    rate = torch.tensor(numbers.learning_rate, dtype=torch.float32, device=device)
-    # One kernel for all weights: a small student spends a tenth of a step in the unfused update.
-    return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=device.type == "cuda")
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate, without waiting for the device."""
-    for group in optimiser.param_groups:
-        group["lr"].fill_(rate)
-
-
-def move_settings(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
-    """Move a loaded optimiser's settings, which may come from another device, to this one."""
-    for group in optimiser.param_groups:
-        group["lr"], group["capturable"] = group["lr"].to(device), device.type == "cuda"
+    return AdamW([(decayed, numbers.weight_decay), (kept, 0.0)], numbers.learning_rate)
 
 
 def learning_rate(step: int, steps: int, numbers: Hyperparameters, recipe: Recipe) -> float:

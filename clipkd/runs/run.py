@@ -22,7 +22,7 @@ from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Job
 from clipkd.runs.logging import CurveWriter
-from clipkd.runs.optimiser import adamw, learning_rate, move_settings, set_rate
+from clipkd.runs.optimiser import adamw, learning_rate
 from clipkd.runs.ranks import Ranks
 from clipkd.runs.record import EpochRecord, Metrics, Score
 from clipkd.runs.teacher_targets import TeacherTargets
@@ -154,7 +154,7 @@ class Run:
         """Set the next step's learning rate."""
         total = self.steps_per_epoch * self.numbers.epochs
         self.epoch.rate = learning_rate(self.steps_taken, total, self.numbers, self.recipe)
-        set_rate(self.optimiser, self.epoch.rate)
+        self.optimiser.rate.fill_(self.epoch.rate)  # without waiting for the device
 
     def teacher_targets(self, batch: Batch) -> Tensor | tuple[Tensor, ...] | None:
         """Return the teacher's targets for the whole batch. A live teacher embeds this rank's part of it."""
@@ -195,7 +195,6 @@ class Run:
         """Continue from a saved state."""
         self.student.load_state_dict(state["student"])
         self.optimiser.load_state_dict(state["optimiser"])
-        move_settings(self.optimiser, self.job.device)
         torch.set_rng_state(state["torch"][self.ranks.rank])
         self.noise.set_state(state["noise"][self.ranks.rank])
         self.epoch = Epoch(**state["epoch"])

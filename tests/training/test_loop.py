@@ -7,15 +7,17 @@ import itertools
 import json
 import math
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from clipkd.plugins import recipes, students
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.correct import CORRECT, unpacked
-from clipkd.runs.optimiser import adamw, learning_rate
+from clipkd.runs.optimiser import AdamW, adamw, learning_rate
 from clipkd.spec.settings import Hyperparameters
 from tests.warm import clipkd
 
@@ -160,11 +162,46 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine():
     assert all(earlier >= later for earlier, later in itertools.pairwise(rates[50:]))
 
 
+def test_the_optimiser_is_torchs_adamw_to_the_bit_and_so_is_its_state():
+    weights = [torch.randn(5, 3), torch.randn(7), torch.randn(2)]
+    parameters, theirs = ([nn.Parameter(weight.clone()) for weight in weights] for _ in range(2))
+    ours = AdamW([(parameters[:1], 0.1), (parameters[1:], 0.0)], 1e-2)
+    groups = [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=torch.tensor(1e-2), fused=True)
+    for step in range(4):
+        for mine, other in zip(parameters[:2], theirs[:2], strict=True):  # the last one never has a gradient
+            mine.grad, other.grad = (torch.full_like(mine, step - 1.5) for _ in range(2))
+        if step == 2:  # a training that is resumed
+            ours, before = AdamW(ours.groups, 1.0), ours
+            ours.load_state_dict(before.state_dict())
+        ours.rate.fill_(1e-2 / (step + 1))
+        for group in reference.param_groups:
+            group["lr"].fill_(1e-2 / (step + 1))
+        ours.step()
+        reference.step()
+    assert all(torch.equal(mine, other) for mine, other in zip(parameters, theirs, strict=True))
+    saved, expected = ours.state_dict()["state"], reference.state_dict()["state"]
+    assert saved.keys() == expected.keys()
+    for number, state in expected.items():
+        assert state.keys() == saved[number].keys()
+        assert all(torch.equal(state[key], saved[number][key]) for key in state)
+
+
+def test_a_training_process_imports_no_compiler(digits_folder, tmp_path):
+    """torch's own optimisers import it when they are first used: a second of each process."""
+    words = ["train", "--data", digits_folder, "--dataset-name", "digits", "--student", "tiny-32", "--epochs", 1]
+    words += ["--train-type", "supervised", "--log-folder", tmp_path / "run"]
+    code = "import sys; from clipkd.cli import main; main(sys.argv[1:]); sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True)
+    control = code.replace("main(sys.argv[1:])", "import torch; torch.optim.AdamW([torch.zeros(1)])")
+    assert subprocess.run([sys.executable, "-c", control]).returncode == 1, "torch no longer does so: AdamW can be its"
+
+
 def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
     for name in ("reference", "corrected"):
         student = build_student(students.get("tiny-32"), 10, 16, recipes.get(name))
-        groups = adamw(student, Hyperparameters(weight_decay=0.3), recipes.get(name)).param_groups
-        decay = {id(value): group["weight_decay"] for group in groups for value in group["params"]}
+        groups = adamw(student, Hyperparameters(weight_decay=0.3), recipes.get(name)).groups
+        decay = {id(value): weight_decay for parameters, weight_decay in groups for value in parameters}
         found = {key for key, value in student.named_parameters() if decay[id(value)] == 0}
         assert len(decay) == len(list(student.parameters()))
         assert (found == set()) == (name == "reference")

@@ -239,13 +239,13 @@ def test_a_step_from_fixed_places_is_the_step(jobs, tmp_path):
     group = Group([replayed])
     assert group.graph is None, "only GPUs have graphs"
     group.graph = GraphedStep(partial(loop.update_students, group), NUMBERS.batch_size, capture)
-    rate = replayed.optimiser.param_groups[0]["lr"]
+    rate = replayed.optimiser.rate
     train_epoch(Group([plain]), STEPS, Interruption())
     train_epoch(group, STEPS, Interruption())
     # 5 full batches: the first few warm up, the rest are replayed; the incomplete last one is neither.
     assert (len(captures), group.graph.warmed) == (1, WARM_UP)
     assert len(group.graph.static[0].labels) == NUMBERS.batch_size
-    assert replayed.optimiser.param_groups[0]["lr"] is rate, "the learning rate stays where it is read"
+    assert replayed.optimiser.rate is rate, "the learning rate stays where it is read"
     for name, value in plain.student.state_dict().items():
         assert torch.equal(replayed.student.state_dict()[name], value), name
     assert {part: total.item() for part, total in plain.epoch.totals.items()} == {
