@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -44,8 +45,12 @@ def line(package: str, name: str) -> str:
 
 def find(package: str, kind: str, name: str) -> Any:
     """Return the SPEC named `name`, case ignored; raise InputError naming the nearest one."""
-    for known, spec in specs(package).items():
-        if known.lower() == str(name).lower():
+    return among(specs(package), kind, name)
+
+
+def among(known: Mapping[str, Any], kind: str, name: str) -> Any:
+    """Return what is known by a name, case ignored; raise InputError naming the nearest one."""
+    for one, spec in known.items():
+        if one.lower() == str(name).lower():
             return spec
-    known_names = list(specs(package))
-    raise InputError(f"unknown {kind} '{name}'{nearest(name, known_names)} (known: {', '.join(known_names)})")
+    raise InputError(f"unknown {kind} '{name}'{nearest(name, list(known))} (known: {', '.join(known)})")

@@ -158,7 +158,7 @@ def prototype_targets(job: Job) -> TeacherTargets:
     """Return the class prototypes of a job's one teacher, as its method prepares them."""
     folder, identity = job.layout.prototypes(job.cell)
     artifact = open_part(job, "prototypes", folder, identity)
-    prepare = partial(job.cell.method.prepare, seed=job.cell.seed)
+    prepare = partial(job.cell.method.class_targets, seed=job.cell.seed)
     stored = torch.from_numpy(artifact.array("prototypes").copy()).to(job.device)
     if "deviation.npy" in artifact.manifest["files"]:
         deviation = torch.from_numpy(artifact.array("deviation").copy()).to(job.device)

@@ -41,6 +41,8 @@ def student_from(state: State, spec: NetworkSpec, path: Path) -> Heads:
     target_width, projection = projections(state, width)
     learnable = "logit_scale" in state or "logit_scales.0" in state
     student = spec.network(classes, target_width, projection, learnable)
+    if "logit_bias" in state or "logit_biases.0" in state:
+        student.add_logit_biases()
     wanted = student.state_dict()
     problems = [f"missing: {name}" for name in wanted.keys() - state.keys()]
     problems += [f"unexpected: {name}" for name in state.keys() - wanted.keys()]

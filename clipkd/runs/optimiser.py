@@ -11,7 +11,7 @@ from torch.optim.adamw import adamw as functional_adamw
 from clipkd.plugins.recipes import Recipe
 from clipkd.spec.settings import Hyperparameters
 
-UNDECAYED = {"class_embedding", "positional_embedding", "logit_scale"}
+UNDECAYED = {"class_embedding", "positional_embedding", "logit_scale", "logit_bias"}
 
 
 class AdamW:

@@ -79,7 +79,7 @@ class Run:
         self.checkpoints = folder.checkpoints(job.identity)
         torch.manual_seed(self.cell.seed)
         self.student: Heads = build_student(
-            self.cell.student_spec, len(job.dataset.classes), source.width, self.recipe
+            self.cell.student_spec, len(job.dataset.classes), source.width, self.recipe, self.cell.method.learns_bias
         ).to(job.device)
         if self.ranks.count > 1 and self.student.has_batch_norm:
             raise InputError(

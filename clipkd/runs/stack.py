@@ -18,7 +18,7 @@ from clipkd.plugins.students._heads import Heads, Outputs
 from clipkd.plugins.students._vit import Attention, Student
 from clipkd.runs.ranks import Ranks
 
-OWN = ("cluster_projection", "logit_scale")
+OWN = ("cluster_projection", "logit_scale", "logit_bias")
 """Parameters outside the body: not every student has them, or of the same shape."""
 
 

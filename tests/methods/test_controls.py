@@ -39,12 +39,12 @@ def order_of(gram: torch.Tensor, other: torch.Tensor) -> list[int]:
 def test_a_control_keeps_the_angles_and_lengths_and_gives_none_its_own(name, prototypes):
     control = methods.get(name)
     for seed in range(10):
-        made = control.prepare(prototypes, seed=seed)
+        made = control.class_targets(prototypes, seed=seed)
         order = order_of(prototypes @ prototypes.T, made @ made.T)
         assert sorted(order) == list(range(CLASSES))
         assert all(number != place for place, number in enumerate(order)), "a class kept its own place"
-        assert torch.equal(made, control.prepare(prototypes, seed=seed))
-    assert not torch.equal(made, control.prepare(prototypes, seed=0))
+        assert torch.equal(made, control.class_targets(prototypes, seed=seed))
+    assert not torch.equal(made, control.class_targets(prototypes, seed=0))
     # The control of the check: directions drawn one by one have the lengths, but not the angles.
     drawn = normalize(torch.randn(CLASSES, WIDTH, dtype=torch.float64), dim=1) * prototypes.norm(dim=1, keepdim=True)
     with pytest.raises(AssertionError):
@@ -53,8 +53,8 @@ def test_a_control_keeps_the_angles_and_lengths_and_gives_none_its_own(name, pro
 
 def test_random_prototypes_are_turned_and_permuted_ones_are_not(prototypes):
     rows = {tuple(row) for row in prototypes.tolist()}
-    assert {tuple(row) for row in methods.get("embed-KD-permuted").prepare(prototypes, seed=3).tolist()} == rows
-    turned = methods.get("embed-KD-random").prepare(prototypes, seed=3)
+    assert {tuple(row) for row in methods.get("embed-KD-permuted").class_targets(prototypes, seed=3).tolist()} == rows
+    turned = methods.get("embed-KD-random").class_targets(prototypes, seed=3)
     cosines = normalize(turned, dim=1) @ normalize(prototypes, dim=1).T
     assert cosines.abs().max() < 0.9
 
@@ -63,17 +63,39 @@ def test_several_vectors_of_a_class_stay_together():
     prototypes = torch.randn(CLASSES, 3, WIDTH, dtype=torch.float64)
     flat = prototypes.flatten(0, 1)
     for name in ("embed-KD-permuted", "embed-KD-random"):
-        made = methods.get(name).prepare(prototypes, seed=1).flatten(0, 1)
+        made = methods.get(name).class_targets(prototypes, seed=1).flatten(0, 1)
         order = order_of(flat @ flat.T, made @ made.T)
         assert [number // 3 for number in order] == [number // 3 for number in order[::3] for _ in range(3)]
 
 
+def test_every_method_with_a_teacher_has_controls_of_its_own():
+    for name in ("teacher-KD", "feature-KD", "feature-KD-mse", "RKD", "sigmoid-KD", "vanilla", "DKD", "DIST"):
+        within, permuted = methods.get(f"{name}-within-class"), methods.get(f"{name}-permuted")
+        assert (within.decides, permuted.decides) == (True, False)
+        assert type(within) is type(permuted) is type(methods.get(name))
+        assert {within.control_of, permuted.control_of} == {name}
+    for name in ("embed-KD", "embed-KD-nd"):
+        assert methods.get(f"{name}-permuted").decides
+        assert f"{name}-within-class" not in methods.names()
+    assert not [name for name in methods.names() if name.startswith("supervised-") or name.count("permuted") > 1]
+
+
+def test_a_control_permutes_what_its_method_prepares(prototypes):
+    class Doubled(methods.Method):
+        def prepare(self, prototypes, seed):
+            return 2 * prototypes
+
+    (control,) = methods.controls(Doubled("doubled", "Doubled", "prototypes"))
+    found = control.class_targets(prototypes, seed=0)
+    assert torch.equal(found, 2 * methods.get("embed-KD-permuted").class_targets(prototypes, seed=0))
+
+
 def test_onehot_prototypes_are_the_axes(prototypes):
-    onehot = methods.get("embed-KD-onehot").prepare(prototypes, seed=0)
+    onehot = methods.get("embed-KD-onehot").class_targets(prototypes, seed=0)
     assert onehot.shape == (CLASSES, WIDTH)
     torch.testing.assert_close(onehot @ onehot.T, torch.eye(CLASSES, dtype=torch.float64))
-    assert methods.get("embed-KD-onehot").prepare(prototypes[:, :4], seed=0).shape == (CLASSES, CLASSES)
-    assert methods.get("embed-KD").prepare(prototypes, seed=0) is prototypes
+    assert methods.get("embed-KD-onehot").class_targets(prototypes[:, :4], seed=0).shape == (CLASSES, CLASSES)
+    assert methods.get("embed-KD").class_targets(prototypes, seed=0) is prototypes
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -144,7 +166,7 @@ def test_a_control_of_drawn_prototypes_is_as_wide_as_they_are(name, digits_folde
     drawn = torch.stack([targets(batch) for _ in range(1000)]).double()
     folder, _ = layout.prototypes(cell)
     mean, deviation = (torch.from_numpy(np.load(folder / f"{one}.npy")).double() for one in ("prototypes", "deviation"))
-    prepared = cell.method.prepare(mean, seed=0)
+    prepared = cell.method.class_targets(mean, seed=0)
     order = order_of(mean @ mean.T, prepared @ prepared.T)
     assert (order == list(range(10))) == (name == "embed-KD")
     # A rotation mixes the dimensions' deviations; their squares' sum over all dimensions stays.

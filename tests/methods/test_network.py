@@ -10,6 +10,7 @@ from clipkd.plugins import recipes, students
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students import _vit as network
 from clipkd.plugins.students._vit import Student, build_student
+from clipkd.runs.load_student import student_from
 from tests.methods import plain
 
 
@@ -182,3 +183,15 @@ def test_patches_are_a_convolutions_inputs():
     images, convolution = torch.randn(3, 3, 16, 16).double(), torch.nn.Conv2d(3, 7, 4, 4, bias=False).double()
     wanted = convolution(images).flatten(2).transpose(1, 2)
     torch.testing.assert_close(network.patches(images, 4) @ convolution.weight.flatten(1).T, wanted)
+
+
+@pytest.mark.parametrize("width", [96, (96, 64)])
+def test_a_student_with_a_bias_is_read_back(width, tmp_path):
+    student = build_student(students.get("tiny-32"), 10, width, recipes.get("corrected"), learns_bias=True)
+    added = (
+        student.state_dict().keys()
+        - build_student(students.get("tiny-32"), 10, width, recipes.get("corrected")).state_dict().keys()
+    )
+    assert added == ({"logit_bias"} if width == 96 else {"logit_biases.0", "logit_biases.1"})
+    found = student_from(student.state_dict(), students.get("tiny-32"), tmp_path)
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in student.state_dict().items())

@@ -15,16 +15,16 @@ from clipkd.spec.settings import Hyperparameters
 
 SPEC = StudentSpec("toy", 16, 4, 24, 3, 4)
 CLASSES, BATCH, STEPS = 5, 6, 4
-TYPES = ("supervised", "vanilla", "teacher-KD", "embed-KD")
-WIDTHS = (None, 32, 32, 48)
+TYPES = ("supervised", "vanilla", "teacher-KD", "embed-KD", "DKD", "RKD", "sigmoid-KD", "embed-KD-nd")
+WIDTHS = (None, 32, 32, 48, 32, 32, 32, 48)
 """Two teachers, and none: what is outside the common body may differ."""
 
 
 def students(recipe: str, dtype: torch.dtype) -> list[Student]:
     made = []
-    for seed, width in enumerate(WIDTHS):
+    for seed, (width, name) in enumerate(zip(WIDTHS, TYPES, strict=True)):
         torch.manual_seed(seed)
-        student = build_student(SPEC, CLASSES, width, recipes.get(recipe)).to(dtype)
+        student = build_student(SPEC, CLASSES, width, recipes.get(recipe), methods.get(name).learns_bias).to(dtype)
         student.generators = [torch.Generator().manual_seed(seed)]
         made.append(student.train())
     return made
@@ -35,7 +35,8 @@ def material(seed: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor],
     draw = torch.Generator().manual_seed(seed)
     images = [torch.randn(BATCH, 3, 16, 16, generator=draw).to(dtype) for _ in TYPES]
     labels = [torch.randint(CLASSES, (BATCH,), generator=draw) for _ in TYPES]
-    shapes = [None, (BATCH, CLASSES), (BATCH, 32), (CLASSES, 48)]
+    of = {"nothing": None, "scores": (BATCH, CLASSES), "embeddings": (BATCH, 32), "prototypes": (CLASSES, 48)}
+    shapes = [of[methods.get(name).signal] for name in TYPES]
     signals = [None if size is None else torch.randn(size, generator=draw).to(dtype) for size in shapes]
     return images, labels, signals
 
@@ -87,7 +88,7 @@ def test_a_stack_trains_each_student_as_it_would_alone(recipe: str, dtype: torch
     for number, (found, wanted) in enumerate(zip(together, alone, strict=True)):
         check_equal(found, wanted, tolerance)
         moved = found.state_dict()["conv1.weight"] - start[number].state_dict()["conv1.weight"]
-        assert moved.abs().mean() > 100 * tolerance
+        assert moved.abs().mean() > 50 * tolerance
     # vanilla has a projection that nothing reads: neither its moments nor weight decay may touch it.
     unread = "cluster_projection.weight"
     assert torch.equal(together[1].state_dict()[unread], start[1].state_dict()[unread])
@@ -98,7 +99,7 @@ def test_a_stack_trains_each_student_as_it_would_alone(recipe: str, dtype: torch
 
 def test_a_student_that_is_not_finite_leaves_the_others_alone() -> None:
     together, alone = trained("corrected", torch.float64, True, spoil=2), trained("corrected", torch.float64, False)
-    for number in (0, 1, 3):
+    for number in (0, 1, 3, 4, 5, 6, 7):
         check_equal(together[number], alone[number], 1e-11)
     assert not together[2].state_dict()["conv1.weight"].isfinite().all()
 

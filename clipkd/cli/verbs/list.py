@@ -81,6 +81,12 @@ def listed_teachers(data: Path) -> Lines:
     return {name: f"{line} ({reasons[name]})" if reasons[name] else line for name, line in lines.items()}
 
 
+def listed_train_types(data: Path) -> Lines:
+    lines = described(methods.__name__)
+    specs = {name: methods.get(name) for name in methods.names()}
+    return {name: lines.get(name) or f"Control of {spec.control_of}: {spec.title}." for name, spec in specs.items()}
+
+
 def listed_forms(data: Path) -> Lines:
     lines = described(prototype_forms.__name__)
     return dict(zip(prototype_forms.names(), lines.values(), strict=True))
@@ -116,7 +122,7 @@ KINDS: dict[str, Callable[[Path], Lines]] = {
     "datasets": listed_datasets,
     "teachers": listed_teachers,
     "students": lambda data: described(students.__name__),
-    "train-types": lambda data: described(methods.__name__),
+    "train-types": listed_train_types,
     "recipes": lambda data: described(recipes.__name__),
     "prototype-forms": listed_forms,
     "embeddings": listed_embeddings,

@@ -1,14 +1,16 @@
 """Train types: one file is one method. Each is a loss and the teacher signal that it asks for.
 
-The metadata here imports no torch; a method's `loss` imports what it needs when it is first called.
+Every method with a teacher also has controls, which need no file: the same loss with the targets of other images or
+classes (`controls`). The metadata here imports no torch; `loss` imports what it needs when it is first called.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipkd.core.registry import find, specs
+from clipkd.core.registry import among, specs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +23,8 @@ Signal = Literal["nothing", "prototypes", "embeddings", "scores"]
 """What a method asks of the teacher: class prototypes [C, D] or [C, P, D], the batch's embeddings [B, D], or the
 batch's class scores [B, C] (logits)."""
 
-TargetOf = Literal["image", "another image", "another image of the class"]
-"""Whose embedding or scores an image is taught: its own, or, in a control, those of another training image."""
+TargetOf = Literal["image", "another image", "another image of the class", "another class"]
+"""Whose targets an image is taught: its own and its class's or, in a control, those of another image or class."""
 
 Losses = dict[str, Any]
 """`loss`, the tensor to minimise, its named parts, and what else is recorded: means over the batch's images."""
@@ -47,7 +49,9 @@ class Method:
     compared_with: tuple[str, ...] = ()
     """Other methods that the tables compare this one with, beside training without a teacher."""
     target_of: TargetOf = "image"
-    """Of methods that ask for embeddings or scores. Another image's are looked up, so they must be stored."""
+    """Another image's embeddings or scores are looked up, so they must be stored."""
+    learns_bias: bool = False
+    """Whether the projection head has a `logit_bias`, beside the recipe's logit scale."""
     protocol: int = 1
     """Bumped by hand when a numerical change to this train type must run its students again."""
 
@@ -71,11 +75,22 @@ class Method:
         raise NotImplementedError
 
     def prepare(self, prototypes: Tensor, seed: int) -> Tensor:
-        """Return the prototypes [C, D] or [C, P, D] that this method trains with (a control replaces them).
+        """Return the prototypes [C, D] or [C, P, D] that this method trains with (a control may replace them).
 
         Where a prototype is drawn in each step, each draw is prepared: equal seeds must do the same to each.
         """
         return prototypes
+
+    def class_targets(self, prototypes: Tensor, seed: int) -> Tensor:
+        """Return the prepared prototypes; in a control, handed round one random cycle of all classes."""
+        prepared = self.prepare(prototypes, seed)
+        if self.target_of != "another class":
+            return prepared
+        import torch
+
+        from clipkd.plugins.methods._exchange import class_cycle
+
+        return prepared[class_cycle(len(prepared), torch.Generator().manual_seed(seed)).to(prepared.device)]
 
     def target_rows(self, labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray | None:
         """Return for each training image [N] the one whose embedding or scores it is taught; None: its own.
@@ -85,18 +100,58 @@ class Method:
             rows: those that the run trains on; only they are exchanged.
             seed: the run's.
         """
-        if self.target_of == "image":
+        if self.target_of in {"image", "another class"}:
             return None
         from clipkd.plugins.methods._exchange import exchanged_rows
 
         return exchanged_rows(rows, labels if self.target_of == "another image of the class" else None, seed)
 
 
+def controls(method: Method) -> list[Method]:
+    """Return the controls of a method that need no file: everything as in the method, but for whose targets are taught.
+
+    Named `-permuted` and `-within-class`. The one that decides keeps what the label says already: targets of another
+    image of the class, or other prototypes at the same angles.
+    """
+    if method.signal == "nothing" or method.control_of:
+        return []
+
+    def control(ending: str, title: str, target_of: TargetOf, decides: bool, protocol: int) -> Method:
+        return replace(
+            method,
+            name=f"{method.name}-{ending}",
+            title=title,
+            control_of=method.name,
+            decides=decides,
+            compared_with=(),
+            target_of=target_of,
+            protocol=protocol,
+        )
+
+    first, second = method.protocol, method.protocol + 1
+    if method.signal == "prototypes":
+        # Its second protocol: at first some classes kept their own prototype.
+        return [control("permuted", "class-permuted prototypes", "another class", True, second)]
+    within = f"{method.signal} permuted within classes"
+    return [
+        control("permuted", f"{method.signal} permuted", "another image", False, first),
+        control("within-class", within, "another image of the class", True, first),
+    ]
+
+
+@cache
+def known() -> dict[str, Method]:
+    """Return all train types by name: those with a file, and the controls of these that have none of their own."""
+    files: dict[str, Method] = specs(__name__)
+    made = {control.name: control for method in files.values() for control in controls(method)}
+    return dict(sorted((made | files).items()))
+
+
 def names() -> list[str]:
     """Return the names of all train types."""
-    return list(specs(__name__))
+    return list(known())
 
 
 def get(name: str) -> Method:
     """Return the train type `name`, case ignored; InputError names the nearest known one."""
-    return find(__name__, "train type", name)
+    return among(known(), "train type", name)

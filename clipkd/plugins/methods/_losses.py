@@ -8,8 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipkd.plugins.methods import Losses
 from clipkd.plugins.recipes import Recipe
-from clipkd.plugins.students._heads import ProjectionHead
+from clipkd.plugins.students._heads import Outputs, ProjectionHead
+
+
+def total(outputs: Outputs, labels: Tensor, recipe: Recipe, **terms: Tensor) -> Losses:
+    """Return CE(s, y) + w * each of the terms as `loss`, and its parts by their names."""
+    parts = {"classification": classification(outputs.logits, labels, recipe), **terms}
+    loss = parts["classification"]
+    for term in terms.values():
+        loss = loss + recipe.distillation_weight * term
+    return {"loss": loss, **parts}
 
 
 def classification(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -40,17 +50,23 @@ def distillation(logits: Tensor, teacher_logits: Tensor, recipe: Recipe) -> Tens
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+def projected(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Return a batch's embeddings [B, W] and K teacher vectors [K, D] in one space.
+
+    The projection is on the teacher's side (P: D -> W, released code) or on the student's (W -> D, the teacher's
+    vectors stay as they are).
+    """
+    if recipe.projection == "teacher":
+        return embedding, student.cluster_projection(targets)
+    return student.cluster_projection(embedding), targets
+
+
 def similarity(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
     """Return the (scaled) cosines [B, K] of a batch's embeddings [B, W] with K teacher vectors [K, D].
 
-    The projection stands on the teacher's side (P: D -> W, released code) or on the student's
-    (W -> D, the teacher's vectors stay as they are). The scale is CLIP's; `Heads.clamp_logit_scales` keeps it at 100
-    or below.
+    The scale is CLIP's; `Heads.clamp_logit_scales` keeps it at 100 or below.
     """
-    if recipe.projection == "teacher":
-        targets = student.cluster_projection(targets)
-    else:
-        embedding = student.cluster_projection(embedding)
+    embedding, targets = projected(student, embedding, targets, recipe)
     cosines = F.normalize(embedding, dim=1) @ F.normalize(targets, dim=1).T
     if recipe.logit_scale == "none":
         return cosines
@@ -86,3 +102,11 @@ def batch_targets(labels: Tensor, recipe: Recipe) -> Tensor:
         return torch.arange(len(labels), device=labels.device)
     same = (labels[:, None] == labels[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
+
+
+def accuracy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of a batch that the teacher's scores [B, C] classify right.
+
+    Of the views that are taught: mirrored or cropped, they are harder than the images that a probe is scored on.
+    """
+    return (teacher_logits.argmax(dim=1) == labels).float().mean()

@@ -9,11 +9,8 @@ class EmbedKD(Method):
     def loss(self, student, outputs, labels, signal, recipe):
         from clipkd.plugins.methods import _losses as losses
 
-        classification = losses.classification(outputs.logits, labels, recipe)
         similarity = losses.class_similarity(student, outputs.embedding, signal, recipe)
-        contrastive = losses.contrastive(similarity, labels)
-        loss = classification + recipe.distillation_weight * contrastive
-        return {"loss": loss, "classification": classification, "contrastive": contrastive}
+        return losses.total(outputs, labels, recipe, contrastive=losses.contrastive(similarity, labels))
 
 
 SPEC = EmbedKD(name="embed-KD", title="CLIP-Embed-KD", signal="prototypes", compared_with=("teacher-KD", "vanilla"))

@@ -9,8 +9,7 @@ class Supervised(Method):
     def loss(self, student, outputs, labels, signal, recipe):
         from clipkd.plugins.methods import _losses as losses
 
-        classification = losses.classification(outputs.logits, labels, recipe)
-        return {"loss": classification, "classification": classification}
+        return losses.total(outputs, labels, recipe)
 
 
 SPEC = Supervised(name="supervised", title="Supervised", signal="nothing")

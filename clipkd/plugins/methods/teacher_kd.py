@@ -9,11 +9,9 @@ class TeacherKD(Method):
     def loss(self, student, outputs, labels, signal, recipe):
         from clipkd.plugins.methods import _losses as losses
 
-        classification = losses.classification(outputs.logits, labels, recipe)
         similarity = losses.similarity(student, outputs.embedding, signal, recipe)
         contrastive = losses.contrastive(similarity, losses.batch_targets(labels, recipe))
-        loss = classification + recipe.distillation_weight * contrastive
-        return {"loss": loss, "classification": classification, "contrastive": contrastive}
+        return losses.total(outputs, labels, recipe, contrastive=contrastive)
 
 
 SPEC = TeacherKD(name="teacher-KD", title="CLIP-Teacher-KD", signal="embeddings")

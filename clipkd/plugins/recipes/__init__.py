@@ -22,7 +22,7 @@ class Recipe:
     distillation: Literal["soft-cross-entropy", "hinton"]
     """`vanilla`: cross-entropy with the teacher's probabilities, or KL at a temperature, times T^2."""
     temperature: float
-    """T of Hinton's distillation (https://arxiv.org/abs/1503.02531); unused by soft-cross-entropy."""
+    """T of Hinton's distillation (https://arxiv.org/abs/1503.02531), DKD and DIST; unused by soft-cross-entropy."""
     distillation_weight: float
     """w, the weight of the distillation or contrastive term (`clip_loss_weight`)."""
     logit_scale: Literal["none", "learnable"]

@@ -16,6 +16,9 @@ INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAXIMUM_LOGIT_SCALE = math.log(100)
 """CLIP's learnable temperature, as a logarithm (https://arxiv.org/abs/2103.00020, section 2.5)."""
 
+INITIAL_LOGIT_BIAS = -10.0
+"""SigLIP's learnable bias (https://arxiv.org/abs/2303.15343, section 3.2): nearly all pairs are wrong ones."""
+
 Widths = int | tuple[int, ...] | None
 """Dimensions D of the teacher's vectors; several for several teachers; None without any."""
 
@@ -39,6 +42,9 @@ class ProjectionHead(Protocol):
     @property
     def logit_scale(self) -> Tensor: ...
 
+    @property
+    def logit_bias(self) -> Tensor: ...
+
 
 @dataclass
 class HeadOfOneTeacher:
@@ -46,17 +52,20 @@ class HeadOfOneTeacher:
 
     cluster_projection: nn.Module
     logit_scale: Any
+    logit_bias: Any
 
 
 class Heads(nn.Module):
     """The base of every student: its `forward` gives `Outputs`.
 
     With one teacher the parameters are `cluster_projection` and `logit_scale` (the released code's name and
-    CLIP's); with several, `cluster_projections.N` and `logit_scales.N`, in the order of the teachers.
+    CLIP's); with several, `cluster_projections.N` and `logit_scales.N`, in the order of the teachers. A train type
+    that learns a bias adds `logit_bias`, or `logit_biases.N`.
     """
 
     cluster_projection: nn.Linear
     logit_scale: nn.Parameter
+    logit_bias: nn.Parameter
     generators: Sequence[torch.Generator | None] = (None,)
     """What draws dropout in training, where the body lets it be chosen; None: the process's own generator."""
 
@@ -90,6 +99,13 @@ class Heads(nn.Module):
         if learnable_scale:
             self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
 
+    def add_logit_biases(self) -> None:
+        """Add SigLIP's bias for each teacher. Call it after `add_heads`."""
+        if hasattr(self, "cluster_projections"):
+            self.logit_biases = nn.ParameterList(torch.tensor(INITIAL_LOGIT_BIAS) for _ in range(self.teachers))
+        else:
+            self.logit_bias = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS))
+
     @torch.no_grad()
     def clamp_logit_scales(self) -> None:
         """Bring each temperature's parameter back to its maximum. Call it after each step of the optimiser.
@@ -105,7 +121,8 @@ class Heads(nn.Module):
         if self.teachers == 1:
             return self
         scale = self.logit_scales[number] if len(self.logit_scales) else None
-        return HeadOfOneTeacher(self.cluster_projections[number], scale)
+        bias = self.logit_biases[number] if hasattr(self, "logit_biases") else None
+        return HeadOfOneTeacher(self.cluster_projections[number], scale, bias)
 
 
 def linear(width: int, target_width: int, projection: str) -> nn.Linear:

@@ -180,7 +180,9 @@ def patches(images: Tensor, side: int) -> Tensor:
     return cut.permute(0, 2, 4, 1, 3, 5).reshape(*lead, -1, channels * side**2)
 
 
-def build_student(spec: NetworkSpec, classes: int, target_width: Widths, recipe: Recipe) -> Heads:
+def build_student(
+    spec: NetworkSpec, classes: int, target_width: Widths, recipe: Recipe, learns_bias: bool = False
+) -> Heads:
     """Build the network that a recipe trains; `target_width` is None without a teacher."""
     student = spec.network(
         classes,
@@ -188,5 +190,7 @@ def build_student(spec: NetworkSpec, classes: int, target_width: Widths, recipe:
         recipe.projection,
         learnable_scale=recipe.logit_scale == "learnable" and target_width is not None,
     )
+    if learns_bias:
+        student.add_logit_biases()
     spec.prepare(student)
     return student

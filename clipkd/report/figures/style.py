@@ -17,6 +17,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from clipkd.core.artifacts import written_aside
+from clipkd.plugins import methods
 from clipkd.tables.terms import BASELINE, MARK
 
 DPI = 150
@@ -33,6 +34,13 @@ TRAIN_TYPES = {
     "vanilla": ("#0072B2", "-"),
     "teacher-KD": ("#009E73", "-"),
     "embed-KD": ("#D55E00", "-"),
+    "feature-KD": ("#999933", "-"),
+    "feature-KD-mse": ("#DDCC77", "-"),
+    "sigmoid-KD": ("#44AA99", "-"),
+    "embed-KD-nd": ("#CC6677", "-"),
+    "RKD": ("#56B4E9", "-"),
+    "DKD": ("#882255", "-"),
+    "DIST": ("#AA4499", "-"),
     "embed-KD-random": ("#E69F00", "--"),
     "embed-KD-permuted": ("#CC79A7", "--"),
     "embed-KD-onehot": ("#56B4E9", "--"),
@@ -41,7 +49,8 @@ TRAIN_TYPES = {
     "vanilla-permuted": ("#88CCEE", "--"),
     "vanilla-within-class": ("#332288", "-."),
 }
-"""Train type -> colour and line style; controls are dashed. (The last four: P. Tol, Colour schemes, 2021.)"""
+"""Train type -> colour and line style; controls are dashed, those not named here in their method's colour. (Colours not
+of the palette: P. Tol, Colour schemes, 2021.)"""
 SETTINGS: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -138,6 +147,9 @@ def line_style(train_type: str, others: list[str]) -> tuple[str, str]:
     """Return colour and line style of a train type; those of plug-ins are dotted."""
     if train_type in TRAIN_TYPES:
         return TRAIN_TYPES[train_type]
+    control = methods.known().get(train_type)
+    if control and control.control_of in TRAIN_TYPES:
+        return TRAIN_TYPES[control.control_of][0], "-." if control.target_of == "another image of the class" else "--"
     plugins = [name for name in others if name not in TRAIN_TYPES]
     return PALETTE[plugins.index(train_type) % len(PALETTE)], ":"
 
