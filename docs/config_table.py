@@ -14,10 +14,12 @@ import yaml
 from generated import ROOT, main
 from pydantic import BaseModel
 
-from clipkd.spec.settings import Block, Config
+from clipkd.spec.settings import Block, Config, OwnTeacher
 
 SCHEMA = ROOT / "config/config.schema.json"
 CONFIG = ROOT / "config/config.yaml"
+MANY = {"grid": "[]", "teachers": ".NAME"}
+"""What comes between a key that holds several of a kind, and theirs."""
 WORDS = {"string": "text", "integer": "whole number", "number": "number", "object": "map", "array": "list"}
 SIGNS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}"}
 
@@ -29,9 +31,9 @@ def entries(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple
         path, extra = prefix + name, field.json_schema_extra
         flag = str(extra["flag"]) if isinstance(extra, dict) else ""
         yield path, schema["properties"][name] | {"description": field.description}, flag, field.is_required()
-        inner = Block if name == "grid" else field.annotation
+        inner = {"grid": Block, "teachers": OwnTeacher}.get(name, field.annotation) if model is Config else None
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from entries(inner, f"{path}[]." if inner is Block else f"{path}.")
+            yield from entries(inner, f"{path}{MANY.get(name, '')}.")
 
 
 def kind(schema: dict[str, Any]) -> str:

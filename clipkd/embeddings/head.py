@@ -18,7 +18,7 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.core.top_k import top_k
 from clipkd.data.dataset import Dataset
-from clipkd.embeddings.own_head import OwnHead, check_order, passed_over
+from clipkd.embeddings.own_head import OwnHead, passed_over, rows
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.spec.layout import Embeddings
@@ -83,22 +83,21 @@ def write_head(
         "train": torch.from_numpy(dataset.train_labels.copy()),
         "test": torch.from_numpy(dataset.test_labels.copy()),
     }
-    rows = {"train": dataset.training, "validation": dataset.validation}
-    unflipped = {part: torch.from_numpy(train[index, 0]).to(device) for part, index in rows.items()}
+    parts = {"train": dataset.training, "validation": dataset.validation}
+    unflipped = {part: torch.from_numpy(train[index, 0]).to(device) for part, index in parts.items()}
     unflipped["test"] = torch.from_numpy(test[:]).to(device)
-    targets = {part: labels["train"][index].to(device) for part, index in rows.items()}
+    targets = {part: labels["train"][index].to(device) for part, index in parts.items()}
     targets["test"] = labels["test"].to(device)
 
-    if store.teacher.head_for == store.dataset.name:
-        check_order(own, store.teacher, store.dataset.name, dataset.classes)
-        weight, bias = own_head(teacher, len(dataset.classes))
-        facts: dict = {"head": "checkpoint", "l2": None}
+    facts: dict
+    if store.teacher.brings_head(store.dataset.name):
+        weight, bias, facts = own_head(own, store, teacher, dataset.classes)
     else:
         strength, weight, bias = best_probe(unflipped, targets, len(dataset.classes))
         facts = {"head": "linear probe", "l2": strength}
         if own is not None:
-            say(passed_over(own, store.teacher, store.dataset.name, dataset.classes))
-            facts["unused_classifier"] = {"classes": own.classes, "order": own.order(dataset.classes)}
+            say(passed_over(own, store.teacher, store.dataset.name, dataset.classes, store.class_names))
+            facts["unused_classifier"] = {"classes": own.classes}
     weight, bias = weight.to(device), bias.to(device)
     logits = {part: F.linear(vectors, weight, bias) for part, vectors in unflipped.items()}
     facts["accuracy"] = {part: accuracy(logits[part], targets[part]) for part in logits}
@@ -136,12 +135,23 @@ def best_probe(vectors: dict[str, Tensor], targets: dict[str, Tensor], classes: 
     return best[1:]
 
 
-def own_head(teacher: Teacher | None, classes: int) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the checkpoint's classifier; InputError where it has other classes."""
+def own_head(
+    own: OwnHead | None, store: Embeddings, teacher: Teacher | None, classes: list[str]
+) -> tuple[Tensor, Tensor, dict]:
+    """Return weight and bias of the checkpoint's classifier, its classes in the dataset's order, and facts about it.
+
+    Raises:
+        InputError: it has none, or one of other classes.
+    """
+    order = rows(own, store.teacher, store.dataset.name, classes, store.class_names)
+    assert own is not None
     if teacher is None or teacher.head is None:
-        raise InputError("the teacher's file says head_for, but its checkpoint has no classifier")
-    if teacher.head.out_features != classes:
-        raise InputError(
-            f"the classifier of '{teacher.spec.name}' has {teacher.head.out_features} classes, the dataset {classes}"
+        raise InputError(f"teacher '{store.teacher.name}': its checkpoint has no classifier of its embeddings")
+    moved, unused = sum(place != row for row, place in enumerate(order)), own.classes - len(order)
+    if moved or unused:
+        say(
+            f"{store.teacher.title}: its classifier's classes are matched with those of {store.dataset.title} by name: "
+            f"{moved} of {len(order)} have another number there, {unused} more are unused"
         )
-    return teacher.head.weight.detach().float(), teacher.head.bias.detach().float()
+    facts = {"head": "checkpoint", "l2": None, "classes_moved": moved, "classes_unused": unused}
+    return teacher.head.weight.detach().float()[order], teacher.head.bias.detach().float()[order], facts

@@ -1,22 +1,27 @@
-"""A checkpoint's own classifier: what it tells apart, and whether that is the dataset's classes in their order."""
+"""A checkpoint's own classifier: what it tells apart, and which of its classes are the dataset's."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
 from clipkd.core.artifacts import read_json
-from clipkd.core.errors import InputError
+from clipkd.core.errors import InputError, nearest
 from clipkd.core.hub_client import WEIGHTS
 from clipkd.embeddings.families import vision_family
 from clipkd.plugins.teachers import TeacherSpec
+from clipkd.spec.class_names import ClassNames, listed
 
 UNNAMED = re.compile(r"LABEL_\d+")
 """What transformers calls classes that nobody named."""
+WORDNET = re.compile(r"n\d{8}")
+"""What ImageNet's folders are called."""
 CLASSIFIERS = ("classifier.weight", "cls_classifier.weight")
+PROBE = "leave `head` out for a linear probe"
 
 
 @dataclass(frozen=True)
@@ -27,23 +32,7 @@ class OwnHead:
     names: tuple[str, ...] | None
     """What its classes are called, by number; None: nobody named them."""
     is_linear: bool
-    """Whether it is one linear layer on the class token, as scores from stored embeddings need it."""
-
-    def order(self, classes: list[str]) -> str:
-        """Return how its classes compare with a dataset's: `same`, `moved` (another order), `unknown` or `other`."""
-        if self.classes != len(classes):
-            return "other"
-        if self.names is None:
-            return "unknown"
-        mine, theirs = ([simple(name) for name in names] for names in (self.names, classes))
-        if mine == theirs:
-            return "same"
-        return "moved" if sorted(mine) == sorted(theirs) else "unknown"
-
-
-def simple(name: str) -> str:
-    """Return a class name without what differs by habit: capitals, underscores, dashes."""
-    return re.sub(r"[\s_-]+", " ", name.lower()).strip()
+    """Whether it is one linear layer on the embedding that is stored, as scores from stored embeddings need it."""
 
 
 def own_head_of(folder: Path, spec: TeacherSpec) -> OwnHead | None:
@@ -64,30 +53,100 @@ def own_head_of(folder: Path, spec: TeacherSpec) -> OwnHead | None:
     return OwnHead(classes, names, is_linear)
 
 
-def passed_over(head: OwnHead, spec: TeacherSpec, dataset: str, classes: list[str]) -> str:
+def simple(name: str) -> str:
+    """Return a class name without what differs by habit: capitals, underscores, dashes."""
+    return re.sub(r"[\s_-]+", " ", name.lower()).strip()
+
+
+def called(classes: Sequence[str], given: ClassNames | None = None) -> list[list[str]]:
+    """Return the ways in which a dataset's classes are called: its own, the user's, WordNet's for ImageNet's ids."""
+    ways = [list(classes)] + ([given.of(classes)] if given else [])
+    if all(WORDNET.fullmatch(name) for name in classes):
+        from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
+
+        from timm.data import ImageNetInfo  # isort: skip
+
+        ways.append([ImageNetInfo().label_name_to_description(name) or name for name in classes])
+    return ways
+
+
+def places(head: OwnHead, classes: Sequence[str]) -> list[int] | None:
+    """Return which class of a classifier each of a dataset's classes is, by name; None where one is not among them."""
+    mine, theirs = ([simple(name) for name in names] for names in (head.names or (), classes))
+    if mine == theirs:
+        return list(range(len(mine)))
+    if any(mine.count(name) != 1 for name in theirs) or len(set(theirs)) < len(theirs):
+        return None
+    return [mine.index(name) for name in theirs]
+
+
+def rows(
+    head: OwnHead | None, spec: TeacherSpec, dataset: str, classes: list[str], given: ClassNames | None
+) -> list[int]:
+    """Return which class of the checkpoint's classifier each of the dataset's classes is.
+
+    Args:
+        head: the classifier; None: the checkpoint has none.
+        spec: the teacher, whose `head` or `head_for` says that its classifier is used.
+        dataset: the dataset's name.
+        classes: the dataset's own names of its classes.
+        given: what the user calls them.
+
+    Raises:
+        InputError: the classifier can't be used, or its classes are not the dataset's; says which, and what to do.
+    """
+    start = f"teacher '{spec.name}': its own classifier can't score {dataset}"
+    if head is None:
+        raise InputError(f"{start}: the checkpoint has none; {PROBE}")
+    if not head.is_linear:
+        raise InputError(f"{start}: it is not a linear layer on the embedding that is stored ({spec.output}); {PROBE}")
+    ways = called(classes, given)
+    found = next((found for names in ways if (found := places(head, names)) is not None), None)
+    if spec.head_for == dataset and (found is None or len(classes) != head.classes):
+        # The teacher's file vouches for the order, unless the names show another.
+        if len(classes) != head.classes:
+            raise InputError(f"{start}: it has {head.classes} classes, the dataset {len(classes)}; {PROBE}")
+        return list(range(len(classes)))
+    if found is None:
+        raise InputError(f"{start}: {unmatched(head, ways, dataset)}, or {PROBE}")
+    return found
+
+
+def unmatched(head: OwnHead, ways: list[list[str]], dataset: str) -> str:
+    """Return why no way of calling a dataset's classes fits a classifier, and what to do."""
+    if head.names is None:
+        return (
+            f"nobody named its {head.classes} classes, so their order is unknown; name them in `id2label` of the "
+            "checkpoint's config.json"
+        )
+    mine = [simple(name) for name in head.names]
+    best = max(ways, key=lambda names: sum(simple(name) in mine for name in names))
+    missing = [name for name in best if simple(name) not in mine]
+    advice = f"call the classes as the checkpoint does under `class_names: {{{dataset}: ...}}`"
+    if missing:
+        also = f" (nor {len(missing) - 1} others of {len(best)})" if len(missing) > 1 else ""
+        close = nearest(missing[0], head.names)
+        return f"it has no class '{missing[0]}'{close}{also}; it has {listed(head.names)}; {advice}"
+    twice = next(name for name in best if mine.count(simple(name)) > 1 or best.count(name) > 1)
+    return f"two of its classes are called '{twice}'; {advice}"
+
+
+def passed_over(
+    head: OwnHead, spec: TeacherSpec, dataset: str, classes: list[str], given: ClassNames | None = None
+) -> str:
     """Return the sentence that says that a checkpoint's classifier is not used, why, and how to use it."""
-    way = f'`head_for="{dataset}"` in a file of the teacher uses it (CONTRIBUTING.md, "A teacher")'
-    why = {
-        "same": f"it has {dataset}'s classes in the same order: {way}",
-        "unknown": f"it has as many classes as {dataset}: where they are the same in this order, {way}",
-        "moved": f"it has {dataset}'s classes, in another order",
-        "other": f"{dataset} has {len(classes)} classes",
-    }[head.order(classes)]
     if not head.is_linear:
         why = "it is not a linear layer on the embedding that is stored"
+    elif any(places(head, names) is not None for names in called(classes, given)):
+        why = f"it has {dataset}'s classes: `head: own` beside the teacher in the config uses it (docs/own.md)"
+    elif head.classes != len(classes):
+        why = f"{dataset} has {len(classes)} classes"
+    else:
+        why = (
+            f"it has as many classes as {dataset}, called {listed(head.names) if head.names else 'nothing'}: where "
+            "they are the same, docs/own.md says how to use it (`head: own`)"
+        )
     return (
         f"{spec.title}: the checkpoint's own classifier of {head.classes} classes is not used, class scores come from "
         f"a linear probe; {why}"
     )
-
-
-def check_order(head: OwnHead | None, spec: TeacherSpec, dataset: str, classes: list[str]) -> None:
-    """Raise InputError where a classifier that is used has the dataset's classes in another order."""
-    if head is not None and head.order(classes) == "moved":
-        assert head.names is not None
-        pairs = zip(head.names, classes, strict=True)
-        place = next(place for place, (mine, name) in enumerate(pairs) if simple(mine) != simple(name))
-        raise InputError(
-            f"teacher '{spec.name}': its classifier has the classes of {dataset} in another order (class {place} is "
-            f"'{head.names[place]}' there, '{classes[place]}' here); remove head_for to fit a linear probe"
-        )

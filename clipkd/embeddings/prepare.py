@@ -70,10 +70,15 @@ def embeddings(
         extract_names(store, names, layout.teacher(store.teacher), device)
         return
     from clipkd.embeddings.extract import extract
+    from clipkd.embeddings.own_head import own_head_of, rows
     from clipkd.embeddings.teacher import load
 
     images = dataset(store.dataset, layout, source)
     teacher(store.teacher, layout, device)
+    if store.views.sample is None and store.teacher.brings_head(store.dataset.name):
+        # A classifier of other classes is refused before anything is computed.
+        own = own_head_of(layout.teacher(store.teacher), store.teacher)
+        rows(own, store.teacher, store.dataset.name, images.classes, store.class_names)
     loaded = load(store.teacher, layout.teacher(store.teacher), device, store.precision)
     extract(store, images, loaded, batch_size, shard)
 
@@ -95,7 +100,7 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
     from clipkd.embeddings.own_head import own_head_of
     from clipkd.embeddings.teacher import load
 
-    own = store.teacher.head_for == store.dataset.name
+    own = store.teacher.brings_head(store.dataset.name)
     folder = layout.teacher(store.teacher)
     loaded = load(store.teacher, folder, device) if own else None
     # Where embeddings were copied here, the checkpoint may not be.

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from clipkd.core.artifacts import MANIFEST, read_json
 from clipkd.core.errors import InputError, nearest
 from clipkd.plugins import datasets, methods, prototype_forms, recipes, students, teachers
+from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import class_names
 from clipkd.spec.settings import Block, Config
 from clipkd.spec.yaml_source import Key, YamlSource, meant, no_secret, short, spelled
@@ -186,9 +187,8 @@ def model_at(key: Key) -> type[BaseModel]:
     for part in key:
         if isinstance(part, str) and part in model.model_fields:
             of = model.model_fields[part].annotation
-            inner = next((one for one in getattr(of, "__args__", ()) if isinstance(one, type)), of)
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                model = inner
+            kinds = [getattr(one, "__origin__", one) for one in (of, *getattr(of, "__args__", ()))]
+            model = next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), model)
     return model
 
 
@@ -202,11 +202,11 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
         "train_types": methods.get,
         "recipes": recipes.get,
     }
-    for name, where in values.get("teachers", {}).items():
+    for name in values.get("teachers", {}):
         if name in teachers.names():
             raise complaint(("teachers", name), f"'{name}' is the name of a built-in teacher; choose another name")
         try:
-            teachers.get(f"{name}={where}")
+            check_head(teachers.get(config.resolved(name)), config)
         except InputError as problem:
             raise complaint(("teachers", name), str(problem)) from None
     for name, where in values.get("sources", {}).items():
@@ -237,6 +237,14 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
                 raise complaint((key, name), f"no block of the grid has a dataset '{name}'{nearest(name, asked)}")
     for name, given in values.get("class_names", {}).items():
         check_class_names(name, given, sources.get(name), complaint)
+
+
+def check_head(teacher: TeacherSpec, config: Config) -> None:
+    """Raise InputError where a teacher's own classifier is asked for on a dataset that no block of the grid has."""
+    _, _, dataset = teacher.head.partition("@")
+    asked = {name.lower() for block in config.grid for name in block.datasets}
+    if dataset and dataset not in asked:
+        raise InputError(f"head: no block of the grid has a dataset '{dataset}'{nearest(dataset, asked)}")
 
 
 def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, complaint: Complaint) -> None:

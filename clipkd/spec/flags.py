@@ -42,6 +42,19 @@ def store_flags(config: Config, cell: Cell) -> list[Any]:
     return axes + source_flags(config, cell.dataset) + dtype_flags(config)
 
 
+def head_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flags that say what classes are called, where a teacher's own classifier is matched by name."""
+    specs = [one.teacher_spec for one in cell.by_teacher]
+    is_matched = any(spec and spec.matches_names(cell.dataset) for spec in specs)
+    return names_flags(config, cell) if is_matched else []
+
+
+def names_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flag that says what a dataset's classes are called."""
+    given = config.class_names.get(cell.dataset)
+    return ["--class-names", class_names.option(given)] if given else []
+
+
 def sample_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that say which images, or prompts, prototypes are made of."""
     prototypes, flags = config.prototypes, []
@@ -52,9 +65,13 @@ def sample_flags(config: Config, cell: Cell) -> list[Any]:
         # Only the jobs of text towers depend on prompts and class names.
         if tuple(prototypes.templates) != TEMPLATES:
             flags += [f"--template={template}" for template in prototypes.templates]
-        given = config.class_names.get(cell.dataset)
-        flags += ["--class-names", class_names.option(given)] if given else []
+        flags += names_flags(config, cell)
     return flags
+
+
+def probe_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flags that make class scores of embeddings."""
+    return store_flags(config, cell) + head_flags(config, cell)
 
 
 def form_flags(config: Config) -> list[Any]:
@@ -65,7 +82,7 @@ def form_flags(config: Config) -> list[Any]:
 def extract_flags(config: Config, cell: Cell, views: str) -> list[Any]:
     """Return the flags of an extraction."""
     more = {
-        "full": [],
+        "full": head_flags(config, cell),
         "sample": sample_flags(config, cell),
         "replayed": config.embeddings.flags("crop_views"),
     }
@@ -84,6 +101,8 @@ def run_flags(config: Config, cell: Cell) -> list[Any]:
     flags += source_flags(config, cell.dataset) + dtype_flags(config)
     if cell.method.signal == "prototypes":
         flags += sample_flags(config, cell) + form_flags(config)
+    if cell.method.signal == "scores":
+        flags += head_flags(config, cell)
     if cell.teacher_source == "replayed":
         flags += config.embeddings.flags("crop_views")
     return flags

@@ -41,6 +41,8 @@ class Embeddings:
     dtype: str
     folder: Path
     precision: TeacherPrecision = "float32"
+    class_names: ClassNames | None = None
+    """What the user calls the dataset's classes."""
 
     @property
     def identity(self) -> Identity:
@@ -57,8 +59,9 @@ class Embeddings:
 
     def head(self) -> tuple[Path, Identity]:
         """Return folder and identity of the class-score head made from these embeddings."""
-        head_for = self.teacher.head_for if self.teacher.head_for == self.dataset.name else None
-        identity = head_identity(self.identity, head_for)
+        name = self.dataset.name
+        names = self.class_names if self.teacher.matches_names(name) else None
+        identity = head_identity(self.identity, self.teacher.brings_head(name), names)
         return self.beside("head", identity), identity
 
 
@@ -100,7 +103,11 @@ class Layout:
 
     def prompts(self, spec: DatasetSpec) -> Prompts:
         """Return what a text tower is shown of a dataset."""
-        return Prompts(self.templates, dict(self.class_names).get(spec.name))
+        return Prompts(self.templates, self.names_of(spec))
+
+    def names_of(self, spec: DatasetSpec) -> ClassNames | None:
+        """Return what the user calls a dataset's classes; None: as in the dataset."""
+        return dict(self.class_names).get(spec.name)
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name
@@ -117,7 +124,7 @@ class Layout:
         """Return the embeddings of a view set."""
         identity = embeddings_identity(dataset, teacher, views, self.dtype, self.precision)
         folder = self.data / "embeddings" / dataset.name / teacher.name / fingerprint(identity)
-        return Embeddings(dataset, teacher, views, self.dtype, folder, self.precision)
+        return Embeddings(dataset, teacher, views, self.dtype, folder, self.precision, self.names_of(dataset))
 
     def full_embeddings(self, cell: Cell, teacher: TeacherSpec | None = None) -> Embeddings:
         """Return the embeddings of every image that the cell's recipe asks for, by its teacher or another."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from clipkd.plugins import teachers
 from clipkd.spec.class_names import Given
@@ -57,6 +57,13 @@ def class_names(value: Any) -> Given:
     texts += list(value.values()) if isinstance(value, dict) else []
     if not texts or not all(isinstance(text, str) and 0 < len(text) <= 1000 for text in texts):
         raise ValueError("is not a file, a map from classes to names, or a list of names")
+    return value
+
+
+def own_head(value: str) -> str:
+    """Return where a teacher's class scores come from."""
+    if not teachers.HEADS.fullmatch(value):
+        raise ValueError("is not 'own' or 'own@DATASET'; leave it out for a linear probe")
     return value
 
 
@@ -230,6 +237,33 @@ class PrototypeSettings(Settings):
     seed: Seed = setting(0, "Seed of the images and flips that prototypes are made of.", "--prototype-seed")
 
 
+class OwnTeacher(Settings):
+    """A teacher of the user's own. Text in its place is its model."""
+
+    model: Annotated[str, Field(min_length=1, max_length=500)] = setting(
+        ..., "The teacher: `owner/model@commit`, a folder, ... (docs/own.md)."
+    )
+    head: Annotated[str, AfterValidator(own_head)] | None = setting(
+        None,
+        "Where its class scores (`vanilla`) come from. Without it: a linear probe on its embeddings. `own`: the "
+        "checkpoint's own classifier, its classes matched with the dataset's by name, in whatever order; classes that "
+        "do not match are refused. `own@DATASET`: on that dataset only.",
+    )
+
+    @property
+    def name(self) -> str:
+        """The teacher as the command line takes it."""
+        return self.model if self.head is None else f"{self.model}{'&' if '?' in self.model else '?'}head={self.head}"
+
+
+def model_of(value: Any) -> Any:
+    """Return what a key of `teachers` holds as a map."""
+    return {"model": value} if isinstance(value, str) else value
+
+
+TeacherGiven: TypeAlias = Annotated[OwnTeacher, BeforeValidator(model_of, json_schema_input_type=str | OwnTeacher)]
+
+
 class Config(Settings):
     """Every key of config/config.yaml. Unknown keys are errors."""
 
@@ -241,10 +275,11 @@ class Config(Settings):
     training: Training = setting(Training, "How students are trained; the paper's values are in config/config.yaml.")
     embeddings: EmbeddingSettings = setting(EmbeddingSettings, "How teacher embeddings are extracted and stored.")
     prototypes: PrototypeSettings = setting(PrototypeSettings, "How class prototypes are made.")
-    teachers: dict[Key, Annotated[str, Field(min_length=1, max_length=500)]] = setting(
+    teachers: dict[Key, TeacherGiven] = setting(
         dict,
         "Short names for your own teachers: `owner/model@commit` or a folder, with a suffix for the output (`:cls`, "
-        "`:mean`, `:pooler`; `:text`, the text tower of a CLIP or SigLIP, which reads class names).",
+        "`:mean`, `:pooler`; `:text`, the text tower of a CLIP or SigLIP, which reads class names); or a map with "
+        "`model`, the same text, and more keys (below).",
     )
     sources: dict[Key, Annotated[str, Field(min_length=1)]] = setting(
         dict,
@@ -261,7 +296,7 @@ class Config(Settings):
 
     def resolved(self, teacher: str) -> str:
         """Return a teacher as the command line takes it: a key of `teachers` becomes NAME=WHERE."""
-        return teachers.resolved(teacher, self.teachers)
+        return teachers.resolved(teacher, {key: own.name for key, own in self.teachers.items()})
 
     def hyperparameters(self, epochs: int) -> Hyperparameters:
         """Return the numbers of a run of so many epochs; `precision` as it is given, which may be `auto`."""

@@ -184,6 +184,13 @@ def prototypes_identity(embeddings: Identity, form: str) -> Identity:
     return {"embeddings": embeddings, "form": form, "protocol": PROTOCOL}
 
 
-def head_identity(embeddings: Identity, head_for: str | None) -> Identity:
-    """Return what makes a class-score head: the checkpoint's own, or a probe on the embeddings."""
-    return {"embeddings": embeddings, "head": "checkpoint" if head_for else "linear probe", "protocol": PROTOCOL}
+def head_identity(embeddings: Identity, is_own: bool, names: ClassNames | None = None) -> Identity:
+    """Return what makes a class-score head: the checkpoint's own, or a probe on the embeddings.
+
+    Args:
+        embeddings: the identity of what it scores.
+        is_own: whether it is the checkpoint's own.
+        names: what the user calls the classes, where the checkpoint's are matched with them by name.
+    """
+    named = {"class_names": names.identity()} if names else {}
+    return {"embeddings": embeddings, "head": "checkpoint" if is_own else "linear probe", "protocol": PROTOCOL, **named}

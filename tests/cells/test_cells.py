@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import digest
 from clipkd.plugins import teachers
 from clipkd.spec.cells import Cell, expand
 from clipkd.spec.config import load
-from clipkd.spec.identities import run_identity
+from clipkd.spec.flags import run_flags
+from clipkd.spec.identities import run_identity, signal_identities
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Config
 from clipkd.spec.views import Sample
@@ -348,3 +350,27 @@ def test_what_the_snakefile_reads_imports_no_torch() -> None:
         check=True,
     )
     assert answer.stdout.strip() == "42 []"
+
+
+def test_a_head_of_its_own_is_part_of_what_makes_a_vanilla_run() -> None:
+    """Only where scores are used; what the classes are called counts, as they are matched by name."""
+    model, names = f"owner/model@{SHA}", {"digits": [f"digit {number}" for number in range(10)]}
+    heads = []
+    for given, called in ((None, {}), ("own@digits", {}), ("own", {}), ("own", names), (None, names)):
+        settings = config(
+            block(teachers=["eyes"], train_types=["vanilla", "teacher-KD"]),
+            teachers={"eyes": model if given is None else {"model": model, "head": given}},
+            class_names=called,
+        )
+        layout = Layout.of(settings)
+        vanilla, teacher_kd = expand(settings)[0]
+        heads.append(digest(signal_identities(vanilla, layout)))
+        assert signal_identities(teacher_kd, layout)["embeddings"] == layout.full_embeddings(vanilla).identity
+        assert ("--class-names" in run_flags(settings, vanilla)) == (given is not None and called == names)
+        assert "--class-names" not in run_flags(settings, teacher_kd)
+        assert teachers.get(vanilla.teacher).head == (given or "")
+        assert teachers.checkpoint_of(vanilla.teacher) == model
+    probe, on_digits, own, named, probe_of_named = heads
+    assert probe == probe_of_named
+    assert on_digits == own
+    assert len({probe, own, named}) == 3

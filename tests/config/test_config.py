@@ -139,6 +139,23 @@ REFUSED = {
         "'digits-vit-s' is the name of a built-in teacher",
     ),
     "own teacher without output": ("teachers:\n  eyes: vit-l16-in21k:maen\n", "mine.yaml:2", "did you mean 'mean'"),
+    "head of a teacher": (
+        "teachers:\n  eyes:\n    model: vit-l16-in21k\n    head: mine\n",
+        "mine.yaml:4",
+        "teachers.eyes.head: 'mine' is not 'own' or 'own@DATASET'",
+    ),
+    "key of a teacher": ("teachers:\n  eyes: {model: vit-l16-in21k, haed: own}\n", "mine.yaml:2", "mean 'head'"),
+    "teacher without model": ("teachers:\n  eyes: {head: own}\n", "mine.yaml:2", "'model' is a required key"),
+    "head for a dataset": (
+        "teachers:\n  eyes: {model: vit-l16-in21k, head: own@cifra10}\n",
+        "mine.yaml:2",
+        "teachers.eyes: head: no block of the grid has a dataset 'cifra10'",
+    ),
+    "head of a text tower": (
+        f"teachers:\n  eyes: {{model: 'a/b@{'0' * 40}:text', head: own}}\n",
+        "mine.yaml:2",
+        "a text tower has no classifier",
+    ),
     "own teacher in capitals": ("teachers:\n  Eyes: vit-l16-in21k\n", "mine.yaml", "invalid name 'Eyes'"),
     "folder of a teacher": (
         "teachers:\n  eyes: /no/such:mean\n",

@@ -8,17 +8,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.embeddings.head import accuracy, fit_probe
-from clipkd.embeddings.own_head import own_head_of, passed_over
+from clipkd.embeddings.own_head import OwnHead, own_head_of, passed_over, rows
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.plugins.teachers import giving
+from clipkd.spec import class_names
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import full_views
 from tests.conftest import save_vit
@@ -78,9 +80,9 @@ MOVED = [NUMBERS[1], NUMBERS[0], *NUMBERS[2:]]
 @pytest.mark.parametrize(
     ("count", "names", "words"),
     [
-        (10, None, "as many classes as digits: where they are the same in this order, `head_for"),
-        (10, NUMBERS, 'digits\'s classes in the same order: `head_for="digits"`'),
-        (10, MOVED, "digits's classes, in another order"),
+        (10, None, "it has as many classes as digits, called nothing"),
+        (10, NUMBERS, "it has digits's classes: `head: own`"),
+        (10, MOVED, "it has digits's classes: `head: own`"),
         (7, None, "of 7 classes is not used, class scores come from a linear probe; digits has 10 classes"),
         (None, None, ""),
     ],
@@ -105,14 +107,74 @@ def label(folder, names):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": labels}))
 
 
-def test_a_classifier_of_the_classes_in_another_order_is_refused(digits_folder, tmp_path):
-    folder = tmp_path / "fine-tuned"
-    save_vit(folder, classes=10)
-    label(folder, MOVED)
-    layout = Layout(digits_folder)
-    store = opened(layout, dataclasses.replace(teachers.get(str(folder)), head_for="digits"))
-    with pytest.raises(InputError, match="in another order \\(class 0 is '1' there, '0' here\\)"):
+SPOKEN = [f"the digit {number}" for number in range(10)]
+GIVEN = class_names.made(dict(zip(NUMBERS, SPOKEN, strict=True)), "mine.yaml", {})
+"""What a user may call the digits."""
+MORE = ["plus", *MOVED, "minus"]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "order"),
+    [
+        (NUMBERS, None, range(10)),
+        (MOVED, None, [1, 0, *range(2, 10)]),
+        (MORE, None, [2, 1, *range(3, 11)]),
+        ([name.upper().replace(" ", "_") for name in SPOKEN[::-1]], GIVEN, range(9, -1, -1)),
+    ],
+)
+def test_classes_of_an_own_classifier_are_matched_by_name(names, given, order):
+    spec = dataclasses.replace(teachers.get("digits-vit-s"), head="own")
+    assert rows(OwnHead(len(names), tuple(names), True), spec, "digits", NUMBERS, given) == list(order)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (None, "the checkpoint has none"),
+        (OwnHead(10, tuple(NUMBERS), False), "not a linear layer on the embedding"),
+        (OwnHead(10, None, True), "nobody named its 10 classes.*id2label"),
+        (OwnHead(10, tuple(SPOKEN), True), "no class '0'.*nor 9 others of 10.*class_names: {digits"),
+        (OwnHead(11, (*NUMBERS, "3"), True), "two of its classes are called '3'"),
+    ],
+)
+def test_an_own_classifier_of_other_classes_is_refused(head, words):
+    spec = dataclasses.replace(teachers.get("digits-vit-s"), head="own")
+    with pytest.raises(InputError, match=f"teacher 'digits-vit-s': its own classifier can't score digits: .*{words}"):
+        rows(head, spec, "digits", NUMBERS, None)
+
+
+def test_imagenets_ids_are_matched_with_words():
+    words = ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+    spec = dataclasses.replace(teachers.get("digits-vit-s"), head="own")
+    assert rows(OwnHead(2, tuple(words[::-1]), True), spec, "imagenet", ["n01440764", "n01443537"], None) == [1, 0]
+
+
+def test_scores_of_an_own_classifier_are_in_the_datasets_order(digits_folder, tmp_path):
+    """Of two checkpoints that differ in the order of their classes only, the scores are the same."""
+    layout, scores = Layout(digits_folder), []
+    for names, order in ((NUMBERS, list(range(10))), (MOVED, [1, 0, *range(2, 10)])):
+        folder = tmp_path / f"fine-tuned-{names[0]}"
+        save_vit(folder, classes=10)
+        label(folder, names)
+        state = load_file(folder / "model.safetensors")
+        for name in ("classifier.weight", "classifier.bias"):
+            state[name] = state[name][order].contiguous()
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        store = opened(layout, teachers.get(f"{folder}?head=own"))
         prepare.head(store, layout, None, CPU)
+        head = open_artifact(store.head()[0], "head", store.head()[1])
+        assert (head.facts["head"], head.facts["classes_moved"]) == ("checkpoint", 2 * (names is MOVED))
+        scores.append(head.array("scores-test"))
+    np.testing.assert_array_equal(*scores)
+
+
+def test_an_own_classifier_of_other_classes_is_refused_before_anything_is_computed(digits_folder, tmp_path):
+    folder = tmp_path / "other"
+    save_vit(folder, classes=7)
+    layout = Layout(digits_folder)
+    with pytest.raises(InputError, match="nobody named its 7 classes"):
+        opened(layout, teachers.get(f"{folder}?head=own@digits"))
+    opened(layout, teachers.get(f"{folder}?head=own@another"))
 
 
 def test_a_fine_tuned_checkpoint_uses_its_own_head(digits_folder, tmp_path):

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from clipkd.core import hub_client
 from clipkd.core.artifacts import Artifact, building, read_json
 from clipkd.core.errors import ClipkdError, DataError, InputError
-from clipkd.embeddings import teacher
+from clipkd.embeddings import own_head, teacher
 from clipkd.embeddings import teacher_checkpoint as checkpoint
-from clipkd.embeddings.head import own_head
+from clipkd.embeddings.own_head import OwnHead
 from clipkd.embeddings.processor import Processor, read
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import FILES, FolderTeacher, HubTeacher
@@ -475,20 +475,17 @@ def test_a_folder_that_changed_since_it_was_named_is_refused(vit_folder: Path, t
     "C06",
     **{
         "the-class-count": lambda monkeypatch: monkeypatch.setattr(
-            "clipkd.embeddings.head.own_head", lambda teacher, classes: (teacher.head.weight, teacher.head.bias)
+            "clipkd.embeddings.own_head.rows", lambda head, spec, dataset, classes, given: list(range(head.classes))
         )
     },
 )
 def test_scores_come_from_a_head_of_the_datasets_classes(tmp_path: Path) -> None:
     """A checkpoint without a classifier has a probe fitted, never a random layer; one of other classes is refused."""
-    from clipkd.embeddings import head
-
-    class Loaded:
-        spec = HubTeacher(name="t", title="T")
-        head = torch.nn.Linear(4, 7)
-
-    with pytest.raises(InputError, match="has 7 classes, the dataset 10"):
-        head.own_head(Loaded(), 10)  # type: ignore[arg-type]
-    assert own_head(Loaded(), 7)[0].shape == (7, 4)  # type: ignore[arg-type]
+    digits = [str(number) for number in range(10)]
+    for changes, names in (({"head_for": "digits"}, None), ({"head": "own"}, None), ({"head": "own"}, digits[:7])):
+        spec = HubTeacher(name="t", title="T", **changes)  # type: ignore[arg-type]
+        head = OwnHead(7, names and tuple(names), True)
+        with pytest.raises(InputError, match="own classifier can't score digits"):
+            own_head.rows(head, spec, "digits", digits, None)
     save_vit(tmp_path / "headless")
     assert fetched(tmp_path / "headless", tmp_path / "teacher").head is None

@@ -18,7 +18,7 @@ def prototypes_flags(wildcards):
 
 def probe_flags(wildcards):
     (cell,) = HEADS[f"{STORE}-head-{{part}}".format(**wildcards)]
-    return flags.store_flags(CONFIG, cell)
+    return flags.probe_flags(CONFIG, cell)
 
 
 def run_flags(cell):

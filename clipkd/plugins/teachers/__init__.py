@@ -1,6 +1,7 @@
 """Teachers: one file is one teacher. The metadata here imports no torch.
 
-Any teacher can be named without a file: `[NAME=]WHERE[:OUTPUT]`, where OUTPUT is what is taken of it. Each kind of
+Any teacher can be named without a file: `[NAME=]WHERE[:OUTPUT]`, where OUTPUT is what is taken of it, and `?head=own`
+behind it where its own classifier gives the class scores. Each kind of
 WHERE is one module, which says what it takes: `_known`, `_hub`, `_folder`; a new kind is a module and its line in
 KINDS. `A+B` are several teachers at once.
 """
@@ -15,7 +16,7 @@ from clipkd.core.hub import HUB_ID
 from clipkd.plugins.teachers._folder import FolderTeacher, files_in, from_folder, in_folder, nested_processor
 from clipkd.plugins.teachers._hub import LOCK, HubTeacher, lock, on_hub
 from clipkd.plugins.teachers._known import known, names
-from clipkd.plugins.teachers._names import ALIAS, checkpoint_of, parsed, resolved, split
+from clipkd.plugins.teachers._names import ALIAS, HEADS, checkpoint_of, head_in, parsed, resolved, split
 from clipkd.plugins.teachers._spec import (
     FILES,
     NESTED_PROCESSOR,
@@ -31,6 +32,7 @@ from clipkd.plugins.teachers._trained import TrainedTeacher
 
 __all__ = [
     "FILES",
+    "HEADS",
     "LOCK",
     "NESTED_PROCESSOR",
     "OUTPUTS",
@@ -83,7 +85,9 @@ def get_one(name: str) -> TeacherSpec:
             f"teacher '{name}': '{output}' is not one of {', '.join(OUTPUTS)}{nearest(output, OUTPUTS)} "
             "(after the colon stands what is taken of the checkpoint)"
         )
-    spec = found(where, output or None)
+    spec = replace(found(where, output or None), head=head_in(name))
+    if spec.head and spec.reads_names:
+        raise InputError(f"teacher '{name}': a text tower has no classifier; leave head out")
     if not alias:
         return spec
     if not ALIAS.fullmatch(alias):

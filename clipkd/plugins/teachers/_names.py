@@ -1,4 +1,4 @@
-"""Names of teachers, taken apart: `[NAME=]WHERE[:OUTPUT]`, and several of them joined by `+`."""
+"""Names of teachers, taken apart: `[NAME=]WHERE[:OUTPUT][?head=own]`, and several of them joined by `+`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,39 @@ import re
 from os.path import expanduser
 from pathlib import Path
 
-from clipkd.plugins.teachers._spec import OUTPUTS
+from clipkd.core.errors import InputError
+from clipkd.plugins.teachers._spec import OUTPUTS, OWN
 
 ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
+HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
+"""What it may say."""
+HEAD = re.compile(r"[?&]head=([^?&+]*)$")
+"""The end of a name that says where class scores come from."""
 
 
 def parsed(name: str) -> tuple[str, str, str]:
-    """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT]`, "" where one is left out."""
+    """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT][?head=own]`, "" where one is left out."""
+    name = HEAD.sub("", name)
     if is_folder(name):
         return "", name, ""
     alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
     where, _, output = rest.rpartition(":")
     return (alias, rest, "") if not where or is_folder(rest) else (alias, where, output)
+
+
+def head_in(name: str) -> str:
+    """Return what a teacher's name says of its head: `own`, `own@DATASET`, or "" where it says nothing.
+
+    Raises:
+        InputError: it says something else.
+    """
+    said = HEAD.search(name)
+    if said and not HEADS.fullmatch(said[1]):
+        raise InputError(
+            f"teacher '{name}': head '{said[1]}' is not `own` or `own@DATASET`; leave head out for a linear probe"
+        )
+    return said[1] if said else ""
 
 
 def split(name: str) -> list[str]:

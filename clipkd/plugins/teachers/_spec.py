@@ -16,6 +16,8 @@ TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 """All that is ever read of a text tower's checkpoint."""
 Output = Literal["cls", "mean", "pooler", "text"]
 OUTPUTS = get_args(Output)
+OWN = "own"
+"""The value of `head` that takes the checkpoint's own classifier."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ class TeacherSpec:
     std: tuple[float, float, float] | None = None
     """The normalisation that the teacher was trained with, in units of [0, 1]."""
     head_for: str | None = None
-    """The dataset whose classes the checkpoint's own classifier has; None: use a linear probe."""
+    """The dataset whose classes the checkpoint's own classifier has, in this order where it does not name them; None:
+    use a linear probe, unless `head` says otherwise."""
+    head: str = ""
+    """`own`: the checkpoint's own classifier gives the class scores, its classes matched by name; `own@DATASET`: on
+    that dataset only."""
     output: Output = "cls"
     """What is taken of the checkpoint: of an image its class token, the mean of its patch tokens, or the
     pooler's vector; `text`: of class names what the text tower says."""
@@ -47,6 +53,14 @@ class TeacherSpec:
     def reads_names(self) -> bool:
         """True where the teacher is shown class names, not images."""
         return self.output == "text"
+
+    def brings_head(self, dataset: str) -> bool:
+        """Return whether the checkpoint's own classifier gives the class scores on a dataset."""
+        return self.head_for == dataset or self.matches_names(dataset)
+
+    def matches_names(self, dataset: str) -> bool:
+        """Return whether the classes of the checkpoint's own classifier are matched with a dataset's by name."""
+        return self.head in {OWN, f"{OWN}@{dataset}"}
 
     @property
     def files(self) -> tuple[str, ...]:

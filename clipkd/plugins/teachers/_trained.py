@@ -29,6 +29,6 @@ class TrainedTeacher(TeacherSpec):
         from clipkd.plugins import datasets
 
         # What is taken of a teacher does not make its weights.
-        others = {"name", "title", "dataset", "output", "checkpoint"}
+        others = {"name", "title", "dataset", "output", "checkpoint", "head"}
         training = {key: value for key, value in asdict(self).items() if key not in others}
         return {"trained_on": datasets.get(self.dataset).identity(), "training": training}
