@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipkd.core import verified
+from clipkd.core.disk import explained
 from clipkd.core.environment import check_environment, masked
 from clipkd.core.errors import ClipkdError, MachineError
 from clipkd.core.progress import say
@@ -69,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno in (errno.EPIPE, errno.EIO) and not error.filename:  # nobody reads any more, or no terminal
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
-        where = f"{error.filename}: " if error.filename else ""
-        say(masked(f"clipkd {options.verb}: error: {where}{error.strerror or error}"))
+        say(masked(f"clipkd {options.verb}: error: {explained(error)}"))
         return MachineError.exit_code
     return 0
 

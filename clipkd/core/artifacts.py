@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from clipkd.core import lfs
+from clipkd.core.disk import room_for
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, digest, fingerprint
 from clipkd.core.verified import Memory, Stamp, stamp
@@ -71,20 +72,25 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; on success it is synced and takes `path`'s place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path):
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(descriptor)
-    aside = Path(name)
-    try:
-        yield aside
-        os.chmod(aside, default_mode(is_folder=False))
-        sync(aside)
-        os.replace(aside, path)
-        sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Yield a temporary file beside `path`; on success it is synced and takes `path`'s place.
+
+    Raises:
+        MachineError: the disk is full; names `path`.
+    """
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(path):
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(descriptor)
+        aside = Path(name)
+        try:
+            yield aside
+            os.chmod(aside, default_mode(is_folder=False))
+            sync(aside)
+            os.replace(aside, path)
+            sync(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def write_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], pieces: Iterable[np.ndarray]) -> None:
@@ -167,17 +173,21 @@ def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
 
     Where two processes build the same artefact, the first to finish wins and the other's equal
     result is dropped.
+
+    Raises:
+        MachineError: the disk is full; names `folder`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with naming(folder):
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
-        draft = Draft(aside)
-        yield draft
-        seal(draft, kind, identity)
-        put_in_place(aside, folder, kind, identity)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with room_for(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with naming(folder):
+            aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            draft = Draft(aside)
+            yield draft
+            seal(draft, kind, identity)
+            put_in_place(aside, folder, kind, identity)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def seal(draft: Draft, kind: str, identity: Identity) -> None:

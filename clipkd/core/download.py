@@ -25,6 +25,7 @@ import requests
 import urllib3
 
 from clipkd.core.artifacts import sync
+from clipkd.core.disk import FULL, explained
 from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.progress import progress, say
@@ -92,7 +93,9 @@ def download(url: str, path: Path, checksum: Checksum, offline: str) -> Path:
         with part_of(path) as part:
             return fetch_checked(url, path, part, checksum, offline)
     except OSError as error:
-        raise MachineError(f"{redacted(url)}: can't write {path.parent}: {error.strerror or error}") from error
+        where = f"can't write {path.parent}: {error.strerror or error}"
+        reason = explained(error, path) if error.errno in FULL else where
+        raise MachineError(f"{redacted(url)}: {reason}") from error
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.core.artifacts import sha256
+from clipkd.core.disk import FULL, explained
 from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.progress import say
@@ -126,7 +127,9 @@ def out_of_reach(wanted: Wanted, name: str, error: Exception, verb: str) -> str:
     """Return the message for a file that can't be had here and now."""
     from huggingface_hub import constants
 
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{wanted.kind} '{wanted.name}': {explained(error, Path(constants.HF_HUB_CACHE))}"
+    if isinstance(error, OSError) and error.errno in {errno.EROFS, errno.EACCES}:
         return f"{wanted.kind} '{wanted.name}': can't write {constants.HF_HUB_CACHE}: {error.strerror}"
     cause = error.__cause__ or error  # huggingface_hub wraps what happened on the network
     status = getattr(getattr(cause, "response", None), "status_code", None)

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from clipkd.core.disk import room_for
 from clipkd.core.errors import MachineError
 
 NAME = ".lock"
@@ -124,7 +125,8 @@ def take(folder: Path, name: str = NAME) -> Lock:
         raise Held(path, named_in(path)) from None
     try:
         is_free(descriptor, fcntl.LOCK_EX)
-        put(descriptor, json.dumps(asdict(this_process())))
+        with room_for(path):
+            put(descriptor, json.dumps(asdict(this_process())))
         # Whoever was slow finds, after it has written its name, that the lock has gone on without it.
         latest = newest(folder, name)
         if latest != path:

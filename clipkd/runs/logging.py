@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from clipkd.core.disk import room_for
 from clipkd.core.errors import MachineError
 
 PROJECT = "CLIPKD_WANDB"
@@ -28,20 +29,24 @@ class CurveWriter:
             epoch: the first epoch that is to come; points from there on are overwritten.
             settings: the run's settings, for Weights & Biases.
         """
-        self.tensorboard = SummaryWriter(folder, purge_step=epoch)
+        self.folder = folder
+        with room_for(folder):
+            self.tensorboard = SummaryWriter(folder, purge_step=epoch)
         project = os.environ.get(PROJECT)
         self.wandb = wandb_run(project, folder, run, name, settings) if project else None
 
     def add(self, epoch: int, numbers: dict[str, float]) -> None:
         """Add an epoch's point to each curve."""
-        for name, value in numbers.items():
-            self.tensorboard.add_scalar(name, value, epoch)
+        with room_for(self.folder):
+            for name, value in numbers.items():
+                self.tensorboard.add_scalar(name, value, epoch)
         if self.wandb is not None:
             self.wandb.log(numbers, step=epoch)
 
     def close(self, is_complete: bool) -> None:
         """Write what is left; say whether the run came to its end."""
-        self.tensorboard.close()
+        with room_for(self.folder):
+            self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish(exit_code=0 if is_complete else 1)
 

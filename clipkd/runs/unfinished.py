@@ -50,11 +50,7 @@ class Checkpoints:
                 (draft.path / STATE).write_bytes(content.getbuffer())
                 draft.facts |= {"step": step}
         except OSError as error:
-            free = shutil.disk_usage(self.folder.parent).free
-            raise MachineError(
-                f"can't save the training in {self.folder}: {error.strerror or error}; {free:,} bytes are free there. "
-                "What was saved before is whole: make room and give the same command again"
-            ) from None
+            raise MachineError(f"can't save the training in {self.folder}: {error.strerror or error}") from None
         mine = [path for path in self.steps() if self.is_of_this_run(path)]
         for path in {*self.steps()} - {*mine[:KEPT]}:
             shutil.rmtree(path, ignore_errors=True)

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from clipkd.core import progress
+from clipkd.core.disk import explained
 from clipkd.core.errors import ClipkdError, Interrupted, MachineError, SomeFailed
 from clipkd.core.progress import say
 from clipkd.runs.interruption import SIGNALS, heeded
@@ -103,8 +104,7 @@ def train_one(assignment: Assignment, threads: int) -> dict[str, ClipkdError]:
     except ClipkdError as error:
         return {assignment.name: error}
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return {assignment.name: MachineError(f"{where}{error.strerror or error}")}
+        return {assignment.name: MachineError(explained(error))}
     return {}
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipkd.core.artifacts import read_manifest, sha256, write_text
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, MachineError
 from clipkd.core.fingerprint import Identity, digest, fingerprint
 from clipkd.core.progress import say
 from clipkd.runs.record import KIND, METRICS, RESUME
@@ -138,7 +138,7 @@ def settle(planned: Iterable[TrainJob]) -> None:
     for job in planned:
         try:
             job.settle()
-        except OSError:
+        except (OSError, MachineError):
             continue
 
 

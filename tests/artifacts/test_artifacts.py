@@ -28,7 +28,7 @@ from clipkd.core.artifacts import (
     write_json,
     written_aside,
 )
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, MachineError
 from clipkd.core.fingerprint import differences, digest, fingerprint
 from tests.artifacts.writer import IDENTITY, arrays
 
@@ -194,7 +194,7 @@ def test_a_failing_rename_is_no_endless_loop(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(MachineError, match="No space left"):
         build(tmp_path / "toy")
     assert list(tmp_path.iterdir()) == []
 

@@ -53,7 +53,8 @@ def forked(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> 
         os._exit(code)
 
 
-CODES = {"InputError": REFUSED, "DataError": REFUSED, "MachineError": REFUSED, "Interrupted": SAVED}
+CODES = {"InputError": REFUSED, "DataError": REFUSED, "MachineError": REFUSED, "DiskFull": REFUSED}
+CODES |= {"Interrupted": SAVED}
 
 
 def waited(child: int, seconds: float = 120.0) -> int:

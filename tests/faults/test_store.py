@@ -34,7 +34,7 @@ from clipkd.runs.verification import verify
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample, embeddings_identity, full_views, prototypes_identity
-from tests.faults.checks import FULL, amount, fault, nothing, replaced
+from tests.faults.checks import amount, fault, nothing, replaced
 from tests.faults.processes import (
     FAULTS,
     REFUSED,
@@ -481,31 +481,6 @@ def test_m03_reading_needs_no_write(made: Path, tmp_path: Path) -> None:
         env=os.environ | {"XDG_CACHE_HOME": f"{made}/cache"},
     )  # fmt: skip
     assert answer.stdout.strip() == "30", answer.stderr  # EROFS
-
-
-@pytest.mark.skipif(not FULL or not can_unshare(), reason="slow; or this kernel lets nobody unshare")
-def test_r06_a_full_disk_is_named_and_mended(tmp_path: Path) -> None:
-    """A real file system of 2 MiB: the checkpoint that does not fit is refused in words, the one before is whole."""
-    code = (
-        "import sys, torch; from pathlib import Path; from clipkd.runs.unfinished import Checkpoints\n"
-        "from clipkd.core.errors import MachineError\n"
-        "saved = Checkpoints(Path(sys.argv[1]) / 'resume', {'a': 1})\n"
-        "saved.save(1, {'w': torch.zeros(100_000)})\n"
-        "try:\n    saved.save(2, {'w': torch.zeros(900_000)})\n"
-        "except MachineError as error:\n    print(error)\n"
-        "print([path.name for path in saved.steps()], saved.newest()['w'].shape)\n"
-        "saved.save(3, {'w': torch.zeros(100_000)})\n"
-        "print(len(saved.newest()['w']))\n"
-    )
-    place = tmp_path / "small"
-    place.mkdir()
-    script = f'mount -t tmpfs -o size=2m none {place} && exec {sys.executable} -c "$0" {place}'
-    command = ["unshare", "-Urm", "sh", "-c", script, code]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert f"can't save the training in {place}/resume: No space left on device" in answer.stdout, answer.stderr
-    assert "bytes are free there" in answer.stdout
-    assert "['0000000001'] torch.Size([100000])" in answer.stdout
-    assert answer.stdout.strip().endswith("100000")
 
 
 @fault("X03", **{"the-stamps": replaced("clipkd.core.artifacts.Artifact.still", nothing)})

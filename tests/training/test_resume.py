@@ -424,7 +424,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(digits_folder, whole, tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
         try:
-            with pytest.raises(MachineError, match=r"can't save the training in .*/\.resume: .* bytes are free there"):
+            with pytest.raises(MachineError, match=r"can't write .*/\.resume/.*: .* bytes are free there"):
                 train(digits_folder, tmp_path)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
