@@ -264,8 +264,15 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def not_exclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: who finds no lock creates it, as another may just be doing; slowly, so that it happens in few races."""
     real = os.open
-    monkeypatch.setattr(os, "open", lambda path, flags, *more, **given: real(path, flags & ~os.O_EXCL, *more, **given))
+
+    def opened(path: Any, flags: int, *more: Any, **given: Any) -> int:
+        if flags & os.O_EXCL and Path(path).name.startswith(lock.NAME):
+            time.sleep(0.1)
+        return real(path, flags & ~os.O_EXCL, *more, **given)
+
+    monkeypatch.setattr(os, "open", opened)
 
 
 @fault("R16", **{"exclusive-creation": not_exclusive})
