@@ -192,10 +192,11 @@ def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
 
 def seal(draft: Draft, kind: str, identity: Identity) -> None:
     """Write the manifest of a finished draft and sync everything."""
-    paths = sorted(p for p in draft.path.rglob("*") if p.is_file())
-    for path in paths:
-        os.chmod(path, default_mode(is_folder=False))
+    inside = sorted(draft.path.rglob("*"))
+    for path in inside:
+        os.chmod(path, default_mode(path.is_dir()))
         sync(path)
+    paths = [path for path in inside if path.is_file()]
     files = {path.relative_to(draft.path).as_posix(): entry_of(path) for path in paths}
     write_manifest(draft.path, kind, identity, draft.facts, files)
     os.chmod(draft.path, default_mode(is_folder=True))

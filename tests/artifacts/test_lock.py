@@ -47,7 +47,7 @@ def test_a_dead_holders_lock_is_taken_over(dead, tmp_path):
 
 
 def test_another_start_of_a_machine_of_this_name_may_be_another_machine(tmp_path):
-    left_by(tmp_path, replace(HERE, boot="another start"))
+    left_by(tmp_path, replace(HERE, boot="another start", pid=2**22 + 1))
     refusal = pytest.raises(MachineError, match=r"before this machine was restarted, or on another .* remove .*\.lock")
     with refusal, lock.acquire(tmp_path):
         pass

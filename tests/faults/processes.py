@@ -12,6 +12,8 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 REFUSED, ERROR, SAVED = 3, 4, 5
@@ -55,6 +57,34 @@ def forked(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> 
 
 CODES = {"InputError": REFUSED, "DataError": REFUSED, "MachineError": REFUSED, "DiskFull": REFUSED}
 CODES |= {"Interrupted": SAVED}
+
+
+class Disk:
+    """What a power failure would leave: knows what was flushed, and what was renamed before it was."""
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.flushed: dict[tuple[int, int], tuple[int, int]] = {}
+        self.too_early: list[str] = []
+        self.renamed, self.open_folders = 0, set[Path]()
+        self.real = {name: getattr(os, name) for name in ("fsync", "replace", "rename")}
+        monkeypatch.setattr(os, "fsync", self.fsync)
+        for name in ("replace", "rename"):
+            monkeypatch.setattr(os, name, partial(self.move, name))
+
+    def fsync(self, descriptor: int) -> None:
+        self.real["fsync"](descriptor)
+        found = os.fstat(descriptor)
+        self.flushed[found.st_dev, found.st_ino] = (found.st_size, found.st_mtime_ns)
+        self.open_folders = {path for path in self.open_folders if not os.path.samestat(path.stat(), found)}
+
+    def move(self, name: str, source: Any, target: Any) -> None:
+        for path in [Path(source), *sorted(Path(source).rglob("*"))]:
+            found = path.stat()
+            if self.flushed.get((found.st_dev, found.st_ino)) != (found.st_size, found.st_mtime_ns):
+                self.too_early.append(path.name)
+        self.real[name](source, target)
+        self.renamed += 1
+        self.open_folders.add(Path(target).parent)
 
 
 def waited(child: int, seconds: float = 120.0) -> int:

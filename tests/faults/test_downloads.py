@@ -25,6 +25,7 @@ from tests.data.servers import Fault, Site
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
 from tests.faults.processes import (
     FAULTS,
+    Disk,
     count_calls,
     forked,
     killed,
@@ -280,6 +281,17 @@ def test_killed_at_any_moment(site: Site, tmp_path: Path, record_property: Any) 
         assert sorted(path.name for path in folder.iterdir()) == [".file.bin.lock", "file.bin"]
     assert hit > 0
     record_property("kills", hit)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@fault("D03", **{"the-flush": replaced("clipkd.core.download.sync", nothing)})
+def test_a_download_is_on_the_disk_before_it_takes_its_place(site: Site, disk: Disk, tmp_path: Path) -> None:
+    bring(site, tmp_path)
+    assert (disk.renamed, disk.too_early, disk.open_folders) == (1, [], set())
 
 
 @fault("D04", **{"the-lock": replaced("clipkd.core.download.fcntl.flock", nothing)})

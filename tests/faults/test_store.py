@@ -38,6 +38,7 @@ from tests.faults.checks import amount, fault, nothing, replaced
 from tests.faults.processes import (
     FAULTS,
     REFUSED,
+    Disk,
     count_calls,
     duration,
     forked,
@@ -457,6 +458,27 @@ def test_every_call_fails_once(what: str, tmp_path: Path, record_property: Any) 
         check(folder)
         struck += 1
     record_property(f"{what}: struck calls", struck)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def flushed_only(is_meant: Callable[[Path], bool]) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return the mutant that flushes only some of what is written."""
+    real = artifacts.sync
+    return replaced("clipkd.core.artifacts.sync", lambda path: real(path) if is_meant(path) else None)
+
+
+@pytest.mark.parametrize("what", list(WRITERS))
+@fault("M03", **{"files-flushed": flushed_only(Path.is_dir), "folders-flushed": flushed_only(Path.is_file)})
+def test_nothing_takes_its_place_before_it_is_on_the_disk(what: str, disk: Disk, tmp_path: Path) -> None:
+    """A kill loses nothing of what was written; a power failure loses what was not flushed."""
+    WRITERS[what][0](tmp_path)
+    assert disk.renamed
+    assert disk.too_early == []
+    assert disk.open_folders == set()
 
 
 def can_unshare() -> bool:

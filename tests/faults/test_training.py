@@ -264,7 +264,7 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def not_exclusive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mutant: who finds no lock creates it, as another may just be doing; slowly, so that it happens in few races."""
+    """The mutant: who finds no lock creates it, slowly, as another may just be doing."""
     real = os.open
 
     def opened(path: Any, flags: int, *more: Any, **given: Any) -> int:
@@ -291,7 +291,10 @@ def test_without_flock_one_writer_proceeds(no_flock: None, tmp_path: Path, recor
 @fault("R10", "R16", **{"the-proof-of-death": replaced("clipkd.core.lock.is_dead", lambda holder: True)})
 def test_a_lock_is_broken_only_where_its_holder_is_dead(tmp_path: Path) -> None:
     here = lock.this_process()
-    living = {"elsewhere": replace(here, host="elsewhere"), "another-start": replace(here, boot="another start")}
+    living = {
+        "elsewhere": replace(here, host="elsewhere"),
+        "another-start": replace(here, boot="another start", pid=2**22 + 1),
+    }
     for name, holder in (living | {"dead": replace(here, pid=2**22 + 1)}).items():
         folder = tmp_path / name
         folder.mkdir()

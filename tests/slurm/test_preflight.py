@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +222,22 @@ def test_only_jobs_of_this_folder_and_workflow_are_ended(fakes, tmp_path):
     assert jobs.end(here, let_finish=False) == 2
     assert done.read_text().split() == ["1", "2"]
     assert [job.number for job in jobs.jobs_of(elsewhere)] == ["3"]
+
+
+def test_a_job_that_completes_is_waited_for(fakes, tmp_path, monkeypatch):
+    """Its last process is being ended: it is no more to be cancelled, and not over."""
+    monkeypatch.setattr(jobs, "PAUSE", 0.1)
+    fakes.say("squeue", f"1|clipkd_a|COMPLETING|{tmp_path}|rule_train\n2|clipkd_a|PENDING|{tmp_path}|rule_train")
+    done = fakes.folder / "cancelled"
+    fakes.put("scancel", f'echo "$@" >> {done}; sed -i "/^2|/d" {fakes.folder}/squeue.said')
+    with pytest.raises(MachineError, match="1 SLURM jobs of this folder don't end: 1"):
+        jobs.end(tmp_path, let_finish=False, seconds=0.3)
+    done.unlink(missing_ok=True)
+    threading.Timer(1, lambda: fakes.say("squeue", "")).start()
+    start = time.monotonic()
+    assert jobs.end(tmp_path, let_finish=True) == 1
+    assert not done.exists()
+    assert time.monotonic() - start > 1
 
 
 def test_jobs_that_do_not_end_are_named(fakes, tmp_path):

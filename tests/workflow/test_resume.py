@@ -207,18 +207,20 @@ def test_a_training_that_is_only_begun_is_stopped(words, is_ended, tmp_path):
 @pytest.mark.parametrize(
     ("words", "works", "is_killed"),
     [
-        (["snakemake", "--target-jobs", "train:seed=0"], False, True),
-        (["snakemake", "--target-jobs", "train:seed=0"], True, False),
-        (["clipkd", "train"], False, False),
+        (["snakemake", "--target-jobs", "train:seed=0"], "time.sleep(2)", True),
+        (["snakemake", "--target-jobs", "train:seed=0"], "subprocess.Popen(['true']); time.sleep(2)", True),
+        (["snakemake", "--target-jobs", "train:seed=0"], "subprocess.run(['sleep', '2'])", False),
+        (["clipkd", "train"], "time.sleep(2)", False),
     ],
 )
 def test_a_job_s_snakemake_that_hangs_is_killed(words, works, is_killed, let_finish, tmp_path, monkeypatch, capsys):
-    """It hears no SIGTERM any more. Not while something works for it, and no training: that may yet save itself."""
+    """It hears no SIGTERM any more. A dead child (a zombie) does not count. Not while something works for it, and no
+    training: that may yet save itself."""
     monkeypatch.setattr(resume, "SECONDS_ALONE", 0.5)
     code = (
         "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('begun', flush=True); "
     )
-    code += "subprocess.run(['sleep', '2'])" if works else "time.sleep(2)"
+    code += works
     (tmp_path / words[0]).write_text(code)
     process = subprocess.Popen(
         [sys.executable, *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -52,6 +52,18 @@ def stamped(study: Study, size: int = 1) -> stamps.TrainJob:
     return job
 
 
+@pytest.mark.parametrize(
+    ("number", "has_teacher"),
+    [("spec.identities.PROTOCOL", False), ("plugins.datasets.PROTOCOL", False), ("spec.views.PROTOCOL", True)],
+)
+def test_another_protocol_is_another_training(number, has_teacher, study, monkeypatch):
+    """The stamp is all that Snakemake knows of a run's settings: it must hold each number that changes results."""
+    before = {job.cells[0]: job.stamp for job in jobs_of(study.config)}
+    monkeypatch.setattr(f"clipkd.{number}", 999)
+    changed = {job.cells[0] for job in jobs_of(study.config) if before[job.cells[0]] != job.stamp}
+    assert changed == {cell for cell in before if cell.train_type != "supervised" or not has_teacher}
+
+
 def edit(job: stamps.TrainJob) -> None:
     path = job.folders[-1] / "metrics.json"
     path.write_text(path.read_text().replace('"top1": 0.', '"top1": 0.9', 1))

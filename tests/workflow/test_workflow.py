@@ -73,6 +73,11 @@ def planned_runs(said: str) -> set[str]:
     return set(re.findall(r"output: results/runs/(\S+)/\.done-", said))
 
 
+def on_gpus(said: str) -> set[str]:
+    """Return the rules whose jobs ask for a GPU, of a dry run."""
+    return set(re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    resources: .*\bgpu=[1-9]", said, re.MULTILINE))
+
+
 def runs(datasets: tuple, students: tuple, teachers: tuple, types: tuple, seeds: int, recipes=RECIPES) -> Iterator[str]:
     for axes in product(recipes, datasets, students, teachers, types, (f"seed{seed}" for seed in range(seeds))):
         yield "/".join(axes)
@@ -113,6 +118,7 @@ def test_the_demo_plans_exactly_its_jobs(entry: str, project: Path) -> None:
     assert planned_runs(said) == demo_runs()
     assert jobs == expected(datasets=1, teachers=2, train=len(demo_runs()))
     assert jobs["train"] == 42
+    assert on_gpus(said) == set(), "the demo computes on the CPU"
     assert "left out" not in said
 
 
@@ -122,6 +128,7 @@ def test_the_paper_plans_exactly_its_jobs(project: Path) -> None:
     assert planned_runs(said) == wanted
     assert jobs == expected(datasets=2, teachers=3, train=len(wanted))
     assert jobs["train"] == 178
+    assert on_gpus(said) == {"extract", "probe", "train"}
     assert "left out: dataset 'imagenet' is never downloaded" in said
     assert "left out: teacher 'vit-b32-in21k' has no pinned commit" in said
 
