@@ -94,6 +94,11 @@ class RunFolder:
             return False
         return True
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether this process may write into the folder."""
+        return os.access(self.path, os.W_OK)
+
     def held(self) -> AbstractContextManager[None]:
         """Hold the folder's lock: a run has one writer."""
         return acquire(self.path)

@@ -62,7 +62,7 @@ def train_together(
         interruption = interruption or stack.enter_context(Interruption())
         for number, (job, folder) in enumerate(pairs):
             try:
-                if ranks.is_first:
+                if ranks.is_first and folder.is_writable:  # a complete run is read without writing
                     stack.enter_context(folder.held())
                 if metrics := complete_result(job, folder, ranks):
                     outcomes[number] = metrics
@@ -94,8 +94,10 @@ def complete_result(job: Job, folder: RunFolder, ranks: Ranks) -> Metrics | None
     if not is_complete:
         if ranks.is_first:
             folder.refuse_others(job.identity)
+            if not folder.is_writable:
+                raise MachineError(f"{folder.path} can't be written, and holds no complete result of this run")
         return None
-    if ranks.is_first:
+    if ranks.is_first and folder.is_writable:
         folder.sweep(job.identity)
     say(f"{folder.path} holds the complete result of this run: nothing to do")
     return read_model(folder.path / METRICS, Metrics)
