@@ -96,6 +96,14 @@ class Dataset:
         """Rows of `train` that are not held out, int64, ascending."""
         return np.setdiff1d(np.arange(len(self.train_labels)), self.validation)
 
+    def names(self, split: SplitName) -> list[str] | None:
+        """Return the file of each image of a split, `train/<class>/...`; None where the packed dataset keeps none."""
+        name = f"{split}-names.npy"
+        if name not in self.artifact.manifest["files"]:
+            return None
+        checked = open_artifact(self.artifact.path, "dataset", self.spec.identity(), only=(name,))
+        return [one.decode() for one in checked.array(f"{split}-names").tolist()]
+
     def labels(self, split: SplitName) -> np.ndarray:
         """Return the class numbers of a split, int64 [N]."""
         return self.train_labels if split == "train" else self.test_labels
@@ -238,3 +246,8 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
         "validation": len(held_out),
         "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
     }
+    # After the digest: what the files are called is no part of the content.
+    for split in SPLITS:
+        names = getattr(reading, split).names
+        if names is not None:
+            np.save(draft.path / f"{split}-names.npy", np.array([name.encode() for name in names]))

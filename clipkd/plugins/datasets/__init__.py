@@ -45,6 +45,8 @@ class Split:
     """Class numbers, int64 [N]."""
     images: Iterable[np.ndarray]
     """N images in the order of `labels`, uint8 [H, W, 3]."""
+    names: list[str] | None = None
+    """The file of each image, relative to the dataset's folder, with `/`; None: images have no files of their own."""
 
 
 @dataclass

@@ -136,13 +136,16 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
     decoding = Decoding.of(spec.exif, spec.alpha, spec.levels)
     reader = ImageReader(decoding, spec.pack_size, spec.image_size, everything=lambda: [*training, *test.paths])
 
+    def names(paths: list[Path]) -> list[str]:
+        return [printable(path.relative_to(folder).as_posix()) for path in paths]
+
     def complete() -> dict[str, Any]:
         return {"reading": reader.complete() | left_out(splits, walk)}
 
     return Reading(
         train.classes,
-        Split(np.array(train.labels + held_out.labels, dtype=np.int64), reader.files(training)),
-        Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths)),
+        Split(np.array(train.labels + held_out.labels, dtype=np.int64), reader.files(training), names(training)),
+        Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths), names(test.paths)),
         validation=np.arange(len(train.paths), len(training)) if splits.validation else None,
         complete=complete,
     )
