@@ -14,7 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = "docs/README.md"
 MORE = "More"
 ORDER = {
-    "Start": ["README.md", CONTENTS, "docs/tutorial.md", "docs/own-images.md", "docs/install.md", "docs/faq.md"],
+    "Start": [
+        "README.md",
+        CONTENTS,
+        "docs/tutorial.md",
+        "docs/own-images.md",
+        "docs/own-embeddings.md",
+        "docs/install.md",
+        "docs/faq.md",
+    ],
     "Use": ["config/README.md", "docs/own.md", "docs/using.md", "docs/slurm.md", "docs/dvc.md"],
     "Understand": ["docs/method.md", "docs/embeddings.md", "docs/architecture.md", "docs/faults.md"],
     "Numbers": ["docs/numbers.md", "docs/performance.md"],

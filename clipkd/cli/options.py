@@ -200,7 +200,12 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
     if spec is not None and spec.available:
         raise InputError(spec.available)
     form = getattr(options, "prototype_form", None)
-    if form and spec is not None and method.signal == "prototypes" and not all(one.reads_names for one in spec.members):
+    if (
+        form
+        and spec is not None
+        and method.signal == "prototypes"
+        and not all(one.is_per_class for one in spec.members)
+    ):
         prototype_forms.refuse_too_few(form, options.per_class)
     cell = Cell(
         recipe=recipes.get(options.recipe).name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from clipkd.core import device as devices
-from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
+from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.progress import progress, say
 from clipkd.data.boxes import scaled
@@ -21,8 +22,8 @@ from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
 from clipkd.embeddings.enlargement import say_enlarged
+from clipkd.embeddings.store import write_array
 from clipkd.embeddings.teacher import Teacher, not_finite
-from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.views import ViewSet
@@ -114,7 +115,8 @@ def join(
         opened = [(part, parts.load(store, part, dataset.content)) for part in planned]
         with building(store.folder, "embeddings", store.identity) as draft:
             for name, plan in plans.items():
-                write_array(draft, name, plan, [pair for pair in opened if pair[0].array == name], store, dataset)
+                mine = [artifact for part, artifact in opened if part.array == name]
+                write_array(draft, name, plan, partial(vectors_of, mine), store, dataset)
             facts = [artifact.facts for _, artifact in opened]
             seconds, passes = sum(fact["seconds"] for fact in facts), sum(fact["forward_passes"] for fact in facts)
             draft.facts |= {
@@ -136,36 +138,9 @@ def join(
     return open_artifact(store.folder, "embeddings", store.identity)
 
 
-def write_array(draft: Draft, name: str, plan: ViewPlan, opened: list, store: Embeddings, dataset: Dataset) -> None:
-    """Write one array, what it shows, and, of training images, mean and deviation of each dimension."""
-    statistics = Statistics(artifact.array("vectors") for _, artifact in opened)
-    count, views = plan.flips.shape
-    shape = (count, views, len(statistics.mean)) if name == "train" else (count, len(statistics.mean))
-
-    def pieces() -> Iterator[np.ndarray]:
-        for _, artifact in opened:
-            vectors = artifact.array("vectors")
-            yield vectors if name == "train" else vectors[:, 0]
-
-    try:
-        facts = write_vectors(draft.path / f"{name}.npy", shape, store.dtype, pieces, statistics)
-    except DataError as error:
-        raise DataError(f"teacher '{store.teacher.name}': {error}") from None
-    draft.facts.setdefault("formats", {})[name] = facts
-    if said := exceptions(facts, f"{store.dataset.title} {name} through {store.teacher.title}", count * views):
-        say(said)
-    if name == "train":
-        np.save(draft.path / "train-mean.npy", statistics.mean)
-        np.save(draft.path / "train-deviation.npy", statistics.deviation)
-    if plan.boxes is not None and name == "train":
-        np.save(draft.path / "train-boxes.npy", plan.boxes)
-        np.save(draft.path / "train-flips.npy", plan.flips)
-    if name == "sample":
-        counts = np.bincount(dataset.train_labels[plan.rows])
-        draft.facts["per_class"] = [int(counts.min()), int(counts.max())]
-        np.save(draft.path / "sample-rows.npy", plan.rows)
-        np.save(draft.path / "sample-labels.npy", dataset.train_labels[plan.rows])
-        np.save(draft.path / "sample-flips.npy", plan.flips[:, 0])
+def vectors_of(opened: list[Artifact]) -> Iterator[np.ndarray]:
+    """Yield the vectors [n, V, D] of each of the opened parts."""
+    return (part.array("vectors") for part in opened)
 
 
 def embed_views(

@@ -17,7 +17,7 @@ from clipkd.core.artifacts import building, open_artifact, write_array
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.core.top_k import top_k
-from clipkd.data.dataset import Dataset
+from clipkd.data.dataset import SPLITS, Dataset
 from clipkd.embeddings.own_head import OwnHead, passed_over, rows
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
@@ -78,16 +78,16 @@ def write_head(
             f"{store.folder} was made from another content of {dataset.spec.title} than {dataset.artifact.path} "
             "holds now; remove it to make it again"
         )
-    train, test = Vectors(embeddings, "train"), Vectors(embeddings, "test")
-    labels = {
-        "train": torch.from_numpy(dataset.train_labels.copy()),
-        "test": torch.from_numpy(dataset.test_labels.copy()),
-    }
+    # Embeddings that somebody else computed may be of the training images only.
+    splits = [split for split in SPLITS if f"{split}.npy" in embeddings.manifest["files"]]
+    stored = {split: Vectors(embeddings, split) for split in splits}
+    labels = {split: torch.from_numpy(dataset.labels(split).copy()) for split in splits}
     parts = {"train": dataset.training, "validation": dataset.validation}
-    unflipped = {part: torch.from_numpy(train[index, 0]).to(device) for part, index in parts.items()}
-    unflipped["test"] = torch.from_numpy(test[:]).to(device)
+    unflipped = {part: torch.from_numpy(stored["train"][index, 0]).to(device) for part, index in parts.items()}
     targets = {part: labels["train"][index].to(device) for part, index in parts.items()}
-    targets["test"] = labels["test"].to(device)
+    if "test" in stored:
+        unflipped["test"] = torch.from_numpy(stored["test"][:]).to(device)
+        targets["test"] = labels["test"].to(device)
 
     facts: dict
     if store.teacher.brings_head(store.dataset.name):
@@ -101,7 +101,7 @@ def write_head(
     weight, bias = weight.to(device), bias.to(device)
     logits = {part: F.linear(vectors, weight, bias) for part, vectors in unflipped.items()}
     facts["accuracy"] = {part: accuracy(logits[part], targets[part]) for part in logits}
-    facts["top5"] = {"test": accuracy(logits["test"], targets["test"], top=5)}
+    facts["top5"] = {"test": accuracy(logits["test"], targets["test"], top=5)} if "test" in stored else {}
     facts["dataset_content"] = dataset.content
 
     folder, identity = store.head()
@@ -109,7 +109,7 @@ def write_head(
         draft.facts |= facts
         np.save(draft.path / "weight.npy", weight.cpu().numpy())
         np.save(draft.path / "bias.npy", bias.cpu().numpy())
-        for split, vectors in (("train", train), ("test", test)):
+        for split, vectors in stored.items():
             shape = (*vectors.shape[:-1], len(dataset.classes))
             scores = scores_of(vectors, weight, bias, device)
             write_array(draft.path / f"scores-{split}.npy", shape, np.float32, scores)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clipkd.core.artifacts import MANIFEST
+from clipkd.core.errors import InputError
 from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import TeacherSpec, TrainedTeacher
@@ -38,6 +39,8 @@ def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None)
 def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
     """Fetch a teacher's checkpoint, or train it where the workflow itself is its source."""
     folder = layout.teacher(spec)
+    if spec.is_imported:
+        raise InputError(f"teacher '{spec.name}' has no model, only embeddings: `clipkd extract` imports them")
     if (folder / MANIFEST).exists():
         return
     if isinstance(spec, TrainedTeacher):
@@ -61,6 +64,12 @@ def embeddings(
 ) -> None:
     """Run the teacher over a view set, or over one shard of it."""
     if (store.folder / MANIFEST).exists():
+        return
+    if store.teacher.is_imported:
+        from clipkd.embeddings.imported import import_embeddings
+
+        if shard[1] == 1:  # there is nothing to divide: the job that would join the parts imports all
+            import_embeddings(store, dataset(store.dataset, layout, source, with_images=False))
         return
     if store.teacher.reads_names:
         from clipkd.embeddings.text import extract_names

@@ -9,7 +9,7 @@ import numpy as np
 from clipkd.data.boxes import random_boxes, replayed_views
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
 from clipkd.data.thumbnails import thumbnail_sizes
-from clipkd.spec.views import REPLAY_SEED, Sample, ViewSet
+from clipkd.spec.views import REPLAY_SEED, ImportedViews, Sample, ViewSet
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,17 @@ class ViewPlan:
     """The region of each view: top, left, height, width, int32 [N, V, 4]; None: the whole image."""
 
 
-def view_plans(views: ViewSet, dataset: Dataset) -> dict[str, ViewPlan]:
-    """Return what the teacher is shown, by the name of the stored array; labels decide, no pixel is read."""
-    if views.replays:
+def view_plans(
+    views: ViewSet | ImportedViews, dataset: Dataset, among: np.ndarray | None = None
+) -> dict[str, ViewPlan]:
+    """Return what the teacher is shown, by the name of the stored array; labels decide, no pixel is read.
+
+    Args:
+        views: how images are presented.
+        dataset: for its labels.
+        among: the training images that a sample is drawn from [K]; None: all that are not held out.
+    """
+    if isinstance(views, ViewSet) and views.replays:
         return {"train": replayed(views, dataset)}
     if views.sample is None:
         flips = {"train": (False, True) if views.flips else (False,), "test": (False,)}
@@ -37,7 +45,7 @@ def view_plans(views: ViewSet, dataset: Dataset) -> dict[str, ViewPlan]:
             for split in SPLITS
         }
     generator = np.random.default_rng(views.sample.seed)
-    rows = draw(dataset, views.sample, generator)
+    rows = draw(dataset, views.sample, generator, among)
     mirrored = (generator.random(len(rows)) < 0.5) & views.mirrors
     boxes = random_boxes(dataset.sizes("train")[rows], generator)[:, None] if views.crop else None
     return {"sample": ViewPlan("train", rows, mirrored[:, None], boxes)}
@@ -51,12 +59,16 @@ def replayed(views: ViewSet, dataset: Dataset) -> ViewPlan:
     return ViewPlan("train", np.arange(len(sizes)), flips, boxes)
 
 
-def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np.ndarray:
+def draw(
+    dataset: Dataset, sample: Sample, generator: np.random.Generator, among: np.ndarray | None = None
+) -> np.ndarray:
     """Return the rows of the first `per_class` training images of each class in shuffled order, by class.
 
-    All where there are fewer (`small_classes` says it). Images that are held out for validation are not drawn.
+    All where there are fewer (`small_classes` says it). Images that are held out for validation are not drawn, nor any
+    that are not `among` those given.
     """
     order = generator.permutation(dataset.training)
+    order = order if among is None else order[np.isin(order, among)]
     labels = dataset.train_labels[order]
     drawn = []
     for number in range(len(dataset.classes)):
@@ -65,9 +77,10 @@ def draw(dataset: Dataset, sample: Sample, generator: np.random.Generator) -> np
     return np.concatenate(drawn)
 
 
-def small_classes(dataset: Dataset, sample: Sample) -> str:
+def small_classes(dataset: Dataset, sample: Sample, among: np.ndarray | None = None) -> str:
     """Return what to say where classes have fewer images than a sample asks for; "" where none has."""
-    counts = np.bincount(dataset.train_labels[dataset.training], minlength=len(dataset.classes))
+    rows = dataset.training if among is None else np.intersect1d(dataset.training, among)
+    counts = np.bincount(dataset.train_labels[rows], minlength=len(dataset.classes))
     if sample.per_class == "all" or counts.min() >= sample.per_class:
         return ""
     few = int((counts < sample.per_class).sum())

@@ -135,10 +135,11 @@ def targets_of_one(job: Job, rows: np.ndarray | None) -> TeacherTargets:
     embeddings = job.layout.full_embeddings(cell)
     if source == "cached" and asked == "embeddings":
         array = Vectors(open_part(job, "embeddings", embeddings.folder, embeddings.identity), "train")
-        return StoredTargets(array, array.shape[-1], device, rows)
+        return StoredTargets(array, array.shape[-1], device, rows, cell.has_one_view)
     head = open_part(job, "head", *embeddings.head()) if asked == "scores" else None
     if source == "cached" and head:
-        return StoredTargets(head.array("scores-train"), head.array("weight").shape[1], device, rows)
+        scores = head.array("scores-train")
+        return StoredTargets(scores, head.array("weight").shape[1], device, rows, cell.has_one_view)
     layer = linear(head.array("weight"), head.array("bias"), device) if head else None
     if source == "replayed":
         store = job.layout.replayed_embeddings(cell)

@@ -80,14 +80,28 @@ class StoredTargets(TeacherTargets):
     """Stored vectors or class scores [N, V, K], memory-mapped: those of the view of each image in the batch."""
 
     def __init__(
-        self, array: np.ndarray | Vectors, width: int | None, device: torch.device, rows: np.ndarray | None = None
+        self,
+        array: np.ndarray | Vectors,
+        width: int | None,
+        device: torch.device,
+        rows: np.ndarray | None = None,
+        has_one_view: bool = False,
     ) -> None:
-        """`rows`: for each image, the one whose targets it gets, of the view of the same number; None: its own."""
+        """Open stored targets.
+
+        Args:
+            array: what is stored.
+            width: dimensions of the vectors that a projection maps to or from.
+            device: where targets go.
+            rows: for each image, the one whose targets it gets, of the view of the same number; None: its own.
+            has_one_view: whether the first view's targets are those of all views.
+        """
         self.array, self.width, self.device, self.rows = array, width, device, rows
+        self.has_one_view = has_one_view
 
     def __call__(self, batch: Batch) -> Tensor:
         rows = batch.rows.numpy() if self.rows is None else self.rows[batch.rows.numpy()]
-        vectors = self.array[rows, batch.views.numpy()]
+        vectors = self.array[rows, 0 if self.has_one_view else batch.views.numpy()]
         return sent(torch.from_numpy(vectors), self.device).float()
 
 

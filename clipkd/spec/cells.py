@@ -65,12 +65,25 @@ class Cell:
         return self.teacher_source in {"live", "lazy"} and cacheable(self)
 
     @property
+    def has_one_view(self) -> bool:
+        """True where the one vector of an image, which somebody else computed, is the target of all of its views.
+
+        An approximation: the teacher itself was not shown the mirrored or cropped image.
+        """
+        spec = self.dataset_spec
+        if not self.method.is_per_image or not (spec.mirrors or spec.crops):
+            return False
+        members = [one.teacher_spec for one in self.by_teacher]
+        return any(one and one.is_imported and (spec.crops or not one.has_mirrored) for one in members)
+
+    @property
     def folder(self) -> str:
         """The run's folder below results/runs, `/` between the axes."""
         teacher = self.teacher if self.teacher == NO_TEACHER else teachers.get(self.teacher).name
         # The mathematics of these differ from, or the cost is not that of, the run with the plain name.
         is_marked = self.is_cost_run or self.teacher_source == "replayed"
         train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
+        train_type += "-one-view" if self.has_one_view else ""
         return f"{self.recipe}/{self.dataset}/{self.student_spec.name}/{teacher}/{train_type}/seed{self.seed}"
 
 
@@ -167,6 +180,9 @@ def checked(cell: Cell) -> Cell:
     """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
     method = cell.method
     refuse_teacher(cell)
+    if has_imported(cell):
+        refuse_unknown_views(cell)
+        return cell
     if cell.teacher_source in {"live", "lazy"} and not method.is_per_image:
         source = cell.teacher_source
         raise InputError(
@@ -192,6 +208,26 @@ def checked(cell: Cell) -> Cell:
     return cell if cacheable(cell) else replace(cell, teacher_source="live")
 
 
+def has_imported(cell: Cell) -> bool:
+    """Return whether one of the cell's teachers is only embeddings that somebody else computed."""
+    return cell.teacher != NO_TEACHER and any(one.is_imported for one in teachers.get(cell.teacher).members)
+
+
+def refuse_unknown_views(cell: Cell) -> None:
+    """Raise InputError where a run asks for views that imported embeddings do not have."""
+    if cell.teacher_source != "cached":
+        raise InputError(
+            f"teacher '{cell.teacher}' is embeddings without a model: it can't be run for teacher_source "
+            f"'{cell.teacher_source}'; use 'cached'"
+        )
+    every = [one.teacher_spec for one in cell.by_teacher]
+    if cell.dataset_spec.crops and cell.method.is_per_image and not all(one and one.is_imported for one in every):
+        raise InputError(
+            f"teachers '{cell.teacher}': dataset '{cell.dataset}' is shown in random crops, and imported embeddings "
+            f"are of whole images; for '{cell.train_type}' use each alone"
+        )
+
+
 def refuse_unstored(cell: Cell) -> None:
     """Raise InputError where a train type looks up another image's targets, and none are stored."""
     method, stored = cell.method, "cached" if cacheable(cell) else "replayed"
@@ -205,10 +241,11 @@ def refuse_unstored(cell: Cell) -> None:
 def refuse_teacher(cell: Cell) -> None:
     """Raise InputError where the cell's teachers can't give what its train type asks for."""
     for one in cell.by_teacher if cell.teacher != NO_TEACHER else ():
-        if one.teacher_spec and one.teacher_spec.reads_names and cell.method.signal != "prototypes":
+        if one.teacher_spec and one.teacher_spec.is_per_class and cell.method.signal != "prototypes":
+            what = "reads class names, not images" if one.teacher_spec.reads_names else "has one vector for each class"
             raise InputError(
-                f"teacher '{one.teacher}' reads class names, not images: it gives prototypes, for embed-KD and "
-                f"its controls, not the {cell.method.signal} that '{cell.method.name}' asks for"
+                f"teacher '{one.teacher}' {what}: it gives prototypes, for embed-KD and its controls, not the "
+                f"{cell.method.signal} that '{cell.method.name}' asks for"
             )
     if len(cell.by_teacher) > 1 and cell.teacher_source in {"live", "lazy"}:
         raise InputError(

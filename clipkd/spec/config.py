@@ -267,9 +267,9 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
 
 
 def shows_images(config: Config) -> bool:
-    """Return whether a teacher of the grid is shown images: no number of images limits a text tower."""
+    """Return whether a teacher of the grid has vectors of images: no number of images limits a text tower."""
     named = {config.resolved(name) for block in config.grid for name in block.teachers}
-    return any(not one.reads_names for name in named for one in teachers.get(name).members)
+    return any(not one.is_per_class for name in named for one in teachers.get(name).members)
 
 
 def check_class_names(name: str, given: class_names.Given, source: str | None, complaint: Complaint) -> None:

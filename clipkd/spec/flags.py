@@ -59,7 +59,7 @@ def sample_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that say which images, or prompts, prototypes are made of."""
     prototypes, flags = config.prototypes, []
     specs = [one.teacher_spec for one in cell.by_teacher]
-    if not all(spec and spec.reads_names for spec in specs):
+    if not all(spec and spec.is_per_class for spec in specs):
         flags += prototypes.flags("per_class", "seed")
     if any(spec and spec.reads_names for spec in specs):
         # Only the jobs of text towers depend on prompts and class names.

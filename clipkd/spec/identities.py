@@ -47,7 +47,12 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
 
 
 def views_identity(cell: Cell, layout: Layout) -> Identity:
-    """Return the stored views that a run is limited to, where no stored embeddings of them say so; else nothing."""
+    """Return what a run's identity says about views, beside what stored embeddings say.
+
+    The views that it is limited to, where no embeddings of them are stored; or that one vector stands for all.
+    """
+    if cell.has_one_view:
+        return {"views": {"one_vector_for_every_view": True}}
     if cell.teacher_source != "replayed" or cell.method.is_per_image:
         return {}
     return {"views": {"replays": layout.crop_views, "seed": REPLAY_SEED, "protocol": VIEWS_PROTOCOL}}

@@ -20,7 +20,7 @@ from clipkd.spec.settings import Config, TeacherPrecision
 from clipkd.spec.views import (
     Prompts,
     Sample,
-    ViewSet,
+    Views,
     embeddings_identity,
     full_views,
     head_identity,
@@ -37,7 +37,7 @@ class Embeddings:
     dataset: DatasetSpec
     teacher: TeacherSpec
     views: Any
-    """A ViewSet; of a text tower, Prompts."""
+    """A ViewSet; of a text tower, Prompts; of vectors that somebody else computed, ImportedViews."""
     dtype: str
     folder: Path
     precision: TeacherPrecision = "float32"
@@ -120,7 +120,7 @@ class Layout:
     def teacher(self, spec: TeacherSpec) -> Path:
         return self.data / "teachers" / (spec.checkpoint or spec.name) / fingerprint(spec.identity())
 
-    def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: ViewSet | Prompts) -> Embeddings:
+    def embeddings(self, dataset: DatasetSpec, teacher: TeacherSpec, views: Views) -> Embeddings:
         """Return the embeddings of a view set."""
         identity = embeddings_identity(dataset, teacher, views, self.dtype, self.precision)
         folder = self.data / "embeddings" / dataset.name / teacher.name / fingerprint(identity)

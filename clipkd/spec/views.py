@@ -7,7 +7,7 @@ and whose normalisation is used, change the embeddings.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from clipkd.core.fingerprint import Identity
 from clipkd.plugins.datasets import DatasetSpec
@@ -82,6 +82,25 @@ class ViewSet:
 
 
 @dataclass(frozen=True)
+class ImportedViews:
+    """Which of a teacher's imported vectors a store takes; how images were presented is not known."""
+
+    sample: Sample | None = None
+    """As of a ViewSet; None: those of every image."""
+    flips: bool = False
+    """Vectors of the mirrored training images too; without a sample only."""
+    mirrors: bool = False
+    """The sample's images are mirrored, half of them."""
+    of_classes: bool = False
+    """One vector of each class, in place of a sample's."""
+    crop: ClassVar[bool] = False
+    replays: ClassVar[int] = 0
+
+    def identity(self) -> Identity:
+        return asdict(self) | {"pooling": "imported"}
+
+
+@dataclass(frozen=True)
 class Prompts:
     """What a text tower is shown: every template with the name of every class."""
 
@@ -98,12 +117,18 @@ class Prompts:
         return self.names.of(classes) if self.names else classes
 
 
-def full_views(recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec) -> ViewSet:
+Views = ViewSet | ImportedViews | Prompts
+"""What a store is of."""
+
+
+def full_views(recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec) -> Views:
     """Return the views of every image of both splits.
 
     Where the training augmentation is a flip or none, they cover exactly what the teacher would be shown in
     training. Where it is random crops, they only serve the linear probe, and no flips are made.
     """
+    if teacher.is_imported:
+        return ImportedViews(flips=dataset.mirrors and not dataset.crops and teacher.has_mirrored)
     same_size = recipe.teacher_view == "native" or student.image_size == dataset.image_size or dataset.crops
     return ViewSet(
         resize="tensor",
@@ -135,8 +160,12 @@ def replay_views(
     )
 
 
-def prototype_views(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec, sample: Sample) -> ViewSet:
+def prototype_views(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec, sample: Sample) -> Views:
     """Return the views of the few images per class that become class prototypes."""
+    if teacher.is_imported and teacher.is_per_class:
+        return ImportedViews(of_classes=True)
+    if teacher.is_imported:
+        return ImportedViews(sample, mirrors=dataset.mirrors and teacher.has_mirrored)
     return ViewSet(
         resize=recipe.prototype_resize,
         source_size=None,
@@ -159,7 +188,7 @@ def normalisation(recipe: Recipe, dataset: DatasetSpec, teacher: TeacherSpec) ->
 def embeddings_identity(
     dataset: DatasetSpec,
     teacher: TeacherSpec,
-    views: ViewSet | Prompts,
+    views: Views,
     dtype: str,
     precision: TeacherPrecision = "float32",
 ) -> Identity:
@@ -167,7 +196,7 @@ def embeddings_identity(
     return {
         "dataset": dataset.identity(),
         "teacher": teacher.identity(),
-        **reduced(precision),
+        **({} if teacher.is_imported else reduced(precision)),
         "views": views.identity(),
         "dtype": dtype,
         "protocol": PROTOCOL,

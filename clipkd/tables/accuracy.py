@@ -142,6 +142,12 @@ def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
         "image."
         for dataset, here in groups(replayed, "dataset")
     ]
+    for dataset, here in groups(runs[runs.has_one_view], "dataset"):
+        who = " and ".join(teacher_titles(teachers_of(here)).values())
+        limited.append(
+            f"{dataset}: one view; students of {', '.join(train_types_of(here))} with {who} were taught the one vector "
+            "that is known of each image, as it is, for every mirrored or cropped view of it: an approximation."
+        )
     return [
         *limited,
         *validation_notes(runs),

@@ -31,6 +31,8 @@ class Arm:
     is_incomplete: bool
     is_replayed: bool = False
     """Whether the students saw stored views only."""
+    has_one_view: bool = False
+    """Whether one vector of each image was the target of all of its views."""
     epochs: int | None = None
     correct: dict[int, np.ndarray] = field(default_factory=dict)
     """Seed -> which test images are classified correctly, bool [N], of the runs that have kept it."""
@@ -56,6 +58,7 @@ def arms(results: Results) -> list[Arm]:
                 points=dict(zip(finished.seed, finished.points, strict=True)),
                 is_incomplete=bool((here.state != "finished").any()),
                 is_replayed=bool((here.teacher_source == "replayed").any()),
+                has_one_view=bool(here.has_one_view.any()),
                 epochs=int(here.epochs.iloc[0]),
                 correct={seed: one for seed, one in correct.items() if one is not None},
             )
@@ -74,6 +77,9 @@ def unlike(first: Arm, second: Arm) -> str:
     if first.is_replayed != second.is_replayed:
         sides = [f"{arm.train_type} saw {views[arm.is_replayed]}" for arm in (first, second)]
         found.append(", ".join(sides))
+    if first.has_one_view != second.has_one_view:
+        one = first if first.has_one_view else second
+        found.append(f"{one.train_type} was taught one vector of each image for all of its views")
     if first.epochs != second.epochs:
         found.append(f"{first.epochs} and {second.epochs} epochs")
     return "; ".join(found)

@@ -75,6 +75,7 @@ def names(cell: Cell, epoch: str) -> dict[str, Any]:
     return {
         **{axis: getattr(cell, axis) for axis in AXES},
         "teacher_source": "none" if is_alone(cell) else cell.teacher_source,
+        "has_one_view": cell.has_one_view,
         "seed": cell.seed,
         "epochs": cell.epochs,
         "role": "baseline" if cell.train_type == BASELINE else "control" if cell.method.control_of else "method",

@@ -35,8 +35,9 @@ class Head:
 
     name: str
     """`linear probe`, or `checkpoint` for the checkpoint's own classifier."""
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
+    """None: the teacher's embeddings were imported without those of the test images."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class Test(Excerpt):
     """A share of 1, measured on the test split."""
 
     test: Share
+
+
+class MaybeTest(Excerpt):
+    """A share of 1, measured on the test split where embeddings of it are stored."""
+
+    test: Share | None = None
 
 
 class DatasetFacts(Excerpt):
@@ -77,8 +84,8 @@ class HeadFacts(StoredFacts):
     """Of class scores."""
 
     head: Text
-    accuracy: Test
-    top5: Test
+    accuracy: MaybeTest
+    top5: MaybeTest
 
 
 class TeacherFacts(Excerpt):
@@ -160,7 +167,7 @@ class TeacherStats:
             for one in cell.by_teacher:
                 self.head(one)
             return None
-        if cell.teacher_spec is None or cell.teacher_spec.reads_names:
+        if cell.teacher_spec is None or cell.teacher_spec.is_per_class:
             return None
         folder, identity = self.layout.full_embeddings(cell).head()
         found = self.read(folder, "head", identity, HeadFacts, needs_head(cell))
@@ -168,7 +175,7 @@ class TeacherStats:
 
     def full(self, cell: Cell) -> Extraction | None:
         """Return the extraction of every image, as the cell's recipe asks for it."""
-        if cell.teacher_spec is None or cell.teacher_spec.reads_names:
+        if cell.teacher_spec is None or cell.teacher_spec.is_per_class:
             return None
         return self.extraction(self.layout.full_embeddings(cell), needs_full(cell))
 

@@ -93,8 +93,8 @@ def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:
     layout = results.teachers.layout
     groups: dict[tuple[str, Path | None, Path], list[Cell]] = {}
     for cell in cells:
-        reads_names = cell.teacher_spec is not None and cell.teacher_spec.reads_names
-        full = None if reads_names else layout.full_embeddings(cell).folder
+        is_per_class = cell.teacher_spec is not None and cell.teacher_spec.is_per_class
+        full = None if is_per_class else layout.full_embeddings(cell).folder
         key = (cell.recipe, full, layout.sample_embeddings(cell).folder)
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
@@ -128,7 +128,7 @@ def head_field(metric: str, title: str) -> Field:
         f"head_{metric}_percent",
         Column(title, "Head on embeddings"),
         lambda row: Entry(percent(share(row)), is_incomplete=row.head is None and row.needs_head),
-        lambda row: None if row.head is None else share(row) * 100,
+        lambda row: None if share(row) is None else share(row) * 100,
     )
 
 

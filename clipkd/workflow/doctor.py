@@ -206,5 +206,6 @@ def missing_inputs(folder: Path) -> list[str]:
         return []  # of another version; the workflow writes it anew
     wanted = {cell.dataset: layout.dataset(cell.dataset_spec) for cell in cells}
     every = [one for cell in cells for one in cell.by_teacher]
-    wanted |= {one.teacher: layout.teacher(spec) for one in every if (spec := one.teacher_spec)}
+    specs = [(one.teacher, one.teacher_spec) for one in every]
+    wanted |= {name: layout.teacher(spec) for name, spec in specs if spec and not spec.is_imported}
     return sorted(name for name, path in wanted.items() if not (path / MANIFEST).exists())

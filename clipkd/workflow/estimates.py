@@ -66,8 +66,8 @@ def training_minutes(cell: Cell, layout: Layout, device: str, students: int = 1)
 
 def extraction_minutes(store: Embeddings, layout: Layout, device: str, shards: int = 1) -> int:
     """Return the minutes to ask for, to run a teacher over a view set, or over one of its shards."""
-    if store.teacher.reads_names:
-        return to_ask(0)  # a few prompts for each class
+    if store.teacher.reads_names or store.teacher.is_imported:
+        return to_ask(0)  # a few prompts for each class, or a copy
     kind = "cpu" if device == "cpu" else "cuda"
     images = images_of(layout.dataset(store.dataset), store.dataset.image_size)
     views = store.views.replays or (2 if store.views.flips else 1)

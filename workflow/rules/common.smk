@@ -110,8 +110,9 @@ for cell in dict.fromkeys(
         THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side
     if cell.method.signal == "nothing":
         continue
-    weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
-    TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
+    if not cell.teacher_spec.is_imported:
+        weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
+        TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
     for kind in LAYOUT.stores(cell):
         share(STORES, cell, lambda c: LAYOUT.stores(c)[kind].folder, kind)
         if kind == "sample":

@@ -13,13 +13,14 @@ def thumbnails_inputs(wildcards):
 
 
 def shown_inputs(wildcards):
-    """Return what an extraction reads: the images, and the teacher that looks at them."""
+    """Return what an extraction reads: the images, and the teacher that looks at them, where it is a model."""
     store = STORE.format(**wildcards)
     teacher = STORES[store][0].teacher_spec
+    models = [] if teacher.is_imported else [LAYOUT.teacher(teacher)]
     return origin(
         f"{store}/manifest.json",
         LAYOUT.dataset(dataset_of(wildcards.dataset)),
-        LAYOUT.teacher(teacher),
+        *models,
     )
 
 

@@ -50,6 +50,12 @@ def run(options: argparse.Namespace) -> None:
     layout, teacher_spec = layout_of(options), teachers.get(options.teacher)
     if len(teacher_spec.members) > 1:
         raise InputError(f"teacher '{options.teacher}': an audit takes one teacher; name one of them")
+    if teacher_spec.is_imported:
+        raise InputError(
+            f"teacher '{options.teacher}' can't be run again: there is no model to audit, only the embeddings that "
+            "somebody else computed (the sha256 of their files is in the store's identity, so changed files are "
+            "another store)"
+        )
     spec = dataset_of(options, options.dataset)
     folder = layout.data / "embeddings" / spec.name / teacher_spec.name
     if not folder.is_dir():

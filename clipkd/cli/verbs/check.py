@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipkd.spec.cells import expand
+from clipkd.core.artifacts import MANIFEST
+from clipkd.data.dataset import open_dataset
+from clipkd.spec.cells import Cell, expand, has_imported
 from clipkd.spec.config import load
+from clipkd.spec.layout import Layout
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\
@@ -32,9 +36,36 @@ def files_of(options: argparse.Namespace) -> list[Path]:
     return [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
 
 
+def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
+    """Yield what is found in each file of embeddings that somebody else computed, every number looked at.
+
+    Raises:
+        DataError, InputError: it can't be imported as it is.
+    """
+    from clipkd.embeddings import imported
+
+    pairs = {
+        (one.dataset, one.teacher): one
+        for cell in cells
+        for one in (cell.by_teacher if has_imported(cell) else ())
+        if one.teacher_spec and one.teacher_spec.is_imported
+    }
+    for cell in pairs.values():
+        spec, teacher = cell.dataset_spec, cell.teacher_spec
+        assert teacher is not None
+        is_packed = (layout.dataset(spec) / MANIFEST).exists()
+        dataset = open_dataset(spec, layout.dataset(spec), with_images=False) if is_packed else None
+        yield from imported.check(teacher, dataset)
+        if dataset is None:
+            yield f"{teacher.title}: {spec.title} is not packed yet; which vector is of which image is checked then"
+
+
 def run(options: argparse.Namespace) -> None:
     files = files_of(options)
-    cells, left_out = expand(load(files, data=DATA))
+    config = load(files, data=DATA)
+    cells, left_out = expand(config)
     for reason in left_out:
         print(f"left out: {reason}")
+    for line in imported_lines(cells, Layout.of(config, DATA)):
+        print(line)
     print(f"{', '.join(map(str, files))}: {len(cells)} runs")

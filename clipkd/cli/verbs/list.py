@@ -38,6 +38,7 @@ OWN: dict[str, Lines] = {
     },
     "teachers": {
         "OWNER/MODEL@COMMIT": "Any ViT, DINOv2, CLIP or SigLIP of the Hugging Face hub; or a folder with its files.",
+        "embeddings:FOLDER-or-FILE": "Vectors that somebody else computed: .npy, .safetensors, .parquet (docs/own.md).",
         "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler; text: the text tower of a CLIP or SigLIP.",
         "A+B": "Several teachers at once for one student.",
     },
@@ -112,8 +113,12 @@ def stored(folder: Path) -> str:
     if manifest["kind"] == "prototypes":
         return f"prototypes of {facts['classes']} classes, form {manifest['identity']['form']}, {megabytes}"
     if manifest["kind"] == "head":
-        return f"class scores by {facts['head']}, test top-1 {facts['accuracy']['test']:.1%}, {megabytes}"
+        reached = facts["accuracy"].get("test")
+        shown = "no test images" if reached is None else f"test top-1 {reached:.1%}"
+        return f"class scores by {facts['head']}, {shown}, {megabytes}"
     views = manifest["identity"]["views"]
+    if "imported" in facts:
+        return f"imported vectors, {facts['hidden_size']} dimensions, {megabytes}"
     shown = "prompts" if "templates" in views else "views of images for prototypes" if views["sample"] else "views"
     return f"{facts['forward_passes']:,} {shown}, {facts['hidden_size']} dimensions, {views['pooling']}, {megabytes}"
 

@@ -1,9 +1,9 @@
 """Teachers: one file is one teacher. The metadata here imports no torch.
 
 Any teacher can be named without a file: `[NAME=]WHERE[:OUTPUT]`, where OUTPUT is what is taken of it, and `?head=own`
-behind it where its own classifier gives the class scores. Each kind of
-WHERE is one module, which says what it takes: `_known`, `_hub`, `_folder`; a new kind is a module and its line in
-KINDS. `A+B` are several teachers at once.
+behind it where its own classifier gives the class scores. Each kind of WHERE is one module, which says what it takes:
+`_known`, `_hub`, `_folder`, `_imported`; a new kind is a module and its line in KINDS. `A+B` are several teachers at
+once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from clipkd.core.errors import InputError, nearest
 from clipkd.core.hub import HUB_ID
 from clipkd.plugins.teachers._folder import FolderTeacher, files_in, from_folder, in_folder, nested_processor
 from clipkd.plugins.teachers._hub import LOCK, HubTeacher, lock, on_hub
+from clipkd.plugins.teachers._imported import ImportedTeacher, imported
 from clipkd.plugins.teachers._known import known, names
 from clipkd.plugins.teachers._names import ALIAS, HEADS, checkpoint_of, head_in, parsed, resolved, split
 from clipkd.plugins.teachers._spec import (
@@ -40,6 +41,7 @@ __all__ = [
     "TEXT_FILES",
     "FolderTeacher",
     "HubTeacher",
+    "ImportedTeacher",
     "Output",
     "SeveralTeachers",
     "TeacherSpec",
@@ -56,7 +58,7 @@ __all__ = [
     "split",
 ]
 
-KINDS = (known, on_hub, in_folder)
+KINDS = (imported, known, on_hub, in_folder)
 """Each takes WHERE and OUTPUT (None: the kind's own choice) and returns the teacher, or None where WHERE is none of
 its names. The first that takes a name has it."""
 
@@ -86,8 +88,9 @@ def get_one(name: str) -> TeacherSpec:
             "(after the colon stands what is taken of the checkpoint)"
         )
     spec = replace(found(where, output or None), head=head_in(name))
-    if spec.head and spec.reads_names:
-        raise InputError(f"teacher '{name}': a text tower has no classifier; leave head out")
+    if spec.head and (spec.reads_names or spec.is_imported):
+        what = "a text tower has" if spec.reads_names else "embeddings without a model have"
+        raise InputError(f"teacher '{name}': {what} no classifier; leave head out")
     if not alias:
         return spec
     if not ALIAS.fullmatch(alias):

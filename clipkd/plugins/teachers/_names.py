@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from os.path import expanduser
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from clipkd.core.errors import InputError
 from clipkd.plugins.teachers._spec import OUTPUTS, OWN
 
+IMPORTED = "embeddings:"
+"""How WHERE begins that is a folder or file of embeddings, not a model."""
 ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
@@ -20,9 +23,11 @@ HEAD = re.compile(r"[?&]head=([^?&+]*)$")
 def parsed(name: str) -> tuple[str, str, str]:
     """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT][?head=own]`, "" where one is left out."""
     name = HEAD.sub("", name)
-    if is_folder(name):
+    if is_folder(name) or name.startswith(IMPORTED):
         return "", name, ""
     alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
+    if rest.startswith(IMPORTED):
+        return alias, rest, ""
     where, _, output = rest.rpartition(":")
     return (alias, rest, "") if not where or is_folder(rest) else (alias, where, output)
 
@@ -53,8 +58,10 @@ def split(name: str) -> list[str]:
 
 
 def names_folder(name: str) -> bool:
-    """Return whether `name` names one folder."""
+    """Return whether `name` names one folder, or one file of embeddings."""
     _, where, output = parsed(name)
+    if where.startswith(IMPORTED):
+        return os.path.exists(expanduser(where.removeprefix(IMPORTED)))
     return output in ("", *OUTPUTS) and is_folder(where)
 
 

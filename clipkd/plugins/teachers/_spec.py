@@ -63,6 +63,21 @@ class TeacherSpec:
         return self.head in {OWN, f"{OWN}@{dataset}"}
 
     @property
+    def is_imported(self) -> bool:
+        """True where there are only embeddings that somebody else computed, and no model to run."""
+        return False
+
+    @property
+    def is_per_class(self) -> bool:
+        """True where it gives vectors of classes only, not of images."""
+        return self.reads_names
+
+    @property
+    def has_mirrored(self) -> bool:
+        """True where there are vectors of mirrored images too; a model can be shown any image."""
+        return not self.is_imported
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Return the files that are read of the checkpoint."""
         return TEXT_FILES if self.reads_names else FILES

@@ -1,0 +1,234 @@
+"""Import: embeddings that somebody else computed become a store, like those of a teacher. No torch here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from clipkd.core.artifacts import Artifact, Draft, building, open_artifact, sha256
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.progress import say
+from clipkd.data.dataset import Dataset, SplitName
+from clipkd.embeddings import vector_files
+from clipkd.embeddings.matching import Match, by_name, by_row, has_paths
+from clipkd.embeddings.store import write_array
+from clipkd.embeddings.vector_files import VectorFile, listed
+from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
+from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
+from clipkd.plugins.teachers import ImportedTeacher, TeacherSpec
+from clipkd.spec.layout import Embeddings
+from clipkd.spec.views import ImportedViews
+
+DESCRIPTIONS = (".yaml", ".yml", ".json")
+"""Of the file that says how vectors were made: beside a file of vectors under its name, in a folder `embeddings`."""
+MOST_DESCRIPTION = 1 << 20
+"""Bytes of it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of an imported teacher, opened and checked."""
+
+    teacher: ImportedTeacher
+    files: dict[str, VectorFile]
+    """By part (`train`, `train-mirrored`, `test` or `classes`)."""
+    made: dict[str, str]
+    """What the user says about how the vectors were made."""
+
+    @property
+    def width(self) -> int:
+        return next(iter(self.files.values())).width
+
+    def summary(self) -> str:
+        """Return what the files hold, in words."""
+        parts = ", ".join(f"{len(file):,} of {part}" for part, file in self.files.items())
+        said = "; ".join(f"{key}: {value}" for key, value in self.made.items())
+        return f"{self.teacher.source}: {parts}, {self.width} dimensions{f' ({said})' if said else ''}"
+
+
+def open_source(teacher: TeacherSpec) -> Source:
+    """Open an imported teacher's files; every number is looked at.
+
+    Raises:
+        DataError: a file has changed since its name was read, is damaged, or holds a vector that is not finite or zero;
+            two files have vectors of different lengths.
+    """
+    assert isinstance(teacher, ImportedTeacher)
+    files = {part: vector_files.read(Path(path)) for part, path in teacher.vectors.items()}
+    for part, file in files.items():
+        if sha256(file.path) != teacher.digests[f"{part}{file.path.suffix}"]:
+            raise DataError(f"{file.path} has changed since this command began; run it again")
+        file.check()
+    widths = {file.path.name: file.width for file in files.values()}
+    if len(set(widths.values())) > 1:
+        said = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise DataError(f"{teacher.source}: vectors of different dimensions: {said}")
+    return Source(teacher, files, description(Path(teacher.source)))
+
+
+def description(source: Path) -> dict[str, str]:
+    """Return what the user says about how vectors were made: a map in the file beside them, empty without one."""
+    stem = source / "embeddings" if source.is_dir() else source.with_suffix("")
+    path = next((path for suffix in DESCRIPTIONS if (path := Path(f"{stem}{suffix}")).is_file()), None)
+    if path is None:
+        return {}
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8")) if path.stat().st_size <= MOST_DESCRIPTION else None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a map in YAML or JSON ({error})") from None
+    if not isinstance(said, dict):
+        raise InputError(f"{path} is not a map in YAML or JSON, for example `model: NAME`, 1 MB at most")
+    return {str(key): str(value) for key, value in said.items()}
+
+
+def matched(source: Source, dataset: Dataset) -> dict[str, Match]:
+    """Return which vector is of which image, or class, by part.
+
+    Raises:
+        DataError: nothing matches, or what matches is not clear; `Match` tells what is missing.
+        InputError: the vectors have names, and the images none.
+    """
+    found = {}
+    for part, file in source.files.items():
+        if part == "classes":
+            of_names = file.names is not None
+            by = partial(by_name, file, dataset.classes) if of_names else partial(by_row, file, len(dataset.classes))
+            found[part] = by(f"classes of {dataset.spec.title}")
+            continue
+        split: SplitName = "test" if part == "test" else "train"
+        found[part] = of_images(file, dataset, split)
+        if part == "train" and "test" not in source.files and file.names and has_paths(file, dataset.names("test")):
+            found["test"] = of_images(file, dataset, "test")
+    return found
+
+
+def of_images(file: VectorFile, dataset: Dataset, split: SplitName) -> Match:
+    """Return which of a file's vectors is of which image of a split."""
+    what = f"{'training' if split == 'train' else 'test'} images of {dataset.spec.title}"
+    if file.names is None:
+        return by_row(file, len(dataset.labels(split)), what)
+    names, others = dataset.names(split), dataset.names("test" if split == "train" else "train")
+    if names is None:
+        raise InputError(
+            f"{file.path} names images, but the packed {dataset.spec.title} in {dataset.artifact.path} has no file "
+            "names: give the vectors by row; or, if it is a folder of images that an older version packed, delete it "
+            "to pack it again (nothing else is made again for that)"
+        )
+    return by_name(file, names, what, others or ())
+
+
+def import_embeddings(store: Embeddings, dataset: Dataset) -> Artifact:
+    """Write the store of a teacher of which only embeddings are there.
+
+    Args:
+        store: what to make; its views are `ImportedViews`.
+        dataset: for the names or number of its images, and their labels.
+
+    Raises:
+        DataError, InputError: as `open_source` and `matched`; an image that the store needs has no vector.
+    """
+    start, views = time.perf_counter(), store.views
+    source = open_source(store.teacher)
+    matches = matched(source, dataset)
+    for match in matches.values():
+        say(f"{store.teacher.title}: {match.report()}")
+    with building(store.folder, "embeddings", store.identity) as draft:
+        draft.facts |= {
+            "forward_passes": 0,
+            "device": "imported",
+            "hidden_size": source.width,
+            "dataset_content": dataset.content,
+            "imported": {
+                "files": source.teacher.digests,
+                "made": source.made,
+                "matched": {part: match.report() for part, match in matches.items()},
+            },
+        }
+        if views.of_classes:
+            write_classes(draft, matches["classes"].complete(), store)
+        else:
+            write_images(draft, matches, store, dataset)
+        draft.facts["seconds"] = round(time.perf_counter() - start, 3)
+    return open_artifact(store.folder, "embeddings", store.identity)
+
+
+def write_classes(draft: Draft, match: Match, store: Embeddings) -> None:
+    """Write one vector for each class, as a sample of one."""
+    vectors = match.file.at(match.rows)
+    facts = write_vectors(
+        draft.path / "sample.npy", vectors.shape, store.dtype, lambda: [vectors], Statistics([vectors])
+    )
+    if said := exceptions(facts, f"{store.dataset.title} classes, {store.teacher.title}", len(vectors)):
+        say(said)
+    np.save(draft.path / "sample-labels.npy", np.arange(len(vectors)))
+    draft.facts["formats"] = {"sample": facts}
+
+
+def write_images(draft: Draft, matches: dict[str, Match], store: Embeddings, dataset: Dataset) -> None:
+    """Write the vectors of every image, or those of a sample."""
+    views: ImportedViews = store.views
+    among = None
+    if views.sample is None:
+        for part in ("train", "test", *(["train-mirrored"] if views.flips else [])):
+            if part in matches:
+                matches[part].complete()
+    else:
+        parts = ("train", "train-mirrored") if views.mirrors else ("train",)
+        among = np.flatnonzero(np.all([matches[part].rows >= 0 for part in parts], axis=0))
+        refuse_empty_classes(matches["train"], dataset, among)
+        if said := small_classes(dataset, views.sample, among):
+            say(said)
+    for name, plan in view_plans(views, dataset, among).items():
+        if name == "test" and "test" not in matches:
+            say(
+                f"{store.teacher.title}: no vectors of the test images; tables can't show the accuracy of a probe on "
+                "them"
+            )
+            continue
+        write_array(draft, name, plan, partial(pieces, plan, matches), store, dataset)
+
+
+def refuse_empty_classes(match: Match, dataset: Dataset, among: np.ndarray) -> None:
+    """Raise DataError where no training image of a class, but for those held out, has a vector."""
+    rows = np.intersect1d(dataset.training, among)
+    counts = np.bincount(dataset.train_labels[rows], minlength=len(dataset.classes))
+    empty = [dataset.classes[number] for number in np.flatnonzero(counts == 0)]
+    if empty:
+        raise DataError(
+            f"{match.report()}; no image of class {listed(empty)} has one, but for images held out for validation"
+        )
+
+
+def pieces(plan: ViewPlan, matches: dict[str, Match]) -> Iterator[np.ndarray]:
+    """Yield the vectors of what a plan shows, some at a time, float32 [n, V, D]."""
+    plain = matches[plan.split]
+    mirrored = matches.get("train-mirrored", plain)
+    for start in range(0, len(plan.rows), vector_files.ROWS):
+        rows, flips = (part[start : start + vector_files.ROWS] for part in (plan.rows, plan.flips))
+        found = np.repeat(plain.file.at(plain.rows[rows])[:, None], flips.shape[1], axis=1)
+        for view in range(flips.shape[1]):
+            here = np.flatnonzero(flips[:, view])
+            found[here, view] = mirrored.file.at(mirrored.rows[rows[here]])
+        yield found
+
+
+def check(teacher: TeacherSpec, dataset: Dataset | None) -> list[str]:
+    """Look at an imported teacher's files before anything is made of them; return what to say.
+
+    Args:
+        teacher: the teacher.
+        dataset: what the vectors should be of; None: it is not packed yet, so nothing can be matched.
+
+    Raises:
+        DataError, InputError: as for `import_embeddings`.
+    """
+    source = open_source(teacher)
+    if dataset is None:
+        return [source.summary()]
+    return [source.summary(), *(match.report() for match in matched(source, dataset).values())]

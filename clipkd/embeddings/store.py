@@ -1,0 +1,64 @@
+"""One array of an embedding store, written with what is known of it. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from clipkd.core.artifacts import Draft
+from clipkd.core.errors import DataError
+from clipkd.core.progress import say
+from clipkd.data.dataset import Dataset
+from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
+from clipkd.embeddings.view_plans import ViewPlan
+from clipkd.spec.layout import Embeddings
+
+
+def write_array(
+    draft: Draft,
+    name: str,
+    plan: ViewPlan,
+    pieces: Callable[[], Iterable[np.ndarray]],
+    store: Embeddings,
+    dataset: Dataset,
+) -> None:
+    """Write one array, what it shows, and, of training images, mean and deviation of each dimension.
+
+    Args:
+        draft: the store.
+        name: the array's.
+        plan: which images it is of, and which views of them.
+        pieces: gives the vectors [n, V, D], from the first to the last, each time it is called.
+        store: what is made.
+        dataset: for the labels of a sample.
+
+    Raises:
+        DataError: a vector does not fit the store's format.
+    """
+    statistics = Statistics(pieces())
+    count, views = plan.flips.shape
+    shape = (count, views, len(statistics.mean)) if name == "train" else (count, len(statistics.mean))
+
+    def shaped() -> Iterable[np.ndarray]:
+        return (piece if name == "train" else piece[:, 0] for piece in pieces())
+
+    try:
+        facts = write_vectors(draft.path / f"{name}.npy", shape, store.dtype, shaped, statistics)
+    except DataError as error:
+        raise DataError(f"teacher '{store.teacher.name}': {error}") from None
+    draft.facts.setdefault("formats", {})[name] = facts
+    if said := exceptions(facts, f"{store.dataset.title} {name} through {store.teacher.title}", count * views):
+        say(said)
+    if name == "train":
+        np.save(draft.path / "train-mean.npy", statistics.mean)
+        np.save(draft.path / "train-deviation.npy", statistics.deviation)
+    if plan.boxes is not None and name == "train":
+        np.save(draft.path / "train-boxes.npy", plan.boxes)
+        np.save(draft.path / "train-flips.npy", plan.flips)
+    if name == "sample":
+        counts = np.bincount(dataset.train_labels[plan.rows])
+        draft.facts["per_class"] = [int(counts.min()), int(counts.max())]
+        np.save(draft.path / "sample-rows.npy", plan.rows)
+        np.save(draft.path / "sample-labels.npy", dataset.train_labels[plan.rows])
+        np.save(draft.path / "sample-flips.npy", plan.flips[:, 0])

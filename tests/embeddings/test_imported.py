@@ -1,0 +1,355 @@
+"""Embeddings without a model: files of vectors, matched to images by name or row, and stored as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors.numpy import save_file
+
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError, InputError
+from clipkd.data.batches import Batch
+from clipkd.data.dataset import open_dataset, prepare_dataset
+from clipkd.embeddings import prepare
+from clipkd.embeddings.imported import import_embeddings, open_source
+from clipkd.embeddings.vectors import Vectors
+from clipkd.plugins import datasets, teachers
+from clipkd.runs.job import open_job, open_teacher_targets
+from clipkd.spec.cells import Cell, checked
+from clipkd.spec.identities import run_identity
+from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
+from clipkd.spec.views import Sample
+from tests.photos import save_photos
+from tests.warm import clipkd
+
+CPU = torch.device("cpu")
+WIDTH, TRAIN, TEST = 3, 40, 12
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A packed folder of 40 training and 12 test images of two classes, and its data folder."""
+    root = tmp_path_factory.mktemp("photos")
+    source = save_photos(root / "images", TRAIN, TEST)
+    spec = datasets.get("photos", str(source))
+    return prepare_dataset(spec, Layout(root / "data").dataset(spec), str(source)), root / "data", str(source)
+
+
+@pytest.fixture
+def names(photos):
+    """What the training images are called, in the order of their rows."""
+    return sorted(f"train/{path.parent.name}/{path.name}" for path in Path(photos[2]).glob("train/*/*.png"))
+
+
+@pytest.fixture
+def layout(photos, tmp_path):
+    """A data folder of the test's own, with the packed photographs in it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/datasets").symlink_to(photos[1] / "datasets")
+    return Layout(tmp_path / "data", dtype="float32", sample=Sample(5, 0))
+
+
+def numbers(count, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, WIDTH)).astype(np.float32)
+
+
+def cell_of(photos, path, train_type="teacher-KD", **changes):
+    cell = Cell("corrected", "photos", "tiny-32", f"gpt=embeddings:{path}", train_type, 0, source=photos[2])
+    return checked(dataclasses.replace(cell, **changes))
+
+
+def stored(photos, layout, path, name="train"):
+    """Import a file or folder as the store of every image, and return one of its arrays."""
+    store = layout.full_embeddings(cell_of(photos, path))
+    return Vectors(import_embeddings(store, photos[0]), name)[:]
+
+
+def as_npy(path, vectors, names):
+    np.save(path / "gpt.npy", vectors)
+    return path / "gpt.npy"
+
+
+def as_npy_with_names(path, vectors, names):
+    np.save(path / "gpt.npy", vectors.astype(np.float64))
+    (path / "gpt.txt").write_text("\n".join(names) + "\n")
+    return path / "gpt.npy"
+
+
+def as_tensor(path, vectors, names):
+    save_file({"anything": vectors}, path / "gpt.safetensors")
+    return path / "gpt.safetensors"
+
+
+def as_tensors(path, vectors, names):
+    save_file(
+        {name.removeprefix("train/"): one for name, one in zip(names, vectors, strict=True)}, path / "a.safetensors"
+    )
+    return path / "a.safetensors"
+
+
+def as_table(path, vectors, names):
+    columns = {"file_name": [f"/data/photos/{name}" for name in names], "embedding": list(vectors)}
+    parquet.write_table(pyarrow.table(columns), path / "gpt.parquet")
+    return path / "gpt.parquet"
+
+
+def as_rows(path, vectors, names):
+    rows = [int(name[-8:-4]) // 2 + (TRAIN // 2 if "class-1" in name else 0) for name in names]
+    parquet.write_table(pyarrow.table({"row": rows, "vector": list(vectors)}), path / "gpt.parquet")
+    return path / "gpt.parquet"
+
+
+@pytest.mark.parametrize(
+    ("write", "by_name"),
+    [
+        (as_npy, False),
+        (as_tensor, False),
+        (as_npy_with_names, True),
+        (as_tensors, True),
+        (as_table, True),
+        (as_rows, True),
+    ],
+)
+def test_each_format_gives_each_image_its_own_vector(write, by_name, photos, names, layout, tmp_path):
+    """With names the file is in another order; the store is in the order of the images, to the last bit."""
+    vectors = numbers(TRAIN)
+    order = np.random.default_rng(1).permutation(TRAIN) if by_name else np.arange(TRAIN)
+    path = write(tmp_path, vectors[order], [names[row] for row in order])
+    np.testing.assert_array_equal(stored(photos, layout, path), vectors[:, None])
+
+
+def table(folder, **columns):
+    parquet.write_table(pyarrow.table(columns), folder / "gpt.parquet")
+    return folder / "gpt.parquet"
+
+
+def test_one_table_may_hold_both_splits_and_more(photos, names, layout, tmp_path, capsys):
+    test = [f"val/class-{number % 2}/{number:04d}.png" for number in range(TEST)]
+    every = [*names, *test, "train/class-0/other.png", names[0]]
+    vectors = numbers(len(every))
+    vectors[-1] = vectors[0]
+    path = table(tmp_path, path=every, vector=list(vectors))
+    rows = [TRAIN + number for number in (*range(0, TEST, 2), *range(1, TEST, 2))]
+    np.testing.assert_array_equal(stored(photos, layout, path, "test"), vectors[rows])
+    said = capsys.readouterr().err
+    assert "40 of 40 training images of photos have a vector (by file name)" in said
+    assert "12 of 12 test images" in said
+    assert "1 vectors are of none of them: train/class-0/other.png; 1 rows repeat an earlier one" in said
+
+
+def with_value(value, row=7):
+    vectors = numbers(TRAIN)
+    vectors[row] = value
+    return vectors
+
+
+WRONG = {
+    "nan": (lambda to, names: as_npy(to, with_value(np.nan), names), "1 vectors are not finite: row 7"),
+    "zero": (
+        lambda to, names: as_table(to, with_value(0), names),
+        "1 vectors are zero in every dimension: row 7 .'/data",
+    ),
+    "too-few-rows": (lambda to, names: as_npy(to, numbers(39), names), "has 39 vectors, there are 40 training images"),
+    "too-many-rows": (lambda to, names: as_npy(to, numbers(41), names), "has 41 vectors, there are 40 training images"),
+    "missing": (
+        lambda to, names: as_table(to, numbers(38), names[:-2]),
+        "38 of 40 .* 2 have none: train/class-1/0037.png, train/class-1/0039.png",
+    ),
+    "unknown": (
+        lambda to, names: as_table(to, numbers(1), ["test/a.png"]),
+        "no name is one of the training images of photos: .* expected are names like train/class-0/0000.png",
+    ),
+    "differing": (
+        lambda to, names: as_table(to, numbers(41), [*names, names[3]]),
+        "1 vectors are of an image that has another one already: row 40",
+    ),
+    "names-of-other-rows": (
+        lambda to, names: as_npy_with_names(to, numbers(TRAIN), names[:-1]),
+        "40 vectors, but there are 39 names",
+    ),
+    "no-vectors": (lambda to, names: table(to, path=names), "no column 'vector' or .*; it has 'path'"),
+    "uneven": (
+        lambda to, names: table(to, path=names, vector=[[1.0] * (2 + (row == 9)) for row in range(TRAIN)]),
+        "row 9 has 3 dimensions, row 0 has 2",
+    ),
+    "words": (lambda to, names: table(to, path=names, vector=names), "holds string, not lists of numbers"),
+    "three-axes": (lambda to, names: as_npy(to, np.ones((TRAIN, 2, 2)), names), "expected are vectors, numbers .N, D."),
+    "objects": (lambda to, names: as_npy(to, np.array([{}] * 3), names), "damaged, or no array of numbers"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_imported_is_named_and_leaves_nothing(case, photos, names, layout, tmp_path):
+    write, said = WRONG[case]
+    path = write(tmp_path, names)
+    with pytest.raises((DataError, InputError), match=said):
+        stored(photos, layout, path)
+    assert not list((layout.data / "embeddings").rglob("*.npy"))
+
+
+def test_a_file_name_that_two_images_have_is_not_guessed(photos, layout, tmp_path):
+    """The control: with its folder each is one image."""
+    images = tmp_path / "images"
+    for split in ("train", "val"):
+        for number in (0, 1):
+            (images / split / f"c{number}").mkdir(parents=True)
+            for name in ("1.png", "2.png"):
+                source = Path(photos[2], split, f"class-{number}", f"000{number}.png")
+                (images / split / f"c{number}" / name).write_bytes(source.read_bytes())
+    spec = datasets.get("twins", str(images))
+    dataset = prepare_dataset(spec, layout.data / "twins", str(images))
+    for is_clear in (False, True):
+        names = [f"c{row // 2}/{row % 2 + 1}.png" if is_clear else f"{row % 2 + 1}.png" for row in range(4)]
+        file = table(tmp_path, name=names, vector=list(numbers(4)))
+        cell = Cell("corrected", "twins", "tiny-32", f"embeddings:{file}", "teacher-KD", 0, source=str(images))
+        store = layout.full_embeddings(cell)
+        if is_clear:
+            assert Vectors(import_embeddings(store, dataset), "train").shape == (4, 1, WIDTH)
+        else:
+            with pytest.raises(DataError, match="4 names could mean two images"):
+                import_embeddings(store, dataset)
+
+
+def test_another_content_is_another_store_and_another_file_name_is_not(tmp_path):
+    np.save(tmp_path / "one.npy", numbers(4))
+    first = teachers.get(f"gpt=embeddings:{tmp_path / 'one.npy'}")
+    (tmp_path / "one.npy").rename(tmp_path / "two.npy")
+    assert teachers.get(f"gpt=embeddings:{tmp_path / 'two.npy'}").identity() == first.identity()
+    np.save(tmp_path / "two.npy", numbers(4, seed=1))
+    second = teachers.get(f"gpt=embeddings:{tmp_path / 'two.npy'}")
+    assert second.identity() != first.identity()
+    np.save(tmp_path / "two.npy", numbers(4, seed=2))
+    with pytest.raises(DataError, match=r"two.npy has changed"):
+        open_source(second)
+
+
+def test_the_manifest_says_where_vectors_came_from(photos, layout, tmp_path):
+    np.save(tmp_path / "gpt.npy", numbers(TRAIN))
+    (tmp_path / "gpt.yaml").write_text("model: large-1\ndate: 2026-11-01\n")
+    cell = cell_of(photos, tmp_path / "gpt.npy")
+    store = layout.full_embeddings(cell)
+    facts = import_embeddings(store, photos[0]).facts
+    assert facts["imported"]["made"] == {"model": "large-1", "date": "2026-11-01"}
+    assert facts["imported"]["files"] == cell.teacher_spec.digests
+    assert (facts["hidden_size"], facts["forward_passes"]) == (WIDTH, 0)
+
+
+def targets(cell, layout, rows, views):
+    prepare.for_training(cell, layout, CPU)
+    source = open_teacher_targets(open_job(cell, Hyperparameters(epochs=1), layout, CPU))
+    rows = torch.tensor(rows)
+    return source(Batch(rows, torch.zeros(len(rows), dtype=torch.bool), torch.tensor(views), rows, rows))
+
+
+def test_one_vector_for_every_crop_is_named(photos, layout, tmp_path):
+    vectors = numbers(TRAIN)
+    cell = cell_of(photos, as_npy(tmp_path, vectors, None))
+    assert cell.folder.endswith("/gpt/teacher-KD-one-view/seed0")
+    identity = run_identity(cell, Hyperparameters(epochs=1), layout, "content")
+    assert identity["views"] == {"one_vector_for_every_view": True}
+    assert cell_of(photos, tmp_path / "gpt.npy", "embed-KD").folder.endswith("/embed-KD/seed0")
+
+
+def test_mirrored_views_have_vectors_of_their_own_where_there_are_any(mirrored_digits, digits_folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/datasets").symlink_to(digits_folder / "datasets")
+    layout = Layout(tmp_path / "data", dtype="float32")
+    count = len(open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits"))).train_labels)
+    plain, mirrored = numbers(count), numbers(count, seed=1)
+    (tmp_path / "gpt").mkdir()
+    np.save(tmp_path / "gpt/train.npy", plain)
+    for train_type, expected, has_mirrored in (
+        ("teacher-KD", plain[[5, 9]], False),
+        ("teacher-KD", np.stack([mirrored[5], plain[9]]), True),
+    ):
+        if has_mirrored:
+            np.save(tmp_path / "gpt/train-mirrored.npy", mirrored)
+        cell = checked(Cell("corrected", "digits", "tiny-32", f"gpt=embeddings:{tmp_path}/gpt", train_type, 0))
+        assert ("one-view" in cell.folder) != has_mirrored
+        np.testing.assert_array_equal(targets(cell, layout, [5, 9], [1, 0]).numpy(), expected)
+    assert (
+        "vanilla-one-view"
+        in dataclasses.replace(cell, train_type="vanilla", teacher=f"embeddings:{plain_of(tmp_path)}").folder
+    )
+
+
+def plain_of(folder):
+    """Return a file of the unmirrored vectors alone."""
+    (folder / "gpt.npy").write_bytes((folder / "gpt/train.npy").read_bytes())
+    return folder / "gpt.npy"
+
+
+def test_prototypes_are_means_of_the_images_that_have_a_vector(photos, names, layout, tmp_path, capsys):
+    """Seven of a class's twenty have one, held-out images not counted; a class without any is an error."""
+    dataset = photos[0]
+    some = [row for label in (0, 1) for row in dataset.training[dataset.train_labels[dataset.training] == label][:3]]
+    vectors = numbers(len(some))
+    path = as_table(tmp_path, vectors, [names[row] for row in some])
+    cell = cell_of(photos, path, "embed-KD", recipe="reference")
+    prepare.for_training(cell, layout, CPU)
+    found = open_artifact(layout.prototypes(cell)[0], "prototypes").array("prototypes")
+    np.testing.assert_allclose(found, [vectors[:3].mean(axis=0), vectors[3:].mean(axis=0)], atol=1e-6)
+    said = capsys.readouterr().err
+    assert "6 of 40 training images" in said
+    assert "2 of 2 classes have fewer than 5 training images" in said
+    path = as_table(tmp_path, vectors[:3], [names[row] for row in some[:3]])
+    with pytest.raises(DataError, match="no image of class class-1 has one"):
+        prepare.for_training(cell_of(photos, path, "embed-KD"), layout, CPU)
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+def test_one_vector_a_class_is_its_prototype(has_names, photos, layout, tmp_path):
+    vectors = numbers(2)
+    if has_names:
+        path = tmp_path / "classes.parquet"
+        parquet.write_table(pyarrow.table({"class": ["class-1", "class-0"], "vector": list(vectors[::-1])}), path)
+    else:
+        path = tmp_path / "classes.npy"
+        np.save(path, vectors)
+    cell = cell_of(photos, path, "embed-KD", recipe="reference")
+    prepare.for_training(cell, layout, CPU)
+    found = open_artifact(layout.prototypes(cell)[0], "prototypes").array("prototypes")
+    np.testing.assert_array_equal(found, vectors)
+    with pytest.raises(InputError, match="has one vector for each class: it gives prototypes"):
+        cell_of(photos, path, "vanilla")
+
+
+def test_a_probe_without_test_vectors_has_no_test_accuracy(photos, layout, tmp_path):
+    cell = cell_of(photos, as_npy(tmp_path, numbers(TRAIN), None), "vanilla")
+    prepare.signal_of(cell, layout, CPU, 64)
+    facts = open_artifact(layout.full_embeddings(cell).head()[0], "head").facts
+    assert set(facts["accuracy"]) == {"train", "validation"}
+    assert facts["top5"] == {}
+
+
+@pytest.mark.parametrize("source", ["live", "lazy", "replayed"])
+def test_there_is_no_model_to_run(source, photos, tmp_path):
+    with pytest.raises(InputError, match=f"embeddings without a model: it can't be run for teacher_source '{source}'"):
+        cell_of(photos, as_npy(tmp_path, numbers(TRAIN), None), teacher_source=source)
+
+
+def test_verbs_say_what_can_and_cannot_be_done(tmp_path):
+    """check looks at every number before anything else is made; audit and fetch say that there is no model."""
+    (tmp_path / "gpt").mkdir()
+    np.save(tmp_path / "gpt/train.npy", numbers(1442))
+    (tmp_path / "base.yaml").write_text((Path(__file__).parents[2] / "config/config.yaml").read_text())
+    block = {"name": "b", "datasets": ["digits"], "teachers": ["gpt"], "students": ["tiny-32"], "seeds": [0]}
+    grid = [block | {"train_types": ["embed-KD"], "recipes": ["corrected"]}]
+    (tmp_path / "own.json").write_text(json.dumps({"teachers": {"gpt": "embeddings:gpt"}, "grid": grid}))
+    command = ("check", "own.json", "--base", "base.yaml")
+    found = clipkd(*command, cwd=tmp_path)
+    assert (found.returncode, "gpt: 1,442 of train, 3 dimensions" in found.stdout) == (0, True), found.stderr
+    np.save(tmp_path / "gpt/train.npy", np.full((1442, 3), np.inf))
+    found = clipkd(*command, cwd=tmp_path, check=False)
+    assert (found.returncode, "1,442 vectors are not finite: row 0, row 1" in found.stderr) == (3, True), found.stderr
+    for words in (("audit", "digits"), ("fetch",)):
+        found = clipkd(*words, "gpt=embeddings:gpt", cwd=tmp_path, check=False)
+        assert (found.returncode, "model" in found.stderr) == (2, True), found.stderr
