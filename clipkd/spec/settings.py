@@ -279,8 +279,8 @@ class Config(Settings):
         dict,
         "Short names for your own teachers: `owner/model@commit` or a folder, with a suffix for the output (`:cls`, "
         "`:mean`, `:pooler`; `:text`, the text tower of a CLIP or SigLIP, which reads class names); or "
-        "`embeddings:FOLDER-or-FILE`, vectors that somebody else computed; or a map with `model`, the same text, and more "
-        "keys (below).",
+        "`embeddings:FOLDER-or-FILE`, vectors that somebody else computed; or a map with `model`, the same text, and "
+        "more keys (below).",
     )
     sources: dict[Key, Annotated[str, Field(min_length=1)]] = setting(
         dict,
