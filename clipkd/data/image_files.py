@@ -9,6 +9,7 @@ from typing import TextIO
 
 import numpy as np
 
+from clipkd.core.accents import written_otherwise
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.images import MOST_THREADS, cores, is_image
 from clipkd.core.prefetch import prefetch
@@ -42,7 +43,7 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
         elif os.path.exists(name):
             found.append(Path(name))
         else:
-            raise InputError(f"image {name} does not exist")
+            raise InputError(f"image {name} does not exist{written_otherwise(name)}")
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from clipkd.core.accents import composed, written_otherwise
 from clipkd.core.errors import InputError, nearest
 from clipkd.core.fingerprint import digest
 
@@ -63,14 +64,16 @@ class ClassNames:
                     f"{listed(classes)}"
                 )
             return list(self.names)
-        named = dict(zip(self.classes, self.names, strict=True))
+        # Folders' names may come from a system that composes accents in another way than who writes the map.
+        named = {composed(one): name for one, name in zip(self.classes, self.names, strict=True)}
+        there = {composed(one) for one in classes}
         for one in self.classes:
-            if one not in classes:
+            if composed(one) not in there:
                 raise InputError(f"{self.where}: unknown class {one!r}{nearest(one, classes)} ({listed(classes)})")
-        missing = [one for one in classes if one not in named]
+        missing = [one for one in classes if composed(one) not in named]
         if missing:
             raise InputError(f"{self.where}: no name for {listed(missing)}; name each of the {len(classes)} classes")
-        return [named[one] for one in classes]
+        return [named[composed(one)] for one in classes]
 
 
 def read(given: Given, where: str) -> ClassNames:
@@ -100,7 +103,7 @@ def from_file(path: Path) -> ClassNames:
             raise InputError(f"{path} is larger than {MAX_BYTES:,} bytes: it holds no class names")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"class names in {path}: {error.strerror or error}") from None
+        raise InputError(f"class names in {path}: {error.strerror or error}{written_otherwise(path)}") from None
     except ValueError:  # not text, or a path with a null in it
         raise InputError(f"class names in {path}: not UTF-8 text") from None
     lines: dict[Any, int] = {}
@@ -159,13 +162,16 @@ def made(values: Any, where: str, lines: dict[Any, int]) -> ClassNames:
         raise InputError(f"{where}: class names are {FORM}")
     entries = list(values.items() if isinstance(values, dict) else enumerate(values))
     seen: dict[str, Any] = {}
+    alike: dict[str, Any] = {}
     for key, name in entries:
         place = f"{where}:{lines[key]}" if key in lines else where
         place += f": {key}" if isinstance(values, dict) else f": [{key}]"
+        if isinstance(values, dict) and alike.setdefault(composed(str(key)), key) != key:
+            raise InputError(f"{place}: {key!r} is there twice, its accents composed in two ways; keep one")
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_LENGTH:
             shown = repr(name)[:80]
             raise InputError(f"{place}: invalid name {shown}: use one line of text, at most {MAX_LENGTH} characters")
-        other = seen.setdefault(spoken(name), key)
+        other = seen.setdefault(composed(spoken(name)), key)
         if other != key:
             raise InputError(
                 f"{place}: {name!r} is the name of {other!r} too: a text tower could not tell them apart; "

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from clipkd.core.accents import written_otherwise
 from clipkd.core.artifacts import MANIFEST, read_json
 from clipkd.core.errors import InputError, nearest
 from clipkd.plugins import datasets, methods, prototype_forms, recipes, students, teachers
@@ -257,8 +258,9 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
             continue  # a later file names another one
         packed = data / "datasets" / name
         if not (packed / MANIFEST).exists():
-            if datasets.is_path(source) and not os.path.exists(datasets.path_of(source)):
-                raise complaint(("sources", name), f"{short(source)} does not exist, and {packed} is not packed yet")
+            if datasets.is_path(source) and not os.path.exists(path := datasets.path_of(source)):
+                words = f"{short(source)} does not exist, and {packed} is not packed yet{written_otherwise(path)}"
+                raise complaint(("sources", name), words)
             continue
         try:
             datasets.refuse_other_source(datasets.get(name, source), packed, source)

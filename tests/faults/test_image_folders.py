@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from clipkd.core.errors import DataError, InputError
+from clipkd.data import image_files
 from clipkd.data.dataset import open_dataset, prepare_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins import datasets
-from clipkd.spec import cells
+from clipkd.spec import cells, class_names
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
@@ -240,6 +241,33 @@ def test_a_folder_that_can_not_be_listed_is_named(tmp_path: Path, monkeypatch: p
 def test_an_accent_is_one_class_however_it_is_composed(tmp_path: Path) -> None:
     root = folder_of_images(tmp_path / "images", {"train": ["caf\u00e9", "b"], "val": ["cafe\u0301", "b"]})
     assert prepared(root, tmp_path / "data").classes == ["b", "caf\u00e9"]
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@fault("D10", composing=replaced("clipkd.spec.class_names.composed", lambda text: text))
+def test_a_map_of_class_names_fits_folders_whose_accents_are_composed_otherwise() -> None:
+    given = class_names.read({DECOMPOSED: "a coffee", "b": "tea"}, "class_names")
+    assert given.of(["b", COMPOSED]) == ["tea", "a coffee"]
+    for twice in ({COMPOSED: "one", DECOMPOSED: "two"}, {"a": COMPOSED, "b": DECOMPOSED}):
+        with pytest.raises(InputError, match=r"there twice, its accents|could not tell them apart"):
+            class_names.read(twice, "class_names")
+
+
+@fault("D10", composing=replaced("clipkd.core.accents.composed", lambda text: text))
+def test_a_path_that_looks_like_another_is_told_from_it(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / DECOMPOSED / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    asked = tmp_path / COMPOSED / "images"
+    assert not asked.exists(), "a file system that takes both for one has nothing to tell"
+    named = r"does not exist; there is '.*cafe\\u0301.*', which looks the same"
+    with pytest.raises(InputError, match=named):
+        prepared(asked, tmp_path / "data")
+    with pytest.raises(InputError, match=named):
+        image_files.listed([str(asked / "train")], io.StringIO())
+    for elsewhere in (root / "train/gone.png", tmp_path / "gone"):
+        with pytest.raises(InputError, match=r"does not exist$"):
+            image_files.listed([str(elsewhere)], io.StringIO())
 
 
 @fault(

@@ -7,12 +7,12 @@ that is reached twice is noticed. No image is decoded here; a file whose name do
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipkd.core.accents import composed, written_otherwise
 from clipkd.core.errors import MOST_NAMED, DataError, InputError, all_at_once
 
 NOT_DATA = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -60,7 +60,7 @@ def class_folders(folder: Path) -> list[str]:
     """Return the names of the classes that a split's folder holds, in their order; raise OSError where it can't."""
     with os.scandir(folder) as found:
         names = [entry.name for entry in found if os.path.isdir(entry.path) and not is_hidden(entry.name)]
-    return sorted({unicodedata.normalize("NFC", name) for name in names})
+    return sorted({composed(name) for name in names})
 
 
 def splits_of(folder: Path) -> Splits:
@@ -70,7 +70,7 @@ def splits_of(folder: Path) -> Splits:
         InputError: there is no such folder, no train/ or no val/ or test/ in it, or two that are called alike.
     """
     if not folder.is_dir():
-        raise InputError(f"image folder {folder} does not exist")
+        raise InputError(f"image folder {folder} does not exist{written_otherwise(folder)}")
     try:
         there = sorted(entry.name for entry in os.scandir(folder) if not is_hidden(entry.name))
     except OSError as error:
@@ -138,7 +138,7 @@ class Walk:
         except UnicodeEncodeError:
             self.problems.append(f"{printable(path)}: the name of this class folder isn't UTF-8; rename it")
             return None
-        name = unicodedata.normalize("NFC", path.name)
+        name = composed(path.name)
         if name in folders:
             self.problems.append(
                 f"{path.parent}: two class folders are called '{name}', one with composed and one with decomposed "
