@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clipkd.plugins.students._heads import Heads, Outputs
-from clipkd.plugins.students._vit import Attention, Student
+from clipkd.plugins.students._vit import Attention, ResidualBlock, Student
 from clipkd.runs.ranks import Ranks
 
 OWN = ("cluster_projection", "logit_scale", "logit_bias")
@@ -33,7 +33,8 @@ def stackable_shape(student: nn.Module) -> tuple | None:
         return None
     shapes = tuple((name, tuple(value.shape), str(value.dtype)) for name, value in body(student).items())
     attention = [module for module in student.modules() if isinstance(module, Attention)]
-    return (*shapes, *((module.heads, module.dropout) for module in attention))
+    drop_paths = [module.drop_path for module in student.modules() if isinstance(module, ResidualBlock)]
+    return (*shapes, *((module.heads, module.dropout) for module in attention), *drop_paths)
 
 
 class OneStudent:

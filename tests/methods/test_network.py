@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -195,3 +197,40 @@ def test_a_student_with_a_bias_is_read_back(width, tmp_path):
     assert added == ({"logit_bias"} if width == 96 else {"logit_biases.0", "logit_biases.1"})
     found = student_from(student.state_dict(), students.get("tiny-32"), tmp_path)
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["small-32", "timm:vit_tiny_patch16_224@32"])
+def test_drop_path_leaves_out_branches_of_some_images_and_keeps_their_mean(name):
+    recipe = replace(recipes.get("corrected"), drop_path=0.4)
+    student = build_student(students.get(name), 10, None, recipe)
+    plain = build_student(students.get(name), 10, None, recipes.get("corrected"))
+    assert student.state_dict().keys() == plain.state_dict().keys()
+    if name == "small-32":
+        assert [block.drop_path for block in student.transformer.resblocks] == pytest.approx([0, 0.4 / 3, 0.8 / 3, 0.4])
+        last, tokens = student.transformer.resblocks[-1], torch.ones(500, 3, 128)
+        found = last.dropped(tokens, [torch.Generator().manual_seed(0)])
+        again = last.dropped(tokens, [torch.Generator().manual_seed(0)])
+        assert torch.equal(last.dropped(tokens, None), tokens), "nothing is dropped in evaluation"
+    else:
+        last, tokens = student.body.blocks[-1].drop_path2, torch.ones(500, 3, 128)
+        student.generators = [torch.Generator().manual_seed(0)]
+        found = last(tokens)
+        student.generators = [torch.Generator().manual_seed(0)]
+        again = last(tokens)
+        assert torch.equal(last.eval()(tokens), tokens), "nothing is dropped in evaluation"
+    assert torch.equal(found, again), "the run's generator draws it"
+    assert {round(value, 4) for value in found.unique().tolist()} == {0, round(1 / 0.6, 4)}
+    assert torch.equal(found, found[:, :1, :1].expand_as(found)), "an image's branch is left out as a whole"
+    assert found.mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_a_student_without_blocks_says_that_it_has_no_drop_path(capsys):
+    recipe = replace(recipes.get("corrected"), drop_path=0.1)
+    build_student(students.get("timm:vgg11@32"), 10, None, recipe)
+    assert "vgg11 has no drop path; 0.1 is left out" in capsys.readouterr().err
+
+
+def test_switches_at_their_default_leave_identities_as_they_were():
+    corrected = recipes.get("corrected")
+    assert "drop_path" not in corrected.switches()
+    assert replace(corrected, drop_path=0.1).switches() == corrected.switches() | {"drop_path": 0.1}

@@ -6,7 +6,7 @@ existing recipe under a new name.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
 from clipkd.core.registry import find, specs
@@ -51,10 +51,16 @@ class Recipe:
     """Which split chooses the best epoch. With `validation` that split is held out of training."""
     protocol: int
     """Bumped by hand when a numerical change to this recipe must run its students again."""
+    drop_path: float = 0.0
+    """Share of images for which a residual branch is left out in training: in the last block; from 0 in the first."""
 
     def switches(self) -> dict[str, Any]:
-        """Return every switch, as it is written to a run's config.yaml."""
-        return asdict(self)
+        """Return every switch, as it is written to a run's config.yaml.
+
+        Switches with a default were added later: they are left out at it, so that earlier runs keep their identity.
+        """
+        later = {field.name: field.default for field in fields(self) if field.default is not MISSING}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
 def names() -> list[str]:

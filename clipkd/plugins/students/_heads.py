@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkd.core.linear import Linear
+from clipkd.core.progress import say
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 MAXIMUM_LOGIT_SCALE = math.log(100)
@@ -98,6 +99,13 @@ class Heads(nn.Module):
             self.cluster_projection = linear(width, target_width, projection)
         if learnable_scale:
             self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+
+    def add_drop_path(self, rate: float) -> None:
+        """Leave out residual branches at random in training: `rate` of the images in the last block, 0 in the first.
+
+        A student with blocks of its own overrides this; it draws with `generators`.
+        """
+        say(f"{type(self).__name__} has no residual blocks that clipkd knows: drop path {rate} is left out")
 
     def add_logit_biases(self) -> None:
         """Add SigLIP's bias for each teacher. Call it after `add_heads`."""

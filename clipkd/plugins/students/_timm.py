@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clipkd.core.errors import InputError, nearest
+from clipkd.core.progress import say
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.students._heads import Heads, Outputs, Widths
 
@@ -23,6 +25,19 @@ class TimmStudent(Heads):
         self.body = build(spec)
         self.add_heads(feature_width(self.body, spec), classes, target_width, projection, learnable_scale)
 
+    def add_drop_path(self, rate: float) -> None:
+        try:
+            self.body = build(self.spec, drop_path_rate=rate)
+        except InputError:  # without the option the model could be built, so it is the option that it lacks
+            say(f"student '{self.spec.name}': {self.spec.model} has no drop path; {rate} is left out")
+            return
+        from timm.layers import DropPath
+
+        for module in list(self.body.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, DropPath):
+                    setattr(module, name, SeededDropPath(child.drop_prob or 0.0, lambda: self.generators[0]))
+
     def forward(self, images: Tensor) -> Outputs:
         """Return embedding [B, W] and logits [B, C] of normalised images [B, 3, S, S]."""
         embedding = self.body(images).float()  # under autocast too: cosines and losses are of float32
@@ -34,7 +49,22 @@ class TimmStudent(Heads):
         return {f"body.{name}" for name in kept}
 
 
-def build(spec: TimmSpec) -> nn.Module:
+class SeededDropPath(nn.Module):
+    """timm's `DropPath`, drawn with the run's own generator, whose state a checkpoint keeps."""
+
+    def __init__(self, rate: float, generator: Callable[[], torch.Generator | None]) -> None:
+        super().__init__()
+        self.rate, self.generator = rate, generator
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Return a branch [B, ...], in training 0 for some images and larger for the others."""
+        if not self.training or not self.rate:
+            return branch
+        mask = branch.new_empty(len(branch), *[1] * (branch.ndim - 1))
+        return branch * mask.bernoulli_(1 - self.rate, generator=self.generator()) / (1 - self.rate)
+
+
+def build(spec: TimmSpec, **more: Any) -> nn.Module:
     """Return the timm model, fresh weights, its classifier left out.
 
     Raises:
@@ -52,7 +82,7 @@ def build(spec: TimmSpec) -> nn.Module:
     is_fixed = timm.models.get_pretrained_cfg_value(base, "fixed_input_size")
     options: dict[str, Any] = {"img_size": spec.image_size} if is_fixed else {}
     try:
-        return timm.create_model(spec.model, pretrained=False, num_classes=0, **options)
+        return timm.create_model(spec.model, pretrained=False, num_classes=0, **options, **more)
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(does_not_fit(spec, error)) from None
 

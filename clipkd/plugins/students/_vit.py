@@ -106,11 +106,23 @@ class ResidualBlock(nn.Module):
         self.ln_1 = LayerNorm(width)
         self.mlp = MLP(width)
         self.ln_2 = LayerNorm(width)
+        self.drop_path = 0.0
 
     def forward(self, x: Tensor, queries: int, generators: Sequence[torch.Generator | None] | None = None) -> Tensor:
         """Return the first `queries` tokens of each image after this block [..., B, Q, W]."""
-        x = x[..., :queries, :] + self.attn(self.ln_1(x), queries, generators)
-        return x + self.mlp(self.ln_2(x))
+        x = x[..., :queries, :] + self.dropped(self.attn(self.ln_1(x), queries, generators), generators)
+        return x + self.dropped(self.mlp(self.ln_2(x)), generators)
+
+    def dropped(self, branch: Tensor, generators: Sequence[torch.Generator | None] | None) -> Tensor:
+        """Return a branch [..., B, Q, W], in training 0 for some images and larger for the others: its mean stays.
+
+        G. Huang et al., Deep networks with stochastic depth, https://arxiv.org/abs/1603.09382.
+        """
+        if generators is None or not self.drop_path:
+            return branch
+        share = 1 - self.drop_path
+        mask = kept(branch[..., 0, 0].flatten(), share, generators)
+        return branch * (mask / share).view(*branch.shape[:-2], 1, 1)
 
 
 class Transformer(nn.Module):
@@ -161,6 +173,11 @@ class Student(Heads):
         self.generators: Sequence[torch.Generator | None] = [None]
         """What draws dropout in training, one for each student; None: the process's own generator."""
 
+    def add_drop_path(self, rate: float) -> None:
+        blocks = list(self.transformer.resblocks)
+        for number, block in enumerate(blocks):
+            block.drop_path = rate * number / max(1, len(blocks) - 1)
+
     def forward(self, images: Tensor) -> Outputs:
         """Return embedding [..., B, W] and logits [..., B, C] of normalised images [..., B, 3, S, S]."""
         filters = self.conv1.weight.flatten(-3)
@@ -192,5 +209,7 @@ def build_student(
     )
     if learns_bias:
         student.add_logit_biases()
+    if recipe.drop_path:
+        student.add_drop_path(recipe.drop_path)
     spec.prepare(student)
     return student
