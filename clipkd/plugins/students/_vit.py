@@ -174,7 +174,7 @@ class Student(Heads):
         """What draws dropout in training, one for each student; None: the process's own generator."""
 
     def add_drop_path(self, rate: float) -> None:
-        blocks = list(self.transformer.resblocks)
+        blocks = [block for block in self.transformer.resblocks if isinstance(block, ResidualBlock)]
         for number, block in enumerate(blocks):
             block.drop_path = rate * number / max(1, len(blocks) - 1)
 
