@@ -18,8 +18,8 @@ from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_json, 
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.image_files import read_images
 from clipkd.data.preprocessing import Picture, Preprocessing
-from clipkd.export.clip_names import from_transformers
-from clipkd.export.files import CONFIG, EXPORT, WEIGHTS
+from clipkd.export.files import CONFIG, DISTILLATION, EXPORT, WEIGHTS
+from clipkd.export.timm_names import from_timm
 from clipkd.plugins import students
 from clipkd.plugins.students._heads import Outputs
 from clipkd.runs.correct import CORRECT
@@ -190,8 +190,10 @@ def open_export(folder: Path, manifest: dict[str, Any]) -> StoredStudent:
     """Open the student of a folder that `clipkd export` wrote."""
     if WEIGHTS not in manifest["files"]:
         raise InputError(f"{folder} has no PyTorch weights; use the run folder, or an export as safetensors or hf")
-    artifact = open_artifact(folder, EXPORT, only=[CONFIG, WEIGHTS])  # its README may be edited
-    return StoredStudent(artifact, folder / WEIGHTS, read_json(folder / CONFIG)["clipkd"])
+    read = [name for name in (CONFIG, WEIGHTS, DISTILLATION) if name in manifest["files"]]  # its README may be edited
+    return StoredStudent(
+        open_artifact(folder, EXPORT, only=read), folder / WEIGHTS, read_json(folder / CONFIG)["clipkd"]
+    )
 
 
 def build(stored: StoredStudent, device: torch.device) -> Model:
@@ -199,9 +201,14 @@ def build(stored: StoredStudent, device: torch.device) -> Model:
     description = stored.description
     spec = students.rebuilt(description["student"])
     state = load_student(stored.weights)
-    if description.get("names") == "transformers":
-        state = from_transformers(state)
+    names = description.get("names", "clipkd")
+    if names not in {"clipkd", "timm"}:
+        raise DataError(f"{stored.weights} was exported by an older version of clipkd; export the run again")
+    if names == "timm":
+        aside = stored.weights.with_name(DISTILLATION)
+        state = from_timm(state, load_student(aside) if aside.is_file() else {}, spec)
     student = student_from(state, spec, stored.weights).to(device).eval()
     steps = Preprocessing.from_facts(description["preprocessing"])
-    trained, names = description["trained"], description.get("class_names")
-    return Model(student, description["classes"], steps, device, trained, stored.artifact.manifest, names)
+    class_names = description.get("class_names")
+    manifest, trained = stored.artifact.manifest, description["trained"]
+    return Model(student, description["classes"], steps, device, trained, manifest, class_names)

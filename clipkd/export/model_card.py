@@ -43,12 +43,11 @@ TEMPLATES = Environment(
 )
 
 
-def card(source: ExportSource, description: dict[str, Any]) -> str:
+def card(source: ExportSource) -> str:
     """Return the README.md of an export: metadata for the hub, then text for people.
 
     Args:
         source: the student and its run.
-        description: what config.json holds under `clipkd`.
     """
     metrics, cell, identity = source.metrics, source.metrics.cell, source.metrics.identity
     summaries, seeds = over_seeds(source.folder)
@@ -71,7 +70,6 @@ def card(source: ExportSource, description: dict[str, Any]) -> str:
         few_seeds=FEW_SEEDS,
         environment=read_model(source.folder / ENVIRONMENT, RunEnvironment),
         preprocessing=source.model.preprocessing,
-        is_clip=description.get("names") == "transformers",
         license=source.license,
     )
 
@@ -94,9 +92,9 @@ def metadata(source: ExportSource) -> ModelCardData:
     ]
     return ModelCardData(
         license=source.license,
-        library_name="clipkd",
+        library_name="timm",
         pipeline_tag="image-classification",
-        tags=["knowledge-distillation", "vision", cell.train_type],
+        tags=["timm", "clipkd", "knowledge-distillation", cell.train_type],
         model_name=name_of(cell),
         eval_results=results,
     )

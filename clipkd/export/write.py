@@ -27,7 +27,7 @@ from clipkd.runs.record import KIND as RUN
 from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.class_names import ClassNames
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Bumped when an unchanged run is exported to other weights or settings."""
 MOST_CHECKED = 64
 """Most images of the dataset that an export is checked on."""

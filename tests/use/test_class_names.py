@@ -35,7 +35,7 @@ def test_an_export_keeps_the_names(run_folder, scans, here, tmp_path):
     words = json.dumps(WORDS)
     assert here("export", run_folder, "out", "--format", "hf", "--class-names", words).returncode == 0
     config = json.loads((tmp_path / "out/config.json").read_text())
-    assert config["id2label"] == {str(number): word for number, word in enumerate(WORDS)}
+    assert config["label_names"] == WORDS
     assert config["clipkd"]["classes"] == [str(number) for number in range(10)]
     model, run = package.load(tmp_path / "out", "cpu"), package.load(run_folder, "cpu")
     assert model.names == WORDS

@@ -95,10 +95,11 @@ def test_every_command(page, home, monkeypatch, capsys) -> None:
 def test_every_line_of_python(home) -> None:
     pytest.importorskip("onnxruntime")
     run = "results/runs/corrected/digits/tiny-32/digits-vit-s/embed-KD/seed0"
-    assert main(["export", run, "exported", "--format", "onnx"]) == 0
+    assert main(["export", run, "exported", "--format", "hf"]) == 0
+    assert main(["export", run, "exported-onnx", "--format", "onnx"]) == 0
     space: dict = {}
     blocks = [block for kind, block in BLOCK.findall(PAGE.read_text() + section()) if kind == "python"]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, space)
     assert space["student"].embed(["scan.png"]).shape == (1, 64)

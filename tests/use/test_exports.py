@@ -17,10 +17,8 @@ import clipkd as package
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.typed_json import read_model
 from clipkd.export import formats as exports
-from clipkd.export.clip_names import from_transformers, to_transformers
 from clipkd.export.write import export
-from clipkd.plugins.students import StudentSpec
-from clipkd.plugins.students._vit import Student
+from clipkd.plugins import students
 from clipkd.runs.record import Metrics
 
 
@@ -93,31 +91,49 @@ def test_onnx_without_images_to_check_on_is_refused(here, run_folder, tmp_path, 
     assert (answer.returncode, "image nosuch.png does not exist" in answer.stderr) == (2, True), answer.stderr
 
 
-def test_the_processor_enlarges_as_the_student_s_images_were(digits) -> None:
-    """A student of 64 pixels on images of 32: transformers' resizing and ours agree."""
-    from clipkd.core.vision import torchvision  # noqa: F401
-    from clipkd.data.preprocessing import Preprocessing
-    from clipkd.export.formats.hf import processor
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny-32", "timm:resnet18@32", "timm:test_vit@32", "timm:test_convnext@64", "timm:mobilenetv3_small_050@32",
+        "timm:deit_tiny_distilled_patch16_224@32",
+    ],
+)  # fmt: skip
+def test_weights_go_to_timm_and_back(name) -> None:
+    """timm's own model gives the student's scores; what only distillation uses is kept."""
+    from clipkd.export.timm_names import from_timm, timm_form, to_timm, whole
 
-    import transformers  # isort: skip
-
-    steps = Preprocessing(None, 32, 64, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    settings = {key: value for key, value in processor(steps).items() if key != "image_processor_type"}
-    theirs = transformers.ViTImageProcessor(**settings)
-    pixels = np.asarray(digits.image("test", 3))
-    inputs = theirs(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(inputs, steps.inputs([steps.read(pixels)], torch.device("cpu")), atol=1e-5, rtol=0)
-
-
-def test_names_go_to_transformers_and_back() -> None:
-    student = Student(StudentSpec("any", 16, 8, 8, 3, 2), 5, target_width=7, projection="student", learnable_scale=True)
+    spec = students.get(name)
+    student = spec.network(5, 7, "student", learnable_scale=True).eval()
+    with torch.no_grad():  # weights that all matter
+        for parameter in student.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
     state = student.state_dict()
-    there = to_transformers(state)
-    assert len(there) == len(state) + 2 * 3 * 2  # one matrix and one bias of each block become three
-    back = from_transformers(there)
+    there, aside = to_timm(state, spec)
+    assert aside.keys() == {"cluster_projection.weight", "cluster_projection.bias", "logit_scale"}
+    theirs = whole(timm_form(spec), 5).eval()
+    theirs.load_state_dict(there)
+    inputs = torch.randn(3, 3, spec.image_size, spec.image_size)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(inputs), student(inputs).logits, atol=1e-5, rtol=1e-5)
+    back = from_timm(there, aside, spec)
     assert back.keys() == state.keys()
-    for name, tensor in state.items():
-        torch.testing.assert_close(back[name], tensor, atol=0, rtol=0)
+    assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+
+
+def test_a_classifier_that_timm_computes_otherwise_is_not_exported(run_folder, tmp_path, monkeypatch) -> None:
+    from clipkd.export import timm_names
+
+    honest = timm_names.to_timm
+
+    def nudged(state, spec):
+        found, aside = honest(state, spec)
+        found["head.bias"] = found["head.bias"] + 0.01
+        return found, aside
+
+    monkeypatch.setattr(timm_names, "to_timm", nudged)
+    with pytest.raises(InputError, match="does not compute what the student computes"):
+        export(run_folder, exports.get("hf"), tmp_path / "out", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_card_s_numbers_are_the_run_s(exported, run_folder) -> None:
@@ -154,12 +170,12 @@ def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digi
 
 
 def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
-    """transformers' own code, given nothing but the folder, computes the student's embedding, scores and label."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it)
+    """timm's and transformers' own code, given nothing but the folder, computes the student's scores and labels."""
+    from clipkd.core.vision import torchvision  # noqa: F401  (both import it)
 
     folder, model = exported["hf"], package.load(exported["hf"])
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     for path in scans[:3]:
         shutil.copy(path, tmp_path / "image.png")
@@ -168,10 +184,13 @@ def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
             for block in blocks:
                 exec(block.replace("FOLDER", str(folder)), space)
         probabilities = space["scores"].softmax(dim=1)[0].numpy()
-        np.testing.assert_allclose(probabilities, model.probabilities(path)[0], atol=1e-4)
+        np.testing.assert_allclose(probabilities, model.probabilities(path)[0], atol=1e-5)
         np.testing.assert_allclose(space["embedding"].numpy(), model.embed(path), atol=1e-4)
-        label = json.loads((folder / "config.json").read_text())["id2label"][str(probabilities.argmax())]
-        assert label == model.predict(path)[0][0].label
+        expected = model.predict(path)[0]
+        assert [one["label"] for one in space["predictions"]] == [one.label for one in expected]
+        np.testing.assert_allclose(
+            [one["score"] for one in space["predictions"]], [one.probability for one in expected], atol=1e-5
+        )
 
 
 def test_a_name_can_t_break_out_of_the_card(run_folder) -> None:
@@ -193,7 +212,7 @@ def test_a_name_can_t_break_out_of_the_card(run_folder) -> None:
     name = "x: [\n---\n<b>"
     metrics = metrics.model_copy(update={"cell": metrics.cell.model_copy(update={"dataset": name})})
     source = ExportSource(replace(model, class_names=[*evil, *model.classes[5:]]), metrics, run_folder, "other", [])
-    whole = card(source, source.description)
+    whole = card(source)
     text = whole.split("\n---\n", 1)[1]
     assert "<script" not in text
     assert "<b>" not in text

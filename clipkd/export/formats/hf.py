@@ -1,69 +1,105 @@
-"""A folder as the Hugging Face hub keeps models: weights, config, preprocessing and a model card."""
+"""A folder as timm and the Hugging Face hub keep models: weights, config and a model card.
+
+`timm.create_model("local-dir:FOLDER", pretrained=True)` and `transformers.pipeline("image-classification", FOLDER)`
+load it, with labels and preprocessing.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkd.core.artifacts import write_json, write_text
-from clipkd.export.files import CARD, CONFIG, WEIGHTS
+from clipkd.core.errors import InputError
+from clipkd.export.files import CARD, CONFIG, DISTILLATION, WEIGHTS
 from clipkd.export.formats import Format
 from clipkd.plugins import students
 
 if TYPE_CHECKING:
-    from clipkd.data.preprocessing import Preprocessing
+    from clipkd.export.model import Model
     from clipkd.export.source import ExportSource
 
-PREPROCESSOR = "preprocessor_config.json"
-BILINEAR = 2
-"""As PIL and transformers number the filters."""
+ROUNDING = 1e-4
+"""Allowed between timm's scores and the student's, relative to the largest."""
 
 
 @dataclass(frozen=True)
 class HuggingFace(Format):
-    """For the hub, for `clipkd.load`, and (the tower of a CLIP student) for transformers."""
+    """For the hub, timm, transformers and `clipkd.load`."""
 
     def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
-        from clipkd.export.clip_names import settings, to_transformers
         from clipkd.export.model_card import card
-        from clipkd.plugins.students._vit import Student
+        from clipkd.export.timm_names import to_timm
         from clipkd.runs.folder import save_student
 
-        student, description = source.model.student, source.description
-        state = student.state_dict()
-        config: dict[str, Any] = {"model_type": "clipkd"}
-        if isinstance(student, Student):
-            state = to_transformers(state)
-            config = settings(student, students.rebuilt(description["student"]))
-            description["names"] = "transformers"
-        config |= {
-            "id2label": {str(number): name for number, name in enumerate(source.model.names)},
-            "label2id": {name: number for number, name in enumerate(source.model.names)},
-            "dtype": "float32",
-            "clipkd": description,
-        }
+        spec = students.rebuilt(source.description["student"])
+        state, aside = to_timm(source.model.student.state_dict(), spec)
         save_student(state, folder / WEIGHTS)
-        write_json(folder / CONFIG, config)
-        write_json(folder / PREPROCESSOR, processor(source.model.preprocessing))
-        write_text(folder / CARD, card(source, description))
-        return {}
+        if aside:
+            save_student(aside, folder / DISTILLATION)
+        write_json(folder / CONFIG, config(source.model, spec) | {"clipkd": source.description | {"names": "timm"}})
+        largest = compare(source.model, folder)
+        write_text(folder / CARD, card(source))
+        return {"largest_difference": largest}
 
 
-def processor(steps: Preprocessing) -> dict[str, Any]:
-    """Return the settings of transformers' ViTImageProcessor that do the same to an image of the dataset."""
+def config(model: Model, spec: students.NetworkSpec) -> dict[str, Any]:
+    """Return the keys of config.json from which timm and transformers build the model and its preprocessing."""
+    from clipkd.export.timm_names import timm_form
+
+    form, classes = timm_form(spec), len(model.names)
+    steps = model.preprocessing
     return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": steps.size, "width": steps.size},
-        "resample": BILINEAR,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(steps.mean),
-        "image_std": list(steps.std),
+        "architecture": form.architecture,
+        "num_classes": classes,
+        "model_args": form.arguments,
+        "label_names": model.names,
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, steps.size, steps.size],
+            "fixed_input_size": form.is_fixed,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",  # the whole image is resized, without a crop
+            "mean": list(steps.mean),
+            "std": list(steps.std),
+            "num_classes": classes,
+            "classifier": form.classifiers[0] if len(form.classifiers) == 1 else list(form.classifiers),
+        },
     }
 
 
-SPEC = HuggingFace(name="hf", title="config.json, preprocessor_config.json, model.safetensors and a model card")
+def compare(model: Model, folder: Path) -> float:
+    """Return the largest difference between the scores of the folder's model, loaded by timm, and the student's.
+
+    Raises:
+        InputError: timm can't load it, or it gives other scores: a model that timm's classifier does not fit.
+    """
+    import timm
+    import torch
+
+    size = model.preprocessing.size
+    inputs = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.student.cpu().eval()(inputs).logits
+        try:
+            found = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(inputs)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise InputError(f"{does_not_fit(folder)} ({str(error).splitlines()[0]})") from None
+    largest = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+    if not largest <= ROUNDING:
+        raise InputError(f"{does_not_fit(folder)}: its scores differ by up to {largest:.2g}; nothing was written")
+    return largest
+
+
+def does_not_fit(folder: Path) -> str:
+    """Return what to tell the user where timm has no such classifier."""
+    architecture = json.loads((folder / CONFIG).read_text())["architecture"]
+    return f"timm's {architecture} does not compute what the student computes; export it as safetensors or onnx"
+
+
+SPEC = HuggingFace(
+    name="hf", title="model.safetensors, config.json and a model card, for timm, transformers and the hub"
+)
