@@ -14,7 +14,7 @@ from typing import Any
 from clipkd.core import verified
 from clipkd.core.disk import explained
 from clipkd.core.environment import check_environment, masked
-from clipkd.core.errors import ClipkdError, MachineError
+from clipkd.core.errors import ClipkdError, MachineError, lost_device
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
 
@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(f"clipkd {options.verb}: stopped")
         return 130
+    except RuntimeError as error:
+        if not (first := lost_device(error)):
+            raise
+        say(f"clipkd {options.verb}: error: the GPU failed ({first}): try again, or take another one")
+        return MachineError.exit_code
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EIO) and not error.filename:  # nobody reads any more, or no terminal
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -34,6 +34,27 @@ class MachineError(ClipkdError):
     exit_code = 4
 
 
+LOST = (
+    "device lost",
+    "uncorrectable",
+    "unspecified launch failure",
+    "launch timed out",
+    "hardware stack error",
+    "fallen off the bus",
+    "gpu is lost",
+    "unknown error",
+    "device(s) is/are busy or unavailable",
+)
+"""Words of a GPU's driver for a GPU that failed, and not the program. (Out of memory, or a wrong index, is neither.)"""
+
+
+def lost_device(error: RuntimeError) -> str:
+    """Return the first line of the message where torch says that the GPU failed, else ""."""
+    first = str(error).partition("\n")[0]
+    is_devices = type(error).__name__ == "AcceleratorError" or first.startswith(("CUDA error", "HIP error"))
+    return first if is_devices and any(word in first.lower() for word in LOST) else ""
+
+
 class Interrupted(ClipkdError):
     """A signal stopped the work; it was saved, and the same command goes on with it."""
 

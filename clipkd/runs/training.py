@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import torch
 
-from clipkd.core.errors import ClipkdError, MachineError
+from clipkd.core.errors import ClipkdError, MachineError, lost_device
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model
@@ -73,15 +73,15 @@ def train_together(
             except ClipkdError as error:
                 outcomes[number] = error
             except RuntimeError as error:
-                outcomes[number] = out_of_memory(job, error)
+                outcomes[number] = in_words(job, folder, error)
         try:
             for run in runs.values():
                 stack.callback(end, run)
                 begin(run)
             train_runs(list(runs.values()), interruption)
         except RuntimeError as error:
-            lack = out_of_memory(pairs[0][0], error)
-            outcomes |= {number: lack for number, run in runs.items() if not run.result}
+            stopped = {number: run for number, run in runs.items() if not run.result}
+            outcomes |= {number: in_words(run.job, run.folder, error) for number, run in stopped.items()}
     for number, run in runs.items():
         if outcome := run.failure or run.result:
             outcomes.setdefault(number, outcome)
@@ -118,6 +118,19 @@ def end(run: Run) -> None:
     """Close what is open."""
     if run.curves is not None:
         run.curves.close(is_complete=run.result is not None)
+
+
+def in_words(job: Job, folder: RunFolder, error: RuntimeError) -> MachineError:
+    """Return what to tell the user if the GPU failed, or memory ran out; raise any other error."""
+    first = lost_device(error)
+    if not first:
+        return out_of_memory(job, error)
+    step = folder.checkpoints(job.identity).last_step()
+    saved = f"it was last saved after step {step:,}" if step else "nothing was saved yet"
+    return MachineError(
+        f"{folder.path}: {job.device} failed ({first}); {saved}: the same command resumes there. If it happens again, "
+        "take another GPU: `nvidia-smi -q` and the kernel's log (Xid) say what is wrong with this one"
+    )
 
 
 def out_of_memory(job: Job, error: RuntimeError) -> MachineError:

@@ -36,6 +36,10 @@ class Checkpoints:
         found = self.folder.iterdir() if self.folder.is_dir() else []
         return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
 
+    def last_step(self) -> int | None:
+        """Return after how many steps this very run was saved last; None where it was not."""
+        return next((int(path.name) for path in self.steps() if self.is_of_this_run(path)), None)
+
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Save the state after `step` steps of the run; drop all but the newest few.
 

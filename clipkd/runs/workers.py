@@ -12,8 +12,8 @@ import os
 import signal as signals
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -55,7 +55,21 @@ def start_server() -> None:
             f"one of at most {longest} bytes, for example /tmp"
         )
     CONTEXT.set_forkserver_preload(["clipkd.runs.assignment"])
-    forkserver.ensure_running()
+    with deaf():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C from their first moment: a terminal sends it to all, and this one answers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signals.signal(signals.SIGINT, signals.SIG_IGN)
+    try:
+        yield
+    finally:
+        signals.signal(signals.SIGINT, before)
 
 
 def train_in_processes(assignments: Sequence[Assignment], processes: int, threads: int | None) -> None:
@@ -146,7 +160,11 @@ def as_error(exit_code: int, message: str) -> ClipkdError:
 def run_task(function: Callable[..., dict[str, ClipkdError]], arguments: tuple, answer: Connection) -> None:
     """Do a task in a process of its own; send what failed."""
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    failures = function(*arguments)
+    signals.signal(signals.SIGINT, signals.default_int_handler)
+    try:
+        failures = function(*arguments)
+    except KeyboardInterrupt:  # outside a training, which listens itself
+        failures = {multiprocessing.current_process().name: Interrupted(signals.SIGINT, "stopped by SIGINT")}
     with suppress(BrokenPipeError):  # where the parent is gone nobody listens
         answer.send({name: (error.exit_code, str(error)) for name, error in failures.items()})
 

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,9 +18,9 @@ import pytest
 import torch
 
 from clipkd.core import lock
-from clipkd.core.errors import ClipkdError, DataError, MachineError
+from clipkd.core.errors import ClipkdError, DataError, MachineError, lost_device
 from clipkd.embeddings import prepare
-from clipkd.runs import training
+from clipkd.runs import loop, training
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_job
 from clipkd.runs.stack import OneStudent
@@ -224,6 +226,7 @@ def written_by(folder: Path) -> None:
 
 def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "refuse_held", nothing)
+    not_exclusive(monkeypatch)
 
 
 def race(folder: Path) -> tuple[int, int]:
@@ -310,6 +313,75 @@ def test_a_lock_is_broken_only_where_its_holder_is_dead(tmp_path: Path) -> None:
 def unworded(_: object, error: Exception) -> None:
     """The mutant: the error goes on as it came."""
     raise error
+
+
+@pytest.mark.parametrize(("at", "saved"), [(1, "nothing was saved yet"), (4, "it was last saved after step 3")])
+@fault("R17", **{"our-words": replaced("clipkd.core.errors.LOST", ())})
+def test_a_gpu_that_fails_is_told_with_the_last_save(at: int, saved: str, study: Study, tmp_path: Path) -> None:
+    """The error that torch raises for it, in a step."""
+    study.whole("supervised")
+    real, left = loop.train_step, iter(range(at))
+
+    def failing(*given: Any) -> None:
+        if next(left) == at - 1:
+            raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be")
+        real(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", failing)
+        try:
+            study.train("supervised", tmp_path)
+        except MachineError as error:
+            assert f"{tmp_path}: cpu failed (CUDA error: uncorrectable ECC error encountered); {saved}" in str(error)
+        except RuntimeError:
+            pytest.fail("a traceback")
+    study.train("supervised", tmp_path)
+    assert is_equal(tmp_path, study.whole("supervised"))
+
+
+def test_r17_a_mistake_of_the_program_keeps_its_traceback() -> None:
+    for words in ("CUDA error: device-side assert triggered", "unspecified launch failure"):
+        assert lost_device(RuntimeError(words)) == ""
+    assert lost_device(RuntimeError("CUDA error: unspecified launch failure")) != ""
+
+
+SECONDS = (0.0, 0.03, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0)
+"""After a verb's beginning."""
+
+
+def raw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: Python's own answer to Ctrl-C, in every process."""
+    monkeypatch.setattr(sys.modules[__name__], "BEGIN", BEGIN.replace("run()", "cli.main()"))
+    monkeypatch.setattr(sys.modules[__name__], "SECONDS", (0.03, 0.1, 0.2, 0.4, 0.8, 1.2))
+
+
+BEGIN = (
+    "import sys; from clipkd.__main__ import run\n"
+    "class cli:\n    def main():\n        from clipkd.cli import main\n        return main()\n"
+    "print('begun', flush=True); sys.exit(run())"
+)
+
+
+@fault("R18", **{"our-answer": raw})
+def test_ctrl_c_at_any_moment_is_one_line(study: Study, tmp_path: Path) -> None:
+    """To every process of the terminal, the fork server that is importing torch included."""
+    study.whole("supervised")
+    words = ["train", "--dataset-name", "digits", "--student", "tiny-32", "--train-type", "supervised", "--seed"]
+    words += ["0", "1", "--processes", "2", "--data", str(study.layout.data), "--epochs", "200"]
+    for number, after in enumerate(SECONDS if FULL else SECONDS[2:9:3]):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BEGIN, *words, "--log-folder", str(tmp_path / str(number))],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path,
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(after)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130, said
+        assert "Traceback" not in said, said
+        assert "Exception ignored" not in said, said
+        assert said.count("stopped by SIGINT; run the same") + said.count("train: stopped\n") == 1, said
 
 
 @fault("R07", **{"our-words": replaced("clipkd.runs.training.out_of_memory", unworded)})
