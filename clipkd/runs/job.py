@@ -21,6 +21,9 @@ from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
+from clipkd.plugins import prototype_forms
+from clipkd.plugins.teachers import SeveralTeachers
+from clipkd.runs.standardisation import Standardisation
 from clipkd.runs.teacher_targets import (
     LazyTargets,
     LiveTargets,
@@ -34,7 +37,7 @@ from clipkd.runs.teacher_targets import (
 )
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
-from clipkd.spec.layout import Layout
+from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import REPLAY_SEED
 
@@ -110,8 +113,11 @@ def open_teacher_targets(job: Job) -> TeacherTargets:
     if job.cell.method.signal == "nothing":
         return TeacherTargets()
     rows = target_rows(job)
-    each = [targets_of_one(replace(job, cell=one), rows) for one in job.cell.by_teacher]
-    return SeveralTargets(each) if len(each) > 1 else each[0]
+    spec = job.cell.teacher_spec
+    if not isinstance(spec, SeveralTeachers):
+        return targets_of_one(job, rows)
+    each = [targets_of_one(replace(job, cell=one), rows, spec.standardise) for one in job.cell.by_teacher]
+    return SeveralTargets(each, spec.shares)
 
 
 def target_rows(job: Job) -> np.ndarray | None:
@@ -127,15 +133,20 @@ def target_rows(job: Job) -> np.ndarray | None:
     return found
 
 
-def targets_of_one(job: Job, rows: np.ndarray | None) -> TeacherTargets:
-    """Return the part of a job's one teacher; `rows`: for each image, the one whose targets it gets."""
+def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False) -> TeacherTargets:
+    """Return the part of a job's one teacher.
+
+    Args:
+        job: the job, with one teacher in its cell.
+        rows: for each image, the one whose targets it gets; None: its own.
+        standardise: whether the dimensions of stored embeddings are standardised.
+    """
     cell, device, asked, source = job.cell, job.device, job.cell.method.signal, job.cell.teacher_source
     if asked == "prototypes":
-        return prototype_targets(job)
+        return prototype_targets(job, standardise)
     embeddings = job.layout.full_embeddings(cell)
     if source == "cached" and asked == "embeddings":
-        array = Vectors(open_part(job, "embeddings", embeddings.folder, embeddings.identity), "train")
-        return StoredTargets(array, array.shape[-1], device, rows, cell.has_one_view)
+        return embedding_targets(job, embeddings, rows, standardise)
     head = open_part(job, "head", *embeddings.head()) if asked == "scores" else None
     if source == "cached" and head:
         scores = head.array("scores-train")
@@ -143,10 +154,10 @@ def targets_of_one(job: Job, rows: np.ndarray | None) -> TeacherTargets:
     layer = linear(head.array("weight"), head.array("bias"), device) if head else None
     if source == "replayed":
         store = job.layout.replayed_embeddings(cell)
+        if not layer:
+            return embedding_targets(job, store, rows, standardise)
         vectors = Vectors(open_part(job, "embeddings", store.folder, store.identity), "train")
-        if layer:
-            return StoredScores(vectors, layer, device, rows)
-        return StoredTargets(vectors, vectors.shape[-1], device, rows)
+        return StoredScores(vectors, layer, device, rows)
     spec = cell.teacher_spec
     assert spec is not None
     teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
@@ -155,16 +166,35 @@ def targets_of_one(job: Job, rows: np.ndarray | None) -> TeacherTargets:
     return LiveTargets(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.crops)
 
 
-def prototype_targets(job: Job) -> TeacherTargets:
+def embedding_targets(job: Job, store: Embeddings, rows: np.ndarray | None, standardise: bool) -> TeacherTargets:
+    """Return the stored embeddings of a job's one teacher."""
+    artifact = open_part(job, "embeddings", store.folder, store.identity)
+    vectors, standardised = Vectors(artifact, "train"), Standardisation.of_images(artifact) if standardise else None
+    return StoredTargets(vectors, vectors.shape[-1], job.device, rows, job.cell.has_one_view, standardised)
+
+
+def prototype_targets(job: Job, standardise: bool) -> TeacherTargets:
     """Return the class prototypes of a job's one teacher, as its method prepares them."""
+    prepare = partial(job.cell.method.class_targets, seed=job.cell.seed)
+    made = {name: torch.tensor(array).to(job.device) for name, array in prototype_arrays(job, standardise).items()}
+    if "deviation" in made:
+        return SampledPrototypes(made["prototypes"], made["deviation"], prepare)
+    return PrototypeTargets(prepare(made["prototypes"]))
+
+
+def prototype_arrays(job: Job, standardise: bool) -> dict[str, np.ndarray]:
+    """Return class prototypes, and of some forms more: those that are stored, or those of the standardised sample."""
     folder, identity = job.layout.prototypes(job.cell)
     artifact = open_part(job, "prototypes", folder, identity)
-    prepare = partial(job.cell.method.class_targets, seed=job.cell.seed)
-    stored = torch.from_numpy(artifact.array("prototypes").copy()).to(job.device)
-    if "deviation.npy" in artifact.manifest["files"]:
-        deviation = torch.from_numpy(artifact.array("deviation").copy()).to(job.device)
-        return SampledPrototypes(stored, deviation, prepare)
-    return PrototypeTargets(prepare(stored))
+    if not standardise:
+        stored = [name for name in ("prototypes", "deviation") if f"{name}.npy" in artifact.manifest["files"]]
+        return {name: artifact.array(name) for name in stored}
+    store = job.layout.sample_embeddings(job.cell)
+    sample = open_part(job, "embeddings", store.folder, store.identity)
+    # Of the sample, not of its prototypes: some forms bring each vector to length 1 before they take a mean.
+    vectors = Standardisation.of_sample(sample)(Vectors(sample, "sample")[:])
+    form = prototype_forms.get(job.layout.form_of(job.cell))
+    return form.prototypes(vectors, sample.array("sample-labels"), len(job.dataset.classes))
 
 
 def training_rows(job: Job) -> np.ndarray:

@@ -66,7 +66,7 @@ def update_students(group: Group, step_inputs: Sequence[StepInputs]) -> None:
     with autocast(group.precision, group.device):
         outputs = students([one.inputs for one in step_inputs])
     losses = [
-        objective(run.cell.method, run.student, output, one.labels, one.teacher_targets, run.recipe)
+        objective(run.cell.method, run.student, output, one.labels, one.teacher_targets, run.recipe, run.source.shares)
         for run, output, one in zip(runs, outputs, step_inputs, strict=True)
     ]
     for run in runs:

@@ -16,7 +16,13 @@ from clipkd.runs.record import Accuracy
 from clipkd.runs.teacher_targets import PrototypeTargets, SeveralTargets, TeacherTargets
 
 
-def similarities(student: Heads, embedding: Tensor, prototypes: list[Tensor], recipe: Recipe) -> Tensor:
+def similarities(
+    student: Heads,
+    embedding: Tensor,
+    prototypes: list[Tensor],
+    recipe: Recipe,
+    shares: tuple[float, ...] | None = None,
+) -> Tensor:
     """Return a batch's similarities [B, C] with each class: the recipe's own, averaged over the teachers.
 
     Args:
@@ -24,12 +30,15 @@ def similarities(student: Heads, embedding: Tensor, prototypes: list[Tensor], re
         embedding: the student's, [B, W].
         prototypes: [C, D] or [C, P, D] of each teacher.
         recipe: which side is projected.
+        shares: of each teacher in the average; None: the same for each.
     """
     each = [
         losses.class_similarity(student.projection_head(number), embedding, one, recipe)
         for number, one in enumerate(prototypes)
     ]
-    return torch.stack(each).mean(dim=0)
+    if shares is None:
+        return torch.stack(each).mean(dim=0)
+    return torch.stack([share * one for share, one in zip(shares, each, strict=True)]).sum(dim=0)
 
 
 @torch.inference_mode()
@@ -45,7 +54,7 @@ def nearest_prototype(
     student.eval()
     hits, count = torch.zeros(2), 0
     for inputs, labels in batches:
-        scores = similarities(student, student(inputs).embedding, prototypes, recipe)
+        scores = similarities(student, student(inputs).embedding, prototypes, recipe, source.shares)
         hits += torch.stack(top_k(scores, labels)).cpu()
         count += len(labels)
     student.train(was_training)

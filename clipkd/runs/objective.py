@@ -16,15 +16,18 @@ def objective(
     labels: Tensor,
     signal: Tensor | tuple[Tensor, ...] | None,
     recipe: Recipe,
+    shares: tuple[float, ...] | None = None,
 ) -> Losses:
     """Return the loss of a batch and its parts.
 
     Of several teachers each has a projection of its own; what they share, the classification, is the same in each
-    one's loss and in their mean.
+    one's loss and in their mean. `shares`, with the sum 1, weight that mean; None: the same for each.
     """
     if not isinstance(signal, tuple):
         return method.loss(student, outputs, labels, signal, recipe)
     each = [
         method.loss(student.projection_head(number), outputs, labels, one, recipe) for number, one in enumerate(signal)
     ]
-    return {part: sum(losses[part] for losses in each) / len(each) for part in each[0]}
+    if shares is None:
+        return {part: sum(losses[part] for losses in each) / len(each) for part in each[0]}
+    return {part: sum(share * losses[part] for share, losses in zip(shares, each, strict=True)) for part in each[0]}

@@ -17,6 +17,7 @@ from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Widths
+from clipkd.runs.standardisation import Standardisation
 
 
 class TeacherTargets:
@@ -26,6 +27,8 @@ class TeacherTargets:
     """A teacher in this process, which costs memory and forward passes."""
     width: Widths = None
     """Dimensions D of the vectors that the projection maps to or from; None: no projection."""
+    shares: tuple[float, ...] | None = None
+    """Of several teachers' losses; None: the same for each."""
     generator: torch.Generator | None = None
     """What random targets are drawn with; None: the process's own generator."""
 
@@ -41,8 +44,9 @@ class TeacherTargets:
 class SeveralTargets(TeacherTargets):
     """The targets of several teachers, in their order."""
 
-    def __init__(self, sources: Sequence[TeacherTargets]) -> None:
-        self.sources = tuple(sources)
+    def __init__(self, sources: Sequence[TeacherTargets], shares: tuple[float, ...] | None = None) -> None:
+        """`shares`: of each one's loss, with the sum 1; None: the same for each."""
+        self.sources, self.shares = tuple(sources), shares
         self.width = tuple(cast(int, source.width) for source in sources)
 
     def use_generator(self, generator: torch.Generator) -> None:
@@ -86,6 +90,7 @@ class StoredTargets(TeacherTargets):
         device: torch.device,
         rows: np.ndarray | None = None,
         has_one_view: bool = False,
+        standardised: Standardisation | None = None,
     ) -> None:
         """Open stored targets.
 
@@ -95,13 +100,16 @@ class StoredTargets(TeacherTargets):
             device: where targets go.
             rows: for each image, the one whose targets it gets, of the view of the same number; None: its own.
             has_one_view: whether the first view's targets are those of all views.
+            standardised: what is done to vectors; None: nothing.
         """
         self.array, self.width, self.device, self.rows = array, width, device, rows
-        self.has_one_view = has_one_view
+        self.has_one_view, self.standardised = has_one_view, standardised
 
     def __call__(self, batch: Batch) -> Tensor:
         rows = batch.rows.numpy() if self.rows is None else self.rows[batch.rows.numpy()]
         vectors = self.array[rows, 0 if self.has_one_view else batch.views.numpy()]
+        if self.standardised is not None:
+            vectors = self.standardised(vectors)
         return sent(torch.from_numpy(vectors), self.device).float()
 
 

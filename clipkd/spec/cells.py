@@ -12,7 +12,7 @@ from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.methods import Method
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
-from clipkd.plugins.teachers import TeacherSpec
+from clipkd.plugins.teachers import SeveralTeachers, TeacherSpec
 from clipkd.spec.settings import Block, Config, TeacherSource
 
 NO_TEACHER = "none"
@@ -247,6 +247,12 @@ def refuse_teacher(cell: Cell) -> None:
                 f"teacher '{one.teacher}' {what}: it gives prototypes, for embed-KD and its controls, not the "
                 f"{cell.method.signal} that '{cell.method.name}' asks for"
             )
+    spec = cell.teacher_spec
+    if isinstance(spec, SeveralTeachers) and spec.standardise and cell.method.signal == "scores":
+        raise InputError(
+            f"teachers '{cell.teacher}': '{cell.method.name}' uses class scores, which do not depend on the scale of "
+            "embeddings; leave out standardise for it, in a block of its own"
+        )
     if len(cell.by_teacher) > 1 and cell.teacher_source in {"live", "lazy"}:
         raise InputError(
             f"several teachers ('{cell.teacher}') come from stored embeddings: teacher_source "

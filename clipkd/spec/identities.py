@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipkd.core.fingerprint import Identity, fingerprint
+from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
@@ -12,6 +13,8 @@ from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import PROTOCOL as VIEWS_PROTOCOL
 from clipkd.spec.views import REPLAY_SEED, reduced
 
+SEVERAL_PROTOCOL = 1
+"""Bumped when weighted or standardised teachers give other numbers."""
 AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
 
 
@@ -43,6 +46,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         "protocol": PROTOCOL,
         **views_identity(cell, layout),
         **method_identity(cell),
+        **several_identity(cell),
     }
 
 
@@ -62,6 +66,16 @@ def method_identity(cell: Cell) -> Identity:
     """Return what a train type whose numbers have changed adds to an identity; nothing in its first form."""
     protocol = cell.method.protocol
     return {"method": {"protocol": protocol}} if protocol > 1 else {}
+
+
+def several_identity(cell: Cell) -> Identity:
+    """Return how several teachers are combined; nothing where they are taken as they are, the same for each."""
+    spec = cell.teacher_spec
+    if not isinstance(spec, SeveralTeachers) or not (spec.weights or spec.standardise):
+        return {}
+    return {
+        "several": {"shares": list(spec.shares or ()), "standardise": spec.standardise, "protocol": SEVERAL_PROTOCOL}
+    }
 
 
 def as_settings(identity: Identity, settings: Identity) -> Identity:

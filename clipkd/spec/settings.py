@@ -130,7 +130,8 @@ class Block(Settings):
         ...,
         "Names of teachers (clipkd/plugins/teachers/, or keys of `teachers`), `owner/model@commit` on the Hugging Face "
         "hub, or folders. A suffix says which output is used: `:cls` (default), `:mean`, `:pooler` or `:text`. "
-        "`A+B`: several teachers at once.",
+        "`A+B`: several teachers at once; `A+B?weights=2,1&standardise=true`: with these weights of their losses, each "
+        "dimension of their embeddings at mean 0 and deviation 1.",
     )
     students: Names = setting(
         ...,

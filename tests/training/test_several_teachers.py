@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
+from clipkd.data.batches import Batch
 from clipkd.embeddings import prepare
+from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import recipes, teachers
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import build_student
+from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.runs.load_student import student_from
 from clipkd.runs.objective import objective
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell, checked, expand
+from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config, Hyperparameters
+from clipkd.spec.views import Sample
 from clipkd.tables.accuracy import table as accuracy_table
 from clipkd.tables.cost import table as cost_table
 from clipkd.tables.results import Results
@@ -41,8 +48,8 @@ def drawn(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
-def by_hand(student, train_type, recipe, images, signals):
-    """The loss from the published formulas: CE + w * the mean over teachers of each one's own term."""
+def by_hand(student, train_type, recipe, images, signals, weights=(1, 1)):
+    """The loss from the published formulas: CE + w * the weighted mean over teachers of each one's own term."""
     outputs = student(images)
     z, s = outputs.embedding, outputs.logits
     is_reference = recipe == "reference"
@@ -60,12 +67,15 @@ def by_hand(student, train_type, recipe, images, signals):
         scale = 1.0 if is_reference else torch.exp(student.logit_scales[number])
         target = LABELS if train_type == "embed-KD" else torch.arange(BATCH)
         terms.append(plain.cross_entropy(scale * plain.cosines(here, there), target))
-    return plain.cross_entropy(classified, LABELS) + 0.5 * (terms[0] + terms[1]) / 2
+    return plain.cross_entropy(classified, LABELS) + 0.5 * (weights[0] * terms[0] + weights[1] * terms[1]) / sum(
+        weights
+    )
 
 
 @pytest.mark.parametrize("recipe", ["reference", "corrected"])
 @pytest.mark.parametrize("train_type", ["embed-KD", "teacher-KD", "vanilla"])
-def test_loss_and_gradients_are_those_of_the_formula(train_type, recipe):
+@pytest.mark.parametrize("weights", [(), (3, 0.5)])
+def test_loss_and_gradients_are_those_of_the_formula(weights, train_type, recipe):
     torch.manual_seed(0)
     student = build_student(SPEC, CLASSES, WIDTHS, recipes.get(recipe)).double().eval()
     for number, scale in enumerate(student.logit_scales):
@@ -74,8 +84,9 @@ def test_loss_and_gradients_are_those_of_the_formula(train_type, recipe):
     signals = tuple(drawn(rows, CLASSES if train_type == "vanilla" else width) for width in WIDTHS)
     images = drawn(BATCH, 3, 16, 16)
     method = methods.get(train_type)
-    found = objective(method, student, student(images), LABELS, signals, recipes.get(recipe))["loss"]
-    expected = by_hand(student, train_type, recipe, images, signals)
+    shares = SeveralTeachers("a+b", "", weights=weights).shares
+    found = objective(method, student, student(images), LABELS, signals, recipes.get(recipe), shares)["loss"]
+    expected = by_hand(student, train_type, recipe, images, signals, weights or (1, 1))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     parameters = [value for value in student.parameters() if value.requires_grad]
     pairs = [torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found, expected)]
@@ -83,10 +94,12 @@ def test_loss_and_gradients_are_those_of_the_formula(train_type, recipe):
         assert (mine is None) == (right is None)
         if mine is not None:
             torch.testing.assert_close(mine, right, rtol=1e-8, atol=1e-10)
-    # The control: teachers in the other order, where they could be confused, give another loss.
+    # The control: equal weights, and teachers in the other order, where they could be confused, give another loss.
     if train_type == "vanilla":
         return
-    swapped = by_hand(student, train_type, recipe, images, (signals[0], signals[1].flip(0)))
+    if weights:
+        assert abs(by_hand(student, train_type, recipe, images, signals) - expected) > 1e-6
+    swapped = by_hand(student, train_type, recipe, images, (signals[0], signals[1].flip(0)), weights or (1, 1))
     assert abs(swapped - expected) > 1e-6
 
 
@@ -137,7 +150,71 @@ def test_signals_are_those_of_each_teacher_alone(pair, digits_folder):
         torch.testing.assert_close(one, alone)
 
 
+@pytest.mark.parametrize(
+    ("train_type", "recipe"), [("teacher-KD", "corrected"), ("embed-KD", "reference"), ("embed-KD", "corrected")]
+)
+def test_standardised_targets_are_those_of_float64(train_type, recipe, pair, digits_folder):
+    """Slowly: each dimension less its mean, over its deviation; prototypes are made of what that gives."""
+    layout = Layout(digits_folder, dtype="float32", sample=Sample(5, 0))
+    cell = checked(Cell(recipe, "digits", "tiny-32", f"{pair}?standardise=true", train_type, 0))
+    prepare.for_training(cell, layout, CPU, 256)
+    rows = torch.tensor([3, 700, 41])
+    batch = Batch(rows, rows > 0, torch.zeros(3, dtype=torch.long), rows, rows)
+    found = open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))(batch)
+    for one, mine in zip(cell.by_teacher, found, strict=True):
+        is_sample = train_type == "embed-KD"
+        store = layout.sample_embeddings(one) if is_sample else layout.full_embeddings(one)
+        opened = open_artifact(store.folder, "embeddings", store.identity)
+        vectors = Vectors(opened, "sample" if is_sample else "train")[:].astype(np.float64)
+        flat = vectors.reshape(-1, vectors.shape[-1])
+        standard = np.stack([(column - column.mean()) / column.std() for column in flat.T], axis=1)
+        if is_sample:
+            labels = opened.array("sample-labels")
+            if recipe == "corrected":  # the form unit-mean
+                standard = np.stack([vector / math.sqrt((vector**2).sum()) for vector in standard])
+            standard = np.stack([standard[labels == number].mean(axis=0) for number in range(10)])
+            if recipe == "corrected":
+                standard = np.stack([vector / math.sqrt((vector**2).sum()) for vector in standard])
+        expected = standard if is_sample else standard[rows]
+        np.testing.assert_allclose(mine.numpy(), expected, atol=2e-5)
+        assert abs(mine.numpy() - flat[: len(mine)]).max() > 0.1  # the control: not as they are stored
+
+
+def test_weights_and_standardisation_are_a_run_of_their_own(pair, tmp_path):
+    layout, numbers = Layout(tmp_path), Hyperparameters(epochs=1)
+    plain, asked = (
+        checked(Cell("corrected", "digits", "tiny-32", f"{pair}{options}", "embed-KD", 0))
+        for options in ("", "?weights=2,0.5&standardise=true")
+    )
+    assert "several" not in run_identity(plain, numbers, layout, "")
+    combined = run_identity(asked, numbers, layout, "")["several"]
+    assert (combined["shares"], combined["standardise"]) == ([0.8, 0.2], True)
+    assert asked.folder == "corrected/digits/tiny-32/first+second.weights-2-0.5.standardised/embed-KD/seed0"
+    assert asked.by_teacher == plain.by_teacher
+    assert asked.teacher_spec.title == "first + second (weights 2:0.5, standardised)"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("?weights=2", "weights '2' are not 2 positive numbers, as in .weights=2,1"),
+        ("?weights=1,0", "are not 2 positive numbers"),
+        ("?weights=1,nan", "are not 2 positive numbers"),
+        ("?weight=1,2", "option 'weight' is not one of weights, standardise"),
+        ("?standardise=yes", "standardise is `true` or left out, not 'yes'"),
+        ("?weights=1,2&weights=1,2", "option 'weights' stands twice"),
+    ],
+)
+def test_a_wrong_combination_is_named(options, said):
+    with pytest.raises(InputError, match=said):
+        teachers.get(f"digits-vit-s+digits-vit-xs{options}")
+
+
 def test_what_several_teachers_can_not_do_is_refused_in_words(pair, tmp_path):
+    with pytest.raises(InputError, match=r"weights are for several teachers, A\+B"):
+        teachers.get("digits-vit-s?weights=1")
+    with pytest.raises(InputError, match="'vanilla' uses class scores, which do not depend on the scale"):
+        checked(Cell("corrected", "digits", "tiny-32", f"{pair}?standardise=true", "vanilla", 0))
     with pytest.raises(InputError, match="come from stored embeddings"):
         checked(Cell("corrected", "digits", "tiny-32", pair, "teacher-KD", 0, "live"))
     with pytest.raises(InputError, match="use teacher_source 'replayed'"):

@@ -126,7 +126,7 @@ wildcard_constraints:
     recipe="[a-z0-9-]+",
     dataset="[a-z0-9-]+",
     student="[a-z0-9-]+",
-    teacher="[a-z0-9+-]+",
+    teacher="[a-z0-9.+-]+",
     train_type="[A-Za-z-]+",
     seed=r"\d+",
     fingerprint="[0-9a-f]{16}",

@@ -40,7 +40,7 @@ OWN: dict[str, Lines] = {
         "OWNER/MODEL@COMMIT": "Any ViT, DINOv2, CLIP or SigLIP of the Hugging Face hub; or a folder with its files.",
         "embeddings:FOLDER-or-FILE": "Vectors that somebody else computed: .npy, .safetensors, .parquet (docs/own.md).",
         "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler; text: the text tower of a CLIP or SigLIP.",
-        "A+B": "Several teachers at once for one student.",
+        "A+B": "Several teachers at once for one student; with ?weights=2,1 or ?standardise=true behind them.",
     },
     "students": {
         "timm:MODEL@PIXELS": "Any model of timm, for images of that side (32 where none is given); "

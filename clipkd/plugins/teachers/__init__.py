@@ -3,11 +3,12 @@
 Any teacher can be named without a file: `[NAME=]WHERE[:OUTPUT]`, where OUTPUT is what is taken of it, and `?head=own`
 behind it where its own classifier gives the class scores. Each kind of WHERE is one module, which says what it takes:
 `_known`, `_hub`, `_folder`, `_imported`; a new kind is a module and its line in KINDS. `A+B` are several teachers at
-once.
+once, with `?weights=2,1&standardise=true` behind them.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from clipkd.plugins.teachers._folder import FolderTeacher, files_in, from_folder
 from clipkd.plugins.teachers._hub import LOCK, HubTeacher, lock, on_hub
 from clipkd.plugins.teachers._imported import ImportedTeacher, imported
 from clipkd.plugins.teachers._known import known, names
-from clipkd.plugins.teachers._names import ALIAS, HEADS, checkpoint_of, head_in, parsed, resolved, split
+from clipkd.plugins.teachers._names import ALIAS, HEADS, checkpoint_of, head_in, options_of, parsed, resolved, split
 from clipkd.plugins.teachers._spec import (
     FILES,
     NESTED_PROCESSOR,
@@ -58,6 +59,8 @@ __all__ = [
     "split",
 ]
 
+WEIGHT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+"""How one of several teachers' weights is written: it is a part of names."""
 KINDS = (imported, known, on_hub, in_folder)
 """Each takes WHERE and OUTPUT (None: the kind's own choice) and returns the teacher, or None where WHERE is none of
 its names. The first that takes a name has it."""
@@ -69,14 +72,39 @@ def get(name: str) -> TeacherSpec:
     Raises:
         InputError: a part is unknown, or a hub id comes without a commit.
     """
-    members = split(name)
+    members, options = split(name), options_of(name)[1]
     if len(members) == 1:
+        if options:
+            raise InputError(f"teacher '{name}': {' and '.join(options)} are for several teachers, A+B")
         return get_one(name)
     several = tuple(get_one(member) for member in members)
     keys = [spec.name for spec in several]
     if len(set(keys)) < len(keys):
         raise InputError(f"teacher '{name}' names one teacher twice")
-    return SeveralTeachers("+".join(keys), " + ".join(spec.title for spec in several), several=several)
+    return combined(name, several, options)
+
+
+def combined(name: str, several: tuple[TeacherSpec, ...], options: dict[str, str]) -> SeveralTeachers:
+    """Return several teachers as one, with the options of their combination.
+
+    Raises:
+        InputError: the weights are not one positive number for each, or `standardise` is not `true`.
+    """
+    given = options.get("weights", "").split(",") if "weights" in options else []
+    weights = tuple(float(text) for text in given if WEIGHT.fullmatch(text) and float(text) > 0)
+    if len(weights) != len(given) or len(given) not in {0, len(several)}:
+        raise InputError(
+            f"teacher '{name}': weights '{options['weights']}' are not {len(several)} positive numbers, as in "
+            f"?weights={','.join(map(str, range(len(several), 0, -1)))}"
+        )
+    if options.get("standardise", "true") != "true":
+        raise InputError(f"teacher '{name}': standardise is `true` or left out, not '{options['standardise']}'")
+    standardise = "standardise" in options
+    words = [f"weights {':'.join(given)}"] * bool(given) + ["standardised"] * standardise
+    marks = [f".weights-{'-'.join(given)}"] * bool(given) + [".standardised"] * standardise
+    title = " + ".join(spec.title for spec in several) + (f" ({', '.join(words)})" if words else "")
+    key = "+".join(spec.name for spec in several) + "".join(marks)
+    return SeveralTeachers(key, title, several=several, weights=weights, standardise=standardise)
 
 
 def get_one(name: str) -> TeacherSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from os.path import expanduser
@@ -12,6 +13,8 @@ from clipkd.plugins.teachers._spec import OUTPUTS, OWN
 
 IMPORTED = "embeddings:"
 """How WHERE begins that is a folder or file of embeddings, not a model."""
+COMBINED = ("weights", "standardise")
+"""Options of several teachers, after `A+B?`."""
 ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
@@ -46,9 +49,27 @@ def head_in(name: str) -> str:
     return said[1] if said else ""
 
 
+def options_of(name: str) -> tuple[str, dict[str, str]]:
+    """Return the teachers of `A+B?weights=2,1&standardise=true`, and the options of their combination.
+
+    Raises:
+        InputError: an option is unknown, or stands twice.
+    """
+    members, mark, rest = name.rpartition("?")
+    pairs = [pair.partition("=")[::2] for pair in rest.split("&")]
+    keys = [key for key, _ in pairs]
+    if not mark or not any(difflib.get_close_matches(key, COMBINED, cutoff=0.7) for key in keys) or is_folder(name):
+        return name, {}
+    for key in keys:
+        if key not in COMBINED or keys.count(key) > 1:
+            what = "stands twice" if key in COMBINED else f"is not one of {', '.join(COMBINED)}"
+            raise InputError(f"teacher '{name}': option '{key}' {what}")
+    return members, dict(pairs)
+
+
 def split(name: str) -> list[str]:
     """Return the names of several teachers, `A+B`, one by one; a folder may have a `+` in its name."""
-    parts, members = name.split("+"), []
+    parts, members = options_of(name)[0].split("+"), []
     while parts:
         lengths = range(len(parts), 1, -1)
         length = next((n for n in lengths if names_folder("+".join(parts[:n]))), 1)
@@ -75,7 +96,8 @@ def is_folder(name: str) -> bool:
 
 def resolved(name: str, own: dict[str, str]) -> str:
     """Return `name` with each part that the config's `teachers` map names replaced by what the map says."""
-    return "+".join(f"{member}={own[member]}" if member in own else member for member in split(name))
+    members = "+".join(f"{member}={own[member]}" if member in own else member for member in split(name))
+    return members + name.removeprefix(options_of(name)[0])
 
 
 def checkpoint_of(name: str) -> str:

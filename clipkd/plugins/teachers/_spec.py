@@ -97,6 +97,15 @@ class SeveralTeachers(TeacherSpec):
     """Several teachers at once for one student."""
 
     several: tuple[TeacherSpec, ...] = ()
+    weights: tuple[float, ...] = ()
+    """Of their losses; (): the same for each."""
+    standardise: bool = False
+    """Whether each dimension of each one's embeddings is brought to mean 0 and deviation 1."""
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """Return the weights with the sum 1; None where they are the same for each."""
+        return tuple(weight / sum(self.weights) for weight in self.weights) or None
 
     @property
     def members(self) -> tuple[TeacherSpec, ...]:
