@@ -287,7 +287,34 @@ class Artifact:
         path = self.file(f"{name}.npy")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         self.still(path)
+        found, entry = {"shape": list(array.shape), "dtype": str(array.dtype)}, self.manifest["files"][path.name]
+        if wrong := [key for key in found if found[key] != entry.get(key, found[key])]:
+            lines = ", ".join(f"{key} {found[key]}, the manifest says {entry[key]}" for key in wrong)
+            raise DataError(f"{path} is not what {MANIFEST} describes ({lines}); delete {self.path} to regenerate it")
         return array
+
+    @property
+    def content(self) -> str:
+        """The sha256 that stands for the bytes of all files."""
+        return digest({name: entry["sha256"] for name, entry in self.manifest["files"].items()})
+
+    def changed(self) -> Path | None:
+        """Return a file that has other bytes than when it was checked; None: there is none.
+
+        Only a file with another size or time is read. One that was deleted is no longer there to be compared: what is
+        open of it stays as it was.
+        """
+        for name, before in self.stamps.items():
+            path = self.path / name
+            with contextlib.suppress(FileNotFoundError):
+                now = stamp(path)
+                if now == before:
+                    continue
+                entry = self.manifest["files"][name]
+                if now[0] != entry["bytes"] or sha256(path) != entry["sha256"]:
+                    return path
+                self.stamps[name] = now  # copied or touched
+        return None
 
     def still(self, path: Path) -> None:
         """Raise DataError where a file, just opened, is another one than was checked."""

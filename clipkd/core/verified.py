@@ -1,4 +1,4 @@
-"""What this machine has verified: a file whose hash was checked once is not hashed again while it stays as it was.
+"""What this machine has verified: a large file whose hash was checked is not hashed again soon if it stays as it was.
 
 A file stays as it was while its size, times of change, inode and device do. The change time (ctime) is
 among them because an edit can put the modification time back, but not that. The memory is one small
@@ -24,8 +24,11 @@ ALWAYS = "CLIPKD_VERIFY"
 RACY_SECONDS = 2.0
 """A file changed less than this ago could be changed again with equal time stamps: it is not remembered."""
 
-MAX_AGE_DAYS = 90
-"""Memories that were last written longer ago are deleted; their files are hashed once more if they are still used."""
+SMALL_BYTES = 16 << 20
+"""Files up to this size are hashed each time: it takes some hundredths of a second."""
+MAX_AGE_DAYS = 30
+"""A file is hashed again when its hash was found right longer ago: disks change bytes, and no time. Memories that were
+last written longer ago are deleted."""
 
 Stamp = list[int]
 
@@ -65,13 +68,16 @@ class Memory:
 
     def holds(self, path: Path, sha256: str) -> bool:
         """Return whether the file, as it is now, has been found to have this hash."""
-        return self.known.get(str(path.absolute())) == [*stamp(path), sha256]
+        entry = self.known.get(str(path.absolute()))
+        if not isinstance(entry, list) or entry[:-1] != [*stamp(path), sha256]:
+            return False
+        return 0 <= time.time() - entry[-1] < MAX_AGE_DAYS * 86400
 
     def note(self, path: Path, before: Stamp, sha256: str) -> None:
-        """Remember that a file had this hash, unless it may have changed since `before`, its stamp ahead of hashing."""
+        """Remember that a large file had this hash, unless it may have changed since its stamp `before` was taken."""
         young = time.time_ns() - max(before[1], before[2]) < RACY_SECONDS * 1e9
-        if not young and stamp(path) == before:
-            self.known[str(path.absolute())] = [*before, sha256]
+        if not young and before[0] > SMALL_BYTES and stamp(path) == before:
+            self.known[str(path.absolute())] = [*before, sha256, time.time()]
             self.is_changed = True
 
     def save(self) -> None:

@@ -25,6 +25,7 @@ from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.store import write_array
 from clipkd.embeddings.teacher import Teacher, not_finite
 from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
+from clipkd.embeddings.weights_sha256 import as_fact
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.views import ViewSet
 
@@ -50,7 +51,8 @@ def extract(
         The opened store; None after one shard of several.
 
     Raises:
-        DataError: the teacher gives a value that is not finite or does not fit the store's dtype.
+        DataError: the teacher gives a value that is not finite or does not fit the store's dtype; there are parts
+            that were made with other weights.
     """
     say_enlarged(dataset, teacher)
     plans = view_plans(store.views, dataset)
@@ -58,6 +60,7 @@ def extract(
         say(said)
     what = f"{store.dataset.title} {' and '.join(plans)} through {teacher.spec.title}"
     planned = parts.plan({name: plan.flips.shape for name, plan in plans.items()})
+    parts.refuse_other_weights(store, planned, dataset.content, teacher.weights_sha256)
     mine = planned[shard[0] - 1 :: shard[1]]
     missing = [part for part in mine if not parts.is_there(store, part, dataset.content)]
     if len(missing) < len(mine):
@@ -98,7 +101,7 @@ def make_part(
         "seconds": time.perf_counter() - start,
         "forward_passes": teacher.forward_passes - passes,
         "device": devices.describe(teacher.device)["name"],
-    }
+    } | as_fact(teacher.weights_sha256)
     parts.save(store, part, dataset.content, vectors, facts)
 
 
@@ -112,6 +115,7 @@ def join(
 ) -> Artifact:
     """Write the finished parts as one array each: a pure function of their vectors."""
     try:
+        parts.refuse_other_weights(store, planned, dataset.content, teacher.weights_sha256)  # shards came meanwhile
         opened = [(part, parts.load(store, part, dataset.content)) for part in planned]
         with building(store.folder, "embeddings", store.identity) as draft:
             for name, plan in plans.items():
@@ -129,7 +133,7 @@ def join(
                 "hidden_size": teacher.width,
                 "dataset_content": dataset.content,
                 "batch_size": batch_size,
-            }
+            } | as_fact(teacher.weights_sha256)
     except (DataError, FileNotFoundError):
         # Another process may have joined the same parts, and removed them.
         if not (store.folder / MANIFEST).exists():

@@ -21,6 +21,7 @@ from clipkd.data.dataset import SPLITS, Dataset
 from clipkd.embeddings.own_head import OwnHead, passed_over, rows
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
+from clipkd.embeddings.weights_sha256 import as_fact, weights_of
 from clipkd.spec.layout import Embeddings
 
 STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5)
@@ -102,7 +103,7 @@ def write_head(
     logits = {part: F.linear(vectors, weight, bias) for part, vectors in unflipped.items()}
     facts["accuracy"] = {part: accuracy(logits[part], targets[part]) for part in logits}
     facts["top5"] = {"test": accuracy(logits["test"], targets["test"], top=5)} if "test" in stored else {}
-    facts["dataset_content"] = dataset.content
+    facts |= {"dataset_content": dataset.content} | as_fact(weights_of(embeddings))
 
     folder, identity = store.head()
     with building(folder, "head", identity) as draft:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from clipkd.core.errors import DataError, MachineError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.lock import acquire
 from clipkd.core.progress import say
+from clipkd.embeddings.weights_sha256 import SHOWN, weights_in
 from clipkd.spec.layout import Embeddings
 
 SECONDS_BETWEEN_WORDS = 60.0
@@ -72,6 +73,19 @@ def is_there(store: Embeddings, part: Part, content: str) -> bool:
         say(f"{error}\n{folder}: making it again")
         return False
     return True
+
+
+def refuse_other_weights(store: Embeddings, planned: Iterable[Part], content: str, sha256: str | None) -> None:
+    """Raise DataError where there are parts that other weights of the teacher than those of this sha256 made."""
+    folders = [place(store, part, content)[0] for part in planned]
+    others = [other for other in map(weights_in, folders) if other and other != sha256]
+    if others and sha256:
+        raise DataError(
+            f"{folder_of(store)}: {len(others)} of {len(folders)} parts were made with other weights of teacher "
+            f"'{store.teacher.name}' (sha256 {others[0][:SHOWN]}...) than it has now ({sha256[:SHOWN]}...): rows of "
+            f"two teachers make no store; restore the teacher that they were made with, or delete {folder_of(store)} "
+            "to extract again"
+        )
 
 
 def load(store: Embeddings, part: Part, content: str) -> Artifact:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError
 from clipkd.data.dataset import Dataset, prepare_dataset
+from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import TeacherSpec, TrainedTeacher
 from clipkd.spec.cells import Cell
@@ -64,6 +65,7 @@ def embeddings(
 ) -> None:
     """Run the teacher over a view set, or over one shard of it."""
     if (store.folder / MANIFEST).exists():
+        refuse_other_weights(layout.teacher(store.teacher), store.folder)
         return
     if store.teacher.is_imported:
         from clipkd.embeddings.imported import import_embeddings
@@ -95,6 +97,7 @@ def embeddings(
 def prototypes(store: Embeddings, form: str) -> None:
     """Make class prototypes from a stored sample."""
     if (store.prototypes(form)[0] / MANIFEST).exists():
+        refuse_other_weights(store.folder, store.prototypes(form)[0])
         return
     from clipkd.embeddings.prototypes import write_prototypes
 
@@ -103,7 +106,9 @@ def prototypes(store: Embeddings, form: str) -> None:
 
 def head(store: Embeddings, layout: Layout, source: str | None, device: torch.device) -> None:
     """Fit the linear probe on stored embeddings, or take the checkpoint's own head; write class scores."""
+    refuse_other_weights(layout.teacher(store.teacher), store.folder)
     if (store.head()[0] / MANIFEST).exists():
+        refuse_other_weights(store.folder, store.head()[0])
         return
     from clipkd.embeddings.head import write_head
     from clipkd.embeddings.own_head import own_head_of

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from clipkd.core.artifacts import building, open_artifact
+from clipkd.core.errors import DataError
 from clipkd.embeddings.vectors import Vectors
+from clipkd.embeddings.weights_sha256 import FACT
 from clipkd.plugins import prototype_forms
 from clipkd.spec.layout import Embeddings
+
+SHOWN = 5
+"""Classes that a message names."""
+OTHER_FORM = "choose another prototypes.form, or look at this class's images"
 
 
 def write_prototypes(store: Embeddings, form: str) -> None:
@@ -18,6 +26,8 @@ def write_prototypes(store: Embeddings, form: str) -> None:
     folder, identity = store.prototypes(form)
     with building(folder, "prototypes", identity) as draft:
         made = prototype_forms.get(form).prototypes(Vectors(sample, "sample")[:], labels, classes)
+        if wrong := without_direction(made):
+            raise DataError(f"teacher '{store.teacher.name}': {wrong} made from {store.folder}; {OTHER_FORM}")
         for name, array in made.items():
             np.save(draft.path / f"{name}.npy", array)
         counts = np.bincount(labels, minlength=classes)
@@ -26,4 +36,20 @@ def write_prototypes(store: Embeddings, form: str) -> None:
             "per_class": [int(counts.min()), int(counts.max())],
             "dataset_content": sample.facts["dataset_content"],
         }
-        draft.facts |= {name: sample.facts[name] for name in ("class_names", "templates") if name in sample.facts}
+        draft.facts |= {name: sample.facts[name] for name in ("class_names", "templates", FACT) if name in sample.facts}
+
+
+def without_direction(made: Mapping[str, np.ndarray]) -> str | None:
+    """Return what is wrong with the arrays of a form, [C, D] or [C, P, D], in words; None: nothing.
+
+    A prototype of length 0 has no direction, and so no cosine with anything.
+    """
+    for name, array in made.items():
+        wrong = ~np.isfinite(array).all(axis=-1)
+        if name == "prototypes":
+            wrong |= ~array.any(axis=-1)
+        if wrong.any():
+            classes = np.flatnonzero(wrong.reshape(len(array), -1).any(axis=1))
+            listed = ", ".join(map(str, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
+            return f"{name} of class {listed} (counted from 0) are zero or not finite,"
+    return None

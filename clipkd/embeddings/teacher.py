@@ -20,6 +20,7 @@ from clipkd.embeddings.families import FAMILIES, POOLER, VisionFamily, vision_fa
 from clipkd.embeddings.processor import Processor, processor, processor_file
 from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.embeddings.weights import compare, complain, plain
+from clipkd.embeddings.weights_sha256 import weights_of
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.settings import TeacherPrecision
 
@@ -37,6 +38,8 @@ class Teacher:
     device: torch.device
     precision: TeacherPrecision = "float32"
     """`float16` and `bfloat16`: matrix products and attention in it, normalisation and softmax in float32."""
+    weights_sha256: str | None = None
+    """Of the file that its weights were loaded from."""
     forward_passes: int = 0
     """Images that went through the model."""
 
@@ -142,7 +145,7 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Teach
     except torch.OutOfMemoryError:
         raise MachineError(f"teacher '{spec.name}' does not fit the memory of {device}") from None
     accelerate(model, spec.title, precision == "float32", None if spec.output == "mean" else family.block)
-    return Teacher(spec, model, head, family, image_processor, device, precision)
+    return Teacher(spec, model, head, family, image_processor, device, precision, weights_of(artifact))
 
 
 def side_of(config: Any) -> int | str:

@@ -26,6 +26,7 @@ from clipkd.embeddings.teacher import not_finite
 from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.weights import compare, complain
+from clipkd.embeddings.weights_sha256 import as_fact, weights_of
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.prompts import prompts
@@ -46,6 +47,8 @@ class TextTower:
     family: TextFamily
     tokenizer: Any
     device: torch.device
+    weights_sha256: str | None = None
+    """Of the file that its weights were loaded from."""
 
     @property
     def parameters(self) -> int:
@@ -137,7 +140,8 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     tokenizer.no_truncation()
     model.eval().requires_grad_(False)
     projection = getattr(model, family.projection) if family.projection else nn.Identity()
-    return TextTower(spec, model.text_model.to(device), projection.to(device), family, tokenizer, device)
+    encoder, into = model.text_model.to(device), projection.to(device)
+    return TextTower(spec, encoder, into, family, tokenizer, device, weights_of(artifact))
 
 
 def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: torch.device) -> Artifact:
@@ -176,6 +180,6 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
             "dataset_content": dataset.content,
             "class_names": names,
             "templates": list(views.templates),
-        }
+        } | as_fact(tower.weights_sha256)
     say(f"{what}: {len(texts):,} prompts, {seconds:.1f} s")
     return open_artifact(store.folder, "embeddings", store.identity)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Any
 
 from clipkd.core.errors import DataError
-from clipkd.runs.failure import is_finite
+from clipkd.runs.failure import has_sound_inputs, is_finite
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.run import Run
 
@@ -27,7 +28,7 @@ def is_save_due(run: Run, interruption: Interruption) -> bool:
 
 def save(run: Run) -> None:
     """Save the run between two steps, unless it has failed."""
-    if not is_finite(run):
+    if not is_finite(run) or not has_sound_inputs(run):
         return
     start = time.monotonic()
     state = run.state_dict()
@@ -42,10 +43,12 @@ def resume(run: Run) -> bool:
     """Continue from the newest saved state of this very run; return whether there is one.
 
     Raises:
-        DataError: all saved states are damaged, or the ranks found different ones.
+        DataError: all saved states are damaged, or the ranks found different ones; the teacher's part is not the one
+            that the run began with.
     """
     state = run.checkpoints.newest()
     if state is not None:
+        refuse_other_signal(run, state)
         run.load_state_dict(state)
         run.say(
             f"{run.cell.folder}: resuming in epoch {run.epoch.number}, after step {run.epoch.step} of "
@@ -58,3 +61,14 @@ def resume(run: Run) -> bool:
             f"newest state in {run.checkpoints.folder}; run the same command again"
         )
     return state is not None
+
+
+def refuse_other_signal(run: Run, state: dict[str, Any]) -> None:
+    """Raise DataError where a saved state learnt from other bytes of the teacher than are there now."""
+    now = run.job.signal()
+    if state.get("signal", now) != now:  # older states don't say
+        kinds = ", ".join(dict.fromkeys(one["kind"] for one in now))
+        raise DataError(
+            f"{run.cell.folder}: its {kinds} were made again since this run was saved, with other bytes; restore them, "
+            f"or delete {run.checkpoints.folder} to train it from the beginning"
+        )

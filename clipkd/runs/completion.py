@@ -5,22 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from clipkd.runs.evaluation import score, score_each, score_prototypes
+from clipkd.runs.failure import has_sound_inputs
 from clipkd.runs.outcome import cost, metrics
 from clipkd.runs.record import Chosen, RunRecord, Selected
 from clipkd.runs.run import Run
 
 
 def complete(run: Run) -> None:
-    """Measure the students, and write the results."""
+    """Measure the students, and write the results, unless the run has failed."""
     parameters = sum(parameter.numel() for parameter in run.student.parameters())
+    if not has_sound_inputs(run):
+        return
     last, selected, correct = measured(run)
+    if not has_sound_inputs(run):
+        return
     run.result = metrics(run.job, run.source, run.batches.count, parameters, last, selected)
     if run.ranks.is_first:
         images = run.steps_per_epoch * run.numbers.batch_size if run.recipe.drop_last else run.batches.count
         teacher = run.source.teacher
         costs = cost(run.job, teacher, parameters, images, run.seconds, run.passes, run.largest_group)
         record = RunRecord(metrics=run.result, cost=costs, history=run.history)
-        run.folder.finish(run.selected_student, record, run.job.facts(), run.job.settings(), run.job.device, correct)
+        run.folder.finish(run.selected_student, record, run.job.facts(), run.job.settings(), run.sittings, correct)
     run.say(
         f"{run.cell.folder}: test top-1 {last.test.top1:.1%} (last epoch), {selected.test.top1:.1%} (selected epoch)"
     )

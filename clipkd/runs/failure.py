@@ -1,4 +1,4 @@
-"""A run that fails: its loss or a gradient is not finite."""
+"""A run that fails: its loss or a gradient is not finite, or what it reads was changed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ def is_finite(run: Run) -> bool:
     bad = run.guard.first_bad_step()
     if bad is not None and run.failure is None:
         run.failure = mark_failed(run, bad)
+    return run.failure is None
+
+
+def has_sound_inputs(run: Run) -> bool:
+    """Return whether the files that the run reads are those that it began with; mark a run where not as failed.
+
+    Ask before each save, as the steps since the last one may have read other bytes. All ranks agree.
+    """
+    error = None
+    try:
+        run.job.refuse_changed_inputs()
+    except DataError as found:
+        error = found
+    (is_changed,) = run.ranks.maximum(error is not None)
+    if is_changed and run.failure is None:
+        run.failure = error or DataError(f"{run.cell.folder}: another rank found a changed file")
     return run.failure is None
 
 

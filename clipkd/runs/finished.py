@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from clipkd.core.artifacts import open_artifact
+from clipkd.core.artifacts import MANIFEST, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
-from clipkd.core.typed_json import dotted, problem, read_model, remedy, wrong_field
+from clipkd.core.typed_json import dotted, problem, read_model, remedy, validated, wrong_field
 from clipkd.runs.correct import CORRECT, unpacked
 from clipkd.runs.record import (
     COST,
@@ -26,7 +26,9 @@ from clipkd.runs.record import (
     EpochRecord,
     Failure,
     Metrics,
+    RunFacts,
     RunRecord,
+    SignalContent,
 )
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import AXES
@@ -43,6 +45,8 @@ class FinishedRun:
     identity: Identity
     """What made it, as its manifest says."""
     history_sha256: str
+    signal: tuple[SignalContent, ...]
+    """Which bytes taught it; none where it has no teacher, or does not say."""
     environment: Environment | None
     """None where the run does not say."""
     correct_file: Path | None = None
@@ -108,7 +112,9 @@ def read_run(cell: Cell, folder: Path) -> FinishedRun:
     record = RunRecord(metrics=metrics, cost=cost, history=history)
     history_sha256 = artifact.manifest["files"][HISTORY]["sha256"]
     correct = folder / CORRECT if CORRECT in artifact.manifest["files"] else None
-    return FinishedRun(cell, folder, record, artifact.identity, history_sha256, read_environment(folder), correct)
+    signal = tuple(validated(RunFacts, artifact.facts, folder / MANIFEST).signal)
+    environment = read_environment(folder)
+    return FinishedRun(cell, folder, record, artifact.identity, history_sha256, signal, environment, correct)
 
 
 def check_metrics(metrics: Metrics, cell: Cell, path: Path) -> None:

@@ -10,7 +10,7 @@ import io
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -145,15 +145,18 @@ class RunFolder:
         record: RunRecord,
         facts: dict[str, Any],
         settings: dict[str, Any],
-        where: torch.device,
+        sittings: Sequence[dict[str, Any]],
         correct: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Write the results, `metrics.json` last, and drop the state that a resumed run would need."""
+        """Write the results, `metrics.json` last, and drop the state that a resumed run would need.
+
+        `sittings`: the environment of each time that the run was begun or resumed, the last one last.
+        """
         identity, texts = record.metrics.identity, record.files()
         self.empty()
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
         write_text(self.path / CONFIG, plain)
-        write_json(self.path / ENVIRONMENT, environment(where))
+        write_json(self.path / ENVIRONMENT, {**sittings[-1], "sittings": list(sittings)})
         save_student(student, self.checkpoint)
         for name in (HISTORY, COST):
             write_text(self.path / name, texts[name])

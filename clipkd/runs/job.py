@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.errors import DataError
-from clipkd.core.fingerprint import Identity
+from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.progress import say
 from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
 from clipkd.data.boxes import replayed_views
@@ -19,8 +19,10 @@ from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.embeddings.enlargement import say_enlarged
+from clipkd.embeddings.prototypes import OTHER_FORM, without_direction
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
+from clipkd.embeddings.weights_sha256 import teacher_fingerprint, weights_of
 from clipkd.plugins import prototype_forms
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.runs.standardisation import Standardisation
@@ -41,6 +43,10 @@ from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import REPLAY_SEED
 
+TEACHING = {"teacher", "embeddings", "prototypes", "head"}
+"""Kinds of artefacts that a run's teacher signal comes from."""
+FORM = ("prototypes", "deviation")
+"""Arrays of class prototypes; the second one only of those that are drawn in each step."""
 NAMED = 5
 """Classes that a message lists."""
 
@@ -58,6 +64,8 @@ class Job:
     """What the student sees of a dataset that it is shown in random crops."""
     ranks: int = 1
     """Processes that train the student together: each draws dropout of its own."""
+    inputs: list[Artifact] = field(default_factory=list)
+    """What the training reads besides the dataset, as it was opened."""
 
     @property
     def identity(self) -> Identity:
@@ -68,7 +76,32 @@ class Job:
         """Return what the student's users need besides what made it; it is in the run's manifest."""
         steps = Preprocessing.of(self.dataset, self.cell.student_spec.image_size)
         named = {"class_names": self.names} if self.names != self.dataset.classes else {}
-        return {"classes": self.dataset.classes, "preprocessing": steps.facts()} | named
+        return {"classes": self.dataset.classes, "preprocessing": steps.facts(), "signal": self.signal()} | named
+
+    def signal(self) -> list[dict[str, Any]]:
+        """Return which bytes taught: of each artefact of the teacher's its content, and its teacher's weights."""
+        found = {
+            fingerprint(artifact.identity): {
+                "kind": artifact.manifest["kind"],
+                "fingerprint": fingerprint(artifact.identity),
+                "sha256": artifact.content,
+                "teacher": teacher_fingerprint(artifact.identity),
+                "weights_sha256": weights_of(artifact),
+            }
+            for artifact in self.inputs
+            if artifact.manifest["kind"] in TEACHING
+        }
+        return [found[key] for key in sorted(found)]
+
+    def refuse_changed_inputs(self) -> None:
+        """Raise DataError where a file that the training reads has other bytes than when it began."""
+        for artifact in (self.dataset.artifact, *self.inputs):
+            if path := artifact.changed():
+                raise DataError(
+                    f"{self.cell.folder}: {path} was changed during the training, which stops here; what was saved "
+                    f"before it is sound. Restore the file, or delete {artifact.path} to regenerate it, and give the "
+                    "same command again"
+                )
 
     @property
     def names(self) -> list[str]:
@@ -105,6 +138,7 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
             f"{folder} was made from another content of {job.dataset.spec.title} than "
             f"{job.dataset.artifact.path} holds now; delete it to regenerate it"
         )
+    job.inputs.append(artifact)
     return artifact
 
 
@@ -160,7 +194,9 @@ def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False)
         return StoredScores(vectors, layer, device, rows)
     spec = cell.teacher_spec
     assert spec is not None
-    teacher = load(spec, job.layout.teacher(spec), device, job.layout.precision)
+    folder = job.layout.teacher(spec)
+    job.inputs.append(open_artifact(folder, "teacher", spec.identity()))
+    teacher = load(spec, folder, device, job.layout.precision)
     if source == "lazy":
         return LazyTargets(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
     return LiveTargets(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.crops)
@@ -187,8 +223,10 @@ def prototype_arrays(job: Job, standardise: bool) -> dict[str, np.ndarray]:
     folder, identity = job.layout.prototypes(job.cell)
     artifact = open_part(job, "prototypes", folder, identity)
     if not standardise:
-        stored = [name for name in ("prototypes", "deviation") if f"{name}.npy" in artifact.manifest["files"]]
-        return {name: artifact.array(name) for name in stored}
+        arrays = {name: artifact.array(name) for name in FORM if f"{name}.npy" in artifact.manifest["files"]}
+        if wrong := without_direction(arrays):
+            raise DataError(f"{folder}: {wrong} so nothing can be learnt from them; {OTHER_FORM}")
+        return arrays
     store = job.layout.sample_embeddings(job.cell)
     sample = open_part(job, "embeddings", store.folder, store.identity)
     # Of the sample, not of its prototypes: some forms bring each vector to length 1 before they take a mean.
@@ -213,6 +251,7 @@ def open_batches(job: Job, source: TeacherTargets) -> Batches:
     side = source.teacher.image_size if native and source.teacher else None
     if source.teacher is not None and side is not None:
         dataset = open_dataset(dataset.spec, dataset.artifact.path)  # the large images' bytes are checked too
+        job.inputs.append(dataset.artifact)
         say_enlarged(dataset, source.teacher)
     return CroppedBatches(dataset, job.thumbnails, rows, side, job.device, replay_of(job))
 

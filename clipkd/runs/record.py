@@ -237,18 +237,54 @@ class DeviceKind(Excerpt):
     kind: Text
     name: str = ""
 
+    def __str__(self) -> str:
+        """Return the name; the kind of one that has none."""
+        return " ".join(self.name.split()) or self.kind
 
-class Environment(Excerpt):
-    """What is read of env.json."""
 
-    clipkd: str = ""
-    commit: str | None = None
+class Sitting(Excerpt):
+    """With what a run was trained from when it was begun or resumed until it was stopped."""
+
     packages: Packages
     device: DeviceKind
 
     def __str__(self) -> str:
-        """Return the library and the kind of device, which can change the last digits of a result."""
-        return f"torch {self.packages.torch} on {self.device.kind}"
+        """Return the library and the device, which can change the last digits of a result."""
+        return f"torch {self.packages.torch} on {self.device}"
+
+
+class Environment(Sitting):
+    """What is read of env.json."""
+
+    clipkd: str = ""
+    commit: str | None = None
+    sittings: list[Sitting] = Field(default_factory=list)
+    """One for each time that the run was begun or resumed, the first one first; none: the run is older than this."""
+
+    def __str__(self) -> str:
+        """Return the library and the device of each sitting, those that are equal once."""
+        return ", resumed with ".join(dict.fromkeys(map(str, self.sittings))) or super().__str__()
+
+
+class SignalContent(Excerpt):
+    """Which bytes taught a run: an artefact of the teacher's."""
+
+    kind: Text
+    fingerprint: Text
+    """Of what it was made from."""
+    sha256: Text
+    """Of its files together."""
+    teacher: Text
+    """The fingerprint of the teacher that it was made with."""
+    weights_sha256: Text | None
+    """Of that teacher's weights; None: unknown."""
+
+
+class RunFacts(Excerpt):
+    """What is read of the facts in a run's manifest."""
+
+    signal: list[SignalContent] = Field(default_factory=list)
+    """None: the run has no teacher, or is older than this."""
 
 
 class Failure(Excerpt):

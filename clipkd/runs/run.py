@@ -108,6 +108,8 @@ class Run:
         self.largest_group = 1
         """Most students that were trained together with this one, itself included."""
         self.curves: CurveWriter | None = None
+        self.sittings: list[dict[str, Any]] = []
+        """With what it was trained: one for each time that it was begun or resumed."""
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
 
     def count_steps(self) -> int:
@@ -187,6 +189,8 @@ class Run:
             "history": [epoch.line() for epoch in self.history],
             "seconds": self.seconds,
             "passes": self.passes,
+            "signal": self.job.signal(),
+            "sittings": self.sittings,
             "selected": {"epoch": self.best[0], "score": self.best[1].model_dump()} if self.best else {},
             "selected_student": self.selected_student,
         }
@@ -201,6 +205,7 @@ class Run:
         self.epoch.totals = {part: total.to(self.job.device) for part, total in self.epoch.totals.items()}
         self.history = [EpochRecord.of(line) for line in state["history"]]
         self.seconds, self.passes = state["seconds"], state["passes"]
+        self.sittings = list(state.get("sittings", []))
         if best := state["selected"]:
             self.best = best["epoch"], Score(**best["score"])
         self.selected_student = state["selected_student"]

@@ -13,7 +13,7 @@ from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model
 from clipkd.data.batches import Batches
 from clipkd.runs.checkpointing import resume
-from clipkd.runs.folder import RunFolder
+from clipkd.runs.folder import RunFolder, environment
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Job, open_batches, open_teacher_targets
 from clipkd.runs.logging import CurveWriter
@@ -106,6 +106,7 @@ def complete_result(job: Job, folder: RunFolder, ranks: Ranks) -> Metrics | None
 def begin(run: Run) -> None:
     """Continue from the saved state, or start; open the curves."""
     is_resumed = resume(run)
+    run.sittings.append({"epoch": run.epoch.number, "step": run.epoch.step} | environment(run.job.device))
     if not run.ranks.is_first:
         return
     if not is_resumed:

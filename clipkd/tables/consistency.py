@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
-from clipkd.core.errors import DataError
+from clipkd.core.errors import MOST_NAMED, DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
+from clipkd.embeddings.weights_sha256 import SHOWN
 from clipkd.runs.finished import FinishedRun
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
@@ -37,9 +38,11 @@ def inconsistencies(
                 check_identity(cell, run, config, layout, content, source)
             except DataError as error:
                 yield error
-            for path, found in stats.contents(cell):
+            for path, facts, _ in stats.contents(cell):
+                found = facts.dataset_content
                 if found != content:
                     yield mismatch(path, source, [f"dataset_content: found {found!r}, wanted {content!r}"])
+    yield from other_weights(runs, stats)
     yield from same_seeds(runs)
 
 
@@ -77,6 +80,30 @@ def identity_of(cell: Cell, config: Config, layout: Layout, content: str, precis
     if numbers.precision == "auto":  # the machine that trained has chosen
         numbers = numbers.model_copy(update={"precision": "bf16" if precision == "bf16" else "fp32"})
     return run_identity(cell, numbers, layout, content)
+
+
+def other_weights(runs: dict[Cell, FinishedRun], stats: TeacherStats) -> Iterator[DataError]:
+    """Yield where one teacher has several weights: trained here, it has others on each machine, and one fingerprint."""
+    said: dict[str, dict[str, dict[Path, None]]] = {}
+    for cell, run in runs.items():
+        told = [(run.path / MANIFEST, one.teacher, one.weights_sha256) for one in run.signal]
+        told += [(path, teacher, facts.weights_sha256) for path, facts, teacher in stats.contents(cell)]
+        for path, teacher, sha256 in told:
+            if sha256 is not None:  # older manifests do not say
+                said.setdefault(teacher, {}).setdefault(sha256, {})[path] = None
+    for found in said.values():
+        if len(found) > 1:
+            lines = [f"sha256 {sha256[:SHOWN]}...: {some(list(paths))}" for sha256, paths in found.items()]
+            yield DataError(
+                "two teachers of one name, with other weights, must not be averaged or compared as one; keep what is "
+                "of one of them, and delete the folders of the others to regenerate them:\n  " + "\n  ".join(lines)
+            )
+
+
+def some(paths: list[Path]) -> str:
+    """Return the first of some paths, and how many there are besides."""
+    more = f", and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return ", ".join(map(str, paths[:MOST_NAMED])) + more
 
 
 def same_seeds(runs: dict[Cell, FinishedRun]) -> Iterator[DataError]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from clipkd.spec.config import resolved
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.consistency import inconsistencies
+from clipkd.tables.mixtures import mixtures
 from clipkd.tables.teacher_stats import TeacherStats
 from clipkd.tables.terms import BASELINE, MARK
 
@@ -111,13 +111,7 @@ class Results:
         if self.absent:
             listed = "; ".join(self.absent)
             lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
-        environments = Counter(run.made_with for run in self.runs.values() if run.made_with)
-        if len(environments) > 1:
-            listed = "; ".join(
-                f"{name} ({count} run{'s' if count > 1 else ''})" for name, count in sorted(environments.items())
-            )
-            lines.append(f"NOT COMPARABLE to the last digit: these runs were made with {listed}.")
-        return lines
+        return lines + mixtures(self.runs)
 
     @cached_property
     def frame(self) -> pd.DataFrame:

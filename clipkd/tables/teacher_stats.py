@@ -13,6 +13,7 @@ from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.typed_json import Count, Excerpt, NonNegative, Positive, Share, Text, validated
+from clipkd.embeddings.weights_sha256 import teacher_fingerprint
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
 
@@ -70,6 +71,8 @@ class StoredFacts(Excerpt):
     """Of whatever was made from a dataset's images."""
 
     dataset_content: Text
+    weights_sha256: Text | None = None
+    """Of the teacher that it was made with; None: unknown."""
 
 
 class ExtractionFacts(StoredFacts):
@@ -214,8 +217,8 @@ class TeacherStats:
         facts, disk_bytes = found.facts, sum(entry.bytes for entry in found.files.values())
         return Extraction(facts.seconds, facts.forward_passes, " ".join(facts.device.split()), disk_bytes)
 
-    def contents(self, cell: Cell) -> Iterator[tuple[Path, str]]:
-        """Yield manifest and dataset content of each stored artefact that the run reads and that is there."""
+    def contents(self, cell: Cell) -> Iterator[tuple[Path, StoredFacts, str]]:
+        """Yield manifest, facts and the teacher's fingerprint of each artefact that the run reads and that is there."""
         if len(cell.by_teacher) > 1:
             for one in cell.by_teacher:
                 yield from self.contents(one)
@@ -236,7 +239,7 @@ class TeacherStats:
         for folder, kind, identity in asked:
             found = self.read(folder, kind, identity, StoredFacts)
             if found is not None:
-                yield folder / MANIFEST, found.facts.dataset_content
+                yield folder / MANIFEST, found.facts, teacher_fingerprint(identity)
 
     def read(
         self, folder: Path, kind: str, identity: Identity, facts: type[AnyFacts], needed: bool = False

@@ -357,6 +357,7 @@ def test_a_fingerprint_survives_json_and_the_order_of_keys(identity: dict[str, A
 def test_memories_of_artifacts_that_are_long_gone_are_deleted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(verified, "RACY_SECONDS", 0.0)
+    monkeypatch.setattr(verified, "SMALL_BYTES", 0)
     for name in ("gone", "here"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)

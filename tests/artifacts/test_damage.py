@@ -66,6 +66,7 @@ def folders(data: Path) -> list[Path]:
 def without_races(monkeypatch):
     """Let files be remembered at once: the tests do not wait for their time stamps to grow old."""
     monkeypatch.setattr(verified, "RACY_SECONDS", 0.0)
+    monkeypatch.setattr(verified, "SMALL_BYTES", 0)
 
 
 def test_every_flip_and_truncation_is_found(data, without_races) -> None:
@@ -149,6 +150,7 @@ def test_a_copy_elsewhere_is_hashed(data, tmp_path, monkeypatch, without_races) 
 
 
 def test_a_file_that_was_just_written_is_not_remembered(data, memory, monkeypatch) -> None:
+    monkeypatch.setattr(verified, "SMALL_BYTES", 0)
     store = next(path.parent for path in data.rglob("train.npy"))
     (store / "train.npy").touch()
     hashed = count_hashes(monkeypatch)

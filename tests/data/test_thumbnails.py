@@ -96,6 +96,7 @@ def test_a_large_dataset_is_hashed_once_on_a_machine(made, tmp_path, monkeypatch
     spec, layout = made
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("clipkd.core.verified.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("clipkd.core.verified.SMALL_BYTES", 0)
     hashed = []
     real = artifacts.sha256
     monkeypatch.setattr(artifacts, "sha256", lambda path: hashed.append(path) or real(path))

@@ -209,6 +209,67 @@ def test_g02_runs_computed_in_two_ways_are_marked(way: str | None, study: Study)
         assert f"torch 2.13.0 on {WAYS[way][1]} (1 run)" in text
 
 
+def taught_by(study: Study, weights: str, content: str, **axes: Any) -> Path:
+    """Have a run say which weights and which bytes taught it."""
+    folder = study.folder(train_type="embed-KD", recipe="corrected", **axes)
+    signal = {"kind": "prototypes", "fingerprint": "1" * 16, "sha256": content * 64, "teacher": "2" * 16}
+    identity = json.loads((folder / "metrics.json").read_text())["identity"]
+    facts = {"signal": [signal | {"weights_sha256": weights * 64}]}
+    write_manifest(folder, "run", identity, facts, read_manifest(folder)["files"])
+    return folder
+
+
+@fault("G10", **{"the weights": replaced("clipkd.tables.consistency.other_weights", lambda *_: iter(()))})
+def test_students_of_two_teachers_of_one_name_are_not_averaged(study: Study) -> None:
+    first, second = (taught_by(study, weights, "c", seed=seed) for seed, weights in enumerate("ab"))
+    refused(study, first / "manifest.json", second / "manifest.json", "other weights", "aaaa", "bbbb")
+    taught_by(study, "a", "c", seed=1)
+    assert len(collect(study).runs) == 12
+
+
+@fault("G10", **{"the bytes": replaced("clipkd.tables.mixtures.contents_of_signals", lambda runs: [])})
+def test_runs_that_learnt_from_other_bytes_are_marked(study: Study) -> None:
+    for seed, content in enumerate("cd"):
+        taught_by(study, "a", content, seed=seed)
+    assert "learnt from several versions, with other bytes, of prototypes" in " ".join(collect(study).gaps())
+    taught_by(study, "a", "c", seed=1)
+    assert collect(study).gaps() == []
+
+
+def unmixed(runs: object) -> list[str]:
+    return []
+
+
+@fault("G10", **{"the ways": replaced("clipkd.tables.mixtures.ways_of_computing", unmixed)})
+@pytest.mark.parametrize("way", ["precision", "device", "resumed"])
+def test_rows_of_several_precisions_or_devices_are_named(way: str, study: Study) -> None:
+    """The config leaves the precision to the machine; the last seed of one row was made on another one."""
+    asked = study.config.training.model_copy(update={"precision": "auto"})
+    study = Study(study.config.model_copy(update={"training": asked}), study.root)
+    for cell in study.cells:
+        folder = study.results / "runs" / cell.folder
+        odd = folder == study.folder(**EMBED)
+        gpu = "Tesla V100" if odd and way != "precision" else "NVIDIA A100"
+        one = {"packages": {"torch": "2.13.0"}, "device": {"kind": "cuda", "name": gpu}}
+        first = one | {"device": {"kind": "cuda", "name": "NVIDIA A100"}}
+        sittings = {"sittings": [first, one]} if odd and way == "resumed" else {}
+        (folder / "env.json").write_text(json.dumps(one | sittings))
+        forged(study, folder, put("training", "precision", value="bf16" if odd and way == "precision" else "fp32"))
+    note = " ".join(collect(study).gaps())
+    odd_run, usual = {
+        "precision": ("bf16, torch 2.13.0 on NVIDIA A100", "fp32, torch 2.13.0 on NVIDIA A100"),
+        "device": ("torch 2.13.0 on Tesla V100", "torch 2.13.0 on NVIDIA A100"),
+        "resumed": (
+            "torch 2.13.0 on NVIDIA A100, resumed with torch 2.13.0 on Tesla V100",
+            "torch 2.13.0 on NVIDIA A100",
+        ),
+    }[way]
+    assert f"{odd_run}, 2 threads (1 run)" in note
+    assert f"{usual}, 2 threads (11 runs)" in note
+    assert "The seeds of 1 of 6 rows differ in this: digits, tiny-32, teacher digits-vit-s, embed-KD, recipe" in note
+    assert ("to the last digit" in note) == (way != "precision")
+
+
 FIELDS = {
     "metrics.json": ("last.test.top1", "selected.test.top5", "last.test.loss", "last.validation.top1"),
     "cost.json": ("images_per_second", "weights_bytes", "teacher.forward_passes", "peak_memory_bytes"),

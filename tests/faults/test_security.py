@@ -244,6 +244,7 @@ def test_a_memory_that_others_can_write_is_no_memory(tmp_path: Path) -> None:
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     patch.setattr(verified, "RACY_SECONDS", 0.0)
+    patch.setattr(verified, "SMALL_BYTES", 0)
     try:
         with building(tmp_path / "x", "toy", {"a": 1}) as draft:
             np.save(draft.path / "x.npy", np.arange(9))

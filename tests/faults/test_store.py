@@ -18,16 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clipkd.core import artifacts, verified
-from clipkd.core.artifacts import MANIFEST, building, open_artifact, read_manifest, write_json
+from clipkd.core.artifacts import MANIFEST, building, open_artifact, read_manifest, write_json, write_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
+from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import parts, prepare
-from clipkd.embeddings.teacher import Teacher
+from clipkd.embeddings.extract import extract
+from clipkd.embeddings.prototypes import write_prototypes
+from clipkd.embeddings.teacher import Teacher, load
+from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.runs import verification
-from clipkd.runs.folder import RunFolder
+from clipkd.runs.folder import RunFolder, environment
 from clipkd.runs.record import METRICS, RunRecord
 from clipkd.runs.unfinished import Checkpoints
 from clipkd.runs.verification import verify
@@ -61,6 +66,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A memory of this test's own, and one that need not wait for files to grow old."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(verified, "RACY_SECONDS", 0.0)
+    monkeypatch.setattr(verified, "SMALL_BYTES", 0)
 
 
 def state() -> dict[str, Any]:
@@ -85,7 +91,7 @@ def run(folder: Path) -> None:
     made = RunFolder(folder)
     made.start(IDENTITY)
     correct = dict.fromkeys(("last", "selected"), np.arange(200) % 5 > 0)
-    made.finish({"w": torch.arange(500.0)}, record, {}, {"a": 1}, CPU, correct)
+    made.finish({"w": torch.arange(500.0)}, record, {}, {"a": 1}, [environment(CPU)], correct)
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +237,127 @@ def test_no_part_is_made_by_two_extractions_at_once(vit_folder: Path, tmp_path: 
     assert list(mine) == []
     assert waited(child) == 0
     assert {path.name for path in tmp_path.glob("*-*")} == {f"{os.getpid()}-0", f"{child}-2", f"{child}-4"}
+
+
+def vanilla(vit_folder: Path, made: Path) -> cells.Cell:
+    """The cell whose store and head `made` has."""
+    return cells.checked(
+        cells.Cell("corrected", "mine", "tiny-32", str(vit_folder), "vanilla", 0, source=str(made.parent / "images"))
+    )
+
+
+def trained_again(folder: Path) -> None:
+    """Give a teacher other weights under the same identity, as another training of it does."""
+    manifest, path = read_manifest(folder), folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 0.5}, path)
+    files = manifest["files"] | {path.name: artifacts.entry_of(path)}
+    write_manifest(folder, "teacher", manifest["identity"], manifest["facts"], files)
+
+
+@fault("M09", **{"weights in parts": replaced("clipkd.embeddings.parts.refuse_other_weights", nothing)})
+def test_parts_of_other_weights_are_not_joined(made: Path, vit_folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(made, tmp_path / "data"))
+    layout, cell = Layout(data, sample=Sample(1)), vanilla(vit_folder, made)
+    spec, store = teachers.get(str(vit_folder)), layout.full_embeddings(cell)
+    shutil.rmtree(store.folder)
+    dataset = open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec))
+    assert extract(store, dataset, load(spec, layout.teacher(spec), CPU), 64, (1, 2)) is None
+    trained_again(layout.teacher(spec))
+    other = load(spec, layout.teacher(spec), CPU)
+    for shard in ((2, 2), (1, 1)):
+        with pytest.raises(DataError, match=r"1 of 2 parts were made with other weights"):
+            extract(store, dataset, other, 64, shard)
+    shutil.rmtree(parts.folder_of(store))
+    joined = extract(store, dataset, other, 64)
+    assert joined is not None
+    assert joined.facts["weights_sha256"] == read_manifest(layout.teacher(spec))["files"]["model.safetensors"]["sha256"]
+
+
+@fault("M09", **{"weights in stores": replaced("clipkd.embeddings.prepare.refuse_other_weights", nothing)})
+def test_a_store_of_a_teacher_that_was_trained_again_teaches_nobody(
+    made: Path, vit_folder: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(made, tmp_path / "data"))
+    layout, cell = Layout(data, sample=Sample(1)), vanilla(vit_folder, made)
+    prepare.for_training(cell, layout, CPU, 256)
+    trained_again(layout.teacher(teachers.get(str(vit_folder))))
+    store = layout.full_embeddings(cell)
+    for stale, source in ((store.folder, layout.teacher(store.teacher)), (store.head()[0], store.folder)):
+        with pytest.raises(DataError, match=f"{stale.name}/.*other weights.*{source.name}/"):
+            prepare.for_training(cell, layout, CPU, 256)
+        shutil.rmtree(stale)
+    prepare.for_training(cell, layout, CPU, 256)
+
+
+@fault("M10", **{"the lengths": replaced("clipkd.embeddings.prototypes.without_direction", nothing)})
+def test_prototypes_without_a_direction_are_refused(made: Path, vit_folder: Path, tmp_path: Path) -> None:
+    """Of class 1 alone, so that a look at the first one would not do."""
+    data = Path(shutil.copytree(made, tmp_path / "data"))
+    cell = replace(vanilla(vit_folder, made), train_type="embed-KD")
+    sample = Layout(data, sample=Sample(1)).sample_embeddings(cell)
+    artifact = open_artifact(sample.folder, "embeddings", sample.identity)
+    labels, vectors = artifact.array("sample-labels"), Vectors(artifact, "sample")[:].copy()
+    vectors[labels == 1] = 0
+    folder = sample.folder
+    (folder / "sample-grid.npy").unlink()
+    np.save(folder / "sample.npy", vectors)
+    files = {path.name: artifacts.entry_of(path) for path in folder.glob("*.npy")}
+    write_manifest(folder, "embeddings", artifact.identity, artifact.facts, files)
+    for form in ("mean", "unit-mean"):
+        with np.errstate(invalid="ignore"), pytest.raises(DataError, match=r"class 1 .*zero or not finite"):
+            write_prototypes(sample, form)
+
+
+@fault("M10", **{"the manifest": lambda monkeypatch: monkeypatch.setattr(artifacts.Artifact, "array", numbers_alone)})
+@pytest.mark.parametrize("wrong", [{"dtype": "float64"}, {"shape": [2000]}])
+def test_an_array_is_what_its_manifest_describes(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with building(tmp_path / "a", "embeddings", IDENTITY) as draft:
+        np.save(draft.path / "train.npy", np.zeros((20, 100), dtype=np.float32))
+    assert open_artifact(tmp_path / "a", "embeddings").array("train").shape == (20, 100)
+    manifest = read_manifest(tmp_path / "a")
+    manifest["files"]["train.npy"] |= wrong
+    write_manifest(tmp_path / "a", "embeddings", IDENTITY, {}, manifest["files"])
+    with pytest.raises(DataError, match=f"train.npy is not what manifest.json describes .{next(iter(wrong))} "):
+        open_artifact(tmp_path / "a", "embeddings").array("train")
+
+
+def numbers_alone(self: artifacts.Artifact, name: str) -> np.ndarray:
+    return np.load(self.file(f"{name}.npy"), mmap_mode="r")
+
+
+@fault(
+    "M11",
+    **{
+        "the expiry": replaced("clipkd.core.verified.MAX_AGE_DAYS", 10**6),
+        "small files hashed": replaced("clipkd.core.verified.Memory.holds", lambda self, path, sha256: True),
+    },
+)
+def test_bytes_that_change_without_a_trace_are_found(tmp_path: Path) -> None:
+    """As a failing disk changes them: size, times and inode stay. Small files at once, large ones when it is time."""
+    with building(tmp_path / "a", "part", IDENTITY) as draft:
+        np.save(draft.path / "small.npy", np.zeros(10))
+        np.save(draft.path / "large.npy", np.zeros(10_000))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(verified, "SMALL_BYTES", 1000)
+    for module in (artifacts, verified):
+        patch.setattr(module, "stamp", lambda path: [path.stat().st_size, 0, 0, 0, 0])
+    try:
+        for name, days in (("large", 31), ("small", 0)):
+            path = tmp_path / "a" / f"{name}.npy"
+            open_artifact(tmp_path / "a", "part")
+            content = path.read_bytes()
+            path.write_bytes(content[:-1] + b"\1")
+            if days:
+                open_artifact(tmp_path / "a", "part")  # remembered
+                later = time.time() + days * 86400
+                patch.setattr(verified.time, "time", lambda later=later: later)
+            with pytest.raises(DataError, match=f"{name}.npy is damaged"):
+                open_artifact(tmp_path / "a", "part")
+            path.write_bytes(content)
+    finally:
+        patch.undo()
 
 
 def variants() -> dict[str, str]:

@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from clipkd.core import lock
+from clipkd.core.artifacts import entry_of, read_manifest, write_manifest
 from clipkd.core.errors import ClipkdError, DataError, MachineError, lost_device
 from clipkd.embeddings import prepare
 from clipkd.runs import loop, training
@@ -420,3 +423,78 @@ def test_the_same_run_twice_is_trained_once_and_has_the_same_bytes(study: Study,
     assert times() == before
     study.train("supervised", tmp_path)
     assert is_equal(tmp_path, whole)
+
+
+def copied(study: Study, folder: Path) -> Study:
+    """Return the study with data of its own, of which `vanilla` is prepared."""
+    study.whole("vanilla")
+    return Study(Path(shutil.copytree(study.layout.data, folder)), Path(study.teacher), study.root)
+
+
+def scores(study: Study) -> Path:
+    """Return the file that teaches `vanilla`."""
+    return study.layout.full_embeddings(study.cell("vanilla")).head()[0] / "scores-train.npy"
+
+
+def after_a_save(study: Study, folder: Path, strike: Callable[[], object]) -> int:
+    """Train `vanilla` in a process of its own, strike after its third save, and return how it ends."""
+    real, saves = Checkpoints.save, iter(range(1, 100))
+
+    def save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+        real(self, step, state)
+        if next(saves) == 3:
+            strike()
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Checkpoints, "save", save)
+    ended = outcome(lambda: study.train("vanilla", folder))
+    patch.undo()
+    return ended
+
+
+@fault("R20", **{"the-look-at-inputs": replaced("clipkd.runs.job.Job.refuse_changed_inputs", nothing)})
+def test_scores_that_change_during_a_training_stop_it_and_leave_the_state_before(study: Study, tmp_path: Path) -> None:
+    """New times alone, as of a copy, change nothing."""
+    mine, whole = copied(study, tmp_path / "data"), study.whole("vanilla")
+    path = scores(mine)
+    before, content = path.stat(), path.read_bytes()
+
+    def overwrite() -> None:
+        path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert after_a_save(mine, tmp_path / "touched", path.touch) == 0
+    assert is_equal(tmp_path / "touched", whole)
+    assert after_a_save(mine, tmp_path / "run", overwrite) == REFUSED
+    assert not (tmp_path / "run/metrics.json").exists()
+    path.write_bytes(content)
+    assert outcome(lambda: mine.train("vanilla", tmp_path / "run")) == 0
+    assert is_equal(tmp_path / "run", whole)
+
+
+@fault("R20", **{"the-comparison": replaced("clipkd.runs.checkpointing.refuse_other_signal", nothing)})
+def test_a_run_is_not_resumed_with_scores_that_were_made_again(study: Study, tmp_path: Path) -> None:
+    mine = copied(study, tmp_path / "data")
+    folder = scores(mine).parent
+    assert after_a_save(mine, tmp_path / "run", lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    manifest = read_manifest(folder)
+    np.save(folder / "scores-train.npy", np.load(folder / "scores-train.npy")[::-1])
+    files = {name: entry_of(folder / name) for name in manifest["files"]}
+    write_manifest(folder, manifest["kind"], manifest["identity"], manifest["facts"], files)
+    assert outcome(lambda: mine.train("vanilla", tmp_path / "run")) == REFUSED
+    shutil.rmtree(tmp_path / "run/.resume")
+    assert outcome(lambda: mine.train("vanilla", tmp_path / "run")) == 0
+
+
+def test_a_run_records_each_sitting_and_what_taught_it(study: Study, tmp_path: Path) -> None:
+    mine = copied(study, tmp_path / "data")
+    assert after_a_save(mine, tmp_path / "run", lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    assert outcome(lambda: mine.train("vanilla", tmp_path / "run")) == 0
+    found = json.loads((tmp_path / "run/env.json").read_text())
+    assert [(one["epoch"], one["step"], one["packages"]["torch"]) for one in found["sittings"]] == [
+        (1, 0, torch.__version__),
+        (1, 3, torch.__version__),
+    ]
+    (signal_facts,) = read_manifest(tmp_path / "run")["facts"]["signal"]
+    weights = read_manifest(mine.layout.teacher(mine.cell("vanilla").teacher_spec))["files"]["model.safetensors"]
+    assert (signal_facts["kind"], signal_facts["weights_sha256"]) == ("head", weights["sha256"])

@@ -1,0 +1,78 @@
+"""Mixtures: runs of one grid that were made in different ways, which every table says. No torch here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from clipkd.runs.finished import FinishedRun
+from clipkd.spec.cells import Cell
+
+NAMED = 5
+"""Rows or artefacts that a note names."""
+Runs = dict[Cell, FinishedRun]
+
+
+def mixtures(runs: Runs) -> list[str]:
+    """Return the notes on runs that were made in different ways; none where all were made in one."""
+    return [*ways_of_computing(runs), *contents_of_signals(runs)]
+
+
+def ways_of_computing(runs: Runs) -> list[str]:
+    """Return the note on library, device, threads and precision, and on rows whose seeds differ in them.
+
+    A precision that the config leaves open (`auto`) is the machine's choice; a difference of it is no last digit.
+    """
+    precisions = {precision_of(run) for run in runs.values()}
+    made = {cell: run.made_with for cell, run in runs.items() if run.made_with}
+    if len(precisions) > 1:
+        made = {cell: f"{precision_of(runs[cell])}, {way}" for cell, way in made.items()}
+    if len(set(made.values())) < 2:
+        return []
+    rows: dict[Cell, list[str]] = {}
+    for cell, way in made.items():
+        rows.setdefault(replace(cell, seed=0), []).append(way)
+    mixed = [f"{row_name(cell)} ({counted(ways)})" for cell, ways in rows.items() if len(set(ways)) > 1]
+    exact = " to the last digit" if len(precisions) == 1 else ""
+    note = f"NOT COMPARABLE{exact}: these runs were made with {counted(list(made.values()))}."
+    if mixed:
+        more = f"; and {len(mixed) - NAMED} more" if len(mixed) > NAMED else ""
+        note += f" The seeds of {len(mixed)} of {len(rows)} rows differ in this: {'; '.join(mixed[:NAMED])}{more}."
+    return [note]
+
+
+def contents_of_signals(runs: Runs) -> list[str]:
+    """Return the note on runs that read other bytes of what one teacher with the same weights gave."""
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for run in runs.values():
+        for signal in run.signal:
+            found.setdefault((signal.kind, signal.fingerprint), Counter())[signal.sha256] += 1
+    mixed = [
+        f"{kind} {fingerprint} ({' and '.join(map(str, contents.values()))} runs)"
+        for (kind, fingerprint), contents in found.items()
+        if len(contents) > 1
+    ]
+    if not mixed:
+        return []
+    more = f"; and {len(mixed) - NAMED} more" if len(mixed) > NAMED else ""
+    return [
+        "NOT COMPARABLE to the last digit: runs learnt from several versions, with other bytes, of "
+        f"{'; '.join(mixed[:NAMED])}{more}."
+    ]
+
+
+def precision_of(run: FinishedRun) -> str:
+    """Return the precision that a student was trained in."""
+    return str(run.identity.get("training", {}).get("precision"))
+
+
+def row_name(cell: Cell) -> str:
+    """Return what a row is for, in words."""
+    live = f", {cell.teacher_source} teacher" if cell.is_cost_run else ""
+    return f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {cell.train_type}{live}, recipe {cell.recipe}"
+
+
+def counted(words: list[str]) -> str:
+    """Return each of some words once, with the number of runs that it is of."""
+    counts = sorted(Counter(words).items())
+    return "; ".join(f"{word} ({count} run{'s' if count > 1 else ''})" for word, count in counts)
