@@ -8,21 +8,31 @@ A trained student in two lines, its preprocessing included:
 All results of a grid as one pandas frame, a row per run and choice of its epoch:
 
     clipkd.results("results").groupby(["train_type", "epoch"]).top1.mean()
+
+A teacher's stored embeddings as float32 arrays, with their labels:
+
+    stored = clipkd.load_embeddings("digits", "digits-vit-s", recipe="corrected")
+    stored.train[:, 0], stored.labels["train"]
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipkd.embeddings.stored import load_embeddings
     from clipkd.export.model import load
     from clipkd.tables.results import results
 
 from clipkd.core.version import __version__
 
-__all__ = ["__version__", "load", "results"]
+__all__ = ["__version__", "load", "load_embeddings", "results"]
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs torch or pandas only when it is asked for: the Snakefile imports this package in every job."""
+    if name == "load_embeddings":
+        from clipkd.embeddings.stored import load_embeddings
+
+        return load_embeddings
     if name == "load":
         from clipkd.export.model import load
 

@@ -1,0 +1,97 @@
+"""Stored embeddings for whoever wants the vectors themselves. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from clipkd.core.errors import DataError, InputError
+from clipkd.data.dataset import LABELS
+from clipkd.embeddings.vectors import Vectors
+from clipkd.plugins import datasets, recipes, teachers
+
+
+@dataclass(frozen=True)
+class StoredEmbeddings:
+    """A teacher's embeddings of every image of a dataset, every byte checked against the manifest."""
+
+    artifact: Artifact
+    labels: dict[str, np.ndarray] | None
+    """Class numbers of the rows, int64 [N], by split; None where the packed dataset is not there."""
+    classes: list[str] | None
+    """Class names by number; None where the packed dataset is not there."""
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Embeddings of the training images in the dataset's order, float32 [N, V, D].
+
+        View 0 is the image, view 1 (where there is one) its mirror image.
+        """
+        return Vectors(self.artifact, "train")[:]
+
+    @cached_property
+    def test(self) -> np.ndarray:
+        """Embeddings of the test images in the dataset's order, float32 [M, D]; DataError where none are stored."""
+        return Vectors(self.artifact, "test")[:]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says: teacher, views, format, device, forward passes."""
+        return self.artifact.identity | self.artifact.facts
+
+
+def load_embeddings(
+    dataset: str, teacher: str, recipe: str | None = None, data: str | Path = "data"
+) -> StoredEmbeddings:
+    """Return the stored embeddings of a dataset by a teacher.
+
+    Args:
+        dataset: its name.
+        teacher: its name, as in the config or as the folder below `data/embeddings/DATASET` is called.
+        recipe: whose normalisation of the teacher's input was used, where both are stored.
+        data: the folder of datasets and embeddings.
+
+    Raises:
+        InputError: there are none, or several that the recipe does not tell apart; names them.
+        DataError: a file is damaged.
+    """
+    root = Path(data)
+    name = dataset.lower()
+    folders = {path.name: path for path in (root / "embeddings" / name).glob("*")}
+    folder = folders.get(teacher) or root / "embeddings" / name / teachers.get(teacher).name
+    stores = [path.parent for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")) if is_of_all_images(path.parent)]
+    if recipe is not None and len(stores) > 1:
+        by_teacher = recipes.get(recipe).teacher_normalisation == "teacher"
+        means = {store: read_manifest(store)["identity"]["views"].get("mean") for store in stores}
+        source = None if name in datasets.names() else str(root / "datasets" / name)  # which one makes no difference
+        of_dataset = list(datasets.get(name, source).mean)
+        stores = [store for store in stores if (means[store] != of_dataset) == by_teacher]
+    if not stores:
+        raise InputError(f"no embeddings of every image in {folder}: run `clipkd extract`, or `dvc pull` them")
+    if len(stores) > 1:
+        raise InputError(f"{folder} has several: {', '.join(store.name for store in stores)}; name the recipe")
+    return opened(stores[0], root / "datasets" / name)
+
+
+def is_of_all_images(folder: Path) -> bool:
+    """Return whether a folder holds embeddings of whole images, not of a sample or of random crops."""
+    manifest = read_manifest(folder)
+    is_replayed = manifest["identity"].get("views", {}).get("replays")
+    return manifest["kind"] == "embeddings" and "train.npy" in manifest["files"] and not is_replayed
+
+
+def opened(folder: Path, packed: Path) -> StoredEmbeddings:
+    """Open a store, and the labels of the dataset that it was made from."""
+    artifact = open_artifact(folder, "embeddings")
+    if not (packed / MANIFEST).is_file():
+        return StoredEmbeddings(artifact, None, None)
+    dataset = open_artifact(packed, "dataset", only=LABELS)
+    if dataset.facts["content"] != artifact.facts["dataset_content"]:
+        raise DataError(f"{folder} was made from another content of the dataset than {packed} holds now")
+    labels = {split: np.array(dataset.array(f"{split}-labels")) for split in ("train", "test")}
+    return StoredEmbeddings(artifact, labels, dataset.facts["classes"])
