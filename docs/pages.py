@@ -23,7 +23,7 @@ ORDER = {
         "docs/install.md",
         "docs/faq.md",
     ],
-    "Use": ["config/README.md", "docs/own.md", "docs/using.md", "docs/slurm.md", "docs/dvc.md"],
+    "Use": ["config/README.md", "docs/own.md", "docs/teachers.md", "docs/using.md", "docs/slurm.md", "docs/dvc.md"],
     "Understand": ["docs/method.md", "docs/embeddings.md", "docs/architecture.md", "docs/faults.md"],
     "Numbers": ["docs/numbers.md", "docs/performance.md"],
     "Project": ["CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"],

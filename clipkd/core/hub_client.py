@@ -26,9 +26,8 @@ ETAG_TIMEOUT = 30.0
 """Seconds to wait for the hub's first answer about a file."""
 CONVERT = (
     "Pickled weights are not loaded, because they can run code. To convert them, use `from_pretrained` and "
-    f"`save_pretrained` with transformers, on a machine where you trust them, and give that folder as the teacher; "
-    f"or ask https://huggingface.co/spaces/safetensors/convert to open a pull request and pin its commit. {WEIGHTS} "
-    "must be one file, not shards."
+    "`save_pretrained` with transformers, on a machine where you trust them, and give that folder as the teacher; "
+    "or ask https://huggingface.co/spaces/safetensors/convert to open a pull request and pin its commit."
 )
 
 

@@ -10,6 +10,7 @@ message.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -100,6 +101,16 @@ def accelerate(model: nn.Module, title: str, linear_layers: bool, class_token: B
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         reason = f"failed ({type(error).__name__}: {error})"
     say(f"{title}: computing only the class token in the last block {reason}; computing all tokens")
+
+
+@torch.inference_mode()
+def accelerate_linear(model: nn.Module, title: str, run: Callable[[], Tensor]) -> None:
+    """Replace a loaded model's linear layers, in place, where `run` gives the same with them."""
+    expected = run()
+    replace_linear(model, nn.Linear, Linear)
+    if not is_close(run(), expected):
+        replace_linear(model, Linear, nn.Linear)
+        say(f"{title}: oneDNN's linear layers differ on the probe image; using torch's own")
 
 
 def replace_linear(model: nn.Module, old: type, new: type) -> None:

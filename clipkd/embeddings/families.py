@@ -7,8 +7,8 @@ the defaults of its image processor.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 POOLER = "pooler."
@@ -50,6 +50,10 @@ class VisionFamily:
     """Whether the input must have the size in the config (others interpolate their positions)."""
     block: Block | None = None
     """For computing the class token alone in the last block; None: all its tokens are computed."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """What is set in the model's config: masked image modelling sees whole images."""
+    inputs: Callable[[Any, Any], Mapping[str, Any]] = lambda config, images: {}
+    """What the model is given beside the images [B, 3, S, S], from its config and them."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class ProcessorDefaults:
     crop: bool = False
     resample: int = 2
     """PIL's number of the filter."""
+    crop_pct: float | None = None
+    """The short side is resized to `size` over this share, and `size` is cut out; None: there is no such rule."""
 
 
 def clip_end(config: Any, tokenizer: Any, ids: list[int]) -> int | None:
@@ -136,6 +142,33 @@ SIGLIP = VisionFamily(
     unused=("text_model.", "logit_scale", "logit_bias", "classifier.", *POSITIONS),
     pooler="head.",
 )
+AIMV2 = VisionFamily(
+    "Aimv2VisionModel",
+    tokens=lambda config: 0,
+    has_class_token=False,
+    unused=("text_model.", "text_projection.", "visual_projection.", "logit_scale", *POSITIONS),
+    pooler="head.",
+)
+DINOV3 = VisionFamily(
+    "DINOv3ViTModel",
+    tokens=lambda config: 1 + int(config.num_register_tokens),
+    pooler="",
+    has_fixed_size=False,
+)
+CONVOLUTIONAL = VisionFamily(
+    "ResNetModel", tokens=lambda config: 0, has_class_token=False, pooler="", has_fixed_size=False
+)
+"""The last hidden state is a map [B, D, H, W]."""
+
+
+def in_order(config: Any, images: Any) -> dict[str, Any]:
+    """Return what keeps the patches of a masked autoencoder in their order, instead of shuffling them."""
+    import torch
+
+    patches = (images.shape[-1] // config.patch_size) ** 2
+    return {"noise": torch.arange(patches, device=images.device, dtype=torch.float32).expand(len(images), -1)}
+
+
 CLIP_TEXT = TextFamily(
     "CLIPModel",
     end=clip_end,
@@ -154,8 +187,31 @@ FAMILIES = {
     "dinov2_with_registers": Family(
         replace(DINOV2, model="Dinov2WithRegistersModel", tokens=lambda config: 1 + int(config.num_register_tokens))
     ),
+    "dinov3_vit": Family(DINOV3),
+    # Its class token is the mean of the last map, normalised with it.
+    "dinov3_convnext": Family(replace(DINOV3, model="DINOv3ConvNextModel", tokens=lambda config: 1)),
+    "vit_mae": Family(
+        replace(
+            VIT,
+            model="ViTMAEModel",
+            pooler="none",
+            has_classifier=False,
+            block=None,
+            changes={"mask_ratio": 0.0},
+            inputs=in_order,
+        )
+    ),
+    "beit": Family(VisionFamily("BeitModel", unused=(*HEADS, "lm_head.", "decode_head.", "auxiliary_head."))),
+    "swin": Family(VisionFamily("SwinModel", tokens=lambda config: 0, has_class_token=False, pooler="")),
+    "convnext": Family(replace(CONVOLUTIONAL, model="ConvNextModel")),
+    "convnextv2": Family(replace(CONVOLUTIONAL, model="ConvNextV2Model")),
+    "resnet": Family(CONVOLUTIONAL),
+    "aimv2": Family(AIMV2),
+    "aimv2_vision_model": Family(AIMV2),
     "clip": Family(CLIP, CLIP_TEXT),
     "clip_vision_model": Family(CLIP),
+    "metaclip_2": Family(replace(CLIP, model="MetaClip2VisionModel")),
+    "metaclip_2_vision_model": Family(replace(CLIP, model="MetaClip2VisionModel")),
     "siglip": Family(SIGLIP, SIGLIP_TEXT),
     "siglip_vision_model": Family(SIGLIP),
     # SigLIP 2 of one image size calls itself `siglip`; this one takes images of any size, which is not supported.
@@ -166,7 +222,7 @@ FAMILIES = {
 PROCESSORS = {
     "CLIP": ProcessorDefaults(short_side=True, crop=True, resample=3),
     "Bit": ProcessorDefaults(short_side=True, crop=True, resample=3),
-    "ConvNext": ProcessorDefaults(short_side=True),
+    "ConvNext": ProcessorDefaults(short_side=True, resample=3, crop_pct=224 / 256),
     "DeiT": ProcessorDefaults(crop=True, resample=3),
     "Siglip": ProcessorDefaults(resample=3),
 }

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -13,7 +14,7 @@ from clipkd.core.artifacts import read_json
 from clipkd.core.errors import InputError, nearest
 from clipkd.core.hub_client import WEIGHTS
 from clipkd.embeddings.families import vision_family
-from clipkd.plugins.teachers import TeacherSpec
+from clipkd.plugins.teachers import HubTeacher, LibraryTeacher, TeacherSpec
 from clipkd.spec.class_names import ClassNames, listed
 
 UNNAMED = re.compile(r"LABEL_\d+")
@@ -21,6 +22,7 @@ UNNAMED = re.compile(r"LABEL_\d+")
 WORDNET = re.compile(r"n\d{8}")
 """What ImageNet's folders are called."""
 CLASSIFIERS = ("classifier.weight", "cls_classifier.weight")
+IMAGENET_CLASSES = 1000
 PROBE = "leave `head` out for a linear probe"
 
 
@@ -38,6 +40,8 @@ class OwnHead:
 def own_head_of(folder: Path, spec: TeacherSpec) -> OwnHead | None:
     """Return the classifier in a fetched checkpoint's folder; None where it has none."""
     config = read_json(folder / "config.json")
+    if "pretrained_cfg" in config:
+        return head_of_library(config, spec)
     with safe_open(folder / WEIGHTS, framework="np") as weights:
         found = next((name for name in CLASSIFIERS if name in weights.keys()), None)  # noqa: SIM118  (not a dict)
         if found is None:
@@ -51,6 +55,35 @@ def own_head_of(folder: Path, spec: TeacherSpec) -> OwnHead | None:
         named = tuple(str(labels[str(number)]) for number in range(classes))
         names = None if all(UNNAMED.fullmatch(name) for name in named) else named
     return OwnHead(classes, names, is_linear)
+
+
+def head_of_library(config: dict[str, Any], spec: TeacherSpec) -> OwnHead | None:
+    """Return the classifier of a config.json of timm, or of ours for torchvision; None where it has none."""
+    classes, names = int(config.get("num_classes") or 0), config.get("label_names")
+    if isinstance(names, dict):
+        names = [names.get(str(number)) for number in range(classes)]
+    if names is None and classes == IMAGENET_CLASSES and is_published(spec):
+        names = imagenet_names()
+    is_named = isinstance(names, list) and len(names) == classes and all(isinstance(name, str) for name in names)
+    named = tuple(map(str, names)) if names and is_named else None
+    return OwnHead(classes, named, spec.output in ("pooled", "logits")) if classes else None
+
+
+def is_published(spec: TeacherSpec) -> bool:
+    """Return whether weights are some that timm or torchvision published: 1,000 classes are ImageNet's then."""
+    if isinstance(spec, HubTeacher):
+        return spec.hub_id.startswith("timm/")
+    return isinstance(spec, LibraryTeacher) and bool(spec.tag)
+
+
+def imagenet_names() -> list[str]:
+    """Return what the 1,000 classes of ImageNet-1k are called, in their order."""
+    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
+
+    from timm.data import ImageNetInfo  # isort: skip
+
+    info = ImageNetInfo()
+    return [info.index_to_description(number) for number in range(IMAGENET_CLASSES)]
 
 
 def simple(name: str) -> str:
@@ -116,8 +149,8 @@ def unmatched(head: OwnHead, ways: list[list[str]], dataset: str) -> str:
     """Return why no way of calling a dataset's classes fits a classifier, and what to do."""
     if head.names is None:
         return (
-            f"nobody named its {head.classes} classes, so their order is unknown; name them in `id2label` of the "
-            "checkpoint's config.json"
+            f"nobody named its {head.classes} classes, so their order is unknown; name them in `id2label` (timm: "
+            "`label_names`) of the checkpoint's config.json"
         )
     mine = [simple(name) for name in head.names]
     best = max(ways, key=lambda names: sum(simple(name) in mine for name in names))

@@ -5,9 +5,10 @@ The workflow calls them one by one; `clipkd train` calls those that its run need
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from clipkd.core.artifacts import MANIFEST
+from clipkd.core.artifacts import MANIFEST, Artifact
 from clipkd.core.errors import InputError
 from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
@@ -52,7 +53,22 @@ def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
     else:
         from clipkd.embeddings.teacher_checkpoint import fetch
 
-        fetch(spec, folder)
+        fetch(spec, folder, lambda checkpoint: trial(spec, checkpoint))
+
+
+def trial(spec: TeacherSpec, checkpoint: Artifact) -> None:
+    """Load a checkpoint as an extraction will, so that none is fetched that it would refuse."""
+    import torch
+
+    cpu = torch.device("cpu")
+    if spec.reads_names:
+        from clipkd.embeddings.text import text_tower
+
+        text_tower(spec, checkpoint, cpu)
+    else:
+        from clipkd.embeddings.teacher import encoder_of
+
+        encoder_of(replace(spec, output=spec.any_output), checkpoint, cpu, is_float32=False)
 
 
 def embeddings(

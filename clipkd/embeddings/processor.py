@@ -26,7 +26,9 @@ FOLLOWED = {"do_resize", "do_rescale", "do_normalize", "do_center_crop"}
 """Switches that are followed, on or off."""
 HARMLESS = {"do_convert_rgb"}
 """Images are RGB here before a processor sees them."""
-REFUSED = {"crop_pct": "a crop in percent", "rescale_offset": "values around zero before normalisation"}
+WARPED = 384
+"""Side from which an image processor with `crop_pct` squeezes images instead of cropping them, in pixels."""
+REFUSED = {"rescale_offset": "values around zero before normalisation"}
 SWITCHES = {
     "do_pad": " (padding)",
     "do_reduce_labels": " (labels as images)",
@@ -50,6 +52,8 @@ class Processor:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """In units of [0, 1]."""
+    is_centre_rounded: bool = False
+    """Where a crop has an odd margin: torchvision rounds half of it to even, transformers down."""
 
     @property
     def image_size(self) -> int:
@@ -75,18 +79,18 @@ class Processor:
     def cropped(self, pixels: Tensor) -> Tensor:
         if self.crop is None:
             return pixels
-        top, left = ((side - self.crop) // 2 for side in pixels.shape[-2:])
+        margins = [side - self.crop for side in pixels.shape[-2:]]
+        top, left = (round(margin / 2) if self.is_centre_rounded else margin // 2 for margin in margins)
         return pixels[..., top : top + self.crop, left : left + self.crop]
 
 
-def processor(spec: TeacherSpec, artifact: Artifact) -> Processor:
-    """Return the image processor of a checkpoint.
+def processor(spec: TeacherSpec, path: Path) -> Processor:
+    """Return the image processor that a checkpoint's file describes.
 
     Raises:
         DataError: its file gives no size, mean or standard deviation, or others than the teacher is known with.
         InputError: it asks for something that is not followed here.
     """
-    path = processor_file(artifact)
     values = settings_of(path)
     made = read(spec, values, path)
     for what, here, known in zip(
@@ -142,6 +146,10 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
         raise DataError(f"{path} gives no input size, image_mean and image_std (size: {values.get('size')})")
     scale = scale_of(spec, values, path)
     mean, std = tuple(value / scale for value in mean), tuple(value / scale for value in std)
+    if defaults.crop_pct is not None and width is None and not values.get("do_center_crop"):
+        return shares(values.get("crop_pct", defaults.crop_pct), height, FILTERS[resample], mean, std)
+    if values.get("crop_pct"):
+        raise refusal(spec, path, "crop_pct (a crop in percent)")
     crop = None
     if values.get("do_center_crop", defaults.crop):
         crop, other = both(values.get("crop_size", height))
@@ -152,6 +160,13 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     elif height != width:
         raise refusal(spec, path, f"an input of {height} x {width} pixels")
     return Processor(height, width, crop, FILTERS[resample], mean, std)
+
+
+def shares(share: float, side: int, filter_: str, mean: tuple, std: tuple) -> Processor:
+    """Return the processor of ConvNeXt and ResNet: the short side to `side` over `share` and a crop, or squeezed."""
+    if side >= WARPED:
+        return Processor(side, side, None, filter_, mean, std)
+    return Processor(int(side / share), None, side, filter_, mean, std)
 
 
 def scale_of(spec: TeacherSpec, values: dict[str, Any], path: Path) -> float:

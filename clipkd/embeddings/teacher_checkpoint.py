@@ -9,11 +9,12 @@ is there already is not downloaded twice; they are copied from it, and nothing l
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipkd.core import lfs
+from clipkd.core import shards
 from clipkd.core.artifacts import (
     MANIFEST,
     Artifact,
@@ -28,13 +29,16 @@ from clipkd.core.hub import COMMIT
 from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, MissingFile, hub_errors, verified_file
 from clipkd.core.progress import say
 from clipkd.core.registry import specs
+from clipkd.embeddings.weights import check_weights
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import (
     NESTED_PROCESSOR,
     PROCESSOR,
     FolderTeacher,
     HubTeacher,
+    LibraryTeacher,
     TeacherSpec,
+    is_timm,
     nested_processor,
 )
 
@@ -46,12 +50,17 @@ LARGEST = {
 """The largest sizes in a config.json: a model is built before its weights are compared with it."""
 
 
-def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
+def fetch(teacher: TeacherSpec, folder: Path, accept: Callable[[Artifact], None] | None = None) -> Artifact:
     """Bring a teacher's checkpoint into `folder`, unless it is there, and open it.
+
+    Args:
+        teacher: whose.
+        folder: the artefact's.
+        accept: is shown the checkpoint before it is put in place; what it raises refuses it.
 
     Raises:
         InputError: the repository is unknown, gated, or without safetensors; the teacher has no pinned
-            commit, or brings code of its own, or is trained here and not fetched.
+            commit, or brings code of its own, or is trained here and not fetched; the model is not supported.
         DataError: the weights are not the known ones, are damaged, or hold a value that is not finite.
         MachineError: no network; says what to run where there is one.
     """
@@ -66,21 +75,43 @@ def fetch(teacher: TeacherSpec, folder: Path) -> Artifact:
         source, files = "hub", from_hub(teacher)
     elif isinstance(teacher, FolderTeacher):
         source, files = "folder", from_folder(teacher)
+    elif isinstance(teacher, LibraryTeacher):
+        source, files = "file", {}
     else:
         raise InputError(f"teacher '{teacher.name}' is trained here, not fetched; the workflow does it")
     try:
         with building(folder, "teacher", teacher.identity()) as draft:
-            for name, path in files.items():
-                shutil.copyfile(path, draft.path / name)
-            if isinstance(teacher, FolderTeacher):
-                check_digests(teacher, draft.path)
-            for name in files:
-                if name != WEIGHTS:
-                    refuse_code(teacher, draft.path / name)
+            write(teacher, files, draft.path)
+            names = [path.name for path in draft.path.iterdir()]
+            for name in set(names) - {WEIGHTS}:
+                refuse_code(teacher, draft.path / name)
             draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
+            if accept is not None:
+                accept(Artifact(draft.path, {"files": {name: {} for name in names}, "facts": {}}))
     except OSError as error:
         raise MachineError(f"teacher '{teacher.name}': can't write {folder}: {error.strerror or error}") from error
     return open_artifact(folder, "teacher", teacher.identity())
+
+
+def write(teacher: TeacherSpec, files: dict[str, Path], folder: Path) -> None:
+    """Write a checkpoint's files into `folder`, shards joined."""
+    if isinstance(teacher, LibraryTeacher):
+        from clipkd.embeddings import library_checkpoint
+
+        library_checkpoint.write(teacher, folder)
+    for name, path in files.items():
+        shutil.copyfile(path, folder / name)
+    if isinstance(teacher, FolderTeacher):
+        check_digests(teacher, folder)
+    if shards.INDEX in files:
+        index = folder / shards.INDEX
+        parts = {name: folder / name for name in shards.names(index)}
+        try:
+            shards.join(index, parts, folder / WEIGHTS)
+        except DataError as error:
+            raise DataError(f"teacher '{teacher.name}': {error}") from None
+        for path in (index, *parts.values()):
+            path.unlink()
 
 
 def from_folder(teacher: FolderTeacher) -> dict[str, Path]:
@@ -103,15 +134,50 @@ def check_digests(teacher: FolderTeacher, folder: Path) -> None:
 
 
 def from_hub(teacher: HubTeacher) -> dict[str, Path]:
-    """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not."""
+    """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not.
+
+    The small files come first and are checked: what can't work is refused before its weights are downloaded.
+    """
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
-    files = {}
-    for name in teacher.files:  # the two small ones first: they may already say that this can't work
-        path = processor_of(teacher) if name == PROCESSOR else verified_file(teacher, name)
+    files = {"config.json": settings_file(teacher, "config.json")}
+    config, asked = read_json(files["config.json"]), replace(teacher, output=teacher.any_output)
+    if teacher.reads_names:
+        from clipkd.embeddings.text import text_family_of
+
+        text_family_of(teacher, config)
+        files["tokenizer.json"] = settings_file(teacher, "tokenizer.json")
+    elif is_timm(config):
+        from clipkd.embeddings.timm_encoder import settings as timm_settings
+
+        timm_settings(asked, config)
+    else:
+        from clipkd.embeddings.transformers_encoder import family_of, settings
+
+        family_of(asked, config)
+        path = processor_of(teacher)
+        refuse_code(teacher, path)
         files[path.name] = path
-        if name != WEIGHTS:
-            refuse_code(teacher, path)
-    return files
+        settings(asked, config, path)
+    return files | weights_of(teacher)
+
+
+def settings_file(teacher: HubTeacher, name: str) -> Path:
+    """Return a small file of a hub checkpoint, which asks for no code."""
+    path = verified_file(teacher, name)
+    refuse_code(teacher, path)
+    return path
+
+
+def weights_of(teacher: HubTeacher) -> dict[str, Path]:
+    """Return the file with a hub checkpoint's weights; where there is none, its index and its shards."""
+    try:
+        return {WEIGHTS: verified_file(teacher, WEIGHTS)}
+    except MissingFile as missing:
+        try:
+            index = verified_file(teacher, shards.INDEX)
+        except MissingFile:
+            raise missing from None
+    return {shards.INDEX: index} | {name: verified_file(teacher, name) for name in shards.names(index)}
 
 
 def processor_of(teacher: HubTeacher) -> Path:
@@ -166,34 +232,6 @@ def is_plain_attention(value: Any) -> bool:
     return value in (None, "eager", "sdpa") or isinstance(value, dict)
 
 
-def check_weights(teacher: TeacherSpec, path: Path) -> int:
-    """Return the number of parameters in a teacher's safetensors file; every one must be finite.
-
-    Raises:
-        DataError: the file is damaged, or a tensor holds a NaN or an infinity; names it.
-    """
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    count = 0
-    try:
-        with safe_open(path, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  (not a dict)
-                tensor = weights.get_tensor(name)
-                if not torch.isfinite(tensor).all():
-                    raise DataError(
-                        f"teacher '{teacher.name}': weight '{name}' of {path.name} holds a NaN or an infinity"
-                    )
-                count += tensor.numel()
-    except SafetensorError as error:
-        raise DataError(
-            f"teacher '{teacher.name}': {path.name} is damaged, or no safetensors file: {error}{lfs.instead(path)}"
-        ) from None
-    if count == 0:
-        raise DataError(f"teacher '{teacher.name}': {path.name} holds no weights")
-    return count
-
-
 def pin(teacher_name: str) -> dict[str, Any]:
     """Ask the hub for the commit of a teacher's `main`, and write it into the lock file.
 
@@ -211,11 +249,11 @@ def pin(teacher_name: str) -> dict[str, Any]:
         hub = HfApi(library_name="clipkd")
         info = hub.model_info(teacher.hub_id, revision="main", files_metadata=True, timeout=ETAG_TIMEOUT)
     files = {file.rfilename: file for file in info.siblings or []}
-    if WEIGHTS not in files:
+    if WEIGHTS not in files and shards.INDEX not in files:
         raise InputError(f"teacher '{teacher.name}': {teacher.hub_id} has no {WEIGHTS} at main ({info.sha}). {CONVERT}")
     if info.sha is None or not COMMIT.fullmatch(info.sha):
         raise DataError(f"the hub gives no commit for {teacher.hub_id}: {info.sha!r}")
-    large = files[WEIGHTS].lfs
+    large = files[WEIGHTS].lfs if WEIGHTS in files else None
     entry = {"revision": info.sha, "weights_sha256": large.sha256 if large else None}
     locked = read_json(teachers.LOCK) if teachers.LOCK.exists() else {}
     write_json(teachers.LOCK, locked | {teacher.name: entry})

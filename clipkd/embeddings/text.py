@@ -23,9 +23,8 @@ from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
 from clipkd.embeddings.teacher import not_finite
-from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
-from clipkd.embeddings.weights import compare, complain
+from clipkd.embeddings.weights import check_weights, compare, complain
 from clipkd.embeddings.weights_sha256 import as_fact, weights_of
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.layout import Embeddings
@@ -100,20 +99,21 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
         DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or not finite.
         InputError: the checkpoint is of another family.
     """
+    try:
+        artifact = open_artifact(folder, "teacher", spec.identity())
+    except DataError as error:
+        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.name)}` to download it") from None
+    return text_tower(spec, artifact, device)
+
+
+def text_tower(spec: TeacherSpec, artifact: Artifact, device: torch.device) -> TextTower:
+    """Load the text tower of a checkpoint; raises as `load_text`."""
     from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     import transformers  # isort: skip
     from tokenizers import Tokenizer  # isort: skip
 
-    try:
-        artifact = open_artifact(folder, "teacher", spec.identity())
-    except DataError as error:
-        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.name)}` to download it") from None
-    kind = read_json(artifact.file("config.json")).get("model_type")
-    family = text_family(str(kind))
-    if family is None:
-        known = ", ".join(name for name in FAMILIES if text_family(name))
-        raise InputError(f"teacher '{spec.name}': its model_type is '{kind}'; supported text encoders: {known}")
+    family = text_family_of(spec, read_json(artifact.file("config.json")))
     check_weights(spec, artifact.file("model.safetensors"))
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -142,6 +142,16 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     projection = getattr(model, family.projection) if family.projection else nn.Identity()
     encoder, into = model.text_model.to(device), projection.to(device)
     return TextTower(spec, encoder, into, family, tokenizer, device, weights_of(artifact))
+
+
+def text_family_of(spec: TeacherSpec, config: dict[str, Any]) -> TextFamily:
+    """Return the family of a checkpoint's text encoder; InputError if it is unknown."""
+    kind = config.get("model_type")
+    family = text_family(str(kind))
+    if family is None:
+        known = ", ".join(name for name in FAMILIES if text_family(name))
+        raise InputError(f"teacher '{spec.name}': its model_type is '{kind}'; supported text encoders: {known}")
+    return family
 
 
 def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: torch.device) -> Artifact:

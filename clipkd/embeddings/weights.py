@@ -8,12 +8,16 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from clipkd.core import lfs
 from clipkd.core.errors import DataError
+from clipkd.plugins.teachers import TeacherSpec
 
-LEVELS = re.compile(r"^((model|vit|deit|dinov2|dinov2_with_registers|clip|siglip|vision_model)\.)+")
+LEVELS = re.compile(
+    r"^((model|vit|deit|dinov2|dinov2_with_registers|clip|siglip|metaclip_2|aimv2|beit|swin|convnext|convnextv2|resnet|vision_model)\.)+"
+)
 """Levels around an encoder, which a checkpoint has or has not, by the class and version that saved it."""
 RENAMED = (
     (r"\bencoder\.layers?\.", "layers."),
@@ -25,6 +29,29 @@ RENAMED = (
     (r"\boutput\.dense\b", "mlp.fc2"),
 )
 """What transformers 4 and the files on the hub call a weight, and what transformers 5 makes of it in memory."""
+
+
+def check_weights(spec: TeacherSpec, path: Path) -> int:
+    """Return the number of parameters in a teacher's safetensors file; every one must be finite.
+
+    Raises:
+        DataError: the file is damaged, or a tensor holds a NaN or an infinity; names it.
+    """
+    count = 0
+    try:
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  (not a dict)
+                tensor = weights.get_tensor(name)
+                if not torch.isfinite(tensor).all():
+                    raise DataError(f"teacher '{spec.name}': weight '{name}' of {path.name} holds a NaN or an infinity")
+                count += tensor.numel()
+    except SafetensorError as error:
+        raise DataError(
+            f"teacher '{spec.name}': {path.name} is damaged, or no safetensors file: {error}{lfs.instead(path)}"
+        ) from None
+    if count == 0:
+        raise DataError(f"teacher '{spec.name}': {path.name} holds no weights")
+    return count
 
 
 def plain(name: str) -> str:

@@ -129,9 +129,10 @@ class Block(Settings):
     teachers: Names = setting(
         ...,
         "Names of teachers (clipkd/plugins/teachers/, or keys of `teachers`), `owner/model@commit` on the Hugging Face "
-        "hub, or folders. A suffix says which output is used: `:cls` (default), `:mean`, `:pooler` or `:text`. "
-        "`A+B`: several teachers at once; `A+B?weights=2,1&standardise=true`: with these weights of their losses, each "
-        "dimension of their embeddings at mean 0 and deviation 1.",
+        "hub, folders, or `timm:MODEL?pretrained=FILE`. A suffix says which output is used: `:cls`, `:mean`, "
+        "`:pooler`, `:text`, `:pooled` or `:logits`. `A+B`: several teachers at once; "
+        "`A+B?weights=2,1&standardise=true`: with these weights of their losses, each dimension of their embeddings at "
+        "mean 0 and deviation 1.",
     )
     students: Names = setting(
         ...,

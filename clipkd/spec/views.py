@@ -26,6 +26,8 @@ POOLING = {
     "cls": "last layer's class token, before any pooler",
     "mean": "mean of the last layer's patch tokens",
     "pooler": "the model's own pooler",
+    "pooled": "what the model's own classifier sees",
+    "logits": "the model's own class scores",
 }
 """What is taken of an image, in the words of identities."""
 BILINEAR, OWN = "bilinear, antialiased", "size, crop and filter of the checkpoint's image processor, antialiased"

@@ -141,7 +141,14 @@ def test_list_names_everything(here) -> None:
             assert len(line.split()) > 2, "a line about each thing"
     assert found == {
         "datasets": [*datasets.names(), "FOLDER", "hub:OWNER/NAME@COMMIT", "torchvision:NAME"],
-        "teachers": [*teachers.names(), "OWNER/MODEL@COMMIT", "WHERE:OUTPUT", "A+B"],
+        "teachers": [
+            *teachers.names(),
+            "OWNER/MODEL@COMMIT",
+            "timm:MODEL?pretrained=FILE",
+            "embeddings:FOLDER-or-FILE",
+            "WHERE:OUTPUT",
+            "A+B",
+        ],
         "students": [*students.names(), "timm:MODEL@PIXELS"],
         "train-types": methods.names(),
         "recipes": recipes.names(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.registry import specs
 from clipkd.embeddings import teacher_checkpoint as checkpoint
+from clipkd.embeddings.teacher import load as load_teacher
 from clipkd.plugins import teachers
 from clipkd.plugins.datasets.hub import from_source
 from clipkd.plugins.teachers import FILES, FolderTeacher, HubTeacher
@@ -159,8 +161,6 @@ def test_fetched_teacher_loads(
     hub: Hub, worker: Worker, hub_id: str, vit: Any, files: dict[str, bytes], tmp_path: Path, is_nested: bool
 ) -> None:
     """Nested: the image processor is in processor_config.json alone, as transformers 5 pushes some models."""
-    from clipkd.embeddings.teacher import load as load_teacher
-
     if is_nested:
         whole = json.dumps({"image_processor": PROCESSOR, "processor_class": "SomeProcessor"}).encode()
         files = without(files, "preprocessor_config.json") | {"processor_config.json": whole}
@@ -430,3 +430,79 @@ def test_folder_with_code(local: FolderTeacher, tmp_path: Path) -> None:
 def test_teacher_that_is_trained_here(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="trained here, not fetched"):
         checkpoint.fetch(teachers.get("digits-vit-s"), tmp_path / "teacher")
+
+
+def sharded(files: dict[str, bytes], commit: str = COMMIT) -> dict[str, bytes]:
+    """Return a repository's files with its weights in two shards and an index."""
+    weights = load(files["model.safetensors"])
+    names = sorted(weights)
+    halves = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    index = {"metadata": {}, "weight_map": {name: file for file, held in halves.items() for name in held}}
+    rest = {name: content for name, content in files.items() if name != "model.safetensors"}
+    shards = {file: save({name: weights[name] for name in held}) for file, held in halves.items()}
+    return rest | shards | {"model.safetensors.index.json": json.dumps(index).encode()}
+
+
+def test_sharded_weights_are_joined(hub: Hub, worker: Worker, hub_id: str, files: dict[str, bytes], tmp_path: Path):
+    pieces = sharded(files)
+    hub.repositories[hub_id] = Repository(COMMIT, pieces)
+    answer = worker.fetch(hub_id, tmp_path / "teacher")
+    assert answer["files"] == sorted(FILES)
+    whole, found = load(files["model.safetensors"]), load((tmp_path / "teacher/model.safetensors").read_bytes())
+    assert whole.keys() == found.keys()
+    assert all(torch.equal(whole[name], found[name]) for name in whole)
+
+    # The same in a folder; and where a shard holds something else than the index says, it is named.
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, content in pieces.items():
+        (folder / name).write_bytes(content)
+    spec = teachers.get(f"{folder}:mean")
+    assert checkpoint.fetch(spec, tmp_path / "local").facts["parameters"] == answer["facts"]["parameters"]
+    (folder / "model-2.safetensors").write_bytes(pieces["model-1.safetensors"])
+    other = teachers.get(f"{folder}:mean")
+    assert other.name != spec.name
+    with pytest.raises(DataError, match=r"model-2\.safetensors does not hold what .* says"):
+        checkpoint.fetch(other, tmp_path / "other")
+    index = {"weight_map": {"weight": "../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="not a safetensors file beside it"):
+        teachers.get(f"{folder}:mean")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "asked"),
+    [
+        ({"config.json": {"model_type": "bert"}}, "supported vision encoders: .*dinov3_vit", {"config.json"}),
+        ({"config.json": {"architecture": "resnet_18"}}, "has no model 'resnet_18'; did you mean", {"config.json"}),
+        ({"preprocessor_config.json": PROCESSOR | {"size": 64}}, "says images of 32 pixels", set(FILES[:2])),
+        ({"preprocessor_config.json": PROCESSOR | {"resample": 1}}, "resample: 1", set(FILES[:2])),
+    ],
+)
+def test_what_can_not_work_is_refused_before_its_weights_are_asked_for(
+    hub: Hub, worker: Worker, hub_id: str, files: dict[str, bytes], tmp_path: Path, changes: Any, words: str, asked: Any
+) -> None:
+    changed = {name: json.dumps(content).encode() for name, content in changes.items()}
+    hub.repositories[hub_id] = Repository(COMMIT, files | changed)
+    answer = worker.fetch(hub_id, tmp_path / "teacher")
+    assert re.search(words, answer["message"]), answer
+    assert hub.asked_for(hub_id) == asked
+
+
+def test_a_timm_model_of_the_hub(hub: Hub, worker: Worker, hub_id: str, tmp_path: Path) -> None:
+    import timm
+
+    model = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(model, tmp_path / "saved", safe_serialization=True)
+    content = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    hub.repositories[hub_id] = Repository(COMMIT, content | {"pytorch_model.bin": b"a pickle"})
+    answer = worker.fetch(hub_id, tmp_path / "teacher", output="pooled")
+    assert answer["files"] == ["config.json", "model.safetensors"]
+    assert hub.asked_for(hub_id) == {"config.json", "model.safetensors"}
+    spec = HubTeacher(name="tiny", title="Tiny", hub_id=hub_id, revision=COMMIT, output="pooled")
+    pixels = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        expected = model.eval().forward_head(model.forward_features(pixels), pre_logits=True)
+    torch.testing.assert_close(load_teacher(spec, tmp_path / "teacher", torch.device("cpu")).embed(pixels), expected,
+                               rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert teachers.get(f"timm/test_resnet@{COMMIT}").output == "pooled"

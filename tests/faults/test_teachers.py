@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipkd.core import hub_client
-from clipkd.core.artifacts import Artifact, building, read_json
+from clipkd.core.artifacts import building, read_json
 from clipkd.core.errors import ClipkdError, DataError, InputError
 from clipkd.embeddings import own_head, teacher
 from clipkd.embeddings import teacher_checkpoint as checkpoint
@@ -84,7 +84,7 @@ def worker(hub: BadHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
 @pytest.fixture(scope="module")
 def files(vit_folder: Path) -> dict[str, bytes]:
     return {name: (vit_folder / name).read_bytes() for name in FILES} | {
-        "preprocessor_config.json": json.dumps(PROCESSOR).encode()
+        "preprocessor_config.json": json.dumps(PROCESSOR | {"size": {"height": 24, "width": 24}}).encode()
     }
 
 
@@ -323,7 +323,7 @@ def test_a_weight_that_is_not_finite_is_named(vit_folder: Path, tmp_path: Path) 
         fetched(folder, tmp_path / "teacher")
 
 
-@fault("T02", **{"the-comparison": replaced("clipkd.embeddings.teacher.compare", nothing)})
+@fault("T02", **{"the-comparison": replaced("clipkd.embeddings.transformers_encoder.compare", nothing)})
 def test_loaded_weights_are_the_files(vit_folder: Path, tmp_path: Path) -> None:
     """A stand-in for a loader that converts or fills in: one loaded weight differs from the file's."""
     import transformers
@@ -369,15 +369,14 @@ def test_t04_only_pickles_are_refused_with_the_way_out(tmp_path: Path) -> None:
     assert "save_pretrained" in checkpoint.CONVERT
 
 
-def believed(spec: FolderTeacher, artifact: Artifact) -> Processor:
+def believed(spec: FolderTeacher, path: Path) -> Processor:
     """The mutant: what the checkpoint says is taken, whatever the teacher is known with."""
-    path = artifact.file("preprocessor_config.json")
     return read(replace(spec, image_size=None, mean=None, std=None), read_json(path), path)
 
 
 @fault(
     "T05",
-    **{"the-known-size": replaced("clipkd.embeddings.teacher.processor", believed)},
+    **{"the-known-size": replaced("clipkd.embeddings.transformers_encoder.processor", believed)},
 )
 def test_another_size_or_normalisation_than_known_is_refused(vit_folder: Path, tmp_path: Path) -> None:
     for known in ({"image_size": 224}, {"mean": (0.1, 0.2, 0.3)}, {"std": (0.1, 0.2, 0.3)}):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from clipkd.core.artifacts import read_json
 from clipkd.core.errors import DataError
 from clipkd.embeddings import weights
-from clipkd.embeddings.teacher import family_of, load_model
 from clipkd.embeddings.teacher_checkpoint import fetch
+from clipkd.embeddings.transformers_encoder import family_of, load_model
 from clipkd.plugins import teachers
 from tests import checkpoints
 from tests.faults.checks import fault, nothing, replaced
@@ -98,7 +98,7 @@ def demand_refusal(path: Path, model: nn.Module, what: str) -> None:
     assert "was loaded as other numbers than the file holds" in message, what
 
 
-@fault("T02", **{"the-keys": replaced("clipkd.embeddings.teacher.complain", nothing)})
+@fault("T02", **{"the-keys": replaced("clipkd.embeddings.transformers_encoder.complain", nothing)})
 def test_every_weight_that_a_form_lacks_is_missed(forms: Forms, tmp_path: Path) -> None:
     """A file that holds one weight: all others of the encoder are named or counted."""
     for kind, (folder, model) in forms.items():

@@ -11,7 +11,7 @@ import torch
 from benchmarks import material
 from clipkd.core import registry
 from clipkd.core.artifacts import read_manifest
-from clipkd.embeddings import head, prepare, teacher
+from clipkd.embeddings import head, prepare, transformers_encoder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
@@ -26,7 +26,7 @@ METHODS = ["supervised", "vanilla", "teacher-KD", "embed-KD", "embed-KD-random",
 def seen(monkeypatch) -> list[int]:
     """Images in each call of any teacher's network, whatever the code around it counts."""
     calls: list[int] = []
-    real = teacher.load_model
+    real = transformers_encoder.load_model
 
     def load_model(*given):
         model, layer = real(*given)
@@ -35,7 +35,7 @@ def seen(monkeypatch) -> list[int]:
         )
         return model, layer
 
-    monkeypatch.setattr(teacher, "load_model", load_model)
+    monkeypatch.setattr(transformers_encoder, "load_model", load_model)
     return calls
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from clipkd.cli.options import data_options, device_of, device_options, layout_of
 from clipkd.core.errors import InputError
@@ -20,17 +21,22 @@ examples:
 """
 
 
+HUB_STUDENT = re.compile(r"timm:[^?]+\?pretrained=[^/]+/[^/]+@[0-9a-f]+$", re.IGNORECASE)
+"""A timm model with weights of the hub is a student; as a teacher it is named without `timm:`."""
+
+
 def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     device_options(child)
     child.add_argument(
         "teacher",
-        help="a teacher's name, hub id or OWNER/MODEL@COMMIT; or a student, timm:MODEL?pretrained=OWNER/MODEL@COMMIT",
+        help="a teacher's name, hub id, OWNER/MODEL@COMMIT or timm:MODEL?pretrained=FILE; or a student, "
+        "timm:MODEL?pretrained=OWNER/MODEL@COMMIT",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.teacher.lower().startswith("timm:"):
+    if HUB_STUDENT.match(options.teacher):
         fetch_student(options.teacher)
         return
     spec = teachers.get(options.teacher)

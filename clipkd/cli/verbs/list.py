@@ -37,9 +37,12 @@ OWN: dict[str, Lines] = {
         "torchvision:NAME": "A dataset of torchvision; given in the same places.",
     },
     "teachers": {
-        "OWNER/MODEL@COMMIT": "Any ViT, DINOv2, CLIP or SigLIP of the Hugging Face hub; or a folder with its files.",
+        "OWNER/MODEL@COMMIT": "A model of the Hugging Face hub: ViT, DINOv2, DINOv3, CLIP, SigLIP, ConvNeXt, ... "
+        "(docs/teachers.md), or any of timm (timm/MODEL@COMMIT); or a folder with its files.",
+        "timm:MODEL?pretrained=FILE": "Any timm model with its weights in a file; torchvision:MODEL likewise.",
         "embeddings:FOLDER-or-FILE": "Vectors that somebody else computed: .npy, .safetensors, .parquet (docs/own.md).",
-        "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler; text: the text tower of a CLIP or SigLIP.",
+        "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler, pooled (what its classifier sees), logits; text: the "
+        "text tower of a CLIP or SigLIP.",
         "A+B": "Several teachers at once for one student; with ?weights=2,1 or ?standardise=true behind them.",
     },
     "students": {

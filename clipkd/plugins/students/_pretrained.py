@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from clipkd.core import lfs
 from clipkd.core.artifacts import sha256
 from clipkd.core.errors import DataError
 from clipkd.core.hub_client import WEIGHTS, verified_file
+from clipkd.core.timm_weights import fill
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.teachers import HubTeacher
 
@@ -45,19 +45,7 @@ def load_pretrained(student: nn.Module, spec: TimmSpec) -> None:
     for name, tensor in stored.items():
         if not torch.isfinite(tensor).all():
             raise DataError(f"student '{spec.name}': weight '{name}' of {path} holds a NaN or an infinity")
-    fitted = without_classifier(renamed(stored, body), body)
-    wanted = body.state_dict()
-    problems = [f"missing: {name}" for name in wanted if name not in fitted]
-    problems += [f"unknown: {name}" for name in fitted if name not in wanted]
-    problems += [
-        f"shape of {name}: {tuple(fitted[name].shape)}, the model has {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in fitted and fitted[name].shape != wanted[name].shape
-    ]
-    if problems:
-        listed = "\n  ".join(problems[:20])
-        raise DataError(f"{path} does not hold the weights of timm's {spec.model}, {len(problems)} differ:\n  {listed}")
-    body.load_state_dict(fitted)
+    fill(body, stored, path, spec.model)
 
 
 def weights_of(spec: TimmSpec) -> Path:
@@ -76,17 +64,3 @@ def fetch(spec: TimmSpec) -> Path:
     hub_id, _, revision = spec.pretrained.partition("@")
     name = f"timm:{spec.model}@{spec.image_size}?pretrained={spec.pretrained}"
     return verified_file(HubWeights(name=name, title=spec.name, hub_id=hub_id, revision=revision), WEIGHTS)
-
-
-def renamed(stored: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
-    """Return weights as this version of timm names them, positions resized to the student's input."""
-    convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
-    return dict(convert(stored, body)) if convert else stored
-
-
-def without_classifier(stored: dict[str, Tensor], body: Any) -> dict[str, Tensor]:
-    """Return weights without those of the model's own classifier: its classes are others."""
-    named = body.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
-    own = set(body.state_dict())
-    return {name: tensor for name, tensor in stored.items() if name in own or not name.startswith(heads)}

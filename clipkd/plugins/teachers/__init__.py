@@ -2,8 +2,8 @@
 
 Any teacher can be named without a file: `[NAME=]WHERE[:OUTPUT]`, where OUTPUT is what is taken of it, and `?head=own`
 behind it where its own classifier gives the class scores. Each kind of WHERE is one module, which says what it takes:
-`_known`, `_hub`, `_folder`, `_imported`; a new kind is a module and its line in KINDS. `A+B` are several teachers at
-once, with `?weights=2,1&standardise=true` behind them.
+`_known`, `_hub`, `_folder`, `_library`, `_imported`; a new kind is a module and its line in KINDS. `A+B` are several
+teachers at once, with `?weights=2,1&standardise=true` behind them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from clipkd.plugins.teachers._folder import FolderTeacher, files_in, from_folder
 from clipkd.plugins.teachers._hub import LOCK, HubTeacher, lock, on_hub
 from clipkd.plugins.teachers._imported import ImportedTeacher, imported
 from clipkd.plugins.teachers._known import known, names
+from clipkd.plugins.teachers._library import LibraryTeacher, of_library
 from clipkd.plugins.teachers._names import ALIAS, HEADS, checkpoint_of, head_in, options_of, parsed, resolved, split
 from clipkd.plugins.teachers._spec import (
     FILES,
@@ -29,6 +30,7 @@ from clipkd.plugins.teachers._spec import (
     SeveralTeachers,
     TeacherSpec,
     giving,
+    is_timm,
 )
 from clipkd.plugins.teachers._trained import TrainedTeacher
 
@@ -43,6 +45,7 @@ __all__ = [
     "FolderTeacher",
     "HubTeacher",
     "ImportedTeacher",
+    "LibraryTeacher",
     "Output",
     "SeveralTeachers",
     "TeacherSpec",
@@ -52,6 +55,7 @@ __all__ = [
     "from_folder",
     "get",
     "giving",
+    "is_timm",
     "lock",
     "names",
     "nested_processor",
@@ -61,7 +65,7 @@ __all__ = [
 
 WEIGHT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 """How one of several teachers' weights is written: it is a part of names."""
-KINDS = (imported, known, on_hub, in_folder)
+KINDS = (imported, of_library, known, on_hub, in_folder)
 """Each takes WHERE and OUTPUT (None: the kind's own choice) and returns the teacher, or None where WHERE is none of
 its names. The first that takes a name has it."""
 

@@ -1,15 +1,18 @@
-"""Teachers in a folder that the user has: a checkpoint as `save_pretrained` of transformers writes it."""
+"""Teachers in a folder that the user has: a checkpoint as transformers' `save_pretrained` writes it, or timm's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
+from clipkd.core import shards
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import Identity
+from clipkd.core.shards import INDEX
 from clipkd.plugins.teachers._names import is_folder
 from clipkd.plugins.teachers._spec import (
     FILES,
@@ -19,6 +22,7 @@ from clipkd.plugins.teachers._spec import (
     Output,
     TeacherSpec,
     giving,
+    is_timm,
     slug,
 )
 
@@ -41,32 +45,53 @@ class FolderTeacher(TeacherSpec):
 
 def in_folder(where: str, output: Output | None) -> TeacherSpec | None:
     """Return the teacher in the folder `where`; None where it is not a folder."""
-    return from_folder(Path(expanduser(where)), output or "cls") if is_folder(where) else None
+    return from_folder(Path(expanduser(where)), output) if is_folder(where) else None
 
 
-def from_folder(folder: Path, output: Output) -> TeacherSpec:
+def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
     """Return the teacher in `folder`, named after the folder and its weights."""
-    files = files_in(folder, output)
+    default: Output = "pooled" if holds_timm(folder) else "cls"
+    files = files_in(folder, output or default)
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}")
     stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in files))
     digests = hashed(folder.resolve(), files, stamps)
-    name = f"{slug(folder.resolve().name)}-{digests['model.safetensors'][:8]}"
-    return giving(FolderTeacher(name=name, title=folder.name, folder=str(folder), digests=digests), output)
+    weights = [digest for name, digest in digests.items() if name.endswith(".safetensors")]
+    mark = weights[0] if len(weights) == 1 else sha256("".join(weights).encode()).hexdigest()
+    name = f"{slug(folder.resolve().name)}-{mark[:8]}"
+    spec = FolderTeacher(name=name, title=folder.name, folder=str(folder), digests=digests, output=default)
+    return giving(spec, output or default)
+
+
+def holds_timm(folder: Path) -> bool:
+    """Return whether a folder's checkpoint is one of timm, by its config.json."""
+    from clipkd.core.artifacts import read_json
+
+    path = folder / "config.json"
+    return path.is_file() and is_timm(read_json(path))
 
 
 def files_in(folder: Path, output: Output) -> tuple[str, ...]:
-    """Return the files that are read of the checkpoint in a folder, there or not.
+    """Return the files that are read of the checkpoint in a folder, there or not."""
+    weights: tuple[str, ...] = ("model.safetensors",)
+    if not (folder / weights[0]).is_file() and (folder / INDEX).is_file():
+        weights = (INDEX, *shards.names(folder / INDEX))
+    settings = [name for name in (TEXT_FILES if output == "text" else FILES) if name != "model.safetensors"]
+    if output != "text":
+        settings[1:] = [] if holds_timm(folder) else [processor_in(folder)]
+    return (*settings, *weights)
+
+
+def processor_in(folder: Path) -> str:
+    """Return the name of the file that describes the image processor of the checkpoint in a folder.
 
     Raises:
-        InputError: two files describe its image processor, and not the same.
+        InputError: two files do, and not the same.
     """
-    if output == "text":
-        return TEXT_FILES
     nested = nested_processor(folder / NESTED_PROCESSOR)
     if nested is None:
-        return FILES
+        return PROCESSOR
     if (folder / PROCESSOR).is_file():
         from clipkd.core.artifacts import read_json
 
@@ -77,8 +102,8 @@ def files_in(folder: Path, output: Output) -> tuple[str, ...]:
                 f"{folder}: {PROCESSOR} and {NESTED_PROCESSOR} have another {', '.join(differ)}; remove the one that "
                 "is not the checkpoint's"
             )
-        return FILES
-    return tuple(NESTED_PROCESSOR if name == PROCESSOR else name for name in FILES)
+        return PROCESSOR
+    return NESTED_PROCESSOR
 
 
 def nested_processor(path: Path) -> dict[str, Any] | None:
@@ -93,6 +118,6 @@ def nested_processor(path: Path) -> dict[str, Any] | None:
 @cache
 def hashed(folder: Path, files: tuple[str, ...], stamps: tuple) -> dict[str, str]:
     """Return the sha256 of each of a checkpoint's files, computed once per process while `stamps` stay the same."""
-    from clipkd.core.artifacts import sha256
+    from clipkd.core import artifacts
 
-    return {name: sha256(folder / name) for name in files}
+    return {name: artifacts.sha256(folder / name) for name in files}

@@ -1,4 +1,4 @@
-"""Teachers on the Hugging Face hub: `owner/model@commit`."""
+"""Teachers on the Hugging Face hub: `owner/model@commit`, of transformers or timm (`timm/model@commit`)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def on_hub(where: str, output: Output | None) -> TeacherSpec | None:
             f"teacher '{where}': '{revision}' is not a full commit hash (40 hex digits); a branch can move"
         )
     name = f"{slug(hub_id)}-{revision[:8]}"
-    return giving(HubTeacher(name=name, title=hub_id, hub_id=hub_id, revision=revision), output or "cls")
+    default: Output = "pooled" if hub_id.startswith("timm/") else "cls"
+    spec = HubTeacher(name=name, title=hub_id, hub_id=hub_id, revision=revision, output=default)
+    return giving(spec, output or default)
 
 
 def pinned(spec: Any) -> TeacherSpec:

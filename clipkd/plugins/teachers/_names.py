@@ -15,6 +15,8 @@ IMPORTED = "embeddings:"
 """How WHERE begins that is a folder or file of embeddings, not a model."""
 COMBINED = ("weights", "standardise")
 """Options of several teachers, after `A+B?`."""
+LIBRARY = re.compile(r"(timm|torchvision):")
+"""How WHERE begins that is a model of a library, with a file of weights."""
 ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
@@ -28,9 +30,13 @@ def parsed(name: str) -> tuple[str, str, str]:
     name = HEAD.sub("", name)
     if is_folder(name) or name.startswith(IMPORTED):
         return "", name, ""
+    if LIBRARY.match(name):
+        return "", *parsed_library(name)
     alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
     if rest.startswith(IMPORTED):
         return alias, rest, ""
+    if LIBRARY.match(rest):
+        return alias, *parsed_library(rest)
     where, _, output = rest.rpartition(":")
     return (alias, rest, "") if not where or is_folder(rest) else (alias, where, output)
 
@@ -67,6 +73,18 @@ def options_of(name: str) -> tuple[str, dict[str, str]]:
     return members, dict(pairs)
 
 
+def parsed_library(name: str) -> tuple[str, str]:
+    """Return WHERE and OUTPUT of `LIBRARY:MODEL?pretrained=FILE[:OUTPUT]`; the file may have a `:` in its name."""
+    where, _, output = name.rpartition(":")
+    has_output = LIBRARY.match(where) and output.isalpha() and not Path(expanduser(file_of(name))).exists()
+    return (where, output) if has_output else (name, "")
+
+
+def file_of(where: str) -> str:
+    """Return FILE of `LIBRARY:MODEL?pretrained=FILE`; "" where there is none."""
+    return where.partition("?")[2].partition("=")[2]
+
+
 def split(name: str) -> list[str]:
     """Return the names of several teachers, `A+B`, one by one; a folder may have a `+` in its name."""
     parts, members = options_of(name)[0].split("+"), []
@@ -79,11 +97,12 @@ def split(name: str) -> list[str]:
 
 
 def names_folder(name: str) -> bool:
-    """Return whether `name` names one folder, or one file of embeddings."""
+    """Return whether `name` names one folder, or one file of embeddings or of weights."""
     _, where, output = parsed(name)
     if where.startswith(IMPORTED):
         return os.path.exists(expanduser(where.removeprefix(IMPORTED)))
-    return output in ("", *OUTPUTS) and is_folder(where)
+    is_file = bool(LIBRARY.match(where)) and Path(expanduser(file_of(where))).is_file()
+    return output in ("", *OUTPUTS) and (is_folder(where) or is_file)
 
 
 def is_folder(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from clipkd.core.fingerprint import Identity
 
@@ -14,7 +14,7 @@ FILES = ("config.json", PROCESSOR, "model.safetensors")
 """All that is ever read of a vision encoder's checkpoint; NESTED_PROCESSOR where there is no PROCESSOR."""
 TEXT_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 """All that is ever read of a text tower's checkpoint."""
-Output = Literal["cls", "mean", "pooler", "text"]
+Output = Literal["cls", "mean", "pooler", "text", "pooled", "logits"]
 OUTPUTS = get_args(Output)
 OWN = "own"
 """The value of `head` that takes the checkpoint's own classifier."""
@@ -39,8 +39,8 @@ class TeacherSpec:
     """`own`: the checkpoint's own classifier gives the class scores, its classes matched by name; `own@DATASET`: on
     that dataset only."""
     output: Output = "cls"
-    """What is taken of the checkpoint: of an image its class token, the mean of its patch tokens, or the
-    pooler's vector; `text`: of class names what the text tower says."""
+    """What is taken of the checkpoint: of an image its class token, the mean of its patch tokens, the pooler's vector,
+    what its classifier sees (`pooled`) or says (`logits`); `text`: of class names what the text tower says."""
     checkpoint: str = ""
     """The name that the checkpoint's folder has; "": the teacher's own."""
 
@@ -48,6 +48,11 @@ class TeacherSpec:
     def members(self) -> tuple[TeacherSpec, ...]:
         """The teachers that this one consists of: itself, unless it is several."""
         return (self,)
+
+    @property
+    def any_output(self) -> Output:
+        """An output that every such checkpoint has, where the name says none: others share it, and its folder."""
+        return "mean" if self.output in ("cls", "pooled") else self.output
 
     @property
     def reads_names(self) -> bool:
@@ -124,6 +129,11 @@ def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
     checkpoint = f"{spec.name}-text" if output == "text" else spec.name
     title = f"{spec.title} ({output})"
     return replace(spec, name=f"{spec.name}-{output}", title=title, output=output, checkpoint=checkpoint)
+
+
+def is_timm(config: Any) -> bool:
+    """Return whether a config.json is one of timm, which names an `architecture`; transformers names a `model_type`."""
+    return isinstance(config, dict) and "architecture" in config and "model_type" not in config
 
 
 def slug(text: str) -> str:

@@ -1,0 +1,130 @@
+"""A model of timm or torchvision and a file of its weights, written as a checkpoint: config.json and safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clipkd.core import lfs
+from clipkd.core.artifacts import sha256, write_json
+from clipkd.core.errors import DataError, InputError, nearest
+from clipkd.core.hub_client import WEIGHTS
+from clipkd.core.progress import say
+from clipkd.core.timm_weights import classifiers
+from clipkd.plugins.teachers import LibraryTeacher
+
+NESTED = ("state_dict", "model_state_dict", "model")
+"""Where training scripts put the weights within a pickled file."""
+
+
+def write(teacher: LibraryTeacher, folder: Path) -> None:
+    """Write config.json and model.safetensors of a teacher into `folder`.
+
+    Raises:
+        DataError: the file has changed, is damaged or holds something else than weights.
+        InputError: the library has no such model or tag.
+    """
+    path = Path(teacher.weights)
+    found = sha256(path) if path.is_file() else "nothing"
+    if found != teacher.sha256:
+        raise DataError(f"{path} has changed: sha256 expected {teacher.sha256}, found {found}")
+    tensors = read(path)
+    config = timm_config(teacher, tensors) if teacher.library == "timm" else torchvision_config(teacher, tensors)
+    values = config["pretrained_cfg"]
+    say(
+        f"{teacher.full_name}: preprocessing of {values['tag']}: {values['input_size'][1]} pixels, "
+        f"{values['interpolation']}, mean {values['mean']}, deviation {values['std']}"
+        + ("" if teacher.tag else f"; that of other weights: {teacher.library}:{teacher.model}.TAG?pretrained=...")
+    )
+    write_json(folder / "config.json", config)
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Return the weights in a safetensors file, or in a pickled one that holds tensors only."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path} is damaged, or not a safetensors file: {error}{lfs.instead(path)}") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # an UnpicklingError is one of pickle's own, which is not imported anywhere here
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(
+            f"{path} is damaged, or holds more than tensors, which is not opened since it could run code "
+            f"({reason}){lfs.instead(path)}"
+        ) from None
+    for key in NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DataError(f"{path} holds no weights by name (a state_dict)")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def timm_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the config.json of a timm model, as timm writes it; the file's classifier counts the classes."""
+    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
+
+    import timm  # isort: skip
+
+    who = f"teacher '{teacher.name}': timm {timm.__version__} has no"
+    if not timm.is_model(teacher.model):
+        raise InputError(f"{who} model '{teacher.model}'{nearest(teacher.model, timm.list_models())}")
+    tags = [name.partition(".")[2] for name in timm.list_models(f"{teacher.model}.*", pretrained=True)]
+    tags = [tag for tag in tags if tag]
+    if teacher.tag and teacher.tag not in tags:
+        raise InputError(f"{who} weights '{teacher.full_name}'{nearest(teacher.tag, tags)} (known: {', '.join(tags)})")
+    cfg = timm.get_pretrained_cfg(teacher.full_name)
+    values = {"tag": teacher.model} if cfg is None else cfg.to_dict(remove_source=True, remove_null=True)
+    values.setdefault("tag", teacher.model)
+    heads = [f"{name}.weight" for name in classifiers(values)]
+    classes = next((len(tensors[name]) for name in heads if name in tensors), 0)
+    for key in ("architecture", "num_classes", "custom_load"):
+        values.pop(key, None)
+    return {"architecture": teacher.model, "num_classes": classes, "pretrained_cfg": values | {"num_classes": classes}}
+
+
+def torchvision_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the config.json of a torchvision model, with the preprocessing of its weights in timm's words.
+
+    Which weights they are is said by the tag, or by the first eight digits of the file's sha256, which torchvision has
+    in the names of its files.
+    """
+    from clipkd.core.vision import torchvision
+
+    models = torchvision.models.list_models(module=torchvision.models)
+    if teacher.model not in models:
+        raise InputError(
+            f"teacher '{teacher.name}': torchvision {torchvision.__version__} has no classification model "
+            f"'{teacher.model}'{nearest(teacher.model, models)}"
+        )
+    known = {weights.name: weights for weights in torchvision.models.get_model_weights(teacher.model)}
+    of_file = [name for name, weights in known.items() if f"-{teacher.sha256[:8]}." in weights.url]
+    tag = teacher.tag or next(iter(of_file), "") or (next(iter(known)) if len(known) == 1 else "")
+    if tag not in known:
+        raise InputError(
+            f"teacher '{teacher.name}': which preprocessing do its weights need? Write torchvision:{teacher.model}.TAG"
+            f"?pretrained=...{nearest(tag, known) if tag else ''} (known tags: {', '.join(known)})"
+        )
+    preset = known[tag].transforms()
+    names = [name for name, tensor in tensors.items() if tensor.ndim >= 2]
+    values = {
+        "tag": tag,
+        "input_size": [3, preset.crop_size[0], preset.crop_size[0]],
+        "resize_size": preset.resize_size[0],
+        "interpolation": preset.interpolation.value,
+        "mean": list(preset.mean),
+        "std": list(preset.std),
+    }
+    return {
+        "torchvision": teacher.model,
+        "num_classes": len(tensors[names[-1]]) if names else 0,
+        "pretrained_cfg": values,
+    }

@@ -1,0 +1,47 @@
+"""Preprocessing as timm describes it: `pretrained_cfg` of a config.json, followed as timm evaluates its models.
+
+https://github.com/huggingface/pytorch-image-models, timm/data/config.py and transforms_factory.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from clipkd.core.errors import DataError, InputError
+from clipkd.embeddings.processor import Processor
+from clipkd.plugins.teachers import TeacherSpec
+
+CROP_PCT = 0.875
+"""timm's, where a checkpoint gives none."""
+FILTERS = ("bilinear", "bicubic")
+
+
+def processor_of(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
+    """Return the preprocessing of a config.json of timm, or of one that clipkd wrote for torchvision.
+
+    Raises:
+        DataError: it gives no input size, mean or standard deviation.
+        InputError: it asks for something that is not followed here.
+    """
+    values = config.get("pretrained_cfg")
+    values = values if isinstance(values, dict) else {}
+    size, mean, std = (tuple(values.get(key) or ()) for key in ("input_size", "mean", "std"))
+    if len(size) != 3 or len(mean) != 3 or len(std) != 3:
+        raise DataError(f"teacher '{spec.name}': its config.json gives no input_size, mean and std of colour images")
+    if size[0] != 3 or size[1] != size[2]:
+        raise refusal(spec, f"an input of {' x '.join(map(str, size))} (square colour images are supported)")
+    side, filter_, mode = int(size[1]), values.get("interpolation", "bilinear"), values.get("crop_mode") or "center"
+    if filter_ not in FILTERS:
+        raise refusal(spec, f"interpolation {filter_!r} (known: {', '.join(FILTERS)})")
+    if mode not in ("center", "squash"):
+        raise refusal(spec, f"crop_mode {mode!r} (known: center, squash)")
+    scaled = int(values.get("resize_size") or math.floor(side / (values.get("crop_pct") or CROP_PCT)))
+    if scaled < side:
+        raise refusal(spec, f"a crop of {side} pixels from {scaled}, with a border")
+    width = scaled if mode == "squash" else None
+    return Processor(scaled, width, side, filter_, mean, std, is_centre_rounded=True)
+
+
+def refusal(spec: TeacherSpec, what: str) -> InputError:
+    return InputError(f"teacher '{spec.name}' is refused: its preprocessing has {what}, which is not followed here")
