@@ -19,7 +19,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from clipkd.core.disk import room_for
@@ -30,6 +30,8 @@ RELEASED = "released\n"
 SECONDS_TO_NAME = 60.0
 """A lock file without a name is being written; if it stays so for longer, its process died before it wrote."""
 SQUEUE_SECONDS = 20
+JOB = os.environ.get("SLURM_JOB_ID")
+"""The SLURM job that this process began in: Snakemake's plugin removes the variable later."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Lock:
 
 def this_process() -> Holder:
     """Return what stands for this process."""
-    return holder(os.getpid(), os.environ.get("SLURM_JOB_ID"))
+    return holder(os.getpid(), os.environ.get("SLURM_JOB_ID", JOB))
 
 
 def holder(pid: int, job: str | None = None) -> Holder:
@@ -177,6 +179,8 @@ def refuse_held(path: Path) -> None:
         if kernels is False:
             raise Held(path, found, is_certain=True)
         is_over = kernels is True and not found.started  # no /proc: here the kernel's lock decides
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            found = replace(found, job=None)  # many a SLURM hides the jobs of others: they would seem to be over
         if not is_over and not is_dead(found):
             raise Held(path, found, is_certain=is_here)
     finally:

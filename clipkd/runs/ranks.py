@@ -9,6 +9,7 @@ used within the forward pass; `cluster_projection` is used in the loss, or not a
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -17,8 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from clipkd.core import lock
 from clipkd.core.errors import InputError
 
+SECONDS_TO_END = 2.0
+"""A connection breaks before its process has ended."""
 PATIENCE = timedelta(days=2)
 """Timeout of the other ranks while the first one extracts embeddings."""
 
@@ -30,11 +34,27 @@ class Ranks:
         self.rank, self.count = rank, count
         self.control: Any = None
         """A process group for numbers on the CPU, which must not wait for the GPU."""
+        self.processes: list[lock.Holder] = []
+        """The process of each rank."""
 
     @property
     def is_first(self) -> bool:
         """True in the process that writes the run folder."""
         return self.rank == 0
+
+    def dead(self) -> list[str]:
+        """Return the ranks of this machine whose process has ended, in words; wait a little for one."""
+        here = lock.this_process()
+        end = time.monotonic() + SECONDS_TO_END
+        while True:
+            found = [
+                f"rank {rank} ({process})"
+                for rank, process in enumerate(self.processes)
+                if (process.host, process.boot) == (here.host, here.boot) and lock.is_dead(process)
+            ]
+            if found or time.monotonic() > end:
+                return found
+            time.sleep(0.05)
 
     def shard(self, length: int) -> slice:
         """Return this rank's part of a batch of `length`; parts differ by one at most."""
@@ -129,12 +149,26 @@ def join(device: torch.device) -> Ranks:
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(f"WORLD_SIZE is {count}, but {', '.join(missing)} are missing: start with torchrun")
+    number("RANK", 0, count - 1)
+    number("MASTER_PORT", 1, 65535)
+    gpus = torch.cuda.device_count() if device.type == "cuda" else count
+    local = number("LOCAL_RANK", 0, gpus - 1, "torchrun --nproc-per-node may be the number of GPUs here at most")
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     ranks = Ranks(dist.get_rank(), count)
     ranks.control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    ranks.processes = [lock.this_process()] * count
+    dist.all_gather_object(ranks.processes, lock.this_process(), group=ranks.control)
     return ranks
+
+
+def number(name: str, least: int, most: int, advice: str = "start with torchrun") -> int:
+    """Return a variable of torchrun's; InputError where it is no number from `least` to `most`."""
+    text = os.environ[name]
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise InputError(f"{name} is {text!r}, but it must be a number from {least} to {most}: {advice}")
+    return int(text)
 
 
 def leave() -> None:

@@ -8,7 +8,7 @@ from types import FrameType
 
 import torch
 
-from clipkd.core.errors import Interrupted
+from clipkd.core.errors import Interrupted, MachineError
 from clipkd.runs import workers
 from clipkd.runs.assignment import Assignment, train_in_stacks
 from clipkd.runs.interruption import heeded
@@ -53,10 +53,25 @@ def train_alone(assignment: Assignment) -> None:
             raise error
         ranks.wait()
         train(*assignment.open(ranks.count), ranks)
+    except RuntimeError as error:  # torch's, where a message to another rank fails
+        if ranks.count == 1 or not is_broken(error):
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun stops who is left: first, say why
+        dead = ", ".join(ranks.dead()) or "another rank, on another machine,"
+        raise MachineError(
+            f"{dead} ended in the middle of the training: what it said, if anything, is above; where it was killed, "
+            "memory may have run out. The same command resumes from the last save"
+        ) from None
     finally:
         leave()
     if ranks.is_first:
         print(assignment.folder)
+
+
+def is_broken(error: RuntimeError) -> bool:
+    """Return whether an error is that of a connection between ranks."""
+    words = ("connection closed by peer", "connection reset by peer", "broken pipe", "nccl", "socket", "timed out")
+    return any(word in str(error).lower() for word in words)
 
 
 def expect_signals(assignment: Assignment) -> None:

@@ -17,6 +17,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,22 @@ ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd")
 GPUS, CPUS, MEMORY_MB = 2, 8, 256_000
 """What the node claims to have; more CPUs than it has, so that several jobs run at once."""
 SECONDS_TO_START = 60
+LONGEST_PLACE = 40
+"""Bytes: a socket's path has 107 at most."""
+
+
+def place(named: str | None = None) -> Path:
+    """Return a folder for a cluster: its sockets need a short path, and its database, another user, must reach it.
+
+    Args:
+        named: the folder to take if it will do; None: that of temporary files.
+    """
+    for folder in (Path(named or tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/run")):
+        path = folder.resolve()
+        is_open = path.is_dir() and all(one.stat().st_mode & stat.S_IXOTH for one in (path, *path.parents))
+        if is_open and os.access(path, os.W_OK) and len(os.fsencode(path)) <= LONGEST_PLACE:
+            return path
+    raise RuntimeError("no folder with a short path that all users can reach: set TMPDIR to one")
 
 
 def missing(accounting: bool = False) -> str | None:
@@ -74,9 +91,18 @@ class Cluster:
         return ["nsenter", f"--target={holder}", "--mount", "sh", "-c", 'cd "$0" && exec "$@"', os.getcwd(), *command]
 
     def run(self, *command: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
-        """Run a command in the cluster; return what it said."""
+        """Run a command in the cluster; return what it said, or raise RuntimeError with it."""
         options = {"capture_output": True, "text": True, "timeout": 60} | options
-        return subprocess.run(self.inside(*command), check=check, **options)
+        answer = subprocess.run(self.inside(*command), check=False, **options)
+        if check and answer.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {answer.stderr or answer.stdout}")
+        return answer
+
+    def last_lines(self, count: int = 15) -> str:
+        """Return the ends of the daemons' logs."""
+        logs = sorted((self.root / "log").glob("*.log"))
+        lines = {log.name: log.read_text(errors="replace").splitlines()[-count:] for log in logs}
+        return "\n".join(f"--- {name}\n" + "\n".join(last) for name, last in lines.items())
 
     def queue(self, format: str = "%i|%T|%k") -> list[list[str]]:
         """Return the jobs that SLURM still knows, the finished ones too, as `format` says."""
@@ -99,9 +125,10 @@ class Cluster:
             self.daemon("slurmctld", "-c")
             self.start_node()
             self.wait_until_idle()
-        except Exception:
+        except Exception as error:
+            said = self.last_lines()
             self.stop()
-            raise
+            raise RuntimeError(f"{error}\n{said}") from error
         return self
 
     def stop(self) -> None:

@@ -8,8 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster, missing
+from tests.slurm.cluster import Cluster, missing, place
 from tests.slurm.project import Project
+
+RUNNING: list[Cluster] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show what the daemons, and the main processes, last said where a test fails."""
+    report = yield
+    if report.failed:
+        for cluster in RUNNING:
+            report.sections.append((f"SLURM in {cluster.root}", cluster.last_lines()))
+        for log in sorted(Path(item.funcargs.get("tmp_path", "/none")).glob("project/main*.log")):
+            report.sections.append((log.name, log.read_text(errors="replace")[-3000:]))
+    return report
 
 
 def brought_up(**options) -> Iterator[Cluster]:
@@ -17,13 +31,14 @@ def brought_up(**options) -> Iterator[Cluster]:
     why = missing(options.get("accounting", False))
     if why:
         pytest.skip(why)
-    # Not below pytest's folder, which is private: the database runs as a user of its own.
-    with tempfile.TemporaryDirectory(prefix="clipkd-slurm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="clipkd-slurm-", dir=place()) as folder:
         Path(folder).chmod(0o755)
         cluster = Cluster(Path(folder), **options).start()
+        RUNNING.append(cluster)
         try:
             yield cluster
         finally:
+            RUNNING.remove(cluster)
             cluster.run("scancel", "--user=root", "--full", check=False)
             cluster.stop()
 

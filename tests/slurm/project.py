@@ -118,9 +118,18 @@ class Project:
 
     def snakemake(self, *arguments: str, slurm: bool = True) -> Main:
         """Start the workflow."""
+        return self.start(*self.command(*arguments, slurm=slurm))
+
+    def command(self, *arguments: str, slurm: bool = True) -> list[str]:
+        """Return the command that starts the workflow."""
         options = ["--workflow-profile", "profiles/slurm", *FAST] if slurm else ["--cores", "2"]
-        given = [*options, "--configfile", "config/test.yaml", *arguments]
-        return self.start(str(BIN / "snakemake"), *given)
+        return [str(BIN / "snakemake"), *options, "--configfile", "config/test.yaml", *arguments]
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace a text in a file of the workflow."""
+        text = (self.folder / path).read_text()
+        assert text.count(old) == 1, f"{path}: {old}"
+        (self.folder / path).write_text(text.replace(old, new))
 
     def start(self, *command: str) -> Main:
         """Start a command in the project's folder, in the cluster."""
@@ -188,8 +197,7 @@ class Project:
         """Return the number of the SLURM job that waits or runs for a cell."""
         assert self.cluster is not None
         said = self.cluster.run("squeue", "--noheader", "--format=%i|%k").stdout
-        comment = "|rule_train_wildcards_" + cell.replace("/seed", "/").replace("/", "_") + "_"
-        return next(line.partition("|")[0] for line in said.splitlines() if comment in line)
+        return next(line.partition("|")[0] for line in said.splitlines() if f"|{comment_of(cell)}" in line)
 
     def logs(self, cell: str) -> list[str]:
         """Return the logs of all attempts at a cell."""
@@ -221,6 +229,11 @@ TIMED = ("cost", "resources", "runs", "teachers")
 MEASURED = re.compile("seconds|per_second|memory|live_to_cached")
 FAST = ("--slurm-init-seconds-before-status-checks", "2", "--max-status-checks-per-second", "5", "--latency-wait", "20")
 """A small cluster answers at once."""
+
+
+def comment_of(cell: str) -> str:
+    """Return how the comment begins that Snakemake's plugin gives a cell's job."""
+    return "rule_train_wildcards_" + cell.replace("/seed", "/").replace("/", "_") + "_"
 
 
 @dataclass

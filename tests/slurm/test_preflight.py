@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -12,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from clipkd.core.errors import InputError, MachineError
+from clipkd.workflow import attempts
 from clipkd.workflow.slurm import jobs, site, status
 from clipkd.workflow.slurm.preflight import Request, largest, preflight
 from clipkd.workflow.slurm.profile import Profile
+from tests.slurm.cluster import place
 
 ROOT = Path(__file__).parents[2]
 PARTITION = (
@@ -102,6 +106,74 @@ def test_a_cluster_that_can_do_what_is_asked(fakes):
 def test_what_the_site_does_not_have_is_named(request_, expected, fakes):
     assert expected in problems(request_)
     assert "profiles/slurm/config.yaml" in problems(request_)
+
+
+def test_of_a_list_of_partitions_one_must_be_able(fakes):
+    findings = preflight([Request("gpu,long", 1, minutes=60)])[0]
+    assert findings.errors == []
+    assert "does not exist (known: cpu, gpu, urgent)" in findings.warnings[0].text
+    said = problems(Request("gpu,urgent", 1, minutes=721))
+    assert "partition gpu: runs no job longer than 720 minutes" in said
+    assert "partition urgent: runs no job longer than 60 minutes" in said
+
+
+def test_memory_that_only_a_retry_asks_for_is_warned_of(fakes):
+    assert "has no node with 70000 MB" in problems(Request("cpu", memory_mb=70000, most_memory_mb=70000))
+    for most, is_warned in ((64000, False), (96000, True)):
+        findings = preflight([Request("cpu", memory_mb=32000, most_memory_mb=most)])[0]
+        assert findings.errors == []
+        assert [warning.text.count("ask for 96000 MB when it is retried") for warning in findings.warnings] == [
+            1
+        ] * is_warned
+
+
+def test_what_the_site_asks_for_is_given_to_sbatch(fakes):
+    fakes.put("sbatch", f'echo "$@" > {fakes.folder}/asked')
+    wanted = ("--qos=long", "--constraint=ib&avx512", "--reservation=course", "--account=lab", "--partition=cpu")
+    preflight([Request("cpu", account="lab", qos="long", constraint="ib&avx512", reservation="course")])
+    assert {*wanted} <= {*(fakes.folder / "asked").read_text().split()}
+
+
+def test_squeue_and_sacct_are_asked_for_the_users_own_jobs(fakes, tmp_path):
+    for name in ("squeue", "sacct"):
+        fakes.put(name, f'echo "$@" >> {fakes.folder}/asked')
+    preflight([Request("cpu")])
+    status.states("clipkd_run", tmp_path)
+    jobs.jobs_of(tmp_path)
+    asked = (fakes.folder / "asked").read_text().splitlines()
+    assert len(asked) >= 4
+    assert all(f"--user={os.getuid()}" in line for line in asked)
+
+
+# --- memory
+
+
+@pytest.mark.parametrize(
+    ("logs", "killed"),
+    [
+        ([], 0),
+        (["epoch 1/3: train loss 2.1"], 1),
+        (["clipkd train: error: the loss is not finite"], 0),
+        (["epoch 1/3\nclipkd train: error: stopped by SIGTERM; run the same command to resume"], 0),
+        (["Traceback (most recent call last):\n  File\nKeyError: 1"], 0),
+        (["seed1: error: its process was killed by SIGKILL\nclipkd train: error: 1 of 2 students failed"], 1),
+        (["epoch 1/3", "epoch 2/3", "epoch 2/3", "epoch 2/3"], 4),
+    ],
+    ids=["first", "killed", "refused", "out of time", "a mistake", "one of its processes", "again and again"],
+)
+def test_memory_grows_only_after_an_attempt_that_was_killed(logs, killed, tmp_path):
+    for number, text in enumerate(logs, 1):
+        (tmp_path / f"seed0-ab.attempt{number}.log").write_text(f"attempt {number} on n1, SLURM job {number}\n{text}\n")
+    (tmp_path / "seed0-cd.attempt1.log").write_text("another job's\n")
+    assert attempts.killed(tmp_path / "seed0-ab.log") == killed
+    assert attempts.memory_mb(8000, tmp_path / "seed0-ab.log") == 8000 * min(1 + killed, 3)
+
+
+def test_a_job_whose_node_failed_asks_for_no_more_memory(tmp_path):
+    """SLURM has put it back into the queue: the next attempt has the same number."""
+    for number, job in enumerate((7, 7, 8), 1):
+        (tmp_path / f"a.attempt{number}.log").write_text(f"attempt {number} on n1, SLURM job {job}\nepoch 1\n")
+    assert attempts.killed(tmp_path / "a.log") == 2
 
 
 def test_what_sbatch_would_refuse_is_said_in_its_words(fakes):
@@ -267,9 +339,12 @@ def test_times_and_gpus_as_slurm_writes_them():
 
 def test_the_project_s_own_profile_names_a_site(tmp_path):
     profile = Profile.read(ROOT / "profiles/slurm")
+    assert {one.qos + one.constraint + one.reservation for one in profile.requests()} == {""}
     assert [request.partition for request in profile.requests()] == ["cpu", "gpu"]
     assert profile.latency_wait == 60
     text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("qos: null", "qos: long").replace("n: null", "n: course"))
+    assert {(one.qos, one.reservation) for one in Profile.read(tmp_path).requests()} == {("long", "course")}
     for changed in (text.replace("longest_job: 720", "longest_job: 5"), "a: [", text.replace("gpu_partition: gpu", "")):
         (tmp_path / "config.yaml").write_text(changed)
         with pytest.raises(InputError, match=r"config\.yaml"):
@@ -282,10 +357,19 @@ def test_site_values_stand_in_one_place_of_the_profile():
     """Each of the site's words appears once: where it is set."""
     text = (ROOT / "profiles/slurm/config.yaml").read_text()
     settings = text.partition("executor: slurm")[2]
-    for name in ("slurm_account: ", "slurm_partition: ", "gpu_model: "):
+    for name in ("slurm_account: ", "slurm_partition: ", "gpu_model: ", "qos: ", "constraint: ", "slurm-reservation: "):
         values = [line.split(name)[1] for line in settings.splitlines() if line.strip().startswith(name)]
         assert values
         assert all(value.startswith("?") for value in values), (name, values)
+
+
+def test_a_cluster_of_the_tests_needs_no_certain_tmpdir(tmp_path):
+    private = Path(tempfile.mkdtemp())  # others can't enter it
+    try:
+        assert place(str(tmp_path / ("long" * 20))) == place(str(private)) == Path("/tmp").resolve()
+        assert place("/var/tmp") == Path("/var/tmp").resolve()
+    finally:
+        private.rmdir()
 
 
 def test_preflight_is_quick_and_loads_no_torch():

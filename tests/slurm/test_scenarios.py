@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
 
 import pytest
 
-from tests.slurm.project import BIN, EPOCHS, GRID, Project, until
+from tests.slurm.project import BIN, EPOCHS, GRID, Project, comment_of, until
 
 pytestmark = pytest.mark.slurm
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
@@ -20,8 +21,10 @@ KILLED, CANCELLED, LATE, HUNGRY = map(SUPERVISED.format, range(4))
 ENDED, UNDISTURBED = map(EMBED_KD.format, range(2))
 STEPS_BETWEEN_SAVES = 5
 """At most: a step takes TEST_SECONDS_A_STEP at least, and a save is due after half a second."""
-STORM = ("--set-resources", "train:mem_mb=1100 * attempt", "train:slurm_extra='--signal=TERM@55 --open-mode=append'")
-"""Memory that the first attempt at one cell does not find enough; SIGTERM soon after the limit is one minute."""
+STORM = ("--set-resources", "train:slurm_extra='--signal=TERM@55 --open-mode=append'")
+"""SIGTERM soon after the limit is one minute."""
+LITTLE_MB = 1100
+"""Memory that the first attempt at one cell does not find enough."""
 OUTAGE = """\
 #!/bin/sh
 [ -e {flag} ] && {{ echo asked >> {flag}; echo "slurm: Unable to contact slurm controller" >&2; exit 1; }}
@@ -53,6 +56,7 @@ def stormy(project) -> Project:
     """Slow trainings, one of which needs much memory; status commands that can be made to fail."""
     made = project()
     made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.4"}
+    made.edit("workflow/rules/runs.smk", 'memory("train", 8000)', f'memory("train", {LITTLE_MB})')
     for name in ("squeue", "sacct"):
         made.put_command(name, OUTAGE.format(flag=made.folder / "outage", real=shutil.which(name)))
     return made
@@ -97,6 +101,11 @@ def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy
     for cell in (KILLED, HUNGRY):
         assert "stopped by" not in stormy.logs(cell)[0]
         assert 0 <= stormy.lost(cell) <= STEPS_BETWEEN_SAVES
+    # More memory is asked for where an attempt was killed, and only there.
+    asked = {
+        cell: [job[1] for job in stormy.cluster.queue("%k|%m") if comment_of(cell) in job[0]] for cell in (HUNGRY, LATE)
+    }
+    assert asked == {HUNGRY: [f"{LITTLE_MB}M", f"{2 * LITTLE_MB}M"], LATE: [f"{LITTLE_MB}M"] * 2}
     # Its job was cancelled after its training had ended: SLURM reports it failed, and it is not trained twice.
     assert "nothing to do" in stormy.logs(ENDED)[1]
     assert len(stormy.trained_by(ENDED)) == 1
@@ -117,6 +126,26 @@ def test_control_without_saved_states_the_storm_trains_twice(stormy, local):
         assert stormy.lost(cell) > STEPS_BETWEEN_SAVES
     assert len(stormy.trained_by(ENDED)) == 2
     check_equal(stormy, local)
+
+
+def test_the_main_process_may_be_a_job_and_the_students_an_array(project, local):
+    made = project()
+    known = {job[0] for job in made.cluster.queue()}
+    command = shlex.join(["exec", *made.command("--slurm-array-jobs", "train")])
+    wait = (
+        "sbatch",
+        "--wait",
+        "--partition=cpu",
+        "--mem=2000",
+        f"--output={made.folder}/main.log",
+        f"--wrap={command}",
+    )
+    made.start(*wait).wait(600)
+    said = (made.folder / "main.log").read_text()
+    check_equal(made, local)
+    assert "You are running snakemake in a SLURM job context" in said
+    tasks = [job for job in made.cluster.queue("%i|%T") if "_" in job[0] and job[0] not in known]
+    assert [state for _, state in tasks] == ["COMPLETED"] * len(local.cells()), said
 
 
 def test_doctor_on_the_cluster(project):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipkd.runs.ranks import Ranks
+from clipkd.core.errors import InputError
+from clipkd.runs.ranks import Ranks, join
 from tests.training.ranks_worker import correct, gradients
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +101,54 @@ def test_two_ranks_train_one_student(source, digits_folder, vit_folder, tmp_path
     assert cost["teacher"]["forward_passes"] == (images if source == "live" else 0), "each image once, in one rank"
     again = finished(torchrun(2, *flags(digits_folder, tmp_path), *teacher))
     assert "nothing to do" in again
+
+
+@pytest.mark.long
+def test_a_rank_that_dies_is_named(digits_folder, tmp_path):
+    """torchrun itself says so in a page of its own; the others stop with one line, and the run resumes."""
+    process = torchrun(2, *flags(digits_folder, tmp_path, 200), "--train-type", "supervised")
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            break
+    second = rank_of(process.pid, 1)
+    os.kill(second, signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert f"clipkd train: error: rank 1 (process {second} on " in said
+    assert "ended in the middle of the training" in said
+
+
+def rank_of(torchrun: int, rank: int) -> int:
+    """Return the process of a rank."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == torchrun and f"\0RANK={rank}\0" in (path / "environ").read_text():
+                return int(path.name)
+    raise AssertionError(f"no rank {rank}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "named"),
+    [
+        ("WORLD_SIZE", "two", "WORLD_SIZE is 'two'"),
+        ("WORLD_SIZE", "-1", "WORLD_SIZE is '-1'"),
+        ("WORLD_SIZE", "", "WORLD_SIZE is ''"),
+        ("RANK", "2", "RANK is '2', but it must be a number from 0 to 1: start with torchrun"),
+        ("RANK", "x", "RANK is 'x'"),
+        ("LOCAL_RANK", "7", "--nproc-per-node"),
+        ("MASTER_PORT", "http", "MASTER_PORT is 'http'"),
+        ("MASTER_ADDR", None, "WORLD_SIZE is 2, but MASTER_ADDR are missing"),
+    ],
+)
+def test_variables_that_make_no_sense_are_bad_input(variable, text, named, monkeypatch):
+    """Some would else wait for ranks that never come."""
+    sound = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in (sound | {variable: text}).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: pytest.fail("it waits for the others"))
+    with pytest.raises(InputError, match=re.escape(named)):
+        join(torch.device("cpu"))
 
 
 @pytest.mark.long

@@ -142,9 +142,40 @@ def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
     wanted = paper_runs(("cifar10", "cifar100", "imagenet"), teachers)
     assert planned_runs(said) == wanted
     # ImageNet alone is shown in random crops: its students see thumbnails.
-    assert jobs == expected(datasets=3, teachers=4, train=len(wanted)) | {"thumbnails": 1}
+    assert jobs == expected(datasets=3, teachers=4, train=len(wanted)) | {"thumbnails": 1, "download": 2, "pack": 1}
     assert jobs["train"] == 310
     assert "left out" not in said
+
+
+def test_on_a_cluster_what_is_here_is_packed_by_a_job_and_memory_grows_where_an_attempt_was_killed(tmp_path):
+    project = copy_workflow(tmp_path)
+    (project / "birds/train").mkdir(parents=True)
+    (project / "mini.yaml").write_text(MINI.replace("[digits]", "[digits, birds]").replace("[0, 1]", "[0]"))
+    arguments = (
+        "--workflow-profile",
+        "profiles/slurm",
+        "--configfile",
+        "mini.yaml",
+        "--config",
+        "sources={birds: birds}",
+    )
+
+    def memory() -> dict[str, str]:
+        found = re.findall(r"log: (\S+)\n(?:    .*\n)*?    resources: .*?\bmem_mb=(\d+)", plan(project, *arguments)[1])
+        return {log: asked for log, asked in found if log.startswith("logs/runs/")}
+
+    jobs, said = plan(project, *arguments)
+    assert (jobs["download"], jobs["pack"]) == (1, 1)
+    assert re.search(r"rule pack:\n    output: data/datasets/birds/", said)
+    local = re.search(
+        r"^localrules:\n((?:    \w+,\n)+)", (project / "workflow/rules/cluster.smk").read_text(), re.MULTILINE
+    )
+    assert local[1].split() == ["download,", "fetch,", "resolve,"]
+    one, other = memory()
+    assert memory() == {one: "8000", other: "8000"}
+    (project / one).parent.mkdir(parents=True)
+    (project / one).with_suffix(".attempt1.log").write_text("attempt 1 on n1, SLURM job 7\nepoch 1/3\n")
+    assert memory() == {one: "16000", other: "8000"}
 
 
 def test_a_bad_config_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 # Harmless on one machine; docs/slurm.md says how to use profiles/slurm.
 import shlex
 
-from clipkd.workflow import estimates, session
+from snakemake.io import apply_wildcards
+
+from clipkd.workflow import attempts, estimates, session
 from clipkd.core.errors import ClipkdError
 from clipkd.workflow.slurm.preflight import Request, preflight
 
 
-# They need the internet, which the nodes of a cluster rarely have, or they take a second.
+# They need the internet, which the nodes of a cluster rarely have, or they take a second. (Data that are here already are
+# packed by another rule, as it may take hours.)
 localrules:
     download,
     fetch,
@@ -34,6 +37,33 @@ def extract_minutes(wildcards, attempt):
     )
 
 
+# In the preflight: what a job asks for after its attempts were killed.
+WORST = [False]
+
+
+def memory(rule, usual):
+    """Return what gives the megabytes of a rule's jobs: more only after an attempt that was killed."""
+
+    def asked(wildcards):
+        if WORST[0]:
+            return attempts.MOST * usual
+        log = apply_wildcards(workflow.get_rule(rule).log[0], wildcards)
+        return attempts.memory_mb(usual, Path(log))
+
+    return asked
+
+
+def most_memory(jobs):
+    """Return rule -> the most megabytes that one of its jobs may ask for in any of its attempts."""
+    found = {}
+    for job in jobs:
+        if job.rule.name not in found:
+            WORST[0], job.attempt = True, 1 + job.rule.restart_times
+            found[job.rule.name] = job.resources.get("mem_mb", 0)
+            WORST[0], job.attempt = False, 1
+    return found
+
+
 def forget_forced(dag):
     """Restart the trainings that --forcerun or --forceall names; otherwise the command skips complete runs.
 
@@ -48,18 +78,25 @@ def forget_forced(dag):
 def requests(dag):
     """Yield what the jobs that are about to run will ask SLURM for; those of a group ask together."""
     jobs = [job for job in dag.needrun_jobs() if not job.is_local]
+    most = most_memory(jobs)
     groups = {id(group): group for group in map(dag.get_job_group, jobs) if group}
     alone = [job for job in jobs if dag.get_job_group(job) is None]
+    given = workflow.executor_settings
     for job in [*groups.values(), *alone]:
         asked = job.resources
+        memory_mb = asked.get("mem_mb", 0)
         yield Request(
-            asked.get("slurm_partition", ""),
-            asked.get("gpu", 0),
-            asked.get("gpu_model", ""),
-            asked.get("runtime", 1),
-            asked.get("mem_mb", 0),
-            asked.get("slurm_account", ""),
-            asked.get("cpus_per_task", job.threads),
+            partition=asked.get("slurm_partition", ""),
+            gpus=asked.get("gpu", 0),
+            gpu_model=asked.get("gpu_model", ""),
+            minutes=asked.get("runtime", 1),
+            memory_mb=memory_mb,
+            account=asked.get("slurm_account", ""),
+            cpus=asked.get("cpus_per_task", job.threads),
+            qos=asked.get("qos", "") or given.qos or "",
+            constraint=asked.get("constraint", ""),
+            reservation=given.reservation or "",
+            most_memory_mb=memory_mb if job in groups.values() else most[job.rule.name],
         )
 
 

@@ -2,16 +2,41 @@
 #
 #   data/datasets/<dataset>/manifest.json
 #   data/thumbnails/<dataset>/<fingerprint>/manifest.json     of large images: packed again at a student's input size
+#
+# Data from the internet and data from a folder or file of the user's are two rules: the first run where the internet is.
+HERE = "|".join(
+    name for name in CONFIG.sources if datasets.is_local(CONFIG.source(name))
+)
 
 
 rule download:
-    """Download a dataset and pack it. Needs internet, unless the config names a local source."""
+    """Download a dataset and pack it. Needs internet."""
     output:
         "data/datasets/{dataset}/manifest.json",
     log:
         "logs/data/{dataset}.log",
     benchmark:
         "results/benchmarks/data/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=f"(?!(?:{HERE})/)[a-z0-9-]+" if HERE else "[a-z0-9-]+",
+    params:
+        source=source_flag,
+    shell:
+        "exec clipkd download {wildcards.dataset:q} {params.source:q} 2>> $(new_log {log:q})"
+
+
+rule pack:
+    """Pack a dataset from the folder or file that the config names: no internet, and with many images hours of work."""
+    output:
+        "data/datasets/{dataset}/manifest.json",
+    log:
+        "logs/data/{dataset}.log",
+    benchmark:
+        "results/benchmarks/data/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=HERE or "(?!)",
+    resources:
+        mem_mb=memory("pack", 8000),
     params:
         source=source_flag,
     shell:
@@ -28,6 +53,8 @@ rule thumbnails:
         "logs/data/{dataset}-{fingerprint}.log",
     benchmark:
         "results/benchmarks/data/{dataset}-{fingerprint}.tsv"
+    resources:
+        mem_mb=memory("thumbnails", 8000),
     params:
         source=source_flag,
         side=thumbnails_side,

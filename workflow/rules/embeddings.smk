@@ -38,6 +38,7 @@ rule extract:
     priority: 10
     threads: 1
     resources:
+        mem_mb=memory("extract", 12000),
         gpu=GPUS,
         # Not params: they change speed, not results, and must not make embeddings again.
         device=DEVICE,
@@ -60,6 +61,8 @@ rule prototypes:
         "logs/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.log",
     benchmark:
         "results/benchmarks/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.tsv"
+    resources:
+        mem_mb=memory("prototypes", 4000),
     params:
         store=prototypes_flags,
     shell:
@@ -78,6 +81,7 @@ rule probe:
         "results/benchmarks/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.tsv"
     threads: 1
     resources:
+        mem_mb=memory("probe", 8000),
         gpu=GPUS,
         device=DEVICE,
     params:
@@ -106,6 +110,7 @@ rule extract_shard:
         "results/benchmarks/embeddings/{dataset}/{teacher}/extract-{fingerprint}-{shard}-of-{shards}.tsv"
     threads: 1
     resources:
+        mem_mb=memory("extract_shard", 12000),
         gpu=GPUS,
         device=DEVICE,
         batch=CONFIG.embeddings.batch_size,

@@ -18,6 +18,8 @@ rule figures:
         "logs/figures/figures.log",
     benchmark:
         "results/benchmarks/figures.tsv"
+    resources:
+        mem_mb=memory("figures", 8000),
     params:
         code=code_digest(CODE_OF_FIGURES),
     shell:

@@ -14,6 +14,8 @@ rule report:
         "logs/report/report.log",
     benchmark:
         "results/benchmarks/report.tsv"
+    resources:
+        mem_mb=memory("report", 4000),
     params:
         code=code_digest(CODE_OF_REPORT),
     shell:

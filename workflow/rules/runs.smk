@@ -18,6 +18,7 @@ rule train:
         f"results/benchmarks/runs/{RUN}-{{fingerprint}}.tsv"
     threads: 1
     resources:
+        mem_mb=memory("train", 8000),
         gpu=GPUS,
         device=DEVICE,
         runtime=train_minutes,

@@ -34,6 +34,8 @@ rule tables:
         "logs/tables/tables.log",
     benchmark:
         "results/benchmarks/tables.tsv"
+    resources:
+        mem_mb=memory("tables", 4000),
     params:
         code=code_digest(CODE_OF_TABLES),
     shell:

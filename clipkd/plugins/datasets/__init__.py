@@ -160,6 +160,11 @@ def usual_augmentation(image_size: int | None) -> Augmentation:
     return "crop+flip" if image_size is None else "flip"
 
 
+def is_local(source: str | None) -> bool:
+    """Return whether a source is a folder or file of the user's, so that packing it needs no internet."""
+    return source is not None and not source.startswith(("http://", "https://", *(f"{scheme}:" for scheme in SCHEMES)))
+
+
 def names() -> list[str]:
     """Return the names of the datasets that have a file of their own."""
     return list(specs(__name__))

@@ -31,6 +31,16 @@ class Request:
     memory_mb: int = 0
     account: str = ""
     cpus: int = 1
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    most_memory_mb: int = 0
+    """What a retry may ask for, after attempts that ran out of memory."""
+
+    @property
+    def partitions(self) -> list[str]:
+        """The partitions that may run it, of a list with commas."""
+        return [name.strip() for name in self.partition.split(",")]
 
     def flags(self) -> list[str]:
         """Return what sbatch and srun are given."""
@@ -40,7 +50,11 @@ class Request:
             *([gpus] if self.gpus else []),
             *([f"--mem={self.memory_mb}"] if self.memory_mb else []),
             *([f"--cpus-per-task={self.cpus}"] if self.cpus > 1 else []),
-            *([f"--account={self.account}"] if self.account else []),
+            *(
+                f"--{name}={value}"
+                for name in ("account", "qos", "constraint", "reservation")
+                if (value := getattr(self, name))
+            ),
         ]
 
 
@@ -48,13 +62,14 @@ def largest(requests: Iterable[Request]) -> list[Request]:
     """Return one request for each kind: with the longest time, the most memory and CPUs of its kind."""
     kinds: dict[tuple, Request] = {}
     for one in requests:
-        kind = (one.partition, one.gpus, one.gpu_model, one.account)
+        kind = (one.partition, one.gpus, one.gpu_model, one.account, one.qos, one.constraint, one.reservation)
         known = kinds.get(kind, one)
         kinds[kind] = replace(
             known,
             minutes=max(known.minutes, one.minutes),
             memory_mb=max(known.memory_mb, one.memory_mb),
             cpus=max(known.cpus, one.cpus),
+            most_memory_mb=max(known.most_memory_mb, one.most_memory_mb),
         )
     return sorted(kinds.values())
 
@@ -100,14 +115,47 @@ def check_status(settings: dict[str, str], findings: Findings) -> str:
 def check_request(
     request: Request, partitions: dict[str, site.Partition], settings: dict[str, str], findings: Findings
 ) -> None:
-    """Check whether a partition can ever run what is asked of it."""
-    name = f"partition {request.partition}"
-    found = partitions.get(request.partition)
+    """Check whether a partition, or one of a list, can ever run what is asked of it."""
     where = "name it in the first lines of profiles/slurm/config.yaml"
-    if found is None:
-        known = ", ".join(sorted(partitions)) or "none"
-        findings.error(name, f"does not exist (known: {known}); {where}")
+    able: list[site.Partition] = []
+    unable: dict[str, str] = {}
+    for name in request.partitions:
+        found = partitions.get(name)
+        if found is None:
+            unable[name] = f"does not exist (known: {', '.join(sorted(partitions)) or 'none'})"
+        elif problems := problems_of(request, found):
+            unable[name] = "; ".join(problems)
+        else:
+            able.append(found)
+    for name, why in unable.items():
+        add = findings.warn if able else findings.error
+        add(f"partition {name}", f"{why}; {where}" + ("; the others of the list may run it" if able else ""))
+    if not able:
         return
+    name = f"partition {request.partition}"
+    try:
+        ask("sbatch", "--test-only", *request.flags(), f"--time={request.minutes}", "--wrap=true")
+    except MachineError as error:
+        findings.error(name, f"SLURM would reject a job with {' '.join(request.flags())}: {error}")
+        return
+    kinds: dict[str, int] = {}
+    for found in able:
+        kinds |= {kind: max(count, kinds.get(kind, 0)) for kind, count in found.gpus.items()}
+    gpus = ", ".join(f"{count} {kind or 'GPU'}" for kind, count in sorted(kinds.items()))
+    findings.ok(name, f"takes jobs of {request.minutes} minutes{f', {gpus} a node' if request.gpus else ''}")
+    largest_mb = max(found.memory_mb for found in able)
+    if request.most_memory_mb > largest_mb:
+        findings.warn(
+            name,
+            f"a job that runs out of memory may ask for {request.most_memory_mb} MB when it is retried, more than the "
+            f"largest node has ({largest_mb} MB): SLURM would refuse that retry; set mem_mb of its rule in the profile",
+        )
+    for found in able:
+        check_preemption(found, partitions, settings, findings)
+
+
+def problems_of(request: Request, found: site.Partition) -> list[str]:
+    """Return why a partition can never run a request."""
     problems = []
     if not found.is_up:
         problems.append("is not up")
@@ -126,17 +174,7 @@ def check_request(
             f"has no node with {request.cpus} CPUs (the largest has {found.cpus}): lower cpus_per_task, or group "
             "fewer jobs"
         )
-    if problems:
-        findings.error(name, f"{'; '.join(problems)}; {where}")
-        return
-    try:
-        ask("sbatch", "--test-only", *request.flags(), f"--time={request.minutes}", "--wrap=true")
-    except MachineError as error:
-        findings.error(name, f"SLURM would reject a job with {' '.join(request.flags())}: {error}")
-        return
-    gpus = ", ".join(f"{count} {kind or 'GPU'}" for kind, count in sorted(found.gpus.items()))
-    findings.ok(name, f"takes jobs of {request.minutes} minutes{f', {gpus} a node' if request.gpus else ''}")
-    check_preemption(found, partitions, settings, findings)
+    return problems
 
 
 def check_preemption(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ class Profile:
     longest_job: int
     account: str = ""
     gpu_model: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
     latency_wait: int = 5
 
     @classmethod
@@ -38,7 +41,7 @@ class Profile:
                 gpu_partition=str(site["gpu_partition"]),
                 longest_job=int(site["longest_job"]),
                 account=site.get("account") or "",
-                gpu_model=site.get("gpu_model") or "",
+                **{name: str(site.get(name) or "") for name in ("gpu_model", "qos", "constraint", "reservation")},
                 latency_wait=int(told.get("latency-wait", cls.latency_wait)),
             )
         except OSError as error:
@@ -54,7 +57,12 @@ class Profile:
 
     def requests(self) -> list[Request]:
         """Return what the profile's jobs ask for."""
-        return [
-            Request(self.cpu_partition, minutes=self.longest_job, account=self.account),
-            Request(self.gpu_partition, 1, self.gpu_model, self.longest_job, account=self.account),
-        ]
+        every = Request(
+            self.cpu_partition,
+            minutes=self.longest_job,
+            account=self.account,
+            qos=self.qos,
+            constraint=self.constraint,
+            reservation=self.reservation,
+        )
+        return [every, replace(every, partition=self.gpu_partition, gpus=1, gpu_model=self.gpu_model)]
