@@ -7,7 +7,6 @@ height, width.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from clipkd.core.artifacts import (
     sha256,
 )
 from clipkd.data.packing import share_held_out, validation_rows, write_even, write_ragged
+from clipkd.data.source_files import LISTING, listed, packed_from
 from clipkd.data.summary import Seen, pixel_facts, summary
 from clipkd.plugins.datasets import DatasetSpec, Reading, Split, refuse_other_source
 from clipkd.core.errors import DataError, InputError, MachineError
@@ -171,27 +171,21 @@ def prepare_dataset(spec: DatasetSpec, folder: Path, source: str | None = None, 
         else:
             refuse_other_source(spec, folder, source)
             return Dataset(spec, found)
+    local = spec.local_files(source)
+    listing = None if local is None else listed(local)  # before it is read: what changes meanwhile is a change
     reading = spec.read(source, folder.parent / ".downloads")
     check(spec, reading)
     try:
         with building(folder, "dataset", spec.identity()) as draft:
             pack(spec, reading, draft)
-            draft.facts |= packed_from(spec, folder, source)
+            if local is not None and listing is not None:
+                np.save(draft.path / LISTING, listing)
+                draft.facts |= packed_from(local, folder, listing)
     except OSError as error:
         raise MachineError(f"{spec.title}: can't write {folder}: {error.strerror or error}") from error
     packed = open_dataset(spec, folder)
     say(summary(spec.title, packed.artifact.facts))
     return packed
-
-
-def packed_from(spec: DatasetSpec, folder: Path, source: str | None) -> dict[str, Any]:
-    """Return the fact of which folder a dataset is packed from, where nothing else tells its content."""
-    origin = spec.folder(source)
-    if origin is None:
-        return {}
-    # Both: a project that is copied as a whole takes its images along, and images elsewhere stay where they are.
-    path = origin.resolve()
-    return {"source": {"path": str(path), "from_here": os.path.relpath(path, folder.resolve())}}
 
 
 def check(spec: DatasetSpec, reading: Reading) -> None:

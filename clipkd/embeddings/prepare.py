@@ -5,6 +5,7 @@ The workflow calls them one by one; `clipkd train` calls those that its run need
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,16 @@ BATCH_SIZE = 64
 def dataset(spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True) -> Dataset:
     """Download and pack a dataset; where its images are not needed, only its labels are checked."""
     return prepare_dataset(spec, layout.dataset(spec), source, with_images)
+
+
+def stale_sources(cells: Iterable[Cell], layout: Layout) -> Iterator[str]:
+    """Yield what to say of datasets whose source has changed since they were packed, of each once."""
+    from clipkd.data.source_files import stale
+
+    for cell in {cell.dataset: cell for cell in cells}.values():
+        local = cell.dataset_spec.local_files(cell.source)
+        if said := stale(layout.dataset(cell.dataset_spec), local.base if local else None):
+            yield said
 
 
 def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None) -> None:

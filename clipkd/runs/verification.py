@@ -13,6 +13,7 @@ from clipkd.core.artifacts import MANIFEST, check_file, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.progress import progress
 from clipkd.core.verified import Memory, stamp
+from clipkd.data.source_files import stale
 
 KINDS = ("dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
 PLACES = {"datasets", "thumbnails", "teachers", "embeddings"}
@@ -34,6 +35,8 @@ class Findings:
     """Their size together."""
     damaged: list[str] = field(default_factory=list)
     """One message for each file that is missing or not as it was written."""
+    stale: list[str] = field(default_factory=list)
+    """What is sound, but was made from a source that has changed since."""
     left: list[Path] = field(default_factory=list)
     """What a killed process left behind; nothing reads it."""
 
@@ -122,6 +125,8 @@ def problems_of(folder: Path, findings: Findings) -> list[str]:
     if manifest["kind"] not in KINDS:
         return [f"{folder / MANIFEST}: unknown kind '{manifest['kind']}' (known: {', '.join(KINDS)})"]
     problems, memory = [], Memory(folder)
+    if manifest["kind"] == "dataset" and (said := stale(folder)):
+        findings.stale.append(said)
     if problem := misplaced(folder, manifest):
         problems.append(problem)
     for name, entry in manifest["files"].items():

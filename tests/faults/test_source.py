@@ -27,7 +27,6 @@ PAST_THE_LIBRARY = {
     "core/shards.py:join": "writes into a draft, whose path it is given",
     "embeddings/library_checkpoint.py:write": "writes into a draft, whose path it is given",
     "embeddings/teacher_checkpoint.py:write": "writes into a draft, whose path it is given",
-    "core/lock.py:acquire": "the lock file, which says who writes",
     "core/gpu_lease.py:take": "an empty lock file for each GPU",
     "runs/folder.py:save_student": "into memory; what is written is written aside",
     "runs/start.py:train_alone": "opens a training, no file",

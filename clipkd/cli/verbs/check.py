@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.data.dataset import open_dataset
+from clipkd.embeddings.prepare import stale_sources
 from clipkd.spec.cells import Cell, expand, has_imported
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
@@ -66,6 +67,8 @@ def run(options: argparse.Namespace) -> None:
     cells, left_out = expand(config)
     for reason in left_out:
         print(f"left out: {reason}")
+    for line in stale_sources(cells, Layout.of(config, DATA)):
+        print(f"warning: {line}")
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)
     print(f"{', '.join(map(str, files))}: {len(cells)} runs")

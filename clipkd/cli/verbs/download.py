@@ -9,6 +9,7 @@ import sys
 from clipkd.cli.options import data_options, dataset_of, layout_of
 from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.progress import say
+from clipkd.data.source_files import stale
 from clipkd.data.summary import summary
 from clipkd.embeddings import prepare
 
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> None:
     manifest = layout.dataset(spec) / MANIFEST
     before = manifest.read_bytes() if manifest.exists() else None
     prepare.dataset(spec, layout, options.dataset_source)
+    for line in filter(None, [stale(manifest.parent, spec.folder(options.dataset_source))]):
+        say(f"warning: {line}")
     if before == manifest.read_bytes():
         say(f"{spec.title} was packed before: its source is not read again. To do so, delete {manifest.parent}")
     if not is_one_stream():  # the packing said so in the log; here it is seen

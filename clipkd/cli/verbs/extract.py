@@ -15,6 +15,7 @@ from clipkd.cli.options import (
     setting_option,
     store_options,
 )
+from clipkd.core.progress import say
 from clipkd.embeddings import prepare
 from clipkd.spec.cells import checked
 from clipkd.spec.settings import EmbeddingSettings
@@ -62,6 +63,8 @@ def run(options: argparse.Namespace) -> None:
     cell = cell_of(options, "embed-KD" if options.views == "sample" else "teacher-KD")
     if options.views == "replayed":
         checked(replace(cell, teacher_source="replayed"))
+    for line in prepare.stale_sources([cell], layout):
+        say(f"warning: {line}")
     device, batch_size = device_of(options), options.embed_batch_size
     for one in cell.by_teacher:
         store = getattr(layout, f"{options.views}_embeddings")(one)

@@ -22,6 +22,8 @@ from clipkd.cli.options import (
 )
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import differences
+from clipkd.core.progress import say
+from clipkd.embeddings import prepare
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import as_settings, run_identity
@@ -103,6 +105,9 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
 def run(options: argparse.Namespace) -> None:
     cells = cells_of(options)
     place = places(options, cells)
+    if not options.stamp and os.environ.get("RANK", "0") == "0":  # of a workflow's jobs its main process says it
+        for line in prepare.stale_sources(cells, layout_of(options)):
+            say(f"warning: {line}")
     train_all(options, cells, place)
     if options.stamp and os.environ.get("RANK", "0") == "0":
         stamps.write(options.stamp, [place[cell.folder][0] for cell in cells])

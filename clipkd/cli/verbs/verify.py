@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> None:
     findings = verify(options.folders)
     for path in findings.left:
         print(f"unfinished and unused, safe to delete: {path}")
+    for line in findings.stale:
+        print(f"warning: {line}")
     for problem in findings.damaged:
         print(f"damaged: {problem}")
     print(

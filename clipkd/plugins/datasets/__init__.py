@@ -65,6 +65,16 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class LocalFiles:
+    """Files that a dataset is read from: they may change after it was packed."""
+
+    base: Path
+    """A folder."""
+    names: tuple[str, ...]
+    """What of it is read, if it is there: files, and folders with all below them."""
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """What is known of a dataset before it is downloaded."""
 
@@ -116,6 +126,10 @@ class DatasetSpec:
 
     def folder(self, source: str | None) -> Path | None:
         """Return the folder of a source whose content nothing but reading it tells; None: there is no such folder."""
+        return None
+
+    def local_files(self, source: str | None) -> LocalFiles | None:
+        """Return the files of a source on this machine that nothing pins; None: there are none."""
         return None
 
     def known_classes(self, source: str | None) -> list[str] | None:

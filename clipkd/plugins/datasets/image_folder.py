@@ -24,12 +24,13 @@ from clipkd.plugins.datasets import (
     IMAGENET_STD,
     Augmentation,
     DatasetSpec,
+    LocalFiles,
     Reading,
     Split,
     is_packed,
     path_of,
 )
-from clipkd.plugins.datasets._listing import Listing, Splits, Walk, class_folders, printable, splits_of
+from clipkd.plugins.datasets._listing import VALIDATION, Listing, Splits, Walk, class_folders, printable, splits_of
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
     PACK_SIZE,
@@ -75,6 +76,10 @@ class ImageFolder(DatasetSpec):
 
     def folder(self, source: str | None) -> Path | None:
         return None if source is None else Path(path_of(source))
+
+    def local_files(self, source: str | None) -> LocalFiles | None:
+        folder = self.folder(source)
+        return None if folder is None else LocalFiles(folder, ("train", "test", *VALIDATION))
 
     def known_classes(self, source: str | None) -> list[str] | None:
         folder = self.folder(source)

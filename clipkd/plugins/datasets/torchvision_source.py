@@ -14,7 +14,7 @@ import numpy as np
 from clipkd.core.errors import DataError, InputError, MachineError, nearest
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import say
-from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading, Split
+from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, LocalFiles, Reading, Split
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
     PACK_SIZE,
@@ -45,6 +45,20 @@ KNOWN: dict[str, tuple[tuple[dict[str, Any], dict[str, Any]], int | None]] = {
     "USPS": (TRAIN_OR_NOT, 16),
 }
 """Name -> what asks torchvision for the training and the test split, and the side of every image where all share it."""
+FILES = {name: (name,) for name in ("FashionMNIST", "KMNIST", "MNIST")} | {
+    "Country211": ("country211",),
+    "DTD": ("dtd",),
+    "FGVCAircraft": ("fgvc-aircraft-2013b",),
+    "Flowers102": ("flowers-102",),
+    "Food101": ("food-101",),
+    "GTSRB": ("gtsrb",),
+    "Imagenette": ("imagenette2",),
+    "OxfordIIITPet": ("oxford-iiit-pet",),
+    "STL10": ("stl10_binary",),
+    "SVHN": ("train_32x32.mat", "test_32x32.mat"),
+    "USPS": ("usps.bz2", "usps.t.bz2"),
+}
+"""What torchvision reads of the folder that it is given, in which other datasets may lie too."""
 UNMIRRORED = {"KMNIST": "none", "MNIST": "none", "SVHN": "none", "USPS": "none", "GTSRB": "crop"}
 """Where a mirrored image is another symbol or none: what is done to training images instead."""
 LABELS = ("targets", "labels", "_labels")
@@ -75,6 +89,9 @@ class TorchvisionDataset(DatasetSpec):
         splits = [dict(split) for split in KNOWN[self.dataset][0]]
         identity = {"torchvision": self.dataset, "splits": splits, "size": self.image_size, "pack_size": self.pack_size}
         return identity | {"decoding": DECODING} | {name: getattr(self, name) for name in DECODING_OPTIONS}
+
+    def local_files(self, source: str | None) -> LocalFiles | None:
+        return LocalFiles(Path(expanduser(self.root)), FILES[self.dataset]) if self.root else None
 
     def read(self, source: str | None, downloads: Path) -> Reading:
         root = Path(expanduser(self.root)) if self.root else downloads / "torchvision"

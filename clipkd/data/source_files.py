@@ -1,0 +1,151 @@
+"""The files of a local source: listed when a dataset is packed, and compared with what lies there later. No torch here.
+
+Only names, sizes and times are looked at, so that it costs seconds where reading the images costs hours. The packed
+dataset is sound whatever becomes of its source: a difference is said, and refused nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
+from clipkd.core.errors import DataError
+from clipkd.plugins.datasets import LocalFiles
+from clipkd.plugins.datasets._listing import is_hidden, printable
+
+LISTING = "source-files.npy"
+"""In a packed dataset: an int64 row for each file of its source, in the order of the first column: hash of its path,
+size in bytes, time of its last change in ns."""
+SECOND = 10**9
+SHOWN = 3
+"""Files that a message names."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a source differs from what a dataset was packed from."""
+
+    added: int
+    removed: int
+    changed: int
+    examples: tuple[str, ...]
+    """Some files that were added or changed."""
+
+    def __str__(self) -> str:
+        counts = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        files = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return f"files {files}" + (f" ({', '.join(self.examples)})" if self.examples else "")
+
+
+def walk(local: LocalFiles) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path (relative to the base) and status of each file of a source that is there and may be data."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [name for name in local.names if not is_hidden(Path(name).name)]
+    while waiting:
+        name = waiting.pop()
+        path = local.base / name
+        try:
+            status = path.stat()
+            if not stat.S_ISDIR(status.st_mode):
+                yield name, status
+            elif (status.st_dev, status.st_ino) not in seen:  # else a link into itself
+                seen.add((status.st_dev, status.st_ino))
+                waiting += [f"{name}/{entry}" for entry in sorted(os.listdir(path)) if not is_hidden(entry)]
+        except OSError:  # not there, or not readable: packing says so
+            continue
+
+
+def key(name: str) -> int:
+    """Return what stands for a path in a listing."""
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def listed(local: LocalFiles) -> np.ndarray:
+    """Return the listing of a source, int64 [N, 3] (see LISTING)."""
+    rows = [(key(name), status.st_size, status.st_mtime_ns) for name, status in walk(local)]
+    found = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return found[np.argsort(found[:, 0])]
+
+
+def packed_from(local: LocalFiles, folder: Path, listing: np.ndarray) -> dict[str, Any]:
+    """Return the fact of which files a dataset in `folder` is packed from."""
+    # Both: a project that is copied as a whole takes its images along, and images elsewhere stay where they are.
+    path = local.base.resolve()
+    source = {"path": str(path), "from_here": os.path.relpath(path, folder.resolve()), "names": list(local.names)}
+    return {"source": source | {"files": len(listing), "listing": hashlib.sha256(listing.tobytes()).hexdigest()}}
+
+
+def compare(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the keys of the files that were added, removed and changed between two listings.
+
+    Where the times of all files differ, the source was copied, and only sizes count.
+    """
+    _, old, new = np.intersect1d(before[:, 0], now[:, 0], return_indices=True)
+    sizes, others = before[old, 1] != now[new, 1], other_times(before[old, 2], now[new, 2])
+    changed = sizes if others.all() else sizes | others
+    added, removed = np.setdiff1d(now[:, 0], before[:, 0]), np.setdiff1d(before[:, 0], now[:, 0])
+    return added, removed, now[new][changed, 0]
+
+
+def other_times(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Return where two times in ns differ; one in whole seconds, as archives keep it, has the other's second."""
+    whole = (before % SECOND == 0) | (now % SECOND == 0)
+    return np.where(whole, before // SECOND != now // SECOND, before != now)
+
+
+def changes(packed: Path, given: Path | None = None) -> tuple[Path, Changes] | None:
+    """Return the source of a packed dataset and how it differs now; None: it doesn't, is not there, or is unknown.
+
+    Args:
+        packed: the folder of the packed dataset.
+        given: where the source is now; None: where it was.
+
+    Raises:
+        DataError: the packed dataset is damaged.
+    """
+    if not (packed / MANIFEST).exists():
+        return None
+    manifest = read_manifest(packed)
+    fact = manifest["facts"].get("source", {})
+    if LISTING not in manifest["files"] or "names" not in fact:  # packed by an older version
+        return None
+    places = [*([given] if given else []), Path(fact["path"]), packed.resolve() / fact["from_here"]]
+    base = next((place for place in places if place.is_dir() and not place.samefile(packed)), None)
+    if base is None:
+        return None
+    local = LocalFiles(base, tuple(fact["names"]))
+    now = listed(local)
+    if not len(now) or hashlib.sha256(now.tobytes()).hexdigest() == fact["listing"]:
+        return None
+    before = open_artifact(packed, "dataset", only=(LISTING,)).array(LISTING.removesuffix(".npy"))
+    added, removed, changed = compare(before, now)
+    if not len(added) + len(removed) + len(changed):
+        return None
+    wanted = {*added.tolist(), *changed.tolist()}
+    names = sorted(name for name, _ in walk(local) if key(name) in wanted) if wanted else []
+    examples = tuple(map(printable, names[:SHOWN])) + (("...",) if len(names) > SHOWN else ())
+    return base, Changes(len(added), len(removed), len(changed), examples)
+
+
+def stale(packed: Path, given: Path | None = None) -> str | None:
+    """Return what to say of a dataset whose source has changed since it was packed; None: nothing to say."""
+    try:
+        found = changes(packed, given)
+    except DataError:
+        return None  # whoever reads the dataset says what is wrong with it
+    if found is None:
+        return None
+    source, different = found
+    return (
+        f"{source} has changed since {packed} was packed from it: {different}. The packed images are used as they "
+        f"are; to take the changes in, delete {packed} and run the command again"
+    )
