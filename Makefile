@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-long test-faults docs test-docs test-gpu bench lint audit format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-long test-faults docs test-docs test-gpu bench lint audit hashes format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -16,11 +16,12 @@ help: ## List the targets.
 $(VENV)/.installed: pyproject.toml requirements/lock.txt
 	$(PYTHON) -c 'import sys; sys.exit("clipkd needs Python 3.11 or newer; set its path: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements/lock.txt
+	$(BIN)/python -m pip install --quiet $(if $(HASHES),--require-hashes --requirement requirements/hashes.txt,--requirement requirements/lock.txt)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-install: $(VENV)/.installed ## Create .venv with the pinned, tested versions.
+HASHES ?=
+install: $(VENV)/.installed ## Create .venv with the pinned, tested versions; HASHES=1 checks each file's sha256.
 
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
@@ -99,10 +100,17 @@ lint: install ## Check formatting, types, imports, generated docs and the workfl
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
 
-audit: ## Look up known vulnerabilities of the pinned versions (needs internet).
+audit: ## Look up known vulnerabilities of the pinned versions, with pip-audit (needs internet; not part of CI).
 	$(PYTHON) -m venv build/audit
-	build/audit/bin/python -m pip install --quiet pip-audit
-	build/audit/bin/pip-audit --requirement requirements/lock.txt --no-deps --disable-pip
+	build/audit/bin/python -m pip install --quiet 'pip-audit>=2.9'
+	@build/audit/bin/pip-audit --strict --progress-spinner off --requirement requirements/hashes.txt --require-hashes --disable-pip \
+		|| { echo "audit: a pinned version is vulnerable (above), or the vulnerability service did not answer for one of them"; exit 1; }
+
+hashes: ## Write requirements/hashes.txt, the sha256 of every file of the pinned versions, from requirements/lock.txt (needs internet).
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet 'uv>=0.7'
+	build/audit/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --generate-hashes \
+		--custom-compile-command "make hashes" requirements/lock.txt --output-file requirements/hashes.txt
 
 format: install ## Format the code.
 	$(BIN)/ruff check --fix .

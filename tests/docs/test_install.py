@@ -94,6 +94,25 @@ def test_the_container_is_made_of_what_is_there():
     assert any("3.11" in line for line in lines if line.startswith("ARG BASE"))
 
 
+def test_every_pinned_version_has_its_hashes():
+    """What `make hashes` adds is for some platforms only: of torch's CUDA libraries, or of Windows."""
+    text = (ROOT / "requirements/hashes.txt").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    for line in lines:
+        assert re.fullmatch(r"[\w.-]+==[^ ]+ (; .+? )?( *--hash=sha256:[0-9a-f]{64})+", line), line[:80]
+
+    def pins(lines):
+        found = (re.match(r"([\w.-]+)==([^ ]+)", line) for line in lines)
+        return {re.sub(r"[-_.]+", "-", match[1]).lower(): match[2] for match in found if match}
+
+    everywhere = [line for line in lines if " ; " not in line]
+    lock = (ROOT / "requirements/lock.txt").read_text().splitlines()
+    assert pins(everywhere) == pins(lock), "run `make hashes`"
+    assert len(lines) > len(everywhere)
+    (torch,) = (line for line in lines if line.startswith("torch=="))
+    assert torch.count("--hash") > 10, "its wheels for all platforms and versions of Python"
+
+
 def test_the_conda_environment_takes_the_lock_file():
     environment = yaml.safe_load((ROOT / "environment.yaml").read_text())
     (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))

@@ -13,6 +13,7 @@ import torch
 from clipkd.cli import main
 from clipkd.core import artifacts
 from clipkd.embeddings import prepare
+from clipkd.embeddings.audit import compared
 from clipkd.spec import cells, class_names
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
@@ -182,3 +183,28 @@ def test_a_store_of_other_names_or_labels_fails(what, texts, capsys):
         artifacts.write_manifest(folder, *(manifest[name] for name in ("kind", "identity", "facts", "files")))
     assert audit_texts(data, clip) == 3
     assert f"{folder} is wrong" in capsys.readouterr().err
+
+
+WIDE, NARROW = np.full(4, 100.0), np.full(4, 1e-3)
+"""Deviations of the dimensions: where they are wide no error counts, where they are narrow every one does."""
+VECTOR = np.array([[3.0, 4.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("precision", "deviation", "direction", "bound"),
+    [
+        # In one dimension, which hardly differs between images; the length of the vector is 5.
+        ("float32", NARROW, [0, 0, 1, 0], 0.02 * 1e-3),
+        ("float16", NARROW, [0, 0, 1, 0], 0.1 * 1e-3),
+        # Along the vector, which turns it by nothing.
+        ("float32", WIDE, [0.6, 0.8, 0, 0], 0.004 * 5),
+        ("bfloat16", WIDE, [0.6, 0.8, 0, 0], 0.15 * 5),
+        # Across it: by the angle whose cosine is 0.99.
+        ("bfloat16", WIDE, [0, 0, 0, 1], 5 * np.tan(np.arccos(0.99))),
+    ],
+)
+def test_each_bound_of_an_audit_holds_alone(precision, deviation, direction, bound):
+    """The error of one dimension, the length of a difference, and the angle."""
+    for share, is_wrong in ((0.99, False), (1.01, True)):
+        stored = VECTOR + share * bound * np.array([direction])
+        assert compared(stored, VECTOR, deviation, precision)[3].tolist() == [is_wrong]

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clipkd.core import registry
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
-from clipkd.embeddings.head import accuracy, fit_probe
+from clipkd.embeddings.head import STRENGTHS, accuracy, best_probe, fit_probe
 from clipkd.embeddings.own_head import OwnHead, own_head_of, passed_over, rows
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
@@ -58,7 +59,10 @@ def opened(layout, spec, cell_recipe="corrected"):
     return store
 
 
-def test_the_head_artefact_scores_every_stored_view(digits_folder, vit_folder):
+def test_the_head_artefact_scores_every_stored_view(digits_folder, vit_folder, monkeypatch):
+    """Of digits that are mirrored too, which the probe is not fitted on."""
+    known = registry.specs(datasets.__name__)
+    monkeypatch.setitem(known, "digits", dataclasses.replace(known["digits"], augmentation="flip"))
     layout = Layout(digits_folder)
     store = opened(layout, teachers.get(str(vit_folder)))
     prepare.head(store, layout, None, CPU)
@@ -67,6 +71,11 @@ def test_the_head_artefact_scores_every_stored_view(digits_folder, vit_folder):
     expected = vectors @ head.array("weight").T + head.array("bias")
     np.testing.assert_allclose(head.array("scores-train"), expected, rtol=1e-4, atol=1e-4)
     dataset = open_dataset(datasets.get("digits"), layout.dataset(datasets.get("digits")))
+    mine = dataset.training  # nothing of the validation split
+    layer = fit_probe(
+        torch.from_numpy(vectors[mine, 0]), torch.from_numpy(dataset.train_labels[mine]), 10, head.facts["l2"]
+    )
+    np.testing.assert_allclose(head.array("weight"), layer[0], rtol=1e-3, atol=1e-3)
     right = (head.array("scores-test").argmax(axis=1) == dataset.test_labels).mean()
     assert abs(head.facts["accuracy"]["test"] - right) < 1e-6
     assert head.facts["head"] == "linear probe"
@@ -157,6 +166,7 @@ def test_scores_of_an_own_classifier_are_in_the_datasets_order(digits_folder, tm
         save_vit(folder, classes=10)
         label(folder, names)
         state = load_file(folder / "model.safetensors")
+        state["classifier.bias"] = torch.arange(10.0)
         for name in ("classifier.weight", "classifier.bias"):
             state[name] = state[name][order].contiguous()
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -189,3 +199,23 @@ def test_a_fine_tuned_checkpoint_uses_its_own_head(digits_folder, tmp_path):
     np.testing.assert_array_equal(head.array("weight"), teacher.head.weight.detach().numpy())
     assert head.facts["head"] == "checkpoint"
     assert store.head()[0] != opened(layout, dataclasses.replace(spec, head_for=None)).head()[0]
+
+
+def test_the_validation_split_alone_chooses_the_penalty():
+    """Labels that the third penalty's probe gets right on validation images, and the last one's on test images."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = {part: torch.randn(200, 12, generator=generator) for part in ("train", "validation", "test")}
+    targets = {"train": torch.randint(0, 4, (200,), generator=generator)}
+    fitted = [fit_probe(vectors["train"], targets["train"], 4, strength) for strength in STRENGTHS]
+    for part, right in (("validation", 2), ("test", 3)):
+        targets[part] = torch.nn.functional.linear(vectors[part], *fitted[right]).argmax(dim=1)
+    strength, weight, bias = best_probe(vectors, targets, 4)
+    assert strength == STRENGTHS[2]
+    assert torch.equal(weight, fitted[2][0])
+    assert torch.equal(bias, fitted[2][1])
+    each = {
+        part: [accuracy(torch.nn.functional.linear(vectors[part], *layer), targets[part]) for layer in fitted]
+        for part in vectors
+    }
+    # Otherwise another split would have chosen the same.
+    assert all(each[part].index(max(each[part])) != 2 for part in ("train", "test"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from clipkd.data.batches import shuffled
 from clipkd.data.residency import FRACTION, Resident, Streamed
 from clipkd.embeddings import prepare
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
@@ -111,3 +112,13 @@ def test_no_two_batches_and_epochs_show_the_same_crops(source):
     assert sorted(itertools.chain.from_iterable(batch.rows.tolist() for batch in first)) == batches.rows.tolist()
     assert not torch.equal(first[0].rows, second[0].rows)
     assert not torch.equal(first[0].inputs, first[1].inputs)
+
+
+def test_half_of_the_images_are_mirrored_each_by_chance():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        torch.cat([flips for _, _, flips in shuffled(torch.arange(4000), 300, False, generator, 0, True)])
+        for _ in range(2)
+    )
+    for share in (first, second, first ^ second):
+        assert share.double().mean().item() == pytest.approx(0.5, abs=0.032)  # four standard deviations
