@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import mutants
+
 ROOT = Path(__file__).parents[2]
 GROUPS = "CDTMRSVGX"
 
@@ -53,3 +55,13 @@ def test_the_test_of_each_claim_exists() -> None:
         if not re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
     ]
     assert missing == []
+
+
+def test_every_mutant_is_a_change_of_code_that_is_there() -> None:
+    """Without running them (`make test-mutants`): what each replaces is there once, and so are its tests."""
+    for mutant in mutants.mutants():
+        assert mutant.text != (ROOT / mutant.file).read_text(encoding="utf-8"), mutant.name
+        for test in mutant.tests:
+            path, _, name = test.partition("::")
+            assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), test
+    assert len(mutants.mutants()) > 60

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from clipkd.core.errors import DataError
-from clipkd.runs.correct import CORRECT, packed
+from clipkd.runs.correct import CORRECT, packed, unpacked
 from clipkd.spec.cells import Cell
 from clipkd.tables import teacher_matters
-from clipkd.tables.arms import Arm
+from clipkd.tables.arms import Arm, arms, axes_of
 from clipkd.tables.comparisons import compare, comparisons
 from clipkd.tables.results import Results
 from clipkd.tables.summary import holm, paired_by_image, paired_difference, summarise, variance
@@ -214,7 +214,14 @@ def test_a_row_says_what_its_interval_is_over(tmp_path):
     for cell in study.cells:
         if cell.train_type != "vanilla":
             keep_images(study, cell)
-    rows = teacher_matters.table(Results.collect(study.config, study.results / "runs", study.data)).records
+    results = Results.collect(study.config, study.results / "runs", study.data)
+    for arm in arms(results):
+        for seed, correct in arm.correct.items():
+            place = (*arm.place, arm.teacher, arm.train_type, seed)
+            (run,) = (run for cell, run in results.runs.items() if (*axes_of(cell), cell.seed) == place)
+            np.testing.assert_array_equal(correct, unpacked(run.path / CORRECT)[arm.epoch])
+    assert {arm.epoch for arm in arms(results)} == {"last", "selected"}
+    rows = teacher_matters.table(results).records
     with_vanilla = [row for row in rows if "vanilla" in (row["method"], row["against"])]
     assert [row["interval_over"] for row in with_vanilla] == ["seeds"] * 4
     others = [row for row in rows if row not in with_vanilla]

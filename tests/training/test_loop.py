@@ -214,3 +214,12 @@ def test_weight_decay_spares_what_is_no_matrix_in_the_corrected_recipe():
                 "classifier.bias",
             } <= found
             assert not {"conv1.weight", "classifier.weight", "cluster_projection.weight"} & found
+
+
+def test_weight_decay_spares_what_a_student_names_itself():
+    student = torch.nn.Module()
+    student.table, student.matrix = (torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+    student.no_weight_decay = lambda: {"table"}
+    (decayed, weight_decay), (spared, nothing) = adamw(student, Hyperparameters(), recipes.get("corrected")).groups
+    assert [decayed, spared] == [[student.matrix], [student.table]]
+    assert weight_decay > nothing == 0

@@ -20,11 +20,13 @@ import torch
 from clipkd.cli import main
 from clipkd.core import lock
 from clipkd.core.errors import DataError, InputError, Interrupted, MachineError
+from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.runs import training
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job
+from clipkd.runs.load_student import evaluate_file
 from clipkd.runs.ranks import Ranks
 from clipkd.runs.record import Score
 from clipkd.runs.run import Epoch
@@ -232,8 +234,14 @@ def test_the_first_best_epoch_is_chosen_and_survives_a_resume(digits_folder, tmp
     stopped_at(14, digits_folder, cut)
     train(digits_folder, cut)
     check_equal(cut, uncut)
-    assert json.loads((cut / "metrics.json").read_text())["selected"]["epoch"] == 1
+    found = json.loads((cut / "metrics.json").read_text())
+    assert found["selected"]["epoch"] == 1
     kept = load_student(cut / "student.safetensors")
+    dataset = open_dataset(CELL.dataset_spec, Layout(digits_folder).dataset(CELL.dataset_spec))
+    student, recipe = CELL.student_spec, CELL.recipe_spec
+    measured = evaluate_file(cut / "student.safetensors", dataset, student, recipe, torch.device("cpu"))
+    assert found["selected"]["test"] == pytest.approx(measured.model_dump())
+    assert found["last"]["test"]["loss"] != pytest.approx(measured.loss), "the last student is another one"
     assert kept.keys() == after_first[uncut].keys()
     assert all(torch.equal(kept[name], value) for name, value in after_first[uncut].items())
 
