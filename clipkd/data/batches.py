@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipkd.data.augmentation import Augmentation
 from clipkd.data.boxes import random_boxes, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
 from clipkd.data.residency import PixelStore, pixel_store
@@ -35,7 +36,7 @@ class Batch:
     views: Tensor
     """Which stored view of each image, int64 [B], on the CPU."""
     labels: Tensor
-    """Class numbers [B]."""
+    """Class numbers [B], or shares of the classes [B, C] where images are mixed."""
     inputs: Tensor
     """The student's input, normalised [B, 3, S, S]."""
     native: Tensor | None = None
@@ -70,6 +71,10 @@ class BatchPlan:
     views: Tensor
     boxes: np.ndarray | None = None
     """The region of each image, in pixels of its thumbnail: top, left, height, width [B, 4]."""
+    seed: int = 0
+    """Of the epoch's augmentation."""
+    number: int = 0
+    """Of the batch in the epoch."""
 
     @property
     def places(self) -> np.ndarray:
@@ -103,6 +108,9 @@ def evaluation(
 class BatchSource:
     """What both sources share: the training rows, labels, and the making of a batch."""
 
+    augmentation: Augmentation | None = None
+    """What is done to training images beyond flips and the dataset's own crops."""
+
     def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, device: torch.device) -> None:
         self.spec, self.size, self.device = dataset.spec, size, device
         self.rows, self.count = torch.from_numpy(rows.copy()), len(rows)
@@ -112,9 +120,14 @@ class BatchSource:
     def batch(self, plan: BatchPlan, inputs: Tensor, native: Tensor | None) -> Batch:
         """Return a batch, given its images, uint8, for the student and for a live teacher."""
         flips = plan.flips.to(self.device, non_blocking=True)
-        inputs = normalised(unit(flipped(inputs, flips)), self.spec.mean, self.spec.std)
+        inputs = flipped(inputs, flips)
+        if self.augmentation:
+            inputs = self.augmentation.view(inputs, plan.seed, plan.places)
+        inputs = normalised(unit(inputs), self.spec.mean, self.spec.std)
         native = None if native is None else unit(flipped(native, flips))
         labels = self.train_labels[plan.rows.to(self.device, non_blocking=True)]
+        if self.augmentation:
+            inputs, labels = self.augmentation.for_student(inputs, labels, plan.seed, plan.number, plan.places)
         return Batch(plan.rows, plan.flips, plan.views, labels, inputs, native)
 
 
@@ -136,13 +149,24 @@ class FlippedBatches(BatchSource):
         self.native = native
 
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
-        drawn = shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors)
-        plans = (BatchPlan(rows, flips, flips.long()) for _, rows, flips in drawn)
         images = self.images["train"]
-        for plan, flat, starts in images.over(plans, lambda plan: plan.places):
+        for plan, flat, starts in images.over(
+            self.plans(size, drop_last, generator, start), lambda plan: plan.places
+        ):
             sizes = images.sizes[plan.places]
             native = resized(flat, starts, sizes, int(sizes[0, 0])) if self.native else None
-            yield self.batch(plan, resized(flat, starts, sizes, self.size), native)
+            yield self.batch(plan, resized(flat, starts, sizes, self.size, plan.boxes), native)
+
+    def plans(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[BatchPlan]:
+        """Yield the plan of each batch."""
+        # Drawn only where it is used: what the other recipes draw stays the same.
+        seed = int(torch.randint(2**62, (1,), generator=generator)) if self.augmentation else 0
+        crops = self.augmentation and self.augmentation.does("crop")
+        for number, rows, flips in shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors):
+            plan = BatchPlan(rows, flips, flips.long(), seed=seed, number=number)
+            if self.augmentation and crops:
+                plan.boxes = self.augmentation.boxes(seed, plan.places, self.images["train"].sizes[plan.places])
+            yield plan
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         places = np.arange(len(self.labels[split])) if rows is None else rows
@@ -186,11 +210,12 @@ class CroppedBatches(BatchSource):
         for number, rows, flips in shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors):
             crops, places = np.random.default_rng([seed, number]), rows.numpy()
             if self.replay is None:
-                yield BatchPlan(rows, flips, flips.long(), random_boxes(self.train.sizes[places], crops))
+                boxes = random_boxes(self.train.sizes[places], crops)
+                yield BatchPlan(rows, flips, flips.long(), boxes, seed, number)
             else:
                 views = crops.integers(0, self.replay[1].shape[1], len(rows))
                 boxes, mirrored = (stored[places, views] for stored in self.replay)
-                yield BatchPlan(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes)
+                yield BatchPlan(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes, seed, number)
 
     def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
         plans = self.plans(size, drop_last, generator, start)

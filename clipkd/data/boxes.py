@@ -7,6 +7,8 @@ import numpy as np
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
+DRAWS = 4 * TRIES
+"""Random numbers that a region takes."""
 
 
 def random_boxes(sizes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -23,9 +25,13 @@ def random_boxes(sizes: np.ndarray, generator: np.random.Generator) -> np.ndarra
     Returns:
         Top, left, height and width of each region, in pixels, int32 [N, 4].
     """
+    return boxes_of(sizes, generator.random((4, TRIES, len(sizes))), SCALE)
+
+
+def boxes_of(sizes: np.ndarray, drawn: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    """Return RandomResizedCrop's region of each image, int32 [N, 4], of numbers in [0, 1) [4, TRIES, N]."""
     heights, widths = sizes.astype(np.int64).T[:, None, :]
-    drawn = generator.random((4, TRIES, len(sizes)))
-    area = heights * widths * (SCALE[0] + drawn[0] * (SCALE[1] - SCALE[0]))
+    area = heights * widths * (scale[0] + drawn[0] * (scale[1] - scale[0]))
     low, high = np.log(RATIO)
     ratio = np.exp(low + drawn[1] * (high - low))
     width, height = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)

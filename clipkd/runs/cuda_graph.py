@@ -25,7 +25,7 @@ class StepInputs(NamedTuple):
     inputs: Tensor
     """Normalised images [B, 3, S, S]."""
     labels: Tensor
-    """Class numbers [B]."""
+    """Class numbers [B], or shares of the classes [B, C]."""
     teacher_targets: Tensor | tuple[Tensor, ...] | None
     """One tensor for each teacher; a tuple only for several."""
 

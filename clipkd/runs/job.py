@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.progress import say
+from clipkd.data.augmentation import Augmentation
 from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
 from clipkd.data.boxes import replayed_views
 from clipkd.data.dataset import Dataset, open_dataset
@@ -24,8 +25,10 @@ from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.embeddings.weights_sha256 import teacher_fingerprint, weights_of
 from clipkd.plugins import prototype_forms
+from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.runs.standardisation import Standardisation
+from clipkd.runs.strength import strength_for
 from clipkd.runs.teacher_targets import (
     LazyTargets,
     LiveTargets,
@@ -76,7 +79,9 @@ class Job:
         """Return what the student's users need besides what made it; it is in the run's manifest."""
         steps = Preprocessing.of(self.dataset, self.cell.student_spec.image_size)
         named = {"class_names": self.names} if self.names != self.dataset.classes else {}
-        return {"classes": self.dataset.classes, "preprocessing": steps.facts(), "signal": self.signal()} | named
+        chosen = {"augment": self.recipe.augment} if self.cell.recipe_spec.augment == "auto" else {}
+        facts = {"classes": self.dataset.classes, "preprocessing": steps.facts(), "signal": self.signal()}
+        return facts | named | chosen
 
     def signal(self) -> list[dict[str, Any]]:
         """Return which bytes taught: of each artefact of the teacher's its content, and its teacher's weights."""
@@ -102,6 +107,14 @@ class Job:
                     f"before it is sound. Restore the file, or delete {artifact.path} to regenerate it, and give the "
                     "same command again"
                 )
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, with the strength of its augmentation chosen where it leaves that open."""
+        recipe, rows = self.cell.recipe_spec, training_rows(self)
+        if recipe.augment != "auto":
+            return recipe.of_strength(recipe.augment)
+        return recipe.of_strength(strength_for(self.cell.student_spec, len(rows), self.numbers.epochs))
 
     @property
     def names(self) -> list[str]:
@@ -205,7 +218,8 @@ def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False)
 def embedding_targets(job: Job, store: Embeddings, rows: np.ndarray | None, standardise: bool) -> TeacherTargets:
     """Return the stored embeddings of a job's one teacher."""
     artifact = open_part(job, "embeddings", store.folder, store.identity)
-    vectors, standardised = Vectors(artifact, "train"), Standardisation.of_images(artifact) if standardise else None
+    vectors, is_standardised = Vectors(artifact, "train"), standardise or job.recipe.standardised
+    standardised = Standardisation.of_images(artifact) if is_standardised else None
     return StoredTargets(vectors, vectors.shape[-1], job.device, rows, job.cell.has_one_view, standardised)
 
 
@@ -244,6 +258,18 @@ def training_rows(job: Job) -> np.ndarray:
 
 def open_batches(job: Job, source: TeacherTargets) -> Batches:
     """Return the source of the job's batches."""
+    batches, strength = unaugmented_batches(job, source), job.recipe.augment
+    assert strength != "auto"
+    if job.cell.recipe_spec.augment == "auto":
+        say(f"recipe {job.cell.recipe}: augmentation '{strength}', by the student's size and the images that it sees")
+    if strength != "flip":
+        red, green, blue = (min(255, round(255 * mean)) for mean in job.dataset.spec.mean)
+        batches.augmentation = Augmentation(strength, len(job.dataset.classes), (red, green, blue))
+    return batches
+
+
+def unaugmented_batches(job: Job, source: TeacherTargets) -> FlippedBatches | CroppedBatches:
+    """Return the source of the job's batches with the dataset's own flips and crops."""
     cell, dataset, rows = job.cell, job.dataset, training_rows(job)
     native = source.teacher is not None and cell.recipe_spec.teacher_view == "native"
     if job.thumbnails is None:

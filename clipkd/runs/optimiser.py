@@ -101,12 +101,16 @@ def adamw(student: nn.Module, numbers: Hyperparameters, recipe: Recipe) -> AdamW
 def learning_rate(step: int, steps: int, numbers: Hyperparameters, recipe: Recipe) -> float:
     """Return the learning rate of a step (from 0) out of `steps`.
 
-    `cosine`: linear warm-up, then half a cosine down to 0 (I. Loshchilov, F. Hutter,
-    https://arxiv.org/abs/1608.03983).
+    `cosine`: linear warm-up, then half a cosine down to the recipe's floor (I. Loshchilov, F. Hutter,
+    https://arxiv.org/abs/1608.03983), where the last steps stay.
     """
     if recipe.schedule == "constant":
         return numbers.learning_rate
     warmup = max(1, round(recipe.warmup_fraction * steps))
     if step < warmup:
-        return numbers.learning_rate * (step + 1) / warmup
-    return numbers.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        start = recipe.warmup_start
+        return numbers.learning_rate * (start * warmup + (1 - start) * (step + 1)) / warmup
+    end = steps - round(recipe.cooldown_fraction * steps)
+    done = min(1.0, (step - warmup) / max(1, end - warmup))
+    falling = 0.5 * (1 + math.cos(math.pi * done))
+    return numbers.learning_rate * (recipe.floor + (1 - recipe.floor) * falling)

@@ -75,7 +75,7 @@ class Run:
                 batch normalisation and the last batch of an epoch would be one image.
         """
         self.job, self.folder, self.source, self.batches, self.ranks = job, folder, source, batches, ranks or Ranks()
-        self.cell, self.numbers, self.recipe = job.cell, job.numbers, job.cell.recipe_spec
+        self.cell, self.numbers, self.recipe = job.cell, job.numbers, job.recipe
         self.checkpoints = folder.checkpoints(job.identity)
         torch.manual_seed(self.cell.seed)
         self.student: Heads = build_student(

@@ -189,6 +189,7 @@ def checked(cell: Cell) -> Cell:
             f"train type '{method.name}' can't use a {source} teacher: it reads {method.signal}, which are made once"
         )
     refuse_unstored(cell)
+    refuse_unstored_views(cell)
     if cell.teacher_source == "replayed":
         if not cell.dataset_spec.crops:
             raise InputError(f"dataset '{cell.dataset}' has few views, and all are stored: use teacher_source 'cached'")
@@ -235,6 +236,25 @@ def refuse_unstored(cell: Cell) -> None:
         raise InputError(
             f"train type '{method.name}' looks up the {method.signal} of other images, so they must be stored: on "
             f"dataset '{cell.dataset}' use teacher_source '{stored}'"
+        )
+
+
+def refuse_unstored_views(cell: Cell) -> None:
+    """Raise InputError where a train type asks the teacher about views that are in no store."""
+    recipe, method, crops = cell.recipe_spec, cell.method, cell.dataset_spec.crops
+    if not method.is_per_image:
+        return
+    if recipe.shows_unstored(crops):
+        raise InputError(
+            f"train type '{method.name}' asks the teacher about each view, and recipe '{recipe.name}' shows views that "
+            "no store holds (crops, RandAugment, mixed images): use recipe 'modern-flip', or a train type that asks "
+            "for prototypes or nothing"
+        )
+    stored = "replayed" if crops else "cached"
+    if recipe.standardised and cell.teacher_source != stored:
+        raise InputError(
+            f"recipe '{recipe.name}' standardises the teacher's stored targets, and teacher_source "
+            f"'{cell.teacher_source}' has none on dataset '{cell.dataset}': use teacher_source '{stored}'"
         )
 
 

@@ -287,6 +287,31 @@ def test_a_control_that_exchanges_targets_needs_stored_ones(train_type: str) -> 
         cells(crops, **folder)
 
 
+@pytest.mark.parametrize(("recipe", "crops", "source", "message"), [
+    ("modern", False, "cached", "recipe 'modern' shows views that no store holds"),
+    ("modern-crop", False, "cached", "use recipe 'modern-flip'"),
+    ("modern-full", True, "replayed", "recipe 'modern-full' shows views that no store holds"),
+    ("modern-flip", True, "cached", "use teacher_source 'replayed'"),
+    ("modern-flip", False, "live", "use teacher_source 'cached'"),
+    ("modern-flip", False, "cached", None),
+    ("modern-crop", True, "replayed", None),
+])  # fmt: skip
+def test_a_teacher_is_never_asked_about_views_that_no_store_holds(recipe, crops, source, message) -> None:
+    data = {"datasets": ["imagenet"]} if crops else {}
+    more = {"sources": {"imagenet": "images"}} if crops else {}
+    types = ["teacher-KD", "vanilla", "feature-KD", "DKD"]
+    asked = [block(recipes=[recipe], train_types=[one], teacher_source=source, **data) for one in types]
+    for one in asked:
+        if message is None:
+            assert len(cells(one, **more)) == 1
+        else:
+            with pytest.raises(InputError, match=message):
+                cells(one, **more)
+    if source != "live":
+        free = block(recipes=[recipe], train_types=["supervised", "embed-KD"], teacher_source=source, **data)
+        assert len(cells(free, **more)) == 2, "prototypes and labels are exact under every augmentation"
+
+
 def test_a_new_protocol_of_a_train_type_trains_its_students_again() -> None:
     layout, numbers = Layout(), Config.model_validate({"grid": [block()]}).hyperparameters(1)
     random, other = cells(block(train_types=["embed-KD-random", "embed-KD"]))

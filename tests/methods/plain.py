@@ -163,3 +163,9 @@ def sigmoid_pairs(similarities: Tensor, bias: Tensor) -> Tensor:
             sign = 1 if i == j else -1
             total = total + torch.log(1 + torch.exp(-sign * (similarities[i, j] + bias)))
     return total / len(similarities)
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """Logit standardisation: each row minus its mean, over its sample deviation + 1e-7."""
+    each = [(row - row.mean()) / (((row - row.mean()) ** 2).sum() / (len(row) - 1)).sqrt().add(1e-7) for row in scores]
+    return torch.stack(each)

@@ -209,3 +209,43 @@ def test_the_loss_of_a_control_is_that_of_embed_kd(batch):
     for name in ("embed-KD-random", "embed-KD-permuted", "embed-KD-onehot"):
         found = methods.get(name).loss(student, outputs, batch["labels"], batch["prototypes"], recipe)["loss"]
         assert found.item() == expected.item()
+
+
+MODERN = {
+    "supervised": lambda s, y, cos, t: 0.0,
+    "vanilla": lambda s, y, cos, t: 10 * plain.kullback_leibler(plain.standardised(s), plain.standardised(t), 2.0),
+    "teacher-KD": lambda s, y, cos, t: plain.cross_entropy(cos / 0.07, ROWS) + 5 * (1 - cos.diagonal()).mean(),
+    "feature-KD": lambda s, y, cos, t: 5 * (1 - cos.diagonal()).mean(),
+    "embed-KD": lambda s, y, cos, t: plain.soft_cross_entropy(cos / 0.07, y),
+}
+"""The second terms of recipe `modern`, of scores, targets [B, C], cosines with the teacher's vectors, its scores."""
+
+
+@pytest.mark.parametrize("train_type", MODERN)
+def test_losses_of_modern_are_the_plain_formulas(train_type, batch):
+    recipe, method = recipes.get("modern-full"), methods.get(train_type)
+    student, _ = trained_and_plain("corrected")
+    outputs: Outputs = student(batch["images"])
+    labels = torch.nn.functional.one_hot(batch["labels"], CLASSES).double()
+    if not method.is_per_image:  # only these are trained on mixed images
+        labels = 0.7 * labels + 0.3 * labels.flip(0)
+    signal = None if method.signal == "nothing" else batch[method.signal]
+    found = method.loss(student, outputs, labels if not method.is_per_image else batch["labels"], signal, recipe)
+    projected = student.cluster_projection(outputs.embedding)
+    cosines = plain.cosines(projected, batch["prototypes" if train_type == "embed-KD" else "embeddings"])
+    second = MODERN[train_type](outputs.logits, labels, cosines, batch["scores"])
+    torch.testing.assert_close(found["loss"], plain.soft_cross_entropy(outputs.logits, labels) + second)
+
+
+def test_the_nd_term_of_a_mixed_target_is_the_mixture_of_its_classes(batch):
+    method, recipe = methods.get("embed-KD-nd"), recipes.get("modern-full")
+    student, _ = trained_and_plain("corrected")
+    outputs, prototypes = student(batch["images"]), batch["prototypes"]
+    ones = torch.nn.functional.one_hot(batch["labels"], CLASSES).double()
+
+    def term(labels):
+        return method.loss(student, outputs, labels, prototypes, recipe)["direction"]
+
+    torch.testing.assert_close(term(ones), term(batch["labels"]))
+    mixed = 0.7 * term(batch["labels"]) + 0.3 * term(batch["labels"].flip(0))
+    torch.testing.assert_close(term(0.7 * ones + 0.3 * ones.flip(0)), mixed)

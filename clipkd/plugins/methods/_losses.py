@@ -14,11 +14,14 @@ from clipkd.plugins.students._heads import Outputs, ProjectionHead
 
 
 def total(outputs: Outputs, labels: Tensor, recipe: Recipe, **terms: Tensor) -> Losses:
-    """Return CE(s, y) + w * each of the terms as `loss`, and its parts by their names."""
+    """Return CE(s, y) + w * each of the terms as `loss`, and its parts by their names.
+
+    Labels: class numbers [B], or shares of the classes [B, C].
+    """
     parts = {"classification": classification(outputs.logits, labels, recipe), **terms}
     loss = parts["classification"]
-    for term in terms.values():
-        loss = loss + recipe.distillation_weight * term
+    for name, term in terms.items():
+        loss = loss + recipe.weight(name) * term
     return {"loss": loss, **parts}
 
 
@@ -45,9 +48,28 @@ def distillation(logits: Tensor, teacher_logits: Tensor, recipe: Recipe) -> Tens
     if recipe.distillation == "soft-cross-entropy":
         return F.cross_entropy(scores(logits, recipe), teacher_logits.softmax(dim=1))
     temperature = recipe.temperature
+    if recipe.standardised:
+        logits, teacher_logits = standardised(logits), standardised(teacher_logits)
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Return class scores [B, C] with mean 0 and deviation 1 in each row (S. Sun et al., arXiv 2403.01427, eq. 11)."""
+    return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True) + 1e-7)
+
+
+def cosine_distance(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    """Return the mean of 1 - cos over a batch's embeddings [B, W] and their teacher vectors [B, D]."""
+    return (1 - F.cosine_similarity(*projected(student, embedding, targets, recipe))).mean()
+
+
+def of_class(values: Tensor, labels: Tensor) -> Tensor:
+    """Return of values [B, C] each image's class's one [B]; of shares [B, C], the sum of all times their shares."""
+    if labels.ndim == 1:
+        return values.gather(1, labels[:, None])[:, 0]
+    return (values * labels).sum(dim=1)
 
 
 def projected(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:

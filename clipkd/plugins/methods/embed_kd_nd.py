@@ -19,10 +19,10 @@ class EmbedKDNormDirection(Method):
 
         flat = signal.reshape(-1, signal.shape[-1])
         embedding, targets = losses.projected(student, outputs.embedding, flat, recipe)
-        targets = targets.view(len(signal), -1, targets.shape[-1])[labels]
-        along = (embedding[:, None] * normalize(targets, dim=-1)).sum(dim=-1)
-        longer = embedding.norm(dim=-1)[:, None].maximum(targets.norm(dim=-1))
-        return losses.total(outputs, labels, recipe, direction=WEIGHT * (1 - along / longer).mean())
+        along = embedding @ normalize(targets, dim=1).T
+        longer = embedding.norm(dim=1)[:, None].maximum(targets.norm(dim=1))
+        each = (1 - along / longer).view(len(labels), len(signal), -1).mean(dim=2)
+        return losses.total(outputs, labels, recipe, direction=WEIGHT * losses.of_class(each, labels).mean())
 
 
 SPEC = EmbedKDNormDirection(

@@ -9,12 +9,9 @@ class FeatureKD(Method):
     (https://arxiv.org/abs/2307.12732), whose eq. 4 squares it (`feature-KD-mse`)."""
 
     def loss(self, student, outputs, labels, signal, recipe):
-        from torch.nn.functional import cosine_similarity
-
         from clipkd.plugins.methods import _losses as losses
 
-        embedding, targets = losses.projected(student, outputs.embedding, signal, recipe)
-        feature = (1 - cosine_similarity(embedding, targets)).mean()
+        feature = losses.cosine_distance(student, outputs.embedding, signal, recipe)
         return losses.total(outputs, labels, recipe, feature=feature)
 
 

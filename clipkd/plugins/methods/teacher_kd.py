@@ -11,7 +11,10 @@ class TeacherKD(Method):
 
         similarity = losses.similarity(student, outputs.embedding, signal, recipe)
         contrastive = losses.contrastive(similarity, losses.batch_targets(labels, recipe))
-        return losses.total(outputs, labels, recipe, contrastive=contrastive)
+        terms = {"contrastive": contrastive}
+        if recipe.adds_feature:
+            terms["feature"] = losses.cosine_distance(student, outputs.embedding, signal, recipe)
+        return losses.total(outputs, labels, recipe, **terms)
 
 
 SPEC = TeacherKD(name="teacher-KD", title="CLIP-Teacher-KD", signal="embeddings")

@@ -6,10 +6,14 @@ existing recipe under a new name.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from clipkd.core.registry import find, specs
+
+Strength = Literal["flip", "crop", "randaugment", "full"]
+STRENGTHS: tuple[Strength, ...] = ("flip", "crop", "randaugment", "full")
+"""Augmentations, each with all that those before it do."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,41 @@ class Recipe:
     """Bumped by hand when a numerical change to this recipe must run its students again."""
     drop_path: float = 0.0
     """Share of images for which a residual branch is left out in training: in the last block; from 0 in the first."""
+
+    augment: Strength | Literal["auto"] = "flip"
+    """What is done to training images. `crop`: RandomResizedCrop of 80 to 100 % of the area. `randaugment`: two of 15
+    operations. `full`: random erasing, mixup or cutmix, label smoothing and drop path too. `auto`: see `strength`."""
+    warmup_start: float = 0.0
+    """Share of the learning rate at which its linear rise begins."""
+    floor: float = 0.0
+    """Share of the learning rate at which the cosine ends."""
+    cooldown_fraction: float = 0.0
+    """Share of all steps, at the end, at that lowest learning rate."""
+    standardised: bool = False
+    """Teachers' embeddings get mean 0 and deviation 1 in each dimension, over the store; class scores, teacher's and
+    student's, over the classes of an image (S. Sun et al., https://arxiv.org/abs/2403.01427)."""
+    scores_weight: float | None = None
+    """Of `vanilla`'s term; None: w."""
+    feature_weight: float | None = None
+    """Of `feature-KD`'s term; None: w."""
+    adds_feature: bool = False
+    """`teacher-KD`: with `feature-KD`'s term too."""
+
+    def weight(self, term: str) -> float:
+        """Return the weight of a term of a loss, by its name."""
+        own = {"distillation": self.scores_weight, "feature": self.feature_weight}.get(term)
+        return self.distillation_weight if own is None else own
+
+    def shows_unstored(self, crops: bool) -> bool:
+        """Return whether students see views that no store can hold; `crops`: the dataset itself is cropped at random.
+
+        Such a dataset's own crops can be stored and replayed.
+        """
+        return self.augment not in ({"flip", "crop"} if crops else {"flip"})
+
+    def of_strength(self, strength: Strength) -> Recipe:
+        """Return the recipe at a strength of augmentation; drop path belongs to the full one."""
+        return replace(self, augment=strength, drop_path=self.drop_path if strength == "full" else 0.0)
 
     def switches(self) -> dict[str, Any]:
         """Return every switch, as it is written to a run's config.yaml.
