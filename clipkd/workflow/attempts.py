@@ -19,23 +19,24 @@ KILLED_WITHIN = re.compile(r"was killed by SIGKILL|^MemoryError", re.MULTILINE)
 """One of the processes of a command that goes on; Python's own word for it."""
 
 
-def memory_mb(usual: int, log: Path) -> int:
+def memory_mb(usual: int, log: Path, attempt: int = MOST) -> int:
     """Return the memory that a job asks for: its usual one, and as much again for each attempt that was killed.
 
     Args:
         usual: megabytes.
         log: of the job; those of its attempts lie beside it.
+        attempt: Snakemake's, from 1. The logs before those of this many attempts are of earlier, successful jobs.
     """
-    return usual * min(MOST, 1 + killed(log))
+    return usual * min(MOST, 1 + killed(log, attempt - 1))
 
 
-def killed(log: Path) -> int:
-    """Return how many earlier attempts at a job were killed without a word."""
+def killed(log: Path, failed: int) -> int:
+    """Return how many of the last attempts at a job, which failed, were killed without a word."""
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in attempts(log)]
     jobs = [match[1] if (match := JOB.search(text)) else None for text in texts]
-    # A job that SLURM has put back into the queue was not killed for its memory: its next attempt has the same number.
-    requeued = [job is not None and job == later for job, later in pairwise([*jobs, None])]
-    return sum(was_killed(text) for text, is_requeued in zip(texts, requeued, strict=True) if not is_requeued)
+    # A job that SLURM has put back into the queue has not failed: its next attempt has the same number.
+    ends = [text for text, (job, later) in zip(texts, pairwise([*jobs, None]), strict=True) if not job or job != later]
+    return sum(map(was_killed, ends[len(ends) - min(failed, len(ends)) :]))
 
 
 def attempts(log: Path) -> list[Path]:

@@ -92,11 +92,7 @@ class Cluster:
 
     def run(self, *command: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
         """Run a command in the cluster; return what it said, or raise RuntimeError with it."""
-        options = {"capture_output": True, "text": True, "timeout": 60} | options
-        answer = subprocess.run(self.inside(*command), check=False, **options)
-        if check and answer.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed: {answer.stderr or answer.stdout}")
-        return answer
+        return told(*self.inside(*command), check=check, **options)
 
     def last_lines(self, count: int = 15) -> str:
         """Return the ends of the daemons' logs."""
@@ -258,12 +254,12 @@ class Cluster:
     def start_accounting(self) -> None:
         """Start a database and slurmdbd, and register the cluster."""
         data, run = self.root / "database", self.root / "run"
+        environment = os.environ | {"TMPDIR": str(self.root.parent)}  # the database's user must write there
         sock = run / "database.sock"
         if not data.exists():
             data.mkdir()
             shutil.chown(data, "mysql")
-            command = ["mariadb-install-db", "--user=mysql", f"--datadir={data}", "--skip-test-db"]
-            subprocess.run(command, check=True, capture_output=True)
+            told("mariadb-install-db", "--user=mysql", f"--datadir={data}", "--skip-test-db", env=environment)
         run.chmod(0o777)
         log = self.root / "log/database.log"
         log.touch()
@@ -272,13 +268,14 @@ class Cluster:
             ["mariadbd", "--no-defaults", "--user=mysql", f"--datadir={data}", f"--socket={sock}", "--skip-networking",
              f"--pid-file={run}/mariadbd.pid", f"--log-error={log}", "--innodb-buffer-pool-size=64M"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env=environment,
         )  # fmt: skip
         wait_for(lambda: succeeds(["mariadb-admin", f"--socket={sock}", "ping"]), "the database")
         make = (
             "create database if not exists slurm; create user if not exists 'slurm'@'localhost' identified by 'slurm'; "
             "grant all on slurm.* to 'slurm'@'localhost'"
         )
-        subprocess.run(["mariadb", f"--socket={sock}", "-e", make], check=True, capture_output=True)
+        told("mariadb", f"--socket={sock}", "-e", make)
         settings = {
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={run}/munge.sock",
@@ -372,6 +369,15 @@ def kill_tree(pid: int) -> None:
         return
     for child in below:
         kill_tree(child)
+
+
+def told(*command: str, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
+    """Run a command; return what it said, or raise RuntimeError with it."""
+    options = {"capture_output": True, "text": True, "timeout": 60} | options
+    answer = subprocess.run(command, check=False, **options)
+    if check and answer.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {answer.stderr or answer.stdout}")
+    return answer
 
 
 def succeeds(command: list[str]) -> bool:

@@ -147,7 +147,7 @@ def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
     assert "left out" not in said
 
 
-def test_on_a_cluster_what_is_here_is_packed_by_a_job_and_memory_grows_where_an_attempt_was_killed(tmp_path):
+def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
     project = copy_workflow(tmp_path)
     (project / "birds/train").mkdir(parents=True)
     (project / "mini.yaml").write_text(MINI.replace("[digits]", "[digits, birds]").replace("[0, 1]", "[0]"))
@@ -171,11 +171,12 @@ def test_on_a_cluster_what_is_here_is_packed_by_a_job_and_memory_grows_where_an_
         r"^localrules:\n((?:    \w+,\n)+)", (project / "workflow/rules/cluster.smk").read_text(), re.MULTILINE
     )
     assert local[1].split() == ["download,", "fetch,", "resolve,"]
-    one, other = memory()
-    assert memory() == {one: "8000", other: "8000"}
-    (project / one).parent.mkdir(parents=True)
-    (project / one).with_suffix(".attempt1.log").write_text("attempt 1 on n1, SLURM job 7\nepoch 1/3\n")
-    assert memory() == {one: "16000", other: "8000"}
+    assert {*memory().values()} == {"8000"}
+    # An earlier job's log: only a retry looks at those of the attempts before it (tests/slurm).
+    one = project / next(iter(memory()))
+    one.parent.mkdir(parents=True)
+    one.with_suffix(".attempt1.log").write_text("attempt 1 on n1, SLURM job 7\nepoch 1/3\n")
+    assert {*memory().values()} == {"8000"}
 
 
 def test_a_bad_config_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:

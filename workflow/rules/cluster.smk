@@ -45,11 +45,11 @@ WORST = [False]
 def memory(rule, usual):
     """Return what gives the megabytes of a rule's jobs: more only after an attempt that was killed."""
 
-    def asked(wildcards):
+    def asked(wildcards, attempt):
         if WORST[0]:
             return attempts.MOST * usual
         log = apply_wildcards(workflow.get_rule(rule).log[0], wildcards)
-        return attempts.memory_mb(usual, Path(log))
+        return attempts.memory_mb(usual, Path(log), attempt)
 
     return asked
 
