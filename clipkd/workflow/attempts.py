@@ -19,7 +19,7 @@ KILLED_WITHIN = re.compile(r"was killed by SIGKILL|^MemoryError", re.MULTILINE)
 """One of the processes of a command that goes on; Python's own word for it."""
 
 
-def memory_mb(usual: int, log: Path, attempt: int = MOST) -> int:
+def memory_mb(usual: int, log: Path, attempt: int) -> int:
     """Return the memory that a job asks for: its usual one, and as much again for each attempt that was killed.
 
     Args:
