@@ -40,6 +40,9 @@ class OwnHead:
 def own_head_of(folder: Path, spec: TeacherSpec) -> OwnHead | None:
     """Return the classifier in a fetched checkpoint's folder; None where it has none."""
     config = read_json(folder / "config.json")
+    if isinstance(config.get("clipkd"), dict):
+        kept = tuple(config["clipkd"]["classes"])
+        return OwnHead(len(kept), kept, spec.output == "pooled")
     if "pretrained_cfg" in config:
         return head_of_library(config, spec)
     with safe_open(folder / WEIGHTS, framework="np") as weights:

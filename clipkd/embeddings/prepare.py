@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkd.core.artifacts import MANIFEST, Artifact
@@ -14,7 +15,7 @@ from clipkd.core.errors import InputError
 from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
-from clipkd.plugins.teachers import TeacherSpec, TrainedTeacher
+from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
 
@@ -49,18 +50,32 @@ def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None)
     write_thumbnails(dataset(spec, layout, source), side, folder, identity)
 
 
-def teacher(spec: TeacherSpec, layout: Layout, device: torch.device) -> None:
-    """Fetch a teacher's checkpoint, or train it where the workflow itself is its source."""
+def teacher(spec: TeacherSpec, layout: Layout, device: torch.device, source: str | None = None) -> None:
+    """Fetch a teacher's checkpoint, or train it where the workflow itself is its source.
+
+    Args:
+        spec: the teacher.
+        layout: where data lie.
+        device: where it is trained.
+        source: where the images lie that it is trained on, if not at the official place.
+    """
     folder = layout.teacher(spec)
     if spec.is_imported:
         raise InputError(f"teacher '{spec.name}' has no model, only embeddings: `clipkd extract` imports them")
-    if (folder / MANIFEST).exists():
+    if isinstance(spec, StudentTeacher):
+        student_teacher(spec, folder)
+    elif (folder / MANIFEST).exists():
         return
-    if isinstance(spec, TrainedTeacher):
+    elif isinstance(spec, TrainedTeacher):
         from clipkd.embeddings.train_teacher import train_teacher
         from clipkd.plugins import datasets
 
         train_teacher(spec, dataset(datasets.get(spec.dataset), layout, None), folder, device)
+    elif isinstance(spec, TrainedCNN):
+        from clipkd.embeddings.train_cnn import train_cnn
+        from clipkd.plugins import datasets
+
+        train_cnn(spec, dataset(datasets.get(spec.dataset, source), layout, source), folder, device)
     else:
         from clipkd.embeddings.teacher_checkpoint import fetch
 
@@ -80,6 +95,21 @@ def trial(spec: TeacherSpec, checkpoint: Artifact) -> None:
         from clipkd.embeddings.teacher import encoder_of
 
         encoder_of(replace(spec, output=spec.any_output), checkpoint, cpu, is_float32=False)
+
+
+def source_of(spec: TeacherSpec, shown: DatasetSpec, source: str | None) -> str | None:
+    """Return where the images lie that a teacher is trained on, where they are those that it is shown."""
+    return source if getattr(spec, "dataset", "") == shown.name else None
+
+
+def student_teacher(spec: StudentTeacher, folder: Path) -> None:
+    """Copy a trained student from its run or export; a run that was trained again must have given the same one."""
+    from clipkd.embeddings.student_teacher import bring, refuse_retrained
+
+    if (folder / MANIFEST).exists():
+        refuse_retrained(spec, folder)
+    else:
+        bring(spec, folder)
 
 
 def embeddings(
@@ -112,7 +142,7 @@ def embeddings(
     from clipkd.embeddings.teacher import load
 
     images = dataset(store.dataset, layout, source)
-    teacher(store.teacher, layout, device)
+    teacher(store.teacher, layout, device, source_of(store.teacher, store.dataset, source))
     if store.views.sample is None and store.teacher.brings_head(store.dataset.name):
         # A classifier of other classes is refused before anything is computed.
         own = own_head_of(layout.teacher(store.teacher), store.teacher)
@@ -164,7 +194,7 @@ def signal_of(cell: Cell, layout: Layout, device: torch.device, batch_size: int)
     source = cell.source
     signal, where = cell.method.signal, cell.teacher_source
     if where in {"live", "lazy"} and cell.teacher_spec is not None:
-        teacher(cell.teacher_spec, layout, device)
+        teacher(cell.teacher_spec, layout, device, source_of(cell.teacher_spec, cell.dataset_spec, source))
     if signal == "prototypes":
         store = layout.sample_embeddings(cell)
         embeddings(store, layout, source, device, batch_size)

@@ -126,7 +126,9 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Teach
 def encoder_of(spec: TeacherSpec, artifact: Artifact, device: torch.device, is_float32: bool) -> Encoder:
     """Load the encoder of a checkpoint with the library that its config.json is of; raises as `load`."""
     config = read_json(artifact.file("config.json"))
-    if is_timm(config):
+    if "clipkd" in config:
+        from clipkd.embeddings.student_teacher import encoder
+    elif is_timm(config):
         from clipkd.embeddings.timm_encoder import encoder
     elif "torchvision" in config:
         from clipkd.embeddings.torchvision_encoder import encoder

@@ -19,9 +19,9 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.data.image_files import read_images
 from clipkd.data.preprocessing import Picture, Preprocessing
 from clipkd.export.files import CONFIG, DISTILLATION, EXPORT, WEIGHTS
-from clipkd.export.timm_names import from_timm
 from clipkd.plugins import students
 from clipkd.plugins.students._heads import Outputs
+from clipkd.plugins.students._timm_names import from_timm
 from clipkd.runs.correct import CORRECT
 from clipkd.runs.folder import load_student
 from clipkd.runs.load_student import student_from

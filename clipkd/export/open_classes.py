@@ -25,9 +25,9 @@ from clipkd.embeddings.text import load_text
 from clipkd.plugins import methods, prototype_forms, recipes, students, teachers
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Heads, Outputs
+from clipkd.plugins.students._saved import student_from
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.runs.folder import STUDENT, load_student
-from clipkd.runs.load_student import student_from
 from clipkd.runs.nearest_prototype import similarities
 from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.cells import NO_TEACHER

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from clipkd.core import device
 from clipkd.core.artifacts import (
@@ -39,6 +38,7 @@ from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.lock import acquire
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
+from clipkd.plugins.students._saved import State
 from clipkd.runs.correct import CORRECT, packed
 from clipkd.runs.record import COST, ENVIRONMENT, FAILED, HISTORY, KIND, METRICS, RESUME, RunRecord
 from clipkd.runs.unfinished import Checkpoints
@@ -47,7 +47,6 @@ CONFIG, STUDENT = "config.yaml", "student.safetensors"
 ELSEWHERE = "student"
 """The fact of a run's manifest that says size and sha256 of a student that is saved outside its folder."""
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
-State = dict[str, Tensor]
 
 
 class RunFolder:

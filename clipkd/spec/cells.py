@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import fingerprint
 from clipkd.plugins import datasets, methods, recipes, students, teachers
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.methods import Method
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
-from clipkd.plugins.teachers import SeveralTeachers, TeacherSpec
+from clipkd.plugins.teachers import SeveralTeachers, TeacherSpec, TrainedCNN
 from clipkd.spec.settings import Block, Config, TeacherSource
 
 NO_TEACHER = "none"
@@ -152,12 +153,26 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
             yield checked(cell)
             continue
         for name in block.teachers:
-            teacher = config.resolved(name)
+            teacher = trained_on(config.resolved(name), spec.name, config)
             reason = teachers.get(teacher).available
             if reason:
                 left_out[reason] = None
             else:
                 yield checked(replace(cell, teacher=teacher_name(teacher)))
+
+
+def trained_on(name: str, dataset: str, config: Config) -> str:
+    """Return a teacher's name with the dataset that it is trained on: that of the cell, where it names no other."""
+    members = []
+    for member in teachers.split(name):
+        spec = teachers.get(member)
+        if isinstance(spec, TrainedCNN):
+            on = spec.dataset or dataset
+            source = config.source(on)
+            data = fingerprint(datasets.get(on, source).identity()) if source else ""
+            member = member if spec.name in teachers.names() else teachers.on_dataset(member, on, data)
+        members.append(member)
+    return "+".join(members)
 
 
 def teacher_name(name: str) -> str:

@@ -21,7 +21,7 @@ from clipkd.core.artifacts import MANIFEST, read_json
 from clipkd.core.errors import InputError, nearest
 from clipkd.plugins import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.plugins.teachers import TeacherSpec
-from clipkd.spec import class_names
+from clipkd.spec import chains, class_names
 from clipkd.spec.settings import Block, Config
 from clipkd.spec.yaml_source import Key, YamlSource, meant, no_secret, short, spelled
 
@@ -74,6 +74,12 @@ def load(paths: list[Path], overrides: dict[str, Any] | None = None, data: Path 
         check({"grid": [ANY]} | values, complaint)  # a part of a config needs no grid of its own
         merge(merged, values)
     config = check(merged, lambda key, message: InputError(f"the merged config: {spelled(key)}: {message}"))
+
+    def of_teacher(name: str, message: str) -> InputError:
+        complaint = next(complaint for values, complaint in reversed(parts) if name in values.get("teachers", {}))
+        return complaint(("teachers", name), message)
+
+    config = chains.pinned(config, of_teacher)
     for values, complaint in parts:
         check_names(values, config, complaint)
         if data is not None:

@@ -29,6 +29,9 @@ from clipkd.spec.views import (
     replay_views,
 )
 
+RUNS = Path("results/runs")
+"""Where the workflow's runs lie."""
+
 
 @dataclass(frozen=True)
 class Embeddings:

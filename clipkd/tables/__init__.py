@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.core.artifacts import write_text
-from clipkd.spec.cells import expand
+from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.tables.results import Results, values

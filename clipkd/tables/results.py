@@ -12,7 +12,8 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.finished import FinishedRun, read_failure, read_run
 from clipkd.runs.record import METRICS
-from clipkd.spec.cells import NO_TEACHER, Cell, expand
+from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.spec.chains import expand
 from clipkd.spec.config import resolved
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config

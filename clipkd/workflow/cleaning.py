@@ -13,7 +13,8 @@ from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.lock import acquire
 from clipkd.runs.record import FAILED, METRICS, RESUME
-from clipkd.spec.cells import Cell, expand
+from clipkd.spec.cells import Cell
+from clipkd.spec.chains import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import list_of, written_before

@@ -17,7 +17,7 @@ from pathlib import Path
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.environment import without_secrets
 from clipkd.core.errors import InputError
-from clipkd.spec.cells import expand
+from clipkd.spec.chains import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.workflow.checks import Findings

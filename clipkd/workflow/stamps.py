@@ -28,10 +28,9 @@ from clipkd.core.progress import say
 from clipkd.runs.record import KIND, METRICS, RESUME
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import agree, run_identity
-from clipkd.spec.layout import Layout
+from clipkd.spec.layout import RUNS, Layout
 from clipkd.spec.settings import Config
 
-RUNS = Path("results/runs")
 PREFIX = ".done-"
 DELETING = Path(".snakemake/clipkd-deleting")
 """Lists the stamps that were there when `--delete-all-output` was given."""

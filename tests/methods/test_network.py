@@ -11,8 +11,8 @@ from clipkd.core.errors import InputError
 from clipkd.plugins import recipes, students
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students import _vit as network
+from clipkd.plugins.students._saved import student_from
 from clipkd.plugins.students._vit import Student, build_student
-from clipkd.runs.load_student import student_from
 from tests.methods import plain
 
 

@@ -16,11 +16,11 @@ from clipkd.embeddings import prepare
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import recipes, teachers
 from clipkd.plugins.students import StudentSpec
+from clipkd.plugins.students._saved import student_from
 from clipkd.plugins.students._vit import build_student
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job, open_teacher_targets
-from clipkd.runs.load_student import student_from
 from clipkd.runs.objective import objective
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell, checked, expand

@@ -12,10 +12,11 @@ from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it)
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins import datasets, methods, recipes, students
+from clipkd.plugins.students._saved import student_from
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
-from clipkd.runs.load_student import evaluate_file, student_from
+from clipkd.runs.load_student import evaluate_file
 from clipkd.runs.objective import objective
 from clipkd.runs.optimiser import adamw
 from clipkd.runs.run import Run

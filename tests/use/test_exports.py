@@ -100,7 +100,7 @@ def test_onnx_without_images_to_check_on_is_refused(here, run_folder, tmp_path, 
 )  # fmt: skip
 def test_weights_go_to_timm_and_back(name) -> None:
     """timm's own model gives the student's scores; what only distillation uses is kept."""
-    from clipkd.export.timm_names import from_timm, timm_form, to_timm, whole
+    from clipkd.plugins.students._timm_names import from_timm, timm_form, to_timm, whole
 
     spec = students.get(name)
     student = spec.network(5, 7, "student", learnable_scale=True).eval()

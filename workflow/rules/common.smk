@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from clipkd.spec import cells
+from clipkd.spec import chains
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.report import figures
 from clipkd import tables
@@ -40,7 +40,7 @@ def read_config():
 
 try:
     CONFIG = read_config()
-    CELLS, LEFT_OUT = cells.expand(CONFIG)
+    CELLS, LEFT_OUT = chains.expand(CONFIG)
 except ClipkdError as error:
     raise WorkflowError(str(error)) from None
 

@@ -20,7 +20,7 @@ rule fetch:
     priority: 10
     threads: 1
     params:
-        teacher=teacher_name,
+        teacher=fetch_flags,
     shell:
         "exec clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2>> $(new_log {log:q})"
 

@@ -6,6 +6,16 @@ def source_flag(wildcards):
     return flags.source_flags(CONFIG, wildcards.dataset)
 
 
+def fetch_flags(wildcards):
+    """Return what brings a teacher: its name, and where the images lie that it is trained on."""
+    name = teacher_name(wildcards)
+    spec = teachers.get(name)
+    source = (
+        flags.source_flags(CONFIG, spec.dataset) if isinstance(spec, TrainedCNN) else []
+    )
+    return [name, *source] if source else name
+
+
 def extract_flags(wildcards):
     cell, views = STORES[STORE.format(**wildcards)]
     return flags.extract_flags(CONFIG, cell, views)

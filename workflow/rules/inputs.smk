@@ -3,7 +3,7 @@ from functools import cache
 
 from clipkd.core.artifacts import read_manifest
 from clipkd.embeddings.zero_shot import asked as zero_shot_store
-from clipkd.plugins.teachers import TrainedTeacher
+from clipkd.plugins.teachers import StudentTeacher, TrainedCNN, TrainedTeacher
 
 
 def thumbnails_inputs(wildcards):
@@ -64,12 +64,25 @@ def tracked(wildcards):
 
 
 def teacher_inputs(wildcards):
-    """Return what a teacher's checkpoint is made from: its dataset, where the workflow trains it."""
+    """Return what a teacher's checkpoint is made from: its dataset or its run, where the workflow trains it."""
     spec = teachers.get(teacher_name(wildcards))
-    if not isinstance(spec, TrainedTeacher):
+    if isinstance(spec, StudentTeacher) and spec.settings:
+        return run_of(spec, wildcards)
+    if not isinstance(spec, TrainedTeacher | TrainedCNN):
         return []
     output = "data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards)
-    return origin(output, LAYOUT.dataset(datasets.get(spec.dataset)))
+    return origin(output, LAYOUT.dataset(dataset_of(spec.dataset)))
+
+
+def run_of(spec, wildcards):
+    """Return the stamp of the run whose student is a teacher; where the teacher is there already, without a wish."""
+    folder = Path("data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards))
+    (stamp,) = (
+        stamp
+        for stamp, job in JOBS.items()
+        if any(cell.folder == spec.run for cell in job.cells)
+    )
+    return before_update(ancient(stamp)) if folder.exists() else ancient(stamp)
 
 
 def pixels_inputs(cell):

@@ -9,7 +9,8 @@ from pathlib import Path
 from clipkd.core.artifacts import MANIFEST
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings.prepare import stale_sources
-from clipkd.spec.cells import Cell, expand, has_imported
+from clipkd.spec.cells import Cell, has_imported
+from clipkd.spec.chains import expand
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{options.student_path} does not say what it was trained on: give --dataset")
     spec = dataset_of(options, options.dataset_name)
     student, recipe = students.get(options.student or "base-32"), recipes.get(options.recipe or "corrected")
-    from clipkd.runs.load_student import Misfit, evaluate_file
+    from clipkd.plugins.students._saved import Misfit
+    from clipkd.runs.load_student import evaluate_file
 
     device = device_of(options)
     dataset = open_dataset(spec, layout_of(options).dataset(spec))

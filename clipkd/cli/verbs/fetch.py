@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(spec.available)
     layout, device = layout_of(options), device_of(options)
     for one in spec.members:
-        prepare.teacher(one, layout, device)
+        prepare.teacher(one, layout, device, options.dataset_source)
 
 
 def fetch_student(name: str) -> None:

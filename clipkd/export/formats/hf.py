@@ -31,7 +31,7 @@ class HuggingFace(Format):
 
     def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
         from clipkd.export.model_card import card
-        from clipkd.export.timm_names import to_timm
+        from clipkd.plugins.students._timm_names import to_timm
         from clipkd.runs.folder import save_student
 
         spec = students.rebuilt(source.description["student"])
@@ -47,7 +47,7 @@ class HuggingFace(Format):
 
 def config(model: Model, spec: students.NetworkSpec) -> dict[str, Any]:
     """Return the keys of config.json from which timm and transformers build the model and its preprocessing."""
-    from clipkd.export.timm_names import timm_form
+    from clipkd.plugins.students._timm_names import timm_form
 
     form, classes = timm_form(spec), len(model.names)
     steps = model.preprocessing

@@ -14,12 +14,13 @@ from typing import Any
 
 from clipkd.core.errors import InputError, nearest
 from clipkd.core.hub import HUB_ID
+from clipkd.plugins.teachers._cnn import TrainedCNN, on_dataset, trained_cnn
 from clipkd.plugins.teachers._folder import FolderTeacher, files_in, from_folder, in_folder, nested_processor
 from clipkd.plugins.teachers._hub import LOCK, HubTeacher, lock, on_hub
 from clipkd.plugins.teachers._imported import ImportedTeacher, imported
 from clipkd.plugins.teachers._known import known, names
 from clipkd.plugins.teachers._library import LibraryTeacher, of_library
-from clipkd.plugins.teachers._names import ALIAS, HEADS, checkpoint_of, head_in, options_of, parsed, resolved, split
+from clipkd.plugins.teachers._names import ALIAS, HEADS, RUN, checkpoint_of, head_in, options_of, parsed, resolved, split
 from clipkd.plugins.teachers._spec import (
     FILES,
     NESTED_PROCESSOR,
@@ -32,6 +33,7 @@ from clipkd.plugins.teachers._spec import (
     giving,
     is_timm,
 )
+from clipkd.plugins.teachers._student import StudentTeacher, student
 from clipkd.plugins.teachers._trained import TrainedTeacher
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "NESTED_PROCESSOR",
     "OUTPUTS",
     "PROCESSOR",
+    "RUN",
     "TEXT_FILES",
     "FolderTeacher",
     "HubTeacher",
@@ -48,7 +51,9 @@ __all__ = [
     "LibraryTeacher",
     "Output",
     "SeveralTeachers",
+    "StudentTeacher",
     "TeacherSpec",
+    "TrainedCNN",
     "TrainedTeacher",
     "checkpoint_of",
     "files_in",
@@ -59,13 +64,15 @@ __all__ = [
     "lock",
     "names",
     "nested_processor",
+    "on_dataset",
+    "parsed",
     "resolved",
     "split",
 ]
 
 WEIGHT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 """How one of several teachers' weights is written: it is a part of names."""
-KINDS = (imported, of_library, known, on_hub, in_folder)
+KINDS = (imported, student, trained_cnn, of_library, known, on_hub, in_folder)
 """Each takes WHERE and OUTPUT (None: the kind's own choice) and returns the teacher, or None where WHERE is none of
 its names. The first that takes a name has it."""
 
@@ -119,7 +126,8 @@ def get_one(name: str) -> TeacherSpec:
             f"teacher '{name}': '{output}' is not one of {', '.join(OUTPUTS)}{nearest(output, OUTPUTS)} "
             "(after the colon stands what is taken of the checkpoint)"
         )
-    spec = replace(found(where, output or None), head=head_in(name))
+    spec = found(where, output or None)
+    spec = replace(spec, head=head_in(name) or spec.head)
     if spec.head and (spec.reads_names or spec.is_imported):
         what = "a text tower has" if spec.reads_names else "embeddings without a model have"
         raise InputError(f"teacher '{name}': {what} no classifier; leave head out")

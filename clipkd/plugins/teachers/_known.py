@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipkd.core.errors import InputError
 from clipkd.core.registry import specs
+from clipkd.plugins.teachers._cnn import TrainedCNN
 from clipkd.plugins.teachers._hub import pinned
 from clipkd.plugins.teachers._names import is_folder
 from clipkd.plugins.teachers._spec import FILES, Output, TeacherSpec, giving
@@ -25,9 +26,9 @@ def known(where: str, output: Output | None) -> TeacherSpec | None:
     for spec in specs(PACKAGE).values():
         if where.lower() in {spec.name.lower(), getattr(spec, "hub_id", spec.name).lower()}:
             refuse_two_meanings(where, spec)
-            if output == "text" and isinstance(spec, TrainedTeacher):
+            if output == "text" and isinstance(spec, TrainedTeacher | TrainedCNN):
                 raise InputError(f"teacher '{spec.name}:text': it is trained here on images and has no text tower")
-            return giving(pinned(spec), output or "cls")
+            return giving(pinned(spec), output or spec.output)
     return None
 
 

@@ -17,8 +17,12 @@ COMBINED = ("weights", "standardise")
 """Options of several teachers, after `A+B?`."""
 LIBRARY = re.compile(r"(timm|torchvision):")
 """How WHERE begins that is a model of a library, with a file of weights."""
+TRAINED = "trained:"
+"""How WHERE begins that is a model which the workflow trains."""
 ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
+RUN = re.compile(r"run:([a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+-]+/[A-Za-z-]+/seed\d+)(?:@([0-9a-f]{16}))?")
+"""A run of the grid by its folder, and the fingerprint of its settings."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
 """What it may say."""
 HEAD = re.compile(r"[?&]head=([^?&+]*)$")
@@ -28,15 +32,18 @@ HEAD = re.compile(r"[?&]head=([^?&+]*)$")
 def parsed(name: str) -> tuple[str, str, str]:
     """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT][?head=own]`, "" where one is left out."""
     name = HEAD.sub("", name)
-    if is_folder(name) or name.startswith(IMPORTED):
+    if is_folder(name) or name.startswith((IMPORTED, TRAINED)):
         return "", name, ""
     if LIBRARY.match(name):
         return "", *parsed_library(name)
     alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
-    if rest.startswith(IMPORTED):
+    if rest.startswith((IMPORTED, TRAINED)):
         return alias, rest, ""
     if LIBRARY.match(rest):
         return alias, *parsed_library(rest)
+    if rest.startswith("run:"):
+        run, _, output = rest.removeprefix("run:").partition(":")
+        return alias, f"run:{run}", output
     where, _, output = rest.rpartition(":")
     return (alias, rest, "") if not where or is_folder(rest) else (alias, where, output)
 
@@ -97,12 +104,12 @@ def split(name: str) -> list[str]:
 
 
 def names_folder(name: str) -> bool:
-    """Return whether `name` names one folder, or one file of embeddings or of weights."""
+    """Return whether `name` names one folder, one file of embeddings or of weights, or one run."""
     _, where, output = parsed(name)
     if where.startswith(IMPORTED):
         return os.path.exists(expanduser(where.removeprefix(IMPORTED)))
     is_file = bool(LIBRARY.match(where)) and Path(expanduser(file_of(where))).is_file()
-    return output in ("", *OUTPUTS) and (is_folder(where) or is_file)
+    return output in ("", *OUTPUTS) and (is_folder(where) or is_file or bool(RUN.fullmatch(where)))
 
 
 def is_folder(name: str) -> bool:

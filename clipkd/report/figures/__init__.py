@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from clipkd.spec.cells import expand
+from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.results import accuracy_cells, teacher_names, values, where
 

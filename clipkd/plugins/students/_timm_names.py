@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from clipkd.plugins.students import NetworkSpec, StudentSpec, TimmSpec
-from clipkd.runs.folder import State
+from clipkd.plugins.students._saved import State
 
 DISTILLATION = ("cluster_projection", "logit_scale")
 """Parameters that only training uses; a classifier of timm has no place for them."""

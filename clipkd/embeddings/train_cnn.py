@@ -1,0 +1,209 @@
+"""Training a model of timm as a teacher, from scratch, saved as timm keeps models: config.json and safetensors.
+
+A model is trained at `PIXELS` of its own: the images are brought to that size as the checkpoint's preprocessing will
+bring them. The loop's state is saved beside the checkpoint to be, so that a training that is cut off goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipkd.core.artifacts import building, write_json, written_aside
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.core.progress import progress, say
+from clipkd.data.dataset import Dataset
+from clipkd.data.pixels import enlarged, flipped, normalised, planes, squares, unit
+from clipkd.embeddings.head import accuracy
+from clipkd.embeddings.timm_encoder import build
+from clipkd.embeddings.train_teacher import shifted
+from clipkd.plugins.teachers import TrainedCNN
+
+SECONDS_BETWEEN_SAVES = 60.0
+EVALUATION_BATCH = 256
+
+
+def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.device) -> None:
+    """Train `spec` on the dataset's training rows and save it with its classifier as a teacher artefact.
+
+    AdamW, one-cycle, cross-entropy with smoothed labels; images are shifted at random and, where the dataset's may be,
+    mirrored. On a GPU that has bfloat16 its convolutions are computed in it.
+
+    Raises:
+        InputError: the dataset is another, or timm has no such model for images of this size.
+        DataError: the training ended in numbers that are not finite.
+    """
+    if dataset.spec.name != spec.dataset or spec.data not in {"", fingerprint(dataset.spec.identity())}:
+        raise InputError(f"teacher '{spec.name}' is trained on {spec.dataset}, from another source than this one")
+    start = time.perf_counter()
+    config = config_of(spec, dataset)
+    torch.manual_seed(spec.seed)
+    model = build(spec, config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = Images(spec, dataset, device)
+    check_size(spec, model, images)
+    fit(spec, model, images, folder.with_name(f".{folder.name}.training.pt"), dataset.spec.mirrors)
+    right = {part: images.accuracy(model, part) for part in ("validation", "test")}
+    seconds = time.perf_counter() - start
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        raise DataError(f"teacher '{spec.name}': its training ended in weights that are not finite; nothing was kept")
+    with building(folder, "teacher", spec.identity()) as draft:
+        write_json(draft.path / "config.json", config)
+        save_file(state, draft.path / "model.safetensors", metadata={"format": "pt"})
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        draft.facts |= {"source": "trained", "accuracy": right, "parameters": parameters, "seconds": round(seconds, 1)}
+    folder.with_name(f".{folder.name}.training.pt").unlink(missing_ok=True)
+    say(f"{spec.title}: {right['test']:.1%} test accuracy after {spec.epochs} epochs, {seconds:.0f} s")
+
+
+def config_of(spec: TrainedCNN, dataset: Dataset) -> dict[str, Any]:
+    """Return the config.json of the model, as timm writes it."""
+    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
+
+    import timm  # isort: skip
+
+    side, classes = spec.image_size, len(dataset.classes)
+    is_known = timm.is_model(spec.model)
+    is_fixed = is_known and timm.models.get_pretrained_cfg_value(spec.model, "fixed_input_size")
+    classifier = timm.models.get_pretrained_cfg_value(spec.model, "classifier") if is_known else None
+    return {
+        "architecture": spec.model,
+        "num_classes": classes,
+        "label_names": dataset.classes,
+        "model_args": {"img_size": side} if is_fixed else {},
+        "pretrained_cfg": {
+            "tag": f"clipkd-{dataset.spec.name}",
+            "input_size": [3, side, side],
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": list(dataset.spec.mean),
+            "std": list(dataset.spec.std),
+            "num_classes": classes,
+            **({"classifier": classifier} if classifier else {}),
+        },
+    }
+
+
+def check_size(spec: TrainedCNN, model: nn.Module, images: Images) -> None:
+    """Raise InputError where a model can't be trained on images of its size."""
+    try:
+        model.train()(images.batch(images.rows["train"][:2], "train"))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"teacher '{spec.name}': {spec.model} can't be trained on images of {spec.image_size} pixels ({reason}); "
+            f"try trained:{spec.model}@{2 * int(spec.image_size or 0)}"
+        ) from None
+
+
+class Images:
+    """A dataset's images on the training's device, as 8-bit pixels of one size."""
+
+    def __init__(self, spec: TrainedCNN, dataset: Dataset, device: torch.device) -> None:
+        self.side, self.mean, self.std = int(spec.image_size or 0), dataset.spec.mean, dataset.spec.std
+        size = dataset.spec.image_size or self.side
+        self.pixels = {split: planes(squares(dataset.images(split), size)).to(device) for split in ("train", "test")}
+        self.labels = {split: torch.from_numpy(dataset.labels(split).copy()).to(device) for split in ("train", "test")}
+        rows = {"train": dataset.training, "validation": dataset.validation}
+        self.rows = {part: torch.from_numpy(index.copy()).to(device) for part, index in rows.items()}
+        self.rows["test"] = torch.arange(len(self.labels["test"]), device=device)
+
+    def batch(self, rows: Tensor, split: str) -> Tensor:
+        """Return images as the model's input."""
+        return self.presented(unit(self.pixels[split][rows]))
+
+    def presented(self, pixels: Tensor) -> Tensor:
+        """Return pixels [B, 3, H, W] in [0, 1] as the model's input [B, 3, S, S]."""
+        inputs = normalised(enlarged(pixels, self.side), self.mean, self.std)
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def accuracy(self, model: nn.Module, part: str) -> float:
+        """Return a model's accuracy on a part of the dataset."""
+        split, rows = ("test" if part == "test" else "train"), self.rows[part]
+        model.eval()
+        scores = torch.cat([model(self.batch(some, split)).float() for some in rows.split(EVALUATION_BATCH)])
+        return accuracy(scores, self.labels[split][rows])
+
+
+def fit(spec: TrainedCNN, model: nn.Module, images: Images, saved: Path, mirrors: bool) -> None:
+    """Run the training loop, from where its state was saved last."""
+    rows, labels = images.rows["train"], images.labels["train"]
+    steps = max(1, len(rows) // spec.batch_size)
+    optimiser = torch.optim.AdamW(decayed(model, spec.weight_decay), lr=spec.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, spec.learning_rate, total_steps=spec.epochs * steps)
+    loop = Loop(spec, model, optimiser, schedule, torch.Generator().manual_seed(spec.seed), saved)
+    limit, device = max(1, images.pixels["train"].shape[-1] // spec.shift), rows.device
+    is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    for epoch in progress(range(loop.resumed(), spec.epochs), spec.epochs, f"training {spec.title}", unit="epoch"):
+        model.train()
+        order = rows[torch.randperm(len(rows), generator=loop.generator).to(device)]
+        # Batch normalisation needs more than a few images: those that are left over come in another epoch.
+        for batch in order.split(spec.batch_size)[:steps]:
+            pixels = shifted(unit(images.pixels["train"][batch]), limit, loop.generator)
+            if mirrors:
+                pixels = flipped(pixels, (torch.rand(len(batch), generator=loop.generator) < 0.5).to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
+                scores = model(images.presented(pixels))
+            loss = F.cross_entropy(scores.float(), labels[batch], label_smoothing=spec.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        loop.save(epoch + 1)
+
+
+def decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return a model's parameters in two groups: matrices and filters decay; biases and normalisation do not."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in model.parameters():
+        groups[parameter.ndim > 1].append(parameter)
+    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+
+
+class Loop:
+    """The state of a training, saved once a minute."""
+
+    def __init__(
+        self, spec: TrainedCNN, model: nn.Module, optimiser: Any, schedule: Any, generator: torch.Generator, path: Path
+    ) -> None:
+        self.identity, self.title = fingerprint(spec.identity()), spec.title
+        self.parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
+        self.generator, self.path, self.saved = generator, path, time.monotonic()
+
+    def save(self, epoch: int) -> None:
+        """Save the state after an epoch, unless that was done a moment ago."""
+        if time.monotonic() - self.saved < SECONDS_BETWEEN_SAVES:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(self.path) as aside:
+            random = (self.generator.get_state(), torch.get_rng_state())
+            torch.save(state | {"epoch": epoch, "random": random, "identity": self.identity}, aside)
+        self.saved = time.monotonic()
+
+    def resumed(self) -> int:
+        """Return the epochs that are done already, after loading their state; 0 where none was saved."""
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return 0
+        except Exception as error:  # torch raises many kinds for a damaged file
+            say(f"{self.path} is damaged ({type(error).__name__}); training {self.title} from the beginning")
+            return 0
+        if state["identity"] != self.identity:
+            return 0
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.generator.set_state(state["random"][0])
+        torch.set_rng_state(state["random"][1])
+        say(f"{self.title}: going on after {state['epoch']} epochs")
+        return int(state["epoch"])

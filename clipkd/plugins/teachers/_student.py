@@ -1,0 +1,149 @@
+"""Students that were trained here, as teachers: a run of the same grid, or a folder that holds a run or an export.
+
+`run:RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE/seedN` names a run by its place below results/runs, done or not: its
+settings are its identity (`clipkd.spec.chains` adds their fingerprint, `@<16 hex digits>`). A folder holds a student
+that is there; its weights and what they are for are its identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os.path import expanduser
+from pathlib import Path
+from typing import Any
+
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.fingerprint import Identity, digest
+from clipkd.plugins.teachers._folder import hashed
+from clipkd.plugins.teachers._names import RUN, is_folder
+from clipkd.plugins.teachers._spec import OWN, Output, TeacherSpec, slug
+
+KIND, STUDENT, WEIGHTS, CONFIG = "run", "student.safetensors", "model.safetensors", "config.json"
+"""Of a run folder, and of an export."""
+
+NEEDED = {"student", "classes", "preprocessing", "trained"}
+"""What must be said of a student."""
+
+
+@dataclass(frozen=True)
+class StudentTeacher(TeacherSpec):
+    """A trained student; what is taken of it is what its classifier sees."""
+
+    run: str = ""
+    """A run's folder below results/runs, where it is planned, or the place of one that is done; "": an export."""
+    settings: str = ""
+    """The fingerprint of the run's settings, where it is named by its place in the grid."""
+    folder: str = ""
+    """The folder that holds it, where it is named by that."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """sha256 of the folder's weights, and digest of what is said of them."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (CONFIG, WEIGHTS)
+
+    def identity(self) -> Identity:
+        return {"run": self.settings} if self.settings else {"student": self.digests}
+
+
+def student(where: str, output: Output | None) -> TeacherSpec | None:
+    """Return the teacher that a run or a folder with one of our students is; None where `where` is neither."""
+    if where.startswith("run:"):
+        spec = in_grid(where)
+    elif is_folder(where) and (found := described(Path(expanduser(where)))):
+        spec = in_folder(Path(expanduser(where)), *found)
+    else:
+        return None
+    if output not in (None, "pooled"):
+        raise InputError(
+            f"teacher '{where}:{output}': of a trained student only what its classifier sees is taken; leave the "
+            f"':{output}' out"
+        )
+    return spec
+
+
+def in_grid(where: str) -> StudentTeacher:
+    """Return a run of the grid as a teacher."""
+    named = RUN.fullmatch(where)
+    if named is None:
+        raise InputError(
+            f"teacher '{where}': name a run by its folder below results/runs: "
+            "run:RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE/seedN"
+        )
+    run, settings = named[1], named[2] or ""
+    if not settings:
+        raise InputError(
+            f"teacher '{where}': name a run of the grid under `teachers` in a config, which says how it is trained; "
+            f"elsewhere name the folder of one that is done, results/runs/{run}"
+        )
+    name = f"{slug(run)[:70]}-{settings[:8]}"
+    return StudentTeacher(
+        name=name, title=run, output="pooled", head=f"{OWN}@{run.split('/')[1]}", run=run, settings=settings
+    )
+
+
+def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> StudentTeacher:
+    """Return the student in a folder as a teacher."""
+    stat = weights.stat()
+    digests = hashed(weights.parent.resolve(), (weights.name,), ((stat.st_size, stat.st_mtime_ns),))
+    trained = description["trained"]
+    name = f"{slug(str(trained['student']))}-{slug(str(trained['train_type']))}-{digests[weights.name][:8]}"
+    return StudentTeacher(
+        name=name,
+        title=folder.name,
+        output="pooled",
+        head=f"{OWN}@{trained['dataset']}",
+        folder=str(folder),
+        digests={"weights": digests[weights.name], "description": digest(essential(description))},
+    )
+
+
+def described(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the weights of the student in a folder and what is said of it; None where the folder holds none.
+
+    Raises:
+        InputError: it holds a run without a student in it, or one that is not done.
+        DataError: what is said of the student is damaged.
+    """
+    from clipkd.core.artifacts import MANIFEST, read_json, read_manifest
+
+    if (folder / CONFIG).is_file():
+        found = read_json(folder / CONFIG)
+        description = found.get("clipkd") if isinstance(found, dict) else None
+        if description is None:
+            return None
+        weights = folder / WEIGHTS
+    elif (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        if manifest["kind"] != KIND:
+            return None
+        weights, description = folder / STUDENT, of_run(manifest, folder)
+    elif (folder / ".resume").is_dir():
+        raise InputError(f"{folder} holds a run that is not complete: train it first, or name it as `run:...`")
+    else:
+        return None
+    if (
+        not isinstance(description, dict)
+        or not {"student", "classes", "preprocessing", "trained"} <= description.keys()
+    ):
+        raise DataError(f"{folder} does not say how its student was trained; train or export it again")
+    if not weights.is_file():
+        raise InputError(
+            f"{folder} holds no {weights.name}: as a teacher, give a run folder with its {STUDENT}, or an export as "
+            "safetensors or hf"
+        )
+    return weights, description
+
+
+def of_run(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what a run's manifest says of its student, as an export's config.json does."""
+    facts, identity = manifest["facts"], manifest["identity"]
+    if not {"classes", "preprocessing"} <= facts.keys():
+        raise DataError(f"{folder} was written before runs kept their classes and preprocessing; train it again")
+    kept = {name: facts[name] for name in ("classes", "preprocessing")}
+    return kept | {"student": identity["student"], "trained": identity["cell"]}
+
+
+def essential(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of what is said of a student that its embeddings and scores depend on."""
+    return {name: description.get(name) for name in ("student", "classes", "preprocessing", "names")}

@@ -1,0 +1,160 @@
+"""Chains: a run of the grid teaches another run. No torch here: the Snakefile reads this.
+
+A teacher `run:RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE/seedN` is known by the fingerprint of that run's settings,
+before the run exists. The settings hold those of its own teacher, and so on to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from clipkd.core.errors import InputError, nearest
+from clipkd.core.fingerprint import fingerprint
+from clipkd.plugins import methods, recipes, students, teachers
+from clipkd.plugins.teachers import RUN, StudentTeacher
+from clipkd.spec import cells
+from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.spec.identities import run_identity
+from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Block, Config, OwnTeacher, TeacherSource
+
+AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed")
+"""What a run's folder is made of."""
+
+
+def pinned(config: Config, complaint: Callable[[str, str], InputError]) -> Config:
+    """Return a config whose runs under `teachers` have the fingerprints of their settings.
+
+    Args:
+        config: a checked config.
+        complaint: makes the error about a key of `teachers`: (key, message) -> error.
+
+    Raises:
+        InputError: a run is none of the grid's, or teaches itself.
+    """
+    names = [key for key, own in config.teachers.items() if run_of(own)]
+    for key in names:
+        config = pin(config, key, (), complaint)
+    return config
+
+
+def run_of(own: OwnTeacher) -> str:
+    """Return the run's folder of a teacher that is one; "" of another."""
+    _, where, _ = teachers.parsed(own.model)
+    named = RUN.fullmatch(where)
+    return named[1] if named else ""
+
+
+def pin(config: Config, key: str, above: tuple[str, ...], complaint: Callable[[str, str], InputError]) -> Config:
+    """Return a config in which one run under `teachers`, and before it each that teaches it, has its fingerprint."""
+    if key in above:
+        circle = " -> ".join([*above[above.index(key) :], key])
+        raise complaint(key, f"these runs would teach each other in a circle: {circle}")
+    run = run_of(config.teachers[key])
+    for member in run.split("/")[3].split("+"):
+        if member in config.teachers and run_of(config.teachers[member]):
+            config = pin(config, member, (*above, key), complaint)
+    try:
+        cell = cell_of(run, config)
+        settings = run_identity(cell, config.hyperparameters(cell.epochs), Layout.of(config), content="")
+    except InputError as problem:
+        raise complaint(key, f"run:{run}: {problem}") from None
+    own = config.teachers[key]
+    model = RUN.sub(f"run:{run}@{fingerprint(settings)}", own.model)
+    return config.model_copy(update={"teachers": {**config.teachers, key: own.model_copy(update={"model": model})}})
+
+
+def expand(config: Config) -> tuple[list[Cell], list[str]]:
+    """Return the cells of a checked config and of the runs that teach them, and what was left out and why.
+
+    Raises as `clipkd.spec.cells.expand`.
+    """
+    found, left_out = cells.expand(config)
+    folders = {cell.folder for cell in found}
+    for cell in found:  # it grows: who teaches may be taught itself
+        for spec in () if cell.teacher == NO_TEACHER else teachers.get(cell.teacher).members:
+            if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
+                folders.add(spec.run)
+                found.append(cell_of(spec.run, config))
+    return found, left_out
+
+
+def cell_of(run: str, config: Config) -> Cell:
+    """Return the cell of a run's folder: the grid's own, or else one with the numbers under `training`.
+
+    Raises:
+        InputError: a part of the folder's name is unknown, or no run has this folder.
+    """
+    names = dict(zip(AXES, run.split("/"), strict=True))
+    method, source = train_type(names["train_type"])
+    teacher = NO_TEACHER if names["teacher"] == NO_TEACHER else teacher_of(names["teacher"], names["dataset"], config)
+    if (methods.get(method).signal != "nothing") == (teacher == NO_TEACHER):
+        raise InputError(f"train type '{method}' has {'a' if teacher == NO_TEACHER else 'no'} teacher")
+    if teacher != NO_TEACHER and (reason := teachers.get(teacher).available):
+        raise InputError(reason)
+    cell = Cell(
+        recipe=names["recipe"],
+        dataset=names["dataset"],
+        student=spelled(names["student"], config),
+        teacher=teacher,
+        train_type=method,
+        seed=int(names["seed"].removeprefix("seed")),
+        source=config.source(names["dataset"]),
+    )
+    blocks = [block for block in config.grid if asks_for(block, cell, names["teacher"], config)]
+    for where, epochs in [*((block.teacher_source, block.epochs) for block in blocks), (source, None)]:
+        found = cells.checked(replace(cell, teacher_source=where, epochs=epochs or config.training.epochs))
+        if found.folder == run:
+            return found
+    raise InputError(f"no run has this folder; the nearest is {found.folder}")
+
+
+def train_type(name: str) -> tuple[str, TeacherSource]:
+    """Return a train type and where its teacher's signal comes from, from their part of a run's folder."""
+    sources: tuple[TeacherSource, ...] = ("live", "lazy", "replayed")
+    for source in sources:
+        if name.endswith(f"-{source}"):
+            return methods.get(name.removesuffix(f"-{source}")).name, source
+    return methods.get(name).name, "cached"
+
+
+def asks_for(block: Block, cell: Cell, teacher: str, config: Config) -> bool:
+    """Return whether a block of the grid has a cell, whose teacher is called `teacher` in its folder."""
+    given = known(lambda name: teachers.get(config.resolved(name)), block.teachers)
+    return (
+        cell.recipe in known(recipes.get, block.recipes)
+        and cell.dataset in {name.lower() for name in block.datasets}
+        and cell.student_spec.name in known(students.get, block.students)
+        and cell.train_type in known(methods.get, block.train_types)
+        and cell.seed in block.seeds
+        and (teacher == NO_TEACHER or teacher in given)
+    )
+
+
+def known(get: Callable[[str], Any], names: Iterable[str]) -> dict[str, str]:
+    """Return the key of each thing that names name -> that name; what is unknown is said where the grid is checked."""
+    found: dict[str, str] = {}
+    for name in names:
+        with suppress(InputError):
+            found.setdefault(get(name).name, name)
+    return found
+
+
+def teacher_of(name: str, dataset: str, config: Config) -> str:
+    """Return the teacher that a run's folder names, as cells hold it; InputError where none has this name."""
+    given = [name, *(one for block in config.grid for one in block.teachers)]
+    found = known(lambda one: teachers.get(config.resolved(one)), given)
+    if name in config.teachers and name not in found:
+        teachers.get(config.resolved(name))  # says what is wrong with it
+    if name not in found:
+        raise InputError(f"no teacher is called '{name}'{nearest(name, [*teachers.names(), *config.teachers, *found])}")
+    return cells.teacher_name(cells.trained_on(config.resolved(found[name]), dataset, config))
+
+
+def spelled(name: str, config: Config) -> str:
+    """Return the student that a run's folder names, as cells hold it."""
+    found = known(students.get, [one for block in config.grid for one in block.students])
+    return students.spelled(found.get(name, name))

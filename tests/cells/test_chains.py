@@ -1,0 +1,135 @@
+"""Chains in a config: runs of the grid as teachers of other runs, known before they are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.plugins import teachers
+from clipkd.spec.chains import expand
+from clipkd.spec.config import load, resolved
+from clipkd.spec.identities import run_identity
+from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
+from clipkd.workflow import stamps
+
+BASE = Path(__file__).parents[2] / "config/config.yaml"
+FIRST = "corrected/digits/tiny-32/digits-vit-s/embed-KD/seed0"
+SECOND = "corrected/digits/base-32/assistant/vanilla/seed1"
+CHAIN = """
+teachers:
+  assistant: run:{first}
+  again: run:{second}
+grid:
+  - {{name: chain, datasets: [digits], teachers: [{teachers}], students: [tiny-32], train_types: [{train_types}],
+     recipes: [corrected], seeds: [0]}}
+training: {{epochs: {epochs}, learning_rate: {rate}}}
+"""
+
+
+def read(folder: Path, **changes: Any) -> Config:
+    """Return the config of a chain of three trainings."""
+    values = {
+        "first": FIRST,
+        "second": SECOND,
+        "teachers": "again",
+        "train_types": "embed-KD",
+        "epochs": 7,
+        "rate": 0.1,
+    }
+    (folder / "mine.yaml").write_text(CHAIN.format(**values | changes))
+    return load([BASE, folder / "mine.yaml"])
+
+
+def test_the_runs_that_teach_are_planned_too(tmp_path: Path) -> None:
+    config = read(tmp_path)
+    cells, _ = expand(config)
+    assert [cell.folder for cell in cells] == ["corrected/digits/tiny-32/again/embed-KD/seed0", SECOND, FIRST]
+    assert [cell.epochs for cell in cells] == [7, 7, 7]
+    assert {job.folders[0] for job in stamps.jobs(cells, config, Layout.of(config), 1).values()} == {
+        stamps.RUNS / cell.folder for cell in cells
+    }
+
+
+def test_a_teacher_is_known_by_the_settings_of_its_run_and_of_all_before_it(tmp_path: Path) -> None:
+    def of_second(**changes: Any) -> str:
+        """Return the identity that the second run has as a teacher."""
+        config = read(tmp_path, **changes)
+        cells, _ = expand(config)
+        spec = teachers.get(config.resolved("again"))
+        run = next(cell for cell in cells if cell.folder == spec.run)  # type: ignore[attr-defined]
+        settings = run_identity(run, config.hyperparameters(run.epochs), Layout.of(config), content="")
+        assert spec.identity() == {"run": fingerprint(settings)}
+        return fingerprint(settings)
+
+    usual = of_second()
+    assert of_second() == usual
+    assert of_second(train_types="vanilla") == usual, "what it teaches does not make a teacher"
+    others = [of_second(epochs=8), of_second(rate=0.2), of_second(first=FIRST.replace("seed0", "seed3"))]
+    assert len({usual, *others}) == 4
+
+
+def test_a_run_that_the_grid_asks_for_itself_is_that_run(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    read(tmp_path, teachers="assistant")
+    path.write_text(path.read_text().replace("grid:", f"grid:\n  - {BLOCK}"))
+    config = load([BASE, path])
+    cells, _ = expand(config)
+    assert [(cell.folder, cell.epochs) for cell in cells] == [
+        (FIRST, 3),
+        ("corrected/digits/tiny-32/assistant/embed-KD/seed0", 7),
+    ]
+    settings = run_identity(cells[0], config.hyperparameters(3), Layout.of(config), content="")
+    assert teachers.get(cells[1].teacher).identity() == {"run": fingerprint(settings)}
+
+
+BLOCK = (
+    "{name: first, datasets: [Digits], teachers: [digits-vit-s], students: [tiny-32], train_types: [embed-KD], "
+    "recipes: [corrected], seeds: [0], epochs: 3}"
+)
+
+
+def test_a_resolved_config_means_the_same(tmp_path: Path) -> None:
+    """Tables read it, and must look for the same runs."""
+    config = read(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json(exclude_unset=True))
+    assert expand(resolved(path)) == expand(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"first": FIRST.replace("digits-vit-s", "again")}, "in a circle: assistant -> again -> assistant"),
+        ({"first": FIRST.replace("digits-vit-s", "assistant")}, "in a circle: assistant -> assistant"),
+        ({"first": FIRST.replace("digits-vit-s", "a+assistant")}, "in a circle: assistant -> assistant"),
+        ({"first": FIRST.replace("digits-vit-s", "digit-vits")}, "no teacher is called 'digit-vits'.*'digits-vit-s'"),
+        ({"first": FIRST.replace("digits-vit-s", "none")}, "train type 'embed-KD' has a teacher"),
+        ({"first": FIRST.replace("embed-KD", "supervised")}, "train type 'supervised' has no teacher"),
+        ({"first": FIRST.replace("embed-KD", "embed-DK")}, "unknown train type 'embed-DK'"),
+        ({"first": FIRST.replace("tiny-32", "tiny-23")}, "unknown student 'tiny-23'.*'tiny-32'"),
+        ({"first": FIRST.replace("digits/", "digitz/")}, "unknown dataset 'digitz'"),
+        ({"first": FIRST.replace("corrected/", "correct/")}, "unknown recipe 'correct'"),
+        ({"first": FIRST.removesuffix("/seed0")}, "name a run by its folder below results/runs"),
+        ({"first": FIRST + ":mean"}, "only what its classifier sees is taken"),
+        ({"teachers": f"'run:{FIRST}'"}, "name a run of the grid under `teachers`"),
+    ],
+)
+def test_a_chain_that_can_not_be_is_refused(changes: dict[str, str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"mine\.yaml:\d+: .*{words}"):
+        read(tmp_path, **changes)
+
+
+def test_teachers_of_a_chain_can_be_several(tmp_path: Path) -> None:
+    """A `+` in the folder of a run that teaches is a part of its name."""
+    both = "corrected/digits/tiny-32/digits-vit-s+digits-vit-xs/embed-KD/seed0"
+    cells, _ = expand(read(tmp_path, first=both, teachers="assistant+digits-vit-s"))
+    assert [cell.folder for cell in cells] == [
+        "corrected/digits/tiny-32/assistant+digits-vit-s/embed-KD/seed0",
+        both,
+    ]
+    assert [len(cell.by_teacher) for cell in cells] == [2, 2]

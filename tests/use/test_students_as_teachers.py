@@ -1,0 +1,131 @@
+"""Trained students as teachers: their embeddings and scores in the store are those that `clipkd.load` gives."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clipkd as package
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.data.dataset import Dataset
+from clipkd.data.pixels import normalised, planes, unit
+from clipkd.data.preprocessing import Preprocessing
+from clipkd.embeddings import prepare, student_teacher
+from clipkd.embeddings.student_teacher import StudentProcessor
+from clipkd.embeddings.vectors import Vectors
+from clipkd.export import formats
+from clipkd.export.write import export
+from clipkd.plugins import teachers
+from clipkd.spec.identities import run_identity
+from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.settings import Hyperparameters
+from tests.use.conftest import CELL
+
+CPU = torch.device("cpu")
+
+
+def store_of(layout: Layout, teacher: str) -> Embeddings:
+    """Return the stored embeddings of a teacher, with class scores."""
+    store = layout.full_embeddings(replace(CELL, teacher=teacher, train_type="vanilla"))
+    prepare.embeddings(store, layout, None, CPU, 256)
+    prepare.head(store, layout, None, CPU)
+    return store
+
+
+@pytest.mark.parametrize("kind", ["run", "safetensors", "hf"])
+def test_a_student_in_a_folder_teaches_what_it_says(
+    kind: str, run_folder: Path, digits_folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    folder = run_folder
+    if kind != "run":
+        folder = export(run_folder, formats.get(kind), tmp_path / kind, digits_folder, "mit")
+    store = store_of(Layout(digits_folder, dtype="float32"), str(folder))
+    student = package.load(run_folder, "cpu")
+    images = list(digits.images("test"))
+    embeddings = open_artifact(store.folder, "embeddings", store.identity)
+    np.testing.assert_allclose(Vectors(embeddings, "test")[:], student.embed(images), atol=1e-5)
+    head = open_artifact(store.head()[0], "head", store.head()[1])
+    scores = torch.from_numpy(np.array(head.array("scores-test"))).softmax(dim=1).numpy()
+    np.testing.assert_allclose(scores, student.probabilities(images), atol=1e-5)
+    assert head.facts["head"] == "checkpoint"
+
+
+def test_a_run_of_the_grid_teaches_when_it_is_done_and_stays_the_same(
+    run_folder: Path, digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_teacher, "RUNS", tmp_path / "runs")
+    layout, place = Layout(digits_folder), tmp_path / "runs" / CELL.folder
+    numbers = Hyperparameters(epochs=CELL.epochs, learning_rate=2e-3)
+
+    def named(learning_rate: float) -> str:
+        given = numbers.model_copy(update={"learning_rate": learning_rate})
+        return f"run:{CELL.folder}@{fingerprint(run_identity(CELL, given, layout, content=''))}"
+
+    with pytest.raises(InputError, match="is not complete"):
+        store_of(layout, named(2e-3))
+    shutil.copytree(run_folder, place)
+    with pytest.raises(InputError, match="trained with other settings"):
+        store_of(layout, named(1e-3))
+    spec = teachers.get(named(2e-3))
+    prepare.teacher(spec, layout, CPU)
+    prepare.teacher(spec, layout, CPU)  # it is there
+    manifest = (place / "manifest.json").read_text()
+    monkeypatch.setattr(student_teacher, "read_manifest", retrained(place))
+    with pytest.raises(DataError, match="was trained again"):
+        prepare.teacher(spec, layout, CPU)
+    assert (place / "manifest.json").read_text() == manifest
+
+
+def retrained(run: Path):  # type: ignore[no-untyped-def]
+    """Return a reader of manifests that sees another student in a run folder."""
+    from clipkd.core.artifacts import read_manifest
+
+    def read(folder: Path) -> dict:
+        found = read_manifest(folder)
+        if folder == run:
+            found["files"]["student.safetensors"]["sha256"] = "0" * 64
+        return found
+
+    return read
+
+
+def test_a_damaged_or_missing_student_is_no_teacher(run_folder: Path, digits_folder: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(run_folder, tmp_path / "damaged")
+    content = bytearray((damaged / "student.safetensors").read_bytes())
+    content[-5] ^= 1
+    (damaged / "student.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"student\.safetensors"):
+        store_of(Layout(digits_folder), str(damaged))
+    (damaged / "student.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds no student\.safetensors"):
+        teachers.get(str(damaged))
+    (tmp_path / "begun/.resume").mkdir(parents=True)
+    with pytest.raises(InputError, match="a run that is not complete"):
+        teachers.get(str(tmp_path / "begun"))
+    with pytest.raises(InputError, match="only what its classifier sees"):
+        teachers.get(f"{run_folder}:cls")
+
+
+@pytest.mark.parametrize("dataset_size", [None, 8, 24])
+@pytest.mark.parametrize("shape", [(32, 32), (32, 20), (24, 24), (8, 8)])
+def test_images_of_any_size_are_shown_as_the_student_saw_its_own(
+    dataset_size: int | None, shape: tuple[int, int]
+) -> None:
+    steps = Preprocessing(None, dataset_size, 24, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *shape, 3), dtype=np.uint8)
+    expected = steps.inputs([steps.read(image) for image in pixels], CPU)
+    found = StudentProcessor.of(steps).present(unit(planes(pixels)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert found.shape[-2:] == (24, 24)
+    if dataset_size != 8 or shape == (8, 8):
+        return
+    whole = [replace(steps, dataset_size=None).read(image) for image in pixels]
+    direct = normalised(unit(planes(np.stack(whole))), steps.mean, steps.std)
+    assert not torch.equal(found, direct), "the side of the dataset's images counts"
