@@ -172,7 +172,7 @@ def trained_on(name: str, dataset: str, config: Config) -> str:
             data = fingerprint(datasets.get(on, source).identity()) if source else ""
             member = member if spec.name in teachers.names() else teachers.on_dataset(member, on, data)
         members.append(member)
-    return "+".join(members)
+    return "+".join(members) + name.removeprefix(teachers.options_of(name)[0])
 
 
 def teacher_name(name: str) -> str:

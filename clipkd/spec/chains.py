@@ -54,7 +54,7 @@ def pin(config: Config, key: str, above: tuple[str, ...], complaint: Callable[[s
         circle = " -> ".join([*above[above.index(key) :], key])
         raise complaint(key, f"these runs would teach each other in a circle: {circle}")
     run = run_of(config.teachers[key])
-    for member in run.split("/")[3].split("+"):
+    for member in run.split("/")[3].partition(".")[0].split("+"):
         if member in config.teachers and run_of(config.teachers[member]):
             config = pin(config, member, (*above, key), complaint)
     try:

@@ -76,7 +76,9 @@ def teacher_inputs(wildcards):
 
 def run_of(spec, wildcards):
     """Return the stamp of the run whose student is a teacher; where the teacher is there already, without a wish."""
-    folder = Path("data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards))
+    folder = Path(
+        "data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards)
+    )
     (stamp,) = (
         stamp
         for stamp, job in JOBS.items()

@@ -20,7 +20,17 @@ from clipkd.plugins.teachers._hub import LOCK, HubTeacher, lock, on_hub
 from clipkd.plugins.teachers._imported import ImportedTeacher, imported
 from clipkd.plugins.teachers._known import known, names
 from clipkd.plugins.teachers._library import LibraryTeacher, of_library
-from clipkd.plugins.teachers._names import ALIAS, HEADS, RUN, checkpoint_of, head_in, options_of, parsed, resolved, split
+from clipkd.plugins.teachers._names import (
+    ALIAS,
+    HEADS,
+    RUN,
+    checkpoint_of,
+    head_in,
+    options_of,
+    parsed,
+    resolved,
+    split,
+)
 from clipkd.plugins.teachers._spec import (
     FILES,
     NESTED_PROCESSOR,

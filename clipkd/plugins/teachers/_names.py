@@ -21,7 +21,7 @@ TRAINED = "trained:"
 """How WHERE begins that is a model which the workflow trains."""
 ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
-RUN = re.compile(r"run:([a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+-]+/[A-Za-z-]+/seed\d+)(?:@([0-9a-f]{16}))?")
+RUN = re.compile(r"run:([a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+.-]+/[A-Za-z-]+/seed\d+)(?:@([0-9a-f]{16}))?")
 """A run of the grid by its folder, and the fingerprint of its settings."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
 """What it may say."""

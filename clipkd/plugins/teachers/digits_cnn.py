@@ -5,11 +5,11 @@ from clipkd.plugins.teachers._cnn import TrainedCNN
 SPEC = TrainedCNN(
     name="digits-cnn",
     title="Digits ResNet-10-T",
-    image_size=64,
+    image_size=32,
     head="own@digits",
     output="pooled",
     dataset="digits",
     model="resnet10t",
-    epochs=12,
+    epochs=15,
     batch_size=64,
 )

@@ -1,0 +1,155 @@
+"""Models of timm that the workflow trains as teachers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.pixels import enlarged, normalised, planes, unit
+from clipkd.embeddings import train_cnn
+from clipkd.embeddings.own_head import own_head_of
+from clipkd.embeddings.teacher import load
+from clipkd.plugins import datasets, teachers
+from clipkd.plugins.teachers import TrainedCNN
+from clipkd.spec.cells import expand
+from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def digits(digits_folder: Path) -> Dataset:
+    """The digits, of which 120 are trained on."""
+    dataset = open_dataset(datasets.get("digits"), Layout(digits_folder).dataset(datasets.get("digits")))
+    dataset.__dict__["training"] = dataset.training[:120]
+    return dataset
+
+
+def spec_of(**changes: object) -> TrainedCNN:
+    spec = teachers.get("trained:test_resnet@32?on=digits&epochs=3")
+    assert isinstance(spec, TrainedCNN)
+    return replace(spec, batch_size=40, **changes)  # type: ignore[arg-type]
+
+
+def test_a_trained_model_is_a_timm_teacher_with_a_classifier_of_the_classes(digits: Dataset, tmp_path: Path) -> None:
+    spec = spec_of(epochs=12)
+    train_cnn.train_cnn(spec, digits, tmp_path / "teacher", CPU)
+    teacher = load(spec, tmp_path / "teacher", CPU)
+    facts = open_artifact(tmp_path / "teacher", "teacher", spec.identity()).facts
+    pixels = unit(planes(np.stack([np.asarray(digits.image("test", row)) for row in range(len(digits.test_labels))])))
+    inputs = teacher.present(pixels, None, None)
+    plain = enlarged(normalised(pixels, digits.spec.mean, digits.spec.std), 32)
+    torch.testing.assert_close(inputs, plain, atol=1e-5, rtol=0)
+    assert teacher.head is not None
+    right = (teacher.head(teacher.embed(inputs)).argmax(dim=1).numpy() == digits.test_labels).mean()
+    assert right == pytest.approx(facts["accuracy"]["test"], abs=0.01)
+    assert right > 0.2, "a tenth is chance"
+    head = own_head_of(tmp_path / "teacher", spec)
+    assert head is not None
+    assert (list(head.names or ()), head.is_linear, spec.brings_head("digits")) == (digits.classes, True, True)
+    assert not list(tmp_path.glob(".*.pt"))
+
+
+def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_cnn, "SECONDS_BETWEEN_SAVES", 0.0)
+    spec, epochs = spec_of(), []
+    save = train_cnn.Loop.save
+
+    def cut(loop: train_cnn.Loop, epoch: int) -> None:
+        save(loop, epoch)
+        epochs.append(epoch)
+        if epochs == [1, 2]:
+            raise KeyboardInterrupt
+
+    train_cnn.train_cnn(spec, digits, tmp_path / "whole", CPU)
+    monkeypatch.setattr(train_cnn.Loop, "save", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train_cnn.train_cnn(spec, digits, tmp_path / "cut", CPU)
+    saved = (tmp_path / ".cut.training.pt").read_bytes()
+    train_cnn.train_cnn(spec, digits, tmp_path / "cut", CPU)
+    assert epochs == [1, 2, 3]
+    whole, resumed = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == resumed
+    # The state of another training is not gone on from, nor a damaged one.
+    for content in (saved, b"PK"):
+        epochs.clear()
+        (tmp_path / ".other.training.pt").write_bytes(content)
+        train_cnn.train_cnn(spec_of(seed=1, epochs=1), digits, tmp_path / "other", CPU)
+        assert epochs == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("trained:", "write trained:MODEL@PIXELS"),
+        ("trained:resnet18@", "write trained:MODEL@PIXELS"),
+        ("trained:resnet18?sed=1", "unknown or invalid option 'sed=1'"),
+        ("trained:resnet18?seed=x", "unknown or invalid option 'seed=x'"),
+        ("trained:resnet18?seed=1&seed=2", "unknown or invalid option 'seed=2'"),
+        ("trained:resnet18?on=digits&head=mine", "'mine' is not `own`"),
+    ],
+)
+def test_a_name_that_is_wrong_is_refused(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        teachers.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("resnet19@32", "no model 'resnet19'"), ("test_vit@7", "try trained:test_vit@14")],
+)
+def test_a_model_that_timm_can_not_make_is_refused(name: str, words: str, digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        train_cnn.train_cnn(
+            teachers.get(f"trained:{name}?on=digits"),  # type: ignore[arg-type]
+            digits,
+            tmp_path / "teacher",
+            CPU,
+        )
+
+
+def test_in_a_grid_it_is_trained_on_each_cells_own_images() -> None:
+    """What the user says of a place of their own is a part of the identity; seeds and epochs are in the name."""
+    block = {
+        "name": "b",
+        "datasets": ["digits", "cifar10", "flowers"],
+        "teachers": ["cnn", "trained:resnet18d@64?seed=2", "cnn+digits-vit-s"],
+        "students": ["tiny-32"],
+        "train_types": ["embed-KD"],
+        "recipes": ["corrected"],
+        "seeds": [0],
+    }
+    source = "hub:owner/flowers@" + "0" * 40
+    config = Config.model_validate(
+        {"grid": [block], "teachers": {"cnn": "trained:resnet18d@64"}, "sources": {"flowers": source}}
+    )
+    cells = expand(config)[0]
+    data = fingerprint(datasets.get("flowers", source).identity())
+    assert [cell.teacher for cell in cells[::3]] == [
+        "cnn=trained:resnet18d@64?on=digits",
+        "cnn=trained:resnet18d@64?on=cifar10",
+        f"cnn=trained:resnet18d@64?on=flowers&data={data}",
+    ]
+    assert [cell.folder.split("/")[3] for cell in cells[:3]] == ["cnn", "resnet18d-64-seed2", "cnn+digits-vit-s"]
+    made = {Layout().teacher(spec) for cell in cells for spec in cell.teacher_spec.members}  # type: ignore[union-attr]
+    assert len(made) == 3 * 2 + 1
+    trained = teachers.get(cells[3].teacher).identity()
+    assert trained == teachers.get("trained:resnet18d@64?on=cifar10").identity()
+    assert trained["trained_on"] == {"cifar10": fingerprint(datasets.get("cifar10").identity())}
+
+
+def test_only_the_dataset_that_is_meant_is_trained_on(digits: Dataset, tmp_path: Path) -> None:
+    for changes in ({"dataset": "cifar10"}, {"data": "0" * 16}):
+        with pytest.raises(InputError, match="from another source"):
+            train_cnn.train_cnn(spec_of(**changes), digits, tmp_path / "teacher", CPU)
