@@ -121,7 +121,7 @@ def test_weights_go_to_timm_and_back(name) -> None:
 
 
 def test_a_classifier_that_timm_computes_otherwise_is_not_exported(run_folder, tmp_path, monkeypatch) -> None:
-    from clipkd.export import timm_names
+    from clipkd.plugins.students import _timm_names as timm_names
 
     honest = timm_names.to_timm
 

@@ -7,6 +7,7 @@ that is there; its weights and what they are for are its identity.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from os.path import expanduser
 from pathlib import Path
@@ -108,7 +109,9 @@ def described(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     from clipkd.core.artifacts import MANIFEST, read_json, read_manifest
 
     if (folder / CONFIG).is_file():
-        found = read_json(folder / CONFIG)
+        found = None
+        with suppress(DataError):  # what another kind of teacher says, better
+            found = read_json(folder / CONFIG)
         description = found.get("clipkd") if isinstance(found, dict) else None
         if description is None:
             return None
