@@ -266,9 +266,9 @@ def refuse_unstored_views(cell: Cell) -> None:
             "for prototypes or nothing"
         )
     stored = "replayed" if crops else "cached"
-    if recipe.standardised and cell.teacher_source != stored:
+    if recipe.standardised and method.signal == "embeddings" and cell.teacher_source != stored:
         raise InputError(
-            f"recipe '{recipe.name}' standardises the teacher's stored targets, and teacher_source "
+            f"recipe '{recipe.name}' standardises the teacher's stored embeddings, and teacher_source "
             f"'{cell.teacher_source}' has none on dataset '{cell.dataset}': use teacher_source '{stored}'"
         )
 

@@ -104,12 +104,13 @@ def test_weights_go_to_timm_and_back(name) -> None:
 
     spec = students.get(name)
     student = spec.network(5, 7, "student", learnable_scale=True).eval()
+    student.add_logit_biases()
     with torch.no_grad():  # weights that all matter
         for parameter in student.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     state = student.state_dict()
     there, aside = to_timm(state, spec)
-    assert aside.keys() == {"cluster_projection.weight", "cluster_projection.bias", "logit_scale"}
+    assert aside.keys() == {"cluster_projection.weight", "cluster_projection.bias", "logit_scale", "logit_bias"}
     theirs = whole(timm_form(spec), 5).eval()
     theirs.load_state_dict(there)
     inputs = torch.randn(3, 3, spec.image_size, spec.image_size)

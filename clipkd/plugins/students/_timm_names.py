@@ -15,7 +15,7 @@ from torch import nn
 from clipkd.plugins.students import NetworkSpec, StudentSpec, TimmSpec
 from clipkd.plugins.students._saved import State
 
-DISTILLATION = ("cluster_projection", "logit_scale")
+DISTILLATION = ("cluster_projection", "logit_scale", "logit_bias")
 """Parameters that only training uses; a classifier of timm has no place for them."""
 CLIP_VIT = "vit_base_patch16_clip_quickgelu_224"
 PLAIN = {
