@@ -47,7 +47,9 @@ class Source:
 
     def summary(self) -> str:
         """Return what the files hold, in words."""
-        parts = ", ".join(f"{len(file):,} of {part}" for part, file in self.files.items())
+        counts = [f"{len(file):,} of {part}" for part, file in self.files.items()]
+        # One file may be of both splits: names tell, once the dataset is packed.
+        parts = ", ".join(counts) if len(counts) > 1 else counts[0].replace(" of train", " vectors")
         said = "; ".join(f"{key}: {value}" for key, value in self.made.items())
         return f"{self.teacher.source}: {parts}, {self.width} dimensions{f' ({said})' if said else ''}"
 

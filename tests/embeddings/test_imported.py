@@ -27,7 +27,10 @@ from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
+from clipkd.tables.accuracy import table as accuracy_table
+from clipkd.tables.results import Results
 from tests.photos import save_photos
+from tests.synthetic import demo, write_study
 from tests.warm import clipkd
 
 CPU = torch.device("cpu")
@@ -330,6 +333,21 @@ def test_a_probe_without_test_vectors_has_no_test_accuracy(photos, layout, tmp_p
     assert facts["top5"] == {}
 
 
+def test_tables_say_where_one_vector_was_taught_for_all_views(mirrored_digits, tmp_path):
+    """The control: with vectors of the mirrored images they say nothing of it."""
+    for part in ("one/train", "two/train", "two/train-mirrored"):
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{part}.npy", numbers(4))
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"teachers": ["one", "two"], "train_types": ["embed-KD", "teacher-KD"]}]
+    config["teachers"] = {name: f"embeddings:{tmp_path / name}" for name in ("one", "two")}
+    study = write_study(config, tmp_path)
+    results = Results.collect(study.config, study.results / "runs", study.data)
+    said = [line for line in accuracy_table(results, "corrected", "last", "top1").notes if "one view" in line]
+    assert len(said) == 1
+    assert said[0].startswith("digits: one view; students of teacher-KD with one were taught the one vector")
+
+
 @pytest.mark.parametrize("source", ["live", "lazy", "replayed"])
 def test_there_is_no_model_to_run(source, photos, tmp_path):
     with pytest.raises(InputError, match=f"embeddings without a model: it can't be run for teacher_source '{source}'"):
@@ -346,7 +364,7 @@ def test_verbs_say_what_can_and_cannot_be_done(tmp_path):
     (tmp_path / "own.json").write_text(json.dumps({"teachers": {"gpt": "embeddings:gpt"}, "grid": grid}))
     command = ("check", "own.json", "--base", "base.yaml")
     found = clipkd(*command, cwd=tmp_path)
-    assert (found.returncode, "gpt: 1,442 of train, 3 dimensions" in found.stdout) == (0, True), found.stderr
+    assert (found.returncode, "gpt: 1,442 vectors, 3 dimensions" in found.stdout) == (0, True), found.stderr
     np.save(tmp_path / "gpt/train.npy", np.full((1442, 3), np.inf))
     found = clipkd(*command, cwd=tmp_path, check=False)
     assert (found.returncode, "1,442 vectors are not finite: row 0, row 1" in found.stderr) == (3, True), found.stderr

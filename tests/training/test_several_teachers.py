@@ -244,6 +244,20 @@ def test_tables_show_several_teachers_as_a_row_and_each_one_s_cost(tmp_path):
     assert names == {"digits-vit-s", "digits-vit-xs"}
 
 
+def test_a_row_says_how_several_teachers_were_weighted(tmp_path):
+    """Beside the row of the same two as they are, of which the runs are others."""
+    config = demo()
+    both = "digits-vit-s+digits-vit-xs"
+    config["grid"] = config["grid"][:1]
+    config["grid"][0] |= {"teachers": [both, f"{both}?weights=2,1&standardise=true"], "train_types": ["embed-KD"]}
+    study = write_study(config, tmp_path)
+    table = accuracy_table(
+        Results.collect(study.config, study.results / "runs", study.data), "corrected", "last", "top1"
+    )
+    title = "Digits ViT-S + Digits ViT-XS"
+    assert [row[0].text for row in table.rows] == [title, f"{title} (weights 2:1, standardised)"]
+
+
 def test_a_grid_names_teachers_of_its_own(tmp_path):
     save_vit(tmp_path / "one")
     block = {
