@@ -160,9 +160,12 @@ def test_doctor_on_the_cluster(project):
 def test_what_the_cluster_does_not_have_is_refused_before_a_job_is_submitted(project):
     made = project()
     before = len(made.cluster.queue())
-    main = made.snakemake("--set-resources", "train:slurm_partition=gpus")
+    partition = "train:slurm_partition='gpus' if wildcards.seed == '0' else 'cpu'"
+    main = made.snakemake("--set-resources", partition, "train:mem_mb=100000 * attempt")
     assert main.wait(400) == 1
     assert "partition gpus: does not exist (known: cpu, gpu, urgent)" in main.said
+    # Every attempt is looked at, not the first alone: `retries: 5`.
+    assert "may ask for 600000 MB when it is retried, more than the largest node has (256000 MB)" in main.said
     assert len(made.cluster.queue()) == before
 
 
