@@ -40,10 +40,8 @@ class Mutant:
     tests: tuple[str, ...]
     """Files, or single tests of slow ones."""
 
-    @property
-    def text(self) -> str:
-        """The file's text with the mistake; ValueError where `old` is not there, or not once."""
-        text = (ROOT / self.file).read_text(encoding="utf-8")
+    def of(self, text: str) -> str:
+        """Return the file's text with the mistake; ValueError where `old` is not there, or not once."""
         if text.count(self.old) != 1:
             raise ValueError(f"{self.name}: {self.file} has {text.count(self.old)} times: {self.old!r}")
         return text.replace(self.old, self.new)
@@ -103,11 +101,12 @@ def run(chosen: list[Mutant], jobs: int, folder: Path) -> dict[str, str]:
     while waiting or at_work:
         while waiting and copies:
             mutant, copy = waiting.popleft(), copies.pop()
-            (copy / mutant.file).write_text(mutant.text, encoding="utf-8")
+            right = (copy / mutant.file).read_text(encoding="utf-8")
+            (copy / mutant.file).write_text(mutant.of(right), encoding="utf-8")
             log = folder / f"{mutant.name.replace(' ', '-').replace('/', '-')}.log"
-            at_work[tested(copy, mutant.tests, log)] = (mutant, copy, time.monotonic())
+            at_work[tested(copy, mutant.tests, log)] = (mutant, copy, right, time.monotonic())
         time.sleep(0.1)
-        for child, (mutant, copy, start) in list(at_work.items()):
+        for child, (mutant, copy, right, start) in list(at_work.items()):
             done, status = os.waitpid(child, os.WNOHANG)
             seconds = time.monotonic() - start
             if not done and seconds < SECONDS:
@@ -118,7 +117,7 @@ def run(chosen: list[Mutant], jobs: int, folder: Path) -> dict[str, str]:
             code = os.waitstatus_to_exitcode(status) if done else 1
             found[mutant.name] = {0: "survived", 1: "killed"}.get(code, f"pytest ended with {code}")
             print(f"{found[mutant.name]:9} {seconds:5.0f} s  {mutant.name}", flush=True)
-            shutil.copy2(ROOT / mutant.file, copy / mutant.file)
+            (copy / mutant.file).write_text(right, encoding="utf-8")
             shutil.rmtree(copy / "tmp", ignore_errors=True)
             copies.append(copy)
             del at_work[child]

@@ -20,6 +20,7 @@ from clipkd.core.artifacts import write_json
 from clipkd.core.errors import DataError
 from clipkd.spec.settings import Config
 from clipkd.tables import report_entry, table_files, table_stems, write_tables
+from clipkd.tables.accuracy import accuracy
 from clipkd.tables.cost import count
 from clipkd.tables.teacher_stats import class_cosine
 from tests import synthetic
@@ -87,6 +88,28 @@ def test_few_validation_images_choose_no_headline(images, epoch, tmp_path):
     assert (said in notes) == (images is not None)
     assert ("these are few, so comparisons use the last epoch" in notes) == (images == 99)
     assert "held out" not in (folder / "accuracy-reference-last-top1.md").read_text(encoding="utf-8")
+
+
+def test_one_run_with_few_validation_images_decides_for_all_it_is_compared_with(tmp_path):
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"teachers": ["digits-vit-s"], "train_types": ["supervised", "vanilla"]}]
+    study = write_study(config, tmp_path / "study")
+    few = next(cell for cell in study.cells if cell.recipe == "corrected" and cell.train_type == "vanilla")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "VALIDATION", 99)
+        write_run(few, study, top1(few))
+    runs = pd.read_csv(written(study, "tables") / "runs.csv")
+    assert set(runs[runs.is_headline & (runs.recipe == "corrected")].epoch) == {"last"}
+
+
+def test_means_that_print_alike_are_equally_good():
+    names = {"recipe": "corrected", "dataset": "digits", "student": "tiny-32", "epoch": "last", "state": "finished"}
+    means = {"a": 0.800012, "b": 0.800038, "c": 0.79994}  # 80.00, 80.00 and 79.99 percent
+    runs = pd.DataFrame(
+        [names | {"teacher": one, "train_type": "vanilla", "epochs": 1, "top1": mean} for one, mean in means.items()]
+    )
+    found = accuracy(runs)
+    assert dict(zip(found.teacher, found.is_best, strict=True)) == {"a": True, "b": True, "c": False}
 
 
 def test_one_frame_holds_every_run(study, tables):

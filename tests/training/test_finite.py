@@ -14,6 +14,7 @@ from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.loop import Group, train_epoch
+from clipkd.runs.optimiser import AdamW
 from clipkd.runs.run import Run
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -70,6 +71,15 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
         assert torch.equal(run.student.state_dict()[name], tensor), name
     failed = json.loads((tmp_path / "run/failed.json").read_text())
     assert (failed["epoch"], failed["step"], failed["rows"]) == (1, 3, batches[2].rows.tolist())
+
+
+def test_the_first_of_several_bad_steps_is_named():
+    layer = torch.nn.Linear(1, 1)
+    guard = FiniteGuard(AdamW([(list(layer.parameters()), 0.0)], 1e-3), CPU)
+    guard.reset(3)
+    for loss in (1.0, float("nan"), float("inf"), 1.0):
+        guard.check(torch.tensor(loss), layer.parameters())
+    assert guard.first_bad_step() == 4
 
 
 def test_without_the_guard_the_weights_are_lost(digits_folder, tmp_path, monkeypatch):
