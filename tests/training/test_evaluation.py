@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 
 from clipkd.plugins import recipes
 from clipkd.plugins.students._heads import Outputs
-from clipkd.runs.evaluation import evaluate_each
+from clipkd.runs.evaluation import evaluate_each, images_of
+from tests.training.test_finite import run_of
 
 
 class Student(nn.Module):
@@ -42,3 +44,14 @@ def test_a_score_is_over_images_without_dropout_and_training_goes_on_with_it(rec
     ends = scores.softmax(dim=1) if recipe == "reference" else scores
     each = [-(one.log_softmax(dim=0)[label]).item() for one, label in zip(ends, labels, strict=True)]
     assert score.loss == pytest.approx(sum(each) / 50, rel=1e-6)
+
+
+def test_the_epoch_is_chosen_on_the_images_that_are_not_trained_on(digits_folder, tmp_path):
+    run = run_of(digits_folder, tmp_path)
+    rows = np.setdiff1d(np.arange(len(run.job.dataset.train_labels)), run.batches.rows.numpy())
+    assert 0 < len(rows) < run.batches.count
+    found, wanted = images_of(run, "validation"), run.batches.evaluation("train", rows, len(rows))
+    inputs, labels = next(wanted)
+    each = list(found)
+    assert torch.equal(torch.cat([some for some, _ in each]), inputs)
+    assert torch.equal(torch.cat([some for _, some in each]), labels)
