@@ -226,7 +226,12 @@ def embedding_targets(job: Job, store: Embeddings, rows: np.ndarray | None, stan
 def prototype_targets(job: Job, standardise: bool) -> TeacherTargets:
     """Return the class prototypes of a job's one teacher, as its method prepares them."""
     prepare = partial(job.cell.method.class_targets, seed=job.cell.seed)
-    made = {name: torch.tensor(array).to(job.device) for name, array in prototype_arrays(job, standardise).items()}
+    arrays = prototype_arrays(job, standardise)
+    if wrong := without_direction(arrays):
+        raise DataError(
+            f"{job.layout.prototypes(job.cell)[0]}: {wrong} so nothing can be learnt from them; {OTHER_FORM}"
+        )
+    made = {name: torch.tensor(array).to(job.device) for name, array in arrays.items()}
     if "deviation" in made:
         return SampledPrototypes(made["prototypes"], made["deviation"], prepare)
     return PrototypeTargets(prepare(made["prototypes"]))
@@ -237,10 +242,7 @@ def prototype_arrays(job: Job, standardise: bool) -> dict[str, np.ndarray]:
     folder, identity = job.layout.prototypes(job.cell)
     artifact = open_part(job, "prototypes", folder, identity)
     if not standardise:
-        arrays = {name: artifact.array(name) for name in FORM if f"{name}.npy" in artifact.manifest["files"]}
-        if wrong := without_direction(arrays):
-            raise DataError(f"{folder}: {wrong} so nothing can be learnt from them; {OTHER_FORM}")
-        return arrays
+        return {name: artifact.array(name) for name in FORM if f"{name}.npy" in artifact.manifest["files"]}
     store = job.layout.sample_embeddings(job.cell)
     sample = open_part(job, "embeddings", store.folder, store.identity)
     # Of the sample, not of its prototypes: some forms bring each vector to length 1 before they take a mean.

@@ -33,11 +33,13 @@ from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.runs import verification
 from clipkd.runs.folder import RunFolder, environment
+from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.runs.record import METRICS, RunRecord
 from clipkd.runs.unfinished import Checkpoints
 from clipkd.runs.verification import verify
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample, embeddings_identity, full_views, prototypes_identity
 from tests.faults.checks import amount, fault, nothing, replaced
 from tests.faults.processes import (
@@ -291,7 +293,13 @@ def test_a_store_of_a_teacher_that_was_trained_again_teaches_nobody(
     prepare.for_training(cell, layout, CPU, 256)
 
 
-@fault("M10", **{"the lengths": replaced("clipkd.embeddings.prototypes.without_direction", nothing)})
+@fault(
+    "M10",
+    **{
+        "the lengths, when made": replaced("clipkd.embeddings.prototypes.without_direction", nothing),
+        "the lengths, when read": replaced("clipkd.runs.job.without_direction", nothing),
+    },
+)
 def test_prototypes_without_a_direction_are_refused(made: Path, vit_folder: Path, tmp_path: Path) -> None:
     """Of class 1 alone, so that a look at the first one would not do."""
     data = Path(shutil.copytree(made, tmp_path / "data"))
@@ -308,6 +316,17 @@ def test_prototypes_without_a_direction_are_refused(made: Path, vit_folder: Path
     for form in ("mean", "unit-mean"):
         with np.errstate(invalid="ignore"), pytest.raises(DataError, match=r"class 1 .*zero or not finite"):
             write_prototypes(sample, form)
+    layout = Layout(data, sample=Sample(1))
+    place, identity = layout.prototypes(cell)
+    stored = open_artifact(place, "prototypes", identity)
+    zero = stored.array("prototypes").copy()
+    zero[1] = 0
+    np.save(place / "prototypes.npy", zero)
+    files = {"prototypes.npy": artifacts.entry_of(place / "prototypes.npy")}
+    write_manifest(place, "prototypes", identity, stored.facts, files)
+    job = open_job(cell, Hyperparameters(batch_size=2), layout, CPU)
+    with pytest.raises(DataError, match=r"class 1 .*zero or not finite"):
+        open_teacher_targets(job)
 
 
 @fault("M10", **{"the manifest": lambda monkeypatch: monkeypatch.setattr(artifacts.Artifact, "array", numbers_alone)})
