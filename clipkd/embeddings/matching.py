@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def by_name(file: VectorFile, targets: Sequence[str], what: str, others: Sequenc
         DataError: no name matches, or one could mean two images; two vectors differ that are of one image.
     """
     assert file.names is not None
-    names = [name.replace("\\", "/").removeprefix("./") for name in file.names]
+    names, targets, others = ([spelled(name) for name in some] for some in (file.names, targets, others))
     kinds: list[tuple[Callable[[str], str], bool]] = [
         (lambda target: target, True),
         (lambda target: target.partition("/")[2], False),
@@ -113,8 +114,13 @@ def by_name(file: VectorFile, targets: Sequence[str], what: str, others: Sequenc
 
 def has_paths(file: VectorFile, targets: Sequence[str] | None) -> bool:
     """Return whether a file names at least one of these images by its path from the dataset's folder on."""
-    places = {target: number for number, target in enumerate(targets or ())}
-    return any(place_of(name.replace("\\", "/"), places, True) != NONE for name in file.names or ())
+    places = {spelled(target): number for number, target in enumerate(targets or ())}
+    return any(place_of(spelled(name), places, True) != NONE for name in file.names or ())
+
+
+def spelled(name: str) -> str:
+    """Return a name in one spelling: `/` between folders, accents composed (macOS decomposes those of files)."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
 
 
 def place_of(name: str, places: dict[str, int], may_lead: bool) -> int:

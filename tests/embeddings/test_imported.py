@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.batches import Batch
 from clipkd.data.dataset import open_dataset, prepare_dataset
-from clipkd.embeddings import prepare
+from clipkd.embeddings import matching, prepare, vector_files
 from clipkd.embeddings.imported import import_embeddings, open_source
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, teachers
@@ -219,6 +220,14 @@ def test_a_file_name_that_two_images_have_is_not_guessed(photos, layout, tmp_pat
         else:
             with pytest.raises(DataError, match="4 names could mean two images"):
                 import_embeddings(store, dataset)
+
+
+def test_names_match_however_they_are_spelled(tmp_path):
+    """Windows' separators, and accents that macOS decomposes."""
+    folder = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    names = [f"train\\{unicodedata.normalize('NFD', folder)}\\1.png", f"./train/{folder}/2.png"]
+    file = vector_files.read(table(tmp_path, name=names, vector=list(numbers(2))))
+    assert matching.by_name(file, [f"train/{folder}/2.png", f"train/{folder}/1.png"], "images").rows.tolist() == [1, 0]
 
 
 def test_another_content_is_another_store_and_another_file_name_is_not(tmp_path):
