@@ -44,8 +44,6 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
     Raises:
         DataError, InputError: it can't be imported as it is.
     """
-    from clipkd.embeddings import imported
-
     pairs = {
         (one.dataset, one.teacher): one
         for cell in cells
@@ -53,6 +51,8 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
         if one.teacher_spec and one.teacher_spec.is_imported
     }
     for cell in pairs.values():
+        from clipkd.embeddings import imported  # with torch, which no other check needs
+
         spec, teacher = cell.dataset_spec, cell.teacher_spec
         assert teacher is not None
         is_packed = (layout.dataset(spec) / MANIFEST).exists()

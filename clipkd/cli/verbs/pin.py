@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from clipkd.embeddings import teacher_checkpoint
 from clipkd.plugins import teachers
 
 TEXT = "Ask the hub for a teacher's current commit and lock it in config/teachers.lock.json."
@@ -19,5 +18,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from clipkd.embeddings import teacher_checkpoint  # with torch, which --help does not need
+
     entry = teacher_checkpoint.pin(options.teacher)
     print(f"{teachers.LOCK}: {options.teacher} is pinned at {entry['revision']}")
