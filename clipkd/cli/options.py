@@ -23,7 +23,7 @@ from clipkd.plugins import (
 )
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.spec import class_names
-from clipkd.spec.cells import NO_TEACHER, Cell, checked
+from clipkd.spec.cells import NO_TEACHER, Cell, checked, trained_on
 from clipkd.spec.class_names import ClassNames
 from clipkd.spec.config import explain
 from clipkd.spec.layout import Embeddings, Layout
@@ -207,11 +207,12 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         and not all(one.is_per_class for one in spec.members)
     ):
         prototype_forms.refuse_too_few(form, options.per_class)
+    dataset = dataset_of(options, options.dataset_name).name
     cell = Cell(
         recipe=recipes.get(options.recipe).name,
-        dataset=dataset_of(options, options.dataset_name).name,
+        dataset=dataset,
         student=students.spelled(options.student),
-        teacher=NO_TEACHER if spec is None else options.teacher_model,
+        teacher=NO_TEACHER if spec is None else teacher_of(options, options.teacher_model, dataset),
         train_type=method.name,
         seed=getattr(options, "seed", 0),
         teacher_source=getattr(options, "teacher_source", "cached"),
@@ -219,6 +220,11 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         source=options.dataset_source,
     )
     return checked(cell)
+
+
+def teacher_of(options: argparse.Namespace, name: str, dataset: str) -> str:
+    """Return a teacher's name with the dataset that the workflow trains it on, whose place the options name."""
+    return trained_on(name, dataset, lambda on: options.dataset_source if on == dataset else None)
 
 
 def expect_embeddings(store: Embeddings, options: argparse.Namespace, views: Literal["full", "sample"]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from clipkd.core.errors import InputError
@@ -153,7 +153,7 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
             yield checked(cell)
             continue
         for name in block.teachers:
-            teacher = trained_on(config.resolved(name), spec.name, config)
+            teacher = trained_on(config.resolved(name), spec.name, config.source)
             reason = teachers.get(teacher).available
             if reason:
                 left_out[reason] = None
@@ -161,17 +161,24 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
                 yield checked(replace(cell, teacher=teacher_name(teacher)))
 
 
-def trained_on(name: str, dataset: str, config: Config) -> str:
-    """Return a teacher's name with the dataset that it is trained on: that of the cell, where it names no other."""
+def trained_on(name: str, dataset: str, source_of: Callable[[str], str | None]) -> str:
+    """Return a teacher's name with the dataset that it is trained on: that of the cell, where it names no other.
+
+    Args:
+        name: the teacher, or several, as the command line takes it.
+        dataset: the name of the cell's dataset.
+        source_of: says where a dataset's data are; None: at the official place.
+    """
     members = []
     for member in teachers.split(name):
         spec = teachers.get(member)
-        if isinstance(spec, TrainedCNN):
+        if isinstance(spec, TrainedCNN) and spec.name not in teachers.names():
             on = spec.dataset or dataset
-            source = config.source(on)
-            data = fingerprint(datasets.get(on, source).identity()) if source else ""
-            member = member if spec.name in teachers.names() else teachers.on_dataset(member, on, data)
-        members.append(member)
+            source = source_of(on)
+            data = fingerprint(datasets.get(on, source).identity()) if source else spec.data
+            members.append(teachers.on_dataset(member, on, data))
+        else:
+            members.append(member)
     return "+".join(members) + name.removeprefix(teachers.options_of(name)[0])
 
 

@@ -151,7 +151,7 @@ def teacher_of(name: str, dataset: str, config: Config) -> str:
         teachers.get(config.resolved(name))  # says what is wrong with it
     if name not in found:
         raise InputError(f"no teacher is called '{name}'{nearest(name, [*teachers.names(), *config.teachers, *found])}")
-    return cells.teacher_name(cells.trained_on(config.resolved(found[name]), dataset, config))
+    return cells.teacher_name(cells.trained_on(config.resolved(found[name]), dataset, config.source))
 
 
 def spelled(name: str, config: Config) -> str:

@@ -247,7 +247,7 @@ def test_a_teacher_in_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "My ViT"
     folder.mkdir()
     for name in teachers.FILES:
-        (folder / name).write_text(name)
+        (folder / name).write_text("{}")
     (cell,) = cells(block(teachers=[str(folder)]))
     run, store = cell.folder, Layout().sample_embeddings(cell).folder
     assert run.split("/")[3].startswith("my-vit-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from clipkd.cli import main
+from clipkd.cli.options import teacher_of
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import fingerprint
@@ -147,6 +150,16 @@ def test_in_a_grid_it_is_trained_on_each_cells_own_images() -> None:
     trained = teachers.get(cells[3].teacher).identity()
     assert trained == teachers.get("trained:resnet18d@64?on=cifar10").identity()
     assert trained["trained_on"] == {"cifar10": fingerprint(datasets.get("cifar10").identity())}
+
+
+def test_on_the_command_line_the_dataset_is_that_of_the_options(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = argparse.Namespace(dataset_source="hub:owner/flowers@" + "0" * 40)
+    data = fingerprint(datasets.get("flowers", options.dataset_source).identity())
+    name = teacher_of(options, "cnn=trained:resnet18d@64?seed=1+digits-cnn?weights=2,1", "flowers")
+    assert name == f"cnn=trained:resnet18d@64?on=flowers&data={data}&seed=1+digits-cnn?weights=2,1"
+    assert teacher_of(options, "trained:resnet18d?on=digits", "flowers") == "trained:resnet18d?on=digits"
+    assert main(["fetch", "trained:resnet18d", "--data", str(tmp_path)]) == 2
+    assert "add on=DATASET" in capsys.readouterr().err
 
 
 def test_only_the_dataset_that_is_meant_is_trained_on(digits: Dataset, tmp_path: Path) -> None:

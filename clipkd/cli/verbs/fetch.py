@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from clipkd.cli.options import data_options, device_of, device_options, layout_of
+from clipkd.cli.options import data_options, device_of, device_options, layout_of, teacher_of
 from clipkd.core.errors import InputError
 from clipkd.embeddings import prepare
 from clipkd.plugins import students, teachers
@@ -40,6 +40,8 @@ def run(options: argparse.Namespace) -> None:
         fetch_student(options.teacher)
         return
     spec = teachers.get(options.teacher)
+    if isinstance(spec, teachers.TrainedCNN) and spec.dataset:
+        spec = teachers.get(teacher_of(options, options.teacher, spec.dataset))
     if spec.available:
         raise InputError(spec.available)
     layout, device = layout_of(options), device_of(options)

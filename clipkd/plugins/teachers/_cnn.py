@@ -57,6 +57,10 @@ class TrainedCNN(TeacherSpec):
 
         named = ("model", "epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing", "shift")
         training = {name: getattr(self, name) for name in (*named, "image_size", "seed", "protocol")}
+        if not self.dataset:
+            raise InputError(
+                f"teacher '{self.name}' is trained on a dataset: add on=DATASET to the options behind its '?'"
+            )
         data = self.data or fingerprint(datasets.get(self.dataset).identity())
         return {"trained_on": {self.dataset: data}, "timm": training}
 
