@@ -96,7 +96,10 @@ def family_of(spec: TeacherSpec, config: dict[str, Any]) -> VisionFamily:
     if family is None:
         known = ", ".join(sorted(name for name in FAMILIES if vision_family(name)))
         kind = f"'{config['model_type']}'" if "model_type" in config else "missing"
-        raise InputError(f"teacher '{spec.name}': its model_type is {kind}; supported vision encoders: {known}")
+        raise InputError(
+            f"teacher '{spec.name}': its model_type is {kind}; supported vision encoders: {known}; "
+            "and every model of timm: timm/MODEL@<commit>"
+        )
     check_output(spec, OUTPUTS, "an encoder of transformers")
     if spec.output == "cls" and not family.has_class_token:
         raise InputError(f"teacher '{spec.name}' has no class token: end its name in :mean or :pooler")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.pixels import planes, unit
 from clipkd.embeddings import prepare
+from clipkd.embeddings.own_head import own_head_of
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import teachers
 from clipkd.spec.layout import Layout
@@ -197,6 +198,30 @@ def test_a_timm_model_says_what_timm_says(name, root, photos, tmp_path):
         for output, teacher in loaded.items():
             assert is_same(shown(teacher, photo), expected[output]), (output, photo.name)
     assert teachers.get(where).output == "pooled"
+    # Its own classifier of the pooled vectors gives its scores; scores are their own.
+    logits = shown(loaded["logits"], photos[0])
+    torch.testing.assert_close(loaded["pooled"].head(shown(loaded["pooled"], photos[0])), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loaded["logits"].head(logits), logits)
+
+
+def test_the_classes_of_a_timm_model_are_known_by_name(tmp_path):
+    named, model = tmp_path / "named", timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(model, named, model_config={"label_names": ["owl", "tit", "crow"]}, safe_serialization=True)
+    path, _ = timm_file("test_resnet", tmp_path)
+    for where, names in {
+        str(named): ("owl", "tit", "crow"),
+        f"timm:test_resnet?pretrained={path}": None,  # 1,000 classes of nobody knows what
+        f"timm:test_resnet.r160_in1k?pretrained={path}": ("tench", "goldfish"),
+    }.items():
+        spec, layout = teachers.get(where), Layout(tmp_path / "data")
+        prepare.teacher(spec, layout, CPU)
+        head = own_head_of(layout.teacher(spec), spec)
+        assert head.is_linear
+        assert (
+            head.names is None
+            if names is None
+            else [name.split(",")[0] for name in head.names][: len(names)] == [*names]
+        )
 
 
 def test_a_timm_model_that_a_file_does_not_hold_is_refused(tmp_path):
