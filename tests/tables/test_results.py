@@ -97,6 +97,18 @@ def test_without_the_dataset_one_odd_run_does_not_make_the_others_wrong(study):
     assert str(error.value).startswith(f"{odd / 'manifest.json'} does not match the config and")
 
 
+def test_metrics_of_another_fingerprint_than_the_manifests_are_refused(study, tmp_path):
+    """Sealed with it: only the fingerprint itself tells that they are of another run."""
+    cell = study.cells[0]
+    folder = shutil.copytree(study.results / "runs" / cell.folder, tmp_path / "run")
+    assert read_run(cell, folder).metrics
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"fingerprint": "0123456789abcdef"}))
+    seal(folder)
+    with pytest.raises(DataError, match=r"'fingerprint' differs from that of the manifest.json beside it"):
+        read_run(cell, folder)
+
+
 def command(study: Study, verb: str, *more: object) -> list[str]:
     (study.root / "config.json").write_text(study.config.model_dump_json(exclude_unset=True))
     given = {"--config": study.root / "config.json", "--results": study.results, "--data": study.data}
