@@ -43,7 +43,9 @@ class Mutant:
     def of(self, text: str) -> str:
         """Return the file's text with the mistake; ValueError where `old` is not there, or not once."""
         if text.count(self.old) != 1:
-            raise ValueError(f"{self.name}: {self.file} has {text.count(self.old)} times: {self.old!r}")
+            raise ValueError(
+                f"{self.name}: {self.file} has {text.count(self.old)} times: {self.old!r}; follow it in {LIST.name}"
+            )
         return text.replace(self.old, self.new)
 
 
