@@ -19,10 +19,14 @@ rule fetch:
     # The teachers are what everything else waits for.
     priority: 10
     threads: 1
+    resources:
+        # Only a CNN that is trained here is worth a GPU.
+        gpu=lambda wildcards: GPUS if is_cnn(wildcards) else 0,
+        device=lambda wildcards: DEVICE if is_cnn(wildcards) else "cpu",
     params:
         teacher=fetch_flags,
     shell:
-        "exec clipkd fetch {params.teacher:q} --device cpu --threads {threads} 2>> $(new_log {log:q})"
+        "exec clipkd fetch {params.teacher:q} --device {resources.device:q} --threads {threads} 2>> $(new_log {log:q})"
 
 
 rule extract:
