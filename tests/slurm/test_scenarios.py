@@ -102,9 +102,8 @@ def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy
         assert "stopped by" not in stormy.logs(cell)[0]
         assert 0 <= stormy.lost(cell) <= STEPS_BETWEEN_SAVES
     # More memory is asked for where an attempt was killed, and only there.
-    asked = {
-        cell: [job[1] for job in stormy.cluster.queue("%k|%m") if comment_of(cell) in job[0]] for cell in (HUNGRY, LATE)
-    }
+    queue = stormy.cluster.queue("%k|%m")
+    asked = {cell: sorted(mb for comment, mb in queue if comment_of(cell) in comment) for cell in (HUNGRY, LATE)}
     assert asked == {HUNGRY: [f"{LITTLE_MB}M", f"{2 * LITTLE_MB}M"], LATE: [f"{LITTLE_MB}M"] * 2}
     # Its job was cancelled after its training had ended: SLURM reports it failed, and it is not trained twice.
     assert "nothing to do" in stormy.logs(ENDED)[1]
