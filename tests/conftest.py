@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 from collections.abc import Callable, Iterator
@@ -69,6 +70,14 @@ def finished_grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert answer.returncode == 0, answer.stdout
 
     return made_once(tmp_path_factory, "finished-grid", make)
+
+
+@contextlib.contextmanager
+def held(shared: Path) -> Iterator[None]:
+    """Keep other workers from what they share, while one of them changes it."""
+    with open(shared.with_name(f"{shared.name}.held"), "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clipkd.core.artifacts import Artifact, read_json
 from clipkd.core.errors import DataError, InputError
 from clipkd.embeddings.acceleration import accelerate, accelerate_linear
-from clipkd.embeddings.encoder import Encoder, check_output, on_device, width_of
+from clipkd.embeddings.encoder import Encoder, check_output, on_device
 from clipkd.embeddings.families import FAMILIES, POOLER, VisionFamily, vision_family
 from clipkd.embeddings.processor import Processor, processor, processor_file
 from clipkd.embeddings.weights import compare, complain, plain
@@ -42,7 +42,7 @@ def encoder(spec: TeacherSpec, artifact: Artifact, device: torch.device, is_floa
         accelerate(model, spec.title, is_float32, None if spec.output == "mean" else family.block)
     elif is_float32:
         accelerate_linear(model, spec.title, lambda: embed(torch.zeros(1, 3, side, side, device=device)))
-    return Encoder(model, embed, width_of(spec, embed, side, device), image_processor, head)
+    return Encoder(model, embed, width_of(model.config), image_processor, head)
 
 
 def settings(spec: TeacherSpec, config: dict[str, Any], path: Path) -> tuple[VisionFamily, Processor]:
@@ -62,6 +62,11 @@ def settings(spec: TeacherSpec, config: dict[str, Any], path: Path) -> tuple[Vis
     if family.has_fixed_size and side is not None and side != processed:
         raise DataError(f"{path.parent}: config.json says images of {side} pixels, {path.name} {processed}")
     return family, image_processor
+
+
+def width_of(config: Any) -> int:
+    """Return the dimensions D of a model's vectors."""
+    return int(config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else config.hidden_size)
 
 
 def pooled(outputs: Any, output: str, tokens: int) -> Tensor:

@@ -11,7 +11,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import PROTOCOL as VIEWS_PROTOCOL
-from clipkd.spec.views import REPLAY_SEED, reduced
+from clipkd.spec.views import REPLAY_SEED, live_identity
 
 SEVERAL_PROTOCOL = 1
 """Bumped when weighted or standardised teachers give other numbers."""
@@ -107,7 +107,7 @@ def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:
     elif source == "cached" and asked == "embeddings":
         found["embeddings"] = layout.full_embeddings(cell).identity
     elif source in {"live", "lazy"}:
-        found["teacher"] = teacher.identity() | reduced(layout.precision)
+        found["teacher"] = live_identity(teacher, layout.precision)
     if asked == "scores":
         found["head"] = layout.full_embeddings(cell).head()[1]
     return found

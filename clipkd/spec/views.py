@@ -205,6 +205,15 @@ def embeddings_identity(
     }
 
 
+def live_identity(teacher: TeacherSpec, precision: TeacherPrecision) -> Identity:
+    """Return what makes the targets of a teacher that runs beside the training.
+
+    Without the protocol up to its third: the runs that there are did not note it, and keep their identity.
+    """
+    protocol = {"protocol": PROTOCOL} if PROTOCOL > 3 else {}
+    return teacher.identity() | reduced(precision) | protocol
+
+
 def reduced(precision: TeacherPrecision) -> Identity:
     """Return what a reduced precision adds to an identity; nothing in float32."""
     return {} if precision == "float32" else {"precision": precision}

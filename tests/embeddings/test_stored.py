@@ -24,7 +24,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def layout(digits_folder, vit_folder, tmp_path_factory) -> Layout:
     """The packed digits, with a teacher's embeddings of every image for both recipes, and of a sample."""
-    shutil.copytree(digits_folder, root := tmp_path_factory.mktemp("stored") / "data")
+    root = tmp_path_factory.mktemp("stored") / "data"
+    shutil.copytree(digits_folder / "datasets", root / "datasets")
     layout, dataset, teacher = Layout(root), datasets.get("digits"), teachers.get(str(vit_folder))
     for name in ("reference", "corrected"):
         views = full_views(recipes.get(name), dataset, students.get("tiny-32"), teacher)

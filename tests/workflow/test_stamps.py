@@ -17,6 +17,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.workflow import stamps
 from tests import warm
+from tests.conftest import held
 from tests.synthetic import Study, demo, seal, write_study
 from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake, started
 
@@ -179,7 +180,8 @@ def test_writing_a_stamp_removes_those_of_other_settings(study: Study) -> None:
 @pytest.fixture
 def project(finished_grid: Path, tmp_path: Path) -> Path:
     """Two students, trained by the workflow."""
-    return Path(shutil.copytree(finished_grid, tmp_path / "project", symlinks=True))
+    with held(finished_grid):
+        return Path(shutil.copytree(finished_grid, tmp_path / "project", symlinks=True))
 
 
 def runs(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import warm
+from tests.conftest import held
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("reference", "corrected")
@@ -190,9 +191,10 @@ def test_a_bad_config_is_refused_before_any_work(project: Path, tmp_path: Path) 
 
 
 @pytest.fixture
-def finished(finished_grid: Path) -> Path:
+def finished(finished_grid: Path) -> Iterator[Path]:
     """The grid of two students, run to its end; whoever changes a file of it, puts it back."""
-    return finished_grid
+    with held(finished_grid):
+        yield finished_grid
 
 
 def test_a_small_grid_runs_to_its_tables_and_figures(finished: Path) -> None:
