@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, InputError
 from clipkd.core.flops import vit_flop
 from clipkd.core.typed_json import read_model
+from clipkd.plugins import students
 from clipkd.plugins.students import NetworkSpec, StudentSpec
-from clipkd.plugins.teachers import TeacherSpec
+from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN
 from clipkd.runs.record import COST, Cost
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
@@ -27,6 +29,8 @@ MARGIN, START_MINUTES = 2.0, 15
 TEACHER_LAYERS = {768: 12, 1024: 24, 1280: 32}
 LARGEST_TEACHER = (1280, 224, 14)
 """Width, image side and patch of a teacher of which nothing is known."""
+LARGEST_STUDENT = 64
+"""Input side of a student of which nothing is known, in pixels."""
 IMAGES, MANY_IMAGES = 60_000, 1_350_000
 """Of a dataset that is not there yet: CIFAR's, and ImageNet's."""
 
@@ -39,10 +43,23 @@ def student_forward(spec: NetworkSpec) -> float:
 
 
 def teacher_forward(spec: TeacherSpec) -> float:
-    """Return a teacher's operations on one image; those of a large one where the spec does not tell its size."""
+    """Return a teacher's operations on one image; those of a large one where the spec does not tell its size.
+
+    One that is trained here is as small as a student: a run's own student, or a ViT-B/16 of its input size.
+    """
+    if isinstance(spec, StudentTeacher | TrainedCNN):
+        return student_forward(student_of(spec))
     known = (spec.hidden_size, spec.image_size, spec.patch_size)
     width, size, patch = known if all(known) else LARGEST_TEACHER  # type: ignore[assignment]
     return vit_flop(width, TEACHER_LAYERS.get(width, 12), size, patch)  # type: ignore[arg-type]
+
+
+def student_of(spec: StudentTeacher | TrainedCNN) -> NetworkSpec:
+    """Return the student that a teacher is, or one of its size."""
+    if isinstance(spec, StudentTeacher) and spec.settings:
+        with suppress(InputError):  # a run's folder has a key for a timm model, not its name
+            return students.get(spec.run.split("/")[2])
+    return NetworkSpec(spec.name, spec.image_size or LARGEST_STUDENT)
 
 
 def training_minutes(cell: Cell, layout: Layout, device: str, students: int = 1) -> int:

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from clipkd.core.flops import vit_flop
-from clipkd.plugins import students
+from clipkd.plugins import students, teachers
+from clipkd.plugins.teachers import StudentTeacher
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.workflow import estimates
@@ -68,3 +69,15 @@ def test_an_extraction_is_divided_by_its_shards():
     whole, part = (estimates.extraction_minutes(store, Layout(), "cuda", shards) for shards in (1, 10))
     assert whole == pytest.approx(2 * 2 * 60_000 * 123.1e9 / 2e12 / 60 + 15, rel=0.01)
     assert part - 15 == pytest.approx((whole - 15) / 10, abs=1)
+
+
+def test_teachers_that_are_trained_here_ask_for_a_students_time():
+    run = StudentTeacher("one", "one", run="corrected/digits/base-32/none/supervised/seed0", settings="0" * 16)
+    assert estimates.teacher_forward(run) == estimates.student_forward(students.get("base-32"))
+    cnn, small = (
+        teachers.get("trained:resnet18@32?on=digits"),
+        estimates.student_forward(students.get("timm:resnet18@32")),
+    )
+    assert estimates.teacher_forward(cnn) == small
+    unknown = StudentTeacher("two", "two", folder="mine")
+    assert small < estimates.teacher_forward(unknown) < estimates.teacher_forward(teachers.get("vit-b16-in21k"))
