@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -177,9 +177,7 @@ def write_images(draft: Draft, matches: dict[str, Match], store: Embeddings, dat
     views: ImportedViews = store.views
     among = None
     if views.sample is None:
-        for part in ("train", "test", *(["train-mirrored"] if views.flips else [])):
-            if part in matches:
-                matches[part].complete()
+        refuse_missing(views, matches)
     else:
         parts = ("train", "train-mirrored") if views.mirrors else ("train",)
         among = np.flatnonzero(np.all([matches[part].rows >= 0 for part in parts], axis=0))
@@ -220,12 +218,22 @@ def pieces(plan: ViewPlan, matches: dict[str, Match]) -> Iterator[np.ndarray]:
         yield found
 
 
-def check(teacher: TeacherSpec, dataset: Dataset | None) -> list[str]:
+def refuse_missing(views: ImportedViews, matches: dict[str, Match]) -> None:
+    """Raise DataError where an image, or class, of a store has no vector; a sample takes those that have one."""
+    every = ("train", "test", *(["train-mirrored"] if views.flips else []))
+    needed = ("classes",) if views.of_classes else every if views.sample is None else ()
+    for part in needed:
+        if part in matches:
+            matches[part].complete()
+
+
+def check(teacher: TeacherSpec, dataset: Dataset | None, views: Iterable[ImportedViews] = ()) -> list[str]:
     """Look at an imported teacher's files before anything is made of them; return what to say.
 
     Args:
         teacher: the teacher.
         dataset: what the vectors should be of; None: it is not packed yet, so nothing can be matched.
+        views: of the stores that will be made of them.
 
     Raises:
         DataError, InputError: as for `import_embeddings`.
@@ -233,4 +241,7 @@ def check(teacher: TeacherSpec, dataset: Dataset | None) -> list[str]:
     source = open_source(teacher)
     if dataset is None:
         return [source.summary()]
-    return [source.summary(), *(match.report() for match in matched(source, dataset).values())]
+    matches = matched(source, dataset)
+    for each in views:
+        refuse_missing(each, matches)
+    return [source.summary(), *(match.report() for match in matches.values())]

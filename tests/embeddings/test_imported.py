@@ -14,6 +14,7 @@ import torch
 from pyarrow import parquet
 from safetensors.numpy import save_file
 
+from clipkd.cli.verbs.check import imported_lines
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.batches import Batch
@@ -380,3 +381,12 @@ def test_verbs_say_what_can_and_cannot_be_done(tmp_path):
     for words in (("audit", "digits"), ("fetch",)):
         found = clipkd(*words, "gpt=embeddings:gpt", cwd=tmp_path, check=False)
         assert (found.returncode, "model" in found.stderr) == (2, True), found.stderr
+
+
+def test_check_refuses_vectors_that_a_train_type_needs_and_are_not_there(photos, names, layout, tmp_path):
+    """Prototypes are made of the images that have a vector; class scores need one of every image."""
+    source = as_npy_with_names(tmp_path, numbers(len(names) - 1), names[1:])
+    cells = [cell_of(photos, source, train_type) for train_type in ("embed-KD", "vanilla")]
+    assert any("1 have none" in line for line in imported_lines(cells[:1], layout))
+    with pytest.raises(DataError, match=r"1 have none: .* needs a vector here"):
+        list(imported_lines(cells, layout))

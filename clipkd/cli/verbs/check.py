@@ -44,20 +44,21 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
     Raises:
         DataError, InputError: it can't be imported as it is.
     """
-    pairs = {
-        (one.dataset, one.teacher): one
-        for cell in cells
-        for one in (cell.by_teacher if has_imported(cell) else ())
-        if one.teacher_spec and one.teacher_spec.is_imported
-    }
-    for cell in pairs.values():
+    pairs: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        for one in cell.by_teacher if has_imported(cell) else ():
+            if one.teacher_spec and one.teacher_spec.is_imported:
+                pairs.setdefault((one.dataset, one.teacher), []).append(one)
+    for alike in pairs.values():
         from clipkd.embeddings import imported  # with torch, which no other check needs
 
-        spec, teacher = cell.dataset_spec, cell.teacher_spec
+        spec, teacher = alike[0].dataset_spec, alike[0].teacher_spec
         assert teacher is not None
         is_packed = (layout.dataset(spec) / MANIFEST).exists()
         dataset = open_dataset(spec, layout.dataset(spec), with_images=False) if is_packed else None
-        yield from imported.check(teacher, dataset)
+        yield from imported.check(
+            teacher, dataset, {store.views for cell in alike for store in layout.stores(cell).values()}
+        )
         if dataset is None:
             yield f"{teacher.title}: {spec.title} is not packed yet; which vector is of which image is checked then"
 
