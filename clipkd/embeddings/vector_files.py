@@ -57,11 +57,14 @@ class VectorFile:
 
     def check(self) -> None:
         """Raise DataError where a vector is not finite in float32, or zero; names the first rows."""
-        wrong: dict[str, list[int]] = {"not finite": [], "zero in every dimension": []}
+        wrong: dict[str, list[int]] = {"not finite": [], "too large for float32": [], "zero in every dimension": []}
         start = 0
         for piece in self.pieces(np.arange(len(self))):
             is_finite = np.isfinite(piece).all(axis=1)
-            wrong["not finite"] += (start + np.flatnonzero(~is_finite)).tolist()
+            infinite = start + np.flatnonzero(~is_finite)
+            was_finite = np.isfinite(self.vectors[infinite]).all(axis=1)
+            wrong["not finite"] += infinite[~was_finite].tolist()
+            wrong["too large for float32"] += infinite[was_finite].tolist()
             wrong["zero in every dimension"] += (start + np.flatnonzero(is_finite & ~piece.any(axis=1))).tolist()
             start += len(piece)
         said = [

@@ -16,7 +16,7 @@ from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import SeveralTeachers, TeacherSpec, TrainedCNN
 from clipkd.spec.settings import Block, Config, TeacherSource
 
-NO_TEACHER = "none"
+NO_TEACHER = teachers.NO_TEACHER
 """Name of the teacher, in paths and tables, of a method without one."""
 
 

@@ -251,7 +251,8 @@ def check_head(teacher: TeacherSpec, config: Config) -> None:
     _, _, dataset = teacher.head.partition("@")
     asked = {name.lower() for block in config.grid for name in block.datasets}
     if dataset and dataset not in asked:
-        raise InputError(f"head: no block of the grid has a dataset '{dataset}'{nearest(dataset, asked)}")
+        option = "on=" if isinstance(teacher, teachers.TrainedCNN) else "head"
+        raise InputError(f"{option}: no block of the grid has a dataset '{dataset}'{nearest(dataset, asked)}")
 
 
 def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, complaint: Complaint) -> None:

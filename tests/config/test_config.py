@@ -151,6 +151,16 @@ REFUSED = {
         "mine.yaml:2",
         "teachers.eyes: head: no block of the grid has a dataset 'cifra10'",
     ),
+    "teacher trained on a dataset": (
+        "teachers:\n  eyes: trained:resnet10t@32?on=mars\n",
+        "mine.yaml:2",
+        "teachers.eyes: on=: no block of the grid has a dataset 'mars'",
+    ),
+    "teacher called none": (
+        "teachers:\n  none: digits-vit-s\n",
+        "mine.yaml:2",
+        "'none' means that a run has no teacher",
+    ),
     "head of a text tower": (
         f"teachers:\n  eyes: {{model: 'a/b@{'0' * 40}:text', head: own}}\n",
         "mine.yaml:2",

@@ -383,6 +383,27 @@ def test_verbs_say_what_can_and_cannot_be_done(tmp_path):
         assert (found.returncode, "model" in found.stderr) == (2, True), found.stderr
 
 
+@pytest.mark.parametrize("name", ["val.npy", "train_mirrored.npy", "test2.safetensors", "Test.NPY"])
+def test_a_file_of_vectors_that_would_not_be_used_is_refused(name, tmp_path):
+    for known in ("train.npy", "test.npy"):
+        np.save(tmp_path / known, numbers(4))
+    (tmp_path / "notes.md").write_text("of a model\n")
+    assert teachers.get(f"embeddings:{tmp_path}").is_imported  # the control
+    (tmp_path / name).write_bytes(b"vectors")
+    with pytest.raises(
+        InputError, match=f"has {name}, which would not be used: .* train, train-mirrored, test, classes"
+    ):
+        teachers.get(f"embeddings:{tmp_path}")
+
+
+def test_numbers_beyond_float32_are_said_to_be_too_large(tmp_path):
+    vectors = numbers(4).astype(np.float64)
+    vectors[1, 2], vectors[3, 0] = 1e40, np.nan
+    np.save(tmp_path / "train.npy", vectors)
+    with pytest.raises(DataError, match="1 vectors are not finite: row 3; 1 vectors are too large for float32: row 1"):
+        vector_files.read(tmp_path / "train.npy").check()
+
+
 def test_check_refuses_vectors_that_a_train_type_needs_and_are_not_there(photos, names, layout, tmp_path):
     """Prototypes are made of the images that have a vector; class scores need one of every image."""
     source = as_npy_with_names(tmp_path, numbers(len(names) - 1), names[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -208,6 +209,24 @@ def test_weights_and_standardisation_are_a_run_of_their_own(pair, tmp_path):
 def test_a_wrong_combination_is_named(options, said):
     with pytest.raises(InputError, match=said):
         teachers.get(f"digits-vit-s+digits-vit-xs{options}")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none=digits-vit-s", "'none' means that a run has no teacher"),
+        ("digits-vit-s+none=digits-vit-xs", "'none' means that a run has no teacher"),
+        ("=digits-vit-s", "teacher name '' in '=digits-vit-s'"),
+        ("digits-vit-s+digits-vit-xs+", "a name is empty"),
+        ("+digits-vit-s", "a name is empty"),
+        ("", "a name is empty"),
+        ("digits-vit-s+digits-vit-xs?", "there is nothing behind the '?'"),
+        ("digits-vit-s?standardise=true", "standardise is for several teachers"),
+    ],
+)
+def test_a_name_with_an_empty_or_reserved_part_is_refused(name, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        teachers.get(name)
 
 
 def test_what_several_teachers_can_not_do_is_refused_in_words(pair, tmp_path):

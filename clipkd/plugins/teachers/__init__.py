@@ -23,6 +23,7 @@ from clipkd.plugins.teachers._library import LibraryTeacher, of_library
 from clipkd.plugins.teachers._names import (
     ALIAS,
     HEADS,
+    NO_TEACHER,
     RUN,
     checkpoint_of,
     head_in,
@@ -51,6 +52,7 @@ __all__ = [
     "HEADS",
     "LOCK",
     "NESTED_PROCESSOR",
+    "NO_TEACHER",
     "OUTPUTS",
     "PROCESSOR",
     "RUN",
@@ -94,9 +96,12 @@ def get(name: str) -> TeacherSpec:
         InputError: a part is unknown, or a hub id comes without a commit.
     """
     members, options = split(name), options_of(name)[1]
+    if not all(members):
+        raise InputError(f"teacher '{name}': a name is empty; several teachers are written A+B")
     if len(members) == 1:
         if options:
-            raise InputError(f"teacher '{name}': {' and '.join(options)} are for several teachers, A+B")
+            verb = "are" if len(options) > 1 or "weights" in options else "is"
+            raise InputError(f"teacher '{name}': {' and '.join(options)} {verb} for several teachers, A+B")
         return get_one(name)
     several = tuple(get_one(member) for member in members)
     keys = [spec.name for spec in several]
@@ -141,8 +146,10 @@ def get_one(name: str) -> TeacherSpec:
     if spec.head and (spec.reads_names or spec.is_imported):
         what = "a text tower has" if spec.reads_names else "embeddings without a model have"
         raise InputError(f"teacher '{name}': {what} no classifier; leave head out")
-    if not alias:
+    if not alias and not name.startswith("="):
         return spec
+    if alias == NO_TEACHER:
+        raise InputError(f"teacher '{name}': '{alias}' means that a run has no teacher: take another name")
     if not ALIAS.fullmatch(alias):
         raise InputError(f"teacher name '{alias}' in '{name}': use small letters, digits and '-', 63 at most")
     if alias in names():

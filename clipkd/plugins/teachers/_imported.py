@@ -70,6 +70,17 @@ def imported(where: str, output: Output | None) -> TeacherSpec | None:
 
 def in_folder(folder: Path) -> dict[str, Path]:
     """Return the files of vectors in a folder, by part."""
+    unused = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not is_part(path) and path.name[0] != "."
+    )
+    if unused:
+        raise InputError(
+            f"{folder} has {', '.join(unused)}, which would not be used: a file of vectors is called "
+            f"{', '.join(PARTS)}, with {', '.join(SUFFIXES)} (the validation images of a folder of images are its "
+            "`test`); rename it, or put it elsewhere"
+        )
     found: dict[str, Path] = {}
     for part in PARTS:
         files = [path for suffix in SUFFIXES if (path := folder / f"{part}{suffix}").is_file()]
@@ -89,6 +100,11 @@ def in_folder(folder: Path) -> dict[str, Path]:
             f"classes{SUFFIXES[0]} (one for each class); formats: {known} (docs/own.md)"
         )
     return found
+
+
+def is_part(path: Path) -> bool:
+    """Return whether a file is called as one of the vectors of a part."""
+    return path.stem in PARTS and path.suffix in SUFFIXES
 
 
 def of_file(path: Path) -> dict[str, Path]:

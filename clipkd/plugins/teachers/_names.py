@@ -21,6 +21,8 @@ TRAINED = "trained:"
 """How WHERE begins that is a model which the workflow trains."""
 ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
+NO_TEACHER = "none"
+"""What a run without a teacher has in a teacher's place; no teacher may have this name."""
 RUN = re.compile(r"run:([a-z0-9-]+/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+.-]+/[A-Za-z-]+/seed\d+)(?:@([0-9a-f]{16}))?")
 """A run of the grid by its folder, and the fingerprint of its settings."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
@@ -66,11 +68,13 @@ def options_of(name: str) -> tuple[str, dict[str, str]]:
     """Return the teachers of `A+B?weights=2,1&standardise=true`, and the options of their combination.
 
     Raises:
-        InputError: an option is unknown, or stands twice.
+        InputError: an option is unknown, or stands twice; nothing is behind the `?`.
     """
     members, mark, rest = name.rpartition("?")
     pairs = [pair.partition("=")[::2] for pair in rest.split("&")]
     keys = [key for key, _ in pairs]
+    if mark and not rest and not is_folder(name):
+        raise InputError(f"teacher '{name}': there is nothing behind the '?'; leave it out")
     if not mark or not any(difflib.get_close_matches(key, COMBINED, cutoff=0.7) for key in keys) or is_folder(name):
         return name, {}
     for key in keys:
