@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from clipkd.embeddings.vector_files import VectorFile, listed
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
 from clipkd.plugins.teachers import ImportedTeacher, TeacherSpec
+from clipkd.spec.class_names import counted
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.views import ImportedViews
 
@@ -125,6 +127,22 @@ def of_images(file: VectorFile, dataset: Dataset, split: SplitName) -> Match:
     return by_name(file, names, what, others or ())
 
 
+def order_warnings(matches: dict[str, Match], dataset: Dataset) -> list[str]:
+    """Return what to say where vectors come by row, and who counts would order the images' files otherwise."""
+    for part, match in matches.items():
+        if part == "classes" or match.file.names is not None:
+            continue
+        names = dataset.names("test" if part == "test" else "train") or []
+        pair = next(((a, b) for a, b in pairwise(names) if a < b and counted(a) > counted(b)), None)
+        if pair:
+            return [
+                f"warning: {match.file.path} gives vectors by row, and the rows are in the order of the files' names "
+                f"as text ('{pair[0]}' before '{pair[1]}'), not as numbers; names instead of rows are safer "
+                "(docs/own.md)"
+            ]
+    return []
+
+
 def import_embeddings(store: Embeddings, dataset: Dataset) -> Artifact:
     """Write the store of a teacher of which only embeddings are there.
 
@@ -138,8 +156,8 @@ def import_embeddings(store: Embeddings, dataset: Dataset) -> Artifact:
     start, views = time.perf_counter(), store.views
     source = open_source(store.teacher)
     matches = matched(source, dataset)
-    for match in matches.values():
-        say(f"{store.teacher.title}: {match.report()}")
+    for line in [match.report() for match in matches.values()] + order_warnings(matches, dataset):
+        say(f"{store.teacher.title}: {line}")
     with building(store.folder, "embeddings", store.identity) as draft:
         draft.facts |= {
             "forward_passes": 0,
@@ -244,4 +262,4 @@ def check(teacher: TeacherSpec, dataset: Dataset | None, views: Iterable[Importe
     matches = matched(source, dataset)
     for each in views:
         refuse_missing(each, matches)
-    return [source.summary(), *(match.report() for match in matches.values())]
+    return [source.summary(), *(match.report() for match in matches.values()), *order_warnings(matches, dataset)]

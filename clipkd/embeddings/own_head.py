@@ -177,10 +177,15 @@ def passed_over(
         why = f"it has {dataset}'s classes: `head: own` beside the teacher in the config uses it (docs/own.md)"
     elif head.classes != len(classes):
         why = f"{dataset} has {len(classes)} classes"
+    elif head.names is None:
+        why = (
+            f"it has as many classes as {dataset}, but they are unnamed; `head: own` needs a checkpoint that names "
+            "them (a folder with config.json)"
+        )
     else:
         why = (
-            f"it has as many classes as {dataset}, called {listed(head.names) if head.names else 'nothing'}: where "
-            "they are the same, docs/own.md says how to use it (`head: own`)"
+            f"it has as many classes as {dataset}, called {listed(head.names)}: where they are the same, docs/own.md "
+            "says how to use it (`head: own`)"
         )
     return (
         f"{spec.title}: the checkpoint's own classifier of {head.classes} classes is not used, class scores come from "

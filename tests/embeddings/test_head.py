@@ -89,7 +89,7 @@ MOVED = [NUMBERS[1], NUMBERS[0], *NUMBERS[2:]]
 @pytest.mark.parametrize(
     ("count", "names", "words"),
     [
-        (10, None, "it has as many classes as digits, called nothing"),
+        (10, None, "as digits, but they are unnamed; `head: own` needs a checkpoint that names them"),
         (10, NUMBERS, "it has digits's classes: `head: own`"),
         (10, MOVED, "it has digits's classes: `head: own`"),
         (7, None, "of 7 classes is not used, class scores come from a linear probe; digits has 10 classes"),

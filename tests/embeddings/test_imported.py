@@ -6,6 +6,7 @@ import dataclasses
 import json
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
@@ -20,7 +21,9 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.data.batches import Batch
 from clipkd.data.dataset import open_dataset, prepare_dataset
 from clipkd.embeddings import matching, prepare, vector_files
-from clipkd.embeddings.imported import import_embeddings, open_source
+from clipkd.embeddings.imported import import_embeddings, open_source, order_warnings
+from clipkd.embeddings.matching import Match
+from clipkd.embeddings.vector_files import VectorFile
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.job import open_job, open_teacher_targets
@@ -394,6 +397,23 @@ def test_a_file_of_vectors_that_would_not_be_used_is_refused(name, tmp_path):
         InputError, match=f"has {name}, which would not be used: .* train, train-mirrored, test, classes"
     ):
         teachers.get(f"embeddings:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("names", "called", "pair"),
+    [
+        (["train/a/1.png", "train/a/10.png", "train/a/2.png"], False, "'train/a/10.png' before 'train/a/2.png'"),
+        (["train/10/b.png", "train/9/a.png", "val/1/a.png"], False, "'train/10/b.png' before 'train/9/a.png'"),
+        (["train/a/01.png", "train/a/02.png", "train/a/10.png"], False, None),
+        (["train/b/3.png", "val/a/1.png", "val/a/2.png"], False, None),
+        (["train/a/1.png", "train/a/10.png", "train/a/2.png"], True, None),
+    ],
+)
+def test_rows_of_images_that_are_not_in_the_order_of_numbers_are_warned_about(names, called, pair):
+    file = VectorFile(Path("train.npy"), numbers(3), names if called else None)
+    dataset = SimpleNamespace(names=lambda split: names)
+    said = order_warnings({"train": Match(file, "images", np.arange(3), names)}, dataset)
+    assert [pair in line for line in said] == [True] * (pair is not None)
 
 
 def test_numbers_beyond_float32_are_said_to_be_too_large(tmp_path):

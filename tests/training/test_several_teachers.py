@@ -190,9 +190,16 @@ def test_weights_and_standardisation_are_a_run_of_their_own(pair, tmp_path):
     assert "several" not in run_identity(plain, numbers, layout, "")
     combined = run_identity(asked, numbers, layout, "")["several"]
     assert (combined["shares"], combined["standardise"]) == ([0.8, 0.2], True)
-    assert asked.folder == "corrected/digits/tiny-32/first+second.weights-2-0.5.standardised/embed-KD/seed0"
+    assert asked.folder == "corrected/digits/tiny-32/first+second.weights-4-1.standardised/embed-KD/seed0"
     assert asked.by_teacher == plain.by_teacher
-    assert asked.teacher_spec.title == "first + second (weights 2:0.5, standardised)"
+    assert asked.teacher_spec.title == "first + second (weights 4:1, standardised)"
+
+
+@pytest.mark.parametrize("weights", ["2,1", "4,2", "1,0.5", "0.2,0.1"])
+def test_equal_ratios_of_weights_are_one_run(weights):
+    same, other = (teachers.get(f"digits-vit-s+digits-vit-xs?weights={given}") for given in (weights, "3,1"))
+    assert same == teachers.get("digits-vit-s+digits-vit-xs?weights=2,1") != other
+    assert same.name.endswith(".weights-2-1")
 
 
 @pytest.mark.parametrize(

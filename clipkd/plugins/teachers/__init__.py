@@ -8,8 +8,10 @@ teachers at once, with `?weights=2,1&standardise=true` behind them.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from clipkd.core.errors import InputError, nearest
@@ -117,7 +119,7 @@ def combined(name: str, several: tuple[TeacherSpec, ...], options: dict[str, str
         InputError: the weights are not one positive number for each, or `standardise` is not `true`.
     """
     given = options.get("weights", "").split(",") if "weights" in options else []
-    weights = tuple(float(text) for text in given if WEIGHT.fullmatch(text) and float(text) > 0)
+    weights = ratio([Fraction(text) for text in given if WEIGHT.fullmatch(text) and Fraction(text) > 0])
     if len(weights) != len(given) or len(given) not in {0, len(several)}:
         raise InputError(
             f"teacher '{name}': weights '{options['weights']}' are not {len(several)} positive numbers, as in "
@@ -126,11 +128,19 @@ def combined(name: str, several: tuple[TeacherSpec, ...], options: dict[str, str
     if options.get("standardise", "true") != "true":
         raise InputError(f"teacher '{name}': standardise is `true` or left out, not '{options['standardise']}'")
     standardise = "standardise" in options
-    words = [f"weights {':'.join(given)}"] * bool(given) + ["standardised"] * standardise
-    marks = [f".weights-{'-'.join(given)}"] * bool(given) + [".standardised"] * standardise
+    shown = [str(weight) for weight in weights]
+    words = [f"weights {':'.join(shown)}"] * bool(shown) + ["standardised"] * standardise
+    marks = [f".weights-{'-'.join(shown)}"] * bool(shown) + [".standardised"] * standardise
     title = " + ".join(spec.title for spec in several) + (f" ({', '.join(words)})" if words else "")
     key = "+".join(spec.name for spec in several) + "".join(marks)
-    return SeveralTeachers(key, title, several=several, weights=weights, standardise=standardise)
+    return SeveralTeachers(key, title, several=several, weights=tuple(map(float, weights)), standardise=standardise)
+
+
+def ratio(weights: list[Fraction]) -> list[int]:
+    """Return the smallest whole numbers of a ratio: 4:2, 2:1 and 1:0.5 are one run."""
+    whole = math.lcm(*(weight.denominator for weight in weights))
+    numbers = [int(weight * whole) for weight in weights]
+    return [number // math.gcd(*numbers) for number in numbers]
 
 
 def get_one(name: str) -> TeacherSpec:
