@@ -54,11 +54,10 @@ def read(path: Path) -> dict[str, Tensor]:
             raise DataError(f"{path} is damaged, or not a safetensors file: {error}{lfs.instead(path)}") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an UnpicklingError is one of pickle's own, which is not imported anywhere here
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    except Exception:  # an UnpicklingError is one of pickle's own, which is not imported anywhere here
         raise DataError(
-            f"{path} is damaged, or holds more than tensors, which is not opened since it could run code "
-            f"({reason}){lfs.instead(path)}"
+            f"{path} is damaged, or holds more than tensors (a whole model, for example), which is not opened since it "
+            f"could run code; save the model's state_dict(){lfs.instead(path)}"
         ) from None
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -26,9 +26,18 @@ def processor_of(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
     """
     values = config.get("pretrained_cfg")
     values = values if isinstance(values, dict) else {}
-    size, mean, std = (tuple(values.get(key) or ()) for key in ("input_size", "mean", "std"))
-    if len(size) != 3 or len(mean) != 3 or len(std) != 3:
-        raise DataError(f"teacher '{spec.name}': its config.json gives no input_size, mean and std of colour images")
+    found = [values.get(key) for key in ("input_size", "mean", "std")]
+    size, mean, std = (tuple(one) if isinstance(one, list | tuple) else () for one in found)
+    for key, numbers in (("input_size", size), ("mean", mean), ("std", std)):
+        if len(numbers) != 3 or not all(isinstance(one, int | float) for one in numbers):
+            raise DataError(f"teacher '{spec.name}': {key} in its config.json is {list(numbers)}, not three numbers")
+    if min(std) <= 0:
+        raise DataError(f"teacher '{spec.name}': std in its config.json is {list(std)}; a deviation is above 0")
+    share = values.get("crop_pct", CROP_PCT)
+    if share is None:
+        share = CROP_PCT
+    if not isinstance(share, int | float) or not share > 0:
+        raise DataError(f"teacher '{spec.name}': crop_pct in its config.json is {share!r}, not a number above 0")
     if size[0] != 3 or size[1] != size[2]:
         raise refusal(spec, f"an input of {' x '.join(map(str, size))} (square colour images are supported)")
     side, filter_, mode = int(size[1]), values.get("interpolation", "bilinear"), values.get("crop_mode") or "center"
@@ -36,7 +45,7 @@ def processor_of(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
         raise refusal(spec, f"interpolation {filter_!r} (known: {', '.join(FILTERS)})")
     if mode not in ("center", "squash"):
         raise refusal(spec, f"crop_mode {mode!r} (known: center, squash)")
-    scaled = int(values.get("resize_size") or math.floor(side / (values.get("crop_pct") or CROP_PCT)))
+    scaled = int(values.get("resize_size") or math.floor(side / share))
     if scaled < side:
         raise refusal(spec, f"a crop of {side} pixels from {scaled}, with a border")
     width = scaled if mode == "squash" else None

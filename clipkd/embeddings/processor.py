@@ -142,8 +142,13 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     mean, std = tuple(values.get("image_mean") or ()), tuple(values.get("image_std") or ())
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if height is None or len(mean) != 3 or len(std) != 3:
-        raise DataError(f"{path} gives no input size, image_mean and image_std (size: {values.get('size')})")
+    if height is None:
+        raise DataError(f"{path} gives no input size (size: {values.get('size')})")
+    for key, numbers in (("image_mean", mean), ("image_std", std)):
+        if len(numbers) != 3:
+            raise DataError(f"{path}: {key} is {values.get(key, 'not there')}, not three numbers")
+    if not all(deviation > 0 for deviation in std):
+        raise DataError(f"{path}: image_std is {list(std)}; a deviation is above 0")
     scale = scale_of(spec, values, path)
     mean, std = tuple(value / scale for value in mean), tuple(value / scale for value in std)
     if defaults.crop_pct is not None and width is None and not values.get("do_center_crop"):

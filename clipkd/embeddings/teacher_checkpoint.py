@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,24 @@ def fetch(teacher: TeacherSpec, folder: Path, accept: Callable[[Artifact], None]
                 refuse_code(teacher, draft.path / name)
             draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
             if accept is not None:
-                accept(Artifact(draft.path, {"files": {name: {} for name in names}, "facts": {}}))
+                with naming_source(teacher, draft.path):
+                    accept(Artifact(draft.path, {"files": {name: {} for name in names}, "facts": {}}))
     except OSError as error:
         raise MachineError(f"teacher '{teacher.name}': can't write {folder}: {error.strerror or error}") from error
     return open_artifact(folder, "teacher", teacher.identity())
+
+
+@contextmanager
+def naming_source(teacher: TeacherSpec, folder: Path) -> Iterator[None]:
+    """Have messages name where a checkpoint comes from, and not the folder in which it is built."""
+    try:
+        yield
+    except (DataError, InputError) as error:
+        said = str(error)
+        if isinstance(teacher, LibraryTeacher):
+            said = said.replace(str(folder / WEIGHTS), teacher.weights)
+        origin = teacher.folder if isinstance(teacher, FolderTeacher) else f"teacher '{teacher.name}'"
+        raise type(error)(said.replace(str(folder), origin)) from None
 
 
 def write(teacher: TeacherSpec, files: dict[str, Path], folder: Path) -> None:

@@ -106,7 +106,10 @@ def known_name(spec: TeacherSpec, config: dict[str, Any]) -> str:
 
 def arguments_of(spec: TeacherSpec, config: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments that a config.json gives for its model: plain values of a reasonable size."""
-    arguments = {key: value for key, value in (config.get("model_args") or {}).items() if key != "num_classes"}
+    given = config.get("model_args") or {}
+    if not isinstance(given, dict):
+        raise InputError(f"teacher '{spec.name}' is refused: model_args in its config.json is {given!r}, not a map")
+    arguments = {key: value for key, value in given.items() if key != "num_classes"}
     for key, value in arguments.items():
         where = f"teacher '{spec.name}' is refused: model_args.{key} in its config.json"
         if key in NOT_FOLLOWED:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -131,17 +132,23 @@ def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> t
         {"add_pooling_layer": False} if family.pooler == POOLER and not has_pooler and not has_head else {}
     )
     kind = transformers.AutoModelForImageClassification if has_head else getattr(transformers, family.model)
-    model, report = kind.from_pretrained(
-        artifact.path,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are listed in the report, which is not ignored
-        **options,
-        **family.changes,
-    )
+    try:
+        model, report = kind.from_pretrained(
+            artifact.path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed in the report, which is not ignored
+            **options,
+            **family.changes,
+        )
+    # Whatever it raises while it builds a network from numbers and words is about these.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        path = artifact.file("config.json")
+        raise DataError(f"{path}: transformers can't build a {kind.__name__} from it ({reason})") from None
     # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
     unused = family.unused if spec.output == "pooler" or family.pooler != POOLER else (*family.unused, POOLER)
     unused = tuple(name for name in unused if not (has_head and name == "classifier."))

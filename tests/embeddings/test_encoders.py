@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.errors import ClipkdError, DataError, InputError
 from clipkd.data.pixels import planes, unit
 from clipkd.embeddings import prepare
 from clipkd.embeddings.own_head import own_head_of
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import teachers
+from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.layout import Layout
 from tests import checkpoints
 
@@ -249,7 +250,7 @@ def test_pickled_weights_are_opened_for_tensors_only(tmp_path):
     torch.testing.assert_close(pickled.embed(pixels), safe.embed(pixels))
     assert pickled.spec.identity() != safe.spec.identity()
     torch.save({"weight": torch.ones(2), "model": Path("a pickled object")}, tmp_path / "evil.pth")
-    with pytest.raises(DataError, match="holds more than tensors, which is not opened"):
+    with pytest.raises(DataError, match="holds more than tensors"):
         taken(f"timm:test_vit?pretrained={tmp_path / 'evil.pth'}", Layout(tmp_path / "data"))
 
 
@@ -292,3 +293,27 @@ def test_what_a_library_does_not_give_is_refused_with_what_it_gives(tmp_path):
     for output, words in {"cls": "no class token", "pooler": ":pooled, :cls", "logits": "has no classifier"}.items():
         with pytest.raises(InputError, match=words):
             taken(f"timm:test_resnet?pretrained={path}:{output}", Layout(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_args": "x"}, "model_args in its config.json is 'x', not a map"),
+        ({"crop_pct": "x"}, "crop_pct in its config.json is 'x', not a number above 0"),
+        ({"crop_pct": 0}, "crop_pct in its config.json is 0,"),
+        ({"std": [0, 0, 0]}, "a deviation is above 0"),
+        ({"mean": [0.5, 0.5]}, r"mean in its config.json is \[0.5, 0.5\], not three numbers"),
+        ({"input_size": "large"}, "input_size in its config.json"),
+    ],
+)
+def test_settings_of_timm_that_make_no_sense_are_named(changes, words):
+    from clipkd.embeddings.timm_encoder import settings
+
+    arguments = {key: value for key, value in changes.items() if key == "model_args"}
+    cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3} | {
+        key: value for key, value in changes.items() if key != "model_args"
+    }
+    spec = TeacherSpec("any", "any", output="pooled")
+    sound = {"architecture": "test_vit", "pretrained_cfg": cfg}
+    with pytest.raises(ClipkdError, match=words):
+        settings(spec, sound | arguments)

@@ -242,6 +242,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "quantised": (edit_json("config.json", quantization_config={"quant_method": "x"}), "needs a loader of its own"),
     "more than any memory": (edit_json("config.json", hidden_size=10**9), "1000000000; supported are 1 to 65,536"),
     "layers without end": (edit_json("config.json", num_hidden_layers=10**9), "supported are 1 to 1,024"),
+    "an activation that nobody knows": (edit_json("config.json", hidden_act="nope"), "config.json: transformers can't"),
+    "a number in quotes": (edit_json("config.json", hidden_size="16"), "config.json: transformers can't build"),
+    "deviations of 0": (edit_json("preprocessor_config.json", image_std=[0, 0, 0]), "a deviation is above 0"),
     "no mean": (edit_json("preprocessor_config.json", image_mean="gone"), "image_mean"),
     "size that is a word": (edit_json("preprocessor_config.json", size="large"), "size"),
     "config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "config.json"),
@@ -250,10 +253,13 @@ BAD: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
+UNBUILT = ["an activation that nobody knows", "a number in quotes"]
 REFUSED_UNSEEN = ["code of its own", "attention from the hub", "a tower's attention", "more than any memory"]
 
 
-@pytest.mark.parametrize("name", list(BAD) if FULL else ["missing weight", "NaN weight", "truncated", *REFUSED_UNSEEN])
+@pytest.mark.parametrize(
+    "name", list(BAD) if FULL else [*UNBUILT, "missing weight", "NaN weight", "truncated", *REFUSED_UNSEEN]
+)
 def test_t_a_bad_checkpoint_is_refused_by_name(name: str, vit_folder: Path, tmp_path: Path) -> None:
     """Rows T01 to T05; the check of the good one first, so that the refusal is of what was done to it."""
     change, told = BAD[name]
@@ -262,6 +268,7 @@ def test_t_a_bad_checkpoint_is_refused_by_name(name: str, vit_folder: Path, tmp_
     with pytest.raises((DataError, InputError)) as caught:
         fetched(folder, tmp_path / "teacher")
     assert told in str(caught.value)
+    assert ".tmp" not in str(caught.value), "the folder in which it is built is gone"
 
 
 def no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
