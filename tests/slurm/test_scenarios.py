@@ -207,19 +207,19 @@ def test_after_the_main_process_was_killed_one_command_goes_on(project, local):
 
 def test_a_job_that_sbatch_refuses_leaves_the_others_alone(project, local):
     made = project()
-    refused = (
-        "train:constraint='no-such-feature' if wildcards.train_type == 'supervised' and wildcards.seed == '1' else None"
-    )
+    # In words that the preflight does not read: it would refuse to begin.
+    option = "train:slurm_extra='--licenses=none-such:1'"
+    refused = f"{option} if wildcards.train_type == 'supervised' and wildcards.seed == '1' else ''"
     main = made.snakemake("--retries", "1", "--set-resources", refused)
     assert main.wait(900) == 1
-    assert "Invalid feature specification" in main.said, "sbatch's own words"
+    assert "Invalid license specification" in main.said, "sbatch's own words"
     assert set(made.cells()) == {KILLED, LATE, HUNGRY, EMBED_KD.format(0), EMBED_KD.format(1)}
     assert made.cluster.run("squeue", "--noheader").stdout == "", "nothing is left in the queue"
 
     # The config changes, and every job is refused: what is there does not pass for what was asked.
     config = made.folder / "config/test.yaml"
     config.write_text(GRID.replace(f"epochs: {EPOCHS}", f"epochs: {EPOCHS + 1}"))
-    assert made.snakemake("--retries", "0", "--set-resources", "train:constraint=no-such-feature").wait(300) == 1
+    assert made.snakemake("--retries", "0", "--set-resources", option).wait(300) == 1
     planned = made.snakemake("-n").succeed()
     assert re.search(r"^train +6$", planned, re.MULTILINE), planned
     # It changes back: nothing is trained again.
