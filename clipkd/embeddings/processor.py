@@ -139,13 +139,14 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     if resample not in FILTERS:
         raise refusal(spec, path, f"resample: {resample} (known: 2, bilinear; 3, bicubic)")
     height, width = size_of(values, defaults.short_side)
-    mean, std = tuple(values.get("image_mean") or ()), tuple(values.get("image_std") or ())
+    given = (values.get("image_mean"), values.get("image_std"))
+    mean, std = (tuple(one) if isinstance(one, list | tuple) else () for one in given)
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if height is None:
         raise DataError(f"{path} gives no input size (size: {values.get('size')})")
     for key, numbers in (("image_mean", mean), ("image_std", std)):
-        if len(numbers) != 3:
+        if len(numbers) != 3 or not all(isinstance(one, int | float) for one in numbers):
             raise DataError(f"{path}: {key} is {values.get(key, 'not there')}, not three numbers")
     if not all(deviation > 0 for deviation in std):
         raise DataError(f"{path}: image_std is {list(std)}; a deviation is above 0")

@@ -84,11 +84,11 @@ def fetch(teacher: TeacherSpec, folder: Path, accept: Callable[[Artifact], None]
         with building(folder, "teacher", teacher.identity()) as draft:
             write(teacher, files, draft.path)
             names = [path.name for path in draft.path.iterdir()]
-            for name in set(names) - {WEIGHTS}:
-                refuse_code(teacher, draft.path / name)
-            draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
-            if accept is not None:
-                with naming_source(teacher, draft.path):
+            with naming_source(teacher, draft.path):
+                for name in set(names) - {WEIGHTS}:
+                    refuse_code(teacher, draft.path / name)
+                draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
+                if accept is not None:
                     accept(Artifact(draft.path, {"files": {name: {} for name in names}, "facts": {}}))
     except OSError as error:
         raise MachineError(f"teacher '{teacher.name}': can't write {folder}: {error.strerror or error}") from error

@@ -85,7 +85,7 @@ def build(spec: TeacherSpec, config: dict[str, Any]) -> nn.Module:
         return timm.create_model(
             name, pretrained=False, pretrained_cfg=cfg | {"architecture": name}, num_classes=int(classes), **arguments
         )
-    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"teacher '{spec.name}': timm {timm.__version__} can't build {name}: {reason}") from None
 

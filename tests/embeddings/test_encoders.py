@@ -306,7 +306,7 @@ def test_what_a_library_does_not_give_is_refused_with_what_it_gives(tmp_path):
         ({"input_size": "large"}, "input_size in its config.json"),
     ],
 )
-def test_settings_of_timm_that_make_no_sense_are_named(changes, words):
+def test_timm_settings_that_make_no_sense_are_named(changes, words):
     from clipkd.embeddings.timm_encoder import settings
 
     arguments = {key: value for key, value in changes.items() if key == "model_args"}
@@ -317,3 +317,12 @@ def test_settings_of_timm_that_make_no_sense_are_named(changes, words):
     sound = {"architecture": "test_vit", "pretrained_cfg": cfg}
     with pytest.raises(ClipkdError, match=words):
         settings(spec, sound | arguments)
+
+
+def test_arguments_that_build_no_model_are_named():
+    from clipkd.embeddings.timm_encoder import build
+
+    cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": "test_vit", "model_args": {"img_size": []}, "pretrained_cfg": cfg}
+    with pytest.raises(InputError, match="can't build test_vit"):
+        build(TeacherSpec("any", "any", output="pooled"), config)

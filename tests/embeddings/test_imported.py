@@ -431,3 +431,9 @@ def test_check_refuses_vectors_that_a_train_type_needs_and_are_not_there(photos,
     assert any("1 have none" in line for line in imported_lines(cells[:1], layout))
     with pytest.raises(DataError, match=r"1 have none: .* needs a vector here"):
         list(imported_lines(cells, layout))
+
+
+def test_a_folder_of_vectors_named_as_a_checkpoint_is_told_its_name(tmp_path):
+    np.save(tmp_path / "train.npy", numbers(3))
+    with pytest.raises(InputError, match=f"embeddings alone are named embeddings:{tmp_path}"):
+        teachers.get(str(tmp_path))

@@ -233,7 +233,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "header beyond the file": (raw(struct.pack("<Q", 1 << 40) + b"{}"), WEIGHTS),
     "data beyond the file": (raw(struct.pack("<Q", len(HEADER)) + HEADER), WEIGHTS),
     "no weights": (raw(struct.pack("<Q", 2) + b"{}"), WEIGHTS),
-    "another architecture": (edit_json("config.json", model_type="resnet"), "its model_type is 'resnet'; supported"),
+    "another architecture": (edit_json("config.json", model_type="bert"), "its model_type is 'bert'; supported"),
     "no architecture": (edit_json("config.json", model_type="gone"), "its model_type is missing"),
     "code of its own": (edit_json("config.json", auto_map={"AutoModel": "modeling.Evil"}), "auto_map"),
     "a processor's code": (edit_json("preprocessor_config.json", auto_map={"x": "y"}), "auto_map"),
@@ -245,6 +245,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "an activation that nobody knows": (edit_json("config.json", hidden_act="nope"), "config.json: transformers can't"),
     "a number in quotes": (edit_json("config.json", hidden_size="16"), "config.json: transformers can't build"),
     "deviations of 0": (edit_json("preprocessor_config.json", image_std=[0, 0, 0]), "a deviation is above 0"),
+    "a mean for all": (edit_json("preprocessor_config.json", image_mean=0.5), "image_mean is 0.5, not three numbers"),
+    "a mean of words": (edit_json("preprocessor_config.json", image_mean=["a", "b", "c"]), "not three numbers"),
     "no mean": (edit_json("preprocessor_config.json", image_mean="gone"), "image_mean"),
     "size that is a word": (edit_json("preprocessor_config.json", size="large"), "size"),
     "config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "config.json"),
@@ -253,7 +255,7 @@ BAD: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-UNBUILT = ["an activation that nobody knows", "a number in quotes"]
+UNBUILT = ["an activation that nobody knows", "a number in quotes", "a mean for all", "config with a NaN"]
 REFUSED_UNSEEN = ["code of its own", "attention from the hub", "a tower's attention", "more than any memory"]
 
 

@@ -54,7 +54,9 @@ def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
     files = files_in(folder, output or default)
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}")
+        has_vectors = any(path.suffix in {".npy", ".parquet"} for path in folder.iterdir())
+        hint = f"; embeddings alone are named embeddings:{folder}" if has_vectors else ""
+        raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}{hint}")
     stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in files))
     digests = hashed(folder.resolve(), files, stamps)
     weights = [digest for name, digest in digests.items() if name.endswith(".safetensors")]
