@@ -23,6 +23,7 @@ from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
 from clipkd.embeddings.teacher import not_finite
+from clipkd.embeddings.transformers_encoder import built
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.weights import check_weights, compare, complain
 from clipkd.embeddings.weights_sha256 import as_fact, weights_of
@@ -117,17 +118,8 @@ def text_tower(spec: TeacherSpec, artifact: Artifact, device: torch.device) -> T
     check_weights(spec, artifact.file("model.safetensors"))
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # Both towers are loaded and checked; the sizes of their projections stand in the config of the whole.
-    whole: Any = getattr(transformers, family.model)
-    model, report = whole.from_pretrained(
-        artifact.path,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are listed in the report, which we do not ignore
-    )
+    # Both towers are loaded and checked; the sizes of their projections are in the config of the whole.
+    model, report = built(getattr(transformers, family.model), artifact)
     complain(artifact.path, report, POSITIONS)
     compare(artifact.file("model.safetensors"), model)
     artifact.still(artifact.file("model.safetensors"))

@@ -132,6 +132,22 @@ def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> t
         {"add_pooling_layer": False} if family.pooler == POOLER and not has_pooler and not has_head else {}
     )
     kind = transformers.AutoModelForImageClassification if has_head else getattr(transformers, family.model)
+    model, report = built(kind, artifact, **options, **family.changes)
+    # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
+    unused = family.unused if spec.output == "pooler" or family.pooler != POOLER else (*family.unused, POOLER)
+    unused = tuple(name for name in unused if not (has_head and name == "classifier."))
+    complain(artifact.path, report, unused)
+    compare(artifact.file("model.safetensors"), model, unused)
+    artifact.still(artifact.file("model.safetensors"))
+    return (model.base_model, model.classifier) if has_head else (model, None)
+
+
+def built(kind: Any, artifact: Artifact, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the model of a class of transformers that a checkpoint holds, and the report of how it was loaded.
+
+    Raises:
+        DataError: no such model can be built from its config.json.
+    """
     try:
         model, report = kind.from_pretrained(
             artifact.path,
@@ -142,17 +158,10 @@ def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> t
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are listed in the report, which is not ignored
             **options,
-            **family.changes,
         )
     # Whatever it raises while it builds a network from numbers and words is about these.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         path = artifact.file("config.json")
         raise DataError(f"{path}: transformers can't build a {kind.__name__} from it ({reason})") from None
-    # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
-    unused = family.unused if spec.output == "pooler" or family.pooler != POOLER else (*family.unused, POOLER)
-    unused = tuple(name for name in unused if not (has_head and name == "classifier."))
-    complain(artifact.path, report, unused)
-    compare(artifact.file("model.safetensors"), model, unused)
-    artifact.still(artifact.file("model.safetensors"))
-    return (model.base_model, model.classifier) if has_head else (model, None)
+    return model, report

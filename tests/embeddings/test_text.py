@@ -266,6 +266,15 @@ def test_a_missing_weight_and_another_architecture_are_errors(tmp_path, vit_fold
         teachers.get(f"{vit_folder}:text")
 
 
+def test_settings_that_build_no_tower_are_named(tmp_path):
+    folder = checkpoints.save("clip", tmp_path / "clip")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "nope"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"clip/config\.json: transformers can't build a CLIPModel"):
+        prepare.teacher(teachers.get(f"{folder}:text"), Layout(tmp_path / "data"), CPU)
+
+
 @pytest.mark.parametrize("train_type", ["teacher-KD", "vanilla"])
 def test_a_teacher_that_sees_no_image_gives_prototypes_only(train_type, clip):
     with pytest.raises(InputError, match="reads class names, not images"):

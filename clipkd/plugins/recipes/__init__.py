@@ -60,7 +60,8 @@ class Recipe:
 
     augment: Strength | Literal["auto"] = "flip"
     """What is done to training images. `crop`: RandomResizedCrop of 80 to 100 % of the area. `randaugment`: two of 15
-    operations. `full`: random erasing, mixup or cutmix, label smoothing and drop path too. `auto`: see `strength`."""
+    operations. `full`: random erasing, mixup or cutmix, label smoothing and drop path too. `auto`: by the
+    student's size and the images that it sees (clipkd/runs/strength.py)."""
     warmup_start: float = 0.0
     """Share of the learning rate at which its linear rise begins."""
     floor: float = 0.0
