@@ -140,7 +140,8 @@ def out_of_reach(wanted: Wanted, name: str, error: Exception, verb: str) -> str:
         reason = f"{redacted(constants.ENDPOINT)} can't be reached ({type(cause).__name__})"
     # A dataset's name alone does not say where it comes from.
     source = f" --dataset-source {shlex.quote(wanted.source)}" if wanted.kind == "dataset" else ""
+    typed = getattr(wanted, "typed", wanted.name)  # a teacher's name may be one that clipkd made
     return (
         f"{wanted.kind} '{wanted.name}': {name} of {wanted.hub_id} is not on this machine, and {reason}. "
-        f"Where there is internet, run: clipkd {verb} {shlex.quote(wanted.name)}{source}"
+        f"Where there is internet, run: clipkd {verb} {shlex.quote(typed)}{source}"
     )

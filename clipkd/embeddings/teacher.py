@@ -117,7 +117,7 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Teach
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
-        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.name)}` to download it") from None
+        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.typed)}` to download it") from None
     check_weights(spec, artifact.file("model.safetensors"))
     encoder = encoder_of(spec, artifact, device, precision == "float32")
     return Teacher(spec, encoder, device, precision, weights_of(artifact))

@@ -103,7 +103,7 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
-        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.name)}` to download it") from None
+        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.typed)}` to download it") from None
     return text_tower(spec, artifact, device)
 
 

@@ -143,7 +143,9 @@ def check(values: Any, complaint: Complaint) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        problems = error.errors(include_url=False)
+        # A misspelt key is also a missing one: the first is what to mend.
+        problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
         key = tuple(part for part in problem["loc"] if part != "[key]")
         raise complaint(key[:-1] if problem["type"] == "missing" else key, explain(problem)) from None
     for key in nulls(values):

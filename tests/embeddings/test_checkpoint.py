@@ -506,3 +506,19 @@ def test_a_timm_model_of_the_hub(hub: Hub, worker: Worker, hub_id: str, tmp_path
     torch.testing.assert_close(load_teacher(spec, tmp_path / "teacher", torch.device("cpu")).embed(pixels), expected,
                                rtol=1e-4, atol=1e-5)  # fmt: skip
     assert teachers.get(f"timm/test_resnet@{COMMIT}").output == "pooled"
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        (f"timm/resnet10t@{'a' * 40}", f"timm/resnet10t@{'a' * 40}"),
+        (f"mine=owner/model@{'a' * 40}:mean", f"owner/model@{'a' * 40}"),
+        (f"owner/clip@{'a' * 40}:text", f"owner/clip@{'a' * 40}:text"),
+        ("vit-b16-in21k:mean", "vit-b16-in21k"),
+    ],
+)
+def test_messages_name_a_hub_model_as_it_can_be_typed_anywhere(name, typed):
+    """A teacher's name may be one that clipkd made, or that is of one config."""
+    spec = teachers.get(name)
+    assert spec.typed == typed
+    assert teachers.get(spec.typed).identity() == spec.identity()

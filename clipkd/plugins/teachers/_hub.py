@@ -35,10 +35,21 @@ class HubTeacher(TeacherSpec):
         return {"hub": self.hub_id, "revision": self.revision}
 
     @property
+    def typed(self) -> str:
+        base = (self.checkpoint or self.name).removesuffix("-text")
+        where = f"{self.hub_id}@{self.revision}" if base == made_name(self.hub_id, self.revision) else base
+        return f"{where}:text" if self.reads_names else where
+
+    @property
     def available(self) -> str:
         if self.revision:
             return ""
         return f"teacher '{self.name}' has no pinned commit: run `clipkd pin {self.name}` once, where there is internet"
+
+
+def made_name(hub_id: str, revision: str | None) -> str:
+    """Return the name of a teacher that is named by its model and commit."""
+    return f"{slug(hub_id)}-{(revision or '')[:8]}"
 
 
 def on_hub(where: str, output: Output | None) -> TeacherSpec | None:
@@ -50,7 +61,7 @@ def on_hub(where: str, output: Output | None) -> TeacherSpec | None:
         raise InputError(
             f"teacher '{where}': '{revision}' is not a full commit hash (40 hex digits); a branch can move"
         )
-    name = f"{slug(hub_id)}-{revision[:8]}"
+    name = made_name(hub_id, revision)
     default: Output = "pooled" if hub_id.startswith("timm/") else "cls"
     spec = HubTeacher(name=name, title=hub_id, hub_id=hub_id, revision=revision, output=default)
     return giving(spec, output or default)

@@ -92,6 +92,11 @@ class TeacherSpec:
         raise NotImplementedError
 
     @property
+    def typed(self) -> str:
+        """Return what the command line takes for the teacher's checkpoint."""
+        return self.name
+
+    @property
     def available(self) -> str:
         """Return "" or the reason why this teacher can't be used yet, with what to do."""
         return ""
