@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from clipkd.core.errors import InputError
@@ -26,6 +29,12 @@ def check_environment() -> None:
     for name in REFUSED:
         if os.environ.get(name, "0").lower() not in {"", "0", "false", "no", "n"}:
             raise InputError(f"{name} is set: with it, weights could run code; unset it")
+
+
+def put_on_path(command: str) -> None:
+    """Let processes that this one starts find a command of its environment."""
+    if shutil.which(command) is None:
+        os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
 
 
 def recorded() -> dict[str, str]:

@@ -45,7 +45,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def started(project: Path, *command: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    # As for somebody who calls .venv/bin/snakemake and has not activated the environment.
+    path = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN)
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [str(BIN / command[0]), *command[1:]], cwd=project, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

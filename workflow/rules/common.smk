@@ -14,6 +14,7 @@ from clipkd.spec import chains
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.report import figures
 from clipkd import tables
+from clipkd.core.environment import put_on_path
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
@@ -22,6 +23,10 @@ from clipkd.workflow import stamps
 # Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
 PACKAGE = Path(tables.__file__).resolve().parents[1]
 BASE = Path("config/config.yaml")
+
+put_on_path(
+    "clipkd"
+)  # what the rules call, also where nobody activated the environment
 
 
 def read_config():
