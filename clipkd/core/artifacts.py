@@ -262,6 +262,13 @@ class Artifact:
     manifest: dict[str, Any]
     stamps: dict[str, Stamp] = field(default_factory=dict)
     """What each checked file was like when its hash was found right."""
+    copy: Path | None = None
+    """Where its files are read, if not at `path` (clipkd.core.scratch)."""
+
+    @property
+    def place(self) -> Path:
+        """The folder that its files are read in."""
+        return self.copy or self.path
 
     @property
     def identity(self) -> Identity:
@@ -280,7 +287,7 @@ class Artifact:
         """Return the path of one of the artefact's files."""
         if name not in self.manifest["files"]:
             raise DataError(f"{self.path / MANIFEST} lists no file '{name}'")
-        return self.path / name
+        return self.place / name
 
     def array(self, name: str) -> np.ndarray:
         """Return the stored array `name`, memory-mapped and read-only."""
@@ -290,7 +297,7 @@ class Artifact:
         found, entry = {"shape": list(array.shape), "dtype": str(array.dtype)}, self.manifest["files"][path.name]
         if wrong := [key for key in found if found[key] != entry.get(key, found[key])]:
             lines = ", ".join(f"{key} {found[key]}, the manifest says {entry[key]}" for key in wrong)
-            raise DataError(f"{path} is not what {MANIFEST} describes ({lines}); delete {self.path} to regenerate it")
+            raise DataError(f"{path} is not what {MANIFEST} describes ({lines}); delete {self.place} to regenerate it")
         return array
 
     @property
@@ -305,7 +312,7 @@ class Artifact:
         open of it stays as it was.
         """
         for name, before in self.stamps.items():
-            path = self.path / name
+            path = self.place / name
             with contextlib.suppress(FileNotFoundError):
                 now = stamp(path)
                 if now == before:
@@ -353,6 +360,12 @@ def open_artifact(
         DataError: it is missing, damaged, of another kind, or made from something else than
             `identity`; the message names the file or the differing field and what to do.
     """
+    manifest = matching_manifest(folder, kind, identity)
+    return Artifact(folder, manifest, check_files(folder, files_of(manifest, only)))
+
+
+def matching_manifest(folder: Path, kind: str, identity: Identity | None) -> dict[str, Any]:
+    """Return the manifest of an artefact; raise DataError where that is of another kind or made from something else."""
     if not (folder / MANIFEST).exists():
         raise DataError(f"no {kind} at {folder}: {MANIFEST} is missing")
     manifest = read_manifest(folder)
@@ -361,9 +374,12 @@ def open_artifact(
     if identity is not None and manifest["fingerprint"] != fingerprint(identity):
         lines = "\n  ".join(differences(manifest["identity"], identity))
         raise DataError(f"{folder} does not match the current settings; delete it to regenerate it:\n  {lines}")
-    files = manifest["files"]
-    stamps = check_files(folder, {name: files[name] for name in files if only is None or name in only})
-    return Artifact(folder, manifest, stamps)
+    return manifest
+
+
+def files_of(manifest: dict[str, Any], only: Collection[str] | None) -> dict[str, dict[str, Any]]:
+    """Return the entries of a manifest's files: those in `only`, or all."""
+    return {name: entry for name, entry in manifest["files"].items() if only is None or name in only}
 
 
 def check_files(folder: Path, files: dict[str, dict[str, Any]]) -> dict[str, Stamp]:

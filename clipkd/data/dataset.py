@@ -8,7 +8,7 @@ height, width.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,32 +131,44 @@ class Dataset:
         return self.images(split)[row]
 
 
-def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True) -> Dataset:
+Opener = Callable[..., Artifact]
+
+
+def open_dataset(
+    spec: DatasetSpec, folder: Path, with_images: bool = True, opener: Opener = open_artifact
+) -> Dataset:
     """Open a packed dataset, every byte checked.
 
     Args:
         spec: the dataset.
         folder: where it lies.
         with_images: False where only labels are read: images are then neither needed nor checked.
+        opener: `open_artifact`, or `open_near` where images are read over and over.
 
     Raises:
         DataError: it is missing, damaged, or packed from something else; says how to make it.
     """
     try:
-        return Dataset(spec, open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS))
+        return Dataset(spec, opener(folder, "dataset", spec.identity(), None if with_images else LABELS))
     except DataError as error:
         source = " --dataset-source FOLDER" if spec.needs_source else ""
         raise DataError(f"{error}; run `clipkd download {spec.name}{source}`") from None
 
 
-def prepare_dataset(spec: DatasetSpec, folder: Path, source: str | None = None, with_images: bool = True) -> Dataset:
+def prepare_dataset(
+    spec: DatasetSpec,
+    folder: Path,
+    source: str | None = None,
+    with_images: bool = True,
+    opener: Opener = open_artifact,
+) -> Dataset:
     """Open the packed dataset, or read it from its source and pack it.
 
     Args:
         spec: the dataset.
         folder: where the packed dataset lies.
         source: where the data are, if not at the official place.
-        with_images: as for `open_dataset`.
+        with_images, opener: as for `open_dataset`.
 
     Raises:
         DataError: the source's data are damaged or incomplete; names the file, member or class.
@@ -165,7 +177,7 @@ def prepare_dataset(spec: DatasetSpec, folder: Path, source: str | None = None, 
     """
     if (folder / MANIFEST).exists():
         try:
-            found = open_artifact(folder, "dataset", spec.identity(), None if with_images else LABELS)
+            found = opener(folder, "dataset", spec.identity(), None if with_images else LABELS)
         except DataError as error:
             say(f"{spec.title} is packed again: {re.sub('; delete [^;:]* to regenerate it', '', str(error))}")
         else:

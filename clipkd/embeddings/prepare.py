@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipkd.core.artifacts import MANIFEST, Artifact
+from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact
 from clipkd.core.errors import InputError
-from clipkd.data.dataset import Dataset, prepare_dataset
+from clipkd.core.scratch import open_near
+from clipkd.data.dataset import Dataset, Opener, prepare_dataset
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 
 
-def dataset(spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True) -> Dataset:
+def dataset(
+    spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True, opener: Opener = open_artifact
+) -> Dataset:
     """Download and pack a dataset; where its images are not needed, only its labels are checked."""
-    return prepare_dataset(spec, layout.dataset(spec), source, with_images)
+    return prepare_dataset(spec, layout.dataset(spec), source, with_images, opener)
 
 
 def stale_sources(cells: Iterable[Cell], layout: Layout) -> Iterator[str]:
@@ -182,7 +185,7 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
     """Make everything that a cell's training reads and that is not there yet."""
     spec = cell.dataset_spec
-    dataset(spec, layout, cell.source, with_images=not spec.has_thumbnails)
+    dataset(spec, layout, cell.source, with_images=not spec.has_thumbnails, opener=open_near)
     if spec.has_thumbnails:
         thumbnails(spec, cell.student_spec.image_size, layout, cell.source)
     for one in cell.by_teacher:

@@ -13,6 +13,7 @@ from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.progress import say
+from clipkd.core.scratch import open_near
 from clipkd.data.augmentation import Augmentation
 from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
 from clipkd.data.boxes import replayed_views
@@ -104,7 +105,7 @@ class Job:
             if path := artifact.changed():
                 raise DataError(
                     f"{self.cell.folder}: {path} was changed during the training, which stops here; what was saved "
-                    f"before it is sound. Restore the file, or delete {artifact.path} to regenerate it, and give the "
+                    f"before it is sound. Restore the file, or delete {artifact.place} to regenerate it, and give the "
                     "same command again"
                 )
 
@@ -129,7 +130,7 @@ class Job:
 def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
     """Open what a cell's student sees; `open_teacher_targets` then adds the teacher's part."""
     spec = cell.dataset_spec
-    dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails)
+    dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails, opener=open_near)
     job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
     job.layout.prompts(spec).of(dataset.classes)  # wrong names raise an error before the training, not after it
     if spec.has_thumbnails:
@@ -140,7 +141,7 @@ def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch
 
 def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     """Open an artefact that the run reads, made from the very dataset that it trains on."""
-    artifact = open_artifact(folder, kind, identity)
+    artifact = open_near(folder, kind, identity)
     if artifact.facts.get("class_names", job.names) != job.names:
         raise DataError(
             f"{folder} was made from other class names than {job.dataset.spec.title} has now; "
@@ -278,7 +279,7 @@ def unaugmented_batches(job: Job, source: TeacherTargets) -> FlippedBatches | Cr
         return FlippedBatches(dataset, rows, cell.student_spec.image_size, native, job.device)
     side = source.teacher.image_size if native and source.teacher else None
     if source.teacher is not None and side is not None:
-        dataset = open_dataset(dataset.spec, dataset.artifact.path)  # the large images' bytes are checked too
+        dataset = open_dataset(dataset.spec, dataset.artifact.path, opener=open_near)  # the large images' bytes too
         job.inputs.append(dataset.artifact)
         say_enlarged(dataset, source.teacher)
     return CroppedBatches(dataset, job.thumbnails, rows, side, job.device, replay_of(job))
@@ -294,5 +295,5 @@ def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
         sizes, mirrors = job.thumbnails.train.shapes[:, 1:], job.cell.dataset_spec.mirrors
         return replayed_views(sizes, job.layout.crop_views, REPLAY_SEED, mirrors)
     store = job.layout.replayed_embeddings(job.cell.by_teacher[0])
-    artifact = open_artifact(store.folder, "embeddings", store.identity)
+    artifact = open_near(store.folder, "embeddings", store.identity)
     return artifact.array("train-boxes"), artifact.array("train-flips")

@@ -184,6 +184,14 @@ class Training(Hyperparameters):
         ge=1,
         le=1000,
     )
+    scratch: str | None = setting(
+        None,
+        "A folder on the disk of the machine that trains, as `/local/$USER` or `$TMPDIR` (variables are those of the "
+        "job). Trainings copy the images and embeddings that they read into it, once per machine, and read the copies; "
+        "results stay the same. Without it, or without room there, they are read where they lie.",
+        min_length=1,
+        max_length=1000,
+    )
 
 
 class EmbeddingSettings(Settings):

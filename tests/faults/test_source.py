@@ -23,6 +23,7 @@ PAST_THE_LIBRARY = {
     "workflow/doctor.py:write_seconds": "a file that only measures the disk",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
     "core/lock.py:take": "the lock file, which says who writes",
+    "core/scratch.py:alone": "an empty lock file for each copy",
     "core/lock.py:release_earlier_boot": "the lock file, which then says that it is released",
     "core/shards.py:join": "writes into a draft, whose path it is given",
     "embeddings/library_checkpoint.py:write": "writes into a draft, whose path it is given",

@@ -346,3 +346,14 @@ def test_jobs_of_a_grid(size: int, lots: list[str], tmp_path: Path) -> None:
     assert jobs["train"] == len(lots) + 1
     trained = re.findall(r"clipkd train .*--recipe (\w+) .*--seed (\d+(?: \d+)*) ", said)
     assert sorted(trained) == sorted([*(("corrected", lot) for lot in lots), ("reference", "1")])
+
+
+def test_a_scratch_folder_trains_nothing_again_and_is_what_jobs_read(project: Path) -> None:
+    scratch = ("--config", "training={scratch: '$PWD/{node}'}")
+    assert planned(project, *scratch) == 0
+    before = trained(project)
+    shutil.rmtree(project / PLACE / "seed1")
+    assert runs(project, *scratch).returncode == 0
+    assert trained(project)["seed0"] == before["seed0"]
+    (copy,) = (project / "{node}").glob("clipkd-*/dataset-*")
+    assert f"copied to {copy}" in log_of(project, 1)

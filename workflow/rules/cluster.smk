@@ -6,6 +6,7 @@ from snakemake.io import apply_wildcards
 
 from clipkd.workflow import attempts, estimates, session
 from clipkd.core.errors import ClipkdError
+from clipkd.core.scratch import SCRATCH
 from clipkd.embeddings import prepare
 from clipkd.workflow.slurm.preflight import Request, preflight
 
@@ -148,10 +149,21 @@ onstart:
         raise WorkflowError(str(error)) from None
 
 
+def scratch_line():
+    """Return the line of a job's shell that says where trainings copy what they read.
+
+    In no rule's command: another folder must not train anything again.
+    """
+    if not CONFIG.training.scratch:
+        return ""
+    line = f"export {SCRATCH}={shlex.quote(CONFIG.training.scratch)}\n    "
+    return line.replace("{", "{{").replace("}", "}}")
+
+
 # Prefix of every job's shell. Snakemake deletes a job's log before a retry, and SLURM restarts a requeued job from its
 # beginning. So each attempt writes a separate log, which is kept, and the rule's log is a link to the latest one. `exec`
 # lets the signals of a cluster reach the command itself.
-shell.prefix("""set -euo pipefail
+JOB_PREFIX = """set -euo pipefail
     new_log() {{
         attempt=1
         until (set -o noclobber; : > "${{1%.log}}.attempt$attempt.log") 2> /dev/null; do
@@ -162,4 +174,5 @@ shell.prefix("""set -euo pipefail
         ln -sfn "$(basename "${{1%.log}}").attempt$attempt.log" "$1"
         echo "$1"
     }}
-    """)
+    """
+shell.prefix(f"{JOB_PREFIX}{scratch_line()}")
