@@ -212,7 +212,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         recipe=recipes.get(options.recipe).name,
         dataset=dataset,
         student=students.spelled(options.student),
-        teacher=NO_TEACHER if spec is None else teacher_of(options, options.teacher_model, dataset),
+        teacher=NO_TEACHER if spec is None else teachers.spelled(teacher_of(options, options.teacher_model, dataset)),
         train_type=method.name,
         seed=getattr(options, "seed", 0),
         teacher_source=getattr(options, "teacher_source", "cached"),

@@ -16,6 +16,7 @@ from clipkd.core.errors import DataError, InputError, nearest
 from clipkd.core.hub_client import WEIGHTS
 from clipkd.core.progress import say
 from clipkd.core.timm_weights import classifiers
+from clipkd.embeddings import library_models
 from clipkd.plugins.teachers import LibraryTeacher
 
 NESTED = ("state_dict", "model_state_dict", "model")
@@ -33,6 +34,7 @@ def write(teacher: LibraryTeacher, folder: Path) -> None:
     found = sha256(path) if path.is_file() else "nothing"
     if found != teacher.sha256:
         raise DataError(f"{path} has changed: sha256 expected {teacher.sha256}, found {found}")
+    library_models.check(teacher)
     tensors = read(path)
     config = timm_config(teacher, tensors) if teacher.library == "timm" else torchvision_config(teacher, tensors)
     values = config["pretrained_cfg"]
@@ -73,13 +75,6 @@ def timm_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> dict[str
 
     import timm  # isort: skip
 
-    who = f"teacher '{teacher.name}': timm {timm.__version__} has no"
-    if not timm.is_model(teacher.model):
-        raise InputError(f"{who} model '{teacher.model}'{nearest(teacher.model, timm.list_models())}")
-    tags = [name.partition(".")[2] for name in timm.list_models(f"{teacher.model}.*", pretrained=True)]
-    tags = [tag for tag in tags if tag]
-    if teacher.tag and teacher.tag not in tags:
-        raise InputError(f"{who} weights '{teacher.full_name}'{nearest(teacher.tag, tags)} (known: {', '.join(tags)})")
     cfg = timm.get_pretrained_cfg(teacher.full_name)
     values = {"tag": teacher.model} if cfg is None else cfg.to_dict(remove_source=True, remove_null=True)
     values.setdefault("tag", teacher.model)
@@ -98,12 +93,6 @@ def torchvision_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> d
     """
     from clipkd.core.vision import torchvision
 
-    models = torchvision.models.list_models(module=torchvision.models)
-    if teacher.model not in models:
-        raise InputError(
-            f"teacher '{teacher.name}': torchvision {torchvision.__version__} has no classification model "
-            f"'{teacher.model}'{nearest(teacher.model, models)}"
-        )
     known = {weights.name: weights for weights in torchvision.models.get_model_weights(teacher.model)}
     of_file = [name for name, weights in known.items() if f"-{teacher.sha256[:8]}." in weights.url]
     tag = teacher.tag or next(iter(of_file), "") or (next(iter(known)) if len(known) == 1 else "")

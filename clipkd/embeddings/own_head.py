@@ -22,6 +22,8 @@ UNNAMED = re.compile(r"LABEL_\d+")
 WORDNET = re.compile(r"n\d{8}")
 """What ImageNet's folders are called."""
 CLASSIFIERS = ("classifier.weight", "cls_classifier.weight")
+UNSAID_CLASSES = 2
+"""As many as transformers' models have where config.json has no `id2label`."""
 IMAGENET_CLASSES = 1000
 PROBE = "leave `head` out for a linear probe"
 
@@ -50,14 +52,50 @@ def own_head_of(folder: Path, spec: TeacherSpec) -> OwnHead | None:
         if found is None:
             return None
         classes = int(weights.get_slice(found).get_shape()[0])
+    return head_of_transformers(config, spec, classes, is_plain=found == CLASSIFIERS[0])
+
+
+def head_of_transformers(config: dict[str, Any], spec: TeacherSpec, classes: int, is_plain: bool) -> OwnHead:
+    """Return the classifier of a config.json of transformers; `is_plain`: it is one layer, not DeiT's two."""
     family = vision_family(str(config.get("model_type")))
-    is_linear = found == CLASSIFIERS[0] and family is not None and family.has_classifier and spec.output == "cls"
+    is_linear = is_plain and family is not None and family.has_classifier and spec.output == "cls"
     labels = config.get("id2label")
     names = None
     if isinstance(labels, dict) and set(labels) == {str(number) for number in range(classes)}:
         named = tuple(str(labels[str(number)]) for number in range(classes))
         names = None if all(UNNAMED.fullmatch(name) for name in named) else named
     return OwnHead(classes, names, is_linear)
+
+
+def check_config(
+    config: dict[str, Any], spec: TeacherSpec, dataset: str, classes: list[str] | int | None, given: ClassNames | None
+) -> None:
+    """Raise InputError where a config.json says, before the weights are there, that no classifier scores a dataset.
+
+    Args:
+        config: the checkpoint's config.json.
+        spec, dataset, given: as for `rows`.
+        classes: the dataset's own names of its classes, or only how many there are; None: nothing is known yet.
+    """
+    said = config.get("architectures")
+    kinds = said if isinstance(said, list) else []
+    if "pretrained_cfg" in config:
+        head = head_of_library(config, spec)
+    elif any("ForImageClassification" in str(kind) for kind in kinds):
+        labels = config.get("id2label")
+        count = len(labels) if isinstance(labels, dict) else UNSAID_CLASSES
+        head = head_of_transformers(config, spec, count, not any("WithTeacher" in str(kind) for kind in kinds))
+    elif kinds and all(str(kind).endswith(("Model", "ForPreTraining")) for kind in kinds):
+        head = None
+    else:
+        return  # only the weights tell
+    if head is None or not head.is_linear or isinstance(classes, list):
+        rows(head, spec, dataset, classes if isinstance(classes, list) else [], given)
+    elif classes is not None and (head.classes < classes or (spec.head_for == dataset and head.classes > classes)):
+        raise InputError(
+            f"teacher '{spec.name}': its own classifier can't score {dataset}: it has {head.classes} classes, the "
+            f"dataset {classes}; {PROBE}"
+        )
 
 
 def head_of_library(config: dict[str, Any], spec: TeacherSpec) -> OwnHead | None:
@@ -144,17 +182,28 @@ def rows(
             raise InputError(f"{start}: it has {head.classes} classes, the dataset {len(classes)}; {PROBE}")
         return list(range(len(classes)))
     if found is None:
-        raise InputError(f"{start}: {unmatched(head, ways, dataset)}, or {PROBE}")
+        raise InputError(f"{start}: {unmatched(head, spec, ways, dataset)}, or {PROBE}")
     return found
 
 
-def unmatched(head: OwnHead, ways: list[list[str]], dataset: str) -> str:
+def where_to_name(spec: TeacherSpec) -> str:
+    """Return what to do where nobody named the classes of a checkpoint's classifier."""
+    if not isinstance(spec, LibraryTeacher):
+        return "name them in `id2label` (timm: `label_names`) of the checkpoint's config.json"
+    tagged = f"{spec.library}:{spec.model}.TAG?pretrained=..."
+    if spec.library == "timm":
+        return (
+            "a file of weights holds no names: give a folder instead, with the weights as model.safetensors and a "
+            "config.json of timm whose `label_names` lists them (timm.models.save_for_hf writes both); for weights "
+            f"that timm published, write {tagged}"
+        )
+    return f"a file of weights holds no names; for weights that torchvision published, write {tagged}"
+
+
+def unmatched(head: OwnHead, spec: TeacherSpec, ways: list[list[str]], dataset: str) -> str:
     """Return why no way of calling a dataset's classes fits a classifier, and what to do."""
     if head.names is None:
-        return (
-            f"nobody named its {head.classes} classes, so their order is unknown; name them in `id2label` (timm: "
-            "`label_names`) of the checkpoint's config.json"
-        )
+        return f"nobody named its {head.classes} classes, so their order is unknown; {where_to_name(spec)}"
     mine = [simple(name) for name in head.names]
     best = max(ways, key=lambda names: sum(simple(name) in mine for name in names))
     missing = [name for name in best if simple(name) not in mine]

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact
 from clipkd.core.errors import InputError
 from clipkd.core.scratch import open_near
-from clipkd.data.dataset import Dataset, Opener, prepare_dataset
+from clipkd.data.dataset import Dataset, Opener, open_dataset, prepare_dataset
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
-from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
+from clipkd.plugins.teachers import LibraryTeacher, StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
 
@@ -53,7 +53,13 @@ def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None)
     write_thumbnails(dataset(spec, layout, source), side, folder, identity)
 
 
-def teacher(spec: TeacherSpec, layout: Layout, device: torch.device, source: str | None = None) -> None:
+def teacher(
+    spec: TeacherSpec,
+    layout: Layout,
+    device: torch.device,
+    source: str | None = None,
+    scored: DatasetSpec | None = None,
+) -> None:
     """Fetch a teacher's checkpoint, or train it where the workflow itself is its source.
 
     Args:
@@ -61,7 +67,9 @@ def teacher(spec: TeacherSpec, layout: Layout, device: torch.device, source: str
         layout: where data lie.
         device: where it is trained.
         source: where the images lie that it is trained on, if not at the official place.
+        scored: the dataset that the checkpoint's own classifier is to score, where it is.
     """
+    check_model(spec, layout)
     folder = layout.teacher(spec)
     if spec.is_imported:
         raise InputError(f"teacher '{spec.name}' has no model, only embeddings: `clipkd extract` imports them")
@@ -82,7 +90,37 @@ def teacher(spec: TeacherSpec, layout: Layout, device: torch.device, source: str
     else:
         from clipkd.embeddings.teacher_checkpoint import fetch
 
-        fetch(spec, folder, lambda checkpoint: trial(spec, checkpoint))
+        fetch(
+            spec,
+            folder,
+            lambda checkpoint: trial(spec, checkpoint),
+            lambda config: check_head(config, spec, scored, layout, source),
+        )
+
+
+def check_head(
+    config: dict[str, Any], spec: TeacherSpec, scored: DatasetSpec | None, layout: Layout, source: str | None
+) -> None:
+    """Raise InputError where a teacher's config.json says that its own classifier can't score a dataset."""
+    if scored is None or not spec.brings_head(scored.name):
+        return
+    from clipkd.embeddings import own_head
+
+    is_packed = (layout.dataset(scored) / MANIFEST).exists()
+    classes = (
+        open_dataset(scored, layout.dataset(scored), with_images=False).classes
+        if is_packed
+        else scored.known_classes(source) or scored.classes
+    )
+    own_head.check_config(config, spec, scored.name, classes, layout.names_of(scored))
+
+
+def check_model(spec: TeacherSpec, layout: Layout) -> None:
+    """Raise InputError where a teacher that is not there yet is a model that its library does not have."""
+    if isinstance(spec, LibraryTeacher | TrainedCNN) and not (layout.teacher(spec) / MANIFEST).exists():
+        from clipkd.embeddings import library_models
+
+        library_models.check(spec)
 
 
 def trial(spec: TeacherSpec, checkpoint: Artifact) -> None:
@@ -144,9 +182,12 @@ def embeddings(
     from clipkd.embeddings.own_head import own_head_of, rows
     from clipkd.embeddings.teacher import load
 
+    check_model(store.teacher, layout)
     images = dataset(store.dataset, layout, source)
-    teacher(store.teacher, layout, device, source_of(store.teacher, store.dataset, source))
-    if store.views.sample is None and store.teacher.brings_head(store.dataset.name):
+    is_scored = store.views.sample is None and store.teacher.brings_head(store.dataset.name)
+    scored = store.dataset if is_scored else None
+    teacher(store.teacher, layout, device, source_of(store.teacher, store.dataset, source), scored)
+    if is_scored:
         # A classifier of other classes is refused before anything is computed.
         own = own_head_of(layout.teacher(store.teacher), store.teacher)
         rows(own, store.teacher, store.dataset.name, images.classes, store.class_names)
@@ -185,6 +226,9 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
     """Make everything that a cell's training reads and that is not there yet."""
     spec = cell.dataset_spec
+    for one in cell.by_teacher:
+        if one.teacher_spec is not None:
+            check_model(one.teacher_spec, layout)
     dataset(spec, layout, cell.source, with_images=not spec.has_thumbnails, opener=open_near)
     if spec.has_thumbnails:
         thumbnails(spec, cell.student_spec.image_size, layout, cell.source)
@@ -197,7 +241,8 @@ def signal_of(cell: Cell, layout: Layout, device: torch.device, batch_size: int)
     source = cell.source
     signal, where = cell.method.signal, cell.teacher_source
     if where in {"live", "lazy"} and cell.teacher_spec is not None:
-        teacher(cell.teacher_spec, layout, device, source_of(cell.teacher_spec, cell.dataset_spec, source))
+        scored = cell.dataset_spec if signal == "scores" else None
+        teacher(cell.teacher_spec, layout, device, source_of(cell.teacher_spec, cell.dataset_spec, source), scored)
     if signal == "prototypes":
         store = layout.sample_embeddings(cell)
         embeddings(store, layout, source, device, batch_size)

@@ -41,6 +41,7 @@ from clipkd.plugins.teachers import (
     TeacherSpec,
     is_timm,
     nested_processor,
+    refuse_nameless,
 )
 
 LARGEST = {
@@ -51,13 +52,19 @@ LARGEST = {
 """The largest sizes in a config.json: a model is built before its weights are compared with it."""
 
 
-def fetch(teacher: TeacherSpec, folder: Path, accept: Callable[[Artifact], None] | None = None) -> Artifact:
+def fetch(
+    teacher: TeacherSpec,
+    folder: Path,
+    accept: Callable[[Artifact], None] | None = None,
+    check_config: Callable[[dict[str, Any]], None] | None = None,
+) -> Artifact:
     """Bring a teacher's checkpoint into `folder`, unless it is there, and open it.
 
     Args:
         teacher: whose.
         folder: the artefact's.
         accept: is shown the checkpoint before it is put in place; what it raises refuses it.
+        check_config: is shown a hub checkpoint's config.json before its weights are downloaded, likewise.
 
     Raises:
         InputError: the repository is unknown, gated, or without safetensors; the teacher has no pinned
@@ -73,7 +80,7 @@ def fetch(teacher: TeacherSpec, folder: Path, accept: Callable[[Artifact], None]
     if teacher.available:
         raise InputError(teacher.available)
     if isinstance(teacher, HubTeacher):
-        source, files = "hub", from_hub(teacher)
+        source, files = "hub", from_hub(teacher, check_config)
     elif isinstance(teacher, FolderTeacher):
         source, files = "folder", from_folder(teacher)
     elif isinstance(teacher, LibraryTeacher):
@@ -148,7 +155,7 @@ def check_digests(teacher: FolderTeacher, folder: Path) -> None:
             )
 
 
-def from_hub(teacher: HubTeacher) -> dict[str, Path]:
+def from_hub(teacher: HubTeacher, check_config: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Path]:
     """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not.
 
     The small files come first and are checked: what can't work is refused before its weights are downloaded.
@@ -156,6 +163,7 @@ def from_hub(teacher: HubTeacher) -> dict[str, Path]:
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
     files = {"config.json": settings_file(teacher, "config.json")}
     config, asked = read_json(files["config.json"]), replace(teacher, output=teacher.any_output)
+    refuse_nameless(config, f"teacher '{teacher.name}': its config.json")
     if teacher.reads_names:
         from clipkd.embeddings.text import text_family_of
 
@@ -173,6 +181,8 @@ def from_hub(teacher: HubTeacher) -> dict[str, Path]:
         refuse_code(teacher, path)
         files[path.name] = path
         settings(asked, config, path)
+    if check_config is not None:
+        check_config(config)
     return files | weights_of(teacher)
 
 

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipkd.core.artifacts import Artifact, read_json
-from clipkd.core.errors import InputError, nearest
+from clipkd.core.errors import InputError
 from clipkd.core.timm_weights import classifiers, fill
 from clipkd.embeddings.acceleration import accelerate_linear
 from clipkd.embeddings.encoder import Encoder, check_output, on_device, unchanged, width_of
+from clipkd.embeddings.library_models import check_timm
 from clipkd.embeddings.pretrained_cfg import processor_of
 from clipkd.embeddings.processor import Processor
 from clipkd.plugins.teachers import Output, TeacherSpec
@@ -67,6 +68,8 @@ def settings(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
     """
     check_output(spec, OUTPUTS, "a timm model")
     known_name(spec, config)
+    if spec.output == "logits" and config.get("num_classes") == 0:
+        raise without_classifier(spec)
     arguments_of(spec, config)
     return processor_of(spec, config)
 
@@ -92,15 +95,8 @@ def build(spec: TeacherSpec, config: dict[str, Any]) -> nn.Module:
 
 def known_name(spec: TeacherSpec, config: dict[str, Any]) -> str:
     """Return the architecture that a config.json names; InputError where this timm has no such model."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
-
     name = str(config["architecture"]).split(".")[0]
-    if not timm.is_model(name):
-        raise InputError(
-            f"teacher '{spec.name}': timm {timm.__version__} has no model '{name}'{nearest(name, timm.list_models())}"
-        )
+    check_timm(spec, name)
     return name
 
 
@@ -141,7 +137,7 @@ def output_of(spec: TeacherSpec, model: Any, features: Tensor) -> Any:
         return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
     if spec.output == "logits":
         if not model.num_classes:
-            raise InputError(f"teacher '{spec.name}': the checkpoint has no classifier; end its name in :pooled")
+            raise without_classifier(spec)
         return model
     if spec.output == "cls":
         if getattr(model, "cls_token", None) is None or features.ndim != 3 or before < 1:
@@ -151,6 +147,10 @@ def output_of(spec: TeacherSpec, model: Any, features: Tensor) -> Any:
         return lambda images: model.forward_features(images)[:, before:].mean(dim=1)
     places = (1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else (2, 3)
     return lambda images: model.forward_features(images).mean(dim=places)
+
+
+def without_classifier(spec: TeacherSpec) -> InputError:
+    return InputError(f"teacher '{spec.name}': the checkpoint has no classifier; end its name in :pooled")
 
 
 def head_of(spec: TeacherSpec, model: Any, width: int) -> nn.Linear | None:

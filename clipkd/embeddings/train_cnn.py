@@ -22,6 +22,7 @@ from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import enlarged, flipped, normalised, planes, squares, unit
 from clipkd.embeddings.head import accuracy
+from clipkd.embeddings.library_models import check_timm
 from clipkd.embeddings.timm_encoder import build
 from clipkd.embeddings.train_teacher import shifted
 from clipkd.plugins.teachers import TrainedCNN
@@ -69,10 +70,10 @@ def config_of(spec: TrainedCNN, dataset: Dataset) -> dict[str, Any]:
 
     import timm  # isort: skip
 
+    check_timm(spec, spec.model)
     side, classes = spec.image_size, len(dataset.classes)
-    is_known = timm.is_model(spec.model)
-    is_fixed = is_known and timm.models.get_pretrained_cfg_value(spec.model, "fixed_input_size")
-    classifier = timm.models.get_pretrained_cfg_value(spec.model, "classifier") if is_known else None
+    is_fixed = timm.models.get_pretrained_cfg_value(spec.model, "fixed_input_size")
+    classifier = timm.models.get_pretrained_cfg_value(spec.model, "classifier")
     return {
         "architecture": spec.model,
         "num_classes": classes,

@@ -185,7 +185,7 @@ def trained_on(name: str, dataset: str, source_of: Callable[[str], str | None]) 
 def teacher_name(name: str) -> str:
     """Return a teacher's name in cells: its key, or, without a file of its own, the name it was given by."""
     key = teachers.get(name).name
-    return key if key in teachers.names() else name
+    return key if key in teachers.names() else teachers.spelled(name)
 
 
 def usable_dataset(name: str, config: Config, left_out: dict[str, None]) -> bool:

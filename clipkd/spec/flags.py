@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipkd.plugins import teachers
+from clipkd.plugins.teachers import OWN, HubTeacher
 from clipkd.spec import class_names
 from clipkd.spec.cells import Cell
 from clipkd.spec.prompts import TEMPLATES
@@ -47,6 +49,19 @@ def head_flags(config: Config, cell: Cell) -> list[Any]:
     specs = [one.teacher_spec for one in cell.by_teacher]
     is_matched = any(spec and spec.matches_names(cell.dataset) for spec in specs)
     return names_flags(config, cell) if is_matched else []
+
+
+def has_scored_hub_teacher(cell: Cell) -> bool:
+    """Return whether a cell's one teacher is on the hub, and its own classifier scores the cell's dataset."""
+    spec = cell.teacher_spec
+    return isinstance(spec, HubTeacher) and spec.matches_names(cell.dataset)
+
+
+def scored_flags(config: Config, cell: Cell) -> list[Any]:
+    """Return the flags that fetch a hub checkpoint, unless its own classifier can't score the cell's dataset."""
+    _, where, output = teachers.parsed(cell.teacher)
+    name = f"{where}:{output}" if output else where
+    return [f"{name}?head={OWN}@{cell.dataset}", *source_flags(config, cell.dataset), *names_flags(config, cell)]
 
 
 def names_flags(config: Config, cell: Cell) -> list[Any]:

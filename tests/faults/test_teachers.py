@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -15,15 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clipkd.cli.verbs import check
 from clipkd.core import hub_client
 from clipkd.core.artifacts import building, read_json
 from clipkd.core.errors import ClipkdError, DataError, InputError
-from clipkd.embeddings import own_head, teacher
+from clipkd.embeddings import own_head, prepare, teacher
 from clipkd.embeddings import teacher_checkpoint as checkpoint
 from clipkd.embeddings.own_head import OwnHead
 from clipkd.embeddings.processor import Processor, read
-from clipkd.plugins import teachers
-from clipkd.plugins.teachers import FILES, FolderTeacher, HubTeacher
+from clipkd.plugins import datasets, teachers
+from clipkd.plugins.teachers import FILES, FolderTeacher, HubTeacher, on_dataset
+from clipkd.spec.layout import Layout
 from tests.conftest import save_vit
 from tests.embeddings.hub_server import Hub, Repository
 from tests.embeddings.test_checkpoint import COMMIT, PROCESSOR, Worker
@@ -497,3 +500,109 @@ def test_scores_come_from_a_head_of_the_datasets_classes(tmp_path: Path) -> None
             own_head.rows(head, spec, "digits", digits, None)
     save_vit(tmp_path / "headless")
     assert fetched(tmp_path / "headless", tmp_path / "teacher").head is None
+
+
+CLASSIFIER: dict[str, Any] = {"architectures": ["ViTForImageClassification"]}
+LETTERS: dict[str, Any] = {"id2label": {str(number): letter for number, letter in enumerate("abcdefghij")}}
+NUMBERED: dict[str, Any] = {"id2label": {str(number): str(number) for number in range(10)}}
+TIMM: dict[str, Any] = {
+    "architecture": "resnet10t",
+    "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0},
+}
+HEADS = {
+    "other classes": ("", CLASSIFIER | LETTERS, "it has no class '0'"),
+    "too few, unnamed": ("", CLASSIFIER, "nobody named its 2 classes"),
+    "no classifier": ("", {"architectures": ["ViTModel"]}, "the checkpoint has none"),
+    "not on this output": (":mean", CLASSIFIER | NUMBERED, "not a linear layer on the embedding"),
+    "timm, other classes": ("", TIMM | {"num_classes": 10, "label_names": list("abcdefghij")}, "it has no class '0'"),
+    "timm, no classifier": ("", TIMM | {"num_classes": 0}, "the checkpoint has none"),
+    "timm, no scores": (":logits", TIMM | {"num_classes": 0}, "the checkpoint has no classifier"),
+}
+"""What is taken of a checkpoint, what its config.json says, and why its classifier can't score the digits."""
+
+
+@fault(
+    "T11",
+    **{"the-config": replaced("clipkd.embeddings.own_head.rows", nothing)},
+)
+@pytest.mark.parametrize("kind", HEADS if FULL else ["other classes", "no classifier", "timm, other classes"])
+def test_a_classifier_of_other_classes_is_refused_before_its_weights_are_downloaded(kind: str, tmp_path: Path) -> None:
+    output, said, words = HEADS[kind]
+    save_vit(tmp_path / "vit")
+    (tmp_path / "vit" / WEIGHTS).unlink()
+    path = tmp_path / "vit/config.json"
+
+    def downloaded(spec: HubTeacher, name: str) -> Path:
+        if name == WEIGHTS:
+            pytest.fail("its weights were downloaded")
+        return tmp_path / "vit" / name
+
+    spec = teachers.get(f"{'timm' if said.get('architecture') else 'someone'}/model@{COMMIT}{output}?head=own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "verified_file", downloaded)
+        path.write_text(json.dumps(said if "architecture" in said else read_json(path) | said))
+        with pytest.raises(InputError, match=words):
+            prepare.teacher(spec, Layout(tmp_path / "data"), CPU, scored=datasets.get("digits"))
+        # The control: where its classes are the digits, the weights are asked for.
+        right = TIMM | {"num_classes": 10, "label_names": list("0123456789")}
+        path.write_text(json.dumps(right if "architecture" in said else read_json(path) | CLASSIFIER | NUMBERED))
+        if output != ":mean":
+            with pytest.raises(pytest.fail.Exception, match="its weights were downloaded"):
+                prepare.teacher(spec, Layout(tmp_path / "data"), CPU, scored=datasets.get("digits"))
+
+
+@fault("T16", **{"the-key": replaced("clipkd.plugins.teachers._folder.refuse_nameless", nothing)})
+def test_a_config_of_timm_without_its_architecture_is_named_with_file_and_key(tmp_path: Path) -> None:
+    config = TIMM | {"num_classes": 10}
+    (tmp_path / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "architecture"}))
+    save_file({"one": torch.ones(1)}, tmp_path / WEIGHTS)
+    with pytest.raises(InputError, match=f"{re.escape(str(tmp_path))}/config.json: the key 'architecture' is missing"):
+        teachers.get(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert teachers.get(str(tmp_path)).output == "pooled"  # the control
+
+
+UNNAMED = {
+    "timm:resnet10t": ("timm", "label_names.*timm:resnet10t.TAG"),
+    "torchvision:resnet18": ("torchvision", "torchvision:resnet18.TAG"),
+    "someone/model": ("", "id2label"),
+}
+
+
+@fault("T11", **{"the-advice": replaced("clipkd.embeddings.own_head.where_to_name", lambda spec: "name them")})
+@pytest.mark.parametrize("name", UNNAMED)
+def test_a_classifier_without_names_comes_with_what_to_do(name: str, tmp_path: Path) -> None:
+    library, words = UNNAMED[name]
+    save_file({"one": torch.ones(1)}, tmp_path / "weights.safetensors")
+    rest = f"?pretrained={tmp_path / 'weights.safetensors'}&head=own" if library else f"@{COMMIT}?head=own"
+    with pytest.raises(InputError, match=f"nobody named its 10 classes.*{words}"):
+        own_head.rows(OwnHead(10, None, True), teachers.get(name + rest), "digits", list("0123456789"), None)
+
+
+NAMES = {
+    "trained:resnet18_d@64": "no model 'resnet18_d'.*did you mean 'resnet18d'",
+    "timm:resnet_18?pretrained=FILE": "no model 'resnet_18'.*did you mean 'resnet18'",
+    "timm:resnet18.a1in1k?pretrained=FILE": "no weights 'resnet18.a1in1k'.*did you mean 'a1_in1k'",
+    "torchvision:resnet_18?pretrained=FILE": "no classification model 'resnet_18'.*did you mean 'resnet18'",
+    "torchvision:resnet18.IMAGENET_V1?pretrained=FILE": "no weights.*did you mean 'IMAGENET1K_V1'",
+}
+"""A teacher's name, and what is said of it."""
+
+
+@fault("T15", **{"the-names": replaced("clipkd.embeddings.library_models.check", nothing)})
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_its_library_does_not_have_is_named_before_any_work(name: str, tmp_path: Path) -> None:
+    """By `clipkd check`, and by whoever would fetch or train it: nothing is packed, downloaded or built."""
+    weights = tmp_path / "weights.safetensors"
+    save_file({"one": torch.ones(1)}, weights)
+    teacher_name = name.replace("FILE", str(weights))
+    grid = {"name": "a", "datasets": ["digits"], "teachers": ["mine"], "students": ["tiny-32"]}
+    grid |= {"train_types": ["vanilla"], "recipes": ["corrected"], "seeds": [0]}
+    config = {"teachers": {"mine": teacher_name}, "grid": [grid]}
+    (tmp_path / "mine.yaml").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=NAMES[name]):
+        check.run(Namespace(files=[], base=tmp_path / "mine.yaml"))
+    spec, layout = teachers.get(on_dataset(teacher_name, "digits", "")), Layout(tmp_path / "data")
+    with pytest.raises(InputError, match=NAMES[name]):
+        prepare.teacher(spec, layout, CPU)
+    assert not (tmp_path / "data/datasets").exists()

@@ -195,11 +195,27 @@ def test_weights_and_standardisation_are_a_run_of_their_own(pair, tmp_path):
     assert asked.teacher_spec.title == "first + second (weights 4:1, standardised)"
 
 
-@pytest.mark.parametrize("weights", ["2,1", "4,2", "1,0.5", "0.2,0.1"])
-def test_equal_ratios_of_weights_are_one_run(weights):
-    same, other = (teachers.get(f"digits-vit-s+digits-vit-xs?weights={given}") for given in (weights, "3,1"))
-    assert same == teachers.get("digits-vit-s+digits-vit-xs?weights=2,1") != other
-    assert same.name.endswith(".weights-2-1")
+@pytest.mark.parametrize(
+    ("options", "usual"),
+    [
+        *((f"?weights={given}", "?weights=2,1") for given in ("4,2", "1,0.5", "0.2,0.1", "2.0,1")),
+        ("?weights=1,1", ""),
+        ("?standardise=true&weights=0.5,0.5", "?standardise=true"),
+        ("?standardise=true&weights=6,4", "?weights=3,2&standardise=true"),
+    ],
+)
+def test_equal_ratios_of_weights_are_one_run(options, usual, tmp_path):
+    layout, numbers = Layout(tmp_path), Hyperparameters(epochs=1)
+    block = {"name": "x", "datasets": ["digits"], "students": ["tiny-32"], "train_types": ["embed-KD"]}
+    block |= {"recipes": ["corrected"], "seeds": [0]}
+    both, cells = "digits-vit-s+digits-vit-xs", []
+    for given in (options, usual, "?weights=5,1"):
+        grid = [block | {"teachers": [f"{both}{given}"]}]
+        cells += expand(Config.model_validate({"grid": grid, "training": {"epochs": 1}, "sources": {}}))[0]
+    same, plain, other = ((cell.folder, run_identity(cell, numbers, layout, "")) for cell in cells)
+    assert same == plain
+    assert other[0] != plain[0]  # the control
+    assert other[1] != plain[1]
 
 
 @pytest.mark.parametrize(

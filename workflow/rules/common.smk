@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from clipkd.spec import chains
+from clipkd.spec import chains, flags
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.report import figures
 from clipkd import tables
@@ -91,6 +91,8 @@ STORES = {}
 PROTOTYPES = {}
 HEADS = {}
 TEACHERS = {}
+# Checkpoint of the hub -> a cell that its own classifier scores: refused where it can't, before the weights come.
+SCORED = {}
 # Folder -> the side, in pixels.
 THUMBNAILS = {}
 
@@ -118,6 +120,8 @@ for cell in dict.fromkeys(
     if not cell.teacher_spec.is_imported:
         weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
         TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
+        if cell.method.signal == "scores" and flags.has_scored_hub_teacher(cell):
+            SCORED.setdefault(weights, cell)
     for kind in LAYOUT.stores(cell):
         share(STORES, cell, lambda c: LAYOUT.stores(c)[kind].folder, kind)
         if kind == "sample":
@@ -175,7 +179,12 @@ def thumbnails_side(wildcards):
 
 def teacher_name(wildcards):
     """Return the name that the command line knows a teacher by (a key in a path may stand for a hub id)."""
-    return TEACHERS[f"data/teachers/{wildcards.teacher}/{wildcards.fingerprint}"]
+    return TEACHERS[teacher_folder(wildcards)]
+
+
+def teacher_folder(wildcards):
+    """Return the folder of a teacher's checkpoint."""
+    return f"data/teachers/{wildcards.teacher}/{wildcards.fingerprint}"
 
 
 def job_of(wildcards):

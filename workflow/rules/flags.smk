@@ -1,5 +1,4 @@
 # flags: what rules put on clipkd's command lines; clipkd.spec.flags spells them.
-from clipkd.spec import flags
 
 
 def source_flag(wildcards):
@@ -7,9 +6,11 @@ def source_flag(wildcards):
 
 
 def fetch_flags(wildcards):
-    """Return what brings a teacher: its name, and where the images lie that it is trained on."""
+    """Return what brings a teacher: its name, and which images it is trained on or which classes it is to score."""
     name = teacher_name(wildcards)
     spec = teachers.get(name)
+    if scored := SCORED.get(teacher_folder(wildcards)):
+        return flags.scored_flags(CONFIG, scored)
     source = (
         flags.source_flags(CONFIG, spec.dataset) if isinstance(spec, TrainedCNN) else []
     )

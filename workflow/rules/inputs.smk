@@ -64,14 +64,19 @@ def tracked(wildcards):
 
 
 def teacher_inputs(wildcards):
-    """Return what a teacher's checkpoint is made from: its dataset or its run, where the workflow trains it."""
+    """Return what a teacher's checkpoint is made from: its dataset or its run, where the workflow trains it.
+
+    The classes of a dataset that a checkpoint's own classifier scores are known before its weights are downloaded.
+    """
     spec = teachers.get(teacher_name(wildcards))
     if isinstance(spec, StudentTeacher) and spec.settings:
         return run_of(spec, wildcards)
-    if not isinstance(spec, TrainedTeacher | TrainedCNN):
+    scored = SCORED.get(teacher_folder(wildcards))
+    if not scored and not isinstance(spec, TrainedTeacher | TrainedCNN):
         return []
-    output = "data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards)
-    return origin(output, LAYOUT.dataset(dataset_of(spec.dataset)))
+    dataset = scored.dataset if scored else spec.dataset
+    output = f"{teacher_folder(wildcards)}/manifest.json"
+    return origin(output, LAYOUT.dataset(dataset_of(dataset)))
 
 
 def is_cnn(wildcards):

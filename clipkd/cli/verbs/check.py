@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipkd.core.artifacts import MANIFEST
+from clipkd.core.artifacts import MANIFEST, read_json
 from clipkd.data.dataset import open_dataset
-from clipkd.embeddings.prepare import stale_sources
-from clipkd.spec.cells import Cell, has_imported
+from clipkd.embeddings import prepare
+from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN
+from clipkd.spec.cells import NO_TEACHER, Cell, has_imported
 from clipkd.spec.chains import expand
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
@@ -63,14 +64,32 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
             yield f"{teacher.title}: {spec.title} is not packed yet; which vector is of which image is checked then"
 
 
+def check_models(cells: Sequence[Cell], layout: Layout) -> None:
+    """Raise InputError where a library has no such model, or a folder's own classifier not a dataset's classes.
+
+    What the hub alone can tell is checked by `clipkd fetch`, before it downloads weights.
+    """
+    named = {(one.dataset, one.teacher): one for cell in cells if cell.teacher != NO_TEACHER for one in cell.by_teacher}
+    for cell in named.values():
+        spec = cell.teacher_spec
+        if isinstance(spec, TrainedCNN | LibraryTeacher):
+            from clipkd.embeddings import library_models  # with torch, which few configs need
+
+            library_models.check(spec)
+        elif isinstance(spec, FolderTeacher) and spec.matches_names(cell.dataset):
+            config = read_json(Path(spec.folder) / "config.json")
+            prepare.check_head(config, spec, cell.dataset_spec, layout, cell.source)
+
+
 def run(options: argparse.Namespace) -> None:
     files = files_of(options)
     config = load(files, data=DATA)
     cells, left_out = expand(config)
     for reason in left_out:
         print(f"left out: {reason}")
-    for line in stale_sources(cells, Layout.of(config, DATA)):
+    for line in prepare.stale_sources(cells, Layout.of(config, DATA)):
         print(f"warning: {line}")
+    check_models(cells, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)
     print(f"{', '.join(map(str, files))}: {len(cells)} runs")

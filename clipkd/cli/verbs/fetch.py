@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 
-from clipkd.cli.options import data_options, device_of, device_options, layout_of, teacher_of
+from clipkd.cli.options import (
+    data_options,
+    dataset_of,
+    device_of,
+    device_options,
+    layout_of,
+    names_option,
+    teacher_of,
+)
 from clipkd.core.errors import InputError
 from clipkd.embeddings import prepare
 from clipkd.plugins import students, teachers
+from clipkd.plugins.datasets import DatasetSpec
 
 TEXT = (
     "Download a teacher's checkpoint, or a student's pretrained weights, at its pinned commit; or train a teacher that "
@@ -31,8 +41,10 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "teacher",
         help="a teacher's name, hub id, OWNER/MODEL@COMMIT or timm:MODEL?pretrained=FILE; or a student, "
-        "timm:MODEL?pretrained=OWNER/MODEL@COMMIT",
+        "timm:MODEL?pretrained=OWNER/MODEL@COMMIT. With ?head=own@DATASET behind it, a teacher whose own classifier "
+        "has not the dataset's classes is refused before its weights are downloaded",
     )
+    names_option(child)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -46,7 +58,16 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(spec.available)
     layout, device = layout_of(options), device_of(options)
     for one in spec.members:
-        prepare.teacher(one, layout, device, options.dataset_source)
+        scored = scored_by(one, options)
+        if scored and options.class_names:
+            layout = replace(layout, class_names=((scored.name, options.class_names),))
+        prepare.teacher(one, layout, device, options.dataset_source, scored)
+
+
+def scored_by(spec: teachers.TeacherSpec, options: argparse.Namespace) -> DatasetSpec | None:
+    """Return the dataset that a teacher's own classifier is to score, where the name says which."""
+    _, _, dataset = spec.head.partition("@")
+    return dataset_of(options, dataset) if dataset and isinstance(spec, teachers.HubTeacher) else None
 
 
 def fetch_student(name: str) -> None:

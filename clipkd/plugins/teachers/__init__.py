@@ -38,6 +38,7 @@ from clipkd.plugins.teachers._spec import (
     FILES,
     NESTED_PROCESSOR,
     OUTPUTS,
+    OWN,
     PROCESSOR,
     TEXT_FILES,
     Output,
@@ -45,6 +46,7 @@ from clipkd.plugins.teachers._spec import (
     TeacherSpec,
     giving,
     is_timm,
+    refuse_nameless,
 )
 from clipkd.plugins.teachers._student import StudentTeacher, student
 from clipkd.plugins.teachers._trained import TrainedTeacher
@@ -56,6 +58,7 @@ __all__ = [
     "NESTED_PROCESSOR",
     "NO_TEACHER",
     "OUTPUTS",
+    "OWN",
     "PROCESSOR",
     "RUN",
     "TEXT_FILES",
@@ -80,7 +83,9 @@ __all__ = [
     "nested_processor",
     "on_dataset",
     "parsed",
+    "refuse_nameless",
     "resolved",
+    "spelled",
     "split",
 ]
 
@@ -127,6 +132,8 @@ def combined(name: str, several: tuple[TeacherSpec, ...], options: dict[str, str
         )
     if options.get("standardise", "true") != "true":
         raise InputError(f"teacher '{name}': standardise is `true` or left out, not '{options['standardise']}'")
+    if len(set(weights)) == 1:
+        weights = []  # the same for each, as without them
     standardise = "standardise" in options
     shown = [str(weight) for weight in weights]
     words = [f"weights {':'.join(shown)}"] * bool(shown) + ["standardised"] * standardise
@@ -134,6 +141,16 @@ def combined(name: str, several: tuple[TeacherSpec, ...], options: dict[str, str
     title = " + ".join(spec.title for spec in several) + (f" ({', '.join(words)})" if words else "")
     key = "+".join(spec.name for spec in several) + "".join(marks)
     return SeveralTeachers(key, title, several=several, weights=tuple(map(float, weights)), standardise=standardise)
+
+
+def spelled(name: str) -> str:
+    """Return a teacher's name with one spelling of what several are combined by: of equal ratios, the smallest."""
+    spec, (members, options) = get(name), options_of(name)
+    if not isinstance(spec, SeveralTeachers) or not options:
+        return name
+    given = [f"weights={','.join(f'{weight:g}' for weight in spec.weights)}"] * bool(spec.weights)
+    given += ["standardise=true"] * spec.standardise
+    return "?".join([members, *(["&".join(given)] if given else [])])
 
 
 def ratio(weights: list[Fraction]) -> list[int]:

@@ -23,6 +23,7 @@ from clipkd.plugins.teachers._spec import (
     TeacherSpec,
     giving,
     is_timm,
+    refuse_nameless,
     slug,
 )
 
@@ -71,7 +72,9 @@ def holds_timm(folder: Path) -> bool:
     from clipkd.core.artifacts import read_json
 
     path = folder / "config.json"
-    return path.is_file() and is_timm(read_json(path))
+    config = read_json(path) if path.is_file() else None
+    refuse_nameless(config, str(path))
+    return is_timm(config)
 
 
 def files_in(folder: Path, output: Output) -> tuple[str, ...]:

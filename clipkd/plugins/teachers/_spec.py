@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import Identity
 
 PROCESSOR, NESTED_PROCESSOR = "preprocessor_config.json", "processor_config.json"
@@ -139,6 +140,21 @@ def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
 def is_timm(config: Any) -> bool:
     """Return whether a config.json is one of timm, which names an `architecture`; transformers names a `model_type`."""
     return isinstance(config, dict) and "architecture" in config and "model_type" not in config
+
+
+def refuse_nameless(config: Any, where: str) -> None:
+    """Raise InputError where a config.json is one of timm by its `pretrained_cfg`, and names no architecture.
+
+    Args:
+        config: its content.
+        where: the file, for the message.
+    """
+    names = {"architecture", "model_type", "torchvision", "clipkd"}
+    if isinstance(config, dict) and "pretrained_cfg" in config and not names & config.keys():
+        raise InputError(
+            f"{where}: the key 'architecture' is missing: it holds timm's name of the model, for example "
+            '"architecture": "resnet18"'
+        )
 
 
 def slug(text: str) -> str:
