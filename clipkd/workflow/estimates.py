@@ -16,8 +16,9 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.flops import vit_flop
 from clipkd.core.typed_json import read_model
 from clipkd.plugins import students
+from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.students import NetworkSpec, StudentSpec
-from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN
+from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.runs.record import COST, Cost
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
@@ -79,6 +80,15 @@ def training_minutes(cell: Cell, layout: Layout, device: str, students: int = 1)
             per_image += teacher_forward(cell.teacher_spec)
         epoch = images_of(layout.dataset(cell.dataset_spec), cell.dataset_spec.image_size) * per_image / SPEED[kind]
     return to_ask(students * cell.epochs * epoch)
+
+
+def teacher_training_minutes(
+    spec: TrainedTeacher | TrainedCNN, dataset: DatasetSpec, layout: Layout, device: str
+) -> int:
+    """Return the minutes to ask for, to train a teacher on a dataset."""
+    kind = "cpu" if device == "cpu" else "cuda"
+    views = spec.epochs * images_of(layout.dataset(dataset), dataset.image_size)
+    return to_ask(views * 3 * teacher_forward(spec) / SPEED[kind])  # forward, and twice that backward
 
 
 def extraction_minutes(store: Embeddings, layout: Layout, device: str, shards: int = 1) -> int:

@@ -43,6 +43,12 @@ def test_a_training_asks_for_epochs_times_images_times_operations(tmp_path):
     assert two - 15 == pytest.approx(2 * (asked - 15), abs=1)
 
 
+def test_a_teacher_asks_for_its_epochs_of_the_images_that_it_is_trained_on():
+    cnn = teachers.get("trained:resnet18d@64?on=cifar10&epochs=40")
+    asked = estimates.teacher_training_minutes(cnn, CELL.dataset_spec, Layout(), "cuda")
+    assert asked == pytest.approx(2 * 40 * 60_000 * 3 * vit_flop(768, 12, 64, 16) / 2e12 / 60 + 15, abs=1)
+
+
 def test_once_a_seed_has_finished_its_time_is_taken(tmp_path):
     run = tmp_path / "results/runs/corrected/cifar100/base-32/none/supervised/seed7"
     run.mkdir(parents=True)

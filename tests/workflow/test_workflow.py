@@ -105,11 +105,11 @@ def paper_runs(datasets: tuple[str, ...], teachers: tuple[str, ...]) -> set[str]
     }
 
 
-def expected(datasets: int, teachers: int, train: int) -> dict[str, int]:
+def expected(datasets: int, teachers: int, train: int, rule: str = "fetch") -> dict[str, int]:
     """Jobs of a grid in which every teacher meets every dataset: nothing but `train` counts students or seeds."""
     met = datasets * teachers * len(RECIPES)  # the recipes show a teacher differently normalised images
     once = {"resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}
-    made = {"download": datasets, "fetch": teachers, "extract": 2 * met, "prototypes": met, "probe": met}
+    made = {"download": datasets, rule: teachers, "extract": 2 * met, "prototypes": met, "probe": met}
     return {**made, **once, "train": train}
 
 
@@ -117,7 +117,7 @@ def expected(datasets: int, teachers: int, train: int) -> dict[str, int]:
 def test_the_demo_plans_exactly_its_jobs(entry: str, project: Path) -> None:
     jobs, said = plan(project, "--snakefile", entry, "--configfile", "config/demo.yaml")
     assert planned_runs(said) == demo_runs()
-    assert jobs == expected(datasets=1, teachers=2, train=len(demo_runs()))
+    assert jobs == expected(datasets=1, teachers=2, train=len(demo_runs()), rule="train_teacher")
     assert jobs["train"] == 42
     assert on_gpus(said) == set(), "the demo computes on the CPU"
     assert "left out" not in said
@@ -146,6 +146,17 @@ def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
     assert jobs == expected(datasets=3, teachers=4, train=len(wanted)) | {"thumbnails": 1, "download": 2, "pack": 1}
     assert jobs["train"] == 310
     assert "left out" not in said
+
+
+def test_on_a_cluster_a_teacher_is_trained_by_a_job_with_a_gpu_and_a_hub_teacher_is_fetched(project: Path) -> None:
+    """A teacher that the workflow trains computes for minutes to hours; one of the hub needs the internet."""
+    grid = MINI.replace("[digits-vit-s]", "[digits-vit-s, vit-b16-in21k, 'trained:resnet10t@32']")
+    (project / "teachers.yaml").write_text(grid.replace("[supervised]", "[teacher-KD]").replace("cpu", "cuda"))
+    jobs, said = plan(project, "--workflow-profile", "profiles/slurm", "--configfile", "teachers.yaml")
+    assert (jobs["train_teacher"], jobs["fetch"]) == (2, 1)
+    asked = re.findall(r"^rule train_teacher:\n(?:    .*\n)*?    resources: (.*)", said, re.MULTILINE)
+    assert [("gpu=1" in one, "slurm_partition=gpu" in one, "device=cuda" in one) for one in asked] == [(True,) * 3] * 2
+    assert re.search(r"^(?:local)?rule fetch:\n    output: data/teachers/vit-b16-in21k/", said, re.MULTILINE)
 
 
 def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):

@@ -25,6 +25,15 @@ def train_minutes(wildcards, attempt):
     return attempt * estimates.training_minutes(cells[0], LAYOUT, DEVICE, len(cells))
 
 
+def train_teacher_minutes(wildcards, attempt):
+    """Return the minutes that the training of a teacher may take."""
+    spec = teachers.get(teacher_name(wildcards))
+    minutes = estimates.teacher_training_minutes(
+        spec, dataset_of(spec.dataset), LAYOUT, DEVICE
+    )
+    return attempt * minutes
+
+
 def extract_minutes(wildcards, attempt):
     """Return the minutes that an extraction, or one shard of it, may take."""
     cell, views = STORES[STORE.format(**wildcards)]

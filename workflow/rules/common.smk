@@ -6,6 +6,7 @@
 import hashlib
 import itertools
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path

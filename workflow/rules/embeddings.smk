@@ -1,13 +1,21 @@
 # embeddings: what a teacher says of a dataset, computed once.
 #
-#   data/teachers/<teacher>/<fingerprint>/manifest.json                       its checkpoint
+#   data/teachers/<teacher>/<fingerprint>/manifest.json                       its checkpoint, fetched or trained
 #   data/embeddings/<dataset>/<teacher>/<fingerprint>/manifest.json           one view set
 #   data/embeddings/<dataset>/<teacher>/<fingerprint>-prototypes-<part>/...   class prototypes
 #   data/embeddings/<dataset>/<teacher>/<fingerprint>-head-<part>/...         linear probe, class scores
+#
+# A checkpoint from the internet (or from a run or folder here, which takes a second) and one that is trained are two rules:
+# the first runs where the internet is.
+TRAINED = "|".join(
+    re.escape(Path(folder).parent.name)
+    for folder, name in TEACHERS.items()
+    if isinstance(teachers.get(name), TrainedTeacher | TrainedCNN)
+)
 
 
 rule fetch:
-    """Fetch a teacher's checkpoint at its pinned commit (needs internet), or train a local teacher."""
+    """Fetch a teacher's checkpoint at its pinned commit (needs internet), or copy it from a run or folder."""
     input:
         teacher_inputs,
     output:
@@ -16,13 +24,38 @@ rule fetch:
         "logs/embeddings/{teacher}/fetch-{fingerprint}.log",
     benchmark:
         "results/benchmarks/embeddings/{teacher}/fetch-{fingerprint}.tsv"
+    wildcard_constraints:
+        teacher=f"(?!(?:{TRAINED})/)[a-z0-9.+-]+" if TRAINED else "[a-z0-9.+-]+",
     # The teachers are what everything else waits for.
     priority: 10
     threads: 1
     resources:
-        # Only a CNN that is trained here is worth a GPU.
-        gpu=lambda wildcards: GPUS if is_cnn(wildcards) else 0,
-        device=lambda wildcards: DEVICE if is_cnn(wildcards) else "cpu",
+        device="cpu",
+    params:
+        teacher=fetch_flags,
+    shell:
+        "exec clipkd fetch {params.teacher:q} --device {resources.device:q} --threads {threads} 2>> $(new_log {log:q})"
+
+
+rule train_teacher:
+    """Train a teacher that the workflow trains itself."""
+    input:
+        teacher_inputs,
+    output:
+        "data/teachers/{teacher}/{fingerprint}/manifest.json",
+    log:
+        "logs/embeddings/{teacher}/train-{fingerprint}.log",
+    benchmark:
+        "results/benchmarks/embeddings/{teacher}/train-{fingerprint}.tsv"
+    wildcard_constraints:
+        teacher=TRAINED or "(?!)",
+    priority: 10
+    threads: 1
+    resources:
+        mem_mb=memory("train_teacher", 8000),
+        gpu=GPUS,
+        device=DEVICE,
+        runtime=train_teacher_minutes,
     params:
         teacher=fetch_flags,
     shell:

@@ -79,11 +79,6 @@ def teacher_inputs(wildcards):
     return origin(output, LAYOUT.dataset(dataset_of(dataset)))
 
 
-def is_cnn(wildcards):
-    """Return whether a teacher is a CNN that the workflow trains."""
-    return isinstance(teachers.get(teacher_name(wildcards)), TrainedCNN)
-
-
 def run_of(spec, wildcards):
     """Return the stamp of the run whose student is a teacher; where the teacher is there already, without a wish."""
     folder = Path(
