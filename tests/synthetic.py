@@ -76,7 +76,7 @@ DEMO: dict[str, Any] = {
         "precision": "fp32",
         "device": "cpu",
     },
-    "embeddings": {"dtype": "float16", "shards": 1, "crop_views": 4, "batch_size": 64},
+    "embeddings": {"dtype": "float16", "shards": 1, "views": 4, "batch_size": 64},
     "prototypes": {"per_class": 5, "seed": 0},
     "sources": {},
 }

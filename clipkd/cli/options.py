@@ -115,7 +115,7 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
     child.add_argument("--student", default="base-32", help="the student network: a name, or timm:MODEL@PIXELS")
     setting_option(child, EmbeddingSettings, "dtype")
     setting_option(child, EmbeddingSettings, "precision")
-    setting_option(child, EmbeddingSettings, "crop_views")
+    setting_option(child, EmbeddingSettings, "views")
     setting_option(child, PrototypeSettings, "per_class")
     setting_option(child, PrototypeSettings, "seed")
     repeated = f"{PrototypeSettings.model_fields['templates'].description} May be repeated."
@@ -175,7 +175,7 @@ def layout_of(options: argparse.Namespace) -> Layout:
     named = {datasets.get(options.dataset_name, options.dataset_source).name: options.class_names}
     rest: dict[str, Any] = {"precision": options.embed_precision, "templates": templates}
     rest["class_names"] = tuple((dataset, given) for dataset, given in named.items() if given)
-    return Layout(options.data, options.embed_dtype, sample, form, options.crop_views, **rest)
+    return Layout(options.data, options.embed_dtype, sample, form, options.views_per_image, **rest)
 
 
 def dataset_of(options: argparse.Namespace, name: str) -> DatasetSpec:

@@ -1,8 +1,9 @@
-"""What a recipe does to training images beyond a flip: for a batch at once, on the device that it is on.
+"""Views: what a recipe draws of training images beyond a flip, for a batch at once, on the device that it is on.
 
-The geometry and RandAugment make the view of an image, of 8-bit pixels; random erasing, mixup and cutmix come after it
-and are the student's alone. Every number is drawn by counter (clipkd/data/counters.py) from the epoch's seed and the
-image's row, or the batch's number: a run that resumes, or that is trained beside others, sees the same images to the bit.
+A view is an image at the student's size: a region, mirrored or not, after RandAugment, mixed with the same view of another
+image. It is what a teacher is asked about. Random erasing comes after it and is the student's alone. Every number is drawn
+by counter (clipkd/data/counters.py) from a seed, the image's row and the view's number: whoever has these three, a run
+that resumes, one that is trained beside others, or the extraction of a store, makes the same view.
 """
 
 from __future__ import annotations
@@ -15,77 +16,196 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipkd.data.boxes import DRAWS, boxes_of
+from clipkd.data.boxes import SCALE as OWN_SCALE
 from clipkd.data.counters import uniforms
+from clipkd.data.pixels import flipped, unit
 from clipkd.data.rand_augment import NUMBERS, drawn, rand_augment
+from clipkd.data.resampling import resized
+from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.recipes import STRENGTHS, Strength
 
 SCALE = (0.8, 1.0)
-"""Share of an image's area that a crop shows."""
+"""Share of an image's area that a crop shows, where the dataset has no crops of its own."""
 ERASED, AREA, ASPECT, ATTEMPTS = 0.25, (0.02, 1 / 3), (0.3, 1 / 0.3), 10
 """Random erasing: share of the images, of the area, and the aspect ratios (Z. Zhong et al., arXiv 1708.04896; timm)."""
 SMOOTHING = 0.1
 MIXUP = 0.8
 """Alpha of mixup's beta distribution; cutmix's is 1, an even one."""
-BOXES, OPERATIONS, ERASING, NOISE, MIXING = range(1, 6)
+BOXES, OPERATIONS, ERASING, NOISE, MIXING, FLIPS, ORDER = range(1, 8)
 """Second halves of the keys, so that no two purposes share numbers."""
 
 
 @dataclass(frozen=True)
+class Mix:
+    """How B views are mixed with those of their partners."""
+
+    shares: np.ndarray
+    """What is left of each itself, float64 [B]."""
+    squares: np.ndarray
+    """What its partner fills: top, left, height, width, int64 [B, 4]."""
+    is_cut: np.ndarray
+    """Whether a square is cut, bool [B]; otherwise all pixels are blended."""
+
+
+@dataclass(frozen=True)
+class DrawnViews:
+    """The views of B images, before any pixel is read: R = B, or 2 B where each is mixed with a partner."""
+
+    rows: np.ndarray
+    """The images to read, those of the partners last [R]."""
+    boxes: np.ndarray
+    """The region of each: top, left, height, width, int32 [R, 4]."""
+    flips: np.ndarray
+    """Which are mirrored, bool [R]."""
+    operations: tuple[np.ndarray, np.ndarray] | None
+    """RandAugment's operations and arguments, [LAYERS, R] each."""
+    mix: Mix | None
+
+    @property
+    def count(self) -> int:
+        """B."""
+        return len(self.rows) if self.mix is None else len(self.rows) // 2
+
+
+@dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of one run."""
+    """How views of a dataset's training images are drawn and made."""
 
     strength: Strength
-    classes: int
-    fill: tuple[int, int, int]
-    """Colour of what rotation and shifts bring in: the dataset's mean, 0 to 255."""
+    spec: DatasetSpec
+    side: int
+    """Of a view, in pixels."""
+    sizes: np.ndarray
+    """Heights and widths of all training images, or of their thumbnails [N, 2]."""
+    training: np.ndarray
+    """Rows that partners are drawn from: those that are not held out, ascending."""
 
     def does(self, strength: Strength) -> bool:
         """Return whether what that strength adds is done."""
         return STRENGTHS.index(self.strength) >= STRENGTHS.index(strength)
 
-    def boxes(self, seed: int, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Return the region of each image to show: top, left, height, width, int32 [B, 4], of sizes [B, 2]."""
-        return boxes_of(sizes, uniforms((seed, BOXES), rows, DRAWS).reshape(4, -1, len(rows)), SCALE)
+    def draw(self, seed: int, rows: np.ndarray, views: np.ndarray | int = 0) -> DrawnViews:
+        """Return what is shown of images `rows` [B] in their views of these numbers [B], or one for all."""
+        views = np.broadcast_to(views, len(rows))
+        mix = None
+        if self.does("full"):
+            numbers = uniforms((seed, MIXING), rows, 5, views)
+            mix = mixing(numbers[1:], self.side)
+            rows, views = np.concatenate([rows, partners(numbers[0], rows, self.training)]), np.tile(views, 2)
+        shape = (4, -1, len(rows))
+        scale = OWN_SCALE if self.spec.crops else SCALE
+        return DrawnViews(
+            rows,
+            boxes_of(self.sizes[rows], uniforms((seed, BOXES), rows, DRAWS, views).reshape(shape), scale),
+            (uniforms((seed, FLIPS), rows, 1, views)[0] < 0.5) & self.spec.mirrors,
+            drawn(uniforms((seed, OPERATIONS), rows, NUMBERS, views)) if self.does("randaugment") else None,
+            mix,
+        )
 
-    def view(self, images: Tensor, seed: int, rows: np.ndarray) -> Tensor:
-        """Return images, uint8 [B, 3, S, S], after RandAugment; no pixel changes at a lower strength."""
-        if not self.does("randaugment"):
-            return images
-        return rand_augment(images, *drawn(uniforms((seed, OPERATIONS), rows, NUMBERS)), self.fill)
-
-    def for_student(
-        self, inputs: Tensor, labels: Tensor, seed: int, number: int, rows: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
-        """Return a batch erased and mixed, and its targets; as it was at a lower strength.
+    def make(self, views: DrawnViews, flat: Tensor, starts: np.ndarray) -> Tensor:
+        """Return views in [0, 1], float32 [B, 3, S, S].
 
         Args:
-            inputs: normalised images [B, 3, S, S].
-            labels: class numbers [B].
-            seed, number, rows: the epoch's seed, the batch's number in it, and the images' rows [B].
+            views: what is shown.
+            flat: pixels of the images that lie end to end, uint8 [P * 3].
+            starts: where in `flat` each of the R images begins.
+        """
+        images = resized(flat, starts, self.sizes[views.rows], self.side, views.boxes)
+        images = flipped(images, torch.from_numpy(views.flips).to(flat.device, non_blocking=True))
+        if views.operations is not None:
+            images = rand_augment(images, *views.operations, self.spec.mean_colour)
+        pixels = unit(images)
+        return pixels if views.mix is None else mixed(pixels[: views.count], pixels[views.count :], views.mix)
 
-        Returns:
-            Inputs [B, 3, S, S] and, at full strength, shares of the classes [B, C] in place of labels.
+    def targets(self, labels: Tensor, views: DrawnViews, classes: int) -> Tensor:
+        """Return what is taught of views whose R images have these class numbers: labels [B], or shares [B, C]."""
+        if views.mix is None:
+            return labels
+        shares = torch.from_numpy(views.mix.shares).to(labels.device, torch.float32, non_blocking=True)
+        return mixed_targets(labels[: views.count], labels[views.count :], classes, shares[:, None])
+
+    def for_student(self, inputs: Tensor, seed: int, number: int, rows: np.ndarray) -> Tensor:
+        """Return a batch's inputs [B, 3, S, S], a quarter of them with a region erased; all as they were below `full`.
+
+        Args:
+            inputs: normalised images.
+            seed, number, rows: the epoch's seed, the batch's number in it, and the images' rows [B].
         """
         if not self.does("full"):
-            return inputs, labels
-        side = inputs.shape[-1]
-        boxes = erased_boxes(uniforms((seed, ERASING), rows, 1 + 4 * ATTEMPTS), side)
-        generator = torch.Generator(inputs.device).manual_seed(noise_seed(seed, number))
-        inputs = erased(inputs, boxes, generator)
-        which, share, down, right = uniforms((seed, MIXING), np.array([number]), 4)[:, 0].tolist()
-        if which < 0.5:
-            from scipy.special import betaincinv
-
-            share = float(betaincinv(MIXUP, MIXUP, share))
-            inputs = inputs * share + inputs.flip(0) * (1 - share)
-        else:
-            inputs, share = cut_mixed(inputs, share, int(down * side), int(right * side))
-        return inputs, mixed_targets(labels, self.classes, share)
+            return inputs
+        regions = erased_boxes(uniforms((seed, ERASING), rows, 1 + 4 * ATTEMPTS), self.side)
+        noise = int(uniforms((seed, NOISE), np.array([number]), 1)[0, 0] * 2**53)
+        return erased(inputs, regions, torch.Generator(inputs.device).manual_seed(noise))
 
 
-def noise_seed(seed: int, number: int) -> int:
-    """Return the seed of a batch's noise, which the device's own generator draws."""
-    return int(uniforms((seed, NOISE), np.array([number]), 1)[0, 0] * 2**53)
+def stored_views(seed: int, epoch: int, rows: np.ndarray, count: int) -> np.ndarray:
+    """Return which of its `count` stored views each image shows in an epoch, int64 [B].
+
+    Each image goes through its views in an order of its own, and after the last one through another: in `count` epochs it
+    shows each once.
+
+    Args:
+        seed: the run's.
+        epoch: its number, from 1.
+        rows: the images' [B].
+        count: stored views of each.
+    """
+    turn, place = divmod(epoch - 1, count)
+    return uniforms((seed, ORDER), rows, count, turn).argsort(axis=0)[place]
+
+
+def partners(drawn: np.ndarray, rows: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Return for each of `rows` [B] another of the `training` rows [T], even draws of numbers in [0, 1) [B]."""
+    place = np.searchsorted(training, rows)
+    return training[(place + 1 + (drawn * (len(training) - 1)).astype(np.int64)) % len(training)]
+
+
+def mixing(drawn: np.ndarray, side: int) -> Mix:
+    """Return how views are mixed: by mixup or cutmix, half each.
+
+    H. Zhang et al., mixup, https://arxiv.org/abs/1710.09412; S. Yun et al., CutMix, https://arxiv.org/abs/1905.04899, its
+    square cut off at the edges, as in timm.
+
+    Args:
+        drawn: numbers in [0, 1) [4, B]: which of the two, the share, and the square's centre.
+        side: of a view, in pixels.
+    """
+    from scipy.special import betaincinv
+
+    which, share, down, right = drawn
+    cut = (side * np.sqrt(1 - share)).astype(np.int64)
+    centre = (np.stack([down, right]) * side).astype(np.int64)
+    first = np.clip(centre - cut // 2, 0, side)
+    extent = np.clip(centre + (cut + 1) // 2, 0, side) - first
+    is_cut = which >= 0.5
+    shares = np.where(is_cut, 1 - extent.prod(axis=0) / side**2, betaincinv(MIXUP, MIXUP, share))
+    return Mix(shares, np.concatenate([first, extent]).T, is_cut)
+
+
+def mixed(images: Tensor, others: Tensor, mix: Mix) -> Tensor:
+    """Return images [B, 3, S, S], each blended with the other or with a square of it."""
+    shares, squares, is_cut = (
+        torch.from_numpy(array).to(images.device, non_blocking=True) for array in (mix.shares, mix.squares, mix.is_cut)
+    )
+    share = shares.float()[:, None, None, None]
+    cut = torch.where(inside(squares, images.shape[-1]), others, images)
+    return torch.where(is_cut[:, None, None, None], cut, images * share + others * (1 - share))
+
+
+def inside(regions: Tensor, side: int) -> Tensor:
+    """Return which pixels lie in regions [B, 4], bool [B, 1, S, S]."""
+    top, left, height, width = regions.T[:, :, None, None, None]
+    x = torch.arange(side, device=regions.device)
+    y = x[:, None]
+    return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+
+
+def mixed_targets(labels: Tensor, others: Tensor, classes: int, share: Tensor | float) -> Tensor:
+    """Return share * LS(y) + (1 - share) * LS(y of the other), [B, C]; LS: label smoothing."""
+    ours, theirs = (
+        F.one_hot(one, classes).float() * (1 - SMOOTHING) + SMOOTHING / classes for one in (labels, others)
+    )
+    return ours * share + theirs * (1 - share)
 
 
 def erased_boxes(drawn: np.ndarray, side: int) -> np.ndarray:
@@ -101,47 +221,17 @@ def erased_boxes(drawn: np.ndarray, side: int) -> np.ndarray:
     height, width = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (height < side) & (width < side)
     top, left = np.floor(down * (side - height + 1)), np.floor(right * (side - width + 1))
-    boxes = np.stack([top, left, height, width], axis=-1)[fits.argmax(axis=0), np.arange(len(chosen))]
-    return np.where((chosen & fits.any(axis=0))[:, None], boxes, 0).astype(np.int64)
+    regions = np.stack([top, left, height, width], axis=-1)[fits.argmax(axis=0), np.arange(len(chosen))]
+    return np.where((chosen & fits.any(axis=0))[:, None], regions, 0).astype(np.int64)
 
 
-def erased(inputs: Tensor, boxes: np.ndarray, generator: torch.Generator) -> Tensor:
-    """Return inputs [B, 3, S, S] with normal noise, pixel by pixel, in the boxes [B, 4] that are not empty."""
-    rows = np.flatnonzero(boxes[:, 2])
+def erased(inputs: Tensor, regions: np.ndarray, generator: torch.Generator) -> Tensor:
+    """Return inputs [B, 3, S, S] with normal noise, pixel by pixel, in the regions [B, 4] that are not empty."""
+    rows = np.flatnonzero(regions[:, 2])
     if not len(rows):
         return inputs
     index = torch.from_numpy(rows).to(inputs.device, non_blocking=True)
-    chosen = torch.from_numpy(boxes[rows]).to(inputs.device, non_blocking=True)
-    top, left, height, width = chosen.T[:, :, None, None, None]
-    x = torch.arange(inputs.shape[-1], device=inputs.device)
-    y = x[:, None]
-    inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+    chosen = torch.from_numpy(regions[rows]).to(inputs.device, non_blocking=True)
     part = inputs.index_select(0, index)
     noise = torch.empty_like(part).normal_(generator=generator)
-    return inputs.index_copy(0, index, torch.where(inside, noise, part))
-
-
-def cut_mixed(inputs: Tensor, share: float, y: int, x: int) -> tuple[Tensor, float]:
-    """Return inputs with a square of the batch in reverse order, and the share of each that is left.
-
-    S. Yun et al., CutMix, https://arxiv.org/abs/1905.04899; as timm cuts it.
-
-    Args:
-        inputs: [B, 3, S, S].
-        share: of the area that should be left, before the square is cut off at the edges.
-        y, x: the square's centre, in pixels.
-    """
-    side = inputs.shape[-1]
-    cut = int(side * (1 - share) ** 0.5)
-    top, bottom, left, right = (
-        min(max(edge, 0), side) for edge in (y - cut // 2, y + (cut + 1) // 2, x - cut // 2, x + (cut + 1) // 2)
-    )
-    mixed = inputs.clone()
-    mixed[..., top:bottom, left:right] = inputs.flip(0)[..., top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / side**2
-
-
-def mixed_targets(labels: Tensor, classes: int, share: float) -> Tensor:
-    """Return share * LS(y) + (1 - share) * LS(y of the batch in reverse order), [B, C]; LS: label smoothing."""
-    smooth = F.one_hot(labels, classes).float() * (1 - SMOOTHING) + SMOOTHING / classes
-    return smooth * share + smooth.flip(0) * (1 - share)
+    return inputs.index_copy(0, index, torch.where(inside(chosen, inputs.shape[-1]), noise, part))

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clipkd.data.augmentation import Augmentation
 from clipkd.data.boxes import random_boxes, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
 from clipkd.data.residency import PixelStore, pixel_store
@@ -40,7 +39,8 @@ class Batch:
     inputs: Tensor
     """The student's input, normalised [B, 3, S, S]."""
     native: Tensor | None = None
-    """The same views at the images' own resolution, in [0, 1]; only for a live teacher."""
+    """The same views in [0, 1], at the images' own resolution where the student sees flips and the dataset's own crops
+    alone; only for a live teacher."""
 
     def part(self, here: slice) -> Batch:
         """Return some of the batch's images."""
@@ -49,14 +49,28 @@ class Batch:
         return Batch(rows, flips, views, self.labels[here], self.inputs[here], native)
 
 
+class Turn(NamedTuple):
+    """An epoch among those of its run."""
+
+    seed: int = 0
+    """The run's."""
+    epoch: int = 1
+    """From 1."""
+
+
 class Batches(Protocol):
     """A source of training and evaluation batches."""
 
     count: int
     """Training images."""
 
-    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
-        """Yield an epoch's batches from number `start` on; whatever it is, the same numbers are drawn."""
+    def epoch(
+        self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0, turn: Turn | None = None
+    ) -> Iterator[Batch]:
+        """Yield an epoch's batches from number `start` on; whatever it is, the same numbers are drawn.
+
+        `turn`: says which of each image's stored views come in the epoch; None: those of the first.
+        """
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs [B, 3, S, S] and labels [B] of a split's rows (None: all), unaugmented."""
@@ -71,10 +85,6 @@ class BatchPlan:
     views: Tensor
     boxes: np.ndarray | None = None
     """The region of each image, in pixels of its thumbnail: top, left, height, width [B, 4]."""
-    seed: int = 0
-    """Of the epoch's augmentation."""
-    number: int = 0
-    """Of the batch in the epoch."""
 
     @property
     def places(self) -> np.ndarray:
@@ -108,8 +118,8 @@ def evaluation(
 class BatchSource:
     """What both sources share: the training rows, labels, and the making of a batch."""
 
-    augmentation: Augmentation | None = None
-    """What is done to training images beyond flips and the dataset's own crops."""
+    train: PixelStore
+    """The training images, as the student's views are cut from them."""
 
     def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, device: torch.device) -> None:
         self.spec, self.size, self.device = dataset.spec, size, device
@@ -120,15 +130,13 @@ class BatchSource:
     def batch(self, plan: BatchPlan, inputs: Tensor, native: Tensor | None) -> Batch:
         """Return a batch, given its images, uint8, for the student and for a live teacher."""
         flips = plan.flips.to(self.device, non_blocking=True)
-        inputs = flipped(inputs, flips)
-        if self.augmentation:
-            inputs = self.augmentation.view(inputs, plan.seed, plan.places)
-        inputs = normalised(unit(inputs), self.spec.mean, self.spec.std)
+        inputs = normalised(unit(flipped(inputs, flips)), self.spec.mean, self.spec.std)
         native = None if native is None else unit(flipped(native, flips))
-        labels = self.train_labels[plan.rows.to(self.device, non_blocking=True)]
-        if self.augmentation:
-            inputs, labels = self.augmentation.for_student(inputs, labels, plan.seed, plan.number, plan.places)
-        return Batch(plan.rows, plan.flips, plan.views, labels, inputs, native)
+        return Batch(plan.rows, plan.flips, plan.views, self.labels_of(plan.places), inputs, native)
+
+    def labels_of(self, rows: np.ndarray) -> Tensor:
+        """Return the class numbers of training images, on the device."""
+        return self.train_labels[torch.from_numpy(rows).to(self.device, non_blocking=True)]
 
 
 class FlippedBatches(BatchSource):
@@ -146,27 +154,17 @@ class FlippedBatches(BatchSource):
         """
         super().__init__(dataset, rows, size, device)
         self.images = {split: pixel_store(dataset.images(split), device, self.spec.title) for split in SPLITS}
-        self.native = native
+        self.train, self.native = self.images["train"], native
 
-    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
-        images = self.images["train"]
-        for plan, flat, starts in images.over(
-            self.plans(size, drop_last, generator, start), lambda plan: plan.places
-        ):
-            sizes = images.sizes[plan.places]
+    def epoch(
+        self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0, turn: Turn | None = None
+    ) -> Iterator[Batch]:
+        batches = shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors)
+        plans = (BatchPlan(rows, flips, flips.long()) for _, rows, flips in batches)
+        for plan, flat, starts in self.train.over(plans, lambda plan: plan.places):
+            sizes = self.train.sizes[plan.places]
             native = resized(flat, starts, sizes, int(sizes[0, 0])) if self.native else None
-            yield self.batch(plan, resized(flat, starts, sizes, self.size, plan.boxes), native)
-
-    def plans(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[BatchPlan]:
-        """Yield the plan of each batch."""
-        # Drawn only where it is used: what the other recipes draw stays the same.
-        seed = int(torch.randint(2**62, (1,), generator=generator)) if self.augmentation else 0
-        crops = self.augmentation and self.augmentation.does("crop")
-        for number, rows, flips in shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors):
-            plan = BatchPlan(rows, flips, flips.long(), seed=seed, number=number)
-            if self.augmentation and crops:
-                plan.boxes = self.augmentation.boxes(seed, plan.places, self.images["train"].sizes[plan.places])
-            yield plan
+            yield self.batch(plan, resized(flat, starts, sizes, self.size), native)
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         places = np.arange(len(self.labels[split])) if rows is None else rows
@@ -211,13 +209,15 @@ class CroppedBatches(BatchSource):
             crops, places = np.random.default_rng([seed, number]), rows.numpy()
             if self.replay is None:
                 boxes = random_boxes(self.train.sizes[places], crops)
-                yield BatchPlan(rows, flips, flips.long(), boxes, seed, number)
+                yield BatchPlan(rows, flips, flips.long(), boxes)
             else:
                 views = crops.integers(0, self.replay[1].shape[1], len(rows))
                 boxes, mirrored = (stored[places, views] for stored in self.replay)
-                yield BatchPlan(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes, seed, number)
+                yield BatchPlan(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes)
 
-    def epoch(self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0, turn: Turn | None = None
+    ) -> Iterator[Batch]:
         plans = self.plans(size, drop_last, generator, start)
         for plan, inputs, native in self.both(plans) if self.large else self.small(plans):
             yield self.batch(plan, inputs, native)

@@ -15,18 +15,20 @@ MASK = (1 << 64) - 1
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
-def uniforms(key: tuple[int, int], rows: np.ndarray, count: int) -> np.ndarray:
+def uniforms(key: tuple[int, int], rows: np.ndarray, count: int, views: np.ndarray | int = 0) -> np.ndarray:
     """Return `count` numbers in [0, 1) for each row, float64 [count, N].
 
     Args:
-        key: two whole numbers below 2^64, for example a seed and the number of a view.
-        rows: whole numbers [N]. A row's numbers depend on the key and on the row alone.
+        key: two whole numbers below 2^64, for example a seed and what is drawn.
+        rows: whole numbers [N]. A row's numbers depend on the key, the row and its view alone.
         count: how many; the first ones are the same whatever it is.
+        views: whole numbers [N], or one for all rows: each view of a row has numbers of its own.
     """
     blocks = -(-count // 4)
     block = np.repeat(np.arange(blocks, dtype=np.uint64), len(rows))
     row = np.tile(rows.astype(np.uint64), blocks)
-    drawn = philox(np.stack([block, row, np.zeros_like(row), np.zeros_like(row)]), key)
+    view = np.tile(np.broadcast_to(views, len(rows)).astype(np.uint64), blocks)
+    drawn = philox(np.stack([block, row, view, np.zeros_like(row)]), key)
     ordered = drawn.reshape(4, blocks, len(rows)).transpose(1, 0, 2).reshape(4 * blocks, len(rows))
     return (ordered[:count] >> np.uint64(11)) * 2.0**-53
 

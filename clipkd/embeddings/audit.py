@@ -76,6 +76,8 @@ def views_of(identity: dict[str, Any]) -> ViewSet:
     fields = {name: identity[name] for name in ViewSet.__dataclass_fields__ if name in identity}
     for name in ("mean", "std"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
+    if fields.get("fill"):
+        fields["fill"] = tuple(fields["fill"])
     fields["output"] = next(output for output, words in POOLING.items() if words == identity["pooling"])
     sample = fields["sample"]
     return ViewSet(**fields | {"sample": None if sample is None else Sample(**sample)})
@@ -102,14 +104,15 @@ def audit(
         for view in range(plan.flips.shape[1]):
             here = stored[places, view] if name == "train" else stored[places]
             cosine, error, relative, bad = compared(here, embeddings[:, view], deviation, teacher.precision)
-            wrong += [f"{name}[{place}]{' mirrored' if plan.flips[place, view] else ''}" for place in places[bad]]
+            of = f" view {view}" if views.replays else ""
+            wrong += [f"{name}[{place}]{of or ' mirrored' * bool(plan.flips[place, view])}" for place in places[bad]]
             cosines.append(cosine.min())
             errors.append(error.max())
             relatives.append(relative.max())
             count += len(places)
     what = "every image" if views.sample is None else f"sample of {views.sample.per_class} per class"
     if views.replays:
-        what = f"{views.replays} crops of each training image"
+        what = f"{views.replays} {views.augment or 'crop'} views of each training image"
     worst = float(min(cosines)), float(max(errors)), float(max(relatives))
     return Verdict(folder, what, count, *worst, tuple(wrong))
 

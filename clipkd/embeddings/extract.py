@@ -14,6 +14,7 @@ from clipkd.core import device as devices
 from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.core.progress import progress, say
+from clipkd.data.augmentation import Augmentation
 from clipkd.data.boxes import scaled
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import flipped, normalised, unit
@@ -27,7 +28,7 @@ from clipkd.embeddings.teacher import Teacher, not_finite
 from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
 from clipkd.embeddings.weights_sha256 import as_fact
 from clipkd.spec.layout import Embeddings
-from clipkd.spec.views import ViewSet
+from clipkd.spec.views import REPLAY_SEED, ViewSet
 
 Shard = tuple[int, int]
 
@@ -151,6 +152,9 @@ def embed_views(
     plan: ViewPlan, places: np.ndarray, views: ViewSet, dataset: Dataset, teacher: Teacher, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the places [B] of each batch and what the teacher says of every view of its images, float32 [B, V, D]."""
+    if views.augment is not None:
+        yield from embed_drawn(plan, places, views, dataset, teacher, batch_size)
+        return
     images = Streamed(dataset.images(plan.split), teacher.device)
     batches = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
     for here, flat, starts in images.over(batches, lambda here: plan.rows[here]):
@@ -163,6 +167,39 @@ def embed_views(
         if not np.isfinite(embeddings).all():
             raise DataError(not_finite(teacher.spec, teacher.precision))
         yield here, embeddings
+
+
+def embed_drawn(
+    plan: ViewPlan, places: np.ndarray, views: ViewSet, dataset: Dataset, teacher: Teacher, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield as `embed_views`, of views that a recipe draws: each is made as for a student, and with its partners."""
+    images, augmentation = Streamed(dataset.images(plan.split), teacher.device), augmentation_of(views, dataset)
+    batches = (places[start : start + batch_size] for start in range(0, len(places), batch_size))
+    items = (
+        (here, view, augmentation.draw(REPLAY_SEED, plan.rows[here], view))
+        for here in batches
+        for view in range(views.replays)
+    )
+    mean, std = views.mean or teacher.mean, views.std or teacher.std
+    embeddings = np.empty((batch_size, views.replays, teacher.width), dtype=np.float32)
+    for (here, view, drawn), flat, starts in images.over(items, lambda item: item[2].rows):
+        if views.thumbnails is not None:
+            flat, starts = shrunk(flat, starts, images.sizes[drawn.rows], views.thumbnails)
+        inputs = teacher.present(augmentation.make(drawn, flat, starts), mean, std)
+        embeddings[: len(here), view] = teacher.embed(inputs).cpu().numpy()
+        if view == views.replays - 1:
+            if not np.isfinite(embeddings[: len(here)]).all():
+                raise DataError(not_finite(teacher.spec, teacher.precision))
+            yield here, embeddings[: len(here)]
+
+
+def augmentation_of(views: ViewSet, dataset: Dataset) -> Augmentation:
+    """Return what draws the views of a set."""
+    assert views.augment is not None
+    assert views.source_size is not None
+    sizes = dataset.sizes("train")
+    sizes = sizes if views.thumbnails is None else thumbnail_sizes(sizes, views.thumbnails)
+    return Augmentation(views.augment, dataset.spec, views.source_size, sizes, dataset.training)
 
 
 def teacher_inputs(

@@ -20,7 +20,7 @@ class ViewPlan:
     rows: np.ndarray
     """Images, by their row in the split [N]."""
     flips: np.ndarray
-    """Which views are mirrored, bool [N, V]."""
+    """Which views are mirrored, bool [N, V]; of views that a recipe draws the shape alone counts."""
     boxes: np.ndarray | None = None
     """The region of each view: top, left, height, width, int32 [N, V, 4]; None: the whole image."""
 
@@ -35,6 +35,9 @@ def view_plans(
         dataset: for its labels.
         among: the training images that a sample is drawn from [K]; None: all that are not held out.
     """
+    if isinstance(views, ViewSet) and views.augment:
+        count = len(dataset.train_labels)
+        return {"train": ViewPlan("train", np.arange(count), np.broadcast_to(False, (count, views.replays)))}
     if isinstance(views, ViewSet) and views.replays:
         return {"train": replayed(views, dataset)}
     if views.sample is None:

@@ -20,6 +20,7 @@ from clipkd.data.boxes import replayed_views
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
+from clipkd.data.view_batches import Stored, ViewBatches
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.prototypes import OTHER_FORM, without_direction
 from clipkd.embeddings.teacher import load
@@ -45,7 +46,7 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Hyperparameters
-from clipkd.spec.views import REPLAY_SEED
+from clipkd.spec.views import REPLAY_SEED, normalisation
 
 TEACHING = {"teacher", "embeddings", "prototypes", "head"}
 """Kinds of artefacts that a run's teacher signal comes from."""
@@ -212,8 +213,14 @@ def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False)
     job.inputs.append(open_artifact(folder, "teacher", spec.identity()))
     teacher = load(spec, folder, device, job.layout.precision)
     if source == "lazy":
-        return LazyTargets(teacher, cell.recipe_spec, layer, len(job.dataset.train_labels))
-    return LiveTargets(teacher, cell.recipe_spec, layer, crops=cell.dataset_spec.crops)
+        return LazyTargets(teacher, cell.recipe_spec.teacher_view == "native", layer, len(job.dataset.train_labels))
+    if cell.draws_views:
+        shown = normalisation(cell.recipe_spec, cell.dataset_spec, spec)
+        return LiveTargets(teacher, True, layer, shown["mean"] or teacher.mean, shown["std"] or teacher.std)
+    native = cell.recipe_spec.teacher_view == "native"
+    # Random crops come at the teacher's own size: its processor must not crop them again.
+    own = (teacher.mean, teacher.std) if cell.dataset_spec.crops else (None, None)
+    return LiveTargets(teacher, native, layer, *own)
 
 
 def embedding_targets(job: Job, store: Embeddings, rows: np.ndarray | None, standardise: bool) -> TeacherTargets:
@@ -261,17 +268,19 @@ def training_rows(job: Job) -> np.ndarray:
 
 def open_batches(job: Job, source: TeacherTargets) -> Batches:
     """Return the source of the job's batches."""
-    batches, strength = unaugmented_batches(job, source), job.recipe.augment
+    strength, side = job.recipe.augment, job.cell.student_spec.image_size
     assert strength != "auto"
     if job.cell.recipe_spec.augment == "auto":
         say(f"recipe {job.cell.recipe}: augmentation '{strength}', by the student's size and the images that it sees")
-    if strength != "flip":
-        red, green, blue = (min(255, round(255 * mean)) for mean in job.dataset.spec.mean)
-        batches.augmentation = Augmentation(strength, len(job.dataset.classes), (red, green, blue))
-    return batches
+    if not job.recipe.draws_views(job.dataset.spec.crops):
+        return own_batches(job, source)
+    images = own_batches(job, TeacherTargets())
+    stored = Stored(REPLAY_SEED, job.layout.views) if job.cell.teacher_source == "replayed" else None
+    augmentation = Augmentation(strength, job.dataset.spec, side, images.train.sizes, job.dataset.training)
+    return ViewBatches(images, augmentation, len(job.dataset.classes), stored, source.teacher is not None)
 
 
-def unaugmented_batches(job: Job, source: TeacherTargets) -> FlippedBatches | CroppedBatches:
+def own_batches(job: Job, source: TeacherTargets) -> FlippedBatches | CroppedBatches:
     """Return the source of the job's batches with the dataset's own flips and crops."""
     cell, dataset, rows = job.cell, job.dataset, training_rows(job)
     native = source.teacher is not None and cell.recipe_spec.teacher_view == "native"
@@ -287,13 +296,13 @@ def unaugmented_batches(job: Job, source: TeacherTargets) -> FlippedBatches | Cr
 
 def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
     """Return boxes [N, V, 4] and flips [N, V] of the views that a `replayed` run is limited to."""
-    if job.cell.teacher_source != "replayed":
+    if job.cell.teacher_source != "replayed" or job.cell.draws_views:
         return None
     # Which views are stored depends on the images alone: those of all teachers, and of none, are the same.
     if not job.cell.method.is_per_image:
         assert job.thumbnails is not None
         sizes, mirrors = job.thumbnails.train.shapes[:, 1:], job.cell.dataset_spec.mirrors
-        return replayed_views(sizes, job.layout.crop_views, REPLAY_SEED, mirrors)
+        return replayed_views(sizes, job.layout.views, REPLAY_SEED, mirrors)
     store = job.layout.replayed_embeddings(job.cell.by_teacher[0])
     artifact = open_near(store.folder, "embeddings", store.identity)
     return artifact.array("train-boxes"), artifact.array("train-flips")

@@ -14,7 +14,7 @@ from torch import Tensor
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.core.fingerprint import digest
 from clipkd.core.progress import say
-from clipkd.data.batches import Batch, Batches
+from clipkd.data.batches import Batch, Batches, Turn
 from clipkd.plugins.methods import Losses
 from clipkd.plugins.students._heads import Heads
 from clipkd.plugins.students._vit import build_student
@@ -150,7 +150,8 @@ class Run:
         self.guard.reset(self.epoch.step)
         self.generator.set_state(self.epoch.order)
         size, drop_last = self.numbers.batch_size, self.recipe.drop_last
-        return self.batches.epoch(size, drop_last, self.generator, start=self.epoch.step)
+        turn = Turn(self.cell.seed, self.epoch.number)
+        return self.batches.epoch(size, drop_last, self.generator, self.epoch.step, turn)
 
     def set_learning_rate(self) -> None:
         """Set the next step's learning rate."""

@@ -15,7 +15,6 @@ from clipkd.core.device import sent
 from clipkd.data.batches import Batch
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
-from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Widths
 from clipkd.runs.standardisation import Standardisation
 
@@ -117,15 +116,27 @@ class LiveTargets(TeacherTargets):
     """The teacher runs on every batch: embeddings [B, D] or, through a head, class scores [B, C]."""
 
     def __init__(
-        self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, crops: bool = False
+        self,
+        teacher: Teacher,
+        native: bool,
+        head: Callable[[Tensor], Tensor] | None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
-        """Wrap a teacher; `crops`: it gets random crops at its own size, which its processor must not crop again."""
-        self.teacher, self.recipe, self.width, self.head = teacher, recipe, teacher.width, head
-        self.normalisation = (teacher.mean, teacher.std) if crops else (None, None)
+        """Wrap a teacher.
+
+        Args:
+            teacher: who looks at each batch.
+            native: whether it gets `Batch.native`, in place of the student's normalised input.
+            head: what turns its vectors into class scores; None: vectors are the targets.
+            mean, std: what `native` is normalised with; None: its processor presents it.
+        """
+        self.teacher, self.native, self.width, self.head = teacher, native, teacher.width, head
+        self.normalisation = mean, std
 
     def __call__(self, batch: Batch) -> Tensor:
         assert self.teacher is not None
-        if self.recipe.teacher_view == "native":
+        if self.native:
             assert batch.native is not None
             inputs = self.teacher.present(batch.native, *self.normalisation)
         else:
@@ -151,8 +162,8 @@ class StoredScores(StoredTargets):
 class LazyTargets(LiveTargets):
     """A live teacher that embeds each view once and keeps the embeddings in memory, float32 [N, V, D]."""
 
-    def __init__(self, teacher: Teacher, recipe: Recipe, head: Callable[[Tensor], Tensor] | None, count: int) -> None:
-        super().__init__(teacher, recipe, None)
+    def __init__(self, teacher: Teacher, native: bool, head: Callable[[Tensor], Tensor] | None, count: int) -> None:
+        super().__init__(teacher, native, None)
         self.then = head or (lambda vectors: vectors)
         # Pages of the memory are taken as views come up.
         self.kept = torch.empty(count, 2, teacher.width)

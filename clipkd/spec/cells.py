@@ -61,6 +61,11 @@ class Cell:
         return recipes.get(self.recipe)
 
     @property
+    def draws_views(self) -> bool:
+        """True where the recipe draws views at the student's size: endlessly many, of which K can be stored."""
+        return self.recipe_spec.draws_views(self.dataset_spec.crops)
+
+    @property
     def is_cost_run(self) -> bool:
         """True where the run only measures what a teacher in the loop costs: no row of accuracy tables."""
         return self.teacher_source in {"live", "lazy"} and cacheable(self)
@@ -71,11 +76,11 @@ class Cell:
 
         An approximation: the teacher itself was not shown the mirrored or cropped image.
         """
-        spec = self.dataset_spec
-        if not self.method.is_per_image or not (spec.mirrors or spec.crops):
+        spec, is_endless = self.dataset_spec, self.dataset_spec.crops or self.draws_views
+        if not self.method.is_per_image or not (spec.mirrors or is_endless):
             return False
         members = [one.teacher_spec for one in self.by_teacher]
-        return any(one and one.is_imported and (spec.crops or not one.has_mirrored) for one in members)
+        return any(one and one.is_imported and (is_endless or not one.has_mirrored) for one in members)
 
     @property
     def folder(self) -> str:
@@ -90,7 +95,7 @@ class Cell:
 
 def cacheable(cell: Cell) -> bool:
     """Return whether the cell's teacher signal can be stored with the same mathematics."""
-    return cell.method.signal in {"nothing", "prototypes"} or not cell.dataset_spec.crops
+    return cell.method.signal in {"nothing", "prototypes"} or not (cell.dataset_spec.crops or cell.draws_views)
 
 
 def expand(config: Config) -> tuple[list[Cell], list[str]]:
@@ -210,11 +215,16 @@ def checked(cell: Cell) -> Cell:
         raise InputError(
             f"train type '{method.name}' can't use a {source} teacher: it reads {method.signal}, which are made once"
         )
+    if cell.teacher_source == "cached" and method.is_per_image and cell.draws_views:
+        cell = replace(cell, teacher_source="replayed")
     refuse_unstored(cell)
     refuse_unstored_views(cell)
     if cell.teacher_source == "replayed":
-        if not cell.dataset_spec.crops:
-            raise InputError(f"dataset '{cell.dataset}' has few views, and all are stored: use teacher_source 'cached'")
+        if not (cell.dataset_spec.crops or cell.draws_views):
+            raise InputError(
+                f"dataset '{cell.dataset}' has few views in recipe '{cell.recipe}', and all are stored: use "
+                "teacher_source 'cached'"
+            )
         return cell
     if cell.is_cost_run and cell.dataset_spec.image_size is None:
         raise InputError(
@@ -222,11 +232,14 @@ def checked(cell: Cell) -> Cell:
             f"{cell.teacher_source} teacher is needed; use teacher_source 'cached'"
         )
     if cell.teacher_source == "lazy" and not cacheable(cell):
-        raise InputError(f"dataset '{cell.dataset}' never shows a view twice: teacher_source 'lazy' would keep nothing")
+        raise InputError(
+            f"recipe '{cell.recipe}' never shows a view of dataset '{cell.dataset}' twice: teacher_source 'lazy' would "
+            "keep nothing"
+        )
     if not cacheable(cell) and len(cell.by_teacher) > 1:
         raise InputError(
-            f"dataset '{cell.dataset}' never shows a view twice, and several teachers ('{cell.teacher}') are not run "
-            f"live: for '{method.name}' use teacher_source 'replayed'"
+            f"recipe '{cell.recipe}' never shows a view of dataset '{cell.dataset}' twice, and several teachers "
+            f"('{cell.teacher}') are not run live: for '{method.name}' use teacher_source 'replayed'"
         )
     return cell if cacheable(cell) else replace(cell, teacher_source="live")
 
@@ -243,10 +256,16 @@ def refuse_unknown_views(cell: Cell) -> None:
             f"teacher '{cell.teacher}' is embeddings without a model: it can't be run for teacher_source "
             f"'{cell.teacher_source}'; use 'cached'"
         )
-    every = [one.teacher_spec for one in cell.by_teacher]
-    if cell.dataset_spec.crops and cell.method.is_per_image and not all(one and one.is_imported for one in every):
+    if cell.method.is_per_image and cell.recipe_spec.augment in {"full", "auto"}:
         raise InputError(
-            f"teachers '{cell.teacher}': dataset '{cell.dataset}' is shown in random crops, and imported embeddings "
+            f"teacher '{cell.teacher}': recipe '{cell.recipe}' mixes images, and imported embeddings are of one each; "
+            f"for '{cell.train_type}' take a weaker one, as recipe 'modern-randaugment' or 'modern-flip'"
+        )
+    every = [one.teacher_spec for one in cell.by_teacher]
+    is_endless = cell.method.is_per_image and (cell.dataset_spec.crops or cell.draws_views)
+    if is_endless and not all(one and one.is_imported for one in every):
+        raise InputError(
+            f"teachers '{cell.teacher}': dataset '{cell.dataset}' is shown in random views, and imported embeddings "
             f"are of whole images; for '{cell.train_type}' use each alone"
         )
 
@@ -263,16 +282,16 @@ def refuse_unstored(cell: Cell) -> None:
 
 def refuse_unstored_views(cell: Cell) -> None:
     """Raise InputError where a train type asks the teacher about views that are in no store."""
-    recipe, method, crops = cell.recipe_spec, cell.method, cell.dataset_spec.crops
+    recipe, method = cell.recipe_spec, cell.method
+    if recipe.augment == "auto" and (method.is_per_image or cell.teacher_source == "replayed"):
+        raise InputError(
+            f"recipe '{recipe.name}' chooses its augmentation when a run begins, and the views that are stored must be "
+            f"known before: for '{method.name}' name a strength, as in recipe 'modern-flip', 'modern-crop', "
+            "'modern-randaugment' or 'modern-full'"
+        )
     if not method.is_per_image:
         return
-    if recipe.shows_unstored(crops):
-        raise InputError(
-            f"train type '{method.name}' asks the teacher about each view, and recipe '{recipe.name}' shows views that "
-            "no store holds (crops, RandAugment, mixed images): use recipe 'modern-flip', or a train type that asks "
-            "for prototypes or nothing"
-        )
-    stored = "replayed" if crops else "cached"
+    stored = "cached" if cacheable(cell) else "replayed"
     if recipe.standardised and method.signal == "embeddings" and cell.teacher_source != stored:
         raise InputError(
             f"recipe '{recipe.name}' standardises the teacher's stored embeddings, and teacher_source "

@@ -39,6 +39,8 @@ TYPES = {
     "dict_type": "a map of keys",
     "model_type": "a map of keys",
 }
+RENAMED = {"crop_views": "views"}
+"""Keys of before -> what they are called now."""
 LIMITS = {
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -167,6 +169,8 @@ def explain(problem: ErrorDetails) -> str:
     kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
     key, last = problem["loc"], str(problem["loc"][-1]) if problem["loc"] else ""
     if kind == "extra_forbidden":
+        if last in RENAMED:
+            return f"{short(repr(last))} is called '{RENAMED[last]}' now"
         known = list(model_at(key[:-1]).model_fields)
         return f"unknown key {short(repr(last))}{nearest(last, known)} (known: {', '.join(known)})"
     if kind == "missing":

@@ -99,7 +99,7 @@ def extract_flags(config: Config, cell: Cell, views: str) -> list[Any]:
     more = {
         "full": head_flags(config, cell),
         "sample": sample_flags(config, cell),
-        "replayed": config.embeddings.flags("crop_views"),
+        "replayed": config.embeddings.flags("views"),
     }
     return [*store_flags(config, cell), "--views", views, *more[views]]
 
@@ -119,5 +119,5 @@ def run_flags(config: Config, cell: Cell) -> list[Any]:
     if cell.method.signal == "scores":
         flags += head_flags(config, cell)
     if cell.teacher_source == "replayed":
-        flags += config.embeddings.flags("crop_views")
+        flags += config.embeddings.flags("views")
     return flags

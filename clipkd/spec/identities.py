@@ -10,8 +10,8 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
 from clipkd.spec.settings import Hyperparameters
+from clipkd.spec.views import DRAWN_PROTOCOL, REPLAY_SEED, live_identity
 from clipkd.spec.views import PROTOCOL as VIEWS_PROTOCOL
-from clipkd.spec.views import REPLAY_SEED, live_identity
 
 SEVERAL_PROTOCOL = 1
 """Bumped when weighted or standardised teachers give other numbers."""
@@ -59,7 +59,8 @@ def views_identity(cell: Cell, layout: Layout) -> Identity:
         return {"views": {"one_vector_for_every_view": True}}
     if cell.teacher_source != "replayed" or cell.method.is_per_image:
         return {}
-    return {"views": {"replays": layout.crop_views, "seed": REPLAY_SEED, "protocol": VIEWS_PROTOCOL}}
+    drawn = {"drawn_protocol": DRAWN_PROTOCOL} if cell.draws_views else {}
+    return {"views": {"replays": layout.views, "seed": REPLAY_SEED, "protocol": VIEWS_PROTOCOL} | drawn}
 
 
 def method_identity(cell: Cell) -> Identity:

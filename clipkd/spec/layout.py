@@ -77,7 +77,7 @@ class Layout:
     sample: Sample = field(default_factory=Sample)
     form: str | None = None
     """Form of the class prototypes; None: the recipe's own."""
-    crop_views: int = 4
+    views: int = 10
     """Stored views of each image that `teacher_source: replayed` trains on."""
     precision: TeacherPrecision = "float32"
     """In which teachers multiply matrices, live ones too."""
@@ -95,7 +95,7 @@ class Layout:
             stored.dtype,
             Sample(prototypes.per_class, prototypes.seed),
             prototypes.form,
-            stored.crop_views,
+            stored.views,
             stored.precision,
             tuple(prototypes.templates),
             tuple(
@@ -140,7 +140,7 @@ class Layout:
         """Return the embeddings of the random views that a `replayed` run trains on."""
         teacher = cell.teacher_spec
         assert teacher is not None
-        views = replay_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher, self.crop_views)
+        views = replay_views(cell.recipe_spec, cell.dataset_spec, cell.student_spec, teacher, self.views)
         return self.embeddings(cell.dataset_spec, teacher, views)
 
     def stores(self, cell: Cell) -> dict[str, Embeddings]:

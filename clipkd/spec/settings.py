@@ -148,10 +148,11 @@ class Block(Settings):
         "cached",
         "Where the teacher's signal comes from. `cached`: the stored embeddings. `live`: the teacher runs on every "
         "batch, to measure what that costs. `lazy`: it runs once per view, during training. Runs with `live` and "
-        "`lazy` have a folder of their own (`<train type>-live`) and are listed in the cost tables only. `replayed`, "
-        "for images of several sizes only: the student sees nothing but the `embeddings.crop_views` random views per "
-        "image whose embeddings are stored. With `replayed`, train types that need no embeddings of views "
-        "(`supervised`, `embed-KD` and its controls) are trained on the same views.",
+        "`lazy` have a folder of their own (`<train type>-live`) and are listed in the cost tables only. `replayed`: "
+        "the student sees nothing but the `embeddings.views` random views per image whose embeddings are stored; for "
+        "recipes that augment more than by flips, where `cached` means the same, and for datasets with random crops. "
+        "With `replayed`, train types that need no embeddings of views (`supervised`, `embed-KD` and its controls) are "
+        "trained on the same views.",
         "--teacher-source",
     )
     epochs: int | None = setting(None, "Epochs of this block's runs, in place of `training.epochs`.", ge=1, le=100_000)
@@ -210,8 +211,12 @@ class EmbeddingSettings(Settings):
         "their own.",
         "--embed-precision",
     )
-    crop_views: int = setting(
-        4, "Views per image that `teacher_source: replayed` stores and trains on.", "--crop-views", ge=1, le=1000
+    views: int = setting(
+        10,
+        "K: views of each training image that `teacher_source: replayed` stores and trains on.",
+        "--views-per-image",
+        ge=1,
+        le=1000,
     )
     shards: int = setting(
         1,

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from clipkd.core.fingerprint import Identity
 from clipkd.plugins.datasets import DatasetSpec
-from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.recipes import Recipe, Strength
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import Output, TeacherSpec
 from clipkd.spec.class_names import ClassNames
@@ -19,6 +19,9 @@ from clipkd.spec.settings import TeacherPrecision
 
 PROTOCOL = 3
 """Bumped when the embeddings of an unchanged view set change."""
+
+DRAWN_PROTOCOL = 1
+"""Bumped when views that a recipe draws (clipkd/data/augmentation.py) become others for the same seed."""
 
 REPLAY_SEED = 0
 
@@ -70,6 +73,10 @@ class ViewSet:
     """What is taken of the teacher."""
     mirrors: bool = True
     """Whether views that are drawn at random are mirrored, half of them."""
+    augment: Strength | None = None
+    """Replays: the views are those that a recipe of this strength draws, at `source_size`; None: crops."""
+    fill: tuple[int, int, int] | None = None
+    """Colour of what comes in from outside an image, 0 to 255."""
 
     @property
     def is_own(self) -> bool:
@@ -80,7 +87,9 @@ class ViewSet:
         fields = asdict(self)
         output = fields.pop("output")
         unmirrored = {} if fields.pop("mirrors") else {"mirrors": False}
-        return fields | unmirrored | {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
+        drawn = {name: fields.pop(name) for name in ("augment", "fill")} | {"drawn_protocol": DRAWN_PROTOCOL}
+        resizing = {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
+        return fields | unmirrored | (drawn if self.augment else {}) | resizing
 
 
 @dataclass(frozen=True)
@@ -147,18 +156,22 @@ def replay_views(
     recipe: Recipe, dataset: DatasetSpec, student: NetworkSpec, teacher: TeacherSpec, count: int
 ) -> ViewSet:
     """Return `count` random views of each training image, presented as a live teacher would be shown them."""
+    draws = recipe.draws_views(dataset.crops)
+    assert recipe.augment != "auto"
     return ViewSet(
         resize="tensor",
-        source_size=None if recipe.teacher_view == "native" else student.image_size,
+        source_size=None if recipe.teacher_view == "native" and not draws else student.image_size,
         image_size=teacher.image_size,
         **normalisation(recipe, dataset, teacher),
         flips=False,
         sample=None,
         crop=True,
         replays=count,
-        thumbnails=student.image_size,
+        thumbnails=student.image_size if dataset.crops else None,
         output=teacher.output,
         mirrors=dataset.mirrors,
+        augment=recipe.augment if draws else None,
+        fill=dataset.mean_colour if draws else None,
     )
 
 

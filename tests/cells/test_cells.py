@@ -287,30 +287,44 @@ def test_a_control_that_exchanges_targets_needs_stored_ones(train_type: str) -> 
         cells(crops, **folder)
 
 
-@pytest.mark.parametrize(("recipe", "crops", "source", "message"), [
-    ("modern", False, "cached", "recipe 'modern' shows views that no store holds"),
-    ("modern-crop", False, "cached", "use recipe 'modern-flip'"),
-    ("modern-full", True, "replayed", "recipe 'modern-full' shows views that no store holds"),
-    ("modern-flip", True, "cached", "use teacher_source 'replayed'"),
+@pytest.mark.parametrize(("recipe", "crops", "source", "found"), [
+    ("modern-flip", False, "cached", "cached"),
+    ("modern-flip", False, "replayed", "use teacher_source 'cached'"),
     ("modern-flip", False, "live", "use teacher_source 'cached'"),
-    ("modern-flip", False, "cached", None),
-    ("modern-crop", True, "replayed", None),
+    ("modern-flip", True, "cached", "use teacher_source 'replayed'"),
+    ("modern-crop", True, "cached", "use teacher_source 'replayed'"),
+    ("modern-crop", True, "replayed", "replayed"),
+    ("modern-crop", False, "cached", "replayed"),
+    ("modern-full", False, "cached", "replayed"),
+    ("modern-full", False, "replayed", "replayed"),
+    ("modern-full", True, "cached", "replayed"),
+    ("modern-full", False, "live", "use teacher_source 'replayed'"),
+    ("modern-full", False, "lazy", "use teacher_source 'replayed'"),
+    ("modern", False, "cached", "name a strength, as in recipe 'modern-flip', 'modern-crop'"),
+    ("modern", True, "replayed", "name a strength"),
 ])  # fmt: skip
-def test_a_teacher_is_never_asked_about_views_that_no_store_holds(recipe, crops, source, message) -> None:
+def test_a_teacher_is_only_asked_about_views_that_are_stored(recipe, crops, source, found) -> None:
+    """Recipes that standardise embeddings: what is stored tells their mean and deviation."""
     data = {"datasets": ["imagenet"]} if crops else {}
     more = {"sources": {"imagenet": "images"}} if crops else {}
-    unstored = message is not None and "teacher_source" in message
-    types = ["teacher-KD", "feature-KD"] if unstored else ["teacher-KD", "vanilla", "feature-KD", "DKD"]
-    asked = [block(recipes=[recipe], train_types=[one], teacher_source=source, **data) for one in types]
-    for one in asked:
-        if message is None:
-            assert len(cells(one, **more)) == 1
+    for train_type in ("teacher-KD", "feature-KD"):
+        asked = block(recipes=[recipe], train_types=[train_type], teacher_source=source, **data)
+        if found in {"cached", "replayed"}:
+            assert [cell.teacher_source for cell in cells(asked, **more)] == [found]
         else:
-            with pytest.raises(InputError, match=message):
-                cells(one, **more)
-    if source != "live":
-        free = block(recipes=[recipe], train_types=["supervised", "embed-KD"], teacher_source=source, **data)
-        assert len(cells(free, **more)) == 2, "prototypes and labels are exact under every augmentation"
+            with pytest.raises(InputError, match=found):
+                cells(asked, **more)
+
+
+def test_class_scores_of_endless_views_may_be_live() -> None:
+    asked = block(recipes=["modern-full"], train_types=["vanilla", "DKD"], teacher_source="live")
+    assert [(cell.teacher_source, cell.is_cost_run) for cell in cells(asked)] == [("live", False)] * 2
+    with pytest.raises(InputError, match="'lazy' would keep nothing"):
+        cells(asked | {"teacher_source": "lazy"})
+    with pytest.raises(InputError, match="name a strength"):
+        cells(block(recipes=["modern"], train_types=["supervised"], teacher_source="replayed"))
+    controls = block(recipes=["modern-full"], train_types=["vanilla-permuted", "feature-KD-within-class"])
+    assert {cell.teacher_source for cell in cells(controls)} == {"replayed"}
 
 
 def test_a_new_protocol_of_a_train_type_trains_its_students_again() -> None:

@@ -88,7 +88,7 @@ def test_what_the_last_grid_lacks_is_named(tmp_path, digits_folder):
     config = {
         "grid": [block],
         "training": {"epochs": 1},
-        "embeddings": {"dtype": "int16", "crop_views": 4},
+        "embeddings": {"dtype": "int16", "views": 4},
         "prototypes": {"per_class": 100, "seed": 0},
         "sources": {},
     }

@@ -417,7 +417,7 @@ def is_valid(found: Config) -> bool:
     """Return whether a config is one, by rules that are written down here a second time, without the fields."""
     training = found.training
     rates = (training.learning_rate, training.weight_decay)
-    whole = [training.epochs, training.batch_size, found.embeddings.shards, found.embeddings.crop_views]
+    whole = [training.epochs, training.batch_size, found.embeddings.shards, found.embeddings.views]
     names = {"datasets": [*datasets.names(), *found.sources], "students": students.names()}
     return (
         all(type(number) is int and number >= 1 for number in whole)

@@ -390,7 +390,7 @@ def variants() -> dict[str, str]:
 
     views = full_views(recipe, dataset, student, teacher)
     changes = {"resize": "image", "source_size": 48, "image_size": 384, "mean": (0, 0, 0), "std": (1, 1, 1)}
-    changes |= {"flips": not views.flips, "sample": Sample(7), "crop": True, "replays": 3}
+    changes |= {"flips": not views.flips, "sample": Sample(7), "crop": True, "replays": 3, "augment": "full"}
     found = {
         "as it is": of(),
         "revision": of(teacher=replace(teacher, revision="f" * 40)),

@@ -11,9 +11,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from clipkd.data.augmentation import Augmentation
-from clipkd.data.pixels import normalised, unit
-from clipkd.data.resampling import resized
-from clipkd.plugins import recipes, students
+from clipkd.data.pixels import normalised
+from clipkd.plugins import datasets, recipes, students
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.optimiser import adamw
 from clipkd.spec.settings import Hyperparameters
@@ -35,16 +34,19 @@ def one_thread():
 def test_full_augmentation_costs_less_than_a_twentieth_of_a_base_step():
     """CPU time: machines are shared. Over what any recipe does: pick the images, mirror and normalise them."""
     pixels = torch.randint(256, (1000 * SIDE * SIDE * 3,), dtype=torch.uint8)
-    full, sizes = Augmentation("full", CLASSES, (120, 120, 120)), np.full((BATCH, 2), SIDE)
+    sizes, whole = np.full((1000, 2), SIDE), np.arange(1000)
+    spec = datasets.get("cifar100")
+    full = Augmentation("full", spec, SIDE, sizes, whole)
     student = build_student(students.get("base-32"), CLASSES, None, recipes.get("modern-full")).train()
     optimiser = adamw(student, Hyperparameters(), recipes.get("modern-full"))
     augmenting, stepping = [], []
     for number in range(8):
         rows = np.random.default_rng(number).permutation(1000)[:BATCH]
         begin = time.process_time()
-        images = resized(pixels, rows * SIDE * SIDE * 3, sizes, SIDE, full.boxes(0, rows, sizes))
-        inputs = normalised(unit(full.view(images, 0, rows)), (0.5,) * 3, (0.5,) * 3)
-        inputs, targets = full.for_student(inputs, torch.from_numpy(rows % CLASSES), 0, number, rows)
+        drawn = full.draw(0, rows)
+        inputs = normalised(full.make(drawn, pixels, drawn.rows * SIDE * SIDE * 3), spec.mean, spec.std)
+        inputs = full.for_student(inputs, 0, number, rows)
+        targets = full.targets(torch.from_numpy(drawn.rows % CLASSES), drawn, CLASSES)
         middle = time.process_time()
         if number < 4:
             optimiser.zero_grad()

@@ -38,7 +38,7 @@ def source(request, photos, data, digits_folder, vit_folder):
     if kind == "mirrored":
         cell, layout = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0), Layout(digits_folder)
     else:
-        layout = Layout(data, crop_views=2)
+        layout = Layout(data, views=2)
         asks = {"cropped": "supervised", "cropped, native": "teacher-KD", "replayed": "teacher-KD"}[kind]
         where = {"cropped": "cached", "cropped, native": "live", "replayed": "replayed"}[kind]
         teacher = "none" if kind == "cropped" else str(vit_folder)

@@ -45,7 +45,7 @@ def flowers(tmp_path_factory):
 @pytest.mark.parametrize("recipe", ["reference", "corrected"])
 @pytest.mark.parametrize("train_type", ["teacher-KD", "vanilla"])
 def test_replayed_views_are_those_that_the_teacher_saw(train_type, recipe, flowers, vit_folder, tmp_path):
-    layout = Layout(tmp_path, dtype="float32", crop_views=3)
+    layout = Layout(tmp_path, dtype="float32", views=3)
     job, batches, stored = opened(train_type, recipe, "replayed", flowers, vit_folder, layout)
     _, _, live = opened(train_type, recipe, "live", flowers, vit_folder, layout)
     assert stored.teacher is None
@@ -91,7 +91,7 @@ def test_replayed_views_are_those_that_the_teacher_saw(train_type, recipe, flowe
 
 @pytest.mark.parametrize("train_type", ["supervised", "embed-KD"])
 def test_who_needs_no_embeddings_of_views_trains_on_the_same_ones(train_type, flowers, vit_folder, tmp_path):
-    layout = Layout(tmp_path, crop_views=3, sample=Sample(5))
+    layout = Layout(tmp_path, views=3, sample=Sample(5))
     teacher_kd, batches, _ = opened("teacher-KD", "corrected", "replayed", flowers, vit_folder, layout)
     stored = layout.replayed_embeddings(teacher_kd.cell).folder
     shutil.rmtree(stored)
@@ -109,7 +109,7 @@ def test_who_needs_no_embeddings_of_views_trains_on_the_same_ones(train_type, fl
         assert torch.equal(batch.inputs, other.inputs)
         assert not torch.allclose(batch.inputs, new.inputs)
     assert job.cell.folder == fresh[0].cell.folder.replace(train_type, f"{train_type}-replayed")
-    two = dataclasses.replace(layout, crop_views=2)
+    two = dataclasses.replace(layout, views=2)
     identities = [job.identity, fresh[0].identity, dataclasses.replace(job, layout=two).identity]
     assert len({fingerprint(identity) for identity in identities}) == 3
 

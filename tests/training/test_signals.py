@@ -45,7 +45,7 @@ def first_batch(cell, layout):
 def gradients(job, batch, target, width) -> torch.Tensor:
     """Return the gradient of the run's loss with respect to all weights, as one vector."""
     torch.manual_seed(0)
-    student = build_student(job.cell.student_spec, 10, width, job.cell.recipe_spec).eval()
+    student = build_student(job.cell.student_spec, len(job.dataset.classes), width, job.cell.recipe_spec).eval()
     job.cell.method.loss(student, student(batch.inputs), batch.labels, target, job.cell.recipe_spec)["loss"].backward()
     return torch.cat([value.grad.flatten() for value in student.parameters() if value.grad is not None])
 

@@ -37,7 +37,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
         choices=["full", "sample", "replayed"],
         required=True,
         help="full: every image (teacher-KD, vanilla, probes); sample: the few per class that prototypes need; "
-        "replayed: random crops",
+        "replayed: --views-per-image random views of each training image",
     )
     child.add_argument(
         "--shard",

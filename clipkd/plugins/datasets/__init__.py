@@ -146,6 +146,12 @@ class DatasetSpec:
         } | ({"validation_least": self.validation_least} if self.validation_least else {})
 
     @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The mean as an 8-bit colour: what a rotated or shifted image is filled with."""
+        red, green, blue = (min(255, round(255 * mean)) for mean in self.mean)
+        return red, green, blue
+
+    @property
     def crops(self) -> bool:
         """Whether students train on random crops, so that no view comes twice."""
         return self.augmentation.startswith("crop")

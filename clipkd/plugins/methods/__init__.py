@@ -68,7 +68,7 @@ class Method:
         Args:
             student: the projection head for the teacher: projection and logit scale.
             outputs: what the student made of the batch.
-            labels: class numbers, int64 [B].
+            labels: class numbers, int64 [B], or of mixed images shares of the classes [B, C].
             signal: the teacher's, as `self.signal` says.
             recipe: the switches.
         """

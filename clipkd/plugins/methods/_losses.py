@@ -72,6 +72,11 @@ def of_class(values: Tensor, labels: Tensor) -> Tensor:
     return (values * labels).sum(dim=1)
 
 
+def class_numbers(labels: Tensor) -> Tensor:
+    """Return class numbers [B]; of shares [B, C], the class with the largest."""
+    return labels if labels.ndim == 1 else labels.argmax(dim=1)
+
+
 def projected(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return a batch's embeddings [B, W] and K teacher vectors [K, D] in one space.
 
@@ -122,6 +127,7 @@ def batch_targets(labels: Tensor, recipe: Recipe) -> Tensor:
     """
     if not recipe.same_class_targets:
         return torch.arange(len(labels), device=labels.device)
+    labels = class_numbers(labels)
     same = (labels[:, None] == labels[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
 
@@ -129,6 +135,7 @@ def batch_targets(labels: Tensor, recipe: Recipe) -> Tensor:
 def accuracy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
     """Return the share of a batch that the teacher's scores [B, C] classify right.
 
-    Of the views that are taught: mirrored or cropped, they are harder than the images that a probe is scored on.
+    Of the views that are taught: mirrored or cropped, they are harder than the images that a probe is scored on. Of
+    mixed images, the class with the largest share is right.
     """
-    return (teacher_logits.argmax(dim=1) == labels).float().mean()
+    return (teacher_logits.argmax(dim=1) == class_numbers(labels)).float().mean()

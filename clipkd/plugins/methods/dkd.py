@@ -9,7 +9,7 @@ TARGET, OTHERS = 1.0, 8.0
 class DecoupledKD(Method):
     """CE(s, y) + w * T^2 (alpha KL(b_t || b_s) + beta KL(q_t || q_s)): B. Zhao et al.,
     https://arxiv.org/abs/2203.08679, eq. 7. With p = softmax(. / T), b = (p_y, 1 - p_y) and q = p without y, scaled to
-    a sum of 1."""
+    a sum of 1; of mixed images y is the class with the largest share."""
 
     def loss(self, student, outputs, labels, signal, recipe):
         import torch
@@ -19,7 +19,8 @@ class DecoupledKD(Method):
 
         scores, temperature = losses.scores(outputs.logits, recipe), recipe.temperature
         # Each row's class first, then the others: equal shapes whatever the labels, as a CUDA graph needs.
-        order = (labels[:, None] + torch.arange(scores.shape[1], device=labels.device)) % scores.shape[1]
+        first = losses.class_numbers(labels)[:, None]
+        order = (first + torch.arange(scores.shape[1], device=labels.device)) % scores.shape[1]
         ours, theirs = (log_softmax(one.gather(1, order) / temperature, dim=1) for one in (scores, signal))
         binary = [torch.stack([one[:, 0], one[:, 1:].logsumexp(dim=1)], dim=1) for one in (ours, theirs)]
         others = [log_softmax(one[:, 1:], dim=1) for one in (ours, theirs)]

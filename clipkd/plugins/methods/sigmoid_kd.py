@@ -14,7 +14,8 @@ class SigmoidKD(Method):
         from clipkd.plugins.methods import _losses as losses
 
         similarity = losses.similarity(student, outputs.embedding, signal, recipe) + student.logit_bias
-        classes = labels if recipe.same_class_targets else torch.arange(len(labels), device=labels.device)
+        numbers = losses.class_numbers(labels)
+        classes = numbers if recipe.same_class_targets else torch.arange(len(labels), device=labels.device)
         sign = 2.0 * (classes[:, None] == classes) - 1
         contrastive = -logsigmoid(sign * similarity).sum(dim=1).mean()
         return losses.total(outputs, labels, recipe, contrastive=contrastive)

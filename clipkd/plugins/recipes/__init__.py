@@ -83,10 +83,10 @@ class Recipe:
         own = {"distillation": self.scores_weight, "feature": self.feature_weight}.get(term)
         return self.distillation_weight if own is None else own
 
-    def shows_unstored(self, crops: bool) -> bool:
-        """Return whether students see views that no store can hold; `crops`: the dataset itself is cropped at random.
+    def draws_views(self, crops: bool) -> bool:
+        """Return whether students see more than flips and, where `crops` says that it has any, the dataset's own crops.
 
-        Such a dataset's own crops can be stored and replayed.
+        Such views are drawn and made by clipkd/data/augmentation.py, at the student's size for its teacher too.
         """
         return self.augment not in ({"flip", "crop"} if crops else {"flip"})
 
