@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,20 @@ from clipkd.core.errors import MachineError
 PROJECT = "CLIPKD_WANDB"
 """Environment variable: the Weights & Biases project to report to; unset: none. A variable also reaches the jobs of a
 workflow, and is no setting of a run."""
+
+
+class RaisedElsewhere:
+    """What Python calls for an error that ends a thread: no traceback where the thread keeps the error.
+
+    TensorBoard's threads do: the next point that is added raises it.
+    """
+
+    def __init__(self, usual: Callable[[threading.ExceptHookArgs], object]) -> None:
+        self.usual = usual
+
+    def __call__(self, ended: threading.ExceptHookArgs) -> None:
+        if ended.exc_value is None or getattr(ended.thread, "exception", None) is not ended.exc_value:
+            self.usual(ended)
 
 
 class CurveWriter:
@@ -30,6 +46,8 @@ class CurveWriter:
             settings: the run's settings, for Weights & Biases.
         """
         self.folder = folder
+        if not isinstance(threading.excepthook, RaisedElsewhere):
+            threading.excepthook = RaisedElsewhere(threading.excepthook)
         with room_for(folder):
             self.tensorboard = SummaryWriter(folder, purge_step=epoch)
         project = os.environ.get(PROJECT)
@@ -46,6 +64,7 @@ class CurveWriter:
     def close(self, is_complete: bool) -> None:
         """Write what is left; say whether the run came to its end."""
         with room_for(self.folder):
+            self.tensorboard.flush()  # raises what its thread met, which `close` does not
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish(exit_code=0 if is_complete else 1)

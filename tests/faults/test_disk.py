@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,7 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the download's server
 @fault("R06", words=replaced("clipkd.core.disk.full", nothing), path=replaced("clipkd.core.disk.FULL", ()))
 def test_whatever_is_written_a_full_disk_names_the_path_and_the_free_bytes(tmp_path: Path) -> None:
     for name, write in WRITERS.items():
@@ -109,6 +110,20 @@ def test_whatever_is_written_a_full_disk_names_the_path_and_the_free_bytes(tmp_p
         free = int(text.partition("; ")[2].partition(" bytes are free there")[0].replace(",", ""))
         assert free == pytest.approx(os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize, rel=0.2)
         assert "make room and run the same command again" in text, name
+
+
+def test_r06_a_full_disk_under_the_curves_is_one_error_without_a_thread_s_traceback(tmp_path: Path, monkeypatch):
+    printed: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+    writer = CurveWriter(tmp_path, "0" * 16, "name", 1, {})
+    writer.add(1, {"loss": 1.0})
+    with full_disk(), pytest.raises(MachineError, match="File too large; "):
+        writer.close(True)
+    assert printed == []
+    other = threading.Thread(target=lambda: 1 / 0)
+    other.start()
+    other.join()
+    assert [ended.exc_type for ended in printed] == [ZeroDivisionError]
 
 
 def test_r06_standard_output_on_a_full_disk() -> None:
