@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import enlarged, flipped, normalised, planes, squares, unit
+from clipkd.data.residency import fraction, free_memory
 from clipkd.embeddings.head import accuracy
 from clipkd.embeddings.library_models import check_timm
 from clipkd.embeddings.timm_encoder import build
@@ -106,12 +108,19 @@ def check_size(spec: TrainedCNN, model: nn.Module, images: Images) -> None:
 
 
 class Images:
-    """A dataset's images on the training's device, as 8-bit pixels of one size."""
+    """A dataset's images as 8-bit pixels of one size: in the device's memory where they fit, else read batch by batch.
+
+    On a CPU, images that have this size already are read from the packed file itself, which needs no memory of its own.
+    """
 
     def __init__(self, spec: TrainedCNN, dataset: Dataset, device: torch.device) -> None:
         self.side, self.mean, self.std = int(spec.image_size or 0), dataset.spec.mean, dataset.spec.std
-        size = dataset.spec.image_size or self.side
-        self.pixels = {split: planes(squares(dataset.images(split), size)).to(device) for split in ("train", "test")}
+        self.size, self.device = dataset.spec.image_size or self.side, device
+        self.packed = {split: dataset.images(split) for split in ("train", "test")}
+        count = sum(map(len, self.packed.values()))
+        is_mapped = device.type == "cpu" and dataset.spec.image_size is not None
+        is_held = not is_mapped and count * self.size**2 * 3 <= fraction() * free_memory(device)
+        self.held = {split: self.read(split, slice(None)) for split in self.packed} if is_held else {}
         self.labels = {split: torch.from_numpy(dataset.labels(split).copy()).to(device) for split in ("train", "test")}
         rows = {"train": dataset.training, "validation": dataset.validation}
         self.rows = {part: torch.from_numpy(index.copy()).to(device) for part, index in rows.items()}
@@ -119,7 +128,19 @@ class Images:
 
     def batch(self, rows: Tensor, split: str) -> Tensor:
         """Return images as the model's input."""
-        return self.presented(unit(self.pixels[split][rows]))
+        return self.presented(self.pixels(rows, split))
+
+    def pixels(self, rows: Tensor, split: str) -> Tensor:
+        """Return images [B, 3, H, W] in [0, 1]."""
+        return unit(self.held[split][rows] if self.held else self.read(split, rows.cpu().numpy()))
+
+    def read(self, split: str, rows: np.ndarray | slice) -> Tensor:
+        """Return packed images, uint8 [B, 3, H, W], on the device."""
+        images: Any = self.packed[split]
+        if not isinstance(images, np.ndarray):
+            images = [images[row] for row in np.arange(len(images))[rows]]
+            rows = slice(None)
+        return planes(squares(images[rows], self.size)).to(self.device)
 
     def presented(self, pixels: Tensor) -> Tensor:
         """Return pixels [B, 3, H, W] in [0, 1] as the model's input [B, 3, S, S]."""
@@ -142,14 +163,14 @@ def fit(spec: TrainedCNN, model: nn.Module, images: Images, saved: Path, mirrors
     optimiser = torch.optim.AdamW(decayed(model, spec.weight_decay), lr=spec.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, spec.learning_rate, total_steps=spec.epochs * steps)
     loop = Loop(spec, model, optimiser, schedule, torch.Generator().manual_seed(spec.seed), saved)
-    limit, device = max(1, images.pixels["train"].shape[-1] // spec.shift), rows.device
+    limit, device = max(1, images.size // spec.shift), rows.device
     is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     for epoch in progress(range(loop.resumed(), spec.epochs), spec.epochs, f"training {spec.title}", unit="epoch"):
         model.train()
         order = rows[torch.randperm(len(rows), generator=loop.generator).to(device)]
         # Batch normalisation needs more than a few images: those that are left over come in another epoch.
         for batch in order.split(spec.batch_size)[:steps]:
-            pixels = shifted(unit(images.pixels["train"][batch]), limit, loop.generator)
+            pixels = shifted(images.pixels(batch, "train"), limit, loop.generator)
             if mirrors:
                 pixels = flipped(pixels, (torch.rand(len(batch), generator=loop.generator) < 0.5).to(device))
             with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):

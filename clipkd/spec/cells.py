@@ -83,14 +83,18 @@ class Cell:
         return any(one and one.is_imported and (is_endless or not one.has_mirrored) for one in members)
 
     @property
+    def teacher_key(self) -> str:
+        """The teacher's name in folders, and in words to people."""
+        return self.teacher if self.teacher == NO_TEACHER else teachers.get(self.teacher).name
+
+    @property
     def folder(self) -> str:
         """The run's folder below results/runs, `/` between the axes."""
-        teacher = self.teacher if self.teacher == NO_TEACHER else teachers.get(self.teacher).name
         # The mathematics of these differ from, or the cost is not that of, the run with the plain name.
         is_marked = self.is_cost_run or self.teacher_source == "replayed"
         train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
         train_type += "-one-view" if self.has_one_view else ""
-        return f"{self.recipe}/{self.dataset}/{self.student_spec.name}/{teacher}/{train_type}/seed{self.seed}"
+        return f"{self.recipe}/{self.dataset}/{self.student_spec.name}/{self.teacher_key}/{train_type}/seed{self.seed}"
 
 
 def cacheable(cell: Cell) -> bool:

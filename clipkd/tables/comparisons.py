@@ -12,7 +12,7 @@ from itertools import groupby
 from clipkd.plugins import methods
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.arms import Arm, arms, difference, unlike
-from clipkd.tables.results import Results
+from clipkd.tables.results import Results, teacher_title
 from clipkd.tables.summary import CONFIDENCE, Difference, holm
 from clipkd.tables.terms import BASELINE
 
@@ -243,7 +243,9 @@ def untested(found: list[Comparison]) -> list[str]:
     if not lacking:
         return []
     never = {one.method for one in lacking} - {one.method for one in found if one.question == "content"}
-    named = dict.fromkeys(one.method if one.method in never else f"{one.method} with {one.teacher}" for one in lacking)
+    named = dict.fromkeys(
+        one.method if one.method in never else f"{one.method} with {teacher_title(one.teacher)}" for one in lacking
+    )
     wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method))
     return [
         f"Not tested, as the grid lacks runs of {', '.join(wanted)}: whether the teacher's content matters for "

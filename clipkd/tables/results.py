@@ -190,7 +190,7 @@ def described(cell: Cell, failure: str | None = None) -> str:
     """Return a cell in words, and why it failed, where it did."""
     train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
     run = f"recipe {cell.recipe}, seed {cell.seed}"
-    words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher}, {train_type}, {run}"
+    words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {train_type}, {run}"
     return f"{words} (FAILED: {failure})" if failure else words
 
 

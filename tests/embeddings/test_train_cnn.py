@@ -15,7 +15,7 @@ from clipkd.cli.options import teacher_of
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import fingerprint
-from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.dataset import Dataset, Ragged, open_dataset
 from clipkd.data.pixels import enlarged, normalised, planes, unit
 from clipkd.embeddings import train_cnn
 from clipkd.embeddings.own_head import own_head_of
@@ -166,3 +166,25 @@ def test_only_the_dataset_that_is_meant_is_trained_on(digits: Dataset, tmp_path:
     for changes in ({"dataset": "cifar10"}, {"data": "0" * 16}):
         with pytest.raises(InputError, match="from another source"):
             train_cnn.train_cnn(spec_of(**changes), digits, tmp_path / "teacher", CPU)
+
+
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_images_in_memory_and_images_read_for_each_batch_are_the_same(
+    is_ragged: bool, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where their sizes differ; and the packed file of images of one size is read as it is."""
+    rows, spec = torch.tensor([7, 0, 3, 3]), spec_of()
+    expected = torch.stack([unit(planes(digits.images("train")[[row]]))[0] for row in rows.tolist()])
+    assert not train_cnn.Images(spec, digits, CPU).held
+    torch.testing.assert_close(train_cnn.Images(spec, digits, CPU).pixels(rows, "train"), expected, rtol=0, atol=0)
+    digits = replace(digits, spec=replace(digits.spec, image_size=None))
+    if is_ragged:
+        for split, images in digits.opened.items():
+            pixels, shapes = images.reshape(-1), np.full((len(images), 3), 32)
+            shapes[:, 0] = np.arange(len(images)) * 32 * 32 * 3
+            digits.opened[split] = Ragged(pixels, shapes)
+    for fraction, is_held in (("1", True), ("0", False)):
+        monkeypatch.setenv("CLIPKD_RESIDENT_FRACTION", fraction)
+        images = train_cnn.Images(spec, digits, CPU)
+        assert bool(images.held) == is_held
+        torch.testing.assert_close(images.pixels(rows, "train"), expected, rtol=0, atol=0)

@@ -189,7 +189,7 @@ def test_each_method_meets_supervised_its_controls_and_embed_kd_the_other_method
     assert pairs == [(name, "supervised") for name in methods] + [("embed-KD", name) for name in against]
     assert alone == [
         "Not tested, as the grid lacks runs of vanilla-within-class, teacher-KD-within-class, embed-KD-permuted: "
-        "whether the teacher's content matters for vanilla, teacher-KD, embed-KD with digits-vit-xs."
+        "whether the teacher's content matters for vanilla, teacher-KD, embed-KD with Digits ViT-XS."
     ]
     assert {one.recipe: one.epoch for one in found} == {"reference": "last", "corrected": "selected"}
 

@@ -57,8 +57,8 @@ def student(where: str, output: Output | None) -> TeacherSpec | None:
         return None
     if output not in (None, "pooled"):
         raise InputError(
-            f"teacher '{where}:{output}': of a trained student only what its classifier sees is taken; leave the "
-            f"':{output}' out"
+            f"teacher '{where.partition('@')[0]}:{output}': of a trained student only what its classifier sees is "
+            f"taken; leave the ':{output}' out"
         )
     return spec
 
@@ -91,12 +91,18 @@ def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> Stude
     name = f"{slug(str(trained['student']))}-{slug(str(trained['train_type']))}-{digests[weights.name][:8]}"
     return StudentTeacher(
         name=name,
-        title=folder.name,
+        title=title_of(folder),
         output="pooled",
         head=f"{OWN}@{trained['dataset']}",
         folder=str(folder),
         digests={"weights": digests[weights.name], "description": digest(essential(description))},
     )
+
+
+def title_of(folder: Path) -> str:
+    """Return what a student in a folder is called: of a run its place in the grid, which `seed0` alone does not say."""
+    place = "/".join(folder.resolve().parts[-6:])
+    return place if RUN.fullmatch(f"run:{place}") else folder.resolve().name
 
 
 def described(folder: Path) -> tuple[Path, dict[str, Any]] | None:
