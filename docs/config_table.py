@@ -14,14 +14,15 @@ import yaml
 from generated import ROOT, main
 from pydantic import BaseModel
 
-from clipkd.spec.settings import Block, Config, OwnTeacher
+from clipkd.spec.settings import Block, Config, OwnRecipe, OwnTeacher
 
 SCHEMA = ROOT / "config/config.schema.json"
 CONFIG = ROOT / "config/config.yaml"
-MANY = {"grid": "[]", "teachers": ".NAME"}
+MANY = {"grid": "[]", "teachers": ".NAME", "recipes": ".NAME"}
 """What comes between a key that holds several of a kind, and theirs."""
-WORDS = {"string": "text", "integer": "whole number", "number": "number", "object": "map", "array": "list"}
-SIGNS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}"}
+MODELS: dict[str, Any] = {"grid": Block, "teachers": OwnTeacher, "recipes": OwnRecipe}
+WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+SIGNS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
 
 
 def entries(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, dict[str, Any], str, bool]]:
@@ -31,7 +32,7 @@ def entries(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple
         path, extra = prefix + name, field.json_schema_extra
         flag = str(extra["flag"]) if isinstance(extra, dict) else ""
         yield path, schema["properties"][name] | {"description": field.description}, flag, field.is_required()
-        inner = {"grid": Block, "teachers": OwnTeacher}.get(name, field.annotation) if model is Config else None
+        inner = MODELS.get(name, field.annotation) if model is Config else None
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from entries(inner, f"{path}{MANY.get(name, '')}.")
 
@@ -42,6 +43,8 @@ def kind(schema: dict[str, Any]) -> str:
         return " or ".join(f"`{choice}`" for choice in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
+    if "oneOf" in schema:
+        return f"{kind(schema['oneOf'][0])}; or a list"
     if "anyOf" in schema:
         return " or ".join(kind(one) for one in schema["anyOf"] if one.get("type") != "null")
     if schema.get("type") == "array":

@@ -151,7 +151,7 @@ def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], f
 def write_run(cell: Cell, study: Study, accuracy: float) -> None:
     """Write metrics.json, cost.json and history.csv; the selected epoch is the last but one, 0.005 better."""
     folder, layout = study.results / "runs" / cell.folder, Layout.of(study.config, study.data)
-    identity = run_identity(cell, study.config.hyperparameters(cell.epochs), layout, CONTENT)
+    identity = run_identity(cell, cell.hyperparameters(study.config), layout, CONTENT)
     write_json(folder / "metrics.json", metrics_of(cell, accuracy, identity))
     write_json(folder / "cost.json", cost_of(cell))
     lines = ["epoch,learning_rate,train_loss,train_classification,val_loss,val_top1,val_top5,split"]

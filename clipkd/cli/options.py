@@ -110,7 +110,10 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
         "is taken of it; NAME= before it names it; A+B are several teachers",
     )
     child.add_argument(
-        "--recipe", **usual("corrected"), help="reference (the released code's mathematics) or corrected"
+        "--recipe",
+        **usual("corrected"),
+        help="reference (the released code's mathematics), corrected, modern, ...; "
+        "RECIPE?SWITCH=VALUE&SWITCH=VALUE sets other values, NAME= before it names it (docs/sweeps.md)",
     )
     child.add_argument("--student", default="base-32", help="the student network: a name, or timm:MODEL@PIXELS")
     setting_option(child, EmbeddingSettings, "dtype")
@@ -209,7 +212,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         prototype_forms.refuse_too_few(form, options.per_class)
     dataset = dataset_of(options, options.dataset_name).name
     cell = Cell(
-        recipe=recipes.get(options.recipe).name,
+        recipe=recipes.spelled(options.recipe),
         dataset=dataset,
         student=students.spelled(options.student),
         teacher=NO_TEACHER if spec is None else teachers.spelled(teacher_of(options, options.teacher_model, dataset)),

@@ -84,7 +84,9 @@ def page(found: Results, drawn: dict[str, list[Picture]]) -> str:
         comparisons=page_tables.comparisons_table(found, compared),
         reach=page_tables.reach(compared),
         runs=page_tables.runs_table(found),
-        tables={stem: PageTable.of(tables[stem]) for stem in ("cost", "resources", "teachers")},
+        tables={
+            name: PageTable.of(tables[name]) for name in ("sweep", "cost", "resources", "teachers") if name in tables
+        },
         matters=without_gaps(tables["teacher-matters"].notes),
         remarks=[*alone, *(f"Left out: {reason}." for reason in found.left_out)],
         pictures=drawn,

@@ -64,7 +64,7 @@ def facts(results: Results) -> dict[str, str]:
         "Teachers": ", ".join(teacher_titles(teacher_names(cells)).values()) or "none",
         "Students": ", ".join(values(cells, "student")),
         "Train types": str(len(values(cells, "train_type"))),
-        "Recipes": ", ".join(values(cells, "recipe")),
+        "Recipes": ", ".join(dict.fromkeys(results.labels[cell.recipe] for cell in cells)),
         "Seeds": str(len(values(accuracy_cells(cells), "seed"))),
         "Epochs": " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1])))),
         "Computed on": "; ".join(devices) or NOTHING,

@@ -143,8 +143,10 @@ def runs_table(results: Results) -> PageTable:
         texts = (*names, dataset_title(run.dataset, results.config), run.student, run.recipe, run.seed, run.epochs)
         row = [Entry(str(text)) for text in texts]
         if run.state == "finished":
-            row += [Entry(f"{100 * top1:.2f}") for top1 in (run.top1, headline.top1)]
-            row += [Entry(f"{run.seconds_per_epoch:.3g}"), Entry("finished")]
+            tops = (run.top1, headline.top1)
+            row += [Entry(f"{100 * top1:.2f}") if run.is_chosen else Entry() for top1 in tops]
+            state = "finished" if run.is_chosen else "finished, setting not chosen"
+            row += [Entry(f"{run.seconds_per_epoch:.3g}"), Entry(state)]
         else:
             state = f"failed: {run.failure}" if run.state == "failed" else "missing"
             row += [Entry()] * 3 + [Entry(state, tone="worse")]

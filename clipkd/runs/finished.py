@@ -134,7 +134,7 @@ def check_metrics(metrics: Metrics, cell: Cell, path: Path) -> None:
         raise wrong_field(path, "selected.epoch", f"is {metrics.selected.epoch}, the run has {epochs} epochs")
     if metrics.selected.by != selection:
         by = metrics.selected.by
-        raise wrong_field(path, "selected.by", f"is {by!r}, recipe {cell.recipe} selects by {selection!r}")
+        raise wrong_field(path, "selected.by", f"is {by!r}, recipe {cell.recipe_spec.name} selects by {selection!r}")
 
 
 def check_cost(cost: Cost, cell: Cell, path: Path) -> None:

@@ -271,7 +271,8 @@ def open_batches(job: Job, source: TeacherTargets) -> Batches:
     strength, side = job.recipe.augment, job.cell.student_spec.image_size
     assert strength != "auto"
     if job.cell.recipe_spec.augment == "auto":
-        say(f"recipe {job.cell.recipe}: augmentation '{strength}', by the student's size and the images that it sees")
+        name = job.cell.recipe_spec.name
+        say(f"recipe {name}: augmentation '{strength}', by the student's size and the images that it sees")
     if not job.recipe.draws_views(job.dataset.spec.crops):
         return own_batches(job, source)
     images = own_batches(job, TeacherTargets())

@@ -14,6 +14,7 @@ from clipkd.core.errors import DataError
 from clipkd.core.progress import progress
 from clipkd.core.verified import Memory, stamp
 from clipkd.data.source_files import stale
+from clipkd.plugins import recipes
 
 KINDS = ("dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
 PLACES = {"datasets", "thumbnails", "teachers", "embeddings"}
@@ -108,7 +109,7 @@ def misplaced(folder: Path, manifest: dict[str, Any]) -> str | None:
         )
     if kind == "run" and RUNS in pairwise(place.parts):
         cell, named = manifest["identity"]["cell"], place.parts[-6:]
-        axes = (cell["recipe"], cell["dataset"], f"seed{cell['seed']}")
+        axes = (recipes.name_in(cell["recipe"]), cell["dataset"], f"seed{cell['seed']}")
         if axes != (named[0], named[1], named[5]) or not named[4].startswith(cell["train_type"]):
             return f"{folder} holds the run {'/'.join(axes)}, {cell['train_type']}: it was moved or renamed"
     return None

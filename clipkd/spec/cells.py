@@ -14,7 +14,7 @@ from clipkd.plugins.methods import Method
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import SeveralTeachers, TeacherSpec, TrainedCNN
-from clipkd.spec.settings import Block, Config, TeacherSource
+from clipkd.spec.settings import Block, Config, Hyperparameters, TeacherSource
 
 NO_TEACHER = teachers.NO_TEACHER
 """Name of the teacher, in paths and tables, of a method without one."""
@@ -25,6 +25,7 @@ class Cell:
     """One student to train, by names."""
 
     recipe: str
+    """A key; of a recipe without a file of its own, what the command line takes."""
     dataset: str
     student: str
     teacher: str
@@ -60,6 +61,11 @@ class Cell:
     def recipe_spec(self) -> Recipe:
         return recipes.get(self.recipe)
 
+    def hyperparameters(self, config: Config) -> Hyperparameters:
+        """Return the numbers of the run: the recipe's own, and those of the config."""
+        numbers = config.hyperparameters(self.epochs)
+        return numbers.model_copy(update=self.recipe_spec.hyperparameters() | {"epochs": self.epochs})
+
     @property
     def draws_views(self) -> bool:
         """True where the recipe draws views at the student's size: endlessly many, of which K can be stored."""
@@ -94,7 +100,8 @@ class Cell:
         is_marked = self.is_cost_run or self.teacher_source == "replayed"
         train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
         train_type += "-one-view" if self.has_one_view else ""
-        return f"{self.recipe}/{self.dataset}/{self.student_spec.name}/{self.teacher_key}/{train_type}/seed{self.seed}"
+        place = f"{self.recipe_spec.name}/{self.dataset}/{self.student_spec.name}"
+        return f"{place}/{self.teacher_key}/{train_type}/seed{self.seed}"
 
 
 def cacheable(cell: Cell) -> bool:
@@ -119,7 +126,7 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
         for cell in block_cells(block, config, left_out):
             earlier, other = cells.setdefault(cell.folder, (cell, where))
             if earlier != cell:
-                axes = {"students": "student", "teachers": "teacher", "epochs": "epochs"}
+                axes = {"recipes": "recipe", "students": "student", "teachers": "teacher", "epochs": "epochs"}
                 pairs = {name: (getattr(cell, axis), getattr(earlier, axis)) for name, axis in axes.items()}
                 asked = "; ".join(f"{one} and {two} {name}" for name, (one, two) in pairs.items() if one != two)
                 advice = "; give each a name of its own under `teachers`" if cell.teacher != earlier.teacher else ""
@@ -143,19 +150,20 @@ def refuse_mixture(cells: list[Cell]) -> None:
 def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iterator[Cell]:
     """Yield the cells of one block of the grid."""
     usable = [name for name in block.datasets if usable_dataset(name, config, left_out)]
-    axes = (block.recipes, usable, block.students, block.train_types, block.seeds)
+    named = [recipe for name in block.recipes for recipe in config.named_recipes(name)]
+    axes = (named, usable, block.students, block.train_types, block.seeds)
     for recipe, dataset, student, train_type, seed in itertools.product(*axes):
         source = config.source(dataset)
         spec, method = datasets.get(dataset, source), methods.get(train_type)
         cell = Cell(
-            recipe=recipes.get(recipe).name,
+            recipe=recipes.spelled(recipe),
             dataset=spec.name,
             student=students.spelled(student),
             teacher=NO_TEACHER,
             train_type=method.name,
             seed=seed,
             teacher_source=block.teacher_source,
-            epochs=block.epochs or config.training.epochs,
+            epochs=epochs_of(block, recipes.get(recipe), config),
             source=source,
         )
         if method.signal == "nothing":
@@ -168,6 +176,16 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
                 left_out[reason] = None
             else:
                 yield checked(replace(cell, teacher=teacher_name(teacher)))
+
+
+def epochs_of(block: Block | None, recipe: Recipe, config: Config) -> int:
+    """Return how many epochs a run has: the block's or the recipe's, else those under `training`."""
+    asked = block.epochs if block else None
+    if asked and recipe.epochs:
+        raise InputError(
+            f"a block of the grid sets epochs to {asked}, its recipe '{recipe.name}' to {recipe.epochs}: leave out one"
+        )
+    return asked or recipe.epochs or config.training.epochs
 
 
 def trained_on(name: str, dataset: str, source_of: Callable[[str], str | None]) -> str:

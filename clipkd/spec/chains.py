@@ -59,7 +59,7 @@ def pin(config: Config, key: str, above: tuple[str, ...], complaint: Callable[[s
             config = pin(config, member, (*above, key), complaint)
     try:
         cell = cell_of(run, config)
-        settings = run_identity(cell, config.hyperparameters(cell.epochs), Layout.of(config), content="")
+        settings = run_identity(cell, cell.hyperparameters(config), Layout.of(config), content="")
     except InputError as problem:
         raise complaint(key, f"run:{run}: {problem}") from None
     own = config.teachers[key]
@@ -95,8 +95,9 @@ def cell_of(run: str, config: Config) -> Cell:
         raise InputError(f"train type '{method}' has {'a' if teacher == NO_TEACHER else 'no'} teacher")
     if teacher != NO_TEACHER and (reason := teachers.get(teacher).available):
         raise InputError(reason)
+    recipe = recipe_of(names["recipe"], config)
     cell = Cell(
-        recipe=names["recipe"],
+        recipe=recipe,
         dataset=names["dataset"],
         student=spelled(names["student"], config),
         teacher=teacher,
@@ -105,8 +106,10 @@ def cell_of(run: str, config: Config) -> Cell:
         source=config.source(names["dataset"]),
     )
     blocks = [block for block in config.grid if asks_for(block, cell, names["teacher"], config)]
-    for where, epochs in [*((block.teacher_source, block.epochs) for block in blocks), (source, None)]:
-        found = cells.checked(replace(cell, teacher_source=where, epochs=epochs or config.training.epochs))
+    given = recipes.get(recipe)
+    for block in [*blocks, None]:
+        where = block.teacher_source if block else source
+        found = cells.checked(replace(cell, teacher_source=where, epochs=cells.epochs_of(block, given, config)))
         if found.folder == run:
             return found
     raise InputError(f"no run has this folder; the nearest is {found.folder}")
@@ -125,7 +128,7 @@ def asks_for(block: Block, cell: Cell, teacher: str, config: Config) -> bool:
     """Return whether a block of the grid has a cell, whose teacher is called `teacher` in its folder."""
     given = known(lambda name: teachers.get(config.resolved(name)), block.teachers)
     return (
-        cell.recipe in known(recipes.get, block.recipes)
+        cell.recipe_spec.name in known(recipes.get, named_recipes(block, config))
         and cell.dataset in {name.lower() for name in block.datasets}
         and cell.student_spec.name in known(students.get, block.students)
         and cell.train_type in known(methods.get, block.train_types)
@@ -141,6 +144,17 @@ def known(get: Callable[[str], Any], names: Iterable[str]) -> dict[str, str]:
         with suppress(InputError):
             found.setdefault(get(name).name, name)
     return found
+
+
+def named_recipes(block: Block, config: Config) -> list[str]:
+    """Return the recipes of a block, as the command line takes them."""
+    return [recipe for name in block.recipes for recipe in config.named_recipes(name)]
+
+
+def recipe_of(name: str, config: Config) -> str:
+    """Return the recipe that a run's folder names, as cells hold it."""
+    given = known(recipes.get, [one for block in config.grid for one in named_recipes(block, config)])
+    return recipes.spelled(given.get(name) or config.named_recipes(name)[0])
 
 
 def teacher_of(name: str, dataset: str, config: Config) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,38 +18,21 @@ from pydantic_core import ErrorDetails
 from clipkd.core.accents import written_otherwise
 from clipkd.core.artifacts import MANIFEST, read_json
 from clipkd.core.errors import InputError, nearest
+from clipkd.core.refusals import reason, short
 from clipkd.plugins import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import chains, class_names
+from clipkd.spec.own_recipes import ONE, SEVERAL
 from clipkd.spec.settings import Block, Config
-from clipkd.spec.yaml_source import Key, YamlSource, meant, no_secret, short, spelled
+from clipkd.spec.yaml_source import Key, YamlSource, meant, no_secret, spelled
 
 Complaint = Callable[[Key, str], InputError]
 """Makes the error that names a place: (key, message) -> error."""
 
 ANY = Block(name="any", datasets=["-"], teachers=["-"], students=["-"], train_types=["-"], recipes=["-"], seeds=[0])
 """A block of a grid."""
-TYPES = {
-    "int_type": "an integer",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "a string",
-    "list_type": "a list",
-    "dict_type": "a map of keys",
-    "model_type": "a map of keys",
-}
 RENAMED = {"crop_views": "views"}
 """Keys of before -> what they are called now."""
-LIMITS = {
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-    "too_short": "must have at least {min_length} entries",
-    "too_long": "must have at most {max_length} entries",
-    "string_too_short": "must have at least {min_length} characters",
-    "string_too_long": "must have at most {max_length} characters",
-}
 
 
 def load(paths: list[Path], overrides: dict[str, Any] | None = None, data: Path | None = None) -> Config:
@@ -81,6 +63,8 @@ def load(paths: list[Path], overrides: dict[str, Any] | None = None, data: Path 
         complaint = next(complaint for values, complaint in reversed(parts) if name in values.get("teachers", {}))
         return complaint(("teachers", name), message)
 
+    for values, complaint in parts:
+        check_recipes(values, config, complaint)
     config = chains.pinned(config, of_teacher)
     for values, complaint in parts:
         check_names(values, config, complaint)
@@ -110,6 +94,7 @@ def resolved(path: Path) -> Config:
         return InputError(f"{path}: {spelled(key)}: {message}; {make}")
 
     config = check(values, complaint)
+    check_recipes(values, config, complaint)
     check_names(values, config, complaint)
     return config
 
@@ -148,7 +133,7 @@ def check(values: Any, complaint: Complaint) -> Config:
         problems = error.errors(include_url=False)
         # A misspelt key is also a missing one: the first is what to mend.
         problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
-        key = tuple(part for part in problem["loc"] if part != "[key]")
+        key = tuple(part for part in problem["loc"] if part not in {"[key]", ONE, SEVERAL})
         raise complaint(key[:-1] if problem["type"] == "missing" else key, explain(problem)) from None
     for key in nulls(values):
         raise complaint(key, "None is not a value: leave the key out to keep its default")
@@ -166,7 +151,7 @@ def nulls(value: Any, key: Key = ()) -> Iterator[Key]:
 
 def explain(problem: ErrorDetails) -> str:
     """Return in words why pydantic refuses a value."""
-    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    kind, value = problem["type"], problem["input"]
     key, last = problem["loc"], str(problem["loc"][-1]) if problem["loc"] else ""
     if kind == "extra_forbidden":
         if last in RENAMED:
@@ -175,23 +160,10 @@ def explain(problem: ErrorDetails) -> str:
         return f"unknown key {short(repr(last))}{nearest(last, known)} (known: {', '.join(known)})"
     if kind == "missing":
         return f"'{last}' is a required key"
-    if kind == "literal_error":
-        choices = re.findall("'([^']*)'", context["expected"])
-        return f"{short(repr(value))} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
     if kind == "string_pattern_mismatch" and last == "[key]":
-        names = (teachers if key[0] == "teachers" else datasets).names()
-        return f"invalid name {short(repr(value))}: use lowercase letters, digits and '-'{nearest(str(value), names)}"
-    if kind == "value_error":
-        return f"{short(repr(value))} {context['error']}"
-    if kind in TYPES:
-        return f"{short(repr(value))} is not {TYPES[kind]}"
-    if kind in LIMITS:
-        limits = {
-            name: int(limit) if isinstance(limit, float) and limit.is_integer() else limit
-            for name, limit in context.items()
-        }
-        return f"{short(repr(value))} {LIMITS[kind].format(**limits)}"
-    return f"{short(repr(value))}: {problem['msg']}"
+        known = {"teachers": teachers.names, "recipes": recipes.names}.get(str(key[0]), datasets.names)()
+        return f"invalid name {short(repr(value))}: use lowercase letters, digits and '-'{nearest(str(value), known)}"
+    return reason(problem)
 
 
 def model_at(key: Key) -> type[BaseModel]:
@@ -213,7 +185,7 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
         "teachers": lambda name: teachers.get(config.resolved(name)),
         "students": students.get,
         "train_types": methods.get,
-        "recipes": recipes.get,
+        "recipes": lambda name: [recipes.get(one) for one in config.named_recipes(name)],
     }
     for name in values.get("teachers", {}):
         if name in teachers.names():
@@ -250,6 +222,18 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
                 raise complaint((key, name), f"no block of the grid has a dataset '{name}'{nearest(name, asked)}")
     for name, given in values.get("class_names", {}).items():
         check_class_names(name, given, sources.get(name), complaint)
+
+
+def check_recipes(values: dict[str, Any], config: Config, complaint: Complaint) -> None:
+    """Raise the complaint about a recipe of the user's own whose name, base or values can't be used."""
+    for name in values.get("recipes", {}):
+        if name in recipes.names():
+            raise complaint(("recipes", name), f"'{name}' is the name of a built-in recipe; choose another name")
+        try:
+            for one in config.named_recipes(name):
+                prototype_forms.get(recipes.get(one).prototype_form)
+        except InputError as problem:
+            raise complaint(("recipes", name), str(problem)) from None
 
 
 def check_head(teacher: TeacherSpec, config: Config) -> None:

@@ -112,7 +112,7 @@ def prototypes_flags(config: Config, cell: Cell) -> list[Any]:
 def run_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that name a run, but for its seed; a change in them plans the run again."""
     flags = axis_flags(cell, "train_type", "dataset", "teacher", "student", "recipe", "teacher_source")
-    flags += config.hyperparameters(cell.epochs).flags(*Hyperparameters.model_fields)
+    flags += cell.hyperparameters(config).flags(*Hyperparameters.model_fields)
     flags += source_flags(config, cell.dataset) + dtype_flags(config)
     if cell.method.signal == "prototypes":
         flags += sample_flags(config, cell) + form_flags(config)

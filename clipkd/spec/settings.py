@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from clipkd.plugins import teachers
+from clipkd.plugins.recipes import BatchSize, Epochs, LearningRate, WeightDecay
 from clipkd.spec.class_names import Given
+from clipkd.spec.fields import Settings, distinct, setting
+from clipkd.spec.own_recipes import OwnRecipe, named
 from clipkd.spec.prompts import TEMPLATES
 
 TeacherSource = Literal["cached", "live", "lazy", "replayed"]
@@ -22,26 +25,6 @@ TeacherPrecision = Literal["float32", "bfloat16", "float16"]
 """In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
 StoreDtype = Literal["int16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
-
-
-def setting(default: Any, description: str, flag: str | None = None, **limits: Any) -> Any:
-    """Return a field.
-
-    Args:
-        default: its value where no config gives one; `...`: a config must.
-        description: one help text, for the schema, the table of keys and the command line.
-        flag: the command-line option that takes the same value.
-        limits: pydantic's (ge, gt, le, ...).
-    """
-    kind = {"default_factory": default} if callable(default) else {"default": default}
-    return Field(description=description, json_schema_extra={"flag": flag} if flag else None, **kind, **limits)
-
-
-def distinct(values: list[Any]) -> list[Any]:
-    """Return a list whose entries differ."""
-    if len(set(values)) < len(values):
-        raise ValueError("lists something twice")
-    return values
 
 
 def per_class(value: Any) -> int | Literal["all"]:
@@ -94,31 +77,6 @@ ClassNamesGiven: TypeAlias = Annotated[
 ]
 
 
-class Settings(BaseModel):
-    """Keys of a config; unknown ones and values of another type are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def flag(cls, name: str) -> str:
-        """Return the command-line option of a field."""
-        extra = cls.model_fields[name].json_schema_extra
-        assert isinstance(extra, dict)
-        return str(extra["flag"])
-
-    def flags(self, *names: str, unless_default: bool = False) -> list[Any]:
-        """Return flags and values for a command line; `unless_default`: of those that differ from their default."""
-        fields = type(self).model_fields
-        given = {name: getattr(self, name) for name in names}
-        if unless_default:
-            given = {
-                name: value
-                for name, value in given.items()
-                if value != fields[name].get_default(call_default_factory=True)
-            }
-        return [word for name, value in given.items() for word in (self.flag(name), value)]
-
-
 class Block(Settings):
     """A block of the grid."""
 
@@ -140,7 +98,10 @@ class Block(Settings):
         "it names its initial weights: a safetensors file, or `owner/model@commit`.",
     )
     train_types: Names = setting(..., "Names of train types (clipkd/plugins/methods/).")
-    recipes: Names = setting(..., "Names of recipes (clipkd/plugins/recipes/).")
+    recipes: Names = setting(
+        ...,
+        "Names of recipes (clipkd/plugins/recipes/, or keys of `recipes`), or `RECIPE?SWITCH=VALUE&SWITCH=VALUE`.",
+    )
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)] = setting(
         ..., "One student is trained per seed; tables show mean, standard deviation and n."
     )
@@ -155,16 +116,16 @@ class Block(Settings):
         "trained on the same views.",
         "--teacher-source",
     )
-    epochs: int | None = setting(None, "Epochs of this block's runs, in place of `training.epochs`.", ge=1, le=100_000)
+    epochs: Epochs | None = setting(None, "Epochs of this block's runs, in place of `training.epochs`.")
 
 
 class Hyperparameters(Settings):
     """The numbers of a run (the paper's: docs/method.md)."""
 
-    epochs: int = setting(200, "Passes over the training images.", "--epochs", ge=1, le=100_000)
-    batch_size: int = setting(64, "Images per training step.", "--batch-size", ge=2, le=1_000_000)
-    learning_rate: float = setting(1e-4, "AdamW's learning rate.", "--learning-rate", gt=0, le=10)
-    weight_decay: float = setting(0.1, "AdamW's weight decay.", "--weight-decay", ge=0, le=10)
+    epochs: Epochs = setting(200, "Passes over the training images.", "--epochs")
+    batch_size: BatchSize = setting(64, "Images per training step.", "--batch-size")
+    learning_rate: LearningRate = setting(1e-4, "AdamW's learning rate.", "--learning-rate")
+    weight_decay: WeightDecay = setting(0.1, "AdamW's weight decay.", "--weight-decay")
     precision: StudentPrecision = setting(
         "fp32",
         "Number format of the students' matrix products: `fp32`, `bf16` (autocast; normalisation, softmax, losses and "
@@ -297,6 +258,11 @@ class Config(Settings):
         "`embeddings:FOLDER-or-FILE`, vectors that somebody else computed; or a map with `model`, the same text, and "
         "more keys (below).",
     )
+    recipes: dict[Key, OwnRecipe] = setting(
+        dict,
+        "Your own recipes: `base`, and the switches and hyperparameters that differ. A list of values makes the recipe "
+        "a sweep: a name of it in a grid means one run for each combination of its lists (docs/sweeps.md).",
+    )
     sources: dict[Key, Annotated[str, Field(min_length=1)]] = setting(
         dict,
         "Where a dataset's data are, if not at the official place: a base URL or an archive for CIFAR; a folder with "
@@ -313,6 +279,10 @@ class Config(Settings):
     def resolved(self, teacher: str) -> str:
         """Return a teacher as the command line takes it: a key of `teachers` becomes NAME=WHERE."""
         return teachers.resolved(teacher, {key: own.name for key, own in self.teachers.items()})
+
+    def named_recipes(self, name: str) -> list[str]:
+        """Return the recipes that a name in the grid stands for, as the command line takes them."""
+        return named(name, self.recipes)
 
     def hyperparameters(self, epochs: int) -> Hyperparameters:
         """Return the numbers of a run of so many epochs; `precision` as it is given, which may be `auto`."""

@@ -15,6 +15,7 @@ import yaml
 
 from clipkd.core.environment import TOKEN, without_secrets
 from clipkd.core.errors import InputError
+from clipkd.core.refusals import short
 
 Key = tuple[str | int, ...]
 
@@ -145,11 +146,6 @@ def no_secret(text: str) -> str:
             "an address with a user, a password or a query, which may be a signature, is not allowed in a config"
         )
     return text
-
-
-def short(text: str) -> str:
-    """Return `text`, its end cut off where it would flood a message."""
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def spelled(key: Key) -> str:

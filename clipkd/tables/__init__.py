@@ -13,7 +13,8 @@ from clipkd.core.artifacts import write_text
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import remove_leftovers
-from clipkd.tables.results import Results, values
+from clipkd.tables.results import Results
+from clipkd.tables.settings import labels, sweeps_of
 from clipkd.tables.table import Table
 from clipkd.tables.terms import EPOCHS, METRICS, choices
 
@@ -25,14 +26,16 @@ RUNS = "runs.csv"
 def table_stems(config: Config) -> list[str]:
     """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run."""
     cells = expand(config)[0]
+    named = {label: recipe for recipe, label in labels(config, cells).items()}
     accuracy = [
-        f"accuracy-{recipe}-{epoch}-{metric}"
-        for recipe in values(cells, "recipe")
+        f"accuracy-{label}-{epoch}-{metric}"
+        for label, recipe in named.items()
         for epoch in choices(recipe)
         for metric in METRICS
     ]
+    sweep = ["sweep"] * bool(sweeps_of(config, cells))
     has_prototypes = any(cell.method.signal == "prototypes" for cell in cells)
-    return [*accuracy, "teacher-matters", *["prototypes"] * has_prototypes, "cost", "resources", "teachers"]
+    return [*accuracy, *sweep, "teacher-matters", *["prototypes"] * has_prototypes, "cost", "resources", "teachers"]
 
 
 def table_files(config: Config) -> list[str]:
@@ -52,6 +55,7 @@ def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
 def title(stem: str) -> str:
     """Return a table's title."""
     titles = {
+        "sweep": "Settings of sweeps, chosen by validation",
         "teacher-matters": "Does the teacher matter?",
         "prototypes": "The classifier beside the nearest prototype",
         "cost": "Cost of training and extraction",
@@ -101,10 +105,12 @@ def made(found: Results) -> list[Table]:
     import clipkd.tables.cost as cost
     import clipkd.tables.prototypes as prototypes
     import clipkd.tables.resources as resources
+    import clipkd.tables.sweep as sweep
     import clipkd.tables.teacher_matters as teacher_matters
     import clipkd.tables.teachers as teachers
 
     others: dict[str, Callable[[Results], Table]] = {
+        "sweep": sweep.table,
         "teacher-matters": teacher_matters.table,
         "prototypes": prototypes.table,
         "cost": cost.table,

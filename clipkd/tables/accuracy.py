@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import Column, Entry, Table, plain, spread
-from clipkd.tables.terms import EPOCHS, FEW_HELD_OUT, selects
+from clipkd.tables.terms import EPOCHS, FEW_HELD_OUT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,10 +123,10 @@ def head_entry(means: pd.DataFrame) -> Entry:
 def validation_notes(runs: pd.DataFrame) -> list[str]:
     """Return how many images choose the epoch of each dataset's runs, where a recipe lets them."""
     found = []
-    for (dataset, recipe), here in groups(runs.dropna(subset="validation_images"), "dataset", "recipe"):
-        if not selects(recipe):
-            continue
+    for (dataset, _), here in groups(runs.dropna(subset="validation_images"), "dataset", "recipe"):
         images, training = (int(here[name].min()) for name in ("validation_images", "train_images"))
+        if not images:  # the recipe chooses by test accuracy
+            continue
         few = "; these are few, so comparisons use the last epoch" if images < FEW_HELD_OUT else ""
         found.append(f"{dataset}: {images:,} images are held out of {images + training:,} to choose the epoch{few}.")
     return found
@@ -150,6 +151,7 @@ def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
         )
     return [
         *limited,
+        *chosen_notes(runs),
         *validation_notes(runs),
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). "
         f"Runs of {length}; {EPOCHS[epoch]}.",

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clipkd.spec.cells import Cell
-from clipkd.tables.grouping import AXES, groups, nested_order
+from clipkd.tables.grouping import AXES, axes_of, groups, nested_order
 from clipkd.tables.results import Results
 from clipkd.tables.summary import Difference, paired_by_image, paired_difference
 
@@ -34,6 +33,8 @@ class Arm:
     has_one_view: bool = False
     """Whether one vector of each image was the target of all of its views."""
     epochs: int | None = None
+    setting: str = ""
+    """The recipe's own name, where `recipe` is a sweep: the one that validation chose."""
     correct: dict[int, np.ndarray] = field(default_factory=dict)
     """Seed -> which test images are classified correctly, bool [N], of the runs that have kept it."""
 
@@ -50,7 +51,8 @@ def arms(results: Results) -> list[Arm]:
     found = []
     for axes, here in groups(runs, *AXES):
         finished, epoch = here.dropna(subset="points"), here.epoch.iloc[0]
-        correct = {seed: by_axes[*axes, seed].correct(epoch) for seed in finished.seed}
+        setting = here.setting.iloc[0]
+        correct = {seed: by_axes[setting, *axes[1:], seed].correct(epoch) for seed in finished.seed}
         found.append(
             Arm(
                 **dict(zip(AXES, axes, strict=True)),
@@ -60,14 +62,11 @@ def arms(results: Results) -> list[Arm]:
                 is_replayed=bool((here.teacher_source == "replayed").any()),
                 has_one_view=bool(here.has_one_view.any()),
                 epochs=int(here.epochs.iloc[0]),
+                setting=setting,
                 correct={seed: one for seed, one in correct.items() if one is not None},
             )
         )
     return found
-
-
-def axes_of(cell: Cell) -> tuple[str, ...]:
-    return tuple(getattr(cell, axis) for axis in AXES)
 
 
 def unlike(first: Arm, second: Arm) -> str:
@@ -80,6 +79,9 @@ def unlike(first: Arm, second: Arm) -> str:
     if first.has_one_view != second.has_one_view:
         one = first if first.has_one_view else second
         found.append(f"{one.train_type} was taught one vector of each image for all of its views")
+    if first.setting != second.setting:
+        names = [arm.setting.removeprefix(f"{arm.recipe}.") for arm in (first, second)]
+        found.append(f"chosen settings {' and '.join(names)}")
     if first.epochs != second.epochs:
         found.append(f"{first.epochs} and {second.epochs} epochs")
     return "; ".join(found)

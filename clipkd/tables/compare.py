@@ -9,7 +9,7 @@ from typing import Any
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError
 from clipkd.core.typed_json import read_model
-from clipkd.plugins import datasets
+from clipkd.plugins import datasets, recipes
 from clipkd.runs.finished import FinishedRun, read_run
 from clipkd.runs.record import METRICS, Metrics
 from clipkd.spec.cells import Cell
@@ -45,6 +45,7 @@ def settings(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[Any]], dict[st
     """Return the settings that differ, name -> value of each run, and those of the main ones that do not."""
     parts = [one.identity for one in runs]
     names = {name: [part["cell"][name] for part in parts] for name in AXES}
+    names["recipe"] = list(map(recipes.name_in, names["recipe"]))
     main = names | flat("", [part["training"] for part in parts])
     differ = {name: values for name, values in main.items() if not same(values)}
     for part, explained_by in EXPLAINED.items():

@@ -76,7 +76,7 @@ def check_identity(cell: Cell, run: FinishedRun, config: Config, layout: Layout,
 
 def identity_of(cell: Cell, config: Config, layout: Layout, content: str, precision: str | None) -> Identity:
     """Return what makes a cell's run, by the config; of a run with `precision`, where the config leaves that open."""
-    numbers = config.hyperparameters(cell.epochs)
+    numbers = cell.hyperparameters(config)
     if numbers.precision == "auto":  # the machine that trained has chosen
         numbers = numbers.model_copy(update={"precision": "bf16" if precision == "bf16" else "fp32"})
     return run_identity(cell, numbers, layout, content)

@@ -8,6 +8,7 @@ from typing import Any
 from clipkd.tables.costs import MEGABYTE, costs
 from clipkd.tables.grouping import rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, significant, spread, words
 
 
@@ -45,6 +46,7 @@ def table(results: Results) -> Table:
     made = filled(fields, rows_of(rows))
     peaks = sorted(results.frame.peak_memory_of.dropna().unique())
     made.notes = [
+        *chosen_notes(results.shown),
         "s per epoch: training without evaluation, median over a run's epochs; mean ± sample standard deviation over "
         "seeds (n).",
         "live / cached: seconds per epoch with the teacher run on every batch, over those with stored embeddings.",

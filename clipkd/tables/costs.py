@@ -29,7 +29,7 @@ SOURCES = ("none", *get_args(TeacherSource))
 
 def costs(results: Results) -> pd.DataFrame:
     """Return the costs over seeds; runs with a cached teacher before those with a live one."""
-    runs = results.frame[results.frame.is_headline]
+    runs = results.shown[results.shown.is_headline]
     keys = [*AXES, "teacher_source"]
     rows = over_seeds(runs, keys, *NUMBERS)
     once = runs.groupby(keys).agg(

@@ -10,7 +10,7 @@ import pandas as pd
 from clipkd.runs.finished import FinishedRun
 from clipkd.runs.record import Chosen
 from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables.grouping import AXES
+from clipkd.tables.grouping import AXES, axes_of
 from clipkd.tables.teacher_stats import TeacherStats, needs_full, needs_head
 from clipkd.tables.terms import BASELINE, choices, headline
 
@@ -64,7 +64,8 @@ def frame(
     empty = {name: "float64" for name, kind in kinds.items() if kind == {type(None)}}
     found = found.astype(nullable | empty)
     held_out = found.groupby(["recipe", "dataset"]).validation_images.transform("min").astype("float64")
-    chosen = [headline(recipe, images) for recipe, images in zip(found.recipe, held_out, strict=True)]
+    given = {cell.recipe_spec.name: cell.recipe for cell in cells}
+    chosen = [headline(given[name], images) for name, images in zip(found.recipe, held_out, strict=True)]
     found["is_headline"] = found.epoch == chosen
     found["group"] = found.groupby([*AXES, "teacher_source"], sort=False).ngroup()
     return found.sort_values(["group", "seed"], kind="stable", ignore_index=True).drop(columns="group")
@@ -73,7 +74,7 @@ def frame(
 def names(cell: Cell, epoch: str) -> dict[str, Any]:
     """Return a run's place in the grid, and which of its epochs a row shows."""
     return {
-        **{axis: getattr(cell, axis) for axis in AXES},
+        **dict(zip(AXES, axes_of(cell), strict=True)),
         "teacher_source": "none" if is_alone(cell) else cell.teacher_source,
         "has_one_view": cell.has_one_view,
         "seed": cell.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipkd.spec.cells import Cell
 from clipkd.tables.summary import summarise
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ AXES = ["recipe", "dataset", "student", "teacher", "train_type"]
 """What a row of an accuracy table is for; its numbers are over seeds."""
 ROLES = ["baseline", "method", "control"]
 """Of train types, in the order in which tables show them."""
+
+
+def axes_of(cell: Cell) -> tuple[str, ...]:
+    """Return what a cell's row of an accuracy table is for."""
+    return cell.recipe_spec.name, *(getattr(cell, axis) for axis in AXES if axis != "recipe")
 
 
 def rows_of(frame: pd.DataFrame) -> list[Any]:

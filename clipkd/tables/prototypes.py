@@ -7,6 +7,7 @@ from typing import Any
 from clipkd.tables.accuracy import SHARE, teachers_of
 from clipkd.tables.grouping import AXES, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
 
 
@@ -36,6 +37,7 @@ def table(results: Results) -> Table:
     ]
     made = filled(fields, rows_of(rows))
     made.notes = [
+        *chosen_notes(runs),
         "Test top-1: mean ± sample standard deviation over seeds (n); recipe reference at its last epoch, recipe "
         "corrected at the validation-selected epoch, or at the last where fewer than 100 images choose it.",
         "nearest prototype: the class whose prototype is most similar to the student's embedding, with the trained "

@@ -19,6 +19,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.consistency import inconsistencies
 from clipkd.tables.mixtures import mixtures
+from clipkd.tables.settings import labels, shown, with_choices
 from clipkd.tables.teacher_stats import TeacherStats
 from clipkd.tables.terms import BASELINE, MARK
 
@@ -119,12 +120,22 @@ class Results:
         """A row per run of the config, finished or not, and choice of its epoch."""
         from clipkd.tables.frame import frame
 
-        return frame(self.cells, self.runs, self.failed, self.teachers)
+        return with_choices(frame(self.cells, self.runs, self.failed, self.teachers), self.config, self.cells)
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The rows that tables and figures show: of a sweep the chosen settings, under its name."""
+        return shown(self.frame)
 
     @property
     def comparable(self) -> pd.DataFrame:
         """The rows of accuracy tables: all but those of runs that only measure a live teacher's cost."""
-        return self.frame[~self.frame.is_cost_run]
+        return self.shown[~self.shown.is_cost_run]
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Recipe, as cells hold it -> its name in tables."""
+        return labels(self.config, self.cells)
 
 
 def results(folder: str | Path = "results", data: str | Path | None = None) -> pd.DataFrame:
@@ -189,7 +200,7 @@ def teacher_names(cells: Iterable[Cell]) -> list[str]:
 def described(cell: Cell, failure: str | None = None) -> str:
     """Return a cell in words, and why it failed, where it did."""
     train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
-    run = f"recipe {cell.recipe}, seed {cell.seed}"
+    run = f"recipe {cell.recipe_spec.name}, seed {cell.seed}"
     words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {train_type}, {run}"
     return f"{words} (FAILED: {failure})" if failure else words
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, p_value, signed
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
+from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, words
 
 EPOCHS = {"selected": "the validation-selected epoch", "last": "the last epoch"}
@@ -41,6 +42,7 @@ def table(results: Results) -> Table:
     recipes = {epoch: sorted({one.recipe for one in found if one.epoch == epoch}) for epoch in EPOCHS}
     used = "; ".join(f"recipe {', '.join(names)}: {EPOCHS[epoch]}" for epoch, names in recipes.items() if names)
     made.notes = [
+        *chosen_notes(results.comparable),
         f"Difference in test top-1, in percentage points, paired by seed. Epoch compared: {used or 'none'}.",
         "Interval: of a paired bootstrap over seeds and images, if all runs kept which test images are correct; else "
         "Student's t over the seeds' differences, which covers the choice of seed only, on one test set. It is not "

@@ -95,7 +95,7 @@ def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:
     for cell in cells:
         is_per_class = cell.teacher_spec is not None and cell.teacher_spec.is_per_class
         full = None if is_per_class else layout.full_embeddings(cell).folder
-        key = (cell.recipe, full, layout.sample_embeddings(cell).folder)
+        key = (results.labels[cell.recipe], full, layout.sample_embeddings(cell).folder)
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
 
@@ -107,7 +107,7 @@ def row(results: Results, cells: list[Cell]) -> Row:
     return Row(
         first.dataset,
         first.teacher,
-        first.recipe,
+        results.labels[first.recipe],
         " ".join(values(cells, "student")),
         stats.teacher(first),
         stats.head(first),

@@ -21,7 +21,11 @@ MARK = "†"
 
 
 def choices(recipe: str) -> tuple[str, str]:
-    """Return the epochs that are shown of a recipe's runs: the last, and the one that the recipe selects."""
+    """Return the epochs that are shown of a recipe's runs: the last, and the one that the recipe selects.
+
+    Args:
+        recipe: the recipe, as cells hold it.
+    """
     return "last", "selected" if selects(recipe) else "best-test"
 
 
@@ -34,7 +38,7 @@ def headline(recipe: str, validation_images: float | None = None) -> str:
     """Return the epoch that comparisons use: chosen by validation where that has enough images, else the last.
 
     Args:
-        recipe: the recipe of the runs.
+        recipe: the recipe of the runs, as cells hold it.
         validation_images: how many images are held out; None or NaN: unknown, of older runs.
     """
     is_small = validation_images is not None and validation_images < FEW_HELD_OUT

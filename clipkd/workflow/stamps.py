@@ -108,7 +108,7 @@ def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> di
         alike.setdefault(replace(cell, seed=0), []).append(cell)
     found = {}
     for kind, members in alike.items():
-        settings = run_identity(kind, config.hyperparameters(kind.epochs), layout, content="")
+        settings = run_identity(kind, kind.hyperparameters(config), layout, content="")
         for start in range(0, len(members), size):
             job = TrainJob(tuple(members[start : start + size]), settings)
             found[job.stamp.as_posix()] = job

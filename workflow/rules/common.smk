@@ -77,7 +77,8 @@ def canonical(cell, folder_of):
     student or recipe must not make it again.
     """
     every = dict.fromkeys([*students.names(), cell.student])
-    for recipe, student in itertools.product(recipes.names(), every):
+    known = dict.fromkeys([*recipes.names(), cell.recipe])
+    for recipe, student in itertools.product(known, every):
         candidate = replace(cell, recipe=recipe, student=student)
         if folder_of(candidate) == folder_of(cell):
             return candidate
@@ -133,7 +134,7 @@ for cell in dict.fromkeys(
 
 
 wildcard_constraints:
-    recipe="[a-z0-9-]+",
+    recipe="[a-z0-9._-]+",
     dataset="[a-z0-9-]+",
     student="[a-z0-9-]+",
     teacher="[a-z0-9.+-]+",

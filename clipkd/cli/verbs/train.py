@@ -24,6 +24,7 @@ from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import differences
 from clipkd.core.progress import say
 from clipkd.embeddings import prepare
+from clipkd.plugins import recipes
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import as_settings, run_identity
@@ -87,8 +88,10 @@ def add_options(child: argparse.ArgumentParser) -> None:
         help="file to write when every student is complete; for workflows",
     )
     setting_option(child, Block, "teacher_source")
-    for name in Hyperparameters.model_fields:
-        setting_option(child, Hyperparameters, name)
+    for name, field in Hyperparameters.model_fields.items():
+        help = f"{field.description} A recipe may set its own. (default: {field.default})"
+        changes = {"default": None, "help": help} if name in recipes.HYPERPARAMETERS else {}
+        setting_option(child, Hyperparameters, name, **changes)
     setting_option(child, EmbeddingSettings, "batch_size")
 
 
@@ -97,9 +100,26 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for values in itertools.product(*(getattr(options, name) for name in SEVERAL)):
         one = argparse.Namespace(**vars(options) | dict(zip(SEVERAL, values, strict=True)))
+        one.epochs = numbers_of(options, one.recipe).epochs
         cell = cell_of(one, one.train_type)
         cells.setdefault(cell.folder, cell)
     return list(cells.values())
+
+
+def numbers_of(options: argparse.Namespace, recipe: str) -> Hyperparameters:
+    """Return the hyperparameters of the runs of a recipe: its own, then the options', then the defaults.
+
+    Raises:
+        InputError: an option says something else than the recipe.
+    """
+    given = {name: getattr(options, name) for name in Hyperparameters.model_fields}
+    given = {name: value for name, value in given.items() if value is not None}
+    own = recipes.get(recipe).hyperparameters()
+    for name in own:
+        if given.get(name, own[name]) != own[name]:
+            flag = Hyperparameters.flag(name)
+            raise InputError(f"recipe '{recipe}' sets {name} to {own[name]}, {flag} says {given[name]}: leave out one")
+    return Hyperparameters(**given | own)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -126,11 +146,11 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
     from clipkd.runs.precision import resolved
 
     device, layout = device_of(options), layout_of(options)
-    given = {name: getattr(options, name) for name in Hyperparameters.model_fields}
-    numbers = Hyperparameters(**given | {"precision": resolved(options.precision, device)})
+    options.precision = resolved(options.precision, device)
+    numbers = {cell.recipe: numbers_of(options, cell.recipe) for cell in cells}
+    more = options.embed_batch_size, options.overwrite
     assignments = [
-        Assignment(cell, numbers, layout, str(device), *place[cell.folder], options.embed_batch_size, options.overwrite)
-        for cell in cells
+        Assignment(cell, numbers[cell.recipe], layout, str(device), *place[cell.folder], *more) for cell in cells
     ]
     if not options.overwrite:
         refuse_other_settings(assignments)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.results import accuracy_cells, teacher_names, values, where
+from clipkd.tables.settings import labels
 
 FORMATS = ("png", "svg")
 
@@ -53,12 +54,13 @@ KINDS = {
 def figures(config: Config) -> dict[str, tuple[str, ...]]:
     """Return stem -> (kind, what it shows) of every figure of a config; reads no run."""
     cells = accuracy_cells(expand(config)[0])
+    named = labels(config, cells)
     found: dict[str, tuple[str, ...]] = {}
     for dataset in values(cells, "dataset"):
         found[f"accuracy-{dataset}"] = ("accuracy", dataset)
     for dataset in values(cells, "dataset"):
         here = where(cells, dataset=dataset)
-        for student, recipe in dict.fromkeys((cell.student, cell.recipe) for cell in here):
+        for student, recipe in dict.fromkeys((cell.student, named[cell.recipe]) for cell in here):
             found[f"learning-curves-{recipe}-{dataset}-{student}"] = ("learning-curves", recipe, dataset, student)
     for dataset in values(cells, "dataset"):
         if teacher_names(where(cells, dataset=dataset)):

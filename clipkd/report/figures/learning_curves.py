@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from clipkd.report.figures.style import epoch_axes, legend, line_style, mark, new_figure
 from clipkd.runs.record import EpochRecord
 from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.tables.grouping import AXES, axes_of
 from clipkd.tables.results import (
     Results,
     accuracy_cells,
@@ -25,7 +26,10 @@ from clipkd.tables.results import (
 
 def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
     """Return the figure of one recipe, dataset and student."""
-    cells = where(accuracy_cells(results.cells), recipe=recipe, dataset=dataset, student=student)
+    rows = results.comparable
+    settings = set(rows[rows.recipe == recipe][["setting", *AXES[1:], "seed"]].itertuples(index=False, name=None))
+    cells = where(accuracy_cells(results.cells), dataset=dataset, student=student)
+    cells = [cell for cell in cells if (*axes_of(cell), cell.seed) in settings]
     teachers = teacher_names(cells) or [NO_TEACHER]
     titles, types = teacher_titles(teachers), train_types(cells)
     title = f"{dataset_title(dataset, results.config)}: learning curves of {student}, recipe {recipe}"

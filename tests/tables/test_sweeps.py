@@ -1,0 +1,127 @@
+"""Sweeps in tables: chosen by validation alone, test accuracy of the chosen setting only."""
+
+from __future__ import annotations
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from clipkd.report.figures import figure_stems
+from clipkd.tables import table_stems, write_tables
+from clipkd.tables.results import results
+from tests.synthetic import Study, demo, write_study
+
+SWEEP = {"base": "corrected", "temperature": [1, 2, 4]}
+VALIDATION = {1.0: 0.803, 2.0: 0.903, 4.0: 0.853}
+TEST = {1.0: 0.90, 2.0: 0.70, 4.0: 0.80}
+"""The order of test accuracies is another one than that of validation."""
+
+
+def study_of(root, sweep=SWEEP, **block) -> Study:
+    """Return a study of two train types; the validation accuracy of seed 1 is 0.02 higher than that of seed 0."""
+    config = demo()
+    common = {"teachers": ["digits-vit-s"], "train_types": ["supervised", "embed-KD"], "recipes": ["mine"]}
+    config["grid"] = [config["grid"][0] | common | block]
+    config["recipes"] = {"mine": sweep}
+    study = write_study(config, root, lambda cell: TEST[cell.recipe_spec.temperature] + 0.01 * cell.seed)
+    for cell in study.cells:
+        if cell.recipe_spec.selection == "validation":
+            top1 = VALIDATION[cell.recipe_spec.temperature] + 0.02 * cell.seed
+            study.change(study.results / "runs" / cell.folder, "metrics.json", "selected.validation.top1", top1)
+    return study
+
+
+def written(study: Study, partial: bool = False):
+    folder = study.results / "tables"
+    write_tables(study.config, study.results, study.data, folder, partial)
+    return folder
+
+
+def test_validation_chooses_and_test_is_shown_once(tmp_path):
+    study = study_of(tmp_path)
+    folder = written(study)
+    rows = pd.read_csv(folder / "sweep.csv")
+    assert len(rows) == 3 * 2, "settings x train types"
+    for _, here in rows.groupby("train_type"):
+        assert list(here.setting) == ["temperature 1", "temperature 2", "temperature 4"]
+        assert list(here.is_chosen) == [0, 1, 0]
+        assert list(here.validation_mean_percent.round(9)) == [81.3, 91.3, 86.3]
+        assert here.validation_deviation_percent.iloc[0] == pytest.approx(2**0.5)
+        # the selected epoch of a synthetic run is 0.5 points better than the last
+        assert here.test_mean_percent.dropna().round(9).tolist() == [71.0]
+        assert set(here.settings_tried) == {3}
+    shown = (folder / "sweep.md").read_text(encoding="utf-8")
+    assert "3 settings tried at each of 2 places" in shown
+    assert "71.00 ± 0.71" in shown
+    assert "91.00" not in shown
+    assert "81.00" not in shown
+
+
+def test_elsewhere_the_sweep_is_one_recipe_with_its_chosen_setting(tmp_path):
+    study = study_of(tmp_path)
+    folder = written(study)
+    stems = table_stems(study.config)
+    assert [stem for stem in stems if stem.startswith("accuracy")] == [
+        f"accuracy-mine-{epoch}-{metric}" for epoch in ("last", "selected") for metric in ("top1", "top5")
+    ]
+    assert [stem for stem in figure_stems(study.config) if "curves" in stem] == ["learning-curves-mine-digits-tiny-32"]
+    means = pd.read_csv(folder / "accuracy-mine-selected-top1.csv")
+    assert means.mean_percent.round(9).tolist() == [71.0, 71.0]
+    every = pd.read_csv(folder / "runs.csv")
+    assert set(every.recipe[every.is_chosen]) == {"mine.temperature-2"}
+    assert set(every.sweep) == {"mine"}
+    assert "a sweep" in (folder / "teacher-matters.md").read_text(encoding="utf-8")
+
+
+def test_train_types_are_tuned_each_on_its_own_and_the_comparison_says_so(tmp_path):
+    study = study_of(tmp_path)
+    for cell in study.cells:
+        if cell.train_type == "embed-KD" and cell.recipe_spec.temperature == 4:
+            study.change(study.results / "runs" / cell.folder, "metrics.json", "selected.validation.top1", 0.99)
+    rows = pd.read_csv(written(study) / "sweep.csv")
+    chosen = rows[rows.is_chosen == 1]
+    assert dict(zip(chosen.train_type, chosen.setting, strict=True)) == {
+        "supervised": "temperature 2",
+        "embed-KD": "temperature 4",
+    }
+    compared = pd.read_csv(study.results / "tables/teacher-matters.csv")
+    assert compared.difference_points.round(9).tolist() == [10.0]
+    assert compared.unlike.tolist() == ["chosen settings temperature-4 and temperature-2"]
+
+
+def test_a_setting_without_all_of_its_seeds_is_not_chosen(tmp_path):
+    study = study_of(tmp_path)
+    shutil.rmtree(study.folder(recipe="mine.temperature-2=corrected?temperature=2", train_type="embed-KD", seed=1))
+    folder = written(study, partial=True)
+    rows = pd.read_csv(folder / "sweep.csv")
+    chosen = rows[rows.is_chosen == 1]
+    assert dict(zip(chosen.train_type, chosen.setting, strict=True))["embed-KD"] == "temperature 4"
+    assert "PROVISIONAL" in (folder / "sweep.md").read_text(encoding="utf-8")
+
+
+def test_of_equal_settings_the_first_is_chosen(tmp_path):
+    study = study_of(tmp_path, sweep=SWEEP | {"temperature": 2, "weight_decay": [0.3, 0.1]})
+    rows = pd.read_csv(written(study) / "sweep.csv")
+    assert set(rows.setting[rows.is_chosen == 1]) == {"weight_decay 0.3"}
+
+
+def test_without_validation_images_nothing_is_chosen_and_the_table_says_so(tmp_path):
+    study = study_of(tmp_path, sweep=SWEEP | {"base": "reference"})
+    folder = written(study)
+    rows = pd.read_csv(folder / "sweep.csv")
+    assert not rows.is_chosen.any()
+    assert rows.test_mean_percent.isna().all()
+    assert "mine: no choice is possible" in (folder / "sweep.md").read_text(encoding="utf-8")
+    assert "accuracy-mine.temperature-2-best-test-top1" in table_stems(study.config)
+
+
+def test_the_frame_of_the_package_says_which_runs_are_chosen(tmp_path):
+    study = study_of(tmp_path)
+    (study.results / "config.json").write_text(study.config.model_dump_json(exclude_unset=True))
+    found = results(study.results, study.data)
+    assert found.groupby("recipe").is_chosen.all().to_dict() == {
+        "mine.temperature-1": False,
+        "mine.temperature-2": True,
+        "mine.temperature-4": False,
+    }
