@@ -15,6 +15,7 @@ from clipkd.core.artifacts import sha256
 from clipkd.core.disk import FULL, explained
 from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.hub_limits import limit_downloads
 from clipkd.core.progress import say
 
 Wanted = Any
@@ -94,7 +95,7 @@ def bring(wanted: Wanted, name: str, again: bool = False) -> Path:
 
 @contextmanager
 def hub_errors(wanted: Wanted, name: str, verb: str | None = None) -> Iterator[None]:
-    """Turn what goes wrong at the hub into our errors.
+    """Turn what goes wrong at the hub into our errors, and have its downloads keep our limits.
 
     The hub's own messages are not passed on: they may hold signed addresses.
 
@@ -107,6 +108,7 @@ def hub_errors(wanted: Wanted, name: str, verb: str | None = None) -> Iterator[N
 
     hub, model, commit = redacted(constants.ENDPOINT), wanted.hub_id, wanted.revision or "main"
     who = f"{wanted.kind} '{wanted.name}'"
+    limit_downloads()
     try:
         yield
     except errors.GatedRepoError:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import close_session, get_session
 
 from clipkd.core import download as downloads
+from clipkd.core import hub_client
 from clipkd.core.download import Checksum, download
 from clipkd.core.errors import ClipkdError, DataError, MachineError
 from clipkd.core.vision import torchvision
-from clipkd.plugins import datasets
+from clipkd.plugins import datasets, teachers
 from clipkd.plugins.datasets import torchvision_source
 from tests.data.servers import Fault, Site
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
@@ -171,6 +173,32 @@ def test_a_server_that_drips_is_given_up(site: Site, hasty: None, tmp_path: Path
     site.bytes_per_second = None
     site.files["/file.bin"] = FILE
     assert bring(site, tmp_path).read_bytes() == FILE
+
+
+@pytest.mark.parametrize("is_limited", [True, False], ids=["limited", "control"])
+def test_d16_the_hub_s_downloads_have_the_same_limits(
+    is_limited: bool, site: Site, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What drips is given up by huggingface_hub's own client, and so is what does not end."""
+    if not is_limited:
+        monkeypatch.setattr(hub_client, "limit_downloads", nothing)
+    site.files["/file.bin"] = FILE[:2_000]
+    close_session()  # the client that other tests have used
+    wanted = teachers.get("vit-b16-in21k")
+
+    def answer(bytes_per_second: int | None, most: int) -> str:
+        site.bytes_per_second = bytes_per_second
+        monkeypatch.setattr(downloads, "MOST_BYTES", most)
+        try:
+            with hub_client.hub_errors(wanted, "its weights"):
+                return get_session().get(f"{site.url}/file.bin", timeout=10).reason_phrase
+        except MachineError as error:
+            return str(error)
+
+    assert answer(None, 2_000) == "OK"
+    assert ("can't be reached (TooSlow)" in answer(2_000, 2_000)) == is_limited
+    assert ("can't be reached (TooLong)" in answer(None, 1_999)) == is_limited
+    close_session()
 
 
 def test_d16_a_slow_server_that_is_fast_enough_is_waited_for(site: Site, hasty: None, tmp_path: Path) -> None:
