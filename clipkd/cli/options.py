@@ -283,17 +283,17 @@ def results_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--partial", action="store_true", help="accept missing runs, and mark what they touch")
 
 
-def folder_to_write(path: Path) -> Path:
-    """Return the folder of --output; InputError where it, or a folder above it, is a file."""
+def folder_to_write(path: Path, option: str = "--output") -> Path:
+    """Return the folder of an option; InputError where it, or a folder above it, is a file."""
     file = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
     if file is not None:
-        raise InputError(f"--output {path}: {file} is a file, not a folder; name another folder")
+        raise InputError(f"{option} {path}: {file} is a file, not a folder; name another folder")
     return path
 
 
-def file_to_write(path: Path) -> Path:
-    """Return the file of --output; InputError where it is a folder, or a folder above it is a file."""
+def file_to_write(path: Path, option: str = "--output", example: str = "report.html") -> Path:
+    """Return the file of an option; InputError where it is a folder, or a folder above it is a file."""
     if path.is_dir():
-        raise InputError(f"--output {path}: this is a folder; name a file in it, for example {path / 'report.html'}")
-    folder_to_write(path.parent)
+        raise InputError(f"{option} {path}: this is a folder; name a file in it, for example {path / example}")
+    folder_to_write(path.parent, option)
     return path

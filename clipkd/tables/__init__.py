@@ -77,7 +77,9 @@ def report_entry(stem: str) -> dict[str, Any]:
     return {"caption": caption, "category": "Tables", "labels": {"table": label}}
 
 
-def write_tables(config: Config, results: Path, data: Path, output: Path, partial: bool = False) -> None:
+def write_tables(
+    config: Config, results: Path, data: Path, output: Path, partial: bool = False, summary: Path | None = None
+) -> None:
     """Write every table of a config, in every format; those of an earlier config that it has not are removed.
 
     Args:
@@ -86,16 +88,20 @@ def write_tables(config: Config, results: Path, data: Path, output: Path, partia
         data: the folder that holds datasets/, teachers/ and embeddings/.
         output: the folder to write to.
         partial: report what is there, with marks, instead of refusing an incomplete grid.
+        summary: a JSON file to write the means of all cells to (`dvc metrics`).
 
     Raises:
         DataError: a run is missing or damaged; the message names it.
     """
+    from clipkd.tables import metrics_file
     from clipkd.tables.formats import write
 
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
     for table in made(found):
         write(table, Path(output))
     write_text(Path(output) / RUNS, found.frame.to_csv(index=False, lineterminator="\n"))
+    if summary is not None:
+        write_text(summary, metrics_file.text(found.frame))
     remove_leftovers(Path(output), table_files(config))
 
 

@@ -22,6 +22,7 @@ from clipkd.workflow.doctor import RESOLVED
 from clipkd.workflow.stamps import PREFIX, RUNS
 
 TABLES, FIGURES, REPORT = Path("results/tables"), Path("results/figures"), Path("results/report.html")
+SUMMARY = Path("results/summary.json")
 WRITTEN = (PREFIX, "events.out.tfevents.", ".")
 """How names begin that a training writes and no manifest lists."""
 LOGS, BENCHMARKS = Path("logs/runs"), Path("results/benchmarks/runs")
@@ -62,7 +63,7 @@ def is_shown(config: Config) -> bool:
 
 def shown() -> list[Path]:
     """Return the resolved config and what was made from it; other files beside the tables are somebody else's."""
-    found = [RESOLVED, REPORT]
+    found = [RESOLVED, REPORT, SUMMARY]
     for folder in (TABLES, FIGURES):
         found += [folder / name for name in written_before(folder)] + [list_of(folder)]
     return found

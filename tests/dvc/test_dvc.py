@@ -5,6 +5,8 @@ Real git, dvc and Snakemake, on two small teachers.
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 import subprocess
@@ -77,7 +79,8 @@ def first(tmp_path_factory) -> Clone:
     """Person A: ran the whole grid, tracked, pushed."""
     root = tmp_path_factory.mktemp("dvc")
     folder = copy_workflow(root / "a")
-    shutil.copy(ROOT / ".gitignore", folder)
+    for name in (".gitignore", ".dvcignore", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
     (folder / "config/shared.yaml").write_text(GRID)
     save_vit(folder / "toy-a")
@@ -226,3 +229,73 @@ def test_without_dvc_the_workflow_says_what_is_missing(first):
     answer = subprocess.run(command, cwd=first.folder, env=environment, capture_output=True, text=True)
     assert answer.returncode != 0
     assert "dvc is not installed here: pip install dvc" in answer.stdout
+
+
+@pytest.fixture(scope="module")
+def with_runs(first, tmp_path_factory) -> Clone:
+    """Person A's project, in which the finished runs are tracked too."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    shutil.copytree(first.folder, folder, symlinks=True)
+    a = Clone(folder)
+    a.snakemake("track_runs")
+    a.run("dvc", "push")
+    a.run("git", "add", ".")
+    a.run("git", "commit", "--quiet", "-m", "runs")
+    return a
+
+
+def test_pulled_runs_are_not_trained_again(with_runs, tmp_path):
+    b = clone(with_runs, tmp_path / "b")
+    b.run("dvc", "pull")
+    assert "train" not in b.plan()
+    assert "tables" in b.plan()
+    run = next((b.folder / "results/runs").rglob("metrics.json")).parent
+    assert not list(run.glob(".lock*")), "who trained it is nobody's business"
+    # The control: a run that was not pulled.
+    shutil.rmtree(run)
+    assert b.plan()["train"] == 1
+
+
+def test_the_summary_is_in_git_and_dvc_shows_what_changed(with_runs, tmp_path):
+    b = clone(with_runs, tmp_path / "b")
+    path = b.folder / "results/summary.json"
+    summary = json.loads(path.read_text())
+    (toy,) = (name for name in summary["corrected"]["digits"]["tiny-32"] if name.startswith("toy-a"))
+    cell = summary["corrected"]["digits"]["tiny-32"][toy]["vanilla"]
+    rows = list(csv.DictReader((with_runs.folder / "results/tables/runs.csv").open()))
+    (row,) = (
+        row for row in rows if (row["teacher"], row["train_type"], row["is_headline"]) == (toy, "vanilla", "True")
+    )
+    assert cell["n"] == 1
+    assert cell["top1"] == pytest.approx(float(row["top1"]), abs=1e-6)
+    before = cell["top1"]
+    cell["top1"] = 0.99
+    path.write_text(json.dumps(summary))
+    changed = json.loads(b.run("dvc", "metrics", "diff", "--json").stdout)["results/summary.json"]
+    assert changed == {
+        f"corrected.digits.tiny-32.{toy}.vanilla.top1": {
+            "old": before,
+            "new": 0.99,
+            "diff": pytest.approx(0.99 - before),
+        }
+    }
+    shown = with_runs.run("dvc", "plots", "show", "--json").stdout
+    assert all(train_type in shown for train_type in ("vanilla", "embed-KD"))
+
+
+def test_another_project_takes_one_teachers_embeddings(with_runs, tmp_path):
+    folder = copy_workflow(tmp_path / "other")
+    for path in (with_runs.folder / name for name in ("toy-a", "toy-b", "config")):
+        shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+    shutil.copy(ROOT / ".gitignore", folder)
+    other = Clone(folder)
+    other.run("git", "init", "--quiet")
+    other.run("dvc", "init", "--quiet")
+    source = str(with_runs.folder)
+    names = other.run("dvc", "list", source, "data/embeddings/digits").stdout.split()
+    (toy,) = (name for name in names if name.startswith("toy-a"))
+    assert other.plan()["extract"] == 4
+    (folder / "data/embeddings/digits").mkdir(parents=True)
+    other.run("dvc", "import", source, f"data/embeddings/digits/{toy}", "--out", f"data/embeddings/digits/{toy}")
+    assert other.plan()["extract"] == 2, "only the other teacher's"
+    assert "4 sound, 0 damaged" in other.run("clipkd", "verify", "data").stdout

@@ -3,6 +3,7 @@
 #   results/config.json                         the resolved config: the grid that tables and figures show
 #   results/tables/<table>.{csv,md,tex,html}
 #   results/tables/runs.csv                     a row per run and choice of its epoch
+#   results/summary.json                        the means of all cells, which git keeps (docs/dvc.md)
 rule resolve:
     """Write down the resolved config, so that tables and figures say which grid they show."""
     output:
@@ -30,6 +31,7 @@ rule tables:
             "results/tables/{stem}.{format}", stem=TABLES, format=["csv", "md", "tex"]
         ),
         f"results/tables/{tables.RUNS}",
+        summary="results/summary.json",
     log:
         "logs/tables/tables.log",
     benchmark:
@@ -39,4 +41,4 @@ rule tables:
     params:
         code=code_digest(CODE_OF_TABLES),
     shell:
-        "exec clipkd tables --config {input.config:q} 2>> $(new_log {log:q})"
+        "exec clipkd tables --config {input.config:q} --summary {output.summary:q} 2>> $(new_log {log:q})"

@@ -1,6 +1,8 @@
-# track: hand what is in data/ to DVC. No part of `all`: one serial step after the jobs, `snakemake --cores 1 track`.
+# track: hand what is in data/ to DVC; track_runs: the finished runs of the grid. No part of `all`: each is one serial step
+# after the jobs, `snakemake --cores 1 track`.
 localrules:
     track,
+    track_runs,
 
 
 rule track:
@@ -12,3 +14,16 @@ rule track:
     shell:
         "( command -v dvc > /dev/null || {{ echo 'dvc is not installed here: pip install dvc'; exit 1; }}; "
         "clipkd verify data && dvc add --no-relink {params.folders:q} ) 2>&1 | tee {log:q}"
+
+
+rule track_runs:
+    """Verify the finished runs of the grid, then add each to DVC, with a pointer of its own beside it."""
+    input:
+        all_runs,
+    log:
+        "logs/track_runs.log",
+    params:
+        folders=[f"results/runs/{cell.folder}" for cell in CELLS],
+    shell:
+        "( command -v dvc > /dev/null || {{ echo 'dvc is not installed here: pip install dvc'; exit 1; }}; "
+        "clipkd verify results/runs && dvc add --no-relink {params.folders:q} ) 2>&1 | tee {log:q}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clipkd.cli.options import folder_to_write, results_options
+from clipkd.cli.options import file_to_write, folder_to_write, results_options
 from clipkd.spec.config import resolved
 from clipkd.tables import write_tables
 
@@ -20,8 +20,10 @@ examples:
 def add_options(child: argparse.ArgumentParser) -> None:
     results_options(child)
     child.add_argument("--output", type=Path, default=Path("results/tables"), help="folder to write into")
+    child.add_argument("--summary", type=Path, help="JSON file for the mean of every cell, for `dvc metrics`")
 
 
 def run(options: argparse.Namespace) -> None:
     output = folder_to_write(options.output)
-    write_tables(resolved(options.config), options.results, options.data, output, options.partial)
+    summary = options.summary and file_to_write(options.summary, "--summary", "summary.json")
+    write_tables(resolved(options.config), options.results, options.data, output, options.partial, summary)
