@@ -196,6 +196,7 @@ def embed_drawn(
 def augmentation_of(views: ViewSet, dataset: Dataset) -> Augmentation:
     """Return what draws the views of a set."""
     assert views.augment is not None
+    assert views.augment != "auto"
     assert views.source_size is not None
     sizes = dataset.sizes("train")
     sizes = sizes if views.thumbnails is None else thumbnail_sizes(sizes, views.thumbnails)

@@ -73,8 +73,9 @@ class ViewSet:
     """What is taken of the teacher."""
     mirrors: bool = True
     """Whether views that are drawn at random are mirrored, half of them."""
-    augment: Strength | None = None
-    """Replays: the views are those that a recipe of this strength draws, at `source_size`; None: crops."""
+    augment: Strength | Literal["auto"] | None = None
+    """Replays: the views are those that a recipe of this strength draws, at `source_size` (`auto`: none yet);
+    None: crops."""
     fill: tuple[int, int, int] | None = None
     """Colour of what comes in from outside an image, 0 to 255."""
 
@@ -157,7 +158,6 @@ def replay_views(
 ) -> ViewSet:
     """Return `count` random views of each training image, presented as a live teacher would be shown them."""
     draws = recipe.draws_views(dataset.crops)
-    assert recipe.augment != "auto"
     return ViewSet(
         resize="tensor",
         source_size=None if recipe.teacher_view == "native" and not draws else student.image_size,

@@ -39,3 +39,13 @@ def test_another_form_of_prototypes_and_shards_can_be_planned(tmp_path: Path) ->
     said = snakemake(project, "--dry-run", "--printshellcmds", "extract_shards", *config).stdout
     shards = re.findall(r"clipkd extract .*--shard (\d)/3", said)
     assert sorted(shards) == sorted("123" * 2 * 2 * 2), "teachers x recipes x two view sets"
+
+
+def test_stores_of_k_views_are_planned_once_for_all_train_types(tmp_path: Path) -> None:
+    project = copy_workflow(tmp_path)
+    demo = (project / "config/demo.yaml").read_text().replace("teacher_source: live", "teacher_source: cached")
+    demo = demo.replace("[reference, corrected]", "[modern-crop, modern-full]").replace("[reference]", "[modern-full]")
+    (project / "views.yaml").write_text(demo.replace("    epochs: 3\n", "") + "\nembeddings: {views: 3}\n")
+    found = [line for line in commands(project, "views.yaml") if "--views replayed" in line]
+    assert len(found) == 2 * 2, "teachers x recipes"
+    assert all("--views-per-image 3" in line for line in found)
