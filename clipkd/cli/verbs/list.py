@@ -40,6 +40,8 @@ OWN: dict[str, Lines] = {
         "OWNER/MODEL@COMMIT": "A model of the Hugging Face hub: ViT, DINOv2, DINOv3, CLIP, SigLIP, ConvNeXt, ... "
         "(docs/teachers.md), or any of timm (timm/MODEL@COMMIT); or a folder with its files.",
         "timm:MODEL?pretrained=FILE": "Any timm model with its weights in a file; torchvision:MODEL likewise.",
+        "trained:MODEL@PIXELS": "Any timm model, trained here on the images that the student learns.",
+        "run:RECIPE/.../seedN": "A student of the grid, trained first; or a run folder, or an export of one.",
         "embeddings:FOLDER-or-FILE": "Vectors that somebody else computed: .npy, .safetensors, .parquet (docs/own.md).",
         "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler, pooled (what its classifier sees), logits; text: the "
         "text tower of a CLIP or SigLIP.",
