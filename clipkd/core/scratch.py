@@ -43,7 +43,7 @@ def open_near(
     content = digest({name: entry["sha256"] for name, entry in manifest["files"].items()})
     copy = base / f"{kind}-{content[:32]}"
     try:
-        with alone(base / f".{copy.name}.lock", f"{folder}: another job of this machine copies it to {copy}; waiting"):
+        with alone(base / f".{copy.name}.lock", f"another process copies or checks {copy}; waiting"):
             return Artifact(folder, manifest, brought(folder, copy, files_of(manifest, only)), copy)
     except (DataError, MachineError, OSError) as error:
         found = open_artifact(folder, kind, identity, only)  # damaged itself? Then it is refused here.
