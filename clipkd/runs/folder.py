@@ -37,6 +37,7 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.lock import acquire
 from clipkd.core.progress import say
+from clipkd.core.registry import distributions
 from clipkd.core.version import __version__
 from clipkd.plugins.students._saved import State
 from clipkd.runs.correct import CORRECT, packed
@@ -242,7 +243,7 @@ def environment(where: torch.device) -> dict[str, Any]:
     return {
         "clipkd": __version__,
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in [*PACKAGES, *distributions()]},
         "platform": platform.platform(),
         "device": device.describe(where),
         "cores": os.cpu_count(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from clipkd.core.fingerprint import Identity, fingerprint
+from clipkd.core.registry import origin
+from clipkd.plugins import methods, students
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -46,6 +48,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         "protocol": PROTOCOL,
         **views_identity(cell, layout),
         **method_identity(cell),
+        **outside_identity(cell),
         **several_identity(cell),
     }
 
@@ -67,6 +70,16 @@ def method_identity(cell: Cell) -> Identity:
     """Return what a train type whose numbers have changed adds to an identity; nothing in its first form."""
     protocol = cell.method.protocol
     return {"method": {"protocol": protocol}} if protocol > 1 else {}
+
+
+def outside_identity(cell: Cell) -> Identity:
+    """Return which other distributions add a cell's student and train type: two may use one name for two things."""
+    found = {
+        "student": origin(students.__name__, cell.student),
+        "train_type": origin(methods.__name__, cell.method.control_of or cell.train_type),
+    }
+    found = {axis: name for axis, name in found.items() if name}
+    return {"plugins": found} if found else {}
 
 
 def several_identity(cell: Cell) -> Identity:

@@ -62,7 +62,9 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def described(package: str) -> Lines:
     """Return the first line about each thing of a package: of the file that it is."""
-    return {name: registry.line(package, name) for name in registry.specs(package)}
+    lines = {name: registry.line(package, name) for name in registry.specs(package)}
+    origins = {name: registry.origin(package, name) for name in lines}
+    return {name: f"{line} (of {origins[name]})" if origins[name] else line for name, line in lines.items()}
 
 
 def listed_datasets(data: Path) -> Lines:

@@ -185,6 +185,10 @@ def is_local(source: str | None) -> bool:
     return source is not None and not source.startswith(("http://", "https://", *(f"{scheme}:" for scheme in SCHEMES)))
 
 
+SPEC_CLASS = DatasetSpec
+"""Of what other distributions add (clipkd/core/registry.py)."""
+
+
 def names() -> list[str]:
     """Return the names of the datasets that have a file of their own."""
     return list(specs(__name__))

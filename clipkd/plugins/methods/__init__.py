@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipkd.core.registry import among, specs
+from clipkd.core.errors import InputError
+from clipkd.core.registry import among, origin, specs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +108,10 @@ class Method:
         return exchanged_rows(rows, labels if self.target_of == "another image of the class" else None, seed)
 
 
+SPEC_CLASS = Method
+"""Of what other distributions add (clipkd/core/registry.py)."""
+
+
 def controls(method: Method) -> list[Method]:
     """Return the controls of a method that need no file: everything as in the method, but for whose targets are taught.
 
@@ -144,6 +149,9 @@ def known() -> dict[str, Method]:
     """Return all train types by name: those with a file, and the controls of these that have none of their own."""
     files: dict[str, Method] = specs(__name__)
     made = {control.name: control for method in files.values() for control in controls(method)}
+    for name in made.keys() & files.keys():
+        if owner := origin(__name__, name):
+            raise InputError(f"plug-in of {owner}: '{name}' is the name of a control of '{made[name].control_of}'")
     return dict(sorted((made | files).items()))
 
 

@@ -42,6 +42,10 @@ class Form:
         return {name: np.stack([one[name] for one in made]).astype(np.float32) for name in made[0]}
 
 
+SPEC_CLASS = Form
+"""Of what other distributions add (clipkd/core/registry.py)."""
+
+
 def unit_length(vectors: np.ndarray) -> np.ndarray:
     """Return vectors [..., D] at length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

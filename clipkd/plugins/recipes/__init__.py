@@ -151,6 +151,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,149}")
 OF_COSINE = ("warmup_fraction", "warmup_start", "floor", "cooldown_fraction")
 
 
+SPEC_CLASS = Recipe
+"""Of what other distributions add (clipkd/core/registry.py)."""
+
+
 def names() -> list[str]:
     """Return the names of the recipes that have a file of their own."""
     return list(specs(__name__))

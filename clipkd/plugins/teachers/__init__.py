@@ -91,6 +91,8 @@ __all__ = [
 
 WEIGHT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 """How one of several teachers' weights is written: it is a part of names."""
+SPEC_CLASS = TeacherSpec
+"""Of what other distributions add (clipkd/core/registry.py)."""
 KINDS = (imported, student, trained_cnn, of_library, known, on_hub, in_folder)
 """Each takes WHERE and OUTPUT (None: the kind's own choice) and returns the teacher, or None where WHERE is none of
 its names. The first that takes a name has it."""
