@@ -28,6 +28,7 @@ ORDER = {
         "docs/own.md",
         "docs/sweeps.md",
         "docs/teachers.md",
+        "docs/few-labels.md",
         "docs/using.md",
         "docs/slurm.md",
         "docs/dvc.md",

@@ -224,7 +224,8 @@ def write_sources(cell: Cell, layout: Layout) -> None:
     generator = np.random.default_rng(len(teacher.name))
     centres = 4 * generator.normal(size=(classes, DIMENSIONS))
     store = layout.sample_embeddings(cell) if signal == "prototypes" else layout.full_embeddings(cell)
-    name, labels = ("sample", sample_labels) if signal == "prototypes" else ("test", test_labels)
+    is_sample = signal == "prototypes" and not layout.labelled_sample(cell)
+    name, labels = ("sample", sample_labels) if is_sample else ("test", test_labels)
     if not store.folder.exists():
         vectors = centres[labels] + generator.normal(size=(len(labels), DIMENSIONS))
         with building(store.folder, "embeddings", store.identity) as draft:
@@ -240,7 +241,7 @@ def write_sources(cell: Cell, layout: Layout) -> None:
             with building(folder, "prototypes", identity) as draft:
                 np.save(draft.path / "prototypes.npy", centres.astype(np.float32))
                 draft.facts |= {"classes": classes, "per_class": 5, "dataset_content": CONTENT}
-    folder, identity = store.head()
+    folder, identity = store.head(cell.few_labels)
     if signal == "scores" and not folder.exists():
         with building(folder, "head", identity) as draft:
             draft.facts |= {"head": "linear probe", "accuracy": {"test": 0.95}, "top5": {"test": 0.995}}

@@ -28,7 +28,7 @@ from clipkd.spec.class_names import ClassNames
 from clipkd.spec.config import explain
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.prompts import TEMPLATES, checked_template
-from clipkd.spec.settings import EmbeddingSettings, PrototypeSettings, Seed, Settings, Training
+from clipkd.spec.settings import Block, EmbeddingSettings, Labels, PrototypeSettings, Seed, Settings, Training
 from clipkd.spec.views import Sample
 from clipkd.spec.yaml_source import meant
 
@@ -146,6 +146,21 @@ def names_option(child: argparse.ArgumentParser) -> None:
     )
 
 
+def labels_option(child: argparse.ArgumentParser) -> None:
+    """Add how many labels are seen."""
+    labels: TypeAdapter[Any] = TypeAdapter(Labels)
+    described = str(Block.model_fields["labels"].description).replace("`", "")
+    child.add_argument(
+        Block.flag("labels"), default="all", metavar="N", type=lambda text: parsed(text, labels), help=described
+    )
+
+
+def labels_options(child: argparse.ArgumentParser) -> None:
+    """Add how many labels are seen, and the seed that chooses them."""
+    labels_option(child)
+    child.add_argument("--seed", type=seed, default=0, help="seed of the run whose labelled images are taken")
+
+
 def form_options(child: argparse.ArgumentParser) -> None:
     """Add what a class prototype is."""
     setting_option(child, PrototypeSettings, "form", type=refusing(form), metavar="FORM")
@@ -221,6 +236,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         teacher_source=getattr(options, "teacher_source", "cached"),
         epochs=getattr(options, "epochs", 1),
         source=options.dataset_source,
+        labels=getattr(options, "labels", "all"),
     )
     return checked(cell)
 

@@ -201,9 +201,13 @@ def inside(regions: Tensor, side: int) -> Tensor:
 
 
 def mixed_targets(labels: Tensor, others: Tensor, classes: int, share: Tensor | float) -> Tensor:
-    """Return share * LS(y) + (1 - share) * LS(y of the other), [B, C]; LS: label smoothing."""
+    """Return share * LS(y) + (1 - share) * LS(y of the other), [B, C]; LS: label smoothing.
+
+    The part of an image without a label is 0: a row's sum is the share of it that is known.
+    """
     ours, theirs = (
-        F.one_hot(one, classes).float() * (1 - SMOOTHING) + SMOOTHING / classes for one in (labels, others)
+        (F.one_hot(one.clamp(min=0), classes).float() * (1 - SMOOTHING) + SMOOTHING / classes) * (one >= 0)[:, None]
+        for one in (labels, others)
     )
     return ours * share + theirs * (1 - share)
 

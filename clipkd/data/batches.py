@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipkd.core.device import sent
 from clipkd.data.boxes import random_boxes, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
+from clipkd.data.labelled import TrainingImages
 from clipkd.data.residency import PixelStore, pixel_store
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
@@ -35,7 +37,7 @@ class Batch:
     views: Tensor
     """Which stored view of each image, int64 [B], on the CPU."""
     labels: Tensor
-    """Class numbers [B], or shares of the classes [B, C] where images are mixed."""
+    """Class numbers [B], UNLABELLED where not known; or shares of the classes [B, C] where images are mixed."""
     inputs: Tensor
     """The student's input, normalised [B, 3, S, S]."""
     native: Tensor | None = None
@@ -61,15 +63,23 @@ class Turn(NamedTuple):
 class Batches(Protocol):
     """A source of training and evaluation batches."""
 
-    count: int
-    """Training images."""
+    @property
+    def count(self) -> int:
+        """Images of an epoch."""
 
     def epoch(
-        self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0, turn: Turn | None = None
+        self,
+        size: int,
+        drop_last: bool,
+        generator: torch.Generator,
+        start: int = 0,
+        turn: Turn | None = None,
+        shown: TrainingImages | None = None,
     ) -> Iterator[Batch]:
         """Yield an epoch's batches from number `start` on; whatever it is, the same numbers are drawn.
 
-        `turn`: says which of each image's stored views come in the epoch; None: those of the first.
+        `turn`: says which of each image's stored views come in the epoch; None: those of the first. `shown`: the
+        images, and whose labels may be seen; None: those that the source was opened with.
         """
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -85,6 +95,12 @@ class BatchPlan:
     views: Tensor
     boxes: np.ndarray | None = None
     """The region of each image, in pixels of its thumbnail: top, left, height, width [B, 4]."""
+    number: int = 0
+    """Of the batch in the epoch."""
+    passes: np.ndarray | None = None
+    """How often each image was shown before in the epoch [B]; None: never."""
+    repeats: np.ndarray | None = None
+    """How often each is shown in an epoch at most [B]; None: once."""
 
     @property
     def places(self) -> np.ndarray:
@@ -92,16 +108,43 @@ class BatchPlan:
 
 
 def shuffled(
-    rows: Tensor, size: int, drop_last: bool, generator: torch.Generator, start: int, mirrors: bool
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield number, shuffled rows [B] and flips [B] of each batch from `start` on."""
-    shuffled = rows[torch.randperm(len(rows), generator=generator)]
+    shown: TrainingImages, size: int, drop_last: bool, generator: torch.Generator, start: int, mirrors: bool
+) -> Iterator[BatchPlan]:
+    """Yield the plan of each batch from `start` on: shuffled rows, and which of them are mirrored."""
+    rows, times = order(shown, generator)
     # Drawn where nothing is mirrored too: what is drawn after them stays the same.
     flips = (torch.rand(len(rows), generator=generator) < 0.5) & mirrors
     for begin in range(start * size, len(rows), size):
-        chosen, mirrored = shuffled[begin : begin + size], flips[begin : begin + size]
-        if not (drop_last and len(chosen) < size):
-            yield begin // size, chosen, mirrored
+        here = slice(begin, begin + size)
+        if not (drop_last and len(rows[here]) < size):
+            plan = BatchPlan(rows[here], flips[here], flips[here].long(), number=begin // size)
+            if times is not None:
+                plan.passes, plan.repeats = times[0][here].numpy(), times[1][here].numpy()
+            yield plan
+
+
+def order(shown: TrainingImages, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Return the rows of an epoch in a random order [n], and how often each was shown before and is at most.
+
+    None for these where each is shown once.
+
+    Labelled images come in passes, each in an order of its own, and are spread evenly among unlabelled ones: all
+    batches have as many, to within one.
+    """
+    labelled, others = torch.from_numpy(shown.labelled.copy()), torch.from_numpy(shown.unlabelled.copy())
+    many = shown.count - len(others)
+    if many == len(labelled) and not len(others):
+        return labelled[torch.randperm(len(labelled), generator=generator)], None
+    repeats = -(-many // len(labelled))
+    drawn = torch.rand(repeats, len(labelled), generator=generator)
+    places = (torch.arange(many, dtype=torch.float64) + torch.rand(1, generator=generator).item()) * shown.count / many
+    is_labelled = torch.zeros(shown.count, dtype=torch.bool)
+    is_labelled[places.long()] = True
+    rows, passes = torch.empty(shown.count, dtype=torch.int64), torch.zeros(shown.count, dtype=torch.int64)
+    rows[is_labelled] = labelled[drawn.argsort(dim=1).flatten()[:many]]
+    passes[is_labelled] = torch.arange(many) // len(labelled)
+    rows[~is_labelled] = others[torch.randperm(len(others), generator=generator)]
+    return rows, (passes, torch.where(is_labelled, repeats, 1))
 
 
 def evaluation(
@@ -121,50 +164,61 @@ class BatchSource:
     train: PixelStore
     """The training images, as the student's views are cut from them."""
 
-    def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, device: torch.device) -> None:
-        self.spec, self.size, self.device = dataset.spec, size, device
-        self.rows, self.count = torch.from_numpy(rows.copy()), len(rows)
+    def __init__(self, dataset: Dataset, shown: TrainingImages, size: int, device: torch.device) -> None:
+        self.spec, self.shown, self.size, self.device = dataset.spec, shown, size, device
         self.labels = {split: dataset.labels(split) for split in SPLITS}
-        self.train_labels = torch.from_numpy(self.labels["train"].copy()).to(device)
 
-    def batch(self, plan: BatchPlan, inputs: Tensor, native: Tensor | None) -> Batch:
+    @property
+    def count(self) -> int:
+        """Images of an epoch."""
+        return self.shown.count
+
+    def batch(self, plan: BatchPlan, inputs: Tensor, native: Tensor | None, shown: TrainingImages) -> Batch:
         """Return a batch, given its images, uint8, for the student and for a live teacher."""
         flips = plan.flips.to(self.device, non_blocking=True)
         inputs = normalised(unit(flipped(inputs, flips)), self.spec.mean, self.spec.std)
         native = None if native is None else unit(flipped(native, flips))
-        return Batch(plan.rows, plan.flips, plan.views, self.labels_of(plan.places), inputs, native)
+        return Batch(plan.rows, plan.flips, plan.views, self.labels_of(plan.places, shown), inputs, native)
 
-    def labels_of(self, rows: np.ndarray) -> Tensor:
-        """Return the class numbers of training images, on the device."""
-        return self.train_labels[torch.from_numpy(rows).to(self.device, non_blocking=True)]
+    def labels_of(self, rows: np.ndarray, shown: TrainingImages) -> Tensor:
+        """Return the class numbers of training images, on the device; UNLABELLED where they may not be seen."""
+        return sent(torch.from_numpy(shown.labels[rows]), self.device)
 
 
 class FlippedBatches(BatchSource):
     """Whole images, resized for the student and, where the dataset allows it, flipped at random."""
 
-    def __init__(self, dataset: Dataset, rows: np.ndarray, size: int, native: bool, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Dataset, shown: TrainingImages, size: int, native: bool, device: torch.device
+    ) -> None:
         """Open a dataset.
 
         Args:
             dataset: the packed dataset.
-            rows: the training rows to use.
+            shown: the training images to use, and whose labels may be seen.
             size: the student's input side, in pixels.
             native: add the images at their own size, for a live teacher.
             device: where batches go.
         """
-        super().__init__(dataset, rows, size, device)
+        super().__init__(dataset, shown, size, device)
         self.images = {split: pixel_store(dataset.images(split), device, self.spec.title) for split in SPLITS}
         self.train, self.native = self.images["train"], native
 
     def epoch(
-        self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0, turn: Turn | None = None
+        self,
+        size: int,
+        drop_last: bool,
+        generator: torch.Generator,
+        start: int = 0,
+        turn: Turn | None = None,
+        shown: TrainingImages | None = None,
     ) -> Iterator[Batch]:
-        batches = shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors)
-        plans = (BatchPlan(rows, flips, flips.long()) for _, rows, flips in batches)
+        shown = shown or self.shown
+        plans = shuffled(shown, size, drop_last, generator, start, self.spec.mirrors)
         for plan, flat, starts in self.train.over(plans, lambda plan: plan.places):
             sizes = self.train.sizes[plan.places]
             native = resized(flat, starts, sizes, int(sizes[0, 0])) if self.native else None
-            yield self.batch(plan, resized(flat, starts, sizes, self.size), native)
+            yield self.batch(plan, resized(flat, starts, sizes, self.size), native, shown)
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         places = np.arange(len(self.labels[split])) if rows is None else rows
@@ -178,7 +232,7 @@ class CroppedBatches(BatchSource):
         self,
         dataset: Dataset,
         thumbnails: Thumbnails,
-        rows: np.ndarray,
+        shown: TrainingImages,
         native: int | None,
         device: torch.device,
         replay: tuple[np.ndarray, np.ndarray] | None = None,
@@ -188,12 +242,12 @@ class CroppedBatches(BatchSource):
         Args:
             dataset: the packed dataset: labels, and images for a live teacher.
             thumbnails: its images at the student's size.
-            rows: the training rows to use.
+            shown: the training images to use, and whose labels may be seen.
             native: side at which a live teacher sees the same crops, in pixels; None: there is no live teacher.
             device: where batches go.
             replay: boxes [N, V, 4] and flips [N, V] of the only views to use; None: a new view in every epoch.
         """
-        super().__init__(dataset, rows, thumbnails.side, device)
+        super().__init__(dataset, shown, thumbnails.side, device)
         title = f"{self.spec.title} at {self.size} px"
         self.train = pixel_store(thumbnails.train, device, title)
         self.test = pixel_store(thumbnails.test, device, f"{title}, test")
@@ -202,25 +256,34 @@ class CroppedBatches(BatchSource):
         self.large = None if native is None else pixel_store(dataset.images("train"), device, self.spec.title)
         self.native, self.replay = native, replay
 
-    def plans(self, size: int, drop_last: bool, generator: torch.Generator, start: int) -> Iterator[BatchPlan]:
+    def plans(
+        self, size: int, drop_last: bool, generator: torch.Generator, start: int, shown: TrainingImages
+    ) -> Iterator[BatchPlan]:
         """Yield the plan of each batch."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        for number, rows, flips in shuffled(self.rows, size, drop_last, generator, start, self.spec.mirrors):
-            crops, places = np.random.default_rng([seed, number]), rows.numpy()
+        for plan in shuffled(shown, size, drop_last, generator, start, self.spec.mirrors):
+            crops, places = np.random.default_rng([seed, plan.number]), plan.places
             if self.replay is None:
-                boxes = random_boxes(self.train.sizes[places], crops)
-                yield BatchPlan(rows, flips, flips.long(), boxes)
+                plan.boxes = random_boxes(self.train.sizes[places], crops)
             else:
-                views = crops.integers(0, self.replay[1].shape[1], len(rows))
-                boxes, mirrored = (stored[places, views] for stored in self.replay)
-                yield BatchPlan(rows, torch.from_numpy(mirrored), torch.from_numpy(views), boxes)
+                views = crops.integers(0, self.replay[1].shape[1], len(places))
+                plan.boxes, mirrored = (stored[places, views] for stored in self.replay)
+                plan.flips, plan.views = torch.from_numpy(mirrored), torch.from_numpy(views)
+            yield plan
 
     def epoch(
-        self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0, turn: Turn | None = None
+        self,
+        size: int,
+        drop_last: bool,
+        generator: torch.Generator,
+        start: int = 0,
+        turn: Turn | None = None,
+        shown: TrainingImages | None = None,
     ) -> Iterator[Batch]:
-        plans = self.plans(size, drop_last, generator, start)
+        shown = shown or self.shown
+        plans = self.plans(size, drop_last, generator, start, shown)
         for plan, inputs, native in self.both(plans) if self.large else self.small(plans):
-            yield self.batch(plan, inputs, native)
+            yield self.batch(plan, inputs, native, shown)
 
     def small(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, Tensor, None]]:
         """Yield the crops of each batch at the student's size, uint8 [B, 3, S, S]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from clipkd.data.augmentation import Augmentation, DrawnViews, stored_views
-from clipkd.data.batches import Batch, CroppedBatches, FlippedBatches, Turn, shuffled
+from clipkd.data.batches import Batch, BatchPlan, CroppedBatches, FlippedBatches, Turn, shuffled
+from clipkd.data.labelled import TrainingImages
 from clipkd.data.pixels import normalised
 
 
@@ -47,27 +49,50 @@ class ViewBatches:
         self.count, self.evaluation = source.count, source.evaluation
 
     def epoch(
-        self, size: int, drop_last: bool, generator: torch.Generator, start: int = 0, turn: Turn | None = None
+        self,
+        size: int,
+        drop_last: bool,
+        generator: torch.Generator,
+        start: int = 0,
+        turn: Turn | None = None,
+        shown: TrainingImages | None = None,
     ) -> Iterator[Batch]:
+        shown = shown or self.source.shown
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        batches = shuffled(self.source.rows, size, drop_last, generator, start, False)
-        items = ((number, *self.draw(rows.numpy(), seed, turn or Turn())) for number, rows, _ in batches)
-        for (number, views, drawn), flat, starts in self.source.train.over(items, lambda item: item[2].rows):
-            yield self.batch(seed, number, views, drawn, self.augmentation.make(drawn, flat, starts))
+        plans = shuffled(shown, size, drop_last, generator, start, False)
+        # New views are mixed among the images of the epoch; stored ones as the teacher saw them.
+        drawing = self.augmentation if self.stored else replace(self.augmentation, training=shown.rows)
+        items = ((plan, *self.draw(drawing, plan, seed, turn or Turn())) for plan in plans)
+        for (plan, views, drawn), flat, starts in self.source.train.over(items, lambda item: item[2].rows):
+            yield self.batch(seed, plan, views, drawn, self.augmentation.make(drawn, flat, starts), shown)
 
-    def draw(self, rows: np.ndarray, seed: int, turn: Turn) -> tuple[np.ndarray, DrawnViews]:
+    def draw(
+        self, drawing: Augmentation, plan: BatchPlan, seed: int, turn: Turn
+    ) -> tuple[np.ndarray, DrawnViews]:
         """Return the number of each image's view [B], and what is shown; `seed`: the epoch's."""
+        rows, passes, repeats = plan.places, plan.passes, plan.repeats
         if self.stored is None:
-            return np.zeros(len(rows), np.int64), self.augmentation.draw(seed, rows)
-        views = stored_views(turn.seed, turn.epoch, rows, self.stored.each)
-        return views, self.augmentation.draw(self.stored.seed, rows, views)
+            # An image that is shown again is shown in another view.
+            return np.zeros(len(rows), np.int64), drawing.draw(seed, rows, 0 if passes is None else passes)
+        if passes is None or repeats is None:
+            views = stored_views(turn.seed, turn.epoch, rows, self.stored.each)
+        else:
+            views, times = np.empty(len(rows), np.int64), (turn.epoch - 1) * repeats + passes
+            for time in np.unique(times):
+                here = times == time
+                views[here] = stored_views(turn.seed, int(time) + 1, rows[here], self.stored.each)
+        return views, drawing.draw(self.stored.seed, rows, views)
 
-    def batch(self, seed: int, number: int, views: np.ndarray, drawn: DrawnViews, pixels: Tensor) -> Batch:
-        """Return a batch, given its views in [0, 1], its number and the epoch's seed."""
-        spec, rows = self.source.spec, drawn.rows[: drawn.count]
+    def batch(
+        self, seed: int, plan: BatchPlan, views: np.ndarray, drawn: DrawnViews, pixels: Tensor, shown: TrainingImages
+    ) -> Batch:
+        """Return a batch, given its views in [0, 1], its plan and the epoch's seed."""
+        spec, rows = self.source.spec, plan.places
         inputs = normalised(pixels, spec.mean, spec.std)
-        inputs = self.augmentation.for_student(inputs, seed, number, rows)
-        labels = self.augmentation.targets(self.source.labels_of(drawn.rows), drawn, self.classes)
+        # Counters of their own for an image that is shown again.
+        counters = rows if plan.passes is None else rows + (plan.passes << 40)
+        inputs = self.augmentation.for_student(inputs, seed, plan.number, counters)
+        labels = self.augmentation.targets(self.source.labels_of(drawn.rows, shown), drawn, self.classes)
         flips = torch.from_numpy(drawn.flips[: drawn.count])
         native = pixels if self.with_pixels else None
         return Batch(torch.from_numpy(rows), flips, torch.from_numpy(views), labels, inputs, native)

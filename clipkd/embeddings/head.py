@@ -6,7 +6,7 @@ own last layer. Either way the scores are a pure function of the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,14 +18,18 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.core.top_k import top_k
 from clipkd.data.dataset import SPLITS, Dataset
+from clipkd.data.labelled import labelled_rows
 from clipkd.embeddings.own_head import OwnHead, passed_over, rows
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.embeddings.weights_sha256 import as_fact, weights_of
+from clipkd.spec.few_labels import FewLabels
 from clipkd.spec.layout import Embeddings
 
 STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5)
 """L2 penalties that the validation split chooses from."""
+FEW_STRENGTHS = (1.0, 1e-1, *STRENGTHS)
+"""With few labels: with fewer of them than dimensions, the best penalty is larger."""
 ITERATIONS = 200
 ROWS = 8192
 """Images per piece when scores are written, so that memory does not grow with the dataset."""
@@ -62,7 +66,12 @@ def accuracy(logits: Tensor, labels: Tensor, top: int = 1) -> float:
 
 
 def write_head(
-    store: Embeddings, dataset: Dataset, teacher: Teacher | None, device: torch.device, own: OwnHead | None = None
+    store: Embeddings,
+    dataset: Dataset,
+    teacher: Teacher | None,
+    device: torch.device,
+    own: OwnHead | None = None,
+    few: FewLabels | None = None,
 ) -> None:
     """Make the head artefact: the layer, the class scores of every stored view, and its accuracy.
 
@@ -72,7 +81,9 @@ def write_head(
         teacher: only needed where the checkpoint's own head is used.
         device: where the probe is fitted.
         own: the checkpoint's classifier, as far as it is known.
+        few: whose labels may be seen; None: all.
     """
+    folder, identity = store.head(few)
     embeddings = open_artifact(store.folder, "embeddings", store.identity)
     if embeddings.facts["dataset_content"] != dataset.content:
         raise DataError(
@@ -83,7 +94,9 @@ def write_head(
     splits = [split for split in SPLITS if f"{split}.npy" in embeddings.manifest["files"]]
     stored = {split: Vectors(embeddings, split) for split in splits}
     labels = {split: torch.from_numpy(dataset.labels(split).copy()) for split in splits}
-    parts = {"train": dataset.training, "validation": dataset.validation}
+    is_own = store.teacher.brings_head(store.dataset.name)
+    known = labelled_rows(dataset, few.count, few.seed) if few and not is_own else labelled_rows(dataset)
+    parts = {"train": known.training, "validation": known.validation}
     unflipped = {part: torch.from_numpy(stored["train"][index, 0]).to(device) for part, index in parts.items()}
     targets = {part: labels["train"][index].to(device) for part, index in parts.items()}
     if "test" in stored:
@@ -91,10 +104,11 @@ def write_head(
         targets["test"] = labels["test"].to(device)
 
     facts: dict
-    if store.teacher.brings_head(store.dataset.name):
+    if is_own:
         weight, bias, facts = own_head(own, store, teacher, dataset.classes)
     else:
-        strength, weight, bias = best_probe(unflipped, targets, len(dataset.classes))
+        strengths = STRENGTHS if few is None else FEW_STRENGTHS
+        strength, weight, bias = best_probe(unflipped, targets, len(dataset.classes), strengths)
         facts = {"head": "linear probe", "l2": strength}
         if own is not None:
             say(passed_over(own, store.teacher, store.dataset.name, dataset.classes, store.class_names))
@@ -104,8 +118,8 @@ def write_head(
     facts["accuracy"] = {part: accuracy(logits[part], targets[part]) for part in logits}
     facts["top5"] = {"test": accuracy(logits["test"], targets["test"], top=5)} if "test" in stored else {}
     facts |= {"dataset_content": dataset.content} | as_fact(weights_of(embeddings))
+    facts |= {"labels": {part: len(rows) for part, rows in parts.items()}} if few else {}
 
-    folder, identity = store.head()
     with building(folder, "head", identity) as draft:
         draft.facts |= facts
         np.save(draft.path / "weight.npy", weight.cpu().numpy())
@@ -115,7 +129,8 @@ def write_head(
             scores = scores_of(vectors, weight, bias, device)
             write_array(draft.path / f"scores-{split}.npy", shape, np.float32, scores)
     reached = ", ".join(f"{value:.1%} {part}" for part, value in facts["accuracy"].items())
-    say(f"{facts['head']} of {store.teacher.title}, accuracy: {reached}")
+    said = f" by {few.count} labels, seed {few.seed}" if few and not is_own else ""
+    say(f"{facts['head']} of {store.teacher.title}{said}, accuracy: {reached}")
 
 
 def scores_of(vectors: Vectors, weight: Tensor, bias: Tensor, device: torch.device) -> Iterator[np.ndarray]:
@@ -124,10 +139,12 @@ def scores_of(vectors: Vectors, weight: Tensor, bias: Tensor, device: torch.devi
         yield F.linear(torch.from_numpy(vectors[start : start + ROWS]).to(device), weight, bias).cpu().numpy()
 
 
-def best_probe(vectors: dict[str, Tensor], targets: dict[str, Tensor], classes: int) -> tuple[float, Tensor, Tensor]:
+def best_probe(
+    vectors: dict[str, Tensor], targets: dict[str, Tensor], classes: int, strengths: Sequence[float] = STRENGTHS
+) -> tuple[float, Tensor, Tensor]:
     """Return the penalty with the best validation accuracy (the stronger, if equal) and its layer."""
     best: tuple[float, float, Tensor, Tensor] | None = None
-    for strength in STRENGTHS:
+    for strength in strengths:
         weight, bias = fit_probe(vectors["train"], targets["train"], classes, strength)
         right = accuracy(F.linear(vectors["validation"], weight, bias), targets["validation"])
         if best is None or right > best[0]:

@@ -18,6 +18,7 @@ from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import LibraryTeacher, StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import Cell
+from clipkd.spec.few_labels import FewLabels
 from clipkd.spec.layout import Embeddings, Layout
 
 if TYPE_CHECKING:
@@ -195,21 +196,29 @@ def embeddings(
     extract(store, images, loaded, batch_size, shard)
 
 
-def prototypes(store: Embeddings, form: str) -> None:
-    """Make class prototypes from a stored sample."""
-    if (store.prototypes(form)[0] / MANIFEST).exists():
-        refuse_other_weights(store.folder, store.prototypes(form)[0])
+def prototypes(cell: Cell, layout: Layout) -> None:
+    """Make the class prototypes of a cell's one teacher from a stored sample, or from its labelled images."""
+    store, (folder, _) = layout.sample_embeddings(cell), layout.prototypes(cell)
+    if (folder / MANIFEST).exists():
+        refuse_other_weights(store.folder, folder)
         return
     from clipkd.embeddings.prototypes import write_prototypes
 
-    write_prototypes(store, form)
+    labelled = layout.labelled_sample(cell)
+    labels = dataset(cell.dataset_spec, layout, cell.source, with_images=False) if labelled else None
+    write_prototypes(store, layout.form_of(cell), labelled, labels)
 
 
-def head(store: Embeddings, layout: Layout, source: str | None, device: torch.device) -> None:
-    """Fit the linear probe on stored embeddings, or take the checkpoint's own head; write class scores."""
+def head(
+    store: Embeddings, layout: Layout, source: str | None, device: torch.device, few: FewLabels | None = None
+) -> None:
+    """Fit the linear probe on stored embeddings, or take the checkpoint's own head; write class scores.
+
+    `few`: whose labels may be seen; None: all.
+    """
     refuse_other_weights(layout.teacher(store.teacher), store.folder)
-    if (store.head()[0] / MANIFEST).exists():
-        refuse_other_weights(store.folder, store.head()[0])
+    if (store.head(few)[0] / MANIFEST).exists():
+        refuse_other_weights(store.folder, store.head(few)[0])
         return
     from clipkd.embeddings.head import write_head
     from clipkd.embeddings.own_head import own_head_of
@@ -220,7 +229,7 @@ def head(store: Embeddings, layout: Layout, source: str | None, device: torch.de
     loaded = load(store.teacher, folder, device) if own else None
     # Where embeddings were copied here, the checkpoint may not be.
     known = own_head_of(folder, store.teacher) if (folder / MANIFEST).exists() else None
-    write_head(store, dataset(store.dataset, layout, source), loaded, device, known)
+    write_head(store, dataset(store.dataset, layout, source), loaded, device, known, few)
 
 
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
@@ -246,10 +255,10 @@ def signal_of(cell: Cell, layout: Layout, device: torch.device, batch_size: int)
     if signal == "prototypes":
         store = layout.sample_embeddings(cell)
         embeddings(store, layout, source, device, batch_size)
-        prototypes(store, layout.form_of(cell))
+        prototypes(cell, layout)
     if where == "replayed" and cell.method.is_per_image:
         embeddings(layout.replayed_embeddings(cell), layout, source, device, batch_size)
     if signal == "scores" or (signal == "embeddings" and where == "cached"):
         embeddings(layout.full_embeddings(cell), layout, source, device, batch_size)
     if signal == "scores":
-        head(layout.full_embeddings(cell), layout, source, device)
+        head(layout.full_embeddings(cell), layout, source, device, cell.few_labels)

@@ -6,26 +6,48 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clipkd.core.artifacts import building, open_artifact
+from clipkd.core.artifacts import Artifact, building, open_artifact
 from clipkd.core.errors import DataError
+from clipkd.data.dataset import Dataset
+from clipkd.data.labelled import evenly, labelled_rows
 from clipkd.embeddings.vectors import Vectors
 from clipkd.embeddings.weights_sha256 import FACT
 from clipkd.plugins import prototype_forms
-from clipkd.spec.layout import Embeddings
+from clipkd.spec.layout import Embeddings, Labelled
 
 SHOWN = 5
 """Classes that a message names."""
 OTHER_FORM = "choose another prototypes.form, or look at this class's images"
 
 
-def write_prototypes(store: Embeddings, form: str) -> None:
-    """Make the prototypes artefact of a form from a stored sample."""
+def sampled(store: Artifact, labelled: Labelled | None, dataset: Dataset | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors [S, D] that prototypes are made of, and their class numbers [S].
+
+    Args:
+        store: a stored sample, or embeddings of every image.
+        labelled: which of every image's are taken; the images themselves, not mirrored. None: it is a sample.
+        dataset: for the labels, beside `labelled`.
+    """
+    if labelled is None:
+        return Vectors(store, "sample")[:], store.array("sample-labels")
+    assert dataset is not None
+    rows = labelled_rows(dataset, labelled.few.count, labelled.few.seed).training
+    if labelled.per_class != "all":
+        counts = np.bincount(dataset.train_labels[rows]).clip(max=labelled.per_class)
+        rows = evenly(dataset.train_labels, rows, counts.sum(), labelled.few.seed)
+    return Vectors(store, "train")[rows, 0], dataset.train_labels[rows]
+
+
+def write_prototypes(
+    store: Embeddings, form: str, labelled: Labelled | None = None, dataset: Dataset | None = None
+) -> None:
+    """Make the prototypes artefact of a form from a stored sample, or of labelled images (see `sampled`)."""
     sample = open_artifact(store.folder, "embeddings", store.identity)
-    labels = sample.array("sample-labels")
+    vectors, labels = sampled(sample, labelled, dataset)
     classes = int(labels.max()) + 1
-    folder, identity = store.prototypes(form)
+    folder, identity = store.prototypes(form, labelled)
     with building(folder, "prototypes", identity) as draft:
-        made = prototype_forms.get(form).prototypes(Vectors(sample, "sample")[:], labels, classes)
+        made = prototype_forms.get(form).prototypes(vectors, labels, classes)
         if wrong := without_direction(made):
             raise DataError(f"teacher '{store.teacher.name}': {wrong} made from {store.folder}; {OTHER_FORM}")
         for name, array in made.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from clipkd.tables.accuracy import Lookup, accuracy, entry, teachers_of, train_types_of
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, p_value
 from clipkd.tables.drawings import Bar, Interval
-from clipkd.tables.grouping import AXES, groups, rows_of
+from clipkd.tables.grouping import AXES, groups, rows_of, with_labels
 from clipkd.tables.results import (
     Results,
     dataset_title,
@@ -99,17 +99,18 @@ def headline_tables(results: Results) -> list[PageTable]:
     runs = results.comparable
     runs = runs[runs.is_headline]
     titles = teacher_titles(teachers_of(runs))
-    means = accuracy(runs, best_of=("dataset", "student", "recipe"))
+    means = accuracy(runs, best_of=("dataset", "student", "labels", "recipe"))
     made = []
-    for (dataset, student), here in groups(runs, "dataset", "student"):
+    for (dataset, student, labels), here in groups(runs, "dataset", "student", "labels"):
         columns, rows = words("Train type"), {name: [Entry(name)] for name in train_types_of(here)}
         for recipe, mine in groups(here, "recipe"):
-            look = Lookup(means[(means.dataset == dataset) & (means.student == student) & (means.recipe == recipe)])
+            look = Lookup(means[(means.dataset == dataset) & (means.recipe == recipe)])
             for teacher in teachers_of(mine):
                 columns.append(Column(titles[teacher], f"recipe {recipe}, {EPOCHS[mine.epoch.iloc[0]]}"))
                 for name, row in rows.items():
-                    row.append(entry(look(student, teacher, name)))
+                    row.append(entry(look(student, labels, teacher, name)))
         caption = f"Test accuracy in percent: {dataset_title(dataset, results.config)}, student {student}"
+        caption += "" if labels == "all" else f", {labels} labels"
         made.append(PageTable(columns, list(rows.values()), caption))
     return made
 
@@ -124,7 +125,7 @@ def explorer(results: Results) -> PageTable:
             for metric, name in METRICS.items():
                 (found,) = rows_of(accuracy(chosen, metric))
                 is_headline = chosen.is_headline.all() and metric == "top1"
-                names = (found.train_type, teacher_title(found.teacher), dataset_title(found.dataset, results.config))
+                names = (with_labels(found), teacher_title(found.teacher), dataset_title(found.dataset, results.config))
                 texts = (*names, found.student, found.recipe, EPOCHS[found.epoch].partition(",")[0], name)
                 shown = replace(entry(found), is_best=False, drawing=Bar(found.mean) if found.n else None)
                 rows.append([*map(Entry, texts), Entry("headline" if is_headline else "more"), shown])
@@ -139,7 +140,7 @@ def runs_table(results: Results) -> PageTable:
     rows = []
     last, chosen = (results.frame[mask] for mask in (results.frame.epoch == "last", results.frame.is_headline))
     for run, headline in zip(rows_of(last), rows_of(chosen), strict=True):
-        names = (run.train_type, teacher_title(run.teacher), run.teacher_source)
+        names = (with_labels(run), teacher_title(run.teacher), run.teacher_source)
         texts = (*names, dataset_title(run.dataset, results.config), run.student, run.recipe, run.seed, run.epochs)
         row = [Entry(str(text)) for text in texts]
         if run.state == "finished":

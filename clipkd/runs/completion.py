@@ -19,9 +19,9 @@ def complete(run: Run) -> None:
     last, selected, correct = measured(run)
     if not has_sound_inputs(run):
         return
-    run.result = metrics(run.job, run.source, run.batches.count, parameters, last, selected)
+    run.result = metrics(run.job, run.source, run.job.images.count, parameters, last, selected)
     if run.ranks.is_first:
-        images = run.steps_per_epoch * run.numbers.batch_size if run.recipe.drop_last else run.batches.count
+        images = run.steps_per_epoch * run.numbers.batch_size if run.recipe.drop_last else run.job.images.count
         teacher = run.source.teacher
         costs = cost(run.job, teacher, parameters, images, run.seconds, run.passes, run.largest_group)
         record = RunRecord(metrics=run.result, cost=costs, history=run.history)

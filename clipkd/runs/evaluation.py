@@ -84,4 +84,4 @@ def images_of(run: Run, part: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs and labels of the test split or of the rows held out for validation."""
     if part == "test":
         return run.batches.evaluation("test", None, EVALUATION_BATCH)
-    return run.batches.evaluation("train", run.job.dataset.validation, EVALUATION_BATCH)
+    return run.batches.evaluation("train", run.job.labelled.validation, EVALUATION_BATCH)

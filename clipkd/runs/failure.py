@@ -44,7 +44,7 @@ def mark_failed(run: Run, step: int) -> DataError:
     """Write which step of the epoch (from 0) was not finite, and on which images; return what to tell the user."""
     generator = torch.Generator()
     generator.set_state(run.epoch.order)
-    batches = run.batches.epoch(run.numbers.batch_size, run.recipe.drop_last, generator)
+    batches = run.batches.epoch(run.numbers.batch_size, run.recipe.drop_last, generator, shown=run.job.images)
     batch = next(itertools.islice(batches, step, None))
     rows = batch.rows.tolist()
     number = run.epoch.number

@@ -18,11 +18,12 @@ from clipkd.data.augmentation import Augmentation
 from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
 from clipkd.data.boxes import replayed_views
 from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.labelled import Labelled, TrainingImages, labelled_rows, training_images
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.data.view_batches import Stored, ViewBatches
 from clipkd.embeddings.enlargement import say_enlarged
-from clipkd.embeddings.prototypes import OTHER_FORM, without_direction
+from clipkd.embeddings.prototypes import OTHER_FORM, sampled, without_direction
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.embeddings.weights_sha256 import teacher_fingerprint, weights_of
@@ -118,6 +119,19 @@ class Job:
             return recipe.of_strength(recipe.augment)
         return recipe.of_strength(strength_for(self.cell.student_spec, len(rows), self.numbers.epochs))
 
+    @cached_property
+    def labelled(self) -> Labelled:
+        """The images whose labels the run may see."""
+        few = self.cell.few_labels
+        return labelled_rows(self.dataset, few.count, few.seed) if few else labelled_rows(self.dataset)
+
+    @cached_property
+    def images(self) -> TrainingImages:
+        """What an epoch shows, and the labels that may be seen of it."""
+        rows, parts = training_rows(self), self.labelled
+        labelled = np.intersect1d(rows, np.concatenate(parts))
+        return training_images(self.dataset, rows, labelled, self.cell.method.sees_unlabelled)
+
     @property
     def names(self) -> list[str]:
         """What the dataset's classes are called."""
@@ -171,7 +185,8 @@ def open_teacher_targets(job: Job) -> TeacherTargets:
 
 def target_rows(job: Job) -> np.ndarray | None:
     """Return for each image the one whose targets it gets; None: its own. Says how many can only have their own."""
-    labels, rows = job.dataset.train_labels, training_rows(job)
+    shown = job.images
+    labels, rows = shown.labels, shown.rows
     found = job.cell.method.target_rows(labels, rows, job.cell.seed)
     if found is not None:
         kept = rows[found[rows] == rows]
@@ -196,7 +211,7 @@ def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False)
     embeddings = job.layout.full_embeddings(cell)
     if source == "cached" and asked == "embeddings":
         return embedding_targets(job, embeddings, rows, standardise)
-    head = open_part(job, "head", *embeddings.head()) if asked == "scores" else None
+    head = open_part(job, "head", *job.layout.head(cell)) if asked == "scores" else None
     if source == "cached" and head:
         scores = head.array("scores-train")
         return StoredTargets(scores, head.array("weight").shape[1], device, rows, cell.has_one_view)
@@ -253,10 +268,11 @@ def prototype_arrays(job: Job, standardise: bool) -> dict[str, np.ndarray]:
         return {name: artifact.array(name) for name in FORM if f"{name}.npy" in artifact.manifest["files"]}
     store = job.layout.sample_embeddings(job.cell)
     sample = open_part(job, "embeddings", store.folder, store.identity)
+    vectors, labels = sampled(sample, job.layout.labelled_sample(job.cell), job.dataset)
     # Of the sample, not of its prototypes: some forms bring each vector to length 1 before they take a mean.
-    vectors = Standardisation.of_sample(sample)(Vectors(sample, "sample")[:])
+    vectors = Standardisation.of_vectors(vectors)(vectors)
     form = prototype_forms.get(job.layout.form_of(job.cell))
-    return form.prototypes(vectors, sample.array("sample-labels"), len(job.dataset.classes))
+    return form.prototypes(vectors, labels, len(job.dataset.classes))
 
 
 def training_rows(job: Job) -> np.ndarray:
@@ -283,16 +299,16 @@ def open_batches(job: Job, source: TeacherTargets) -> Batches:
 
 def own_batches(job: Job, source: TeacherTargets) -> FlippedBatches | CroppedBatches:
     """Return the source of the job's batches with the dataset's own flips and crops."""
-    cell, dataset, rows = job.cell, job.dataset, training_rows(job)
+    cell, dataset = job.cell, job.dataset
     native = source.teacher is not None and cell.recipe_spec.teacher_view == "native"
     if job.thumbnails is None:
-        return FlippedBatches(dataset, rows, cell.student_spec.image_size, native, job.device)
+        return FlippedBatches(dataset, job.images, cell.student_spec.image_size, native, job.device)
     side = source.teacher.image_size if native and source.teacher else None
     if source.teacher is not None and side is not None:
         dataset = open_dataset(dataset.spec, dataset.artifact.path, opener=open_near)  # the large images' bytes too
         job.inputs.append(dataset.artifact)
         say_enlarged(dataset, source.teacher)
-    return CroppedBatches(dataset, job.thumbnails, rows, side, job.device, replay_of(job))
+    return CroppedBatches(dataset, job.thumbnails, job.images, side, job.device, replay_of(job))
 
 
 def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:

@@ -191,8 +191,11 @@ class Metrics(Model):
     epochs: Positive
     classes: Annotated[int, Field(ge=2)]
     train_images: Positive
+    """Of an epoch."""
     validation_images: Annotated[int, Field(ge=0)] | None = None
     """Images that are held out to choose the epoch; None: the run is older than this number."""
+    labelled_images: Positive | None = None
+    """Of the training images, those whose labels are seen; None: all."""
     student_parameters: Positive
     last: Chosen
     selected: Selected

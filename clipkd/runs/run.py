@@ -114,21 +114,20 @@ class Run:
 
     def count_steps(self) -> int:
         """Return the steps of an epoch."""
-        size = self.numbers.batch_size
+        size, count = self.numbers.batch_size, self.job.images.count
         if not self.recipe.drop_last:
-            if self.batches.count % size == 1 and self.student.has_batch_norm:
+            if count % size == 1 and self.student.has_batch_norm:
                 raise InputError(
-                    f"the last batch of an epoch has one image ({self.batches.count:,} training images in batches of "
+                    f"the last batch of an epoch has one image ({count:,} training images in batches of "
                     f"{size}), and batch normalisation in student '{self.cell.student}' needs two: change the batch "
                     "size by one"
                 )
-            return math.ceil(self.batches.count / size)
-        if self.batches.count < size:
+            return math.ceil(count / size)
+        if count < size:
             raise InputError(
-                f"batch size {size} is larger than the {self.batches.count} training images: "
-                "give a smaller --batch-size"
+                f"batch size {size} is larger than the {count} training images: give a smaller --batch-size"
             )
-        return self.batches.count // size
+        return count // size
 
     @property
     def is_unfinished(self) -> bool:
@@ -151,7 +150,8 @@ class Run:
         self.generator.set_state(self.epoch.order)
         size, drop_last = self.numbers.batch_size, self.recipe.drop_last
         turn = Turn(self.cell.seed, self.epoch.number)
-        return self.batches.epoch(size, drop_last, self.generator, self.epoch.step, turn)
+        # Its own images: those of runs side by side may differ in whose labels are seen.
+        return self.batches.epoch(size, drop_last, self.generator, self.epoch.step, turn, self.job.images)
 
     def set_learning_rate(self) -> None:
         """Set the next step's learning rate."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from clipkd.core.artifacts import Artifact
 from clipkd.core.errors import DataError
-from clipkd.embeddings.vectors import Statistics, Vectors
+from clipkd.embeddings.vectors import Statistics
 
 FLAT = 1e-6
 """A dimension whose deviation is this share of the largest one, or less, becomes 0: it holds rounding alone."""
@@ -35,9 +35,9 @@ class Standardisation:
         return cls.by(store.array("train-mean"), store.array("train-deviation"))
 
     @classmethod
-    def of_sample(cls, store: Artifact) -> Standardisation:
-        """Return the one by the images, or prompts, that prototypes are made of."""
-        statistics = Statistics([Vectors(store, "sample")[:]])
+    def of_vectors(cls, vectors: np.ndarray) -> Standardisation:
+        """Return the one by vectors [S, D]: of the images, or prompts, that prototypes are made of."""
+        statistics = Statistics([vectors])
         return cls.by(statistics.mean, statistics.deviation)
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import fingerprint
@@ -14,6 +15,7 @@ from clipkd.plugins.methods import Method
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import SeveralTeachers, TeacherSpec, TrainedCNN
+from clipkd.spec.few_labels import FewLabels
 from clipkd.spec.settings import Block, Config, Hyperparameters, TeacherSource
 
 NO_TEACHER = teachers.NO_TEACHER
@@ -35,6 +37,13 @@ class Cell:
     epochs: int = 200
     source: str | None = None
     """Where the dataset's data are, if not at the official place."""
+    labels: int | Literal["all"] = "all"
+    """Labelled images whose labels the run may see, those for validation included."""
+
+    @property
+    def few_labels(self) -> FewLabels | None:
+        """Whose labels may be seen; None: all."""
+        return None if self.labels == "all" else FewLabels(self.labels, self.seed)
 
     @property
     def dataset_spec(self) -> DatasetSpec:
@@ -100,6 +109,7 @@ class Cell:
         is_marked = self.is_cost_run or self.teacher_source == "replayed"
         train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
         train_type += "-one-view" if self.has_one_view else ""
+        train_type += "" if self.labels == "all" else f"-{self.labels}-labels"
         place = f"{self.recipe_spec.name}/{self.dataset}/{self.student_spec.name}"
         return f"{place}/{self.teacher_key}/{train_type}/seed{self.seed}"
 
@@ -151,8 +161,8 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
     """Yield the cells of one block of the grid."""
     usable = [name for name in block.datasets if usable_dataset(name, config, left_out)]
     named = [recipe for name in block.recipes for recipe in config.named_recipes(name)]
-    axes = (named, usable, block.students, block.train_types, block.seeds)
-    for recipe, dataset, student, train_type, seed in itertools.product(*axes):
+    axes = (named, usable, block.students, block.labels, block.train_types, block.seeds)
+    for recipe, dataset, student, labels, train_type, seed in itertools.product(*axes):
         source = config.source(dataset)
         spec, method = datasets.get(dataset, source), methods.get(train_type)
         cell = Cell(
@@ -165,6 +175,7 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
             teacher_source=block.teacher_source,
             epochs=epochs_of(block, recipes.get(recipe), config),
             source=source,
+            labels=labels,
         )
         if method.signal == "nothing":
             yield checked(cell)
@@ -229,6 +240,7 @@ def checked(cell: Cell) -> Cell:
     """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
     method = cell.method
     refuse_teacher(cell)
+    refuse_unknown_classes(cell)
     if has_imported(cell):
         refuse_unknown_views(cell)
         return cell
@@ -299,6 +311,16 @@ def refuse_unstored(cell: Cell) -> None:
         raise InputError(
             f"train type '{method.name}' looks up the {method.signal} of other images, so they must be stored: on "
             f"dataset '{cell.dataset}' use teacher_source '{stored}'"
+        )
+
+
+def refuse_unknown_classes(cell: Cell) -> None:
+    """Raise InputError where a control exchanges targets within classes, and few images' classes are known."""
+    method = cell.method
+    if cell.few_labels and method.target_of == "another image of the class":
+        raise InputError(
+            f"train type '{method.name}' exchanges the {method.signal} of images of one class, and with labels: "
+            f"{cell.labels} the class of most images is not known: use '{method.control_of}-permuted', or labels: all"
         )
 
 

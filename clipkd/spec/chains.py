@@ -6,6 +6,7 @@ before the run exists. The settings hold those of its own teacher, and so on to 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,8 @@ from clipkd.spec.settings import Block, Config, OwnTeacher, TeacherSource
 
 AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed")
 """What a run's folder is made of."""
+LABELS = re.compile(r"-(\d+)-labels$")
+"""The end of a train type in a run's folder, where few labels are seen."""
 
 
 def pinned(config: Config, complaint: Callable[[str, str], InputError]) -> Config:
@@ -89,7 +92,8 @@ def cell_of(run: str, config: Config) -> Cell:
         InputError: a part of the folder's name is unknown, or no run has this folder.
     """
     names = dict(zip(AXES, run.split("/"), strict=True))
-    method, source = train_type(names["train_type"])
+    named = LABELS.search(names["train_type"])
+    method, source = train_type(LABELS.sub("", names["train_type"]))
     teacher = NO_TEACHER if names["teacher"] == NO_TEACHER else teacher_of(names["teacher"], names["dataset"], config)
     if (methods.get(method).signal != "nothing") == (teacher == NO_TEACHER):
         raise InputError(f"train type '{method}' has {'a' if teacher == NO_TEACHER else 'no'} teacher")
@@ -104,6 +108,7 @@ def cell_of(run: str, config: Config) -> Cell:
         train_type=method,
         seed=int(names["seed"].removeprefix("seed")),
         source=config.source(names["dataset"]),
+        labels=int(named[1]) if named else "all",
     )
     blocks = [block for block in config.grid if asks_for(block, cell, names["teacher"], config)]
     given = recipes.get(recipe)
@@ -133,6 +138,7 @@ def asks_for(block: Block, cell: Cell, teacher: str, config: Config) -> bool:
         and cell.student_spec.name in known(students.get, block.students)
         and cell.train_type in known(methods.get, block.train_types)
         and cell.seed in block.seeds
+        and cell.labels in block.labels
         and (teacher == NO_TEACHER or teacher in given)
     )
 

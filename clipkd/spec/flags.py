@@ -84,9 +84,17 @@ def sample_flags(config: Config, cell: Cell) -> list[Any]:
     return flags
 
 
+def labels_flags(cell: Cell, with_seed: bool = True) -> list[Any]:
+    """Return the flags that say how many labels are seen, and of which images; nothing for all."""
+    if cell.labels == "all":
+        return []
+    return ["--labels", cell.labels, *(["--seed", cell.seed] if with_seed else [])]
+
+
 def probe_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that make class scores of embeddings."""
-    return store_flags(config, cell) + head_flags(config, cell)
+    own = bool(cell.teacher_spec and cell.teacher_spec.brings_head(cell.dataset))
+    return store_flags(config, cell) + head_flags(config, cell) + ([] if own else labels_flags(cell))
 
 
 def form_flags(config: Config) -> list[Any]:
@@ -106,7 +114,8 @@ def extract_flags(config: Config, cell: Cell, views: str) -> list[Any]:
 
 def prototypes_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that make class prototypes."""
-    return store_flags(config, cell) + sample_flags(config, cell) + form_flags(config)
+    made = store_flags(config, cell) + sample_flags(config, cell) + form_flags(config)
+    return made + ([] if cell.teacher_spec and cell.teacher_spec.is_per_class else labels_flags(cell))
 
 
 def run_flags(config: Config, cell: Cell) -> list[Any]:
@@ -120,4 +129,4 @@ def run_flags(config: Config, cell: Cell) -> list[Any]:
         flags += head_flags(config, cell)
     if cell.teacher_source == "replayed":
         flags += config.embeddings.flags("views")
-    return flags
+    return flags + labels_flags(cell, with_seed=False)

@@ -9,6 +9,7 @@ from clipkd.core.registry import origin
 from clipkd.plugins import methods, students
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.spec.cells import Cell
+from clipkd.spec.few_labels import labels_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
 from clipkd.spec.settings import Hyperparameters
@@ -50,6 +51,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         **method_identity(cell),
         **outside_identity(cell),
         **several_identity(cell),
+        **labels_identity(cell.few_labels),
     }
 
 
@@ -123,5 +125,5 @@ def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:
     elif source in {"live", "lazy"}:
         found["teacher"] = live_identity(teacher, layout.precision)
     if asked == "scores":
-        found["head"] = layout.full_embeddings(cell).head()[1]
+        found["head"] = layout.head(cell)[1]
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.plugins.datasets import DatasetSpec
@@ -15,6 +15,7 @@ from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import class_names
 from clipkd.spec.cells import Cell
 from clipkd.spec.class_names import ClassNames
+from clipkd.spec.few_labels import FewLabels, labels_identity
 from clipkd.spec.prompts import TEMPLATES
 from clipkd.spec.settings import Config, TeacherPrecision
 from clipkd.spec.views import (
@@ -31,6 +32,18 @@ from clipkd.spec.views import (
 
 RUNS = Path("results/runs")
 """Where the workflow's runs lie."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled training images that class prototypes are made of, where few are."""
+
+    few: FewLabels
+    per_class: int | Literal["all"]
+    """Of each class, at most."""
+
+    def identity(self) -> Identity:
+        return labels_identity(self.few) | {"per_class": self.per_class}
 
 
 @dataclass(frozen=True)
@@ -55,16 +68,20 @@ class Embeddings:
         """Return the folder of what is derived from these embeddings: beside them, so that each can be shared alone."""
         return self.folder.with_name(f"{self.folder.name}-{kind}-{fingerprint(identity)}")
 
-    def prototypes(self, form: str) -> tuple[Path, Identity]:
-        """Return folder and identity of the class prototypes made from these embeddings."""
-        identity = prototypes_identity(self.identity, form)
+    def prototypes(self, form: str, sample: Labelled | None = None) -> tuple[Path, Identity]:
+        """Return folder and identity of the class prototypes made from these embeddings.
+
+        `sample`: the labelled images that they are made of, where these are embeddings of every image.
+        """
+        identity = prototypes_identity(self.identity, form) | (sample.identity() if sample else {})
         return self.beside("prototypes", identity), identity
 
-    def head(self) -> tuple[Path, Identity]:
-        """Return folder and identity of the class-score head made from these embeddings."""
+    def head(self, few: FewLabels | None = None) -> tuple[Path, Identity]:
+        """Return folder and identity of the class-score head made from these embeddings; `few`: by few labels."""
         name = self.dataset.name
-        names = self.class_names if self.teacher.matches_names(name) else None
-        identity = head_identity(self.identity, self.teacher.brings_head(name), names)
+        names, is_own = self.class_names if self.teacher.matches_names(name) else None, self.teacher.brings_head(name)
+        # The checkpoint's own classifier needs no labels.
+        identity = head_identity(self.identity, is_own, names) | labels_identity(None if is_own else few)
         return self.beside("head", identity), identity
 
 
@@ -149,7 +166,7 @@ class Layout:
         if signal == "nothing":
             return {}
         if signal == "prototypes":
-            return {"sample": self.sample_embeddings(cell)}
+            return {"full" if self.labelled_sample(cell) else "sample": self.sample_embeddings(cell)}
         replayed = {"replayed": self.replayed_embeddings(cell)} if source == "replayed" else {}
         full = {"full": self.full_embeddings(cell)} if signal == "scores" or source == "cached" else {}
         return replayed | full
@@ -160,12 +177,28 @@ class Layout:
 
     def prototypes(self, cell: Cell) -> tuple[Path, Identity]:
         """Return folder and identity of the cell's class prototypes."""
-        return self.sample_embeddings(cell).prototypes(self.form_of(cell))
+        return self.sample_embeddings(cell).prototypes(self.form_of(cell), self.labelled_sample(cell))
+
+    def head(self, cell: Cell) -> tuple[Path, Identity]:
+        """Return folder and identity of the class scores of the cell's teacher."""
+        return self.full_embeddings(cell).head(cell.few_labels)
+
+    def labelled_sample(self, cell: Cell) -> Labelled | None:
+        """Return the labelled images that the cell's class prototypes are made of; None: they need no few labels."""
+        teacher = cell.teacher_spec
+        if cell.few_labels is None or teacher is None or teacher.is_per_class:
+            return None
+        return Labelled(cell.few_labels, self.sample.per_class)
 
     def sample_embeddings(self, cell: Cell) -> Embeddings:
-        """Return the embeddings of the few images, or prompts, per class that become prototypes."""
+        """Return the embeddings of the few images, or prompts, per class that become prototypes.
+
+        With few labels those of every image, which are stored once whatever images are labelled.
+        """
         teacher = cell.teacher_spec
         assert teacher is not None
+        if self.labelled_sample(cell):
+            return self.full_embeddings(cell)
         if teacher.reads_names:
             return self.embeddings(cell.dataset_spec, teacher, self.prompts(cell.dataset_spec))
         views = prototype_views(cell.recipe_spec, cell.dataset_spec, teacher, self.sample)

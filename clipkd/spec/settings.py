@@ -34,6 +34,13 @@ def per_class(value: Any) -> int | Literal["all"]:
     return value
 
 
+def labels(value: Any) -> int | Literal["all"]:
+    """Return a number of labelled images, or `all`."""
+    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or not 3 <= value <= 10**9):
+        raise ValueError("is not a whole number from 3 to 1000000000, or 'all'")
+    return value
+
+
 def class_names(value: Any) -> Given:
     """Return class names as a config gives them; what they are is checked where they are read."""
     texts = list(value) if isinstance(value, dict | list) else [value]
@@ -61,6 +68,11 @@ PerClass: TypeAlias = Annotated[
     int | Literal["all"],
     PlainValidator(per_class),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"const": "all"}]}),
+]
+Labels: TypeAlias = Annotated[
+    int | Literal["all"],
+    PlainValidator(labels),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 3, "maximum": 1_000_000_000}, {"const": "all"}]}),
 ]
 ClassNamesGiven: TypeAlias = Annotated[
     str | dict[str, str] | list[str],
@@ -104,6 +116,13 @@ class Block(Settings):
     )
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)] = setting(
         ..., "One student is trained per seed; tables show mean, standard deviation and n."
+    )
+    labels: Annotated[list[Labels], Field(min_length=1), AfterValidator(distinct)] = setting(
+        lambda: ["all"],
+        "Labelled images: `all`, or so many of a dataset's training images, evenly over the classes and chosen by the "
+        "run's seed. A fifth of them is for validation. The other training images are shown without their labels, to "
+        "train types whose teacher is asked about images (docs/few-labels.md).",
+        "--labels",
     )
     teacher_source: TeacherSource = setting(
         "cached",

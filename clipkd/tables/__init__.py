@@ -99,7 +99,7 @@ def write_tables(
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
     for table in made(found):
         write(table, Path(output))
-    write_text(Path(output) / RUNS, found.frame.to_csv(index=False, lineterminator="\n"))
+    write_text(Path(output) / RUNS, found.every_run.to_csv(index=False, lineterminator="\n"))
     if summary is not None:
         write_text(summary, metrics_file.text(found.frame))
     remove_leftovers(Path(output), table_files(config))

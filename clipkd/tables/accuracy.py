@@ -21,12 +21,14 @@ FAILED = "failed"
 SHARE = 100.0
 """Accuracies are shares of 1 in the runs, percent in the tables."""
 CSV = [
-    *("dataset", "student", "teacher", "train_type", "recipe", "epoch", "metric", "epochs", "mean_percent"),
+    *("dataset", "student", "labels", "teacher", "train_type", "recipe", "epoch", "metric", "epochs", "mean_percent"),
     *("deviation_percent", "n", "n_asked", "is_best", "teacher_head", "teacher_head_percent"),
 ]
 
 
-def accuracy(runs: pd.DataFrame, metric: str = "top1", best_of: Sequence[str] = ("recipe", "dataset")) -> pd.DataFrame:
+def accuracy(
+    runs: pd.DataFrame, metric: str = "top1", best_of: Sequence[str] = ("recipe", "dataset", "labels")
+) -> pd.DataFrame:
     """Return a row per student, teacher and train type: its accuracy over seeds, and whether it is the best.
 
     Args:
@@ -50,14 +52,15 @@ def entry(row: Any) -> Entry:
 
 
 class Lookup:
-    """Rows of `accuracy` by student, teacher and train type; without a teacher the same for each."""
+    """Rows of `accuracy` by student, labels, teacher and train type; without a teacher the same for each."""
 
     def __init__(self, means: pd.DataFrame) -> None:
-        self.rows = {(row.student, row.teacher, row.train_type): row for row in rows_of(means)}
+        self.rows = {(row.student, row.labels, row.teacher, row.train_type): row for row in rows_of(means)}
 
-    def __call__(self, student: str, teacher: str, train_type: str) -> Any:
+    def __call__(self, student: str, labels: str, teacher: str, train_type: str) -> Any:
         """Return the row, None where there is none."""
-        return self.rows.get((student, teacher, train_type), self.rows.get((student, NO_TEACHER, train_type)))
+        alone = self.rows.get((student, labels, NO_TEACHER, train_type))
+        return self.rows.get((student, labels, teacher, train_type), alone)
 
 
 def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
@@ -65,23 +68,28 @@ def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
     runs = results.comparable
     runs = runs[(runs.recipe == recipe) & (runs.epoch == epoch)]
     means = with_heads(accuracy(runs, metric), runs)
-    students, datasets = list(runs.student.unique()), list(runs.dataset.unique())
-    titles = teacher_titles(teachers_of(runs))
-    columns = [Column("Teacher", is_number=False)] + [Column("Student", is_number=False)] * (len(students) > 1)
+    students, labels, datasets = (list(runs[axis].unique()) for axis in ("student", "labels", "dataset"))
+    titles, many = teacher_titles(teachers_of(runs)), len(students) > 1
+    columns = [Column("Teacher", is_number=False)] + [Column("Student", is_number=False)] * many
+    columns += [Column("Labels")] * results.has_few_labels
     made = Table("", "", columns)
     rows = {
-        (student, teacher): [Entry(titles[teacher])] + [Entry(student)] * (len(students) > 1)
-        for student, teacher in itertools.product(students, titles)
-        if not runs[(runs.student == student) & runs.teacher.isin([teacher, NO_TEACHER])].empty
+        (student, few, teacher): [
+            *[Entry(titles[teacher]), *[Entry(student)] * many, *[Entry(few)] * results.has_few_labels]
+        ]
+        for student, few, teacher in itertools.product(students, labels, titles)
+        if not runs[(runs.student == student) & (runs.labels == few) & runs.teacher.isin([teacher, NO_TEACHER])].empty
     }
     for dataset in datasets:
         here = means[means.dataset == dataset]
         look, types = Lookup(here), train_types_of(runs[runs.dataset == dataset])
         columns += [Column(name, dataset_title(dataset, results.config)) for name in ("teacher", *types)]
-        for (student, teacher), row in rows.items():
-            row.append(head_entry(here[(here.student == student) & (here.teacher == teacher)]))
-            row += [entry(look(student, teacher, name)) for name in types]
-        made.records += [{name: plain(getattr(row, name)) for name in CSV} for row in rows_of(here)]
+        for (student, few, teacher), row in rows.items():
+            mine = (here.student == student) & (here.labels == few) & (here.teacher == teacher)
+            row.append(head_entry(here[mine]))
+            row += [entry(look(student, few, teacher, name)) for name in types]
+        csv = [name for name in CSV if name != "labels" or results.has_few_labels]
+        made.records += [{name: plain(getattr(row, name)) for name in csv} for row in rows_of(here)]
     made.rows = list(rows.values())
     made.notes = notes(results, runs, epoch)
     return made
@@ -101,15 +109,23 @@ def train_types_of(runs: pd.DataFrame) -> list[str]:
 def with_heads(means: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return rows of `accuracy` in percent, with the accuracy of the teacher's own head beside them."""
     metric = means.metric.iloc[0]
-    keys = ["dataset", "student", "teacher"]
+    keys = ["dataset", "student", "labels", "teacher"]
     heads = runs.groupby(keys).agg(
         teacher_head=("teacher_head", "first"),
-        teacher_head_percent=(f"teacher_head_{metric}", "first"),
+        teacher_head_percent=(f"teacher_head_{metric}", only_or_mean),
         needs_head=("needs_head", "any"),
     )
     heads["teacher_head_percent"] *= SHARE
     percent = means.assign(mean_percent=means["mean"] * SHARE, deviation_percent=means.deviation * SHARE)
     return percent.merge(heads.reset_index(), on=keys, how="left")
+
+
+def only_or_mean(values: pd.Series) -> float | None:
+    """Return the one value of a group, or the mean where seeds differ; None where there is none."""
+    known = values.dropna()
+    if not len(known):
+        return None
+    return float(known.iloc[0] if known.nunique() == 1 else known.mean())
 
 
 def head_entry(means: pd.DataFrame) -> Entry:
@@ -123,12 +139,17 @@ def head_entry(means: pd.DataFrame) -> Entry:
 def validation_notes(runs: pd.DataFrame) -> list[str]:
     """Return how many images choose the epoch of each dataset's runs, where a recipe lets them."""
     found = []
-    for (dataset, _), here in groups(runs.dropna(subset="validation_images"), "dataset", "recipe"):
+    known = runs.dropna(subset="validation_images")
+    for (dataset, recipe, labels), here in groups(known, "dataset", "recipe", "labels"):
         images, training = (int(here[name].min()) for name in ("validation_images", "train_images"))
         if not images:  # the recipe chooses by test accuracy
             continue
+        # One choice of the epoch for all rows of a dataset: that of the fewest held out.
+        least = known[(known.dataset == dataset) & (known.recipe == recipe)].validation_images.min()
         few = "; these are few, so comparisons use the last epoch" if images < FEW_HELD_OUT else ""
-        found.append(f"{dataset}: {images:,} images are held out of {images + training:,} to choose the epoch{few}.")
+        few = few or "; comparisons use the last epoch, as with the fewest labels" * bool(least < FEW_HELD_OUT)
+        of = f"{images + training:,}" if labels == "all" else f"the {labels} that are labelled"
+        found.append(f"{dataset}: {images:,} images are held out of {of} to choose the epoch{few}.")
     return found
 
 

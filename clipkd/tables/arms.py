@@ -35,18 +35,22 @@ class Arm:
     epochs: int | None = None
     setting: str = ""
     """The recipe's own name, where `recipe` is a sweep: the one that validation chose."""
+    labels: str = "all"
+    """How many labels the students see."""
     correct: dict[int, np.ndarray] = field(default_factory=dict)
     """Seed -> which test images are classified correctly, bool [N], of the runs that have kept it."""
 
     @property
-    def place(self) -> tuple[str, str, str]:
-        return self.recipe, self.dataset, self.student
+    def place(self) -> tuple[str, str, str, str]:
+        return self.recipe, self.dataset, self.student, self.labels
 
 
 def arms(results: Results) -> list[Arm]:
     """Return the arms of the runs that comparisons use, in the config's order; those of a place next to each other."""
     runs = results.comparable
-    runs = nested_order(runs[runs.is_headline], "recipe", "dataset", "student").assign(points=lambda f: f.top1 * POINTS)
+    runs = nested_order(runs[runs.is_headline], "recipe", "dataset", "student", "labels").assign(
+        points=lambda f: f.top1 * POINTS
+    )
     by_axes = {(*axes_of(cell), cell.seed): run for cell, run in results.runs.items() if not cell.is_cost_run}
     found = []
     for axes, here in groups(runs, *AXES):

@@ -57,6 +57,8 @@ class Comparison:
     """How many p-values that list has."""
     unlike: str = ""
     """What the two sides differ in beside the train type."""
+    labels: str = "all"
+    """How many labels both see."""
 
     @property
     def sentence(self) -> str:
@@ -138,7 +140,7 @@ def compare(grid: list[Arm]) -> tuple[list[Comparison], list[str]]:
     """Return every comparison of a grid's arms, those of a place next to each other; and lines on what is missing."""
     found: list[Comparison] = []
     alone: dict[str, None] = {}
-    for (recipe, dataset, student), members in groupby(grid, key=lambda arm: arm.place):
+    for (recipe, dataset, student, labels), members in groupby(grid, key=lambda arm: arm.place):
         here = list(members)
         without = {arm.train_type: arm for arm in here if arm.teacher == NO_TEACHER}
         for teacher in dict.fromkeys(arm.teacher for arm in here if arm.teacher != NO_TEACHER):
@@ -146,7 +148,9 @@ def compare(grid: list[Arm]) -> tuple[list[Comparison], list[str]]:
             for question, method, against in pairs(list(mine)):
                 second = mine.get(against) or without.get(against)
                 if second is None:
-                    line = f"No {against} runs of {student} on {dataset}, recipe {recipe}: no comparison for {method}."
+                    few = "" if labels == "all" else f", {labels} labels"
+                    what = f"{student} on {dataset}{few}, recipe {recipe}"
+                    line = f"No {against} runs of {what}: no comparison for {method}."
                     alone[line] = None
                 else:
                     found.append(comparison(question, mine[method], second))
@@ -157,11 +161,13 @@ def compare(grid: list[Arm]) -> tuple[list[Comparison], list[str]]:
 def comparison(question: str, first: Arm, second: Arm) -> Comparison:
     """Return the comparison of two arms."""
     return Comparison(
-        *(*first.place, first.teacher, first.train_type, second.train_type, first.epoch),
+        *(first.recipe, first.dataset, first.student, first.teacher),
+        *(first.train_type, second.train_type, first.epoch),
         difference=difference(first, second),
         is_incomplete=first.is_incomplete or second.is_incomplete,
         question=question,
         unlike=unlike(first, second),
+        labels=first.labels,
     )
 
 
@@ -179,9 +185,15 @@ def pairs(train_types: list[str]) -> Iterator[tuple[str, str, str]]:
                 yield "methods", spec.name, other
 
 
-def deciding(method: str) -> list[str]:
-    """Return the controls that a method must be better than for its teacher's content to matter."""
+def deciding(method: str, labels: str = "all") -> list[str]:
+    """Return the controls that a method must be better than for its teacher's content to matter.
+
+    With few labels the images of one class are not known: targets of any other image then decide, and on images
+    without a label they contradict none.
+    """
     controls = [spec for spec in map(methods.get, methods.names()) if spec.control_of == method]
+    if labels != "all":
+        controls = [spec for spec in controls if spec.target_of != "another image of the class"]
     return [spec.name for spec in controls if spec.decides] or [spec.name for spec in controls]
 
 
@@ -193,7 +205,7 @@ def contents(mine: dict[str, Arm], without: dict[str, Arm]) -> Iterator[Comparis
     (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, https://doi.org/10.2307/1267823).
     """
     for first in mine.values():
-        controls = deciding(first.train_type)
+        controls = deciding(first.train_type, first.labels)
         if not controls or BASELINE not in without or not mine.keys() >= set(controls):
             continue
         others = [without[BASELINE], *(mine[name] for name in controls)]
@@ -237,7 +249,7 @@ def corrected(found: list[Comparison]) -> list[Comparison]:
 
 def untested(found: list[Comparison]) -> list[str]:
     """Return a line that names each method and teacher whose controls the grid lacks; none where it has them."""
-    helping = [one for one in found if one.question == "help" and deciding(one.method)]
+    helping = [one for one in found if one.question == "help" and deciding(one.method, one.labels)]
     tested = {(*place_of(one), one.method) for one in found if one.question == "content"}
     lacking = [one for one in helping if (*place_of(one), one.method) not in tested]
     if not lacking:
@@ -246,7 +258,7 @@ def untested(found: list[Comparison]) -> list[str]:
     named = dict.fromkeys(
         one.method if one.method in never else f"{one.method} with {teacher_title(one.teacher)}" for one in lacking
     )
-    wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method))
+    wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method, one.labels))
     return [
         f"Not tested, as the grid lacks runs of {', '.join(wanted)}: whether the teacher's content matters for "
         f"{', '.join(named)}."
@@ -256,8 +268,8 @@ def untested(found: list[Comparison]) -> list[str]:
 def beside(found: list[Comparison]) -> list[Comparison]:
     """Return the comparisons of methods with controls that do not decide whether the teacher's content matters."""
     controls = [one for one in found if one.question == "controls" and one.against != BASELINE]
-    return [one for one in controls if one.against not in deciding(one.method)]
+    return [one for one in controls if one.against not in deciding(one.method, one.labels)]
 
 
-def place_of(one: Comparison) -> tuple[str, str, str, str]:
-    return one.recipe, one.dataset, one.student, one.teacher
+def place_of(one: Comparison) -> tuple[str, str, str, str, str]:
+    return one.recipe, one.dataset, one.student, one.labels, one.teacher

@@ -9,7 +9,19 @@ from clipkd.tables.costs import MEGABYTE, costs
 from clipkd.tables.grouping import rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, significant, spread, words
+from clipkd.tables.table import (
+    NOTHING,
+    Column,
+    Entry,
+    Field,
+    Table,
+    filled,
+    is_missing,
+    labels_field,
+    significant,
+    spread,
+    words,
+)
 
 
 def table(results: Results) -> Table:
@@ -19,6 +31,7 @@ def table(results: Results) -> Table:
     fields = [
         words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
         words("student", "Student"),
+        *labels_field(results.has_few_labels),
         words("teacher", "Teacher", lambda row: titles[row.teacher]),
         words("train_type", "Train type"),
         words("recipe", "Recipe"),

@@ -31,6 +31,7 @@ NUMBERS: dict[str, Callable[[FinishedRun], Any]] = {
     "classes": lambda run: run.metrics.classes,
     "train_images": lambda run: run.metrics.train_images,
     "validation_images": lambda run: run.metrics.validation_images,
+    "labelled_images": lambda run: run.metrics.labelled_images,
     "student_parameters": lambda run: run.metrics.student_parameters,
     "seconds_per_epoch": lambda run: run.cost.median_seconds,
     "images_per_second": lambda run: run.cost.images_per_second,

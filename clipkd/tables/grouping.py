@@ -11,7 +11,7 @@ from clipkd.tables.summary import summarise
 if TYPE_CHECKING:
     import pandas as pd
 
-AXES = ["recipe", "dataset", "student", "teacher", "train_type"]
+AXES = ["recipe", "dataset", "student", "labels", "teacher", "train_type"]
 """What a row of an accuracy table is for; its numbers are over seeds."""
 ROLES = ["baseline", "method", "control"]
 """Of train types, in the order in which tables show them."""
@@ -19,12 +19,17 @@ ROLES = ["baseline", "method", "control"]
 
 def axes_of(cell: Cell) -> tuple[str, ...]:
     """Return what a cell's row of an accuracy table is for."""
-    return cell.recipe_spec.name, *(getattr(cell, axis) for axis in AXES if axis != "recipe")
+    return cell.recipe_spec.name, *(str(getattr(cell, axis)) for axis in AXES if axis != "recipe")
 
 
 def rows_of(frame: pd.DataFrame) -> list[Any]:
     """Return the rows of a frame, an attribute for each column."""
     return list(frame.itertuples(index=False))
+
+
+def with_labels(row: Any) -> str:
+    """Return a row's train type, and how many labels are seen where these are few."""
+    return str(row.train_type) if row.labels == "all" else f"{row.train_type}, {row.labels} labels"
 
 
 def groups(frame: pd.DataFrame, *by: str) -> list[tuple[Any, pd.DataFrame]]:

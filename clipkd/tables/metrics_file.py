@@ -16,7 +16,7 @@ NUMBERS = ("top1", "top5", "validation_top1")
 
 
 def text(frame: pd.DataFrame) -> str:
-    """Return the file's content: recipe -> dataset -> student -> teacher -> train type -> numbers.
+    """Return the file's content: recipe -> dataset -> student (-> few labels) -> teacher -> train type -> numbers.
 
     Accuracies are means over seeds, shares of 1, of the epoch that comparisons use. `n` counts the seeds, and what is
     not known is left out. Runs that measure costs only are not among them.
@@ -26,7 +26,9 @@ def text(frame: pd.DataFrame) -> str:
     for row in rows_of(over_seeds(shown, [*AXES, "teacher_source"], *NUMBERS)):
         place = found
         for axis in AXES[:-1]:
-            place = place.setdefault(getattr(row, axis), {})
+            if (axis, getattr(row, axis)) != ("labels", "all"):
+                name = getattr(row, axis)
+                place = place.setdefault(f"{name} labels" if axis == "labels" else name, {})
         replayed = " (replayed)" if row.teacher_source == "replayed" else ""
         means = {name: getattr(row, f"{name}_mean") for name in NUMBERS}
         place[row.train_type + replayed] = {"n": row.n} | {

@@ -8,7 +8,7 @@ from clipkd.tables.accuracy import SHARE, teachers_of
 from clipkd.tables.grouping import AXES, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, labels_field, spread, words
 
 
 def table(results: Results) -> Table:
@@ -23,6 +23,7 @@ def table(results: Results) -> Table:
         words("recipe", "Recipe"),
         words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
         words("student", "Student"),
+        *labels_field(results.has_few_labels),
         words("teacher", "Teacher", lambda row: titles[row.teacher]),
         words("train_type", "Train type"),
         *map(Field, ("epoch", "n", "n_asked")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clipkd.tables.costs import GIGABYTE, costs
-from clipkd.tables.grouping import rows_of
+from clipkd.tables.grouping import rows_of, with_labels
 from clipkd.tables.published import FIGURE, HARDWARE, MEMORY_CLAIM, TIME_CLAIM, TRAIN_TYPES, Published
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, significant, spread, words
@@ -31,7 +31,7 @@ def table(results: Results) -> Table:
     measured = [
         words("source", "", lambda row: "measured", lambda row: "measured"),
         words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-        words("train_type", "Train type", lambda row: f"{row.train_type}, {row.teacher_source} teacher"),
+        words("train_type", "Train type", lambda row: f"{with_labels(row)}, {row.teacher_source} teacher"),
         words("student", "Student"),
         words("teacher", "Teacher", lambda row: titles[row.teacher]),
         words("recipe", "Recipe"),
@@ -97,7 +97,7 @@ def published_entries(point: Published) -> list[Entry]:
 
 def claims(rows: pd.DataFrame, titles: dict[str, str]) -> list[str]:
     """Return one sentence for each live teacher-KD that has an embed-KD of the same student beside it."""
-    axes = ["dataset", "student", "teacher", "recipe"]
+    axes = ["dataset", "student", "labels", "teacher", "recipe"]
     live = rows[(rows.train_type == "teacher-KD") & (rows.teacher_source == "live") & (rows.n > 0)]
     embed = rows[(rows.train_type == "embed-KD") & (rows.n > 0)].drop_duplicates(axes)
     both = live.merge(embed, on=axes, suffixes=("", "_embed"))

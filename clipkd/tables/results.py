@@ -128,6 +128,16 @@ class Results:
         return shown(self.frame)
 
     @property
+    def has_few_labels(self) -> bool:
+        """Whether some runs see few labels: tables then have a column for their number."""
+        return any(cell.few_labels for cell in self.cells)
+
+    @property
+    def every_run(self) -> pd.DataFrame:
+        """The frame as runs.csv shows it."""
+        return self.frame if self.has_few_labels else self.frame.drop(columns=["labels", "labelled_images"])
+
+    @property
     def comparable(self) -> pd.DataFrame:
         """The rows of accuracy tables: all but those of runs that only measure a live teacher's cost."""
         return self.shown[~self.shown.is_cost_run]
@@ -155,7 +165,7 @@ def results(folder: str | Path = "results", data: str | Path | None = None) -> p
     """
     folder = Path(folder)
     data = folder.parent / "data" if data is None else Path(data)
-    return Results.collect(resolved(folder / "config.json"), folder / "runs", data, partial=True).frame
+    return Results.collect(resolved(folder / "config.json"), folder / "runs", data, partial=True).every_run
 
 
 def together(wrong: list[DataError], runs: Path) -> DataError:
@@ -200,7 +210,8 @@ def teacher_names(cells: Iterable[Cell]) -> list[str]:
 def described(cell: Cell, failure: str | None = None) -> str:
     """Return a cell in words, and why it failed, where it did."""
     train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
-    run = f"recipe {cell.recipe_spec.name}, seed {cell.seed}"
+    few = f", {cell.labels} labels" if cell.few_labels else ""
+    run = f"recipe {cell.recipe_spec.name}{few}, seed {cell.seed}"
     words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {train_type}, {run}"
     return f"{words} (FAILED: {failure})" if failure else words
 

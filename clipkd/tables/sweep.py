@@ -13,7 +13,7 @@ from clipkd.tables.accuracy import SHARE, validation_notes
 from clipkd.tables.grouping import groups, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_title
 from clipkd.tables.settings import PLACE, best, chosen_by_validation, sweeps_of
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, spread, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, spread, words
 
 
 def table(results: Results) -> Table:
@@ -28,7 +28,8 @@ def table(results: Results) -> Table:
             words("student", "Student"),
             words("teacher", "Teacher", lambda row: teacher_title(row.teacher)),
             words("train_type", "Train type"),
-            *map(Field, (name for name in PLACE if name not in {"dataset", "student", "teacher", "train_type"})),
+            *labels_field(results.has_few_labels),
+            Field("teacher_source"),
             words("setting", "Setting", lambda row: Entry(row.setting, row.is_chosen)),
             *map(Field, ("recipe", "epoch", "epochs", "n", "n_asked", "settings_tried")),
             *percent("validation", "validation_top1", "Validation, %"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, p_value, signed
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, words
 
 EPOCHS = {"selected": "the validation-selected epoch", "last": "the last epoch"}
 
@@ -19,6 +19,7 @@ def table(results: Results) -> Table:
             words("recipe", "Recipe"),
             words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
             words("student", "Student"),
+            *labels_field(results.has_few_labels),
             words("teacher", "Teacher", lambda row: titles[row.teacher]),
             words("method", "Method"),
             words("against", "Against", lambda row: f"{row.against} {UNLIKE}" if row.unlike else row.against),

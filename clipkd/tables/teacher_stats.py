@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -136,6 +137,12 @@ def class_cosine(prototypes: np.ndarray) -> float:
     return float(((sums.sum(axis=0) ** 2).sum() - within) / (classes * (classes - 1) * units.shape[1] ** 2))
 
 
+def mean_known(values: list[float | None]) -> float | None:
+    """Return the mean; None where one is not known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
+
+
 def needs_head(cell: Cell) -> bool:
     """Return whether the run reads the teacher's class scores."""
     return cell.method.signal == "scores"
@@ -172,9 +179,18 @@ class TeacherStats:
             return None
         if cell.teacher_spec is None or cell.teacher_spec.is_per_class:
             return None
-        folder, identity = self.layout.full_embeddings(cell).head()
+        folder, identity = self.layout.head(cell)
         found = self.read(folder, "head", identity, HeadFacts, needs_head(cell))
         return Head(found.facts.head, found.facts.accuracy.test, found.facts.top5.test) if found else None
+
+    def heads(self, cells: list[Cell]) -> Head | None:
+        """Return the teacher's head of cells that differ in their student and seed: with few labels, the mean one."""
+        found = [self.head(cell) for cell in {cell.few_labels: cell for cell in cells}.values()]
+        known = [one for one in found if one]
+        if len(found) < 2 or len(known) < len(found):
+            return found[0] if len(found) < 2 else None
+        top1, top5 = ([one.top1 for one in known], [one.top5 for one in known])
+        return Head(known[0].name, mean_known(top1), mean_known(top5))
 
     def full(self, cell: Cell) -> Extraction | None:
         """Return the extraction of every image, as the cell's recipe asks for it."""
@@ -230,7 +246,7 @@ class TeacherStats:
             asked += [(store.folder, "embeddings", store.identity), (folder, "prototypes", identity)]
         if needs_full(cell):
             store = self.layout.full_embeddings(cell)
-            folder, identity = store.head()
+            folder, identity = self.layout.head(cell)
             asked.append((store.folder, "embeddings", store.identity))
             asked += [(folder, "head", identity)] if needs_head(cell) else []
         if needs_replayed(cell):

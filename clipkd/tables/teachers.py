@@ -8,7 +8,7 @@ from typing import Any
 
 from clipkd.spec.cells import Cell
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, values, where
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, significant, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, significant, words
 from clipkd.tables.teacher_stats import Extraction, Head, Teacher, needs_full, needs_head, needs_sample
 
 SETS = {"full": "Embeddings of every image", "sample": "Embeddings for prototypes"}
@@ -23,6 +23,8 @@ class Row:
     recipe: str
     student: str
     """All that share the embeddings."""
+    labels: str
+    """How many the head is fitted to, or `all`."""
     stats: Teacher | None
     head: Head | None
     needs_head: bool
@@ -51,6 +53,7 @@ def table(results: Results) -> Table:
         words("teacher", "Teacher", lambda row: titles[row.teacher]),
         words("recipe", "Recipe"),
         words("student", "Student", lambda row: row.student.replace(" ", ", ")),
+        *labels_field(results.has_few_labels),
         Field(
             "parameters",
             Column("parameters, M"),
@@ -91,11 +94,11 @@ def table(results: Results) -> Table:
 def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:
     """Return the cells by recipe and by the embeddings that they would read (students of a size may share them)."""
     layout = results.teachers.layout
-    groups: dict[tuple[str, Path | None, Path], list[Cell]] = {}
+    groups: dict[tuple[str, Path | None, Path, str], list[Cell]] = {}
     for cell in cells:
         is_per_class = cell.teacher_spec is not None and cell.teacher_spec.is_per_class
         full = None if is_per_class else layout.full_embeddings(cell).folder
-        key = (results.labels[cell.recipe], full, layout.sample_embeddings(cell).folder)
+        key = (results.labels[cell.recipe], full, layout.sample_embeddings(cell).folder, str(cell.labels))
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
 
@@ -104,17 +107,21 @@ def row(results: Results, cells: list[Cell]) -> Row:
     """Return the row of one teacher, dataset and recipe."""
     stats, first = results.teachers, cells[0]
     taught = [cell for cell in cells if needs_sample(cell)]
+    # Prototypes of few labelled images are made of the embeddings of every image.
+    own_sample = stats.layout.labelled_sample(first) is None
+    sample = stats.sample(first) if own_sample else None
     return Row(
         first.dataset,
         first.teacher,
         results.labels[first.recipe],
         " ".join(values(cells, "student")),
+        str(first.labels),
         stats.teacher(first),
-        stats.head(first),
+        stats.heads(cells),
         any(map(needs_head, cells)),
         stats.class_cosine(taught[0]) if taught else None,
-        {"full": stats.full(first), "sample": stats.sample(first)},
-        {"full": any(map(needs_full, cells)), "sample": bool(taught)},
+        {"full": stats.full(first), "sample": sample},
+        {"full": any(map(needs_full, cells)), "sample": bool(taught) and own_sample},
     )
 
 

@@ -43,6 +43,8 @@ class TrainJob:
     cells: tuple[Cell, ...]
     settings: Identity
     """What makes the runs, as far as the config says; with seed 0."""
+    each: tuple[Identity, ...] = ()
+    """With few labels, the settings of each run: its seed is in what its teacher says too."""
 
     @property
     def folders(self) -> list[Path]:
@@ -83,6 +85,7 @@ class TrainJob:
             manifest = read_manifest(folder)
             is_sound = manifest["files"][METRICS]["sha256"] == sha256(folder / METRICS)
             wanted = self.settings | {"cell": self.settings["cell"] | {"seed": cell.seed}}
+            wanted = self.each[self.cells.index(cell)] if self.each else wanted
             return manifest["kind"] == KIND and is_sound and agree(manifest["identity"], wanted)
         except (DataError, KeyError, TypeError):
             return False
@@ -110,7 +113,9 @@ def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> di
     for kind, members in alike.items():
         settings = run_identity(kind, kind.hyperparameters(config), layout, content="")
         for start in range(0, len(members), size):
-            job = TrainJob(tuple(members[start : start + size]), settings)
+            some = tuple(members[start : start + size])
+            each = (run_identity(one, one.hyperparameters(config), layout, content="") for one in some)
+            job = TrainJob(some, settings, tuple(each) if kind.few_labels else ())
             found[job.stamp.as_posix()] = job
     return found
 

@@ -20,6 +20,7 @@ from clipkd.data.augmentation import (
 from clipkd.data.batches import FlippedBatches, Turn
 from clipkd.data.counters import uniforms
 from clipkd.data.dataset import open_dataset
+from clipkd.data.labelled import training_images
 from clipkd.data.view_batches import Stored, ViewBatches
 from clipkd.plugins import datasets
 from clipkd.plugins.recipes import STRENGTHS
@@ -164,7 +165,8 @@ def test_a_view_is_a_function_of_seed_row_and_number():
 
 def test_an_epoch_that_begins_later_has_the_same_batches(digits_folder):
     dataset = open_dataset(datasets.get("digits"), digits_folder / "datasets/digits")
-    source = FlippedBatches(dataset, dataset.training, SIDE, False, torch.device("cpu"))
+    shown = training_images(dataset, dataset.training, dataset.training, True)
+    source = FlippedBatches(dataset, shown, SIDE, False, torch.device("cpu"))
 
     def batches(strength, stored=None):
         return ViewBatches(

@@ -151,6 +151,8 @@ def test_classes_of_one_image_are_named(digits_folder, vit_folder, capsys, monke
     labels[labels == 8] = 7
     labels[5] = 8
     monkeypatch.setitem(vars(job.dataset), "train_labels", labels)
+    vars(job).pop("images")
+    vars(job).pop("labelled")
     open_teacher_targets(job)
     assert "classes of one training image keep that image's own targets: 8" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clipkd.data.batches import shuffled
+from clipkd.data.labelled import TrainingImages
 from clipkd.data.residency import FRACTION, Resident, Streamed
 from clipkd.embeddings import prepare
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
@@ -88,7 +89,7 @@ def test_batches_are_the_same_bit_for_bit_from_memory_and_disk(source, monkeypat
 
 def open_validation(batches) -> np.ndarray:
     """Return rows that are held out: those that are not trained on."""
-    return np.setdiff1d(np.arange(len(batches.labels["train"])), batches.rows.numpy())
+    return np.setdiff1d(np.arange(len(batches.labels["train"])), batches.shown.labelled)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -109,16 +110,15 @@ def test_an_epoch_can_be_taken_up_at_any_step(drop_last, source):
 def test_no_two_batches_and_epochs_show_the_same_crops(source):
     batches, drawn = source(), generator()
     first, second = list(batches.epoch(16, False, drawn)), list(batches.epoch(16, False, drawn))
-    assert sorted(itertools.chain.from_iterable(batch.rows.tolist() for batch in first)) == batches.rows.tolist()
+    rows = sorted(itertools.chain.from_iterable(batch.rows.tolist() for batch in first))
+    assert rows == batches.shown.labelled.tolist()
     assert not torch.equal(first[0].rows, second[0].rows)
     assert not torch.equal(first[0].inputs, first[1].inputs)
 
 
 def test_half_of_the_images_are_mirrored_each_by_chance():
-    generator = torch.Generator().manual_seed(0)
-    first, second = (
-        torch.cat([flips for _, _, flips in shuffled(torch.arange(4000), 300, False, generator, 0, True)])
-        for _ in range(2)
-    )
+    drawn, rows = torch.Generator().manual_seed(0), np.arange(4000)
+    shown = TrainingImages(np.zeros(4000, np.int64), rows, rows[:0], 4000)
+    first, second = (torch.cat([plan.flips for plan in shuffled(shown, 300, False, drawn, 0, True)]) for _ in range(2))
     for share in (first, second, first ^ second):
         assert share.double().mean().item() == pytest.approx(0.5, abs=0.032)  # four standard deviations

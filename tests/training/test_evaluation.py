@@ -48,7 +48,7 @@ def test_a_score_is_over_images_without_dropout_and_training_goes_on_with_it(rec
 
 def test_the_epoch_is_chosen_on_the_images_that_are_not_trained_on(digits_folder, tmp_path):
     run = run_of(digits_folder, tmp_path)
-    rows = np.setdiff1d(np.arange(len(run.job.dataset.train_labels)), run.batches.rows.numpy())
+    rows = np.setdiff1d(np.arange(len(run.job.dataset.train_labels)), run.batches.shown.labelled)
     assert 0 < len(rows) < run.batches.count
     found, wanted = images_of(run, "validation"), run.batches.evaluation("train", rows, len(rows))
     inputs, labels = next(wanted)

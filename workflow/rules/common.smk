@@ -99,6 +99,11 @@ SCORED = {}
 THUMBNAILS = {}
 
 
+def kind_of(cell):
+    """Return a cell that stands for all that read the same artefacts, whatever their seed."""
+    return cell if cell.few_labels else replace(cell, seed=0)
+
+
 def share(artefacts, cell, folder_of, *more):
     """Note that a cell needs an artefact."""
     folder = folder_of(cell).as_posix()
@@ -110,10 +115,9 @@ def thumbnails_of(dataset, side):
     return LAYOUT.thumbnails(dataset, side)[0].as_posix()
 
 
-# Seeds share everything: each kind of cell is looked at once. (Every job of a cluster reads this file twice.)
-for cell in dict.fromkeys(
-    replace(one, seed=0) for cell in CELLS for one in cell.by_teacher
-):
+# Seeds share everything, but which labels are seen, where these are few: each kind of cell is looked at once. (Every
+# job of a cluster reads this file twice.)
+for cell in dict.fromkeys(kind_of(one) for cell in CELLS for one in cell.by_teacher):
     if cell.dataset_spec.has_thumbnails:
         side = cell.student_spec.image_size
         THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side
@@ -126,11 +130,11 @@ for cell in dict.fromkeys(
             SCORED.setdefault(weights, cell)
     for kind in LAYOUT.stores(cell):
         share(STORES, cell, lambda c: LAYOUT.stores(c)[kind].folder, kind)
-        if kind == "sample":
-            share(PROTOTYPES, cell, prototypes_folder)
         if kind == "full":
             # A teacher's probe accuracy is in the tables beside its students.
-            share(HEADS, cell, lambda c: LAYOUT.full_embeddings(c).head()[0])
+            share(HEADS, cell, lambda c: LAYOUT.head(c)[0])
+    if cell.method.signal == "prototypes":
+        share(PROTOTYPES, cell, prototypes_folder)
 
 
 wildcard_constraints:
@@ -138,7 +142,7 @@ wildcard_constraints:
     dataset="[a-z0-9-]+",
     student="[a-z0-9-]+",
     teacher="[a-z0-9.+-]+",
-    train_type="[A-Za-z-]+",
+    train_type="[A-Za-z0-9-]+",
     seed=r"\d+",
     fingerprint="[0-9a-f]{16}",
     part="[0-9a-f]{16}",

@@ -27,7 +27,10 @@ def shown_inputs(wildcards):
 def prototypes_inputs(wildcards):
     """Return what class prototypes are made from: the stored sample."""
     store = STORE.format(**wildcards)
-    return origin(f"{store}-prototypes-{wildcards.part}/manifest.json", store)
+    output = f"{store}-prototypes-{wildcards.part}/manifest.json"
+    (cell,) = PROTOTYPES[str(Path(output).parent)]
+    labels = [LAYOUT.dataset(cell.dataset_spec)] if LAYOUT.labelled_sample(cell) else []
+    return origin(output, store, *labels)
 
 
 def probe_inputs(wildcards):
@@ -102,9 +105,11 @@ def pixels_inputs(cell):
     return inputs
 
 
-def signal_inputs(cell):
-    """Return what the run's method asks of its teachers: nothing, or stored or live signals."""
-    return [manifest(folder) for folder in signal_folders(replace(cell, seed=0))]
+def signal_inputs(job):
+    """Return what the method of a job's runs asks of its teachers: nothing, or stored or live signals."""
+    kinds = dict.fromkeys(kind_of(cell) for cell in job.cells)
+    folders = dict.fromkeys(one for kind in kinds for one in signal_folders(kind))
+    return [manifest(folder) for folder in folders]
 
 
 @cache
@@ -125,7 +130,7 @@ def folders_of_one(cell):
     if asked == "embeddings" and source == "cached":
         folders.append(LAYOUT.full_embeddings(cell).folder)
     if asked == "scores":
-        folders.append(LAYOUT.full_embeddings(cell).head()[0])
+        folders.append(LAYOUT.head(cell)[0])
     if source in ("live", "lazy"):
         folders.append(LAYOUT.teacher(cell.teacher_spec))
     return folders

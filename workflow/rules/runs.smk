@@ -9,7 +9,7 @@ rule train:
     """Train one student, or those of its seeds that are not complete yet."""
     input:
         pixels=lambda wildcards: pixels_inputs(job_of(wildcards).cells[0]),
-        signal=lambda wildcards: signal_inputs(job_of(wildcards).cells[0]),
+        signal=lambda wildcards: signal_inputs(job_of(wildcards)),
     output:
         f"results/runs/{RUN}/{stamps.PREFIX}{{fingerprint}}",
     log:

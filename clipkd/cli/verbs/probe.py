@@ -10,6 +10,7 @@ from clipkd.cli.options import (
     device_of,
     device_options,
     expect_embeddings,
+    labels_options,
     layout_of,
     store_options,
 )
@@ -18,8 +19,9 @@ from clipkd.embeddings import prepare
 
 TEXT = "Fit a linear probe on stored embeddings: the teacher's class scores."
 EXAMPLES = """\
-example:
+examples:
   clipkd probe --dataset-name digits --teacher-model digits-vit-s --student tiny-32
+  clipkd probe --dataset-name digits --teacher-model digits-vit-s --student tiny-32 --labels 100 --seed 3
 """
 
 
@@ -27,6 +29,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     store_options(child)
     device_options(child)
+    labels_options(child)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -34,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     device = device_of(options)
     for one in cell.by_teacher:
         store = layout.full_embeddings(one)
-        if not (store.head()[0] / MANIFEST).exists():
+        if not (layout.head(one)[0] / MANIFEST).exists():
             expect_embeddings(store, options, "full")
-        prepare.head(store, layout, options.dataset_source, device)
-        print(store.head()[0])
+        prepare.head(store, layout, options.dataset_source, device, one.few_labels)
+        print(layout.head(one)[0])

@@ -9,6 +9,7 @@ from clipkd.cli.options import (
     data_options,
     expect_embeddings,
     form_options,
+    labels_options,
     layout_of,
     store_options,
 )
@@ -27,12 +28,15 @@ def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     store_options(child)
     form_options(child)
+    labels_options(child)
 
 
 def run(options: argparse.Namespace) -> None:
     cell, layout = cell_of(options, "embed-KD"), layout_of(options)
     for one in cell.by_teacher:
         if not (layout.prototypes(one)[0] / MANIFEST).exists():
-            expect_embeddings(layout.sample_embeddings(one), options, "sample")
-        prepare.prototypes(layout.sample_embeddings(one), layout.form_of(one))
+            expect_embeddings(
+                layout.sample_embeddings(one), options, "full" if layout.labelled_sample(one) else "sample"
+            )
+        prepare.prototypes(one, layout)
         print(layout.prototypes(one)[0])

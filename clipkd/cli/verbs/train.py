@@ -14,6 +14,7 @@ from clipkd.cli.options import (
     device_of,
     device_options,
     form_options,
+    labels_option,
     layout_of,
     positive,
     seed,
@@ -87,6 +88,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file to write when every student is complete; for workflows",
     )
+    labels_option(child)
     setting_option(child, Block, "teacher_source")
     for name, field in Hyperparameters.model_fields.items():
         help = f"{field.description} A recipe may set its own. (default: {field.default})"

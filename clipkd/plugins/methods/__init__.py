@@ -51,6 +51,8 @@ class Method:
     """Other methods that the tables compare this one with, beside training without a teacher."""
     target_of: TargetOf = "image"
     """Another image's embeddings or scores are looked up, so they must be stored."""
+    needs_labels: bool = False
+    """Whether the teacher's terms need an image's class, although the teacher is asked about the image."""
     learns_bias: bool = False
     """Whether the projection head has a `logit_bias`, beside the recipe's logit scale."""
     protocol: int = 1
@@ -61,6 +63,11 @@ class Method:
         """Whether the teacher is asked about each view of each image, or never or once per class."""
         return self.signal in {"embeddings", "scores"}
 
+    @property
+    def sees_unlabelled(self) -> bool:
+        """Whether something is learnt from an image without a label."""
+        return self.is_per_image and not self.needs_labels
+
     def loss(
         self, student: ProjectionHead, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe
     ) -> Losses:
@@ -69,7 +76,8 @@ class Method:
         Args:
             student: the projection head for the teacher: projection and logit scale.
             outputs: what the student made of the batch.
-            labels: class numbers, int64 [B], or of mixed images shares of the classes [B, C].
+            labels: class numbers, int64 [B], or of mixed images shares of the classes [B, C]; UNLABELLED, or no share,
+                where not known, if `sees_unlabelled`.
             signal: the teacher's, as `self.signal` says.
             recipe: the switches.
         """

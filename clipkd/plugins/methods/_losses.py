@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipkd.core.unlabelled import UNLABELLED
 from clipkd.plugins.methods import Losses
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Outputs, ProjectionHead
@@ -16,7 +17,7 @@ from clipkd.plugins.students._heads import Outputs, ProjectionHead
 def total(outputs: Outputs, labels: Tensor, recipe: Recipe, **terms: Tensor) -> Losses:
     """Return CE(s, y) + w * each of the terms as `loss`, and its parts by their names.
 
-    Labels: class numbers [B], or shares of the classes [B, C].
+    Labels: class numbers [B], UNLABELLED where not known, or shares of the classes [B, C].
     """
     parts = {"classification": classification(outputs.logits, labels, recipe), **terms}
     loss = parts["classification"]
@@ -26,12 +27,20 @@ def total(outputs: Outputs, labels: Tensor, recipe: Recipe, **terms: Tensor) -> 
 
 
 def classification(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """Return the cross-entropy of class scores [B, C] with labels [B].
+    """Return the cross-entropy of class scores [B, C] with labels [B]: the mean over the labelled images.
 
-    With `student_output: probabilities` a softmax comes first, and cross-entropy applies its own
-    log-softmax on top: the released code's form, bounded away from 0.
+    0, without a gradient, where no image of the batch has a label. With `student_output: probabilities` a softmax
+    comes first, and cross-entropy applies its own log-softmax on top: the released code's form, bounded away from 0.
     """
-    return F.cross_entropy(scores(logits, recipe), labels)
+    return cross_entropy(scores(logits, recipe), labels)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of scores [B, K] with labels [B], or shares [B, K], over what is known of these."""
+    if labels.ndim == 2:
+        return F.cross_entropy(logits, labels) * over_known(labels)
+    found = F.cross_entropy(logits, labels, ignore_index=UNLABELLED)
+    return torch.where((labels >= 0).any(), found, torch.zeros_like(found))
 
 
 def scores(logits: Tensor, recipe: Recipe) -> Tensor:
@@ -73,8 +82,20 @@ def of_class(values: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_numbers(labels: Tensor) -> Tensor:
-    """Return class numbers [B]; of shares [B, C], the class with the largest."""
-    return labels if labels.ndim == 1 else labels.argmax(dim=1)
+    """Return class numbers [B]; of shares [B, C], the class with the largest, if at least half of the row is known."""
+    if labels.ndim == 1:
+        return labels
+    return labels.argmax(dim=1).masked_fill(labels.sum(dim=1) < 0.5, UNLABELLED)
+
+
+def over_known(labels: Tensor) -> Tensor:
+    """Return what makes a mean over rows one over what is known of them: B over the sum of all shares [B, C].
+
+    Exactly 1 where all is known, so that rounding changes nothing; of class numbers [B], 1 over the labelled share.
+    """
+    known = labels.sum(dim=1) if labels.ndim == 2 else (labels >= 0).float()
+    factor = len(labels) / known.sum().clamp(min=1e-6)
+    return torch.where((known > 1 - 1e-3).all(), torch.ones_like(factor), factor)
 
 
 def projected(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
@@ -116,7 +137,7 @@ def class_similarity(student: ProjectionHead, embedding: Tensor, prototypes: Ten
 
 def contrastive(similarities: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy of similarities [B, K] with target columns [B] or target shares [B, K]."""
-    return F.cross_entropy(similarities, targets)
+    return cross_entropy(similarities, targets)
 
 
 def batch_targets(labels: Tensor, recipe: Recipe) -> Tensor:
@@ -127,15 +148,27 @@ def batch_targets(labels: Tensor, recipe: Recipe) -> Tensor:
     """
     if not recipe.same_class_targets:
         return torch.arange(len(labels), device=labels.device)
-    labels = class_numbers(labels)
-    same = (labels[:, None] == labels[None, :]).float()
+    same = positives(labels, recipe).float()
     return same / same.sum(dim=1, keepdim=True)
 
 
+def positives(labels: Tensor, recipe: Recipe) -> Tensor:
+    """Return which of the batch's teacher embeddings are right for which image, bool [B, B].
+
+    Its own; with `same_class_targets` all of its class too, where that is known.
+    """
+    own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    if not recipe.same_class_targets:
+        return own
+    numbers = class_numbers(labels)
+    return own | ((numbers[:, None] == numbers) & (numbers >= 0))
+
+
 def accuracy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of a batch that the teacher's scores [B, C] classify right.
+    """Return the share of a batch's labelled images that the teacher's scores [B, C] classify right.
 
     Of the views that are taught: mirrored or cropped, they are harder than the images that a probe is scored on. Of
     mixed images, the class with the largest share is right.
     """
-    return (teacher_logits.argmax(dim=1) == class_numbers(labels)).float().mean()
+    numbers = class_numbers(labels)
+    return (teacher_logits.argmax(dim=1) == numbers).float().sum() / (numbers >= 0).sum().clamp(min=1)

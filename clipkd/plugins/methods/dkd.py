@@ -19,14 +19,18 @@ class DecoupledKD(Method):
 
         scores, temperature = losses.scores(outputs.logits, recipe), recipe.temperature
         # Each row's class first, then the others: equal shapes whatever the labels, as a CUDA graph needs.
-        first = losses.class_numbers(labels)[:, None]
+        numbers = losses.class_numbers(labels)
+        first, is_known = numbers.clamp(min=0)[:, None], (numbers >= 0)[:, None]
         order = (first + torch.arange(scores.shape[1], device=labels.device)) % scores.shape[1]
         ours, theirs = (log_softmax(one.gather(1, order) / temperature, dim=1) for one in (scores, signal))
+        # Mixed with images without a label, some are more than half unknown: no distance, and not counted.
+        theirs = torch.where(is_known, theirs, ours)
         binary = [torch.stack([one[:, 0], one[:, 1:].logsumexp(dim=1)], dim=1) for one in (ours, theirs)]
         others = [log_softmax(one[:, 1:], dim=1) for one in (ours, theirs)]
         target, rest = (kl_div(s, t, reduction="batchmean", log_target=True) for s, t in (binary, others))
+        target, rest = (one * losses.over_known(numbers) for one in (target, rest))
         terms = {"target": TARGET * temperature**2 * target, "others": OTHERS * temperature**2 * rest}
         return losses.total(outputs, labels, recipe, **terms) | {TEACHER_TOP1: losses.accuracy(signal, labels)}
 
 
-SPEC = DecoupledKD(name="DKD", title="Decoupled KD", signal="scores", compared_with=("vanilla",))
+SPEC = DecoupledKD(name="DKD", title="Decoupled KD", signal="scores", compared_with=("vanilla",), needs_labels=True)

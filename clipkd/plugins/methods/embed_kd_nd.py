@@ -22,7 +22,9 @@ class EmbedKDNormDirection(Method):
         along = embedding @ normalize(targets, dim=1).T
         longer = embedding.norm(dim=1)[:, None].maximum(targets.norm(dim=1))
         each = (1 - along / longer).view(len(labels), len(signal), -1).mean(dim=2)
-        return losses.total(outputs, labels, recipe, direction=WEIGHT * losses.of_class(each, labels).mean())
+        return losses.total(
+            outputs, labels, recipe, direction=WEIGHT * losses.of_class(each, labels).mean() * losses.over_known(labels)
+        )
 
 
 SPEC = EmbedKDNormDirection(

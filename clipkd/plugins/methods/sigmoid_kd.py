@@ -8,15 +8,12 @@ class SigmoidKD(Method):
     al., https://arxiv.org/abs/2303.15343, section 3.2. b is learned from -10; t is the recipe's logit scale."""
 
     def loss(self, student, outputs, labels, signal, recipe):
-        import torch
         from torch.nn.functional import logsigmoid
 
         from clipkd.plugins.methods import _losses as losses
 
         similarity = losses.similarity(student, outputs.embedding, signal, recipe) + student.logit_bias
-        numbers = losses.class_numbers(labels)
-        classes = numbers if recipe.same_class_targets else torch.arange(len(labels), device=labels.device)
-        sign = 2.0 * (classes[:, None] == classes) - 1
+        sign = 2.0 * losses.positives(labels, recipe) - 1
         contrastive = -logsigmoid(sign * similarity).sum(dim=1).mean()
         return losses.total(outputs, labels, recipe, contrastive=contrastive)
 

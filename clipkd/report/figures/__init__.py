@@ -60,8 +60,11 @@ def figures(config: Config) -> dict[str, tuple[str, ...]]:
         found[f"accuracy-{dataset}"] = ("accuracy", dataset)
     for dataset in values(cells, "dataset"):
         here = where(cells, dataset=dataset)
-        for student, recipe in dict.fromkeys((cell.student, named[cell.recipe]) for cell in here):
-            found[f"learning-curves-{recipe}-{dataset}-{student}"] = ("learning-curves", recipe, dataset, student)
+        panels = dict.fromkeys((cell.student, named[cell.recipe], cell.labels) for cell in here)
+        for student, recipe, seen in panels:
+            few = "" if seen == "all" else f"-{seen}-labels"
+            stem = f"learning-curves-{recipe}-{dataset}-{student}{few}"
+            found[stem] = ("learning-curves", recipe, dataset, student, str(seen))
     for dataset in values(cells, "dataset"):
         if teacher_names(where(cells, dataset=dataset)):
             found[f"embeddings-{dataset}"] = ("embeddings", dataset)

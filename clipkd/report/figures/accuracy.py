@@ -34,17 +34,24 @@ def draw(results: Results, dataset: str) -> Figure:
     """Return the figure of one dataset: a panel for each student and recipe."""
     runs = results.comparable
     runs = runs[runs.is_headline & (runs.dataset == dataset)]
-    panels = dict(groups(runs, "student", "recipe"))
-    students, chosen = runs.student.unique(), runs.recipe.unique()
+    panels = dict(groups(runs, "student", "labels", "recipe"))
+    students = list(dict.fromkeys(zip(runs.student, runs.labels, strict=True)))
+    chosen = runs.recipe.unique()
     colours = teacher_colours([name for name in runs.teacher.unique() if name != NO_TEACHER])
-    heights = [max(extent(panels[student, recipe]) for recipe in chosen) for student in students]
+    empty = runs[:0]
+    heights = [max(extent(panels.get((*student, recipe), empty)) for recipe in chosen) for student in students]
     title = f"{dataset_title(dataset, results.config)}: test accuracy by train type"
     figure = new_figure(4.8 * len(chosen) + 0.8, 0.22 * sum(heights) + 0.75 * len(students) + 1.2, title)
     grid = figure.subplots(len(students), len(chosen), squeeze=False, height_ratios=heights)
-    for line, student, height in zip(grid, students, heights, strict=True):
+    for line, (student, labels), height in zip(grid, students, heights, strict=True):
         for axes, recipe in zip(line, chosen, strict=True):
-            axes.set_title(f"{student}, recipe {recipe} ({EPOCHS[panels[student, recipe].epoch.iloc[0]]})")
-            panel(axes, panels[student, recipe], colours)
+            here = panels.get((student, labels, recipe))
+            if here is None:
+                axes.set_axis_off()
+                continue
+            few = "" if labels == "all" else f", {labels} labels"
+            axes.set_title(f"{student}{few}, recipe {recipe} ({EPOCHS[here.epoch.iloc[0]]})")
+            panel(axes, here, colours)
             axes.set_ylim(height - GAP - BAR / 3, -BAR * 0.67)  # rows share a scale across recipes
     for axes in grid[-1]:
         axes.set_xlabel("test top-1 (%)")

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from clipkd.report.figures.style import GREY, error_bar, legend, mark, new_figure, plain_rows, rows_axis
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.costs import costs
-from clipkd.tables.grouping import groups, rows_of
+from clipkd.tables.grouping import groups, rows_of, with_labels
 from clipkd.tables.results import Results, dataset_title, teacher_title
 from clipkd.tables.table import is_missing
 
@@ -52,7 +52,7 @@ def draw(results: Results) -> Figure:
 
 
 def label(row: Any) -> str:
-    return row.train_type if row.teacher_source in {"none", "cached"} else f"{row.train_type}, {row.teacher_source}"
+    return with_labels(row) + ("" if row.teacher_source in {"none", "cached"} else f", {row.teacher_source}")
 
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:

@@ -106,7 +106,7 @@ def recipe_cloud(results: Results, cells: list[Cell]) -> Cloud | None:
     """Return a teacher's stored vectors of one recipe: those of the test images, else those its prototypes are of."""
     layout, partial, recipe = results.teachers.layout, results.partial, cells[0].recipe_spec.name
     sampled = next((cell for cell in cells if needs_sample(cell)), None)
-    full = next((cell for cell in cells if needs_full(cell)), None)
+    full = next((cell for cell in cells if needs_full(cell) or layout.labelled_sample(cell)), None)
     prototypes = None
     if sampled is not None:
         made = opened(layout.prototypes(sampled)[0], "prototypes", ["prototypes"], partial)

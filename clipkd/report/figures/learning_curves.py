@@ -24,15 +24,16 @@ from clipkd.tables.results import (
 )
 
 
-def draw(results: Results, recipe: str, dataset: str, student: str) -> Figure:
-    """Return the figure of one recipe, dataset and student."""
+def draw(results: Results, recipe: str, dataset: str, student: str, labels: str = "all") -> Figure:
+    """Return the figure of one recipe, dataset, student and number of labels."""
     rows = results.comparable
     settings = set(rows[rows.recipe == recipe][["setting", *AXES[1:], "seed"]].itertuples(index=False, name=None))
     cells = where(accuracy_cells(results.cells), dataset=dataset, student=student)
-    cells = [cell for cell in cells if (*axes_of(cell), cell.seed) in settings]
+    cells = [cell for cell in cells if (*axes_of(cell), cell.seed) in settings and str(cell.labels) == labels]
     teachers = teacher_names(cells) or [NO_TEACHER]
     titles, types = teacher_titles(teachers), train_types(cells)
     title = f"{dataset_title(dataset, results.config)}: learning curves of {student}, recipe {recipe}"
+    title += "" if labels == "all" else f", {labels} labels"
     figure = new_figure(max(6.0, 1.2 + 3.4 * len(teachers)), 6.2, title)
     grid = figure.subplots(2, len(teachers), squeeze=False, sharex=True, sharey="row")
     splits = {results.runs[cell].history[0].split for cell in cells if cell in results.runs}

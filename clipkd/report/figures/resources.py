@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from clipkd.report.figures.style import GREY, error_bar, mark, new_figure, plain_rows, rows_axis
 from clipkd.tables.costs import GIGABYTE, LIVE, costs
-from clipkd.tables.grouping import rows_of
+from clipkd.tables.grouping import rows_of, with_labels
 from clipkd.tables.published import FIGURE, HARDWARE, TRAIN_TYPES
 from clipkd.tables.results import Results, dataset_title, teacher_title
 from clipkd.tables.table import significant
@@ -84,7 +84,7 @@ def point(results: Results, row: Any) -> Point:
     has_accuracy = row.top1_n > 0 and not row.is_cost_run
     return Point(
         label=", ".join(
-            (dataset_title(row.dataset, results.config), f"{row.train_type}{live}", row.student, row.recipe)
+            (dataset_title(row.dataset, results.config), f"{with_labels(row)}{live}", row.student, row.recipe)
         ),
         memory=row.weights_bytes_mean / GIGABYTE if row.n else None,
         accuracy=100 * row.top1_mean if has_accuracy else None,

@@ -1,0 +1,120 @@
+"""Labelled images: whose labels a run may see, and which images its epochs show.
+
+`labels: N` takes N of a dataset's labelled images, evenly over the classes and by the run's seed. A fifth of them
+chooses epochs and probes; the rest is trained on. The choice is by counter: of two numbers the smaller one's images are
+among the larger one's. No labels beside these are in reach of what trains (`TrainingImages.labels`). No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from clipkd.core.errors import InputError
+from clipkd.core.unlabelled import UNLABELLED
+from clipkd.data.counters import uniforms
+from clipkd.data.dataset import Dataset
+
+VALIDATION = 0.2
+"""Share of `labels: N` that chooses epochs and probes: a large validation split would be labels too."""
+LEAST = 1 / 8
+"""The smallest share of an epoch's images that is labelled, where some are not; K. Sohn et al., FixMatch,
+https://arxiv.org/abs/2001.07685, show seven unlabelled images for each labelled one."""
+IMAGES, CLASSES = 21, 22
+"""Second halves of the keys, so that no two purposes share numbers."""
+
+
+class Labelled(NamedTuple):
+    """Rows of `train` whose labels may be seen, int64, ascending."""
+
+    training: np.ndarray
+    validation: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What an epoch of a run shows, and the labels that it may see."""
+
+    labels: np.ndarray
+    """Class numbers of all rows of `train`, int64 [N]; UNLABELLED where the run must not know it."""
+    labelled: np.ndarray
+    """Rows with a label that are trained on."""
+    unlabelled: np.ndarray
+    """Rows without one that are trained on; none where nothing could be learnt from them."""
+    count: int
+    """Images of an epoch: each unlabelled one once, labelled ones as often as it takes."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The images of an epoch, each once, ascending."""
+        return np.union1d(self.labelled, self.unlabelled)
+
+
+def labelled_rows(dataset: Dataset, count: int | None = None, seed: int = 0) -> Labelled:
+    """Return whose labels may be seen: all that there are, or `count` of them.
+
+    Args:
+        dataset: the packed dataset.
+        count: labelled images, those for validation included.
+        seed: chooses them.
+
+    Raises:
+        InputError: there are not so many, or too few for one of each class to train on.
+    """
+    known = dataset.train_labels >= 0
+    parts = Labelled(*(rows[known[rows]] for rows in (dataset.training, dataset.validation)))
+    if count is None:
+        return parts
+    held_out = min(round(VALIDATION * count), len(parts.validation))
+    kept = count - held_out
+    title, there = dataset.spec.title, len(parts.training)
+    if kept > there:
+        raise InputError(
+            f"labels: {count}: {title} has {there + len(parts.validation):,} labelled images, {len(parts.validation):,} "
+            f"of them held out for validation: {there + round(there * VALIDATION / (1 - VALIDATION)):,} labels at most, "
+            "or 'all'"
+        )
+    if kept < len(dataset.classes) or not held_out:
+        raise InputError(
+            f"labels: {count}: a fifth is held out for validation, and {title} has {len(dataset.classes)} classes, "
+            f"each of which needs an image to train on: {round(len(dataset.classes) / (1 - VALIDATION)) + 1} or more"
+        )
+    wanted = zip(parts, (kept, held_out), strict=True)
+    return Labelled(*(evenly(dataset.train_labels, rows, number, seed) for rows, number in wanted))
+
+
+def evenly(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return `count` of the rows, ascending: of each class the same number, to within one, while it has any left.
+
+    The first of each class in a random order, then the second of each, and so on.
+    """
+    of_row = labels[rows]
+    drawn = uniforms((seed, IMAGES), rows, 1)[0]
+    order = np.lexsort((drawn, of_row))
+    starts = np.searchsorted(of_row[order], of_row[order])
+    place = np.empty(len(rows), dtype=np.int64)
+    place[order] = np.arange(len(rows)) - starts
+    among_classes = uniforms((seed, CLASSES), np.arange(labels.max() + 1), 1)[0]
+    return np.sort(rows[np.lexsort((among_classes[of_row], place))[:count]])
+
+
+def training_images(dataset: Dataset, rows: np.ndarray, labelled: np.ndarray, sees_unlabelled: bool) -> TrainingImages:
+    """Return what an epoch shows.
+
+    Every train type takes the same number of steps: one that learns nothing from unlabelled images sees the labelled
+    ones as often as the others see any.
+
+    Args:
+        dataset: the packed dataset.
+        rows: of `train`, all that may be trained on.
+        labelled: those of them whose labels may be seen.
+        sees_unlabelled: whether the train type learns from images without a label.
+    """
+    others = np.setdiff1d(rows, labelled)
+    labels = np.full(len(dataset.train_labels), UNLABELLED)
+    labels[labelled] = dataset.train_labels[labelled]
+    repeats = -(-LEAST * len(others) // ((1 - LEAST) * max(1, len(labelled))))
+    count = len(others) + len(labelled) * max(1, int(repeats))
+    return TrainingImages(labels, labelled, others if sees_unlabelled else others[:0], count)
