@@ -16,6 +16,7 @@ from clipkd.data.batches import order
 from clipkd.data.labelled import evenly, labelled_rows, training_images
 from clipkd.embeddings import head, prepare, prototypes
 from clipkd.plugins import methods, recipes
+from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
@@ -76,8 +77,9 @@ def test_impossible_numbers_of_labels_are_refused(count, words, dataset):
 def test_every_train_type_takes_the_same_steps_and_every_batch_has_its_share_of_labels(sees_unlabelled, dataset):
     known = labelled_rows(dataset, LABELS, 0).training
     shown = training_images(dataset, dataset.training, known, sees_unlabelled)
-    rows, passes = order(shown, torch.Generator().manual_seed(1))
+    rows, (passes, repeats) = order(shown, torch.Generator().manual_seed(1))
     rows, passes = rows.numpy(), passes.numpy()
+    assert (passes < repeats.numpy()).all()
     others = len(dataset.training) - len(known)
     assert len(rows) == shown.count == training_images(dataset, dataset.training, known, True).count
     times = np.bincount(rows, minlength=len(dataset.train_labels))
@@ -175,13 +177,14 @@ def test_the_loss_is_the_labelled_images_cross_entropy_and_the_teachers_terms_of
 def test_mixed_targets_of_unlabelled_images_leave_the_mean_of_the_known_ones():
     labels, share = torch.tensor([2, UNLABELLED, 0, UNLABELLED]), 0.7
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    targets = mixed_targets(labels, 3, share).double()
+    targets = mixed_targets(labels, labels.flip(0), 3, share).double()
     smooth = {label: 0.9 * np.eye(3)[label] + 0.1 / 3 for label in (2, 0)}
     # Image i is mixed with image 3 - i: its own label counts `share`, the other's the rest.
     known = [(0, share, 2), (3, 1 - share, 2), (1, 1 - share, 0), (2, share, 0)]
     log_p = logits.log_softmax(dim=1).numpy()
     wanted = sum(-weight * smooth[label] @ log_p[i] for i, weight, label in known) / sum(w for _, w, _ in known)
-    assert torch.nn.functional.cross_entropy(logits, targets).item() == pytest.approx(wanted, rel=1e-6)
+    assert losses.cross_entropy(logits, targets).item() == pytest.approx(wanted, rel=1e-6)
+    assert losses.class_numbers(targets).tolist() == [2, UNLABELLED, 0, UNLABELLED]
 
 
 def test_images_shown_again_in_an_epoch_are_augmented_anew(digits_folder):
