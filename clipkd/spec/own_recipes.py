@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from clipkd.core.errors import InputError, nearest
 from clipkd.plugins import recipes
 from clipkd.spec.fields import Settings, distinct, setting
 
+MOST = 10_000
+"""Settings of a sweep."""
 ONE, SEVERAL = "[one]", "[several]"
 """Marks of a value and of a list of values in the place of an error."""
 
@@ -75,6 +78,9 @@ def settings(key: str, own: Own) -> dict[str, str]:
     """
     base, values = merged(key, own)
     axes = {switch: found for switch, found in values.items() if isinstance(found, list)}
+    count = math.prod(map(len, axes.values()))
+    if count > MOST:
+        raise InputError(f"its lists have {count:,} combinations, more than {MOST:,}")
     made = {}
     for chosen in itertools.product(*axes.values()):
         here = dict(zip(axes, chosen, strict=True))

@@ -27,6 +27,7 @@ GRID = {
     "recipes": ["mine"],
     "seeds": [0],
 }
+HUNDREDS = list(range(100, 300))
 SWEEP = {"base": "corrected", "learning_rate": [3e-4, 6e-4], "temperature": [1, 2], "weight_decay": 0.06}
 
 
@@ -123,6 +124,7 @@ def test_a_setting_teaches_as_a_run_of_the_grid(tmp_path):
         ({"mine": {"temperature": 2}}, "recipes.mine: 'base' is a required key"),
         ({"corrected": {"base": "reference"}}, "'corrected' is the name of a built-in recipe"),
         ({"mine": {"base": "other"}, "other": {"base": "mine"}}, "in a circle: mine -> other -> mine"),
+        ({"mine": {"base": "corrected", "epochs": HUNDREDS, "batch_size": HUNDREDS}}, "40,000 combinations"),
         ({"Mine": {"base": "corrected"}}, "recipes.Mine: invalid name 'Mine'"),
     ],
 )

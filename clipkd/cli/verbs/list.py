@@ -47,6 +47,10 @@ OWN: dict[str, Lines] = {
         "text tower of a CLIP or SigLIP.",
         "A+B": "Several teachers at once for one student; with ?weights=2,1 or ?standardise=true behind them.",
     },
+    "recipes": {
+        "RECIPE?SWITCH=VALUE": "Any recipe with other values, and its own learning_rate, weight_decay, batch_size or "
+        "epochs; a config names them, and sweeps, under `recipes` (docs/sweeps.md)."
+    },
     "students": {
         "timm:MODEL@PIXELS": "Any model of timm, for images of that side (32 where none is given); "
         "?pretrained=FILE.safetensors or OWNER/MODEL@COMMIT behind it: not with fresh weights."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, replace
+from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -160,6 +161,7 @@ def names() -> list[str]:
     return list(specs(__name__))
 
 
+@cache
 def get(name: str) -> Recipe:
     """Return the recipe that `[NAME=]BASE[?SWITCH=VALUE&...]` names, case of BASE ignored.
 
