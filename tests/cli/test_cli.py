@@ -151,7 +151,7 @@ def test_list_names_everything(here) -> None:
         ],
         "students": [*students.names(), "timm:MODEL@PIXELS"],
         "train-types": methods.names(),
-        "recipes": recipes.names(),
+        "recipes": [*recipes.names(), "RECIPE?SWITCH=VALUE"],
         "prototype-forms": ["gaussian", "kmeans-K", "mean", "unit-mean"],
     }
     assert "embeddings: none below data" in answer.stdout
