@@ -272,6 +272,11 @@ def test_one_vector_for_every_crop_is_named(photos, layout, tmp_path):
     identity = run_identity(cell, Hyperparameters(epochs=1), layout, "content")
     assert identity["views"] == {"one_vector_for_every_view": True}
     assert cell_of(photos, tmp_path / "gpt.npy", "embed-KD").folder.endswith("/embed-KD/seed0")
+    # So is one for every view that a recipe draws, also where the dataset has one; a mixture of two images has none.
+    drawn = Cell("modern-randaugment", "digits", "tiny-32", f"embeddings:{tmp_path}/gpt.npy", "teacher-KD", 0)
+    assert checked(drawn).folder.endswith("/teacher-KD-one-view/seed0")
+    with pytest.raises(InputError, match="recipe 'modern-full' mixes images, and imported embeddings are of one each"):
+        checked(dataclasses.replace(drawn, recipe="modern-full"))
 
 
 def test_mirrored_views_have_vectors_of_their_own_where_there_are_any(mirrored_digits, digits_folder, tmp_path):
