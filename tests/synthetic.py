@@ -178,11 +178,19 @@ def metrics_of(cell: Cell, accuracy: float, identity: dict[str, Any]) -> dict[st
         "epochs": cell.epochs,
         "classes": cell.dataset_spec.classes or CLASSES,
         "train_images": 1000,
-        "validation_images": VALIDATION if selection == "validation" else 0,
+        "validation_images": held_out_of(cell),
+        **({"labelled_images": cell.labels - held_out_of(cell)} if cell.few_labels else {}),
         "student_parameters": 250_000,
         "last": {"epoch": cell.epochs, "test": last, "validation": held_out},
         "selected": {"epoch": max(1, cell.epochs - 1), "by": selection, "test": best, "validation": held_out},
     }
+
+
+def held_out_of(cell: Cell) -> int:
+    """Return how many images of a cell's run are held out."""
+    if cell.recipe_spec.selection != "validation":
+        return 0
+    return cell.few_labels.count // 5 if cell.few_labels else VALIDATION
 
 
 def cost_of(cell: Cell) -> dict[str, Any]:

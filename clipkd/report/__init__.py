@@ -85,7 +85,9 @@ def page(found: Results, drawn: dict[str, list[Picture]]) -> str:
         reach=page_tables.reach(compared),
         runs=page_tables.runs_table(found),
         tables={
-            name: PageTable.of(tables[name]) for name in ("sweep", "cost", "resources", "teachers") if name in tables
+            name: PageTable.of(tables[name])
+            for name in ("labels", "sweep", "cost", "resources", "teachers")
+            if name in tables
         },
         matters=without_gaps(tables["teacher-matters"].notes),
         remarks=[*alone, *(f"Left out: {reason}." for reason in found.left_out)],

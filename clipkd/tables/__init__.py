@@ -34,8 +34,18 @@ def table_stems(config: Config) -> list[str]:
         for metric in METRICS
     ]
     sweep = ["sweep"] * bool(sweeps_of(config, cells))
+    few = ["labels"] * any(cell.few_labels is not None for cell in cells)
     has_prototypes = any(cell.method.signal == "prototypes" for cell in cells)
-    return [*accuracy, *sweep, "teacher-matters", *["prototypes"] * has_prototypes, "cost", "resources", "teachers"]
+    return [
+        *accuracy,
+        *few,
+        *sweep,
+        "teacher-matters",
+        *["prototypes"] * has_prototypes,
+        "cost",
+        "resources",
+        "teachers",
+    ]
 
 
 def table_files(config: Config) -> list[str]:
@@ -55,6 +65,7 @@ def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
 def title(stem: str) -> str:
     """Return a table's title."""
     titles = {
+        "labels": "Test accuracy by number of labels",
         "sweep": "Settings of sweeps, chosen by validation",
         "teacher-matters": "Does the teacher matter?",
         "prototypes": "The classifier beside the nearest prototype",
@@ -108,6 +119,7 @@ def write_tables(
 def made(found: Results) -> list[Table]:
     """Return every table of the results, in the order of `table_stems`."""
     import clipkd.tables.accuracy as accuracy
+    import clipkd.tables.by_labels as by_labels
     import clipkd.tables.cost as cost
     import clipkd.tables.prototypes as prototypes
     import clipkd.tables.resources as resources
@@ -116,6 +128,7 @@ def made(found: Results) -> list[Table]:
     import clipkd.tables.teachers as teachers
 
     others: dict[str, Callable[[Results], Table]] = {
+        "labels": by_labels.table,
         "sweep": sweep.table,
         "teacher-matters": teacher_matters.table,
         "prototypes": prototypes.table,

@@ -26,6 +26,12 @@ KINDS = {
         "Test accuracy by train type",
         "Test accuracy by train type: bars are means, dots are seeds, the dotted line is chance.",
     ),
+    "labels": Kind(
+        "Accuracy",
+        "Test accuracy by number of labels",
+        "Test accuracy against the number of labels: points are means over seeds, bars their 95 % confidence "
+        "intervals; the dotted line is the teacher's own head, fitted to the same labels.",
+    ),
     "learning-curves": Kind(
         "Accuracy",
         "Learning curves",
@@ -58,6 +64,9 @@ def figures(config: Config) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for dataset in values(cells, "dataset"):
         found[f"accuracy-{dataset}"] = ("accuracy", dataset)
+    for dataset in values(cells, "dataset"):
+        if any(cell.few_labels for cell in where(cells, dataset=dataset)):
+            found[f"labels-{dataset}"] = ("labels", dataset)
     for dataset in values(cells, "dataset"):
         here = where(cells, dataset=dataset)
         panels = dict.fromkeys((cell.student, named[cell.recipe], cell.labels) for cell in here)

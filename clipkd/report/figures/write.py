@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clipkd.report.figures import FORMATS, accuracy, cost, embeddings, figure_stems, figures, learning_curves, resources
+from clipkd.report.figures import (
+    FORMATS,
+    accuracy,
+    by_labels,
+    cost,
+    embeddings,
+    figure_stems,
+    figures,
+    learning_curves,
+    resources,
+)
 from clipkd.report.figures.style import save, styled
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import remove_leftovers
@@ -13,6 +23,7 @@ from clipkd.tables.results import Results
 
 DRAW: dict[str, Any] = {
     "accuracy": accuracy.draw,
+    "labels": by_labels.draw,
     "learning-curves": learning_curves.draw,
     "embeddings": embeddings.draw,
     "cost": cost.draw,

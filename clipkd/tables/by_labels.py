@@ -1,0 +1,165 @@
+"""Accuracy by number of labels: each train type beside `supervised` on the same labels, and the teacher's probe."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables.accuracy import SHARE
+from clipkd.tables.comparisons import Comparison, comparisons, p_value, signed
+from clipkd.tables.grouping import AXES, over_seeds, rows_of
+from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.summary import by_student
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
+from clipkd.tables.teacher_matters import difference, interval, part
+from clipkd.tables.terms import BASELINE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEAD = "teacher_head_top1"
+
+
+def by_labels(results: Results) -> pd.DataFrame:
+    """Return a row per train type and number of labels: accuracies over seeds, as shares of 1, and label counts.
+
+    `seen`: labelled images in all; `of_class`: trained on, per class; `held_out`: for validation.
+    """
+    runs = results.comparable
+    runs = runs[runs.is_headline]
+    rows = over_seeds(runs, AXES, "top1", HEAD)
+    counts = runs.groupby(AXES).agg(
+        **{name: (name, "min") for name in ("train_images", "labelled_images", "validation_images", "classes")},
+        head=("teacher_head", "first"),
+    )
+    rows = rows.merge(counts.reset_index(), on=AXES)
+    trained = rows.labelled_images.astype("float64").fillna(rows.train_images.astype("float64"))
+    held_out = rows.validation_images.astype("float64").fillna(0)
+    return rows.assign(seen=trained + held_out, of_class=trained / rows.classes.astype("float64"), held_out=held_out)
+
+
+def interval_of(mean: float, deviation: float, n: int) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of a mean over seeds (Student's t); None where there is none."""
+    if n < 2 or not deviation > 0:
+        return None
+    found = by_student(mean, deviation / math.sqrt(n), n)
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
+
+
+def table(results: Results) -> Table:
+    """Return the table: a row per train type, teacher and number of labels."""
+    titles = teacher_titles(results.comparable.teacher.unique())
+    found = {
+        key_of(one): one for one in comparisons(results)[0] if one.against == BASELINE and one.question != "content"
+    }
+
+    def compared(row: Any) -> Comparison | None:
+        return found.get(tuple(getattr(row, axis) for axis in AXES))
+
+    def shown(text: Any) -> Any:
+        return lambda row: text(one) if (one := compared(row)) else NOTHING
+
+    fields = [
+        words("recipe", "Recipe"),
+        words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
+        words("student", "Student"),
+        Field("labels", Column("Labels")),
+        Field(
+            "validation_labels",
+            Column("of them validation"),
+            lambda row: whole(row.held_out),
+            lambda row: int(row.held_out),
+        ),
+        Field(
+            "training_labels_per_class",
+            Column("trained on, per class"),
+            lambda row: whole(row.of_class, 1),
+            lambda row: row.of_class,
+        ),
+        words("teacher", "Teacher", lambda row: NOTHING if row.teacher == NO_TEACHER else titles[row.teacher]),
+        words("train_type", "Train type"),
+        Field("mean_percent", Column("Test top-1, %"), accuracy_of("top1"), lambda row: row.top1_mean * SHARE),
+        *(Field("deviation_percent", value=lambda row: row.top1_deviation * SHARE), Field("n"), Field("n_asked")),
+        Field(
+            "difference_points",
+            Column("to supervised, points"),
+            shown(difference),
+            lambda row: part_of(compared(row), "mean"),
+        ),
+        Field("low_points", Column("95 % CI"), shown(interval), lambda row: part_of(compared(row), "low")),
+        Field("high_points", value=lambda row: part_of(compared(row), "high")),
+        Field(
+            "shown_from_points",
+            Column("shown from, points"),
+            lambda row: plus_or_minus(half(compared(row))),
+            lambda row: half(compared(row)),
+        ),
+        Field(
+            "p_holm",
+            Column("p, Holm"),
+            shown(lambda one: p_value(one.corrected)),
+            lambda row: one.corrected if (one := compared(row)) else None,
+        ),
+        words(
+            "verdict",
+            "Verdict",
+            shown(lambda one: one.verdict),
+            lambda row: one.verdict if (one := compared(row)) else None,
+        ),
+        Field(
+            "probe_percent",
+            Column("Teacher's head, %"),
+            accuracy_of(HEAD),
+            lambda row: getattr(row, f"{HEAD}_mean") * SHARE,
+        ),
+        Field("probe_deviation_percent", value=lambda row: getattr(row, f"{HEAD}_deviation") * SHARE),
+    ]
+    made = filled(fields, rows_of(by_labels(results)))
+    made.notes = [
+        "Test top-1 and the teacher's head (its linear probe on the same labels): mean ± sample standard deviation "
+        "over seeds (n); each seed has its own labelled images, the same for all train types.",
+        "Labels: labelled images in all. Those for validation choose the epoch and the penalty of the probe; the "
+        "classes have the same number of labels, to within one, unless one has no more.",
+        "to supervised: the difference to training without a teacher on the same labels, paired by seed; its interval "
+        "is not corrected, p is, as in the table teacher-matters. shown from: half of the interval's width; a smaller "
+        "difference could not have been told from 0 with this n, before any correction.",
+    ]
+    return made
+
+
+def key_of(one: Comparison) -> tuple[str, ...]:
+    return one.recipe, one.dataset, one.student, one.labels, one.teacher, one.method
+
+
+def accuracy_of(column: str) -> Any:
+    """Return what makes the entry of an accuracy over seeds."""
+
+    def entry(row: Any) -> Entry:
+        mean, deviation, n = (getattr(row, f"{column}_{part}") for part in ("mean", "deviation", "n"))
+        return Entry(spread(mean, deviation, n, scale=SHARE), is_incomplete=column == "top1" and row.n < row.n_asked)
+
+    return entry
+
+
+def part_of(one: Comparison | None, name: str) -> float | None:
+    return part(one, name) if one else None
+
+
+def half(one: Comparison | None) -> float | None:
+    """Return half of the width of a difference's interval; None where it has none."""
+    low, high = part_of(one, "low"), part_of(one, "high")
+    return None if low is None or high is None else (high - low) / 2
+
+
+def plus_or_minus(value: float | None) -> str:
+    return NOTHING if value is None else f"± {signed(value)}"
+
+
+def whole(value: Any, digits: int = 0) -> str:
+    """Return a count in full."""
+    if is_missing(value):
+        return NOTHING
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.{digits}f}"

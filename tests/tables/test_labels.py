@@ -1,0 +1,73 @@
+"""The table and figure of accuracy by number of labels; no table has a column for it where all labels are seen."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+from scipy import stats
+
+from clipkd.report.figures import by_labels as figure
+from clipkd.report.figures import figure_stems
+from clipkd.report.figures.style import styled
+from clipkd.tables import by_labels, table_stems
+from clipkd.tables.results import Results
+from tests.synthetic import demo, write_study
+
+SEEDS = [0, 1, 2]
+JITTER = {0: 0.0, 1: 0.012, 2: 0.004}
+LEVEL = {100: 0.6, "all": 0.8}
+
+
+def level(cell) -> float:
+    helped, turn = {"supervised": (0.0, 1), "vanilla": (0.07, 2), "embed-KD": (0.001, 0)}[cell.train_type]
+    return LEVEL[cell.labels] + helped + JITTER[cell.seed * turn % 3 if turn else 2 - cell.seed]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    config = demo()
+    (block,) = config["grid"][:1]
+    block |= {"recipes": ["corrected"], "teachers": ["digits-vit-s"], "seeds": SEEDS, "labels": [100, "all"]}
+    config["grid"] = [block | {"train_types": ["supervised", "vanilla", "embed-KD"]}]
+    study = write_study(config, tmp_path_factory.mktemp("labels"), level)
+    return Results.collect(study.config, study.results / "runs", study.data)
+
+
+def test_each_train_type_stands_beside_supervised_on_the_same_labels(results):
+    found = {(row["labels"], row["train_type"]): row for row in by_labels.table(results).records}
+    assert len(found) == 6
+    for labels in LEVEL:
+        cells = {(cell.train_type, cell.seed): level(cell) for cell in results.cells if cell.labels == labels}
+        differences = [100 * (cells["vanilla", seed] - cells["supervised", seed]) for seed in SEEDS]
+        half = stats.t.ppf(0.975, 2) * statistics.stdev(differences) / 3**0.5
+        row = found[str(labels), "vanilla"]
+        assert row["difference_points"] == pytest.approx(statistics.mean(differences))
+        assert row["shown_from_points"] == pytest.approx(half)
+        assert (row["low_points"], row["high_points"]) == pytest.approx(
+            (statistics.mean(differences) - half, statistics.mean(differences) + half)
+        )
+        assert found[str(labels), "supervised"]["difference_points"] is None
+    few = found["100", "vanilla"]
+    assert (few["validation_labels"], few["training_labels_per_class"], few["probe_percent"]) == (20, 8, 95)
+
+
+def test_the_figure_has_a_line_for_each_train_type_and_the_probe(results):
+    assert "labels-digits" in figure_stems(results.config)
+    with styled():
+        (axes,) = figure.draw(results, "digits").axes
+    lines = {tuple(round(y, 6) for y in line.lines[0].get_ydata()) for line in axes.containers}
+    # With 20 validation images the last epoch is compared.
+    middle = statistics.mean(JITTER.values())
+    means = {
+        tuple(round(100 * (LEVEL[labels] + helped + middle), 6) for labels in LEVEL) for helped in (0, 0.07, 0.001)
+    }
+    assert lines == means | {(95.0, 95.0)}
+    assert axes.get_xscale() == "log"
+
+
+def test_nothing_speaks_of_labels_where_all_are_seen(tmp_path):
+    study = write_study(demo(), tmp_path)
+    found = Results.collect(study.config, study.results / "runs", study.data)
+    assert "labels" not in table_stems(study.config)
+    assert not {"labels", "labelled_images"} & set(found.every_run.columns)
