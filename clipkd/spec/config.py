@@ -230,10 +230,14 @@ def check_recipes(values: dict[str, Any], config: Config, complaint: Complaint) 
         if name in recipes.names():
             raise complaint(("recipes", name), f"'{name}' is the name of a built-in recipe; choose another name")
         try:
-            for one in config.named_recipes(name):
-                prototype_forms.get(recipes.get(one).prototype_form)
+            forms = [recipes.get(one).prototype_form for one in config.named_recipes(name)]
+            for form in forms:
+                prototype_forms.refuse_too_few(form, config.prototypes.per_class)
         except InputError as problem:
             raise complaint(("recipes", name), str(problem)) from None
+        if config.prototypes.form is not None and "prototype_form" in config.recipes[name].values:
+            words = f"prototypes.form, '{config.prototypes.form}', replaces that of every recipe: leave out one"
+            raise complaint(("recipes", name, "prototype_form"), words)
 
 
 def check_head(teacher: TeacherSpec, config: Config) -> None:

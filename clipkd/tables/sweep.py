@@ -88,7 +88,7 @@ def notes(results: Results, rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]
             continue
         found.append(
             f"{key}: {count} settings tried at each of {places} place{'s' if places > 1 else ''} (dataset, student, "
-            f"teacher, train type), {count * places} in all. Elsewhere, recipe {key} is the chosen setting of each."
+            f"teacher, train type), {len(mine)} in all. Elsewhere, recipe {key} is the chosen setting of each."
         )
         undecided = places - int(mine.is_chosen.sum())
         if undecided:

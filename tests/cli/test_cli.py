@@ -145,6 +145,8 @@ def test_list_names_everything(here) -> None:
             *teachers.names(),
             "OWNER/MODEL@COMMIT",
             "timm:MODEL?pretrained=FILE",
+            "trained:MODEL@PIXELS",
+            "run:RECIPE/.../seedN",
             "embeddings:FOLDER-or-FILE",
             "WHERE:OUTPUT",
             "A+B",

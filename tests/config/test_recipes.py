@@ -119,6 +119,10 @@ def test_a_setting_teaches_as_a_run_of_the_grid(tmp_path):
         ({"mine": {"base": "corrected", "augment": "crp"}}, "'crp' is not one of flip, crop"),
         ({"mine": {"base": "corrected", "protocol": 3}}, "unknown key 'protocol'"),
         ({"mine": {"base": "corrected", "prototype_form": "unit-men"}}, "unknown prototype form 'unit-men'"),
+        (
+            {"mine": {"base": "corrected", "prototype_form": "kmeans-200"}},
+            "makes 200 vectors per class of 100",
+        ),
         ({"mine": {"base": "reference", "floor": 0.1}}, "floor would have no effect with schedule 'constant'"),
         ({"mine": {"base": "corrected", "drop_path": 0.1}}, "drop_path belongs to augment 'full'"),
         ({"mine": {"temperature": 2}}, "recipes.mine: 'base' is a required key"),
@@ -133,6 +137,13 @@ def test_what_can_not_be_a_recipe_is_refused_with_file_line_and_key(mine, words,
         config(mine, tmp_path, recipe="corrected")
     assert words in str(error.value)
     assert str(error.value).startswith(f"{tmp_path / 'sweep.yaml'}:")
+
+
+def test_a_form_of_prototypes_that_the_config_replaces_is_refused(tmp_path):
+    mine = {"recipes": {"mine": {"base": "corrected", "prototype_form": "gaussian"}}, "grid": [GRID]}
+    (tmp_path / "form.yaml").write_text(json.dumps(mine | {"prototypes": {"form": "mean"}}))
+    with pytest.raises(InputError, match=r"mine.prototype_form: prototypes.form, 'mean', replaces"):
+        load([tmp_path / "form.yaml"])
 
 
 def test_epochs_of_a_block_and_of_its_recipe_are_refused(tmp_path):

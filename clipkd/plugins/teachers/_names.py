@@ -23,7 +23,9 @@ ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """A NAME that users may give a teacher."""
 NO_TEACHER = "none"
 """What a run without a teacher has in a teacher's place; no teacher may have this name."""
-RUN = re.compile(r"run:([a-z0-9._-]+/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+.-]+/[A-Za-z0-9-]+/seed\d+)(?:@([0-9a-f]{16}))?")
+RUN = re.compile(
+    r"run:([a-z0-9][a-z0-9._-]*/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+.-]+/[A-Za-z0-9-]+/seed\d+)(?:@([0-9a-f]{16}))?"
+)
 """A run of the grid by its folder, and the fingerprint of its settings."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
 """What it may say."""
