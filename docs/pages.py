@@ -30,6 +30,7 @@ ORDER = {
         "docs/teachers.md",
         "docs/few-labels.md",
         "docs/using.md",
+        "docs/evaluation.md",
         "docs/slurm.md",
         "docs/dvc.md",
     ],

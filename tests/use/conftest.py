@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,11 @@ Clipkd = Callable[..., subprocess.CompletedProcess[str]]
 CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=8)
 
 
-def trained(cell: Cell, data: Path, folder: Path) -> Path:
+def trained(cell: Cell, data: Path, folder: Path, **layout: Any) -> Path:
     """Train a cell into a folder, for seconds."""
-    job = open_job(cell, Hyperparameters(epochs=cell.epochs, learning_rate=2e-3), Layout(data), torch.device("cpu"))
+    job = open_job(
+        cell, Hyperparameters(epochs=cell.epochs, learning_rate=2e-3), Layout(data, **layout), torch.device("cpu")
+    )
     train(job, RunFolder(folder))
     return folder
 

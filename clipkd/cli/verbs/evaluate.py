@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clipkd.cli.options import data_options, dataset_of, device_of, device_options, layout_of
+from clipkd.cli.options import data_options, dataset_of, device_of, device_options, file_to_write, layout_of, refusing
 from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.data.dataset import open_dataset
+from clipkd.export import measures
 from clipkd.plugins import datasets, recipes, students
 from clipkd.runs.record import KIND, Score
+
+if TYPE_CHECKING:
+    from clipkd.data.dataset import Dataset
+    from clipkd.export.model import Model
+    from clipkd.runs.measured import Evaluation
 
 TEXT = "Measure a trained student on the test split of a dataset."
 EXAMPLES = """\
 examples:
   clipkd evaluate results/runs/corrected/digits/tiny-32/none/supervised/seed0
   clipkd evaluate RUN --dataset birds --dataset-source photos/birds
+  clipkd evaluate RUN --measures calibration,knn,speed
   clipkd evaluate student.pt --dataset cifar10 --student base-32 --recipe reference
 """
 
@@ -33,12 +41,31 @@ def add_options(child: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--student", help="the student in a file (default: base-32); folders define it")
     child.add_argument("--recipe", help="how the loss is computed (default for a file: corrected); folders define it")
+    known = "; ".join(f"{name}: {measures.get(name).title}" for name in measures.names())
+    child.add_argument(
+        "--measures",
+        type=refusing(measures.chosen),
+        metavar="NAME,NAME",
+        help=f"what to measure beside accuracy, of a folder (docs/evaluation.md): all, or some of {known}",
+    )
+    child.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON file of the measures (default: of results/runs/A/B results/evaluations/A/B.json)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.output is not None:
+        if options.measures is None:
+            raise InputError("--output is the file of --measures: name some, for example --measures all")
+        file_to_write(options.output, example="evaluation.json")
     if options.student_path.is_dir():
         evaluate_folder(options)
         return
+    if options.measures is not None:
+        raise InputError(f"--measures needs a run folder or an export, and {options.student_path} is neither")
     if options.dataset_name is None:
         raise InputError(f"{options.student_path} does not say what it was trained on: give --dataset")
     spec = dataset_of(options, options.dataset_name)
@@ -87,7 +114,41 @@ def evaluate_folder(options: argparse.Namespace) -> None:
             "some of its training images may be among the test images"
         )
     recipe, steps = recipes.get(model.trained["recipe"]), model.preprocessing
-    show(evaluate_student(model.student, dataset, steps, recipe, device), spec.title)
+    score = evaluate_student(model.student, dataset, steps, recipe, device)
+    show(score, spec.title)
+    if options.measures is not None:
+        measure(options, model, dataset, score)
+
+
+def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: Score) -> None:
+    """Measure what is asked for, print it, a line for each measure, and write it."""
+    from clipkd.export.evaluation import default_file, evaluate, save
+    from clipkd.export.subject import Subject
+
+    name = dataset.spec.name
+    path = options.output or default_file(options.student_path, model.trained["dataset"], name)
+    file_to_write(path, example="evaluation.json")
+    evaluation = evaluate(Subject(model, dataset, options.data), score, options.measures)
+    for one in options.measures:
+        print(f"{one.name}: {line(one, evaluation)}")
+    save(evaluation, path)
+    say(f"written: {path}")
+
+
+def line(one: measures.Measure, evaluation: Evaluation) -> str:
+    """Return what a measure found, in one line."""
+    if one.name in evaluation.not_measured:
+        return f"not measured: {evaluation.not_measured[one.name]}"
+    found = evaluation.measures[one.name]
+    missing = found.details.get("not_measured", {})
+    texts = [f"{number} {shown(value)}" for number, value in found.numbers.items()]
+    texts += [f"{number} not measured ({why})" for number, why in missing.items()]
+    return "  ".join(texts)
+
+
+def shown(value: float) -> str:
+    """Return a number: counts whole, others with four digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if value < 100 else f"{value:,.0f}"
 
 
 def content_of(folder: Path) -> str | None:

@@ -1,0 +1,108 @@
+"""The store of a run's teacher: where its embeddings and class scores of the test split are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from clipkd.core.fingerprint import Identity, fingerprint
+from clipkd.export.subject import Subject
+from clipkd.runs.record import KIND as RUN
+from clipkd.runs.standardisation import Standardisation
+
+KINDS = {"prototypes", "embeddings", "teacher", "head"}
+"""What a run's signal may be made from; of several teachers it is one of these for each."""
+
+
+class NoStore(Exception):
+    """There is no one store of a run's teacher; says why."""
+
+
+@dataclass(frozen=True)
+class TeacherStore:
+    """What is stored of one teacher for the images of one dataset."""
+
+    embeddings: Artifact
+    head: Artifact | None
+    """Class scores; None: there are none."""
+    standardised: Standardisation | None
+    """What training did to the vectors; None: nothing."""
+    without_head: str = ""
+    """Where class scores would be."""
+
+
+def find_store(subject: Subject) -> TeacherStore:
+    """Return the store of the teacher of a subject's run.
+
+    Raises:
+        NoStore: the run has no teacher, or several; or no store of the test split is here, or several are.
+    """
+    if subject.model.manifest["kind"] != RUN:
+        raise NoStore("an export does not say which embeddings taught it: evaluate the run folder")
+    signal = subject.run["signal"]
+    if not signal:
+        raise NoStore("the run has no teacher")
+    if not signal.keys() <= KINDS:
+        raise NoStore(f"the run has several teachers ({', '.join(signal)})")
+    folder = store_folder(subject, signal)
+    embeddings = open_artifact(folder, "embeddings")
+    if embeddings.facts["dataset_content"] != subject.dataset.content:
+        raise NoStore(f"{folder} holds embeddings of other images than these")
+    heads = [path for path in sorted(folder.parent.glob(f"{folder.name}-head-*/{MANIFEST}")) if is_of(path, subject)]
+    exact = f"{folder.name}-head-{fingerprint(signal['head'])}" if "head" in signal else None
+    chosen = [path.parent for path in heads if exact in (None, path.parent.name)]
+    missing = f"no class scores beside {folder}: run `clipkd probe`" if not chosen else ""
+    missing = f"several class scores beside {folder}: {', '.join(p.name for p in chosen)}" if chosen[1:] else missing
+    head = open_artifact(chosen[0], "head") if len(chosen) == 1 else None
+    return TeacherStore(embeddings, head, standardisation(subject, signal), missing)
+
+
+def is_of(path: Path, subject: Subject) -> bool:
+    """Return whether a head was made with the labels that the run saw, or needs none."""
+    identity = read_manifest(path.parent)["identity"]
+    return identity["head"] == "checkpoint" or identity.get("few_labels") == subject.few
+
+
+def store_folder(subject: Subject, signal: dict[str, Any]) -> Path:
+    """Return the folder of the embeddings of every image that goes with a run's signal."""
+    known = signal.get("head", {}).get("embeddings") or signal.get("embeddings")
+    sampled = signal.get("prototypes", {}).get("embeddings")
+    asked = (known or sampled or {"teacher": signal.get("teacher")})["teacher"]
+    found = []
+    for path in sorted((subject.data / "embeddings" / subject.dataset.spec.name).glob(f"*/*/{MANIFEST}")):
+        manifest = read_manifest(path.parent)
+        identity = manifest["identity"]
+        is_store = manifest["kind"] == "embeddings" and "test.npy" in manifest["files"]
+        if is_store and identity["teacher"].items() <= asked.items():
+            found.append((path.parent, identity))
+    exact = [folder for folder, identity in found if identity in (known, sampled)]
+    alike = [folder for folder, identity in found if normalised_as(identity, known or sampled)]
+    folders = exact or alike
+    if not folders:
+        cell = subject.model.trained
+        raise NoStore(
+            f"no embeddings of the test split by {cell['teacher']} in {subject.data}: run `clipkd extract --views full`"
+        )
+    if len(folders) > 1:
+        raise NoStore(f"several stores of the teacher: {', '.join(map(str, folders))}")
+    return folders[0]
+
+
+def normalised_as(identity: Identity, known: Identity | None) -> bool:
+    """Return whether a store's images were normalised as those that taught the run."""
+    if known is None:
+        return True
+    return bool(identity["views"].get("mean") == known["views"].get("mean"))
+
+
+def standardisation(subject: Subject, signal: dict[str, Any]) -> Standardisation | None:
+    """Return what a run's training did to its teacher's vectors; prototypes of one teacher are taken as they are."""
+    if not subject.run["recipe"].get("standardised") or "embeddings" not in signal:
+        return None
+    name, identity = subject.dataset.spec.name, signal["embeddings"]
+    places = list((subject.data / "embeddings" / name).glob(f"*/{fingerprint(identity)}"))
+    if not places:
+        raise NoStore(f"the embeddings that taught the run ({fingerprint(identity)}) are not in {subject.data}")
+    return Standardisation.of_images(open_artifact(places[0], "embeddings", identity))

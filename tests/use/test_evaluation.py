@@ -1,0 +1,155 @@
+"""`clipkd evaluate --measures`: each number against numpy, scikit-learn or a slow clear computation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
+
+import clipkd as package
+from clipkd.core.typed_json import read_model
+from clipkd.data.dataset import Dataset
+from clipkd.export import measures
+from clipkd.export.evaluation import default_file
+from clipkd.export.measures.agreement import of_scores
+from clipkd.export.measures.calibration import reliability
+from clipkd.export.measures.knn import votes
+from clipkd.export.subject import Subject
+from clipkd.runs.measured import Evaluation
+from clipkd.spec.layout import Layout
+from tests.use.conftest import CELL, trained
+from tests.use.test_students_as_teachers import store_of
+
+
+@pytest.fixture(scope="module")
+def subject(run_folder: Path, digits: Dataset, digits_folder: Path) -> Subject:
+    return Subject(package.load(run_folder, "cpu"), digits, digits_folder)
+
+
+@pytest.fixture(scope="module")
+def probabilities(subject: Subject) -> np.ndarray:
+    return subject.model.probabilities(list(subject.dataset.images("test")))
+
+
+def test_calibration_by_hand() -> None:
+    """Two bins of four images: |1/2 - 0.65| and |1 - 0.95|; a confidence on an edge belongs to the bin below."""
+    sure, right = np.array([0.62, 0.68 - 1e-3, 0.95, 0.951, 10 / 15]), np.array([True, False, True, True, False])
+    bins = reliability(sure, right)
+    assert [(one["images"], round(one["up_to"] * 15)) for one in bins] == [(2, 10), (1, 11), (2, 15)]
+    assert bins[0]["accuracy"] == 0.5
+    assert bins[0]["confidence"] == pytest.approx((0.62 + 10 / 15) / 2)
+
+
+def test_calibration_and_classes_are_those_of_the_probabilities(subject, probabilities) -> None:
+    labels, found, sure = subject.dataset.test_labels, probabilities.argmax(axis=1), probabilities.max(axis=1)
+    error = 0.0
+    for number in range(15):
+        inside = (sure > number / 15) & (sure <= (number + 1) / 15)
+        if inside.any():
+            error += inside.mean() * abs((found == labels)[inside].mean() - sure[inside].mean())
+    assert measures.get("calibration").measure(subject).numbers["ece"] == pytest.approx(error, abs=1e-6)
+    classes = measures.get("classes").measure(subject)
+    names = subject.model.classes
+    matrix = [[classes.details["confusion"][row].get(column, 0) for column in names] for row in names]
+    assert np.array_equal(matrix, confusion_matrix(labels, found))
+    assert classes.numbers["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(labels, found))
+    assert classes.numbers["worst_class_accuracy"] == min(classes.details["accuracy"].values())
+
+
+def test_neighbours_vote_as_in_scikit_learn() -> None:
+    draw = np.random.default_rng(0)
+    train, test, labels = draw.normal(size=(300, 8)), draw.normal(size=(90, 8)), draw.integers(0, 5, 300)
+    near = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    expected = near.fit(train, labels).predict_proba(test)
+    found = votes(torch.tensor(train), torch.tensor(labels), torch.tensor(test), 5).numpy()
+    np.testing.assert_allclose(found / found.sum(axis=1, keepdims=True), expected, atol=1e-5)
+
+
+def test_labelled_images_are_those_of_the_run(subject) -> None:
+    """The embeddings of the rows that the run was trained on, and of no held-out one; of few labels, those."""
+    rows = subject.dataset.training
+    assert np.array_equal(subject.training.labels, subject.dataset.train_labels[rows])
+    shown = subject.model.embed([subject.dataset.image("train", int(row)) for row in rows[:7]])
+    np.testing.assert_allclose(subject.training.embeddings[:7], shown, atol=1e-5)
+    identity = {**subject.run, "few_labels": {"labels": 100, "seed": 3}}
+    few = Subject(
+        replace(subject.model, manifest={**subject.model.manifest, "identity": identity}), subject.dataset, Path()
+    )
+    assert (len(few.labelled.training), len(few.labelled.validation)) == (80, 20)
+
+
+def test_agreement_of_scores_is_that_of_torch() -> None:
+    student, teacher = torch.randn(50, 6, dtype=torch.float64), torch.randn(50, 6, dtype=torch.float64)
+    found = of_scores(student.numpy(), teacher.numpy())
+    expected = torch.nn.functional.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean"
+    )
+    assert found["kl"] == pytest.approx(expected.item())
+    assert found["top1_agreement"] == (student.argmax(1) == teacher.argmax(1)).double().mean()
+    assert of_scores(student.numpy(), student.numpy() + 3) == {"top1_agreement": 1.0, "kl": pytest.approx(0)}
+
+
+def test_agreement_is_with_the_runs_own_teacher(run_folder, digits, digits_folder, tmp_path) -> None:
+    layout = Layout(digits_folder, dtype="float32")
+    store_of(layout, str(run_folder))
+    cell = replace(CELL, teacher=str(run_folder), train_type="teacher-KD", epochs=1)
+    model = package.load(trained(cell, digits_folder, tmp_path / "taught", dtype="float32"), "cpu")
+    found = measures.get("agreement").measure(Subject(model, digits, digits_folder)).numbers
+    images, teacher = list(digits.images("test")), package.load(run_folder, "cpu")
+    expected = of_scores(np.log(model.probabilities(images)), np.log(teacher.probabilities(images)))
+    assert found["kl"] == pytest.approx(expected["kl"], abs=1e-4)
+    assert found["top1_agreement"] == pytest.approx(expected["top1_agreement"], abs=0.003)
+    layer = model.student.cluster_projection
+    mapped = model.embed(images) @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    vectors = teacher.embed(images)
+    lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(vectors, axis=1)
+    assert found["cosine"] == pytest.approx(((mapped * vectors).sum(axis=1) / lengths).mean(), abs=1e-4)
+
+
+def test_the_command_prints_and_writes_what_it_measures(here, run_folder, digits_folder, tmp_path) -> None:
+    def evaluate(names: str) -> str:
+        answer = here("evaluate", run_folder, "--data", digits_folder, "--measures", names, "--output", "e.json")
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    lines = evaluate("knn,Agreement,probe").splitlines()
+    assert [line.partition(":")[0] for line in lines[1:]] == ["agreement", "knn", "probe"]
+    assert lines[1] == "agreement: not measured: the run has no teacher"
+    first = read_model(tmp_path / "e.json", Evaluation)
+    assert lines[2:] == [f"{name}: top1 {first.measures[name].numbers['top1']:.4f}" for name in ("knn", "probe")]
+    assert 0.5 < first.measures["probe"].numbers["top1"] <= 1
+    assert first.score.top1 == pytest.approx(
+        json.loads((run_folder / "metrics.json").read_text())["last"]["test"]["top1"], abs=0.1
+    )
+    evaluate("calibration")  # what was measured before stays
+    second = read_model(tmp_path / "e.json", Evaluation)
+    assert second.measures.keys() == {"calibration", "knn", "probe"}
+    assert (second.measures["knn"], second.not_measured) == (first.measures["knn"], first.not_measured)
+
+
+def test_what_the_command_refuses(here, run_folder, digits_folder, tmp_path) -> None:
+    (tmp_path / "mine.json").write_text("{}")
+    data = ("--data", digits_folder)
+    for arguments, code, message in (
+        ((run_folder, "--measures", "kn"), 2, "unknown measure 'kn'; did you mean 'knn'?"),
+        ((run_folder, "--output", "e.json"), 2, "--output is the file of --measures"),
+        ((run_folder / "student.safetensors", "--measures", "all"), 2, "--measures needs a run folder or an export"),
+        ((run_folder, "--measures", "all", "--output", "."), 2, "this is a folder"),
+        ((run_folder, "--measures", "classes", "--output", "mine.json", *data), 3, "it is no evaluation: name another"),
+    ):
+        answer = here("evaluate", *arguments)
+        assert (answer.returncode, message in answer.stderr) == (code, True), answer.stderr
+    assert (tmp_path / "mine.json").read_text() == "{}"
+
+
+def test_an_evaluation_never_lies_in_the_run_folder(tmp_path) -> None:
+    run = tmp_path / "results/runs/corrected/digits/seed0"
+    assert default_file(run, "digits", "digits") == tmp_path / "results/evaluations/corrected/digits/seed0.json"
+    assert default_file(run, "digits", "birds").name == "seed0-on-birds.json"
+    assert default_file(tmp_path / "mine", "digits", "digits") == tmp_path / "mine.evaluation.json"
