@@ -25,7 +25,8 @@ from clipkd.core.artifacts import (
     read_manifest,
     sha256,
 )
-from clipkd.data.packing import share_held_out, validation_rows, write_even, write_ragged
+from clipkd.core.unlabelled import UNLABELLED
+from clipkd.data.packing import FEW_HELD_OUT, share_held_out, validation_rows, write_even, write_ragged
 from clipkd.data.source_files import LISTING, listed, packed_from
 from clipkd.data.summary import Seen, pixel_facts, summary
 from clipkd.plugins.datasets import DatasetSpec, Reading, Split, refuse_other_source
@@ -78,8 +79,13 @@ class Dataset:
 
     @cached_property
     def train_labels(self) -> np.ndarray:
-        """Class numbers of the training images, int64 [N]."""
+        """Class numbers of the training images, int64 [N]; UNLABELLED where the source gives none."""
         return np.array(self.artifact.array("train-labels"))
+
+    @property
+    def labelled_training(self) -> np.ndarray:
+        """Those of `training` that have a label."""
+        return self.training[self.train_labels[self.training] >= 0]
 
     @cached_property
     def test_labels(self) -> np.ndarray:
@@ -214,13 +220,14 @@ def check(spec: DatasetSpec, reading: Reading) -> None:
         labels = getattr(reading, split).labels
         if labels.dtype != np.int64 or labels.ndim != 1:
             raise DataError(f"{spec.title}: {split} labels are {labels.dtype} {labels.shape}, not int64 [N]")
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        lowest = UNLABELLED if split == "train" else 0
+        wrong = np.flatnonzero((labels < lowest) | (labels >= len(names)))
         if len(wrong):
             raise DataError(
                 f"{spec.title}: {split} image {wrong[0]} has the label {labels[wrong[0]]}; "
                 f"there are {len(names)} classes, numbered from 0"
             )
-        empty = [names[number] for number in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
+        empty = [names[number] for number in np.flatnonzero(np.bincount(labels[labels >= 0], minlength=len(names)) == 0)]
         if empty:
             raise DataError(f"{spec.title}: no {split} image of class {', '.join(map(repr, empty))}")
 
@@ -239,9 +246,12 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
         else:
             np.save(draft.path / f"{split}-shapes.npy", write_ragged(path, images, len(read.labels)))
     found = reading.complete()
-    held_out = reading.validation
+    held_out, unlabelled = reading.validation, int((reading.train.labels < 0).sum())
     if held_out is None:
-        share = share_held_out(spec.validation_fraction, spec.validation_least, len(reading.train.labels))
+        known = len(reading.train.labels) - unlabelled
+        share = share_held_out(spec.validation_fraction, spec.validation_least, known)
+        # Where few are labelled, as large a part as of `labels: N`.
+        share = max(share, FEW_HELD_OUT) if unlabelled else share
         held_out = validation_rows(reading.train.labels, share, reading.classes)
     np.save(draft.path / "validation.npy", held_out)
     draft.facts |= reading.facts | found | pixel_facts(seen, reading.train.labels) | {
@@ -250,6 +260,7 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
         "train": len(reading.train.labels),
         "test": len(reading.test.labels),
         "validation": len(held_out),
+        **({"unlabelled": unlabelled} if unlabelled else {}),
         "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
     }
     # After the digest: what the files are called is no part of the content.

@@ -16,9 +16,8 @@ from clipkd.core.errors import InputError
 from clipkd.core.unlabelled import UNLABELLED
 from clipkd.data.counters import uniforms
 from clipkd.data.dataset import Dataset
+from clipkd.data.packing import FEW_HELD_OUT
 
-VALIDATION = 0.2
-"""Share of `labels: N` that chooses epochs and probes: a large validation split would be labels too."""
 LEAST = 1 / 8
 """The smallest share of an epoch's images that is labelled, where some are not; K. Sohn et al., FixMatch,
 https://arxiv.org/abs/2001.07685, show seven unlabelled images for each labelled one."""
@@ -67,19 +66,19 @@ def labelled_rows(dataset: Dataset, count: int | None = None, seed: int = 0) -> 
     parts = Labelled(*(rows[known[rows]] for rows in (dataset.training, dataset.validation)))
     if count is None:
         return parts
-    held_out = min(round(VALIDATION * count), len(parts.validation))
+    held_out = min(round(FEW_HELD_OUT * count), len(parts.validation))
     kept = count - held_out
     title, there = dataset.spec.title, len(parts.training)
     if kept > there:
         raise InputError(
             f"labels: {count}: {title} has {there + len(parts.validation):,} labelled images, {len(parts.validation):,} "
-            f"of them held out for validation: {there + round(there * VALIDATION / (1 - VALIDATION)):,} labels at most, "
+            f"of them held out for validation: {there + round(there * FEW_HELD_OUT / (1 - FEW_HELD_OUT)):,} labels at most, "
             "or 'all'"
         )
     if kept < len(dataset.classes) or not held_out:
         raise InputError(
             f"labels: {count}: a fifth is held out for validation, and {title} has {len(dataset.classes)} classes, "
-            f"each of which needs an image to train on: {round(len(dataset.classes) / (1 - VALIDATION)) + 1} or more"
+            f"each of which needs an image to train on: {round(len(dataset.classes) / (1 - FEW_HELD_OUT)) + 1} or more"
         )
     wanted = zip(parts, (kept, held_out), strict=True)
     return Labelled(*(evenly(dataset.train_labels, rows, number, seed) for rows, number in wanted))

@@ -38,13 +38,15 @@ def pixel_facts(seen: Mapping[Any, Seen], labels: np.ndarray) -> dict[str, Any]:
 
     Args:
         seen: split -> its images.
-        labels: of the training images [N].
+        labels: of the training images [N]; below 0 where they have none.
     """
     train, test = (np.array(seen[split].hashes, dtype=np.int64) for split in ("train", "test"))
+    known = labels >= 0
     found: dict[str, Any] = {
         "duplicates": {
             "train": len(train) - len(np.unique(train)),
-            "train_of_other_classes": len(set(zip(train, labels, strict=True))) - len(np.unique(train)),
+            "train_of_other_classes": len(set(zip(train[known], labels[known], strict=True)))
+            - len(np.unique(train[known])),
             "test": len(test) - len(np.unique(test)),
             "test_in_train": int(np.isin(test, train).sum()),
         }
@@ -63,6 +65,8 @@ def summary(title: str, facts: Mapping[str, Any]) -> str:
         f"{title}: packed {facts['train']:,} training images ({facts['validation']:,} of them for validation) and "
         f"{facts['test']:,} test images of {len(facts['classes']):,} classes"
     ]
+    if unlabelled := facts.get("unlabelled"):
+        lines.append(f"  {number_of(unlabelled, 'training image')} of {facts['train']:,} without a label")
     lines += [f"  {line}" for line in (*folder_lines(reading), *file_lines(reading), *pixel_lines(facts))]
     return "\n".join(lines)
 

@@ -214,7 +214,7 @@ def write_images(draft: Draft, matches: dict[str, Match], store: Embeddings, dat
 
 def refuse_empty_classes(match: Match, dataset: Dataset, among: np.ndarray) -> None:
     """Raise DataError where no training image of a class, but for those held out, has a vector."""
-    rows = np.intersect1d(dataset.training, among)
+    rows = np.intersect1d(dataset.labelled_training, among)
     counts = np.bincount(dataset.train_labels[rows], minlength=len(dataset.classes))
     empty = [dataset.classes[number] for number in np.flatnonzero(counts == 0)]
     if empty:

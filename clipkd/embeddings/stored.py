@@ -22,7 +22,7 @@ class StoredEmbeddings:
 
     artifact: Artifact
     labels: dict[str, np.ndarray] | None
-    """Class numbers of the rows, int64 [N], by split; None where the packed dataset is not there."""
+    """Class numbers of the rows, int64 [N], -1 without a label, by split; None: the packed dataset is not there."""
     classes: list[str] | None
     """Class names by number; None where the packed dataset is not there."""
 

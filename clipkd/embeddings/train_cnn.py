@@ -122,7 +122,7 @@ class Images:
         is_held = not is_mapped and count * self.size**2 * 3 <= fraction() * free_memory(device)
         self.held = {split: self.read(split, slice(None)) for split in self.packed} if is_held else {}
         self.labels = {split: torch.from_numpy(dataset.labels(split).copy()).to(device) for split in ("train", "test")}
-        rows = {"train": dataset.training, "validation": dataset.validation}
+        rows = {"train": dataset.labelled_training, "validation": dataset.validation}
         self.rows = {part: torch.from_numpy(index.copy()).to(device) for part, index in rows.items()}
         self.rows["test"] = torch.arange(len(self.labels["test"]), device=device)
 

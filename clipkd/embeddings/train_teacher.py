@@ -42,7 +42,7 @@ def train_teacher(spec: TrainedTeacher, dataset: Dataset, folder: Path, device: 
     size = dataset.spec.image_size or image_size
     pixels = {split: unit(planes(squares(dataset.images(split), size))).to(device) for split in ("train", "test")}
     labels = {split: torch.from_numpy(dataset.labels(split).copy()).to(device) for split in ("train", "test")}
-    training = torch.from_numpy(dataset.training.copy()).to(device)
+    training = torch.from_numpy(dataset.labelled_training.copy()).to(device)
 
     def scores(images: Tensor) -> Tensor:
         inputs = enlarged(normalised(images, mean, std), image_size)

@@ -70,7 +70,7 @@ def draw(
     All where there are fewer (`small_classes` says it). Images that are held out for validation are not drawn, nor any
     that are not `among` those given.
     """
-    order = generator.permutation(dataset.training)
+    order = generator.permutation(dataset.labelled_training)
     order = order if among is None else order[np.isin(order, among)]
     labels = dataset.train_labels[order]
     drawn = []
@@ -82,7 +82,7 @@ def draw(
 
 def small_classes(dataset: Dataset, sample: Sample, among: np.ndarray | None = None) -> str:
     """Return what to say where classes have fewer images than a sample asks for; "" where none has."""
-    rows = dataset.training if among is None else np.intersect1d(dataset.training, among)
+    rows = dataset.labelled_training if among is None else np.intersect1d(dataset.labelled_training, among)
     counts = np.bincount(dataset.train_labels[rows], minlength=len(dataset.classes))
     if sample.per_class == "all" or counts.min() >= sample.per_class:
         return ""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clipkd.core.artifacts import Artifact, open_artifact
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, InputError
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.progress import say
 from clipkd.core.scratch import open_near
@@ -187,6 +187,11 @@ def target_rows(job: Job) -> np.ndarray | None:
     """Return for each image the one whose targets it gets; None: its own. Says how many can only have their own."""
     shown = job.images
     labels, rows = shown.labels, shown.rows
+    if job.cell.method.target_of == "another image of the class" and (labels[rows] < 0).any():
+        raise InputError(
+            f"train type '{job.cell.train_type}': some images of {job.dataset.spec.title} have no label, so targets "
+            f"can't be exchanged within classes: use '{job.cell.method.control_of}-permuted'"
+        )
     found = job.cell.method.target_rows(labels, rows, job.cell.seed)
     if found is not None:
         kept = rows[found[rows] == rows]

@@ -49,7 +49,9 @@ def test_each_train_type_stands_beside_supervised_on_the_same_labels(results):
         )
         assert found[str(labels), "supervised"]["difference_points"] is None
     few = found["100", "vanilla"]
-    assert (few["validation_labels"], few["training_labels_per_class"], few["probe_percent"]) == (20, 8, 95)
+    assert (few["validation_labels"], few["training_labels_per_class"], few["probe_percent"]) == pytest.approx(
+        (20, 8, 95)
+    )
 
 
 def test_the_figure_has_a_line_for_each_train_type_and_the_probe(results):

@@ -6,6 +6,7 @@ that is reached twice is noticed. No image is decoded here; a file whose name do
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +15,16 @@ from pathlib import Path
 
 from clipkd.core.accents import composed, written_otherwise
 from clipkd.core.errors import MOST_NAMED, DataError, InputError, all_at_once
+from clipkd.core.unlabelled import UNLABELLED
 
 NOT_DATA = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 """What file managers leave behind, beside everything whose name begins with a dot."""
 VALIDATION = ("val", "valid", "validation")
 """What the folder is called that is tested on or, beside `test`, chooses among epochs."""
+UNLABELLED_FOLDERS = ("unlabeled", "unlabelled")
+"""What the folder is called, beside those of the classes of `train`, whose images have no label."""
+LABELS = "labels.csv"
+"""The file, in a split's folder, that says which image is of which class in place of folders."""
 LOOP = ""
 """Owner of the folders above a dataset: a link to one of them is only a loop."""
 
@@ -31,7 +37,13 @@ class Listing:
     classes: list[str] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    """Class numbers, one a path."""
+    """Class numbers, one a path; UNLABELLED without a label."""
+    lines: dict[str, int] = field(default_factory=dict)
+    """Class -> the first line of the file of labels that names it; empty where folders name the classes."""
+
+    def named(self, name: str) -> str:
+        """Return a class with the place that names it."""
+        return f"{name} ({self.folder / LABELS}, line {self.lines[name]})" if name in self.lines else name
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,11 @@ def printable(path: Path | str) -> str:
 
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the classes that a split's folder holds, in their order; raise OSError where it can't."""
+    if (folder / LABELS).is_file():
+        return sorted(set(read_labels(folder / LABELS)[0].values()))
     with os.scandir(folder) as found:
         names = [entry.name for entry in found if os.path.isdir(entry.path) and not is_hidden(entry.name)]
-    return sorted({composed(name) for name in names})
+    return sorted({composed(name) for name in names} - set(UNLABELLED_FOLDERS))
 
 
 def splits_of(folder: Path) -> Splits:
@@ -104,14 +118,20 @@ class Walk:
             self.enter(above, LOOP)
 
     def split(self, folder: Path) -> Listing:
-        """Return a split's images: `<class>/**/*`, classes and files in the order of their names.
+        """Return a split's images: `<class>/**/*`, classes and files in the order of their names, unlabelled ones last.
+
+        With `labels.csv` in the folder that file says which image is of which class, and folders say nothing.
 
         Raises:
+            InputError: the file of labels is wrong; names its lines.
             DataError: a folder can't be listed, is in two classes or splits, or its name isn't text; there are fewer
                 than two classes. All problems are named at once, 20 at most.
         """
+        if (folder / LABELS).is_file():
+            return self.by_file(folder)
         listing = Listing(folder)
         folders: dict[str, Path] = {}
+        unlabelled: list[Path] = []
         if not self.enter(folder, str(folder)):
             self.refuse_problems()
             raise DataError(f"{printable(folder)} is a link to a folder above it")
@@ -120,6 +140,8 @@ class Walk:
                 self.skipped["hidden, or made by a file manager"] += 1
             elif not os.path.isdir(entry.path):
                 self.skipped["beside the class folders"] += 1
+            elif entry.name in UNLABELLED_FOLDERS:
+                unlabelled.append(Path(entry.path))
             elif name := self.class_name(Path(entry.path), folders):
                 folders[name] = Path(entry.path)
         for number, (name, path) in enumerate(sorted(folders.items())):
@@ -127,9 +149,31 @@ class Walk:
             for found in sorted(self.images(path, str(path)), key=lambda image: (str(image.parent), image.name)):
                 listing.paths.append(found)
                 listing.labels.append(number)
+        for path in unlabelled:
+            images = sorted(self.images(path, str(path)), key=lambda image: (str(image.parent), image.name))
+            listing.paths += images
+            listing.labels += [UNLABELLED] * len(images)
         self.refuse_problems()
         refuse_few_classes(folder, folders)
         return listing
+
+    def by_file(self, folder: Path) -> Listing:
+        """Return a split's images, in the order of their names, with the labels that its file gives."""
+        labels, lines = read_labels(folder / LABELS)
+        paths = sorted(self.images(folder, str(folder)), key=lambda image: (str(image.parent), image.name))
+        self.skipped[f"not an image that PIL reads: {Path(LABELS).suffix}"] -= 1
+        self.skipped += Counter()  # without what is 0 now
+        self.refuse_problems()
+        files = {composed(path.relative_to(folder).as_posix()): path for path in paths}
+        unknown = [f"line {lines[name]}: there is no image '{name}'" for name in labels if name not in files]
+        if unknown:
+            raise InputError(all_at_once(f"{folder / LABELS} does not match the images beside it", unknown))
+        classes = sorted(set(labels.values()))
+        if len(classes) < 2:
+            raise InputError(f"{folder / LABELS} names one class only, '{classes[0]}'; a dataset has at least two")
+        numbers = [classes.index(labels[name]) if name in labels else UNLABELLED for name in files]
+        first = {label: lines[name] for name, label in reversed(labels.items())}
+        return Listing(folder, classes, list(files.values()), numbers, first)
 
     def class_name(self, path: Path, folders: dict[str, Path]) -> str | None:
         """Return a class folder's name, its accents composed; None where it can't be one (noted as a problem)."""
@@ -204,6 +248,42 @@ class Walk:
         """Raise DataError where there are problems."""
         if self.problems:
             raise DataError(all_at_once("the folder of images can't be read as it is", self.problems))
+
+
+def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Return file -> class of a file of labels, and file -> its line. Files are relative to the file's folder.
+
+    Raises:
+        InputError: it can't be read, has no header `file,label`, names no file or class in a line, a file twice, or
+            nothing at all. All wrong lines are named at once, 20 at most.
+    """
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} can't be read as CSV in UTF-8 ({error})") from None
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    if header != ["file", "label"]:
+        raise InputError(f"{path}, line 1: the header is '{','.join(header)}', not 'file,label'")
+    labels: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    problems = []
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(cell.strip() for cell in row):
+            continue
+        name, label = (composed(cell.strip()) for cell in (*row, "", "")[:2])
+        name = name.removeprefix("./")
+        if len(row) != 2 or not name or not label:
+            what = f"{len(row)} columns instead of 2" if len(row) != 2 else "no class" if name else "no file"
+            problems.append(f"line {number}: {what}")
+        elif name in labels:
+            problems.append(f"line {number}: '{name}' is in line {lines[name]} already")
+        else:
+            labels[name], lines[name] = label, number
+    if problems:
+        raise InputError(all_at_once(f"{path} is wrong", problems))
+    if not labels:
+        raise InputError(f"{path} labels no image: name at least two classes")
+    return labels, lines
 
 
 def refuse_few_classes(folder: Path, classes: dict[str, Path]) -> None:

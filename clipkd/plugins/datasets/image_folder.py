@@ -137,6 +137,7 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
     held_out = walk.split(folder / splits.validation) if splits.validation else Listing(folder)
     for other in (test, held_out) if splits.validation else (test,):
         refuse_other_classes(train, other)
+        refuse_unlabelled(other)
     training = train.paths + held_out.paths
     decoding = Decoding.of(spec.exif, spec.alpha, spec.levels)
     reader = ImageReader(decoding, spec.pack_size, spec.image_size, everything=lambda: [*training, *test.paths])
@@ -159,12 +160,23 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
 def refuse_other_classes(one: Listing, other: Listing) -> None:
     """Raise DataError unless two splits have the same classes."""
     lines = [
-        f"only in {here.folder}: {', '.join(sorted(set(here.classes) - set(there.classes)))}"
+        f"only in {here.folder}: {', '.join(map(here.named, sorted(set(here.classes) - set(there.classes))))}"
         for here, there in ((one, other), (other, one))
         if set(here.classes) - set(there.classes)
     ]
     if lines:
-        raise DataError(f"the classes of {one.folder} and {other.folder} differ:\n  " + "\n  ".join(lines))
+        kind = InputError if one.lines or other.lines else DataError
+        raise kind(f"the classes of {one.folder} and {other.folder} differ:\n  " + "\n  ".join(lines))
+
+
+def refuse_unlabelled(split: Listing) -> None:
+    """Raise InputError where an image of a split that is evaluated on has no label."""
+    without = [printable(path) for path, label in zip(split.paths, split.labels, strict=True) if label < 0]
+    if without:
+        raise InputError(
+            f"{split.folder}: images to test or validate on need labels; {len(without):,} have none, for example "
+            f"{without[0]}. Images without a label belong into train/unlabeled/"
+        )
 
 
 def left_out(splits: Splits, walk: Walk) -> dict[str, Any]:
