@@ -256,7 +256,7 @@ def checked(cell: Cell) -> Cell:
     if cell.teacher_source == "replayed":
         if not (cell.dataset_spec.crops or cell.draws_views):
             raise InputError(
-                f"dataset '{cell.dataset}' has few views in recipe '{cell.recipe}', and all are stored: use "
+                f"dataset '{cell.dataset}' has few views in recipe '{cell.recipe_spec.name}', and all are stored: use "
                 "teacher_source 'cached'"
             )
         return cell
@@ -267,13 +267,13 @@ def checked(cell: Cell) -> Cell:
         )
     if cell.teacher_source == "lazy" and not cacheable(cell):
         raise InputError(
-            f"recipe '{cell.recipe}' never shows a view of dataset '{cell.dataset}' twice: teacher_source 'lazy' would "
-            "keep nothing"
+            f"recipe '{cell.recipe_spec.name}' never shows a view of dataset '{cell.dataset}' twice: teacher_source "
+            "'lazy' would keep nothing"
         )
     if not cacheable(cell) and len(cell.by_teacher) > 1:
         raise InputError(
-            f"recipe '{cell.recipe}' never shows a view of dataset '{cell.dataset}' twice, and several teachers "
-            f"('{cell.teacher}') are not run live: for '{method.name}' use teacher_source 'replayed'"
+            f"recipe '{cell.recipe_spec.name}' never shows a view of dataset '{cell.dataset}' twice, and several "
+            f"teachers ('{cell.teacher}') are not run live: for '{method.name}' use teacher_source 'replayed'"
         )
     return cell if cacheable(cell) else replace(cell, teacher_source="live")
 
@@ -292,8 +292,8 @@ def refuse_unknown_views(cell: Cell) -> None:
         )
     if cell.method.is_per_image and cell.recipe_spec.augment in {"full", "auto"}:
         raise InputError(
-            f"teacher '{cell.teacher}': recipe '{cell.recipe}' mixes images, and imported embeddings are of one each; "
-            f"for '{cell.train_type}' take a weaker one, as recipe 'modern-randaugment' or 'modern-flip'"
+            f"teacher '{cell.teacher}': recipe '{cell.recipe_spec.name}' mixes images, and imported embeddings are of "
+            f"one each; for '{cell.train_type}' take a weaker one, as recipe 'modern-randaugment' or 'modern-flip'"
         )
     every = [one.teacher_spec for one in cell.by_teacher]
     is_endless = cell.method.is_per_image and (cell.dataset_spec.crops or cell.draws_views)

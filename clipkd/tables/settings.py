@@ -19,8 +19,8 @@ from clipkd.tables.terms import selects
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACE = [*(axis for axis in AXES if axis != "recipe"), "teacher_source"]
-"""Where a setting is chosen, each on its own."""
+PLACE = [*(axis for axis in AXES if axis != "recipe"), "is_cost_run"]
+"""Where a setting is chosen, each on its own. Not by `teacher_source`: it depends on a setting's augmentation."""
 
 
 def sweeps_of(config: Config, cells: Iterable[Cell]) -> dict[str, list[str]]:

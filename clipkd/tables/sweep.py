@@ -51,7 +51,7 @@ def part(config: Config, key: str, of: list[str], runs: pd.DataFrame) -> pd.Data
     }
     parts = []
     for _, here in groups(runs[runs.recipe.isin(setting)], *PLACE):
-        rows = over_seeds(here, [*PLACE, "recipe", "epoch"], "validation_top1", "top1")
+        rows = over_seeds(here, [*PLACE, "teacher_source", "recipe", "epoch"], "validation_top1", "top1")
         chosen = best(here) if chosen_by_validation(of) else None
         parts.append(rows.assign(is_chosen=rows.recipe == chosen, settings_tried=len(rows)))
     rows = pd.concat(parts, ignore_index=True)

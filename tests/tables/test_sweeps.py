@@ -125,3 +125,12 @@ def test_the_frame_of_the_package_says_which_runs_are_chosen(tmp_path):
         "mine.temperature-2": True,
         "mine.temperature-4": False,
     }
+
+
+def test_settings_whose_teachers_views_are_stored_in_two_ways_are_one_choice(tmp_path):
+    """Flips are all stored; of endlessly many crops some are replayed."""
+    study = study_of(tmp_path, sweep={"base": "modern", "augment": ["flip", "crop"]}, train_types=["vanilla"])
+    assert {cell.teacher_source for cell in study.cells} == {"cached", "replayed"}
+    rows = pd.read_csv(written(study, partial=True) / "sweep.csv")
+    assert list(rows.teacher_source) == ["cached", "replayed"]
+    assert list(rows.is_chosen) == [1, 0]
