@@ -83,10 +83,10 @@ class Subject:
         read = self.model.preprocessing.read
         return np.stack([read(np.asarray(self.dataset.image(split, int(row)))) for row in rows])
 
-    def batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+    def batches(self, rows: np.ndarray, size: int = EVALUATION_BATCH) -> Iterator[np.ndarray]:
         """Yield the rows, some at a time."""
-        for start in range(0, len(rows), EVALUATION_BATCH):
-            yield rows[start : start + EVALUATION_BATCH]
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
 
     @torch.inference_mode()
     def views(self, split: SplitName, rows: np.ndarray, what: str) -> Views:

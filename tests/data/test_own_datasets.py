@@ -73,7 +73,9 @@ def hub(tmp_path, monkeypatch):
 
     server = Hub()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     server.repositories["datasets/farm/beans"] = beans()
     yield server
@@ -100,7 +102,9 @@ def test_a_dataset_of_the_hub_holds_what_its_files_hold(hub, tmp_path):
 
 def test_the_hubs_own_conversion_and_other_columns_are_read(hub, tmp_path):
     files = {
-        f"full/{split}/0000.parquet": parquet([(n, ["cat", "dog"][n % 2]) for n in rows], names=None, image="img", label="kind")
+        f"full/{split}/0000.parquet": parquet(
+            [(n, ["cat", "dog"][n % 2]) for n in rows], names=None, image="img", label="kind"
+        )
         for split, rows in (("train", range(8)), ("validation", range(8, 12)))
     }
     hub.repositories["datasets/farm/pets"] = Repository(COMMIT, files | {"other/train/0000.parquet": b"x"})
@@ -141,7 +145,9 @@ def test_shards_of_several_pushes_are_not_mixed(name, hub, tmp_path):
         read(f"hub:farm/beans@{COMMIT}", tmp_path)
 
 
-@pytest.mark.parametrize(("labels", "words"), [([-1, -1], "no image"), ([0, -1, 1], "only 2 of 3 images"), ([0, None], "only 1 of 2 images")])
+@pytest.mark.parametrize(
+    ("labels", "words"), [([-1, -1], "no image"), ([0, -1, 1], "only 2 of 3 images"), ([0, None], "only 1 of 2 images")]
+)
 def test_a_split_without_labels_is_named_with_the_way_out(labels, words, hub, tmp_path):
     test = {"data/test-00000-of-00001.parquet": parquet(list(enumerate(labels)))}
     more = {"data/validation-00000-of-00001.parquet": parquet([(30, 0), (31, 1)])}

@@ -31,9 +31,7 @@ def bytes_of(holder: module.PixelStore, rows: list[np.ndarray]) -> list[bytes]:
     found = []
     for item, flat, starts in holder.over(rows, lambda item: item):
         lengths = holder.sizes[item].prod(axis=1) * 3
-        found += [
-            flat[start : start + length].numpy().tobytes() for start, length in zip(starts, lengths, strict=True)
-        ]
+        found += [flat[start : start + length].numpy().tobytes() for start, length in zip(starts, lengths, strict=True)]
     return found
 
 

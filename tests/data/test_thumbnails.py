@@ -55,7 +55,9 @@ def test_they_are_torchvisions_resize_and_pils_squares(made):
     ):
         assert len(images) == len(rows) > 0
         for image, row in zip(images, rows, strict=True):
-            expected = np.asarray(Image.fromarray(dataset.image(split, row)).resize((32, 32), Image.Resampling.BILINEAR))
+            expected = np.asarray(
+                Image.fromarray(dataset.image(split, row)).resize((32, 32), Image.Resampling.BILINEAR)
+            )
             np.testing.assert_array_equal(image, expected)
 
 

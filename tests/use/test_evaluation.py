@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import clipkd as package
 from clipkd.core.typed_json import read_model
+from clipkd.data import corruptions
 from clipkd.data.dataset import Dataset
 from clipkd.export import measures
 from clipkd.export.evaluation import default_file
@@ -110,6 +111,22 @@ def test_agreement_is_with_the_runs_own_teacher(run_folder, digits, digits_folde
     vectors = teacher.embed(images)
     lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(vectors, axis=1)
     assert found["cosine"] == pytest.approx(((mapped * vectors).sum(axis=1) / lengths).mean(), abs=1e-4)
+
+
+def test_corrupted_images_are_counted_by_kind_and_severity(subject, monkeypatch) -> None:
+    some = {kind: corruptions.KINDS[kind] for kind in ("contrast", "impulse_noise")}
+    monkeypatch.setattr(corruptions, "KINDS", some)
+    found = measures.get("corruptions").measure(subject)
+    size, labels = subject.model.preprocessing.size, subject.dataset.test_labels
+    images = torch.from_numpy(subject.images("test", np.arange(len(labels)))).permute(0, 3, 1, 2)
+    assert images.shape[1:] == (3, size, size)
+    for kind in some:
+        for severity in (1, 5):
+            shown = corruptions.corrupted(images, kind, severity, torch.arange(len(labels)))
+            guessed = subject.model.probabilities(list(shown.permute(0, 2, 3, 1).numpy())).argmax(axis=1)
+            assert found.details["accuracy"][kind][severity - 1] == pytest.approx((guessed == labels).mean(), abs=0.003)
+    assert found.numbers["error"] == pytest.approx(1 - np.mean(list(found.details["accuracy"].values())))
+    assert found.details["left_out"] == ["frost"]
 
 
 def test_the_command_prints_and_writes_what_it_measures(here, run_folder, digits_folder, tmp_path) -> None:
