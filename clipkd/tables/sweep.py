@@ -101,5 +101,5 @@ def notes(results: Results, rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]
         "Top-1 in percent: mean ± sample standard deviation over seeds (n), at the epoch that comparisons use. Chosen, "
         "in bold: the highest mean on validation images, of settings with all their runs; of equals, the first.",
         "Test accuracy is shown for the chosen setting only: it had no part in the choice. Its validation accuracy "
-        "did, and is too high for that reason: the best of several is partly lucky, the more the more were tried.",
+        "did, and is too high for that reason: the best of several is partly lucky, the more so the more there were.",
     ]
