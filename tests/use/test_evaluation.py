@@ -18,6 +18,7 @@ from clipkd.data import corruptions
 from clipkd.data.dataset import Dataset
 from clipkd.export import measures
 from clipkd.export.evaluation import default_file
+from clipkd.export.measures import speed
 from clipkd.export.measures.agreement import of_scores
 from clipkd.export.measures.calibration import reliability
 from clipkd.export.measures.knn import votes
@@ -127,6 +128,45 @@ def test_corrupted_images_are_counted_by_kind_and_severity(subject, monkeypatch)
             assert found.details["accuracy"][kind][severity - 1] == pytest.approx((guessed == labels).mean(), abs=0.003)
     assert found.numbers["error"] == pytest.approx(1 - np.mean(list(found.details["accuracy"].values())))
     assert found.details["left_out"] == ["frost"]
+
+
+def test_multiplications_are_those_of_the_layers(subject) -> None:
+    """Patches of 8 x 8, 17 tokens of width 64; in the second and last layer only the class token asks and answers."""
+    patches, tokens, width = 16, 17, 64
+    first = tokens * 3 * width**2 + 2 * tokens**2 * width + tokens * width**2 + tokens * 8 * width**2
+    last = tokens * 3 * width**2 + 2 * tokens * width + width**2 + 8 * width**2
+    expected = patches * 8 * 8 * 3 * width + first + last + width * 10
+    assert speed.multiplications(subject.model.student, 32) == expected
+
+
+def test_times_are_of_each_call(monkeypatch) -> None:
+    """100 calls of 1 to 100 ms, after three that do not count."""
+    clock = iter(np.cumsum([0.0, *(one for call in range(1, 101) for one in (call / 1000, 5.0))]))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(speed, "SECONDS", 1e9)
+    made: list[None] = []
+    found = speed.times(lambda: made.append(None), 64)
+    assert len(made) == 103
+    assert found == pytest.approx(
+        {"ms": 50.5, "ms_p95": 95.05, "images_per_second": 64 / 0.0505, "calls": 100}, rel=1e-9
+    )
+
+
+def test_speed_is_measured_in_both_runtimes_or_says_why(subject, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    found = measures.get("speed").measure(subject).numbers
+    student = subject.model.student
+    assert found["parameters"] == sum(one.numel() for one in student.parameters())  # supervised: it has no projection
+    for runtime in ("torch", "onnx"):
+        for size in (1, 64):
+            assert found[f"{runtime}_images_per_second_{size}"] == pytest.approx(
+                1e3 * size / found[f"{runtime}_ms_{size}"]
+            )
+    monkeypatch.setattr("clipkd.export.formats.onnx.find_spec", lambda name: None)
+    without = measures.get("speed").measure(subject)
+    assert without.numbers.keys() == {name for name in found if not name.startswith("onnx")}
+    assert "pip install 'clipkd[onnx]'" in without.details["not_measured"]["onnx"]
 
 
 def test_the_command_prints_and_writes_what_it_measures(here, run_folder, digits_folder, tmp_path) -> None:

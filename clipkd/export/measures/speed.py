@@ -1,0 +1,135 @@
+"""Speed: parameters, multiplications, and how long the student takes on this machine's CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from clipkd.core.errors import MachineError
+from clipkd.export.measures import Measure, Measured
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clipkd.export.model import Model
+    from clipkd.export.subject import Subject
+
+BATCHES = (1, 64)
+WARM_UP, CALLS, LEAST, SECONDS = 3, 100, 10, 3.0
+"""Calls before the measurement; in it at most, and at least; after so many seconds there are no more."""
+UNUSED = ("cluster_projection", "logit_scale", "logit_bias")
+"""Only training uses the projections to the teachers' spaces and their temperatures."""
+
+
+class Speed(Measure):
+    """Of the student as it classifies: 8-bit pixels of its own size in, class scores out; on the CPU, in float32.
+
+    MACs are multiplications of one image in matrix products and convolutions, counted while it runs. Milliseconds are
+    the median wall time of a batch, and images/s go by it.
+    """
+
+    def measure(self, subject: Subject) -> Measured:
+        import torch
+
+        from clipkd.core.device import describe
+
+        cpu = torch.device("cpu")
+        model = replace(subject.model, student=deepcopy(subject.model.student).cpu().eval(), device=cpu)
+        names = [(name, one.numel()) for name, one in model.student.named_parameters()]
+        parameters = sum(count for name, count in names if not name.startswith(UNUSED))
+        details: dict[str, Any] = {"processor": describe(cpu), "torch": of_torch(model)}
+        missing = {}
+        try:
+            details["onnx"] = of_onnx(model)
+        except MachineError as reason:
+            missing["onnx"] = str(reason)
+        numbers: dict[str, float] = {
+            "parameters": parameters,
+            "macs": multiplications(model.student, model.preprocessing.size),
+        }
+        for runtime in ("torch", "onnx"):
+            for size, found in details.get(runtime, {}).items():
+                numbers |= {f"{runtime}_{name}_{size}": found[name] for name in ("ms", "images_per_second")}
+        return Measured(numbers, details | {"not_measured": missing})
+
+
+def multiplications(student: nn.Module, size: int) -> int:
+    """Return the multiplications of one image, of side `size`.
+
+    In float64, where linear layers are torch's own (clipkd/core/linear.py): its counter sees these, and attention that
+    is written out.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+        deepcopy(student).double()(torch.zeros(1, 3, size, size, dtype=torch.float64))
+    return int(counter.get_total_flops()) // 2
+
+
+def of_torch(model: Model) -> dict[str, dict[str, float]]:
+    """Return batch size -> times in torch."""
+    import torch
+
+    from clipkd.data.pixels import normalised, unit
+
+    steps = model.preprocessing
+
+    def call(size: int) -> Callable[[], object]:
+        images = torch.zeros(size, 3, steps.size, steps.size, dtype=torch.uint8)
+        return lambda: model.student(normalised(unit(images), steps.mean, steps.std)).logits
+
+    with torch.inference_mode():
+        return {str(size): times(call(size), size) for size in BATCHES}
+
+
+def of_onnx(model: Model) -> dict[str, dict[str, float]]:
+    """Return batch size -> times in ONNX Runtime, with as many threads as torch.
+
+    Raises:
+        MachineError: a package for ONNX is not installed.
+    """
+    from clipkd.export.formats.onnx import GRAPH, check_packages, write_graph
+
+    check_packages()
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    side = model.preprocessing.size
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with TemporaryDirectory() as folder:
+        write_graph(model, Path(folder) / GRAPH)
+        session = onnxruntime.InferenceSession(str(Path(folder) / GRAPH), options, providers=["CPUExecutionProvider"])
+
+    def call(size: int) -> Callable[[], object]:
+        images = np.zeros((size, side, side, 3), np.uint8)
+        return lambda: session.run(["logits"], {"images": images})
+
+    return {str(size): times(call(size), size) for size in BATCHES}
+
+
+def times(call: Callable[[], object], images: int) -> dict[str, float]:
+    """Return the median and the 95th percentile of a call's milliseconds, the images per second, and the calls."""
+    import numpy as np
+
+    for _ in range(WARM_UP):
+        call()
+    taken: list[float] = []
+    while len(taken) < LEAST or (len(taken) < CALLS and sum(taken) < SECONDS):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    middle, late = (float(value) for value in np.percentile(taken, (50, 95)))
+    return {"ms": 1e3 * middle, "ms_p95": 1e3 * late, "images_per_second": images / middle, "calls": len(taken)}
+
+
+SPEC = Speed(name="speed", title="parameters, MACs, and times on the CPU in torch and ONNX Runtime", protocol=1)
