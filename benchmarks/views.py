@@ -53,21 +53,33 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     for views in (*options.views, NEW):
         for train_type in TYPES:
-            subprocess.run([sys.executable, "-m", "clipkd", *arguments(train_type, views, options)], check=True)
-            result["top1"][train_type][str(views)] = accuracies(train_type, views, options)
+            if not options.draw:
+                subprocess.run([sys.executable, "-m", "clipkd", *arguments(train_type, views, options)], check=True)
+            if found := accuracies(train_type, views, options):
+                result["top1"][train_type][str(views)] = found
     return result
 
 
+def columns(result: dict[str, Any]) -> list[str]:
+    """Return the numbers of views that were tried, new ones last."""
+    found = {views for by_views in result["top1"].values() for views in by_views}
+    return sorted(found - {NEW}, key=int) + [NEW] * (NEW in found)
+
+
+def summary(accuracies: list[float] | None) -> str:
+    """Return mean and deviation in percent, and of how many seeds."""
+    if not accuracies:
+        return "\N{EN DASH}"
+    spread = f" ± {100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    return f"{100 * statistics.mean(accuracies):.1f}{spread} ({len(accuracies)})"
+
+
 def table(result: dict[str, Any]) -> str:
-    """Return mean and deviation over seeds as a Markdown table."""
-    columns = list(result["top1"][TYPES[0]])
-    names = [f"K = {views}" if views != NEW else "new views in every epoch" for views in columns]
+    """Return mean and deviation over seeds (n) as a Markdown table."""
+    names = [f"K = {views}" if views != NEW else "new views in every epoch" for views in columns(result)]
     lines = [f"| train type | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     for train_type, by_views in result["top1"].items():
-        cells = [
-            f"{100 * statistics.mean(each):.1f} ± {100 * statistics.stdev(each):.1f}" for each in by_views.values()
-        ]
-        lines.append(f"| {train_type} | {' | '.join(cells)} |")
+        lines.append(f"| {train_type} | {' | '.join(summary(by_views.get(views)) for views in columns(result))} |")
     return "\n".join(lines)
 
 
@@ -76,17 +88,19 @@ def draw(result: dict[str, Any]) -> None:
     from clipkd.core.artifacts import written_aside
     from clipkd.report.figures.style import line_style, new_figure, styled
 
+    names = columns(result)
     with styled():
         figure = new_figure(6.0, 3.4, f"Digits: {result['student']} on K stored views, recipe {result['recipe']}")
         axes = figure.subplots()
         for train_type, by_views in result["top1"].items():
             colour, _ = line_style(train_type, list(TYPES))
-            places = range(len(by_views))
-            means = [100 * statistics.mean(each) for each in by_views.values()]
+            places = [place for place, views in enumerate(names) if views in by_views]
+            means = [100 * statistics.mean(by_views[names[place]]) for place in places]
             axes.plot(places, means, color=colour, lw=1.8, label=train_type)
-            for place, each in zip(places, by_views.values(), strict=True):
+            for place in places:
+                each = by_views[names[place]]
                 axes.plot([place] * len(each), [100 * one for one in each], "o", color=colour, ms=3.5, alpha=0.7)
-        axes.set_xticks(list(places), ["new in\nevery epoch" if views == NEW else views for views in by_views])
+        axes.set_xticks(range(len(names)), ["new in\nevery epoch" if views == NEW else views for views in names])
         axes.set_xlabel("K, stored views of each image")
         axes.set_ylabel("test top-1 (%), last epoch")
         axes.legend(loc="lower right")
@@ -103,11 +117,10 @@ def main() -> int:
     parser.add_argument("--student", default="tiny-32")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--draw", action="store_true", help="only draw the recorded result")
+    parser.add_argument("--draw", action="store_true", help="train nothing: record and draw the runs that are there")
     options = parser.parse_args()
-    if not options.draw:
-        write_json(RESULT, measure(options))
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    result = measure(options)
+    write_json(RESULT, result)
     draw(result)
     print(table(result))
     return 0
