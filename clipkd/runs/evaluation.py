@@ -33,9 +33,10 @@ def evaluate_each(
 ) -> tuple[Score, np.ndarray]:
     """Return the score over a split, and which of its images are classified correctly, bool [N].
 
-    Each rank takes its share of the batches; all return the same.
+    Each rank takes its share of the batches; all return the same. The student stays in the mode that it was in.
     """
     ranks = ranks or Ranks()
+    was_training = student.training
     student.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     count = 0
@@ -48,7 +49,7 @@ def evaluate_each(
         # Read once, after the last batch: reading makes the host wait for the device.
         sums = sums.to(logits.device) + torch.stack([found[:, 0].sum(), found.sum(), loss])
         count += len(labels)
-    student.train()
+    student.train(was_training)
     top1, top5, loss_sum, images = ranks.sum([*sums.tolist(), count])
     return Score(top1=top1 / images, top5=top5 / images, loss=loss_sum / images), in_order(correct, ranks)
 

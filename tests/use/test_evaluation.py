@@ -17,13 +17,15 @@ from clipkd.core.typed_json import read_model
 from clipkd.data import corruptions
 from clipkd.data.dataset import Dataset
 from clipkd.export import measures
-from clipkd.export.evaluation import default_file
+from clipkd.export.evaluation import default_file, evaluate
 from clipkd.export.measures import speed
 from clipkd.export.measures.agreement import of_scores
 from clipkd.export.measures.calibration import reliability
 from clipkd.export.measures.knn import votes
 from clipkd.export.subject import Subject
+from clipkd.report.figures import reliability as diagram
 from clipkd.runs.measured import Evaluation
+from clipkd.runs.record import Score
 from clipkd.spec.layout import Layout
 from tests.use.conftest import CELL, trained
 from tests.use.test_students_as_teachers import store_of
@@ -169,13 +171,13 @@ def test_speed_is_measured_in_both_runtimes_or_says_why(subject, monkeypatch) ->
     assert "pip install 'clipkd[onnx]'" in without.details["not_measured"]["onnx"]
 
 
-def test_the_command_prints_and_writes_what_it_measures(here, run_folder, digits_folder, tmp_path) -> None:
-    def evaluate(names: str) -> str:
+def test_the_command_prints_and_writes_what_it_measures(here, subject, run_folder, digits_folder, tmp_path) -> None:
+    def measured(names: str) -> str:
         answer = here("evaluate", run_folder, "--data", digits_folder, "--measures", names, "--output", "e.json")
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
 
-    lines = evaluate("knn,Agreement,probe").splitlines()
+    lines = measured("knn,Agreement,probe").splitlines()
     assert [line.partition(":")[0] for line in lines[1:]] == ["agreement", "knn", "probe"]
     assert lines[1] == "agreement: not measured: the run has no teacher"
     first = read_model(tmp_path / "e.json", Evaluation)
@@ -184,10 +186,22 @@ def test_the_command_prints_and_writes_what_it_measures(here, run_folder, digits
     assert first.score.top1 == pytest.approx(
         json.loads((run_folder / "metrics.json").read_text())["last"]["test"]["top1"], abs=0.1
     )
-    evaluate("calibration")  # what was measured before stays
+    measured("calibration")  # what was measured before stays
     second = read_model(tmp_path / "e.json", Evaluation)
     assert second.measures.keys() == {"calibration", "knn", "probe"}
     assert (second.measures["knn"], second.not_measured) == (first.measures["knn"], first.not_measured)
+    # Without dropout, although the accuracy was measured before on the same network.
+    for name in ("knn", "calibration"):
+        assert second.measures[name].numbers == pytest.approx(measures.get(name).measure(subject).numbers, abs=1e-6)
+
+
+def test_the_diagram_shows_each_bin(subject) -> None:
+    found = evaluate(subject, Score(top1=0.5, top5=0.9, loss=1.0), [measures.get("calibration")])
+    upper, lower = diagram.draw(found).axes
+    bins = found.measures["calibration"].details["bins"]
+    assert [bar.get_height() for bar in upper.patches] == pytest.approx([100 * one["accuracy"] for one in bins])
+    assert [bar.get_height() for bar in lower.patches] == [one["images"] for one in bins]
+    assert sum(bar.get_height() for bar in lower.patches) == len(subject.dataset.test_labels)
 
 
 def test_what_the_command_refuses(here, run_folder, digits_folder, tmp_path) -> None:

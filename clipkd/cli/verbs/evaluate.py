@@ -124,6 +124,7 @@ def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: 
     """Measure what is asked for, print it, a line for each measure, and write it."""
     from clipkd.export.evaluation import default_file, evaluate, save
     from clipkd.export.subject import Subject
+    from clipkd.report.figures import reliability, style
 
     name = dataset.spec.name
     path = options.output or default_file(options.student_path, model.trained["dataset"], name)
@@ -133,6 +134,10 @@ def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: 
         print(f"{one.name}: {line(one, evaluation)}")
     save(evaluation, path)
     say(f"written: {path}")
+    if reliability.MEASURE in evaluation.measures:
+        with style.styled():
+            style.save(reliability.draw(evaluation), path.parent, f"{path.stem}-reliability")
+        say(f"reliability diagram: {path.with_name(f'{path.stem}-reliability')}.png and .svg")
 
 
 def line(one: measures.Measure, evaluation: Evaluation) -> str:
