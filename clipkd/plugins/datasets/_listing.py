@@ -70,7 +70,7 @@ def printable(path: Path | str) -> str:
 
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the classes that a split's folder holds, in their order; raise OSError where it can't."""
-    if (folder / LABELS).is_file():
+    if has_labels_file(folder):
         return sorted(set(read_labels(folder / LABELS)[0].values()))
     with os.scandir(folder) as found:
         names = [entry.name for entry in found if os.path.isdir(entry.path) and not is_hidden(entry.name)]
@@ -127,7 +127,7 @@ class Walk:
             DataError: a folder can't be listed, is in two classes or splits, or its name isn't text; there are fewer
                 than two classes. All problems are named at once, 20 at most.
         """
-        if (folder / LABELS).is_file():
+        if has_labels_file(folder):
             return self.by_file(folder)
         listing = Listing(folder)
         folders: dict[str, Path] = {}
@@ -248,6 +248,16 @@ class Walk:
         """Raise DataError where there are problems."""
         if self.problems:
             raise DataError(all_at_once("the folder of images can't be read as it is", self.problems))
+
+
+def has_labels_file(folder: Path) -> bool:
+    """Return whether a file says which image is of which class; one of another kind beside folders is no such file."""
+    path = folder / LABELS
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        is_one = stream.readline(100).removeprefix(b"\xef\xbb\xbf").replace(b" ", b"").strip().lower() == b"file,label"
+    return is_one or not any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
 
 
 def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:
