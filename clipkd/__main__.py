@@ -21,6 +21,7 @@ def run() -> int:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
+    open_streams()
     try:
         from clipkd.cli import main  # takes a while, in which Ctrl-C may come
 
@@ -30,6 +31,20 @@ def run() -> int:
     finally:
         if signal.getsignal(signal.SIGINT) is stop:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def open_streams() -> None:
+    """Give a process that was started without one of its streams (`>&-`) one that leads nowhere.
+
+    Otherwise a file of data would get its number, and whatever is printed would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def stop(number: int, frame: FrameType | None) -> None:

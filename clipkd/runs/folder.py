@@ -124,8 +124,16 @@ class RunFolder:
                     + "\n  ".join(lines)
                 )
         (self.path / FAILED).unlink(missing_ok=True)
+        self.remove_curves(identity, mine=True)  # of an earlier beginning
+        if not (self.path / METRICS).exists():
+            self.remove_curves(identity, mine=False)
+
+    def remove_curves(self, identity: Identity, *, mine: bool) -> None:
+        """Remove TensorBoard's files of this run, or of all others."""
+        ending = ending_of(fingerprint(identity))
         for events in self.path.glob("events.out.tfevents.*"):
-            events.unlink()
+            if events.name.endswith(ending) == mine:
+                events.unlink()
 
     def empty(self) -> None:
         """Remove an earlier run's results, `metrics.json` first: without it the folder holds no complete run."""
@@ -154,6 +162,7 @@ class RunFolder:
         """
         identity, texts = record.metrics.identity, record.files()
         self.empty()
+        self.remove_curves(identity, mine=False)
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
         write_text(self.path / CONFIG, plain)
         write_json(self.path / ENVIRONMENT, {**sittings[-1], "sittings": list(sittings)})
@@ -183,6 +192,11 @@ class RunFolder:
             if unfinished.is_file():  # a folder is an export's that may be being written
                 unfinished.unlink(missing_ok=True)
         self.checkpoints(identity).clear()
+
+
+def ending_of(run: str) -> str:
+    """Return how the names of TensorBoard's files of a run end; `run`: its fingerprint."""
+    return f".{run}"
 
 
 def runs_in(folder: Path) -> Iterator[tuple[str, Identity]]:

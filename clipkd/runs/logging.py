@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from clipkd.core.disk import room_for
 from clipkd.core.errors import MachineError
+from clipkd.runs.folder import ending_of
 
 PROJECT = "CLIPKD_WANDB"
 """Environment variable: the Weights & Biases project to report to; unset: none. A variable also reaches the jobs of a
@@ -49,7 +50,7 @@ class CurveWriter:
         if not isinstance(threading.excepthook, RaisedElsewhere):
             threading.excepthook = RaisedElsewhere(threading.excepthook)
         with room_for(folder):
-            self.tensorboard = SummaryWriter(folder, purge_step=epoch)
+            self.tensorboard = SummaryWriter(folder, purge_step=epoch, filename_suffix=ending_of(run))
         project = os.environ.get(PROJECT)
         self.wandb = wandb_run(project, folder, run, name, settings) if project else None
 

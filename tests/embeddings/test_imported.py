@@ -391,7 +391,9 @@ def test_verbs_say_what_can_and_cannot_be_done(tmp_path):
         assert (found.returncode, "model" in found.stderr) == (2, True), found.stderr
 
 
-@pytest.mark.parametrize("name", ["val.npy", "train_mirrored.npy", "test2.safetensors", "Test.NPY"])
+@pytest.mark.parametrize(
+    "name", ["val.npy", "train_mirrored.npy", "test2.safetensors", "Test.NPY", "test.pt", "train.csv"]
+)
 def test_a_file_of_vectors_that_would_not_be_used_is_refused(name, tmp_path):
     for known in ("train.npy", "test.npy"):
         np.save(tmp_path / known, numbers(4))

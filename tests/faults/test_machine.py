@@ -15,6 +15,7 @@ import pytest
 
 from clipkd.core import gpu_lease
 from clipkd.runs import workers
+from clipkd.runs.verification import verify
 from tests.faults.checks import fault
 
 # Takes a lease as `clipkd` does, says what CUDA would see, and holds it until its input ends.
@@ -139,6 +140,17 @@ def test_a_training_goes_on_when_nobody_reads_what_it_says(digits_folder: Path, 
         assert "epoch 1/3" in process.stderr.readline()
         process.stderr.close()
         assert process.wait(120) == 0
+    assert (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_that_is_started_without_a_stream_works(closed: str, digits_folder: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised", "--epochs", 1]
+    words += ["--student", "tiny-32", "--batch-size", 512, "--device", "cpu", "--log-folder", tmp_path / "run"]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "clipkd", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert verify([tmp_path]).damaged == []
     assert (tmp_path / "run/metrics.json").exists()
 
 

@@ -145,7 +145,7 @@ def test_a_copied_source_with_another_size_is_seen(packed: tuple[Path, Path]) ->
     assert "files 1 changed (" in str(stale(folder))
 
 
-@pytest.mark.parametrize("verb", ["check", "verify", "download", "train"])
+@pytest.mark.parametrize("verb", ["check", "verify", "download", "train", "workflow"])
 def test_a_command_says_it_first_and_works(verb: str, packed: tuple[Path, Path]) -> None:
     source, folder = packed
     an_image(source).unlink()
@@ -161,13 +161,18 @@ def test_a_command_says_it_first_and_works(verb: str, packed: tuple[Path, Path])
         "train": f"--dataset-name mine --dataset-source {source} --train-type supervised --student tiny-32 --epochs 1 "
         "--batch-size 2 --device cpu".split(),
     }
-    command = [sys.executable, "-m", "clipkd", verb, *more[verb]]
+    command = [sys.executable, "-m", "clipkd", verb, *more.get(verb, [])]
+    if verb == "workflow":
+        snakefile = Path(__file__).parents[2] / "Snakefile"
+        command = [sys.executable, "-m", "snakemake", "-s", str(snakefile), "--cores", "1"]
+        command += [str((folder / "manifest.json").relative_to(root))]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     assert f"warning: {source} has changed since " in said
     assert "files 1 removed" in said
     assert said.count("has changed since") == 1
+    assert verb != "workflow" or "Nothing to be done" in said
 
 
 def test_every_dataset_of_torchvision_names_its_files(tmp_path: Path) -> None:

@@ -404,6 +404,19 @@ def test_a_command_with_another_setting_touches_no_run(digits_folder, whole, tmp
         assert json.loads((folder / "metrics.json").read_text())["epochs"] == 1
 
 
+def test_until_a_replacement_is_complete_no_byte_of_the_earlier_run_is_lost(digits_folder, whole, tmp_path):
+    """Its curves too; when it is complete, only its own are there."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    stopped_at(3, digits_folder, run, EPOCHS + 1)
+    for path in whole.iterdir():
+        if not path.name.startswith("."):
+            assert (run / path.name).read_bytes() == path.read_bytes(), path.name
+    (curves,) = {path.name for path in whole.glob("*tfevents*")}
+    train(digits_folder, run, EPOCHS + 1)
+    left = [path.name for path in run.glob("*tfevents*")]
+    assert left and curves not in left, left  # noqa: PT018
+
+
 def test_a_run_on_other_images_is_not_replaced_either(digits_folder, whole, tmp_path):
     """What the images are is known only once they are packed: the training itself asks."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))

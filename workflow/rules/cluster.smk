@@ -7,7 +7,6 @@ from snakemake.io import apply_wildcards
 from clipkd.workflow import attempts, estimates, session
 from clipkd.core.errors import ClipkdError
 from clipkd.core.scratch import SCRATCH
-from clipkd.embeddings import prepare
 from clipkd.workflow.slurm.preflight import Request, preflight
 
 
@@ -117,8 +116,6 @@ def start():
     dag, executor = workflow.dag, workflow.executor_plugin.name
     if executor == "touch":
         return
-    for line in prepare.stale_sources(CELLS, LAYOUT):
-        print(f"warning: {line}", file=sys.stderr)
     is_resumed = session.hold(Path(), session.Started(sys.argv[1:], executor))
     if executor == "slurm":
         findings, status = preflight(requests(dag))

@@ -17,6 +17,7 @@ from clipkd.report import figures
 from clipkd import tables
 from clipkd.core.environment import put_on_path
 from clipkd.core.errors import ClipkdError, InputError
+from clipkd.embeddings import prepare
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 from clipkd.workflow import stamps
@@ -56,6 +57,9 @@ JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
 if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
+    # Here and not when the jobs start: it is said where nothing is to be done, too.
+    for line in prepare.stale_sources(CELLS, LAYOUT):
+        print(f"warning: {line}", file=sys.stderr)
     stamps.settle(JOBS.values())
     if "--delete-all-output" in sys.argv:
         stamps.expect_deletion(JOBS.values())

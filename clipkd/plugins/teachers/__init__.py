@@ -130,7 +130,7 @@ def combined(name: str, several: tuple[TeacherSpec, ...], options: dict[str, str
     if len(weights) != len(given) or len(given) not in {0, len(several)}:
         raise InputError(
             f"teacher '{name}': weights '{options['weights']}' are not {len(several)} positive numbers, as in "
-            f"?weights={','.join(map(str, range(len(several), 0, -1)))}"
+            f"?weights={','.join(map(str, range(len(several), 0, -1)))} (at most six digits on each side of the point)"
         )
     if options.get("standardise", "true") != "true":
         raise InputError(f"teacher '{name}': standardise is `true` or left out, not '{options['standardise']}'")

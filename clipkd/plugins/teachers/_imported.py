@@ -73,7 +73,10 @@ def in_folder(folder: Path) -> dict[str, Path]:
     unused = sorted(
         path.name
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not is_part(path) and path.name[0] != "."
+        if not is_part(path)
+        and path.name[0] != "."
+        and path.is_file()
+        and (path.suffix.lower() in SUFFIXES or (path.stem in PARTS and path.suffix != NAMES_SUFFIX))
     )
     if unused:
         raise InputError(
