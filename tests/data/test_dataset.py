@@ -248,7 +248,7 @@ def even(made: Reading, size: int | None) -> Reading:
             Made(reading=reading(train_labels=(0, 0, 1, 1, 1, 2))), "train image 5 has the label 2", id="high"
         ),
         pytest.param(
-            Made(reading=reading(train_labels=(0, 0, 1, -1, 1, 1))), "train image 3 has the label -1", id="low"
+            Made(reading=reading(train_labels=(0, 0, 1, -2, 1, 1))), "train image 3 has the label -2", id="low"
         ),
         pytest.param(Made(reading=reading(train_labels=(0, 0, 0))), "no train image of class 'dog'", id="no train"),
         pytest.param(Made(reading=reading(test_labels=(1, 1))), "no test image of class 'cat'", id="no test"),

@@ -129,7 +129,7 @@ def test_tracking_again_changes_nothing(first):
 
 def test_a_clone_without_pull_makes_everything(second):
     jobs = second.plan()
-    assert (jobs["download"], jobs["train_teacher"], jobs["extract"]) == (1, 2, 4)
+    assert (jobs["download"], jobs["fetch"], jobs["extract"]) == (1, 2, 4)
 
 
 def test_after_a_pull_only_students_are_trained_and_the_tables_are_equal(first, second):
@@ -156,7 +156,7 @@ def test_the_order_of_pulls_does_not_matter(order, second):
         second.run("dvc", "pull", "-R", f"data/{name}")
         jobs = second.plan()
         if "embeddings" in order[: order.index(name) + 1]:
-            assert not {"extract", "probe", "prototypes", "train_teacher"} & jobs.keys(), (name, jobs)
+            assert not {"extract", "probe", "prototypes", "fetch", "train_teacher"} & jobs.keys(), (name, jobs)
     assert jobs.get("download", 0) == ("datasets" not in order)
 
 
@@ -174,7 +174,7 @@ def test_another_preprocessing_plans_its_own_extraction(second):
     processor = second.folder / "toy-a/preprocessor_config.json"
     processor.write_text(processor.read_text().replace("0.5", "0.4"))
     jobs = second.plan()
-    assert (jobs["train_teacher"], jobs["extract"], jobs["probe"], jobs["prototypes"]) == (1, 2, 1, 1)
+    assert (jobs["fetch"], jobs["extract"], jobs["probe"], jobs["prototypes"]) == (1, 2, 1, 1)
     assert jobs["train"] == 4
     assert "download" not in jobs
 

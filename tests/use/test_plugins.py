@@ -40,7 +40,8 @@ def site(tmp_path_factory) -> Path:
 
 
 def clipkd(site: Path, *words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    wide = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"} | wide
     command = [sys.executable, "-m", "clipkd", *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
