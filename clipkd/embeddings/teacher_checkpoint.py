@@ -64,7 +64,7 @@ def fetch(
         teacher: whose.
         folder: the artefact's.
         accept: is shown the checkpoint before it is put in place; what it raises refuses it.
-        check_config: is shown a hub checkpoint's config.json before its weights are downloaded, likewise.
+        check_config: is shown the checkpoint's config.json, a hub's before its weights are downloaded, likewise.
 
     Raises:
         InputError: the repository is unknown, gated, or without safetensors; the teacher has no pinned
@@ -90,6 +90,8 @@ def fetch(
     try:
         with building(folder, "teacher", teacher.identity()) as draft:
             write(teacher, files, draft.path)
+            if check_config is not None and not isinstance(teacher, HubTeacher):
+                check_config(read_json(draft.path / "config.json"))
             names = [path.name for path in draft.path.iterdir()]
             with naming_source(teacher, draft.path):
                 for name in set(names) - {WEIGHTS}:

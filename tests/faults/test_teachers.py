@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clipkd.cli import main
 from clipkd.cli.verbs import check
 from clipkd.core import hub_client
 from clipkd.core.artifacts import building, read_json
@@ -549,6 +550,21 @@ def test_a_classifier_of_other_classes_is_refused_before_its_weights_are_downloa
         if output != ":mean":
             with pytest.raises(pytest.fail.Exception, match="its weights were downloaded"):
                 prepare.teacher(spec, Layout(tmp_path / "data"), CPU, scored=datasets.get("digits"))
+
+
+def test_fetch_refuses_a_local_file_whose_classifier_is_not_the_datasets(tmp_path: Path) -> None:
+    """Nobody named its classes. The control: without a dataset the same file is taken."""
+    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
+
+    import timm  # isort: skip
+
+    model = timm.create_model("test_resnet", num_classes=3)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    where = f"timm:test_resnet?pretrained={tmp_path}/weights.safetensors"
+    command = ["fetch", "--data", str(tmp_path / "data"), "--device", "cpu"]
+    assert main([*command, f"{where}&head=own@digits"]) == 2
+    assert not list((tmp_path / "data/teachers").glob("*/*/manifest.json"))
+    assert main([*command, f"{where}&head=own"]) == 0
 
 
 @fault("T16", **{"the-key": replaced("clipkd.plugins.teachers._folder.refuse_nameless", nothing)})

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 def scored_by(spec: teachers.TeacherSpec, options: argparse.Namespace) -> DatasetSpec | None:
     """Return the dataset that a teacher's own classifier is to score, where the name says which."""
     _, _, dataset = spec.head.partition("@")
-    return dataset_of(options, dataset) if dataset and isinstance(spec, teachers.HubTeacher) else None
+    return dataset_of(options, dataset) if dataset else None
 
 
 def fetch_student(name: str) -> None:
