@@ -239,7 +239,7 @@ def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity) -> No
         try:
             open_artifact(folder, kind, identity)
             return  # another writer was first, with the same content
-        except DataError:
+        except (DataError, FileNotFoundError):  # not found: another writer has just moved the outdated one away
             move_away(folder)
     sync(folder.parent)
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipkd.core import verified
+from clipkd.core import artifacts, verified
 from clipkd.core.artifacts import (
     MANIFEST,
     building,
@@ -165,6 +165,25 @@ def test_another_writer_between_looking_and_replacing(tmp_path: Path, monkeypatc
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", meddled)
+    build(folder)
+    open_artifact(folder, "toy", IDENTITY)
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+def test_another_writer_removes_the_old_folder_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "toy"
+    build(folder)
+    (folder / "first.npy").write_bytes(b"damaged")
+    look = artifacts.check_file
+
+    def meddled(path: Path, entry: dict[str, Any], of: Path) -> None:
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+        look(path, entry, of)
+
+    monkeypatch.setattr(artifacts, "check_file", meddled)
     build(folder)
     open_artifact(folder, "toy", IDENTITY)
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
