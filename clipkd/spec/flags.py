@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipkd.plugins import teachers
-from clipkd.plugins.teachers import OWN, HubTeacher
+from clipkd.plugins.teachers import OWN
 from clipkd.spec import class_names
 from clipkd.spec.cells import Cell
 from clipkd.spec.prompts import TEMPLATES
@@ -51,14 +51,14 @@ def head_flags(config: Config, cell: Cell) -> list[Any]:
     return names_flags(config, cell) if is_matched else []
 
 
-def has_scored_hub_teacher(cell: Cell) -> bool:
-    """Return whether a cell's one teacher is on the hub, and its own classifier scores the cell's dataset."""
+def has_scored_teacher(cell: Cell) -> bool:
+    """Return whether the own classifier of a cell's one teacher scores the cell's dataset."""
     spec = cell.teacher_spec
-    return isinstance(spec, HubTeacher) and spec.matches_names(cell.dataset)
+    return spec is not None and spec.matches_names(cell.dataset)
 
 
 def scored_flags(config: Config, cell: Cell) -> list[Any]:
-    """Return the flags that fetch a hub checkpoint, unless its own classifier can't score the cell's dataset."""
+    """Return the flags that fetch a checkpoint, unless its own classifier can't score the cell's dataset."""
     _, where, output = teachers.parsed(cell.teacher)
     name = f"{where}:{output}" if output else where
     return [f"{name}?head={OWN}@{cell.dataset}", *source_flags(config, cell.dataset), *names_flags(config, cell)]

@@ -130,7 +130,7 @@ for cell in dict.fromkeys(kind_of(one) for cell in CELLS for one in cell.by_teac
     if not cell.teacher_spec.is_imported:
         weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
         TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
-        if cell.method.signal == "scores" and flags.has_scored_hub_teacher(cell):
+        if cell.method.signal == "scores" and flags.has_scored_teacher(cell):
             SCORED.setdefault(weights, cell)
     for kind in LAYOUT.stores(cell):
         share(STORES, cell, lambda c: LAYOUT.stores(c)[kind].folder, kind)
