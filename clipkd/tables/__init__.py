@@ -112,7 +112,7 @@ def write_tables(
         write(table, Path(output))
     write_text(Path(output) / RUNS, found.every_run.to_csv(index=False, lineterminator="\n"))
     if summary is not None:
-        write_text(summary, metrics_file.text(found.frame))
+        write_text(summary, metrics_file.text(found.shown))
     remove_leftovers(Path(output), table_files(config))
 
 

@@ -15,15 +15,16 @@ NUMBERS = ("top1", "top5", "validation_top1")
 """Columns of the frame whose mean over seeds is written."""
 
 
-def text(frame: pd.DataFrame) -> str:
+def text(shown: pd.DataFrame) -> str:
     """Return the file's content: recipe -> dataset -> student (-> few labels) -> teacher -> train type -> numbers.
 
-    Accuracies are means over seeds, shares of 1, of the epoch that comparisons use. `n` counts the seeds, and what is
-    not known is left out. Runs that measure costs only are not among them.
+    It is made of the rows that tables show: of a sweep, those of the chosen setting. Accuracies are means over seeds,
+    shares of 1, of the epoch that comparisons use. `n` counts the seeds, and what is not known is left out. Runs that
+    measure costs only are not among them.
     """
-    shown = frame[frame.is_headline & ~frame.is_cost_run & (frame.state == "finished")]
+    runs = shown[shown.is_headline & ~shown.is_cost_run & (shown.state == "finished")]
     found: dict[str, Any] = {}
-    for row in rows_of(over_seeds(shown, [*AXES, "teacher_source"], *NUMBERS)):
+    for row in rows_of(over_seeds(runs, [*AXES, "teacher_source"], *NUMBERS)):
         place = found
         for axis in AXES[:-1]:
             if (axis, getattr(row, axis)) != ("labels", "all"):

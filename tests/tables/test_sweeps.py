@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pandas as pd
@@ -114,6 +115,15 @@ def test_without_validation_images_nothing_is_chosen_and_the_table_says_so(tmp_p
     assert rows.test_mean_percent.isna().all()
     assert "mine: no choice is possible" in (folder / "sweep.md").read_text(encoding="utf-8")
     assert "accuracy-mine.temperature-2-best-test-top1" in table_stems(study.config)
+
+
+def test_the_summary_for_dvc_has_the_chosen_setting_only(tmp_path):
+    study, file = study_of(tmp_path), tmp_path / "summary.json"
+    write_tables(study.config, study.results, study.data, tmp_path / "tables", summary=file)
+    summary = json.loads(file.read_text())
+    assert list(summary) == ["mine"]
+    (supervised,) = summary["mine"]["digits"]["tiny-32"]["none"].values()
+    assert (supervised["n"], supervised["top1"]) == (2, pytest.approx(0.71))
 
 
 def test_the_frame_of_the_package_says_which_runs_are_chosen(tmp_path):

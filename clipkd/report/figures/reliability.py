@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from clipkd.plugins.recipes import name_in
 from clipkd.report.figures.style import GREY, PALETTE, RED, legend, new_figure
 from clipkd.runs.measured import Evaluation
 
@@ -18,6 +19,8 @@ def draw(evaluation: Evaluation) -> Figure:
     Bars: the accuracy of each bin, at its confidences; a mark: their mean. What lies between both is its gap.
     """
     found, where = evaluation.measures[MEASURE], evaluation.trained
+    if "recipe" in where:
+        where = where | {"recipe": name_in(where["recipe"])}
     names = " / ".join(str(where[axis]) for axis in ("recipe", "student", "teacher", "train_type") if axis in where)
     figure = new_figure(4.6, 5.4, f"Reliability on {evaluation.dataset}: {names}, seed {where.get('seed', '?')}")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
