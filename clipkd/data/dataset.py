@@ -29,7 +29,7 @@ from clipkd.core.unlabelled import UNLABELLED
 from clipkd.data.packing import FEW_HELD_OUT, share_held_out, validation_rows, write_even, write_ragged
 from clipkd.data.source_files import LISTING, listed, packed_from
 from clipkd.data.summary import Seen, pixel_facts, summary
-from clipkd.plugins.datasets import DatasetSpec, Reading, Split, refuse_other_source
+from clipkd.plugins.datasets import DOWNLOADS, DatasetSpec, Reading, Split, refuse_other_source
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import digest
 from clipkd.core.progress import progress, say
@@ -191,7 +191,7 @@ def prepare_dataset(
             return Dataset(spec, found)
     local = spec.local_files(source)
     listing = None if local is None else listed(local)  # before it is read: what changes meanwhile is a change
-    reading = spec.read(source, folder.parent / ".downloads")
+    reading = spec.read(source, folder.parent / DOWNLOADS)
     check(spec, reading)
     try:
         with building(folder, "dataset", spec.identity()) as draft:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipkd.core.fingerprint import Identity, fingerprint
-from clipkd.plugins.datasets import DatasetSpec
+from clipkd.plugins.datasets import DOWNLOADS, DatasetSpec
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import class_names
 from clipkd.spec.cells import Cell
@@ -128,6 +128,10 @@ class Layout:
     def names_of(self, spec: DatasetSpec) -> ClassNames | None:
         """Return what the user calls a dataset's classes; None: as in the dataset."""
         return dict(self.class_names).get(spec.name)
+
+    @property
+    def downloads(self) -> Path:
+        return self.data / "datasets" / DOWNLOADS
 
     def dataset(self, spec: DatasetSpec) -> Path:
         return self.data / "datasets" / spec.name

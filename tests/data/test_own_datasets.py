@@ -100,6 +100,19 @@ def test_a_dataset_of_the_hub_holds_what_its_files_hold(hub, tmp_path):
     }
 
 
+def test_files_that_were_downloaded_are_packed_without_the_hub(hub, tmp_path):
+    """A login node downloads; a node without internet decodes."""
+    spec, folder = datasets.get("beans", f"hub:farm/beans@{COMMIT}"), tmp_path / "data/datasets"
+    spec.fetch(folder / ".downloads")
+    assert [path.name for path in folder.iterdir()] == [".downloads"]
+    asked = len(hub.requests)
+    assert prepare_dataset(spec, folder / "beans").train_labels.tolist() == [0, 1] * 10
+    assert len(hub.requests) == asked
+    other = datasets.get("beans", f"hub:farm/beans@{'b' * 40}")  # the list is of another commit: the hub is asked
+    with pytest.raises(InputError, match="no commit"):
+        prepare_dataset(other, folder / "beans2")
+
+
 def test_the_hubs_own_conversion_and_other_columns_are_read(hub, tmp_path):
     files = {
         f"full/{split}/0000.parquet": parquet(

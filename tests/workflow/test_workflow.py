@@ -182,7 +182,11 @@ def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
     local = re.search(
         r"^localrules:\n((?:    \w+,\n)+)", (project / "workflow/rules/cluster.smk").read_text(), re.MULTILINE
     )
-    assert local[1].split() == ["download,", "fetch,", "resolve,"]
+    assert local[1].split() == ["download,", "download_files,", "fetch,", "resolve,"]
+    hub = f"sources={{birds: hub:farm/birds@{'a' * 40}}}"
+    jobs, said = plan(project, *arguments[:-1], hub)
+    assert (jobs["download"], jobs["download_files"], jobs["pack"]) == (1, 1, 1)
+    assert re.search(r"rule pack:\n    input: data/datasets/.downloads/birds.json\n", said)
     assert {*memory().values()} == {"8000"}
     # An earlier job's log: only a retry looks at those of the attempts before it (tests/slurm).
     one = project / next(iter(memory()))

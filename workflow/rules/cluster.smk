@@ -14,6 +14,7 @@ from clipkd.workflow.slurm.preflight import Request, preflight
 # packed by another rule, as it may take hours.)
 localrules:
     download,
+    download_files,
     fetch,
     resolve,
 

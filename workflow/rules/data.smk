@@ -3,9 +3,12 @@
 #   data/datasets/<dataset>/manifest.json
 #   data/thumbnails/<dataset>/<fingerprint>/manifest.json     of large images: packed again at a student's input size
 #
-# Data from the internet and data from a folder or file of the user's are two rules: the first run where the internet is.
-HERE = "|".join(
-    name for name in CONFIG.sources if datasets.is_local(CONFIG.source(name))
+# What needs the internet runs where the internet is; the rest is a job: images of the user's, and of files of the hub
+# that were downloaded before, are packed by a rule of their own.
+PACKED = "|".join(
+    name
+    for name in CONFIG.sources
+    if datasets.is_local(CONFIG.source(name)) or hub_listing(name)
 )
 
 
@@ -18,15 +21,31 @@ rule download:
     benchmark:
         "results/benchmarks/data/{dataset}.tsv"
     wildcard_constraints:
-        dataset=f"(?!(?:{HERE})/)[a-z0-9-]+" if HERE else "[a-z0-9-]+",
+        dataset=f"(?!(?:{PACKED})/)[a-z0-9-]+" if PACKED else "[a-z0-9-]+",
     params:
         source=source_flag,
     shell:
         "exec clipkd download {wildcards.dataset:q} {params.source:q} 2>> $(new_log {log:q})"
 
 
+rule download_files:
+    """Download the files of a dataset of the Hugging Face hub into its cache. Needs internet."""
+    output:
+        "data/datasets/.downloads/{dataset}.json",
+    log:
+        "logs/data/{dataset}-files.log",
+    benchmark:
+        "results/benchmarks/data/{dataset}-files.tsv"
+    params:
+        source=source_flag,
+    shell:
+        "exec clipkd download {wildcards.dataset:q} --files-only {params.source:q} 2>> $(new_log {log:q})"
+
+
 rule pack:
-    """Pack a dataset from the folder or file that the config names: no internet, and with many images hours of work."""
+    """Pack a dataset from a folder or file of the user's, or from downloaded files: hours of work with many images."""
+    input:
+        lambda wildcards: hub_listing(wildcards.dataset) or [],
     output:
         "data/datasets/{dataset}/manifest.json",
     log:
@@ -34,7 +53,7 @@ rule pack:
     benchmark:
         "results/benchmarks/data/{dataset}.tsv"
     wildcard_constraints:
-        dataset=HERE or "(?!)",
+        dataset=PACKED or "(?!)",
     resources:
         mem_mb=memory("pack", 8000),
     params:

@@ -6,6 +6,11 @@ from clipkd.embeddings.zero_shot import asked as zero_shot_store
 from clipkd.plugins.teachers import StudentTeacher, TrainedCNN, TrainedTeacher
 
 
+def hub_listing(dataset):
+    """Return the list of downloaded files that a dataset of the Hugging Face hub is packed from; None: no such dataset."""
+    return dataset_of(dataset).listing(LAYOUT.downloads)
+
+
 def thumbnails_inputs(wildcards):
     """Return what thumbnails are made from: the packed dataset."""
     output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)

@@ -8,6 +8,7 @@ import sys
 
 from clipkd.cli.options import data_options, dataset_of, layout_of
 from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.errors import InputError
 from clipkd.core.progress import say
 from clipkd.data.source_files import stale
 from clipkd.data.summary import summary
@@ -19,17 +20,28 @@ examples:
   clipkd download digits
   clipkd download cifar100 --dataset-source /data/cifar-100-binary.tar.gz
   clipkd download birds --dataset-source photos/birds   # a folder with train/ and val/
+  clipkd download beans --dataset-source hub:AI-Lab-Makerere/beans@COMMIT --files-only
 """
 
 
 def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     child.add_argument("dataset", help="a dataset's name, for example cifar10")
+    child.add_argument(
+        "--files-only",
+        action="store_true",
+        help="of a dataset of the Hugging Face hub: download its files into the Hugging Face cache, and pack nothing; "
+        "without it, the same command then needs no internet",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     spec = dataset_of(options, options.dataset)
     layout = layout_of(options)
+    if options.files_only:
+        if spec.listing(layout.downloads) is None:
+            raise InputError(f"--files-only: '{spec.name}' is no dataset of the hub: it is packed as it is downloaded")
+        return spec.fetch(layout.downloads)
     manifest = layout.dataset(spec) / MANIFEST
     before = manifest.read_bytes() if manifest.exists() else None
     prepare.dataset(spec, layout, options.dataset_source)

@@ -120,6 +120,22 @@ class DatasetSpec:
         """
         raise NotImplementedError
 
+    def listing(self, downloads: Path) -> Path | None:
+        """Return the file that `fetch` writes; None: only packing the dataset downloads what it needs.
+
+        Args:
+            downloads: a folder for files that are fetched.
+        """
+        return None
+
+    def fetch(self, downloads: Path) -> None:
+        """Download what `read` needs, which then needs no internet; only of datasets with a `listing`.
+
+        Raises:
+            InputError, DataError, MachineError: as the source is wrong, damaged or out of reach.
+        """
+        raise NotImplementedError
+
     def of_source(self, source: str) -> DatasetSpec:
         """Return the dataset with the options that a source has; this one where it has none."""
         return self
@@ -185,6 +201,8 @@ def is_local(source: str | None) -> bool:
     return source is not None and not source.startswith(("http://", "https://", *(f"{scheme}:" for scheme in SCHEMES)))
 
 
+DOWNLOADS = ".downloads"
+"""A folder beside the packed datasets: files that are fetched before they are packed."""
 SPEC_CLASS = DatasetSpec
 """Of what other distributions add (clipkd/core/registry.py)."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import sha256
+from clipkd.core.artifacts import sha256, write_json
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.hub_client import ETAG_TIMEOUT, hub_errors
 from clipkd.core.progress import say
@@ -18,10 +20,19 @@ FILE = re.compile(
 )
 
 
-def files_of(spec: HubDataset) -> dict[str, list[tuple[str, str | None]]]:
-    """Return split -> its files' names and sha256, as the hub lists them at the commit."""
+Files = dict[str, list[tuple[str, str | None]]]
+"""Split -> its files' names and sha256."""
+
+
+def files_of(spec: HubDataset, listing: Path) -> Files:
+    """Return the files of each split at the commit, as the listing has them, or as the hub says."""
     from huggingface_hub import HfApi
 
+    if listing.is_file():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # of another version, or cut off: asked again
+            written = json.loads(listing.read_text())
+            if written["of"] == described(spec):
+                return {split: [(name, sha256) for name, sha256 in files] for split, files in written["files"].items()}
     with hub_errors(spec, "the list of files"):
         info = HfApi(library_name="clipkd").dataset_info(
             spec.hub_id, revision=spec.revision, files_metadata=True, timeout=ETAG_TIMEOUT
@@ -56,6 +67,17 @@ def files_of(spec: HubDataset) -> dict[str, list[tuple[str, str | None]]]:
     for split in (spec.train, spec.test):
         check_shards(where, found[config][split], shards.get((config, split), []))
     return found[config]
+
+
+def described(spec: HubDataset) -> dict[str, str]:
+    """Return what a listing is of: a commit never changes."""
+    return {key: getattr(spec, key) for key in ("hub_id", "revision", "config", "train", "test")}
+
+
+def write_listing(spec: HubDataset, listing: Path, files: Files) -> None:
+    """Write which files a dataset has, so that it is packed without asking the hub."""
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    write_json(listing, {"of": described(spec), "files": files})
 
 
 def check_shards(where: str, files: list[tuple[str, str | None]], shards: list[tuple[int, int]]) -> None:

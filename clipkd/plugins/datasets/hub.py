@@ -21,7 +21,7 @@ from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.hub import COMMIT, HUB_ID
 from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading, Split
-from clipkd.plugins.datasets._hub_files import fetch, files_of
+from clipkd.plugins.datasets._hub_files import fetch, files_of, write_listing
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
     PACK_SIZE,
@@ -77,8 +77,14 @@ class HubDataset(DatasetSpec):
         identity = {"hub_dataset": self.hub_id, "revision": self.revision, "size": self.image_size}
         return identity | {"decoding": DECODING} | read
 
+    def listing(self, downloads: Path) -> Path:
+        return downloads / f"{self.name}.json"
+
+    def fetch(self, downloads: Path) -> None:
+        paths_of(self, self.listing(downloads))
+
     def read(self, source: str | None, downloads: Path) -> Reading:
-        return read(self)
+        return read(self, self.listing(downloads))
 
 
 def from_source(name: str, where: str) -> HubDataset:
@@ -106,8 +112,25 @@ def from_source(name: str, where: str) -> HubDataset:
     )  # fmt: skip
 
 
-def read(spec: HubDataset) -> Reading:
-    """Read both splits.
+def paths_of(spec: HubDataset, listing: Path) -> dict[str, list[Path]]:
+    """Return split -> its files in the Hugging Face cache, downloaded if necessary, and write which they are.
+
+    Raises:
+        InputError, DataError, MachineError: as for `read`.
+    """
+    parquet()
+    files = files_of(spec, listing)
+    # The test split first: it is small, and may say that this can't work.
+    paths = {}
+    for split in (spec.test, spec.train):
+        paths[split] = [fetch(spec, *file) for file in files[split]]
+        check_labelled(spec, split, paths[split], [other for other in files if other not in (spec.test, spec.train)])
+    write_listing(spec, listing, files)
+    return paths
+
+
+def read(spec: HubDataset, listing: Path) -> Reading:
+    """Read both splits; `listing` names their files where they were fetched before.
 
     Raises:
         InputError: the repository is unknown, or has no parquet files of the splits, or no such column.
@@ -117,13 +140,7 @@ def read(spec: HubDataset) -> Reading:
     from clipkd.core.image_reader import ImageReader
     from clipkd.core.images import Decoding
 
-    parquet()
-    files = files_of(spec)
-    # The test split first: it is small, and may say that this can't work.
-    paths = {}
-    for split in (spec.test, spec.train):
-        paths[split] = [fetch(spec, *file) for file in files[split]]
-        check_labelled(spec, split, paths[split], [other for other in files if other not in (spec.test, spec.train)])
+    paths = paths_of(spec, listing)
     names = class_names(spec, paths[spec.train])
     reader = ImageReader(
         Decoding.of(spec.exif, spec.alpha, spec.levels), spec.pack_size, spec.image_size,
