@@ -1,4 +1,4 @@
-"""Write the estimated cost of the full grid into README.md: `python docs/grid_cost.py [--check]`.
+"""Write the estimated cost of the full grid into docs/paper-grid.md: `python docs/grid_cost.py [--check]`.
 
 Counts come from config/config.yaml through clipkd.spec.cells and clipkd.spec.layout; floating-point operations
 from the networks' sizes. The speeds are assumptions, not measurements.
@@ -129,7 +129,7 @@ def rows(work: dict[str, Work]) -> list[str]:
 
 
 def block() -> str:
-    """Return the README's block."""
+    """Return the block of docs/paper-grid.md."""
     config = load([ROOT / "config/config.yaml"])
     layout = Layout(Path("data"), config.embeddings.dtype, Sample(config.prototypes.per_class, config.prototypes.seed))
     cells, _ = expand(config)
@@ -166,4 +166,4 @@ def block() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(ROOT / "README.md", "cost", block(), str(__doc__)))
+    sys.exit(main(ROOT / "docs/paper-grid.md", "cost", block(), str(__doc__)))

@@ -1,4 +1,4 @@
-"""Write the benchmark results into docs/performance.md and README.md: `python docs/performance.py [--check]`."""
+"""Write the benchmark results into docs/performance.md: `python docs/performance.py [--check]`."""
 
 from __future__ import annotations
 
@@ -203,26 +203,5 @@ def block() -> str:
     return "\n\n".join(parts)
 
 
-def readme_block() -> str:
-    """Return the block of README.md."""
-    result = measured()["cpu"]
-    peer = {name: result["distillation"][name]["peer"]["cpu_ratio"] for name in ("embed-KD", "teacher-KD")}
-    return "\n\n".join(
-        [
-            teacher_cost(result),
-            "The pass and the steps are measured; the totals are calculated from them. Compared with the training loop "
-            f"of the released protocol, a step of embed-KD takes {peer['embed-KD']:.2f} times less CPU time, and a "
-            f"step of teacher-KD from the store {peer['teacher-KD']:.0f} times less. Measured on "
-            f"{origin(result['distillation'])}. [docs/performance.md](docs/performance.md) has all contenders "
-            "and explains the numbers.",
-        ]
-    )
-
-
 if __name__ == "__main__":
-    description = str(__doc__)
-    codes = [
-        main(ROOT / "docs/performance.md", "performance", block(), description),
-        main(ROOT / "README.md", "teacher-cost", readme_block(), description),
-    ]
-    sys.exit(max(codes))
+    sys.exit(main(ROOT / "docs/performance.md", "performance", block(), str(__doc__)))

@@ -1,4 +1,4 @@
-"""docs/using.md and the README's section as a user reads them: every command and every line of Python is run."""
+"""docs/using.md as a user reads it: every command and every line of Python is run."""
 
 from __future__ import annotations
 
@@ -39,26 +39,13 @@ def home(run_folder, digits_folder, scans, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def section() -> str:
-    """Return the README's section."""
-    readme = (PAGE.parents[1] / "README.md").read_text()
-    return readme.partition("## Use the student")[2].partition("## The command line")[0]
-
-
 def commands(text: str) -> list[str]:
     """Return the shell's lines of a page, without comments."""
     lines = [line for kind, block in BLOCK.findall(text) if not kind for line in block.splitlines()]
     return [line.partition(" #")[0].strip() for line in lines if line.strip()]
 
 
-PAGES = {
-    "using.md": ["predict", "predict", "predict", "evaluate", "evaluate", "compare", "export", "push"],
-    "README.md": ["predict", "evaluate", "compare", "export", "push"],
-}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_command(page, home, monkeypatch, capsys) -> None:
+def test_every_command(home, monkeypatch, capsys) -> None:
     pytest.importorskip("onnxruntime")
     hub = Upload("hf_docs")
     from huggingface_hub import constants
@@ -68,7 +55,7 @@ def test_every_command(page, home, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_docs")
     assert main(shlex.split("download birds --dataset-source photos/birds")) == 0
     ran = []
-    for line in commands(section() if page == "README.md" else PAGE.read_text()):
+    for line in commands(PAGE.read_text()):
         if line.startswith(ELSEWHERE):
             continue
         if line.startswith("RUN="):
@@ -85,10 +72,10 @@ def test_every_command(page, home, monkeypatch, capsys) -> None:
         arguments = [path for word in words[1:] for path in (sorted(glob.glob(word)) if "*" in word else [word])]
         assert main(arguments) == 0, (line, capsys.readouterr().err)
         ran.append(words[1])
-    assert ran == PAGES[page]
+    assert ran == ["predict", "predict", "predict", "evaluate", "evaluate", "compare", "export", "push"]
     assert {"README.md", "model.safetensors"} <= hub.repositories["owner/my-student"].keys()
     hub.close()
-    assert page == "README.md" or (home / "predictions.json").stat().st_size > 1000
+    assert (home / "predictions.json").stat().st_size > 1000
     assert (home / "results/comparison/curves.svg").exists()
 
 
@@ -98,8 +85,8 @@ def test_every_line_of_python(home) -> None:
     assert main(["export", run, "exported", "--format", "hf"]) == 0
     assert main(["export", run, "exported-onnx", "--format", "onnx"]) == 0
     space: dict = {}
-    blocks = [block for kind, block in BLOCK.findall(PAGE.read_text() + section()) if kind == "python"]
-    assert len(blocks) == 4
+    blocks = [block for kind, block in BLOCK.findall(PAGE.read_text()) if kind == "python"]
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, space)
     assert space["student"].embed(["scan.png"]).shape == (1, 64)

@@ -1,4 +1,4 @@
-"""Write the demo's results into README.md, after `make demo`: `python docs/readme_results.py [--check]`."""
+"""Write the demo's results into docs/demo-results.md, after `make demo`: `python docs/demo_results.py [--check]`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def costs() -> str:
 
 
 def block() -> str:
-    """Return the README's block."""
+    """Return the block of docs/demo-results.md."""
     cells = demo()
     seeds = len({cell.seed for cell in cells if not cell.is_cost_run})
     return "\n\n".join(
@@ -105,4 +105,4 @@ def block() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(ROOT / "README.md", "results", block(), str(__doc__)))
+    sys.exit(main(ROOT / "docs/demo-results.md", "results", block(), str(__doc__)))
