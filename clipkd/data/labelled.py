@@ -18,9 +18,6 @@ from clipkd.data.counters import uniforms
 from clipkd.data.dataset import Dataset
 from clipkd.data.packing import FEW_HELD_OUT
 
-LEAST = 1 / 8
-"""The smallest share of an epoch's images that is labelled, where some are not; K. Sohn et al., FixMatch,
-https://arxiv.org/abs/2001.07685, show seven unlabelled images for each labelled one."""
 IMAGES, CLASSES = 21, 22
 """Second halves of the keys, so that no two purposes share numbers."""
 
@@ -99,7 +96,9 @@ def evenly(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.nd
     return np.sort(rows[np.lexsort((among_classes[of_row], place))[:count]])
 
 
-def training_images(dataset: Dataset, rows: np.ndarray, labelled: np.ndarray, sees_unlabelled: bool) -> TrainingImages:
+def training_images(
+    dataset: Dataset, rows: np.ndarray, labelled: np.ndarray, sees_unlabelled: bool, share: float
+) -> TrainingImages:
     """Return what an epoch shows.
 
     Every train type takes the same number of steps: one that learns nothing from unlabelled images sees the labelled
@@ -110,10 +109,11 @@ def training_images(dataset: Dataset, rows: np.ndarray, labelled: np.ndarray, se
         rows: of `train`, all that may be trained on.
         labelled: those of them whose labels may be seen.
         sees_unlabelled: whether the train type learns from images without a label.
+        share: the smallest share of an epoch's images that is labelled, where some are not.
     """
     others = np.setdiff1d(rows, labelled)
     labels = np.full(len(dataset.train_labels), UNLABELLED)
     labels[labelled] = dataset.train_labels[labelled]
-    repeats = -(-LEAST * len(others) // ((1 - LEAST) * max(1, len(labelled))))
+    repeats = -(-share * len(others) // ((1 - share) * max(1, len(labelled))))
     count = len(others) + len(labelled) * max(1, int(repeats))
     return TrainingImages(labels, labelled, others if sees_unlabelled else others[:0], count)

@@ -31,7 +31,7 @@ from clipkd.runs.record import (
     SignalContent,
 )
 from clipkd.spec.cells import Cell
-from clipkd.spec.identities import AXES
+from clipkd.spec.identities import names
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def read_run(cell: Cell, folder: Path) -> FinishedRun:
 
 def check_metrics(metrics: Metrics, cell: Cell, path: Path) -> None:
     """Raise DataError unless the metrics are those of a cell."""
-    for name in AXES:
-        found, wanted = getattr(metrics.cell, name), getattr(cell, name)
+    for name, wanted in names(cell).items():
+        found = getattr(metrics.cell, name)
         if found != wanted:
             raise wrong_field(path, f"cell.{name}", f"is {found!r}, but the folder is that of {wanted!r}")
     epochs, classes, selection = metrics.epochs, metrics.classes, cell.recipe_spec.selection

@@ -130,7 +130,8 @@ class Job:
         """What an epoch shows, and the labels that may be seen of it."""
         rows, parts = training_rows(self), self.labelled
         labelled = np.intersect1d(rows, np.concatenate(parts))
-        return training_images(self.dataset, rows, labelled, self.cell.method.sees_unlabelled)
+        share = self.cell.recipe_spec.labelled_share
+        return training_images(self.dataset, rows, labelled, self.cell.method.sees_unlabelled, share)
 
     @property
     def names(self) -> list[str]:

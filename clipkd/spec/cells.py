@@ -14,7 +14,7 @@ from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.methods import Method
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
-from clipkd.plugins.teachers import SeveralTeachers, TeacherSpec, TrainedCNN
+from clipkd.plugins.teachers import SeveralTeachers, StudentTeacher, TeacherSpec, TrainedCNN
 from clipkd.spec.few_labels import FewLabels
 from clipkd.spec.settings import Block, Config, Hyperparameters, TeacherSource
 
@@ -54,8 +54,18 @@ class Cell:
         return students.get(self.student)
 
     @property
+    def teacher_of_seed(self) -> str:
+        """The teacher's name, with the run of the cell's own seed where each seed has one."""
+        return teachers.of_seed(self.teacher, self.seed)
+
+    @property
     def teacher_spec(self) -> TeacherSpec | None:
-        return None if self.teacher == NO_TEACHER else teachers.get(self.teacher)
+        return None if self.teacher == NO_TEACHER else teachers.get(self.teacher_of_seed)
+
+    @property
+    def differs_by_seed(self) -> bool:
+        """Whether what its teacher says depends on its seed."""
+        return self.few_labels is not None or self.teacher_of_seed != self.teacher
 
     @property
     def by_teacher(self) -> tuple[Cell, ...]:
@@ -241,6 +251,8 @@ def checked(cell: Cell) -> Cell:
     method = cell.method
     refuse_teacher(cell)
     refuse_unknown_classes(cell)
+    refuse_other_labels(cell)
+    refuse_untrained_classifier(cell)
     if has_imported(cell):
         refuse_unknown_views(cell)
         return cell
@@ -321,6 +333,28 @@ def refuse_unknown_classes(cell: Cell) -> None:
         raise InputError(
             f"train type '{method.name}' exchanges the {method.signal} of images of one class, and with labels: "
             f"{cell.labels} the class of most images is not known: use '{method.control_of}-permuted', or labels: all"
+        )
+
+
+def refuse_other_labels(cell: Cell) -> None:
+    """Raise InputError where a run that teaches by few labels saw others than its student may see."""
+    few = cell.few_labels
+    for spec in (one.teacher_spec for one in cell.by_teacher if few):
+        seen = spec.few_labels if isinstance(spec, StudentTeacher) else None
+        if few and spec and seen and seen[0] == cell.dataset and (seen[2] != few.seed or seen[1] > few.count):
+            raise InputError(
+                f"teacher '{spec.name}' was trained with {seen[1]} labels of seed {seen[2]}, and its student may see "
+                f"{few.count} of seed {few.seed}: what it says would tell of the others. Name it as "
+                f"run:.../{cell.train_type}-{few.count}-labels/seed*, for each student the run of its own seed"
+            )
+
+
+def refuse_untrained_classifier(cell: Cell) -> None:
+    """Raise InputError where neither labels nor the teacher would train the student's classifier."""
+    if not cell.recipe_spec.classification_weight and cell.method.signal in {"prototypes", "embeddings"}:
+        raise InputError(
+            f"recipe '{cell.recipe_spec.name}': with classification_weight 0, '{cell.train_type}' would leave "
+            "the student's classifier untrained: it is for train types that teach class scores, as 'vanilla'"
         )
 
 

@@ -1,7 +1,8 @@
 """Chains: a run of the grid teaches another run. No torch here: the Snakefile reads this.
 
 A teacher `run:RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE/seedN` is known by the fingerprint of that run's settings,
-before the run exists. The settings hold those of its own teacher, and so on to the first.
+before the run exists. The settings hold those of its own teacher, and so on to the first. Of `seed*`, for each student
+the run of its own seed, there is one fingerprint a seed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed")
 """What a run's folder is made of."""
 LABELS = re.compile(r"-(\d+)-labels$")
 """The end of a train type in a run's folder, where few labels are seen."""
+EACH = "/seed*"
+"""The end of a run that stands for those of all seeds."""
 
 
 def pinned(config: Config, complaint: Callable[[str, str], InputError]) -> Config:
@@ -61,13 +64,28 @@ def pin(config: Config, key: str, above: tuple[str, ...], complaint: Callable[[s
         if member in config.teachers and run_of(config.teachers[member]):
             config = pin(config, member, (*above, key), complaint)
     try:
-        cell = cell_of(run, config)
-        settings = run_identity(cell, cell.hyperparameters(config), Layout.of(config), content="")
+        if run.endswith(EACH):
+            runs = {seed: f"{run.removesuffix(EACH)}/seed{seed}" for seed in seeds_of(config)}
+            named = teachers.by_seed(run, {seed: settings_of(one, config) for seed, one in runs.items()})
+        else:
+            named = f"run:{run}@{settings_of(run, config)}"
     except InputError as problem:
         raise complaint(key, f"run:{run}: {problem}") from None
     own = config.teachers[key]
-    model = RUN.sub(f"run:{run}@{fingerprint(settings)}", own.model)
+    model = RUN.sub(named, own.model)
     return config.model_copy(update={"teachers": {**config.teachers, key: own.model_copy(update={"model": model})}})
+
+
+def settings_of(run: str, config: Config) -> str:
+    """Return the fingerprint of the settings of a run of the grid."""
+    cell = cell_of(run, config)
+    return fingerprint(run_identity(cell, cell.hyperparameters(config), Layout.of(config), content=""))
+
+
+def seeds_of(config: Config) -> list[int]:
+    """Return the seeds that students or runs that teach them may have."""
+    named = [run.rpartition("/seed")[2] for own in config.teachers.values() if (run := run_of(own))]
+    return sorted({0, *(seed for block in config.grid for seed in block.seeds), *map(int, filter(str.isdigit, named))})
 
 
 def expand(config: Config) -> tuple[list[Cell], list[str]]:
@@ -78,7 +96,7 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
     found, left_out = cells.expand(config)
     folders = {cell.folder for cell in found}
     for cell in found:  # it grows: who teaches may be taught itself
-        for spec in () if cell.teacher == NO_TEACHER else teachers.get(cell.teacher).members:
+        for spec in cell.teacher_spec.members if cell.teacher_spec else ():
             if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
                 folders.add(spec.run)
                 found.append(cell_of(spec.run, config))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from clipkd.plugins import teachers
@@ -40,7 +42,7 @@ def dtype_flags(config: Config) -> list[Any]:
 
 def store_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that name an embedding store."""
-    axes = axis_flags(cell, "dataset", "teacher", "recipe", "student")
+    axes = axis_flags(replace(cell, teacher=cell.teacher_of_seed), "dataset", "teacher", "recipe", "student")
     return axes + source_flags(config, cell.dataset) + dtype_flags(config)
 
 
@@ -59,7 +61,7 @@ def has_scored_teacher(cell: Cell) -> bool:
 
 def scored_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that fetch a checkpoint, unless its own classifier can't score the cell's dataset."""
-    _, where, output = teachers.parsed(cell.teacher)
+    _, where, output = teachers.parsed(cell.teacher_of_seed)
     name = f"{where}:{output}" if output else where
     return [f"{name}?head={OWN}@{cell.dataset}", *source_flags(config, cell.dataset), *names_flags(config, cell)]
 
@@ -118,8 +120,12 @@ def prototypes_flags(config: Config, cell: Cell) -> list[Any]:
     return made + ([] if cell.teacher_spec and cell.teacher_spec.is_per_class else labels_flags(cell))
 
 
-def run_flags(config: Config, cell: Cell) -> list[Any]:
-    """Return the flags that name a run, but for its seed; a change in them plans the run again."""
+def run_flags(config: Config, cell: Cell, seeds: Sequence[int] = ()) -> list[Any]:
+    """Return the flags that name a run, but for its seed; a change in them plans the run again.
+
+    `seeds`: those of all runs of the job; none: the cell's alone.
+    """
+    cell = replace(cell, teacher=teachers.of_seeds(cell.teacher, seeds or [cell.seed]))
     flags = axis_flags(cell, "train_type", "dataset", "teacher", "student", "recipe", "teacher_source")
     flags += cell.hyperparameters(config).flags(*Hyperparameters.model_fields)
     flags += source_flags(config, cell.dataset) + dtype_flags(config)

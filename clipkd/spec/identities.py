@@ -23,7 +23,7 @@ AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teache
 
 def names(cell: Cell) -> dict[str, Any]:
     """Return a cell's place in the grid."""
-    return {axis: getattr(cell, axis) for axis in AXES}
+    return {axis: getattr(cell, axis) for axis in AXES} | {"teacher": cell.teacher_of_seed}
 
 
 def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: str, ranks: int = 1) -> Identity:

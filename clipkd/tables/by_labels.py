@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from clipkd.spec.cells import NO_TEACHER
+from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.accuracy import SHARE
 from clipkd.tables.comparisons import Comparison, comparisons, p_value, signed
 from clipkd.tables.grouping import AXES, over_seeds, rows_of
@@ -126,8 +127,39 @@ def table(results: Results) -> Table:
         "to supervised: the difference to training without a teacher on the same labels, paired by seed; its interval "
         "is not corrected, p is, as in the table teacher-matters. shown from: half of the interval's width; a smaller "
         "difference could not have been told from 0 with this n, before any correction.",
+        *informed_notes(results),
     ]
     return made
+
+
+def informed_notes(results: Results) -> list[str]:
+    """Return the note on teachers of few-label students that have seen all labels themselves; none without any."""
+    runs = {cell.folder: cell for cell in results.cells}
+    found = {
+        (spec.title, cell.dataset): None
+        for cell in results.cells
+        for spec in (cell.teacher_spec.members if cell.few_labels and cell.teacher_spec else ())
+        if saw_all_labels(spec, cell.dataset, runs)
+    }
+    return [
+        f"{title} was trained with all labels of {dataset_title(dataset, results.config)}: what its students learn "
+        "from it is not the result of few labels."
+        for title, dataset in found
+    ]
+
+
+def saw_all_labels(spec: TeacherSpec, dataset: str, runs: dict[str, Cell]) -> bool:
+    """Return whether a teacher, or one of those that taught it, was trained with all labels of a dataset.
+
+    `runs`: folder -> cell of each run that may have taught.
+    """
+    if not isinstance(spec, StudentTeacher):
+        return isinstance(spec, TrainedCNN | TrainedTeacher) and spec.dataset == dataset and spec.epochs > 0
+    cell = runs.get(spec.run)
+    if cell is None:
+        return spec.brings_head(dataset) and not spec.few_labels
+    above = cell.teacher_spec.members if cell.teacher_spec else ()
+    return (cell.dataset == dataset and not cell.few_labels) or any(saw_all_labels(one, dataset, runs) for one in above)
 
 
 def key_of(one: Comparison) -> tuple[str, ...]:

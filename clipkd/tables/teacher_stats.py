@@ -184,8 +184,10 @@ class TeacherStats:
         return Head(found.facts.head, found.facts.accuracy.test, found.facts.top5.test) if found else None
 
     def heads(self, cells: list[Cell]) -> Head | None:
-        """Return the teacher's head of cells that differ in their student and seed: with few labels, the mean one."""
-        found = [self.head(cell) for cell in {cell.few_labels: cell for cell in cells}.values()]
+        """Return the teacher's head of cells that differ in their student and seed: the mean one, if seeds have
+        their own."""
+        kinds = {(cell.few_labels, cell.teacher_of_seed): cell for cell in cells}
+        found = [self.head(cell) for cell in kinds.values()]
         known = [one for one in found if one]
         if len(found) < 2 or len(known) < len(found):
             return found[0] if len(found) < 2 else None

@@ -44,7 +44,7 @@ class TrainJob:
     settings: Identity
     """What makes the runs, as far as the config says; with seed 0."""
     each: tuple[Identity, ...] = ()
-    """With few labels, the settings of each run: its seed is in what its teacher says too."""
+    """The settings of each run, where its seed is in what its teacher says too."""
 
     @property
     def folders(self) -> list[Path]:
@@ -115,7 +115,7 @@ def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> di
         for start in range(0, len(members), size):
             some = tuple(members[start : start + size])
             each = (run_identity(one, one.hyperparameters(config), layout, content="") for one in some)
-            job = TrainJob(some, settings, tuple(each) if kind.few_labels else ())
+            job = TrainJob(some, settings, tuple(each) if kind.differs_by_seed else ())
             found[job.stamp.as_posix()] = job
     return found
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from clipkd.cli import parser
+from clipkd.cli.verbs.train import cells_of
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import fingerprint
 from clipkd.plugins import teachers
 from clipkd.spec.chains import expand
 from clipkd.spec.config import load, resolved
+from clipkd.spec.flags import run_flags
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
@@ -122,6 +125,71 @@ def test_a_resolved_config_means_the_same(tmp_path: Path) -> None:
 def test_a_chain_that_can_not_be_is_refused(changes: dict[str, str], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"mine\.yaml:\d+: .*{words}"):
         read(tmp_path, **changes)
+
+
+EACH = "corrected/digits/tiny-32/assistant/vanilla-60-labels/seed*"
+ROUNDS = f"""
+teachers:
+  assistant: run:{FIRST.replace("embed-KD/seed0", "vanilla-60-labels/seed*")}
+  again: run:{EACH}
+grid:
+  - {{name: rounds, datasets: [digits], teachers: [assistant, again], students: [tiny-32], train_types: [vanilla],
+     recipes: [corrected], seeds: [SEEDS], labels: [60]}}
+training: {{epochs: 7, stack: 8}}
+"""
+
+
+def rounds(folder: Path, seeds: str, **changes: str) -> Config:
+    """Return the config of three rounds with few labels, each student taught by that of its own seed."""
+    text = ROUNDS.replace("SEEDS", seeds)
+    for old, new in changes.items():
+        text = text.replace(f"{old}: run:", f"{old}: run:{new}\n  # ")
+    (folder / "rounds.yaml").write_text(text)
+    return load([BASE, folder / "rounds.yaml"])
+
+
+def test_with_seed_star_each_student_is_taught_by_the_run_of_its_own_seed(tmp_path: Path) -> None:
+    config = rounds(tmp_path, "0, 3")
+    layout, found = Layout.of(config), {cell.folder: cell for cell in expand(config)[0]}
+    assert len(found) == 6
+    for seed in (0, 3):
+        last = found[f"corrected/digits/tiny-32/again/vanilla-60-labels/seed{seed}"]
+        for run in (EACH, ROUNDS.partition("assistant: run:")[2].partition("\n")[0]):
+            spec = last.teacher_spec
+            assert isinstance(spec, teachers.StudentTeacher)
+            last = found[run.replace("*", str(seed))]
+            settings = run_identity(last, last.hyperparameters(config), layout, content="")
+            assert (spec.run, spec.settings) == (last.folder, fingerprint(settings))
+            assert spec.few_labels == ("digits", 60, seed)
+    # One row of a table, and one job, for all seeds.
+    assert sorted(len(job.cells) for job in stamps.jobs(found.values(), config, layout, 8).values()) == [2, 2, 2]
+    # The command that a rule calls trains the same runs; a seed that is added changes none of those that are there.
+    more = rounds(tmp_path, "0, 3, 5")
+    grown = {cell.folder: cell for cell in expand(more)[0]}
+    for folder, cell in found.items():
+        options = parser().parse_args(["train", *map(str, run_flags(config, cell, [0, 3])), "--seed", "0", "3"])
+        (mine,) = [one for one in cells_of(options) if one.seed == cell.seed]
+        identities = [
+            run_identity(one, one.hyperparameters(config), layout, content="") for one in (cell, mine, grown[folder])
+        ]
+        assert identities == [identities[0]] * 3
+        assert run_flags(config, cell, [0, 3]) == run_flags(more, grown[folder], [0, 3])
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (EACH.replace("*", "0").replace("assistant", "digits-vit-s"), "60 labels of seed 0, .* 60 of seed 3"),
+        (EACH.replace("60", "70").replace("assistant", "digits-vit-s"), "70 labels of seed 0, .* 60 of seed 0"),
+    ],
+)
+def test_a_teacher_that_saw_other_labels_than_its_student_may_see_is_refused(
+    run: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"teacher 'again' was trained with {words}.*seed\*"):
+        expand(rounds(tmp_path, "0, 3", again=run))
+    fewer = EACH.replace("60", "50").replace("assistant", "digits-vit-s")
+    assert len(expand(rounds(tmp_path, "0, 3", again=fewer))[0]) == 8  # the control: its labels are among the student's
 
 
 def test_teachers_of_a_chain_can_be_several(tmp_path: Path) -> None:

@@ -54,9 +54,15 @@ def test_lists_are_axes_and_values_replace_those_of_the_base_and_of_training(tmp
     assert (numbers.epochs, numbers.learning_rate, numbers.weight_decay, numbers.batch_size) == (7, 3e-4, 0.06, 64)
 
 
-def test_the_command_that_a_rule_calls_trains_the_same_run(tmp_path):
-    mine = config({"mine": SWEEP}, tmp_path)
-    for cell in chains.expand(mine)[0]:
+FEW = {"base": "corrected", "temperature": [1, 2], "classification_weight": [0.25, 1], "labelled_share": [0.125, 0.5]}
+
+
+@pytest.mark.parametrize(("mine", "labels"), [(SWEEP, ["all"]), (FEW, [100, "all"])])
+def test_the_command_that_a_rule_calls_trains_the_same_run(mine, labels, tmp_path):
+    mine = config({"mine": mine}, tmp_path, labels=labels)
+    found = chains.expand(mine)[0]
+    assert len({cell.folder for cell in found}) == {1: 4, 2: 16}[len(labels)]
+    for cell in found:
         options = parser().parse_args(["train", *map(str, run_flags(mine, cell)), "--seed", "0"])
         assert cells_of(options) == [cell]
         assert numbers_of(options, cell.recipe) == cell.hyperparameters(mine)

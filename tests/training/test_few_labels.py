@@ -61,7 +61,7 @@ def test_a_fifth_of_the_labels_is_for_validation_and_none_beside_them_is_seen(da
     assert [len(part) for part in (*small, *large)] == [48, 12, 160, 40]
     for few, more, split in zip(small, large, (dataset.training, dataset.validation), strict=True):
         assert set(few) < set(more) < set(split)
-    shown = training_images(dataset, dataset.training, small.training, True)
+    shown = training_images(dataset, dataset.training, small.training, True, 1 / 8)
     seen = np.flatnonzero(shown.labels != UNLABELLED)
     assert seen.tolist() == small.training.tolist()
     assert (shown.labels[seen] == dataset.train_labels[seen]).all()
@@ -73,15 +73,16 @@ def test_impossible_numbers_of_labels_are_refused(count, words, dataset):
         labelled_rows(dataset, count)
 
 
+@pytest.mark.parametrize("share", [0, 1 / 8, 0.5])
 @pytest.mark.parametrize("sees_unlabelled", [True, False])
-def test_every_train_type_takes_the_same_steps_and_every_batch_has_its_share_of_labels(sees_unlabelled, dataset):
+def test_every_train_type_takes_the_same_steps_and_every_batch_has_its_share_of_labels(sees_unlabelled, share, dataset):
     known = labelled_rows(dataset, LABELS, 0).training
-    shown = training_images(dataset, dataset.training, known, sees_unlabelled)
+    shown = training_images(dataset, dataset.training, known, sees_unlabelled, share)
     rows, (passes, repeats) = order(shown, torch.Generator().manual_seed(1))
     rows, passes = rows.numpy(), passes.numpy()
     assert (passes < repeats.numpy()).all()
     others = len(dataset.training) - len(known)
-    assert len(rows) == shown.count == training_images(dataset, dataset.training, known, True).count
+    assert len(rows) == shown.count == training_images(dataset, dataset.training, known, True, share).count
     times = np.bincount(rows, minlength=len(dataset.train_labels))
     assert times[known].max() - times[known].min() <= 1
     assert set(times[np.setdiff1d(dataset.training, known)]) == {int(sees_unlabelled)}
@@ -89,8 +90,8 @@ def test_every_train_type_takes_the_same_steps_and_every_batch_has_its_share_of_
     if sees_unlabelled:
         in_batch = [np.isin(rows[begin : begin + 64], known).sum() for begin in range(0, len(rows) - 63, 64)]
         assert max(in_batch) - min(in_batch) <= 1
-        assert min(in_batch) >= 64 // 8
-        assert others + in_batch[0] > 0
+        assert min(in_batch) >= 64 * share
+        assert max(in_batch) <= max(64 * share + 1 + 64 * len(known) / others, 1 + 64 * len(known) / shown.count)
 
 
 def scrambled(job) -> None:
@@ -136,6 +137,21 @@ def test_labels_that_a_run_must_not_see_change_not_one_bit(
     assert student_of(cell, layout, tmp_path / "seen", monkeypatch, one_label) != right
 
 
+def test_a_second_round_learns_from_the_first_and_from_no_hidden_label(
+    digits_folder, vit_folder, tmp_path, monkeypatch
+):
+    """The student of the first round teaches all images, by its own classifier."""
+    layout = Layout(digits_folder, dtype="float32")
+    for name, change in (("seen", None), ("other", lambda job: job.dataset.train_labels.__setitem__(
+        job.labelled.training[-1], 9 - job.dataset.train_labels[job.labelled.training[-1]]))):  # fmt: skip
+        student_of(cell_of("vanilla", vit_folder), layout, tmp_path / f"first-{name}", monkeypatch, change)
+    second = cell_of("vanilla", tmp_path / "first-seen")
+    right = student_of(second, layout, tmp_path / "right", monkeypatch)
+    assert student_of(second, layout, tmp_path / "hidden", monkeypatch, scrambled) == right
+    other = cell_of("vanilla", tmp_path / "first-other")
+    assert student_of(other, layout, tmp_path / "taught-otherwise", monkeypatch) != right
+
+
 PER_IMAGE = [name for name in methods.names() if methods.get(name).sees_unlabelled and "-within" not in name]
 
 
@@ -162,6 +178,8 @@ def test_the_loss_is_the_labelled_images_cross_entropy_and_the_teachers_terms_of
     terms = {part: value for part, value in found.items() if part not in ("loss", "classification", "teacher_top1")}
     weighed = sum(switches.weight(part) * value.item() for part, value in terms.items())
     assert found["loss"].item() == pytest.approx(found["classification"].item() + weighed, rel=1e-5)
+    lighter = method.loss(student, outputs, partly, signal, recipes.get(f"{recipe}?classification_weight=0.25"))
+    assert lighter["loss"].item() == pytest.approx(0.25 * found["classification"].item() + weighed, rel=1e-5)
     # Nothing in them depends on labels, but in the recipe that makes images of one class each other's positives.
     needs_classes = switches.same_class_targets and name in {"teacher-KD", "sigmoid-KD"}
     for part, value in terms.items():
@@ -213,6 +231,14 @@ def test_a_control_within_classes_is_refused(vit_folder):
     with pytest.raises(InputError, match="use 'vanilla-permuted'"):
         checked(cell_of("vanilla-within-class", vit_folder))
     assert checked(cell_of("vanilla-permuted", vit_folder)).labels == LABELS
+
+
+@pytest.mark.parametrize("train_type", ["feature-KD", "embed-KD"])
+def test_a_classifier_that_nothing_would_train_is_refused(train_type, vit_folder):
+    recipe = "corrected?classification_weight=0"
+    with pytest.raises(InputError, match="leave the student's classifier untrained"):
+        checked(cell_of(train_type, vit_folder, recipe=recipe))
+    assert checked(cell_of("vanilla", vit_folder, recipe=recipe))
 
 
 def test_teachers_are_run_once_whatever_the_labels(vit_folder, digits_folder):

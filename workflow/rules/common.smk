@@ -105,7 +105,7 @@ THUMBNAILS = {}
 
 def kind_of(cell):
     """Return a cell that stands for all that read the same artefacts, whatever their seed."""
-    return cell if cell.few_labels else replace(cell, seed=0)
+    return cell if cell.differs_by_seed else replace(cell, seed=0)
 
 
 def share(artefacts, cell, folder_of, *more):
@@ -119,8 +119,8 @@ def thumbnails_of(dataset, side):
     return LAYOUT.thumbnails(dataset, side)[0].as_posix()
 
 
-# Seeds share everything, but which labels are seen, where these are few: each kind of cell is looked at once. (Every
-# job of a cluster reads this file twice.)
+# Seeds share everything, but which labels are seen, where these are few, and runs that teach their own seed: each kind
+# of cell is looked at once. (Every job of a cluster reads this file twice.)
 for cell in dict.fromkeys(kind_of(one) for cell in CELLS for one in cell.by_teacher):
     if cell.dataset_spec.has_thumbnails:
         side = cell.student_spec.image_size
@@ -129,7 +129,7 @@ for cell in dict.fromkeys(kind_of(one) for cell in CELLS for one in cell.by_teac
         continue
     if not cell.teacher_spec.is_imported:
         weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
-        TEACHERS[weights] = teachers.checkpoint_of(cell.teacher)
+        TEACHERS[weights] = teachers.checkpoint_of(cell.teacher_of_seed)
         if cell.method.signal == "scores" and flags.has_scored_teacher(cell):
             SCORED.setdefault(weights, cell)
     for kind in LAYOUT.stores(cell):

@@ -23,7 +23,7 @@ rule train:
         device=DEVICE,
         runtime=train_minutes,
     params:
-        run=lambda wildcards: run_flags(job_of(wildcards).cells[0]),
+        run=lambda wildcards: run_flags(job_of(wildcards)),
         seeds=lambda wildcards: job_of(wildcards).seeds,
         stack=["--stack", STACK] if STACK > 1 and DEVICE == "cuda" else [],
     shell:

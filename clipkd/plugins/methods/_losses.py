@@ -17,10 +17,12 @@ from clipkd.plugins.students._heads import Outputs, ProjectionHead
 def total(outputs: Outputs, labels: Tensor, recipe: Recipe, **terms: Tensor) -> Losses:
     """Return CE(s, y) + w * each of the terms as `loss`, and its parts by their names.
 
+    Beside other terms the cross-entropy has the recipe's `classification_weight`, 1 but in recipes of the user's own.
+
     Labels: class numbers [B], UNLABELLED where not known, or shares of the classes [B, C].
     """
     parts = {"classification": classification(outputs.logits, labels, recipe), **terms}
-    loss = parts["classification"]
+    loss = recipe.weight("classification") * parts["classification"] if terms else parts["classification"]
     for name, term in terms.items():
         loss = loss + recipe.weight(name) * term
     return {"loss": loss, **parts}

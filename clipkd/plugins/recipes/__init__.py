@@ -94,6 +94,12 @@ class Recipe:
     """Of `feature-KD`'s term; None: w."""
     adds_feature: bool = False
     """`teacher-KD`: with `feature-KD`'s term too."""
+    classification_weight: Weight = 1.0
+    """Of the cross-entropy with the labels, beside the teacher's terms; unused by `supervised`, which has no others."""
+    labelled_share: Annotated[float, Field(ge=0, le=0.9)] = 1 / 8
+    """Where not all images are labelled: the least share of labelled ones in a batch. They are repeated within an epoch
+    until they are so many. By default as in FixMatch (K. Sohn et al., https://arxiv.org/abs/2001.07685), seven
+    unlabelled images for each labelled one."""
     epochs: Epochs | None = None
     """Epochs of its runs, in place of `training.epochs`."""
     batch_size: BatchSize | None = None
@@ -105,7 +111,11 @@ class Recipe:
 
     def weight(self, term: str) -> float:
         """Return the weight of a term of a loss, by its name."""
-        own = {"distillation": self.scores_weight, "feature": self.feature_weight}.get(term)
+        own = {
+            "classification": self.classification_weight,
+            "distillation": self.scores_weight,
+            "feature": self.feature_weight,
+        }.get(term)
         return self.distillation_weight if own is None else own
 
     def draws_views(self, crops: bool) -> bool:

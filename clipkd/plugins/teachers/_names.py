@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from os.path import expanduser
 from pathlib import Path
 
@@ -24,9 +25,12 @@ ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 NO_TEACHER = "none"
 """What a run without a teacher has in a teacher's place; no teacher may have this name."""
 RUN = re.compile(
-    r"run:([a-z0-9][a-z0-9._-]*/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+.-]+/[A-Za-z0-9-]+/seed\d+)(?:@([0-9a-f]{16}))?"
+    r"run:([a-z0-9][a-z0-9._-]*/[a-z0-9-]+/[a-z0-9-]+/[a-z0-9+.-]+/[A-Za-z0-9-]+/seed(?:\d+|\*))"
+    r"(?:@([0-9a-f]{16}|\d+-[0-9a-f]{16}(?:\.\d+-[0-9a-f]{16})*))?"
 )
-"""A run of the grid by its folder, and the fingerprint of its settings."""
+"""A run of the grid by its folder, and the fingerprint of its settings; of `seed*`, each student's own, one a seed."""
+BY_SEED = re.compile(r"/seed\*@([0-9a-f.-]+)")
+"""The end of a run of each seed: SEED-FINGERPRINT.SEED-FINGERPRINT."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
 """What it may say."""
 HEAD = re.compile(r"[?&]head=([^?&+]*)$")
@@ -130,6 +134,37 @@ def resolved(name: str, own: dict[str, str]) -> str:
     """Return `name` with each part that the config's `teachers` map names replaced by what the map says."""
     members = "+".join(f"{member}={own[member]}" if member in own else member for member in split(name))
     return members + name.removeprefix(options_of(name)[0])
+
+
+def by_seed(run: str, settings: dict[int, str]) -> str:
+    """Return `run:.../seed*` with the fingerprint of each seed's settings."""
+    return f"run:{run}@{'.'.join(f'{seed}-{found}' for seed, found in sorted(settings.items()))}"
+
+
+def of_seed(name: str, seed: int) -> str:
+    """Return a teacher's name with the run of one seed in place of each `seed*`.
+
+    Raises:
+        InputError: no run of this seed is known.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        known = dict(part.split("-") for part in match[1].split("."))
+        if str(seed) not in known:
+            raise InputError(f"teacher '{name.partition('@')[0]}': nothing is said of its run of seed {seed}")
+        return f"/seed{seed}@{known[str(seed)]}"
+
+    return BY_SEED.sub(one, name)
+
+
+def of_seeds(name: str, seeds: Iterable[int]) -> str:
+    """Return a teacher's name without what it says of the runs of other seeds."""
+    kept = {str(seed) for seed in seeds}
+
+    def some(match: re.Match[str]) -> str:
+        return "/seed*@" + ".".join(part for part in match[1].split(".") if part.partition("-")[0] in kept)
+
+    return BY_SEED.sub(some, name)
 
 
 def checkpoint_of(name: str) -> str:

@@ -1,12 +1,14 @@
 """Students that were trained here, as teachers: a run of the same grid, or a folder that holds a run or an export.
 
 `run:RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE/seedN` names a run by its place below results/runs, done or not: its
-settings are its identity (`clipkd.spec.chains` adds their fingerprint, `@<16 hex digits>`). A folder holds a student
-that is there; its weights and what they are for are its identity.
+settings are its identity (`clipkd.spec.chains` adds their fingerprint, `@<16 hex digits>`). `seed*` in place of `seedN`
+is the run with the seed of the student that it teaches. A folder holds a student that is there; its weights and what
+they are for are its identity.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from os.path import expanduser
@@ -22,6 +24,8 @@ from clipkd.plugins.teachers._spec import OWN, Output, TeacherSpec, slug
 KIND, STUDENT, WEIGHTS, CONFIG = "run", "student.safetensors", "model.safetensors", "config.json"
 """Of a run folder, and of an export."""
 
+FEW = re.compile(r"^[^/]+/([^/]+)/.*-(\d+)-labels/seed(\d+)$")
+"""A run's folder, where it saw few labels: dataset, number, seed."""
 NEEDED = {"student", "classes", "preprocessing", "trained"}
 """What must be said of a student."""
 
@@ -38,6 +42,12 @@ class StudentTeacher(TeacherSpec):
     """The folder that holds it, where it is named by that."""
     digests: dict[str, str] = field(default_factory=dict)
     """sha256 of the folder's weights, and digest of what is said of them."""
+
+    @property
+    def few_labels(self) -> tuple[str, int, int] | None:
+        """Dataset, number and seed of the few labels that it was trained with; None: all, or it does not say."""
+        found = FEW.search(self.run or self.title)
+        return (found[1], int(found[2]), int(found[3])) if found else None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -69,7 +79,7 @@ def in_grid(where: str) -> StudentTeacher:
     if named is None:
         raise InputError(
             f"teacher '{where}': name a run by its folder below results/runs: "
-            "run:RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE/seedN"
+            "run:RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE/seedN (or seed*: for each student the run of its own seed)"
         )
     run, settings = named[1], named[2] or ""
     if not settings:
@@ -77,7 +87,7 @@ def in_grid(where: str) -> StudentTeacher:
             f"teacher '{where}': name a run of the grid under `teachers` in a config, which says how it is trained; "
             f"elsewhere name the folder of one that is done, results/runs/{run}"
         )
-    name = f"{slug(run)[:70]}-{settings[:8]}"
+    name = f"{slug(run)[:70]}-{(settings if len(settings) == 16 else digest(settings))[:8]}"
     return StudentTeacher(
         name=name, title=run, output="pooled", head=f"{OWN}@{run.split('/')[1]}", run=run, settings=settings
     )
