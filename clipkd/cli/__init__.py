@@ -32,6 +32,7 @@ VERBS = (
     "predict",
     "compare",
     "export",
+    "export-embeddings",
     "push",
     "audit",
     "verify",
@@ -44,7 +45,7 @@ VERBS = (
     "list",
     "completion",
 )
-"""Each is a module of clipkd.cli.verbs, in the order in which `clipkd --help` shows them."""
+"""Each is a module of clipkd.cli.verbs (with _ in place of -), in the order in which `clipkd --help` shows them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +109,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     first = "".join(words[:1])
     for name in [first] if first in VERBS else [] if first == "--version" else VERBS:
-        verb = importlib.import_module(f"clipkd.cli.verbs.{name}")
+        verb = importlib.import_module(f"clipkd.cli.verbs.{name.replace('-', '_')}")
         examples = getattr(verb, "EXAMPLES", None)
         child = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT, epilog=examples, formatter_class=Help)
         verb.add_options(child)

@@ -25,6 +25,8 @@ class StoredEmbeddings:
     """Class numbers of the rows, int64 [N], -1 without a label, by split; None: the packed dataset is not there."""
     classes: list[str] | None
     """Class names by number; None where the packed dataset is not there."""
+    files: dict[str, list[str]] | None = None
+    """The file of each row's image, by split; None where the packed dataset is not there or keeps none."""
 
     @cached_property
     def train(self) -> np.ndarray:
@@ -94,4 +96,9 @@ def opened(folder: Path, packed: Path) -> StoredEmbeddings:
     if dataset.facts["content"] != artifact.facts["dataset_content"]:
         raise DataError(f"{folder} was made from another content of the dataset than {packed} holds now")
     labels = {split: np.array(dataset.array(f"{split}-labels")) for split in ("train", "test")}
-    return StoredEmbeddings(artifact, labels, dataset.facts["classes"])
+    names = {split: f"{split}-names.npy" for split in labels}
+    files = None
+    if set(names.values()) <= dataset.manifest["files"].keys():
+        checked = open_artifact(packed, "dataset", only=tuple(names.values()))
+        files = {split: [one.decode() for one in checked.array(f"{split}-names").tolist()] for split in names}
+    return StoredEmbeddings(artifact, labels, dataset.facts["classes"], files)

@@ -12,11 +12,15 @@ from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.environment import redacted
 from clipkd.core.errors import InputError, MachineError
 from clipkd.core.hub import HUB_ID
-from clipkd.export.files import CARD, EXPORT
+from clipkd.export.files import CARD, EMBEDDINGS_EXPORT, EXPORT
+
+REPOSITORIES = {EXPORT: "model", EMBEDDINGS_EXPORT: "dataset"}
+"""Kind of export -> kind of repository."""
+HF_EXPORTS = "`clipkd export --format hf` or `clipkd export-embeddings --format hf`"
 
 
 def push(folder: Path, repository: str, private: bool = False) -> str:
-    """Upload an export in one commit; return the commit's address.
+    """Upload an export of a student or of embeddings in one commit; return the commit's address.
 
     Every byte is checked against the folder's manifest first, the model card excepted: it may be edited.
 
@@ -26,17 +30,21 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         MachineError: the hub can't be reached or fails.
     """
     if not HUB_ID.fullmatch(repository):
-        raise InputError(f"invalid repository name '{repository}': use OWNER/MODEL")
+        raise InputError(f"invalid repository name '{repository}': use OWNER/NAME")
     for name in (MANIFEST, CARD):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} has no {name}; push a folder written by `clipkd export --format hf`")
-    files = read_manifest(folder)["files"]
-    open_artifact(folder, EXPORT, only=[name for name in files if name != CARD])
+            raise InputError(f"{folder} has no {name}; push a folder written by {HF_EXPORTS}")
+    manifest = read_manifest(folder)
+    kind, files = manifest["kind"], manifest["files"]
+    if kind not in REPOSITORIES or manifest["identity"]["format"] != "hf":
+        raise InputError(f"{folder} is not an export for the hub; push a folder written by {HF_EXPORTS}")
+    open_artifact(folder, kind, only=[name for name in files if name != CARD])
     api = HfApi(library_name="clipkd")
     with hub_errors(repository):
-        address = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        address = api.create_repo(repository, repo_type=REPOSITORIES[kind], private=private, exist_ok=True).repo_id
         done = api.upload_folder(
             repo_id=address,
+            repo_type=REPOSITORIES[kind],
             folder_path=folder,
             allow_patterns=[*files, MANIFEST],
             commit_message="Upload by clipkd push",
@@ -51,7 +59,7 @@ def hub_errors(repository: str) -> Iterator[None]:
     try:
         yield
     except (errors.HFValidationError, errors.BadRequestError):
-        raise InputError(f"{hub} rejected the repository name '{repository}': use OWNER/MODEL") from None
+        raise InputError(f"{hub} rejected the repository name '{repository}': use OWNER/NAME") from None
     except errors.LocalTokenNotFoundError:
         raise InputError(f"no token for {hub}: set HF_TOKEN, or run `hf auth login`") from None
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]

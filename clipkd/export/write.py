@@ -57,7 +57,7 @@ def export(
         InputError: `folder` holds something else, another format or an edited file; `run` is not a run folder.
         DataError: a file of the run is damaged, or the export does not compute what the student computes.
     """
-    refuse_foreign(folder, form)
+    refuse_foreign(folder, form.name)
     model = load(run, "cpu", class_names)
     if model.manifest["kind"] != RUN:
         raise InputError(f"{run} is an export; give the run folder that it was made from")
@@ -92,18 +92,18 @@ def test_images(metrics: Metrics, data: Path) -> list[Picture]:
     return [np.array(dataset.image("test", row)) for row in rows]
 
 
-def refuse_foreign(folder: Path, form: Format) -> None:
-    """Raise InputError where `folder` holds anything but an unchanged export of this format.
+def refuse_foreign(folder: Path, form: str, kind: str = EXPORT) -> None:
+    """Raise InputError where `folder` holds anything but an unchanged export of this kind and format.
 
     An export replaces the whole folder: what else lies there, or was edited, would be lost.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / MANIFEST).is_file() or read_manifest(folder)["kind"] != EXPORT:
-        raise InputError(f"{folder} is not empty and not an export; choose an empty or a new folder")
+    if not (folder / MANIFEST).is_file() or read_manifest(folder)["kind"] != kind:
+        raise InputError(f"{folder} is not empty and not an export of this kind; choose an empty or a new folder")
     manifest = read_manifest(folder)
     there = manifest["identity"]["format"]
-    if there != form.name:
+    if there != form:
         raise InputError(f"{folder} is an export in format {there}; choose another folder, or delete it first")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

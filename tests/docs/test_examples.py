@@ -66,7 +66,7 @@ def test_each_example_is_found_by_its_name_and_a_student_trains_with_them(tmp_pa
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_shows_examples_that_the_command_line_takes(verb):
-    title, *lines = importlib.import_module(f"clipkd.cli.verbs.{verb}").EXAMPLES.strip().splitlines()
+    title, *lines = importlib.import_module(f"clipkd.cli.verbs.{verb.replace('-', '_')}").EXAMPLES.strip().splitlines()
     assert title in ("example:", "examples:")
     parsed = []
     for line in lines:

@@ -63,7 +63,7 @@ def missing(text: str) -> list[str]:
         if path and not (ROOT / code).exists() and not re.search(r"mine|my-|lock\.json", code):
             wrong.append(code)
         target = re.fullmatch(r"make ([a-z-]+)(?: .*)?", code)
-        verb = re.match(r"clipkd ([a-z]+)", code)
+        verb = re.match(r"clipkd ([a-z][a-z-]*)", code)
         if (target and target[1] not in targets) or (verb and verb[1] not in VERBS):
             wrong.append(code)
     modules = re.findall(r"(?<![\w/.-])clipkd/[\w/]+\.py\b", text)

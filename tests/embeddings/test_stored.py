@@ -1,22 +1,31 @@
-"""`clipkd.load_embeddings`: what is stored, as arrays for anybody."""
+"""`clipkd.load_embeddings` and `clipkd export-embeddings`: what is stored, for anybody."""
 
 from __future__ import annotations
 
+import io
+import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import clipkd
-from clipkd.core.artifacts import building
+from clipkd.cli import main
+from clipkd.core.artifacts import building, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import LABELS
 from clipkd.embeddings import prepare
+from clipkd.embeddings.stored import StoredEmbeddings
 from clipkd.embeddings.teacher import load
+from clipkd.embeddings.vectors import Vectors
+from clipkd.export.embeddings import write_table
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample, full_views, prototype_views
+from tests.use.upload_server import Upload
 
 CPU = torch.device("cpu")
 
@@ -71,3 +80,96 @@ def test_labels_are_those_of_the_images_or_none(layout, tmp_path):
         draft.facts |= {"content": "of other images", "classes": []}
     with pytest.raises(DataError, match="another content"):
         clipkd.load_embeddings("digits", folder.name, "corrected", tmp_path)
+
+
+def exported(layout: Layout, vit_folder, out, form: str):
+    words = ["export-embeddings", "digits", str(vit_folder), str(out), "--recipe", "corrected", "--format", form]
+    assert main([*words, "--data", str(layout.data)]) == 0
+    return out
+
+
+def test_an_export_opens_in_pandas_and_duckdb(layout, vit_folder, tmp_path, monkeypatch):
+    duckdb = pytest.importorskip("duckdb")
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    stored = clipkd.load_embeddings("digits", str(vit_folder), "corrected", layout.data)
+    monkeypatch.chdir(exported(layout, vit_folder, tmp_path / "out", "parquet"))
+    table = pd.read_parquet("test.parquet")
+    assert np.array_equal(np.stack(table.embedding), stored.test)
+    assert table.embedding[0].dtype == np.float32
+    assert table.row.tolist() == list(range(355))
+    assert np.array_equal(table.label, stored.labels["test"])
+    assert table["class"].tolist() == [stored.classes[label] for label in table.label]
+    counts = duckdb.sql("SELECT split, view, count(*) FROM '*.parquet' GROUP BY ALL ORDER BY split").fetchall()
+    assert counts == [("test", 0, 355), ("train", 0, 1442)]
+
+
+def test_an_export_opens_in_faiss(layout, vit_folder, tmp_path, monkeypatch):
+    """The card's own lines; the nearest vector of a training image is itself."""
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.chdir(exported(layout, vit_folder, tmp_path / "out", "npy"))
+    space: dict = {}
+    exec(re.search(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[1], space)
+    assert isinstance(space["index"], faiss.IndexFlatL2)
+    assert space["rows"].shape == (5, 10)
+    distances, _ = space["index"].search(space["vectors"][:20], 1)
+    assert distances.max() < 1e-3
+    assert np.load("train-labels.npy").shape == (1442,)
+    assert json.loads(Path("classes.json").read_text()) == [str(number) for number in range(10)]
+
+
+def test_views_and_images_without_a_label_are_rows_of_their_own(tmp_path):
+    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    views = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    with building(tmp_path / "e/flowers/net/f", "embeddings", {}) as draft:
+        np.save(draft.path / "train.npy", views)
+    labels, files = {"train": np.array([1, -1, 0])}, {"train": ["a/1.png", "unlabeled/2.png", "b/3.png"]}
+    stored = StoredEmbeddings(open_artifact(tmp_path / "e/flowers/net/f", "embeddings"), labels, ["b", "a"], files)
+    write_table(tmp_path / "out.parquet", "train", Vectors(stored.artifact, "train"), stored)
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(zip(table.row, table["view"], strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert np.array_equal(np.stack(table.embedding), views.reshape(6, 4))
+    assert table["class"].isna().tolist() == [False, False, True, True, False, False]
+    assert table.label.dropna().tolist() == [1, 1, 0, 0]
+    assert table.file.tolist()[2:4] == ["unlabeled/2.png"] * 2
+
+
+def test_an_export_is_pushed_as_a_dataset_with_its_card(layout, vit_folder, tmp_path, monkeypatch, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from huggingface_hub import DatasetCard, constants
+
+    hub = Upload("hf_vectors")
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_vectors")
+    folder = exported(layout, vit_folder, tmp_path / "out", "hf")
+    assert main(["push", str(folder), "me/vectors"]) == 0
+    files = hub.repositories["me/vectors"]
+    hub.close()
+    assert hub.types["me/vectors"] == "dataset"
+    assert set(files) == {"README.md", "manifest.json", "data/train.parquet", "data/test.parquet"}
+    assert parquet.read_table(io.BytesIO(files["data/train.parquet"])).num_rows == 1442
+    card = DatasetCard(files["README.md"].decode())
+    assert [entry["split"] for entry in card.data.configs[0]["data_files"]] == ["train", "test"]
+    assert "None was given at export" in card.text
+    assert main(["push", str(exported(layout, vit_folder, tmp_path / "npy", "npy")), "me/vectors"]) == 2
+    assert "not an export for the hub" in capsys.readouterr().err
+
+
+def test_an_export_replaces_only_one_like_it(layout, vit_folder, tmp_path):
+    out = exported(layout, vit_folder, tmp_path / "out", "npy")
+    exported(layout, vit_folder, out, "npy")
+    words = [
+        "export-embeddings",
+        "digits",
+        str(vit_folder),
+        str(out),
+        "--recipe",
+        "corrected",
+        "--data",
+        str(layout.data),
+    ]
+    assert main([*words, "--format", "parquet"]) == 2
+    (out / "test-labels.npy").write_bytes(b"mine")
+    assert main([*words, "--format", "npy"]) == 2
+    assert (out / "test-labels.npy").read_bytes() == b"mine"

@@ -22,6 +22,7 @@ PAST_THE_LIBRARY = {
     "core/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
     "workflow/doctor.py:write_seconds": "a file that only measures the disk",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
+    "export/embeddings.py:write_arrays": "writes into a draft, whose folder it is given",
     "core/lock.py:take": "the lock file, which says who writes",
     "core/scratch.py:alone": "an empty lock file for each copy",
     "core/lock.py:release_earlier_boot": "the lock file, which then says that it is released",

@@ -90,8 +90,8 @@ def test_an_edited_card_may_be_pushed_but_damaged_weights_may_not(
 
 def test_what_is_refused(push, hub, folder, run_folder) -> None:
     for arguments, message in (
-        ((folder, "a name/with spaces"), "OWNER/MODEL"),
-        ((folder, "student"), "OWNER/MODEL"),
+        ((folder, "a name/with spaces"), "OWNER/NAME"),
+        ((folder, "student"), "OWNER/NAME"),
         ((run_folder, "me/student"), "export --format hf"),
     ):
         answer = push(*arguments)

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler
 from tests.loopback import Loopback
 
 COMMIT = "c" * 40
-PREUPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/preupload/main")
-LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
-COMMITTED = re.compile(r"/api/models/([^/]+/[^/]+)/commit/main")
+PREUPLOAD = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)/preupload/main")
+LFS = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+COMMITTED = re.compile(r"/api/(?:models|datasets)/([^/]+/[^/]+)/commit/main")
 
 
 @dataclass
@@ -26,6 +26,8 @@ class Upload(Loopback):
     """True: every commit is answered with status 500."""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: dict[str, bool] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    """Of repositories: model or dataset."""
     objects: dict[str, bytes] = field(default_factory=dict)
     """Large files by sha256."""
     requests: list[str] = field(default_factory=list)
@@ -61,6 +63,7 @@ class Upload(Loopback):
             name = f"{asked.get('organization', 'me')}/{asked['name']}"
             is_known = name in self.repositories
             self.repositories.setdefault(name, {})
+            self.types[name] = asked.get("type", "model")
             self.private[name] = asked.get("visibility") == "private"
             return (409 if is_known else 200), {"url": f"{self.url}/{name}", "id": name, "name": name}
         if command == "PUT" and path.startswith("/store/"):
@@ -80,7 +83,7 @@ class Upload(Loopback):
         """Say which files go into git itself: the hub sends binary ones through LFS."""
         files = []
         for asked in json.loads(body)["files"]:
-            mode = "lfs" if asked["path"].endswith(".safetensors") else "regular"
+            mode = "lfs" if asked["path"].endswith((".safetensors", ".parquet")) else "regular"
             files.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None})
         return 200, {"files": files}
 
