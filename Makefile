@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-long test-faults test-mutants docs test-docs test-gpu bench lint audit hashes format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-long test-faults test-mutants docs test-docs test-gpu bench lint audit hashes test-pythons format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -104,17 +104,25 @@ lint: install ## Check formatting, types, imports, generated docs and the workfl
 	@# The software comes from requirements/lock.txt (make install), not from one environment per rule.
 	@! $(BIN)/snakemake --lint --configfile config/demo.yaml 2>&1 | grep '^ *\* ' | grep -v 'conda environment or container'
 
+test-pythons: ## Run tests on each Python from 3.11 to 3.13 that is installed here, with nox (downloads the pinned versions).
+	$(PYTHON) -m venv build/nox
+	build/nox/bin/python -m pip install --quiet 'nox>=2025.5'
+	build/nox/bin/nox
+
 audit: ## Look up known vulnerabilities of the pinned versions, with pip-audit (needs internet; not part of CI).
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet 'pip-audit>=2.9'
 	@build/audit/bin/pip-audit --strict --progress-spinner off --requirement requirements/hashes.txt --require-hashes --disable-pip \
 		|| { echo "audit: a pinned version is vulnerable (above), or the vulnerability service did not answer for one of them"; exit 1; }
 
-hashes: ## Write requirements/hashes.txt, the sha256 of every file of the pinned versions, from requirements/lock.txt (needs internet).
+hashes: install ## Write requirements/run.txt from lock.txt, and the sha256 of every file of both (needs internet).
+	$(BIN)/python requirements/run.py
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet 'uv>=0.7'
-	build/audit/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --generate-hashes \
-		--custom-compile-command "make hashes" requirements/lock.txt --output-file requirements/hashes.txt
+	for name in hashes:lock run-hashes:run; do \
+		build/audit/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --generate-hashes \
+			--custom-compile-command "make hashes" requirements/$${name#*:}.txt --output-file requirements/$${name%:*}.txt || exit 1; \
+	done
 
 format: install ## Format the code.
 	$(BIN)/ruff check --fix .

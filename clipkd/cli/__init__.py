@@ -19,6 +19,7 @@ from clipkd.core.progress import say
 from clipkd.core.version import __version__
 
 VERBS = (
+    "init",
     "check",
     "download",
     "thumbnails",

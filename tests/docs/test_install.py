@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 from pathlib import Path
 
 import pytest
@@ -51,24 +54,61 @@ def test_the_workflow_is_a_module_of_another_project(tmp_path):
     assert jobs == dict(re.findall(r"^(\w+) +(\d+)$", answer.stdout, re.MULTILINE))
 
 
-def test_the_installed_package_is_whole(tmp_path):
-    """Installed without --editable and without the repository in sight, as in the container."""
-    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path / "site"))
-    source = copy_project(tmp_path / "source")
-    pip = [sys.executable, "-m", "pip", "install", *options, str(source)]
-    answer = subprocess.run(pip, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    kept = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site/clipkd").rglob("*")}
-    wanted = {path.relative_to(source).as_posix() for path in (source / "clipkd").rglob("*")}
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """Return an environment with the built wheel, the repository out of sight; its other packages are this one's."""
+    folder = tmp_path_factory.mktemp("installed")
+    source = copy_project(folder / "source")
+    options = ("--quiet", "--no-deps", "--no-index")
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", *options, "--no-build-isolation", "--wheel-dir", folder, source], check=True)
+    venv.create(folder / "venv", with_pip=False)
+    (wheel,) = folder.glob("clipkd-*.whl")
+    subprocess.run([*pip, "--python", folder / "venv/bin/python", "install", *options, wheel], check=True)
+    (packages,) = folder.glob("venv/lib/*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "venv"
+
+
+def test_the_wheel_is_whole(installed, tmp_path):
+    (packages,) = installed.glob("lib/*/site-packages")
+    kept = {path.relative_to(packages).as_posix() for path in (packages / "clipkd").rglob("*")}
+    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "clipkd").rglob("*")}
     assert not {path for path in wanted - kept if "__pycache__" not in path}
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    code = "import clipkd.cli, sys; print(clipkd.__file__); sys.exit(clipkd.cli.main(['list']))"
-    answer = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    answer = subprocess.run([installed / "bin/clipkd", "list"], cwd=tmp_path, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.startswith(str(tmp_path))
     assert "embed-KD" in answer.stdout
+
+
+def test_init_lays_a_project_that_snakemake_plans_and_overwrites_nothing(installed, tmp_path):
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        path = f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert run("clipkd", "init", "project").returncode == 0
+    project = tmp_path / "project"
+    answer = run(
+        *("python", "-m", "snakemake", "-n", "--quiet", "rules", "--directory", "project"),
+        *("--snakefile", "project/Snakefile", "--configfile", "project/config/demo.yaml"),
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "train_teacher" in answer.stdout + answer.stderr
+    laid = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
+    laid = {name for name in laid if not name.startswith(".snakemake/")}
+    tracked = subprocess.run(
+        ["git", "ls-files", "Snakefile", "config", "profiles", "workflow", "dvc.yaml", ".dvcignore", ".gitignore"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert tracked.returncode or laid == set(tracked.stdout.split()), "[tool.setuptools.data-files] in pyproject.toml"
+    (project / "config/config.yaml").write_text("mine")
+    (project / "Snakefile").unlink()
+    answer = run("clipkd", "init", "project")
+    assert (answer.returncode, "would be overwritten" in answer.stderr) == (2, True)
+    assert (project / "config/config.yaml").read_text() == "mine"
+    assert not (project / "Snakefile").exists()
 
 
 def test_one_version_everywhere():
@@ -94,9 +134,10 @@ def test_the_container_is_made_of_what_is_there():
     assert any("3.11" in line for line in lines if line.startswith("ARG BASE"))
 
 
-def test_every_pinned_version_has_its_hashes():
+@pytest.mark.parametrize(("lock", "hashes"), [("lock.txt", "hashes.txt"), ("run.txt", "run-hashes.txt")])
+def test_every_pinned_version_has_its_hashes(lock: str, hashes: str):
     """What `make hashes` adds is for some platforms only: of torch's CUDA libraries, or of Windows."""
-    text = (ROOT / "requirements/hashes.txt").read_text().replace("\\\n", " ")
+    text = (ROOT / "requirements" / hashes).read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     for line in lines:
         assert re.fullmatch(r"[\w.-]+==[^ ]+ (; .+? )?( *--hash=sha256:[0-9a-f]{64})+", line), line[:80]
@@ -106,11 +147,36 @@ def test_every_pinned_version_has_its_hashes():
         return {re.sub(r"[-_.]+", "-", match[1]).lower(): match[2] for match in found if match}
 
     everywhere = [line for line in lines if " ; " not in line]
-    lock = (ROOT / "requirements/lock.txt").read_text().splitlines()
-    assert pins(everywhere) == pins(lock), "run `make hashes`"
+    pinned = (ROOT / "requirements" / lock).read_text().splitlines()
+    assert pins(everywhere) == pins(pinned), "run `make hashes`"
     assert len(lines) > len(everywhere)
     (torch,) = (line for line in lines if line.startswith("torch=="))
     assert torch.count("--hash") > 10, "its wheels for all platforms and versions of Python"
+
+
+def test_what_runs_is_locked_without_development_tools():
+    text = (ROOT / "requirements/run.txt").read_text()
+    answer = subprocess.run(
+        [sys.executable, "requirements/run.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert set(text.splitlines()[1:]) < set((ROOT / "requirements/lock.txt").read_text().splitlines())
+    pinned = {line.partition("==")[0] for line in text.splitlines()}
+    assert not pinned & {"pytest", "ruff", "mypy", "hypothesis", "mkdocs", "pre_commit", "playwright"}
+    assert {"torch", "snakemake", "dvc", "timm", "onnxruntime", "pyarrow"} <= pinned
+    assert "requirements/run-hashes.txt" in (ROOT / "Containerfile").read_text()
+
+
+def test_all_is_every_extra_for_users():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["all"] == [f"clipkd[{','.join(name for name in extras if name not in {'all', 'dev', 'docs'})}]"]
+
+
+def test_the_pythons_that_are_declared_are_those_that_nox_tries():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r"Python :: 3\.\d+$", line)]
+    (tried,) = re.findall(r"^PYTHONS = (.+)$", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    assert ast.literal_eval(tried) == declared
 
 
 def test_the_conda_environment_takes_the_lock_file():
