@@ -238,7 +238,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         source=options.dataset_source,
         labels=getattr(options, "labels", "all"),
     )
-    return checked(cell)
+    return checked(cell, options.data)
 
 
 def teacher_of(options: argparse.Namespace, name: str, dataset: str) -> str:

@@ -27,11 +27,10 @@ from clipkd.embeddings.prototypes import OTHER_FORM, sampled, without_direction
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.embeddings.weights_sha256 import teacher_fingerprint, weights_of
-from clipkd.plugins import prototype_forms
+from clipkd.plugins import prototype_forms, recipes
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.runs.standardisation import Standardisation
-from clipkd.runs.strength import strength_for
 from clipkd.runs.teacher_targets import (
     LazyTargets,
     LiveTargets,
@@ -47,6 +46,7 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Hyperparameters
+from clipkd.spec.strength import strength_for
 from clipkd.spec.views import REPLAY_SEED, normalisation
 
 TEACHING = {"teacher", "embeddings", "prototypes", "head"}
@@ -82,7 +82,7 @@ class Job:
         """Return what the student's users need besides what made it; it is in the run's manifest."""
         steps = Preprocessing.of(self.dataset, self.cell.student_spec.image_size)
         named = {"class_names": self.names} if self.names != self.dataset.classes else {}
-        chosen = {"augment": self.recipe.augment} if self.cell.recipe_spec.augment == "auto" else {}
+        chosen = {"augment": self.recipe.augment} if self.chooses_strength else {}
         facts = {"classes": self.dataset.classes, "preprocessing": steps.facts(), "signal": self.signal()}
         return facts | named | chosen
 
@@ -113,11 +113,28 @@ class Job:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe, with the strength of its augmentation chosen where it leaves that open."""
-        recipe, rows = self.cell.recipe_spec, training_rows(self)
-        if recipe.augment != "auto":
-            return recipe.of_strength(recipe.augment)
-        return recipe.of_strength(strength_for(self.cell.student_spec, len(rows), self.numbers.epochs))
+        """The recipe, with the strength of its augmentation chosen where it leaves that open.
+
+        Raises:
+            DataError: the plan, whose views are stored, has chosen another one.
+        """
+        recipe, planned = self.cell.recipe_spec, self.cell.strength
+        given = recipes.get(self.cell.recipe).augment
+        if given != "auto":
+            return recipe.of_strength(given)
+        images = len(training_rows(self))
+        strength = strength_for(self.cell.student_spec, images, self.numbers.epochs)
+        if planned not in (None, strength):
+            raise DataError(
+                f"{self.cell.folder}: augmentation '{planned}' was planned, and {images:,} images of "
+                f"{self.dataset.spec.title} ask for '{strength}': its source has changed; give the same command again"
+            )
+        return recipe.of_strength(strength)
+
+    @property
+    def chooses_strength(self) -> bool:
+        """Whether the recipe leaves the strength of its augmentation open."""
+        return recipes.get(self.cell.recipe).augment == "auto"
 
     @cached_property
     def labelled(self) -> Labelled:
@@ -292,7 +309,7 @@ def open_batches(job: Job, source: TeacherTargets) -> Batches:
     """Return the source of the job's batches."""
     strength, side = job.recipe.augment, job.cell.student_spec.image_size
     assert strength != "auto"
-    if job.cell.recipe_spec.augment == "auto":
+    if job.chooses_strength:
         name = job.cell.recipe_spec.name
         say(f"recipe {name}: augmentation '{strength}', by the student's size and the images that it sees")
     if not job.recipe.draws_views(job.dataset.spec.crops):

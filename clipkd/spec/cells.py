@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from clipkd.core.errors import InputError
@@ -12,11 +13,12 @@ from clipkd.core.fingerprint import fingerprint
 from clipkd.plugins import datasets, methods, recipes, students, teachers
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.methods import Method
-from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.recipes import Recipe, Strength
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import SeveralTeachers, StudentTeacher, TeacherSpec, TrainedCNN
 from clipkd.spec.few_labels import FewLabels
 from clipkd.spec.settings import Block, Config, Hyperparameters, TeacherSource
+from clipkd.spec.strength import planned_strength
 
 NO_TEACHER = teachers.NO_TEACHER
 """Name of the teacher, in paths and tables, of a method without one."""
@@ -39,6 +41,8 @@ class Cell:
     """Where the dataset's data are, if not at the official place."""
     labels: int | Literal["all"] = "all"
     """Labelled images whose labels the run may see, those for validation included."""
+    strength: Strength | None = None
+    """What `augment: auto` is, where stored views depend on it; None: the recipe's own, or chosen when a run begins."""
 
     @property
     def few_labels(self) -> FewLabels | None:
@@ -78,7 +82,14 @@ class Cell:
 
     @property
     def recipe_spec(self) -> Recipe:
-        return recipes.get(self.recipe)
+        return recipes.of_strength(self.recipe, self.strength)
+
+    @property
+    def fixed(self) -> Cell:
+        """The cell with its strength named by the recipe, as what is stored for it: the epochs don't matter there."""
+        if self.strength is None:
+            return self
+        return replace(self, recipe=recipes.fixed(self.recipe, self.strength), strength=None)
 
     def hyperparameters(self, config: Config) -> Hyperparameters:
         """Return the numbers of the run: the recipe's own, and those of the config."""
@@ -158,9 +169,10 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
 
 def refuse_mixture(cells: list[Cell]) -> None:
     """Raise InputError where a table's row would hold runs on stored views and runs on ever new ones."""
-    fresh = {replace(cell, teacher_source="cached") for cell in cells if cell.teacher_source != "replayed"}
-    for cell in cells:
-        if cell.teacher_source == "replayed" and replace(cell, teacher_source="cached") in fresh:
+    rows = {cell: replace(cell, teacher_source="cached", strength=None) for cell in cells}
+    fresh = {row for cell, row in rows.items() if cell.teacher_source != "replayed"}
+    for cell, row in rows.items():
+        if cell.teacher_source == "replayed" and row in fresh:
             raise InputError(
                 f"the grid asks for {cell.folder} and for the same run on views that are new in every epoch: they "
                 "differ in their mathematics but would share one table row; split them into two grids"
@@ -246,9 +258,12 @@ def usable_dataset(name: str, config: Config, left_out: dict[str, None]) -> bool
     return True
 
 
-def checked(cell: Cell) -> Cell:
-    """Return the cell, its teacher live where nothing stored is exact; refuse what can't work."""
-    method = cell.method
+def checked(cell: Cell, data: Path = Path("data")) -> Cell:
+    """Return the cell, its teacher live where nothing stored is exact; refuse what can't work.
+
+    `data`: the folder of packed datasets, which say how many images they have.
+    """
+    method, cell = cell.method, with_strength(cell, data)
     refuse_teacher(cell)
     refuse_unknown_classes(cell)
     refuse_other_labels(cell)
@@ -261,7 +276,9 @@ def checked(cell: Cell) -> Cell:
         raise InputError(
             f"train type '{method.name}' can't use a {source} teacher: it reads {method.signal}, which are made once"
         )
-    if cell.teacher_source == "cached" and method.is_per_image and cell.draws_views:
+    # A recipe that chooses its strength trains on stored views at any strength, on random crops too.
+    endless = cell.draws_views or (cell.strength is not None and cell.dataset_spec.crops)
+    if cell.teacher_source == "cached" and method.is_per_image and endless:
         cell = replace(cell, teacher_source="replayed")
     refuse_unstored(cell)
     refuse_unstored_views(cell)
@@ -290,6 +307,14 @@ def checked(cell: Cell) -> Cell:
     return cell if cacheable(cell) else replace(cell, teacher_source="live")
 
 
+def with_strength(cell: Cell, data: Path) -> Cell:
+    """Return the cell with the strength that its recipe chooses, where what is stored depends on it."""
+    if cell.recipe_spec.augment != "auto" or not (cell.method.is_per_image or cell.teacher_source == "replayed"):
+        return cell
+    where = (cell.student_spec, cell.dataset_spec, cell.source, cell.epochs)
+    return replace(cell, strength=planned_strength(cell.recipe_spec, *where, data))
+
+
 def has_imported(cell: Cell) -> bool:
     """Return whether one of the cell's teachers is only embeddings that somebody else computed."""
     return cell.teacher != NO_TEACHER and any(one.is_imported for one in teachers.get(cell.teacher).members)
@@ -302,7 +327,7 @@ def refuse_unknown_views(cell: Cell) -> None:
             f"teacher '{cell.teacher}' is embeddings without a model: it can't be run for teacher_source "
             f"'{cell.teacher_source}'; use 'cached'"
         )
-    if cell.method.is_per_image and cell.recipe_spec.augment in {"full", "auto"}:
+    if cell.method.is_per_image and cell.recipe_spec.augment == "full":
         raise InputError(
             f"teacher '{cell.teacher}': recipe '{cell.recipe_spec.name}' mixes images, and imported embeddings are of "
             f"one each; for '{cell.train_type}' take a weaker one, as recipe 'modern-randaugment' or 'modern-flip'"
@@ -361,12 +386,6 @@ def refuse_untrained_classifier(cell: Cell) -> None:
 def refuse_unstored_views(cell: Cell) -> None:
     """Raise InputError where a train type asks the teacher about views that are in no store."""
     recipe, method = cell.recipe_spec, cell.method
-    if recipe.augment == "auto" and (method.is_per_image or cell.teacher_source == "replayed"):
-        raise InputError(
-            f"recipe '{recipe.name}' chooses its augmentation when a run begins, and the views that are stored must be "
-            f"known before: for '{method.name}' name a strength, as in recipe 'modern-flip', 'modern-crop', "
-            "'modern-randaugment' or 'modern-full'"
-        )
     if not method.is_per_image:
         return
     stored = "cached" if cacheable(cell) else "replayed"

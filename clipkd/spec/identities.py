@@ -6,7 +6,7 @@ from typing import Any
 
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.registry import origin
-from clipkd.plugins import methods, students
+from clipkd.plugins import methods, recipes, students
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.spec.cells import Cell
 from clipkd.spec.few_labels import labels_identity
@@ -41,7 +41,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
     return {
         "cell": names(cell),
         "training": numbers.model_dump() | ({"ranks": ranks} if ranks > 1 else {}),
-        "recipe": cell.recipe_spec.switches(),
+        "recipe": recipes.get(cell.recipe).switches(),  # what `auto` is follows from the rest
         "student": cell.student_spec.identity(),
         "dataset": spec.identity() | {"content": content} | spec.training_identity(),
         "thumbnails": thumbnails,

@@ -18,7 +18,6 @@ from clipkd.plugins import recipes, students
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.correct import CORRECT, unpacked
 from clipkd.runs.optimiser import AdamW, adamw, learning_rate
-from clipkd.runs.strength import strength_for
 from clipkd.spec.settings import Hyperparameters
 from tests.warm import clipkd
 
@@ -168,20 +167,6 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine():
     assert rates[99] == rates[100] == pytest.approx(6e-4)
     assert rates[1550] == pytest.approx((6e-4 + 1e-5) / 2)
     assert rates[2999] > rates[3000] == rates[-1] == pytest.approx(1e-5)
-
-
-@pytest.mark.parametrize(("student", "images", "epochs", "wanted"), [
-    ("tiny-32", 10_000, 40, "flip"),
-    ("tiny-32", 2_000, 100, "crop"),
-    ("small-32", 2_000, 100, "crop"),
-    ("small-32", 50_000, 300, "crop"),
-    ("base-32", 50_000, 310, "full"),
-    ("base-32", 50_000, 20, "flip"),
-    ("base-32", 2_000, 300, "crop"),
-    ("timm:vit_tiny_patch16_224@32", 50_000, 100, "full"),
-])  # fmt: skip
-def test_augmentation_is_as_strong_as_student_and_run_are_large(student, images, epochs, wanted):
-    assert strength_for(students.get(student), images, epochs) == wanted
 
 
 def test_the_optimiser_is_torchs_adamw_to_the_bit_and_so_is_its_state():

@@ -112,7 +112,7 @@ def share(artefacts, cell, folder_of, *more):
     """Note that a cell needs an artefact."""
     folder = folder_of(cell).as_posix()
     if folder not in artefacts:
-        artefacts[folder] = (canonical(cell, folder_of), *more)
+        artefacts[folder] = (canonical(cell.fixed, folder_of), *more)
 
 
 def thumbnails_of(dataset, side):

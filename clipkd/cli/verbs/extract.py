@@ -15,8 +15,10 @@ from clipkd.cli.options import (
     setting_option,
     store_options,
 )
+from clipkd.core.errors import InputError
 from clipkd.core.progress import say
 from clipkd.embeddings import prepare
+from clipkd.plugins import recipes
 from clipkd.spec.cells import checked
 from clipkd.spec.settings import EmbeddingSettings
 
@@ -62,7 +64,12 @@ def run(options: argparse.Namespace) -> None:
     layout = layout_of(options)
     cell = cell_of(options, "embed-KD" if options.views == "sample" else "teacher-KD")
     if options.views == "replayed":
-        checked(replace(cell, teacher_source="replayed"))
+        if recipes.get(cell.recipe).augment == "auto":
+            raise InputError(
+                f"recipe '{cell.recipe}' chooses its augmentation by the epochs of a run too: name the one whose views "
+                f"are to be stored, as --recipe '{recipes.fixed(cell.recipe, 'crop')}'"
+            )
+        checked(replace(cell, teacher_source="replayed"), options.data)
     for line in prepare.stale_sources([cell], layout):
         say(f"warning: {line}")
     device, batch_size = device_of(options), options.embed_batch_size

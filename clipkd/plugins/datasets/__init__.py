@@ -148,6 +148,15 @@ class DatasetSpec:
         """Return the files of a source on this machine that nothing pins; None: there are none."""
         return None
 
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """How many training images there are and how many of them are held out; None: only packing the data tells."""
+        return None
+
+    def has_fewer_images(self, source: str | None, count: int) -> bool:
+        """Return whether a look at the source, without reading it, tells that fewer training images are there."""
+        return False
+
     def known_classes(self, source: str | None) -> list[str] | None:
         """Return the class names where they are known before the dataset is read; None: only reading it tells."""
         return None

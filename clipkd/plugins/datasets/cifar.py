@@ -52,6 +52,10 @@ class Cifar(DatasetSpec):
     def source_identity(self) -> Identity:
         return {"archive": self.archive, "md5": self.md5}
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.train_records, round(self.validation_fraction * self.train_records)
+
     def read(self, source: str | None, downloads: Path) -> Reading:
         return read(self, find_archive(self, source or BASE_URL, downloads))
 

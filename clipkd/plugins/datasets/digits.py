@@ -30,6 +30,10 @@ class Digits(DatasetSpec):
     def source_identity(self) -> Identity:
         return {"sklearn": "load_digits", "sha256": self.sha256, "size": self.image_size, "test_every": TEST_EVERY}
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        return 1442, 180
+
     def known_classes(self, source: str | None) -> list[str] | None:
         return list(CLASSES)
 

@@ -8,7 +8,9 @@ crops lose the least.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from itertools import islice
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,15 @@ class ImageFolder(DatasetSpec):
     def local_files(self, source: str | None) -> LocalFiles | None:
         folder = self.folder(source)
         return None if folder is None else LocalFiles(folder, ("train", "test", *VALIDATION))
+
+    def has_fewer_images(self, source: str | None, count: int) -> bool:
+        folder = self.folder(source)
+        if folder is None or not (folder / "train").is_dir():
+            return False
+        # Held-out images are trained on by some recipes. Not every file need be an image: it is a bound.
+        files = (file for part in ("train", *VALIDATION) for *_, names in os.walk(folder / part, followlinks=True)
+                 for file in names)  # fmt: skip
+        return sum(1 for _ in islice(files, count)) < count
 
     def known_classes(self, source: str | None) -> list[str] | None:
         folder = self.folder(source)

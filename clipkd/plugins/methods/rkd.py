@@ -14,7 +14,6 @@ class RelationalKD(Method):
 
     def loss(self, student, outputs, labels, signal, recipe):
         import torch
-        from torch.nn.functional import huber_loss
 
         from clipkd.plugins.methods import _losses as losses
 
@@ -22,7 +21,7 @@ class RelationalKD(Method):
         triples = pairs[:, :, None] & pairs[:, None, :] & pairs
         each = zip(relations(outputs.embedding, pairs), relations(signal, pairs), (pairs, triples), strict=True)
         distance, angle = (
-            (huber_loss(ours, theirs, reduction="none") * among).sum() / among.sum().clamp(min=1)
+            (torch.nn.functional.huber_loss(ours, theirs, reduction="none") * among).sum() / among.sum().clamp(min=1)
             for ours, theirs, among in each
         )
         return losses.total(outputs, labels, recipe, distance=DISTANCE * distance, angle=ANGLE * angle)

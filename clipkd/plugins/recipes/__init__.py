@@ -78,7 +78,7 @@ class Recipe:
     augment: Literal[Strength, "auto"] = "flip"
     """What is done to training images. `crop`: RandomResizedCrop of 80 to 100 % of the area. `randaugment`: two of 15
     operations. `full`: random erasing, mixup or cutmix, label smoothing and drop path too. `auto`: by the
-    student's size and the images that it sees (clipkd/runs/strength.py)."""
+    student's size and the images that it sees (clipkd/spec/strength.py)."""
     warmup_start: Share = 0.0
     """Share of the learning rate at which its linear rise begins."""
     floor: Share = 0.0
@@ -190,6 +190,21 @@ def get(name: str) -> Recipe:
     recipe = replace(found, name=own, **values)
     refuse_idle(recipe, values)
     return recipe
+
+
+@cache
+def of_strength(name: str, strength: Strength | None) -> Recipe:
+    """Return the recipe `name`; where it leaves its strength open and one is given, at that strength."""
+    recipe = get(name)
+    return recipe.of_strength(strength) if strength and recipe.augment == "auto" else recipe
+
+
+def fixed(name: str, strength: Strength) -> str:
+    """Return a recipe as the command line takes it, `augment: auto` replaced by a strength."""
+    given_name, base, values = parsed(spelled(name))
+    if strength != "full":
+        values.pop("drop_path", None)  # has no effect below it, and is refused
+    return text(given_name, base, values | {"augment": strength})
 
 
 def name_in(spelling: str) -> str:

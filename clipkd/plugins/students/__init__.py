@@ -42,6 +42,11 @@ class NetworkSpec:
         """Return the network with fresh weights (see `clipkd.plugins.students._heads.Heads`); imports torch."""
         raise NotImplementedError
 
+    def parameters(self) -> int:
+        """Return the number of parameters, without a projection and for two classes; may import torch."""
+        # Not on torch's meta device: some models read numbers while they are built.
+        return sum(parameter.numel() for parameter in self.network(2, None, "student", False).parameters())
+
     def prepare(self, student: Heads) -> None:
         """Give a network of `network` the weights that its training begins with, where they are no fresh ones."""
 
@@ -68,6 +73,13 @@ class StudentSpec(NetworkSpec):
         from clipkd.plugins.students._vit import Student
 
         return Student(self, classes, target_width, projection, learnable_scale)
+
+    def parameters(self) -> int:
+        # By formula: plans of grids ask for it, which import no torch.
+        block = 12 * self.width**2 + 13 * self.width
+        tokens = (self.image_size // self.patch_size) ** 2 + 1
+        outside = 3 * self.patch_size**2 + tokens + 7  # filters, positions, class token, two normalisations, classifier
+        return self.layers * block + outside * self.width + 2
 
 
 @dataclass(frozen=True)
