@@ -1,4 +1,4 @@
-"""Write the table of config keys in config/README.md, and config/config.schema.json, from the fields of the config.
+"""Write the table of keys in config/README.md, and workflow/schemas/config.schema.yaml, from the config's fields.
 
 Run as `python docs/config_table.py [--check]`.
 """
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from clipkd.spec.settings import Block, Config, OwnRecipe, OwnTeacher
 
-SCHEMA = ROOT / "config/config.schema.json"
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 CONFIG = ROOT / "config/config.yaml"
 MANY = {"grid": "[]", "teachers": ".NAME", "recipes": ".NAME"}
 """What comes between a key that holds several of a kind, and theirs."""
@@ -78,11 +78,11 @@ def table() -> str:
 
 
 def write_schema(is_check: bool) -> int:
-    """Write the JSON schema, for editors; only compare it where `is_check`."""
-    text = json.dumps(Config.model_json_schema(), indent=1) + "\n"
+    """Write the JSON schema, for editors and the workflow catalog, as YAML; only compare it where `is_check`."""
+    text = yaml.safe_dump(Config.model_json_schema(), sort_keys=False, allow_unicode=True, width=120)
     if is_check:
         if not SCHEMA.exists() or SCHEMA.read_text(encoding="utf-8") != text:
-            print("config/config.schema.json is out of date: run `python docs/config_table.py`", file=sys.stderr)
+            print(f"{SCHEMA.relative_to(ROOT)} is out of date: run `python docs/config_table.py`", file=sys.stderr)
             return 1
         return 0
     SCHEMA.write_text(text, encoding="utf-8")

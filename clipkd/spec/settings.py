@@ -1,7 +1,7 @@
 """Every key of a config: one field is its name, type, range, default, help text and command-line flag. No torch here.
 
-The JSON schema (config/config.schema.json), the table in config/README.md, the options of `clipkd` and the flags that
-the workflow's rules pass are all made from these fields. A new key is a new field here, and its use.
+The JSON schema (workflow/schemas/config.schema.yaml), the table in config/README.md, the options of `clipkd` and the
+flags that the workflow's rules pass are all made from these fields. A new key is a new field here, and its use.
 """
 
 from __future__ import annotations

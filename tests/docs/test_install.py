@@ -187,9 +187,55 @@ def test_the_conda_environment_takes_the_lock_file():
 
 
 @pytest.mark.parametrize(
-    "path", ["workflow/Snakefile", "config/README.md", "config/config.yaml", "README.md", "LICENSE"]
+    "path",
+    ["workflow/Snakefile", "workflow/schemas/config.schema.yaml", "config/README.md", "config/config.yaml", "LICENSE"],
 )
 def test_the_catalogs_files_are_where_it_looks(path):
     assert (ROOT / path).is_file()
+
+
+def test_the_catalog_shows_a_command_and_a_table_of_keys():
+    """As its page is made: a command per way of deployment that is true, a row per property with a description."""
     usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
-    assert {"mandatory-flags", "software-stack-deployment", "report"} <= usage.keys()
+    assert [way for way, works in usage["software-stack-deployment"].items() if works is True] == [
+        "apptainer",
+        "report",
+    ]
+    assert usage["report"] is True
+    assert "pip install" not in usage["mandatory-flags"]["flags"]
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    assert {"grid", "training", "sources"} <= schema["properties"].keys()
+    assert 'container: "clipkd.sif"' in (ROOT / "workflow/Snakefile").read_text()
+
+
+ABSENT = """\
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "clipkd":
+            raise ModuleNotFoundError("No module named 'clipkd'", name="clipkd")
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(ABSENT)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(tmp_path),
+    ]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    said = answer.stdout + answer.stderr
+    assert answer.returncode == 1
+    assert "clipkd, which is not installed" in said
+    assert "pip install ." in said
+    assert "Traceback" not in said
