@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data_path, distillation, grid, memory, precision, stack, teacher_cost
+from benchmarks import data_path, distillation, grid, machine, memory, precision, stack, teacher_cost
 from benchmarks.material import TEACHERS, Material
 from benchmarks.rounds import matrix_peak
 from clipkd.core import device as devices
@@ -18,6 +18,7 @@ from clipkd.core.artifacts import read_json, write_json
 from clipkd.runs.folder import environment
 
 BENCHMARKS = {
+    "products": machine.measure,
     "distillation": distillation.measure,
     "teacher_cost": teacher_cost.measure,
     "grid": grid.measure,
@@ -44,15 +45,17 @@ def main() -> int:
     parser.add_argument("--precision-seeds", type=int, default=precision.SEEDS, help="seeds of `precision`")
     parser.add_argument("--precision-epochs", type=int, default=precision.EPOCHS, help="epochs of `precision`")
     parser.add_argument("--stack-on-cpu", action="store_true", help="run `stack` without a GPU, to try it")
-    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/<device>.json)")
+    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/<processor or GPU>.json)")
     options = parser.parse_args()
     device = devices.choose(options.device)
     torch.set_num_threads(1)
-    output = options.output or Path(__file__).parent / "results" / f"{device.type}.json"
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
-    machine = environment(device)
-    machine["variables"] = {name: value for name, value in machine["variables"].items() if name in VARIABLES}
-    measured = {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": machine}
+    here = environment(device) | {"processor": machine.processor()}
+    here["variables"] = {name: value for name, value in here["variables"].items() if name in VARIABLES}
+    # One file a machine: what others measured stays beside it.
+    name = f"{machine.record_name(here['device'], here['processor'])}.json"
+    output = options.output or Path(__file__).parent / "results" / name
+    measured = {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": here}
     # What is not asked for now stays as it was measured; each part says when, how and where that was.
     result = read_json(output) if output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.material import CLASSES, Material
-from benchmarks.peer import Images, Peer, PlainStudent
+from benchmarks.peer import Images, LibraryStudent, Peer, PlainStudent
 from benchmarks.rounds import Contender
 from clipkd.embeddings import prepare
 from clipkd.plugins import datasets, students
@@ -89,9 +89,15 @@ def epoch(group: Group) -> None:
 
 
 def peer_epoch(
-    material: Material, dataset: str, student: str, train_type: str, batch_size: int, device: torch.device
+    material: Material,
+    dataset: str,
+    student: str,
+    train_type: str,
+    batch_size: int,
+    device: torch.device,
+    library: str | None = None,
 ) -> Contender:
-    """Return the peer's epoch of a train type."""
+    """Return the peer's epoch of a train type; with the student of a library, `timm` or `transformers`, its own."""
     from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
 
     import transformers  # isort: skip
@@ -105,9 +111,10 @@ def peer_epoch(
         teacher = teacher.eval().to(device)
     torch.manual_seed(0)
     images = Images(np.asarray(opened.images("train")), opened.train_labels)
+    shape = students.get(student), CLASSES, width
     peer = Peer(
         images,
-        PlainStudent(students.get(student), CLASSES, width),
+        LibraryStudent(library, *shape) if library else PlainStudent(*shape),
         train_type,
         teacher,
         torch.randn(CLASSES, width),

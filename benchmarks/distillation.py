@@ -16,6 +16,7 @@ from clipkd.plugins import students
 from clipkd.plugins.students import StudentSpec
 from clipkd.runs.precision import resolved
 
+LIBRARIES = ("timm", "transformers")
 LIVE_STEPS, LIVE_ROUNDS = 1, 3
 """Steps per round, and rounds at most, where a teacher runs: one step takes as long as dozens without."""
 
@@ -34,6 +35,8 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
         "clipkd, cached": clipkd_epoch(material, dataset, student, "embed-KD", "cached", size, device),
         "peer": peer_epoch(material, dataset, student, "embed-KD", size, device),
     }
+    for library in LIBRARIES:
+        contenders[library] = peer_epoch(material, dataset, student, "embed-KD", size, device, library)
     if resolved("auto", device) == "bf16":
         contenders["clipkd, cached, bf16"] = clipkd_epoch(
             material, dataset, student, "embed-KD", "cached", size, device, "bf16"

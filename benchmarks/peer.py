@@ -2,7 +2,8 @@
 
 What one gets without this project: PIL images through torchvision transforms and a `DataLoader` with
 two workers, a student built on `nn.MultiheadAttention`, the teacher run on every batch where the
-train type asks for it, the loss read in every step.
+train type asks for it, the loss read in every step. Beside it, the same loop with a student of the same size
+from timm or transformers: what one would take today.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.rounds import counts_running
 from clipkd.plugins.datasets import CLIP_MEAN, CLIP_STD
 from clipkd.plugins.students import StudentSpec
 
@@ -86,6 +88,7 @@ class PlainStudent(nn.Module):
         self.cluster_projection = nn.Linear(teacher_width, width)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class token [B, W] and probabilities [B, C]."""
         x = self.conv1(images).flatten(2).permute(0, 2, 1)
         token = self.class_embedding + torch.zeros(len(x), 1, x.shape[-1], device=x.device)
         x = self.ln_pre(torch.cat([token, x], dim=1) + self.positional_embedding)
@@ -94,7 +97,49 @@ class PlainStudent(nn.Module):
         return embedding, self.classifier(embedding).softmax(dim=-1)
 
 
-def loss_of(student: PlainStudent, images: Tensor, labels: Tensor, train_type: str, signal: Tensor) -> Tensor:
+class LibraryStudent(nn.Module):
+    """A library's ViT of the student's size and dropout, with the heads that the released code adds."""
+
+    def __init__(self, library: str, spec: StudentSpec, classes: int, teacher_width: int) -> None:
+        super().__init__()
+        self.library = library
+        self.body = timm_body(spec) if library == "timm" else transformers_body(spec)
+        self.classifier = nn.Linear(spec.width, classes)
+        self.cluster_projection = nn.Linear(teacher_width, spec.width)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class token [B, W] and probabilities [B, C]."""
+        embedding = self.body(images) if self.library == "timm" else self.body(images).last_hidden_state[:, 0]
+        return embedding, self.classifier(embedding).softmax(dim=-1)
+
+
+def timm_body(spec: StudentSpec) -> nn.Module:
+    """Return timm's ViT; attention as timm chooses it."""
+    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
+
+    from timm.models.vision_transformer import VisionTransformer  # isort: skip
+
+    return VisionTransformer(
+        img_size=spec.image_size, patch_size=spec.patch_size, num_classes=0, global_pool="token", embed_dim=spec.width,
+        depth=spec.layers, num_heads=spec.heads, attn_drop_rate=spec.attention_dropout,
+    )  # fmt: skip
+
+
+def transformers_body(spec: StudentSpec) -> nn.Module:
+    """Return transformers' ViT; attention as transformers chooses it."""
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+
+    import transformers  # isort: skip
+
+    config = transformers.ViTConfig(
+        image_size=spec.image_size, patch_size=spec.patch_size, hidden_size=spec.width, intermediate_size=4 * spec.width,
+        num_hidden_layers=spec.layers, num_attention_heads=spec.heads, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=spec.attention_dropout,
+    )  # fmt: skip
+    return transformers.ViTModel(config, add_pooling_layer=False)
+
+
+def loss_of(student: nn.Module, images: Tensor, labels: Tensor, train_type: str, signal: Tensor) -> Tensor:
     """Return a train type's loss on one batch (docs/method.md, recipe `reference`).
 
     Args:
@@ -120,7 +165,7 @@ class Peer:
     def __init__(
         self,
         images: Images,
-        student: PlainStudent,
+        student: nn.Module,
         train_type: str,
         teacher: nn.Module | None,
         means: Tensor,
@@ -131,7 +176,11 @@ class Peer:
         self.student, self.train_type, self.teacher, self.device = student.to(device), train_type, teacher, device
         self.means, self.head = means.to(device), head.to(device)
         # `fork` is what a script on Linux gets; a benchmark that runs in a spawned process would get `spawn`.
-        self.loader = DataLoader(images, batch_size, shuffle=True, num_workers=WORKERS, multiprocessing_context="fork")
+        # Its workers are started once, not for each epoch, where their CPU seconds can be counted while they run.
+        self.loader = DataLoader(
+            images, batch_size, shuffle=True, num_workers=WORKERS, multiprocessing_context="fork",
+            persistent_workers=counts_running(),
+        )  # fmt: skip
         self.optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4, weight_decay=0.1)
 
     @torch.no_grad()

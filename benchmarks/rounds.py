@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -20,7 +23,7 @@ class Times:
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Seconds of all threads and of child processes that have ended (a loader's workers)."""
+    """Seconds of all threads and of child processes (a loader's workers)."""
 
     @property
     def summary(self) -> dict[str, float]:
@@ -35,9 +38,24 @@ class Times:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of its ended children."""
+    """Return the CPU seconds of this process and of its children: those that have ended, and those that run."""
     mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+    ended = mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+    return ended + sum(running_seconds(child.pid) for child in multiprocessing.active_children())
+
+
+def counts_running() -> bool:
+    """Return whether the CPU seconds of a child that runs can be read here."""
+    return Path("/proc/self/stat").exists()
+
+
+def running_seconds(pid: int | None) -> float:
+    """Return the CPU seconds of a process that runs; 0 where it has just ended, or the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def settled() -> None:

@@ -13,11 +13,15 @@ RESULTS = ROOT / "benchmarks/results"
 TITLES = {"vit-b16": "ViT-B/16"}
 CIFAR_TRAIN, CIFAR_TEST = 50_000, 10_000
 FORMATS = ("fp32", "bf16")
+TYPES = ("embed-KD", "teacher-KD", "vanilla")
+NAMES = {"peer": "released protocol's loop", "timm": "a timm ViT in that loop", "transformers": "a transformers ViT in that loop"}
+"""Contender -> what it is."""
 
 
-def measured() -> dict[str, Any]:
-    """Return the results, device -> JSON."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+def measured() -> list[dict[str, Any]]:
+    """Return the record of each machine."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    return [record for record in records if record.keys() & PARTS.keys()]
 
 
 def origin(part: dict[str, Any]) -> str:
@@ -25,9 +29,52 @@ def origin(part: dict[str, Any]) -> str:
     machine = part["machine"]
     device, torch = machine["device"], machine["packages"]["torch"]
     return (
-        f"{device['name']}, {device['threads']} thread, torch {torch}, Python {machine['python']}, {part['date']}, "
+        f"{name_of(part)}, {device['threads']} thread, torch {torch}, Python {machine['python']}, {part['date']}, "
         f"`{part['command']}`"
     )
+
+
+def name_of(part: dict[str, Any]) -> str:
+    """Return the name of the processor or GPU; of a processor its family and model too, where the record has them."""
+    machine = part["machine"]
+    processor = machine.get("processor", {})
+    more = ", ".join(f"{key} {processor[key]}" for key in ("family", "model") if key in processor)
+    return machine["device"]["name"] + (f" ({more})" if more and machine["device"]["kind"] == "cpu" else "")
+
+
+def ranges(records: list[dict[str, Any]]) -> str:
+    """Return how much longer the others' steps take, from the lowest to the highest of the processors' medians."""
+    parts = [record["distillation"] for record in records if "distillation" in record]
+    found: dict[tuple[str, str], list[float]] = {}
+    for part in parts:
+        for train_type in TYPES:
+            for name, entry in part[train_type].items():
+                if name != "clipkd, cached":
+                    found.setdefault((train_type, name), []).append(entry["cpu_ratio"])
+    lines = ["| train type | contender | CPU time of a step / clipkd's | processors |", "|---|---|---:|---:|"]
+    for (train_type, name), ratios in found.items():
+        ratios.sort()
+        span = f"{ratios[0]:.2f}" if len(ratios) == 1 else f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        lines.append(f"| {train_type} | {NAMES.get(name, name)} | {span} | {len(ratios)} |")
+    names = "; ".join(name_of(part) for part in parts)
+    caption = (
+        f"Medians of rounds, clipkd with stored embeddings = 1; measured on {names}. They are properties of code and "
+        "processor: on another one, of the same displayed name too, they differ. `make bench` adds the record of yours."
+    )
+    return caption + "\n\n" + "\n".join(lines)
+
+
+def products(result: dict[str, Any]) -> str:
+    """Return the speed of each matrix product of a student by library."""
+    part = result["products"]
+    libraries = [name for name in ("mkl", "blas", "onednn") if name in next(iter(part["products"].values()))]
+    names = {"mkl": "MKL", "blas": "torch's `@`", "onednn": "oneDNN"}
+    lines = [f"| {part['student']}, batch {part['batch_size']} | {' | '.join(names[one] for one in libraries)} |"]
+    lines.append("|---|" + "---:|" * len(libraries))
+    for name, entry in part["products"].items():
+        lines.append(f"| {name} | {' | '.join(f'{entry[one]:.0f}' for one in libraries)} |")
+    flags = ", ".join(part["machine"]["processor"].get("flags", [])) or "none of those listed"
+    return f"GFLOP/s in float32, one thread; instructions: {flags}; {origin(part)}.\n\n" + "\n".join(lines)
 
 
 def training_table(result: dict[str, Any]) -> str:
@@ -38,13 +85,13 @@ def training_table(result: dict[str, Any]) -> str:
         "| train type | contender | CPU-s per step | lowest to highest | images per CPU-s | of torch's `@` | ratio |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for train_type in ("embed-KD", "teacher-KD", "vanilla"):
+    for train_type in TYPES:
         for name, entry in distillation[train_type].items():
             spread = f"{entry['cpu_s_lowest']:.2f} to {entry['cpu_s_highest']:.2f}"
             has_teacher = name == "clipkd, live" or (name == "peer" and train_type != "embed-KD")
             share = "\N{EN DASH}" if has_teacher else f"{entry['images_per_cpu_second'] * work / peak:.0%}"
             lines.append(
-                f"| {train_type} | {name} | {entry['cpu_s']:.2f} | {spread} | {entry['images_per_cpu_second']:.1f} "
+                f"| {train_type} | {NAMES.get(name, name)} | {entry['cpu_s']:.2f} | {spread} | {entry['images_per_cpu_second']:.1f} "
                 f"| {share} | {entry['cpu_ratio']:.2f} |"
             )
     return "\n".join(lines)
@@ -174,6 +221,7 @@ def training(result: dict[str, Any]) -> str:
 
 
 PARTS = {
+    "products": ("Matrix products", products),
     "distillation": ("A step", training),
     "teacher_cost": ("The teacher", teacher_cost),
     "grid": ("Students on all cores", grid),
@@ -184,23 +232,36 @@ PARTS = {
 }
 """Benchmark -> its title here, and its text."""
 OF_DEVICE = {
-    "cpu": ("distillation", "teacher_cost", "grid", "memory", "data_path", "precision"),
+    "cpu": ("products", "distillation", "teacher_cost", "grid", "memory", "data_path", "precision"),
     "cuda": ("stack", "distillation", "teacher_cost", "precision"),
 }
 
 
 def block() -> str:
-    """Return the block of docs/performance.md."""
-    results = measured()
-    parts = []
-    for device, names in OF_DEVICE.items():
-        parts.append(f"### {'CPU' if device == 'cpu' else 'GPU'}")
-        for name in names:
-            title, text = PARTS[name]
-            found = results.get(device, {})
-            is_there = name in found and "not_measured" not in found[name]
-            parts += [f"**{title}**", text(found) if is_there else "Not measured."]
+    """Return the block of docs/performance.md: ratios over all processors, then each machine's record."""
+    records = measured()
+    of_kind = {kind: [record for record in records if kind_of(record) == kind] for kind in OF_DEVICE}
+    parts = ["### Steps on the processors measured", ranges(of_kind["cpu"])]
+    for kind, names in OF_DEVICE.items():
+        for record in of_kind[kind]:
+            parts.append(f"### {name_of(first_of(record))}")
+            for name in names:
+                title, text = PARTS[name]
+                is_there = name in record and "not_measured" not in record[name]
+                parts += [f"**{title}**", text(record) if is_there else "Not measured."]
+        if not of_kind[kind]:
+            parts += ["### GPU" if kind == "cuda" else "### CPU", "Not measured."]
     return "\n\n".join(parts)
+
+
+def first_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of a record: all are of one machine."""
+    return next(record[name] for name in PARTS if name in record)
+
+
+def kind_of(record: dict[str, Any]) -> str:
+    """Return `cpu` or `cuda`."""
+    return first_of(record)["machine"]["device"]["kind"]
 
 
 if __name__ == "__main__":

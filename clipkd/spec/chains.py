@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from clipkd.core.errors import InputError, nearest
@@ -101,6 +102,20 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
                 folders.add(spec.run)
                 found.append(cell_of(spec.run, config))
     return found, left_out
+
+
+def generations(found: list[Cell]) -> dict[str, int]:
+    """Return how many runs of the grid teach each other before a cell's own, by its folder: 0 where none does."""
+    by_folder = {cell.folder: cell for cell in found}
+
+    @cache
+    def generation(folder: str) -> int:
+        cell = by_folder.get(folder)
+        members = cell.teacher_spec.members if cell and cell.teacher_spec else ()
+        before = [generation(spec.run) for spec in members if isinstance(spec, StudentTeacher) and spec.settings]
+        return 1 + max(before) if before else 0
+
+    return {folder: generation(folder) for folder in by_folder}
 
 
 def cell_of(run: str, config: Config) -> Cell:

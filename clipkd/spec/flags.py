@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from clipkd.plugins import teachers
+from clipkd.plugins import methods, teachers
 from clipkd.plugins.teachers import OWN
 from clipkd.spec import class_names
-from clipkd.spec.cells import Cell
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.prompts import TEMPLATES
 from clipkd.spec.settings import Config, Hyperparameters
 
@@ -18,10 +19,13 @@ AXES = {
     "dataset": "--dataset-name",
     "teacher": "--teacher-model",
     "student": "--student",
+    "seed": "--seed",
     "recipe": "--recipe",
     "teacher_source": "--teacher-source",
 }
 """Axis of the grid -> the flag that takes its value (the first three are those of the paper's released code)."""
+RUN_AXES = ("train_type", "teacher", "seed")
+"""What the runs of one job may differ in."""
 
 
 def axis_flags(cell: Cell, *axes: str) -> list[Any]:
@@ -48,9 +52,13 @@ def store_flags(config: Config, cell: Cell) -> list[Any]:
 
 def head_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that say what classes are called, where a teacher's own classifier is matched by name."""
+    return names_flags(config, cell) if has_matched_teacher(cell) else []
+
+
+def has_matched_teacher(cell: Cell) -> bool:
+    """Return whether the own classifier of one of a cell's teachers is matched by name."""
     specs = [one.teacher_spec for one in cell.by_teacher]
-    is_matched = any(spec and spec.matches_names(cell.dataset) for spec in specs)
-    return names_flags(config, cell) if is_matched else []
+    return any(spec and spec.matches_names(cell.dataset) for spec in specs)
 
 
 def has_scored_teacher(cell: Cell) -> bool:
@@ -74,16 +82,24 @@ def names_flags(config: Config, cell: Cell) -> list[Any]:
 
 def sample_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that say which images, or prompts, prototypes are made of."""
-    prototypes, flags = config.prototypes, []
     specs = [one.teacher_spec for one in cell.by_teacher]
+    flags = []
     if not all(spec and spec.is_per_class for spec in specs):
-        flags += prototypes.flags("per_class", "seed")
-    if any(spec and spec.reads_names for spec in specs):
-        # Only the jobs of text towers depend on prompts and class names.
-        if tuple(prototypes.templates) != TEMPLATES:
-            flags += [f"--template={template}" for template in prototypes.templates]
-        flags += names_flags(config, cell)
+        flags += config.prototypes.flags("per_class", "seed")
+    if reads_names(cell):
+        flags += template_flags(config) + names_flags(config, cell)
     return flags
+
+
+def reads_names(cell: Cell) -> bool:
+    """Return whether one of a cell's teachers is a text tower: only the jobs of these depend on prompts."""
+    return any(one.teacher_spec and one.teacher_spec.reads_names for one in cell.by_teacher)
+
+
+def template_flags(config: Config) -> list[Any]:
+    """Return the flags that say what prompts are made of, where these are not the usual ones."""
+    templates = config.prototypes.templates
+    return [] if tuple(templates) == TEMPLATES else [f"--template={template}" for template in templates]
 
 
 def labels_flags(cell: Cell, with_seed: bool = True) -> list[Any]:
@@ -120,19 +136,34 @@ def prototypes_flags(config: Config, cell: Cell) -> list[Any]:
     return made + ([] if cell.teacher_spec and cell.teacher_spec.is_per_class else labels_flags(cell))
 
 
-def run_flags(config: Config, cell: Cell, seeds: Sequence[int] = ()) -> list[Any]:
-    """Return the flags that name a run, but for its seed; a change in them plans the run again.
-
-    `seeds`: those of all runs of the job; none: the cell's alone.
-    """
-    cell = replace(cell, teacher=teachers.of_seeds(cell.teacher, seeds or [cell.seed]))
-    flags = axis_flags(cell, "train_type", "dataset", "teacher", "student", "recipe", "teacher_source")
-    flags += cell.hyperparameters(config).flags(*Hyperparameters.model_fields)
-    flags += source_flags(config, cell.dataset) + dtype_flags(config)
-    if cell.method.signal == "prototypes":
-        flags += sample_flags(config, cell) + form_flags(config)
-    if cell.method.signal == "scores":
-        flags += head_flags(config, cell)
-    if cell.teacher_source == "replayed":
+def run_flags(config: Config, cells: Sequence[Cell]) -> list[Any]:
+    """Return the flags that name the runs of a job, which share all but their train types, teachers and seeds."""
+    first = cells[0]
+    flags = axis_flags(first, "dataset", "student", "recipe", "teacher_source")
+    flags += first.hyperparameters(config).flags(*Hyperparameters.model_fields)
+    flags += source_flags(config, first.dataset) + dtype_flags(config)
+    by_class = [cell for cell in cells if cell.method.signal == "prototypes"]
+    by_name = [cell for cell in by_class if reads_names(cell)]
+    scored = [cell for cell in cells if cell.method.signal == "scores" and has_matched_teacher(cell)]
+    if by_class:
+        flags += config.prototypes.flags("per_class", "seed") + form_flags(config)
+    if by_name:
+        flags += template_flags(config)
+    if by_name or scored:
+        flags += names_flags(config, first)
+    if first.teacher_source == "replayed":
         flags += config.embeddings.flags("views")
-    return flags + labels_flags(cell, with_seed=False)
+    return flags + labels_flags(first, with_seed=False) + axes_of_runs(cells)
+
+
+def axes_of_runs(cells: Sequence[Cell]) -> list[Any]:
+    """Return the flags of what runs of a job differ in; where not every combination of these is one of its runs, which."""
+    types, every, seeds = ([*dict.fromkeys(getattr(cell, axis) for cell in cells)] for axis in RUN_AXES)
+    named = [teachers.of_seeds(name, seeds) for name in every if name != NO_TEACHER] or every
+    combined = {
+        (one, teacher if methods.get(one).signal != "nothing" else NO_TEACHER, seed)
+        for one, teacher, seed in itertools.product(types, named, seeds)
+    }
+    asked = {(cell.train_type, teachers.of_seeds(cell.teacher, seeds), cell.seed) for cell in cells}
+    flags = [AXES["train_type"], *types, AXES["teacher"], *named, AXES["seed"], *seeds]
+    return flags if combined == asked else [*flags, "--only", *(cell.folder for cell in cells)]

@@ -159,9 +159,9 @@ class Training(Hyperparameters):
 
     device: Device = setting("auto", "`auto` (a GPU where there is one), `cpu` or `cuda`.", "--device")
     stack: int = setting(
-        1,
-        "Seeds of a student that one job trains. 1: a job each. More: on a GPU they are computed at once, on a CPU one "
-        "after another. A seed that is added later trains alone.",
+        8,
+        "Students of one dataset, recipe and shape that a job of the workflow trains, whatever their train types, "
+        "teachers and seeds: on a GPU computed at once, on a CPU each in a process of its own. 1: a job each.",
         ge=1,
         le=1000,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -63,23 +64,29 @@ def student_of(spec: StudentTeacher | TrainedCNN) -> NetworkSpec:
     return NetworkSpec(spec.name, spec.image_size or LARGEST_STUDENT)
 
 
-def training_minutes(cell: Cell, layout: Layout, device: str, students: int = 1) -> int:
-    """Return the minutes to ask for, to train a cell.
+def training_minutes(cells: Sequence[Cell], layout: Layout, device: str, at_once: int = 1) -> int:
+    """Return the minutes to ask for, to train the students of a job.
 
     Args:
-        cell: the student to train.
+        cells: the students to train.
         layout: where data lie.
         device: `cpu`, or anything else for a GPU.
-        students: how many such students train in one job.
+        at_once: how many of them train at a time.
     """
+    seconds = [cell.epochs * epoch_seconds(cell, layout, device) for cell in cells]
+    return to_ask(max(seconds) * math.ceil(len(cells) / at_once) if at_once > 1 else sum(seconds))
+
+
+def epoch_seconds(cell: Cell, layout: Layout, device: str) -> float:
+    """Return the seconds that an epoch of a student may take."""
     kind = "cpu" if device == "cpu" else "cuda"
     epoch = measured_epoch(str(Path(cell.folder).parent), kind)
-    if epoch is None:
-        per_image = 4 * student_forward(cell.student_spec)  # forward, twice that backward, and an evaluation
-        if cell.teacher_source in {"live", "lazy"} and cell.teacher_spec is not None:
-            per_image += teacher_forward(cell.teacher_spec)
-        epoch = images_of(layout.dataset(cell.dataset_spec), cell.dataset_spec.image_size) * per_image / SPEED[kind]
-    return to_ask(students * cell.epochs * epoch)
+    if epoch is not None:
+        return epoch
+    per_image = 4 * student_forward(cell.student_spec)  # forward, twice that backward, and an evaluation
+    if cell.teacher_source in {"live", "lazy"} and cell.teacher_spec is not None:
+        per_image += teacher_forward(cell.teacher_spec)
+    return images_of(layout.dataset(cell.dataset_spec), cell.dataset_spec.image_size) * per_image / SPEED[kind]
 
 
 def teacher_training_minutes(

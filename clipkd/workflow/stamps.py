@@ -27,6 +27,7 @@ from clipkd.core.fingerprint import Identity, digest, fingerprint
 from clipkd.core.progress import say
 from clipkd.runs.record import KIND, METRICS, RESUME
 from clipkd.spec.cells import Cell
+from clipkd.spec.chains import generations
 from clipkd.spec.identities import agree, run_identity
 from clipkd.spec.layout import RUNS, Layout
 from clipkd.spec.settings import Config
@@ -38,13 +39,11 @@ DELETING = Path(".snakemake/clipkd-deleting")
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What one job trains: a student, or several that differ in their seeds only (`training.stack`)."""
+    """What one job trains: up to `training.stack` students of one dataset, recipe and shape."""
 
     cells: tuple[Cell, ...]
-    settings: Identity
-    """What makes the runs, as far as the config says; with seed 0."""
-    each: tuple[Identity, ...] = ()
-    """The settings of each run, where its seed is in what its teacher says too."""
+    settings: tuple[Identity, ...]
+    """What makes each run, as far as the config says; with seed 0 where seeds share all else."""
 
     @property
     def folders(self) -> list[Path]:
@@ -52,13 +51,13 @@ class TrainJob:
         return [RUNS / cell.folder for cell in self.cells]
 
     @property
-    def seeds(self) -> list[int]:
-        return [cell.seed for cell in self.cells]
-
-    @property
     def stamp(self) -> Path:
         """The job's output, in its first run folder."""
-        made_of = {"settings": digest(self.settings), "seeds": self.seeds}
+        seeds = [cell.seed for cell in self.cells]
+        # The identity of a kind is one object: it is digested once.
+        digests = {id(one): digest(one) for one in self.settings}
+        found = [digests[id(one)] for one in self.settings]
+        made_of = {"settings": found[0] if len(set(found)) == 1 else found, "seeds": seeds}
         return self.folders[0] / f"{PREFIX}{fingerprint(made_of)}"
 
     def settle(self) -> None:
@@ -70,25 +69,13 @@ class TrainJob:
         found, recorded = checksums(self.folders), read(self.stamp)
         if recorded is not None and recorded == found:
             return
-        if found is not None and all(self.is_complete(cell) for cell in self.cells):
+        if found is not None and all(map(is_complete, self.cells, self.settings)):
             write_text(self.stamp, found)
             newest = max((folder / METRICS).stat().st_mtime_ns for folder in self.folders)
             os.utime(self.stamp, ns=(newest, newest))  # what was made from these results stays newer
         elif recorded is not None:
             self.stamp.unlink(missing_ok=True)
             say(f"{self.stamp.parent}: {METRICS} is missing, damaged or of other settings; it will be trained again")
-
-    def is_complete(self, cell: Cell) -> bool:
-        """Return whether a cell's run folder holds a sound result with these settings."""
-        folder = RUNS / cell.folder
-        try:
-            manifest = read_manifest(folder)
-            is_sound = manifest["files"][METRICS]["sha256"] == sha256(folder / METRICS)
-            wanted = self.settings | {"cell": self.settings["cell"] | {"seed": cell.seed}}
-            wanted = self.each[self.cells.index(cell)] if self.each else wanted
-            return manifest["kind"] == KIND and is_sound and agree(manifest["identity"], wanted)
-        except (DataError, KeyError, TypeError):
-            return False
 
     def forget(self) -> None:
         """Have the students trained from the beginning."""
@@ -97,8 +84,23 @@ class TrainJob:
             shutil.rmtree(folder / RESUME, ignore_errors=True)
 
 
+def is_complete(cell: Cell, settings: Identity) -> bool:
+    """Return whether a cell's run folder holds a sound result with these settings, of any seed."""
+    folder = RUNS / cell.folder
+    try:
+        manifest = read_manifest(folder)
+        is_sound = manifest["files"][METRICS]["sha256"] == sha256(folder / METRICS)
+        wanted = settings | {"cell": settings["cell"] | {"seed": cell.seed}}
+        return manifest["kind"] == KIND and is_sound and agree(manifest["identity"], wanted)
+    except (DataError, KeyError, TypeError):
+        return False
+
+
 def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> dict[str, TrainJob]:
     """Return stamp -> the job that writes it.
+
+    A job's students differ in their train types, teachers and seeds. Those of one teacher follow each other, so that
+    a teacher that can't be had delays few others; its seeds do too, so that a new seed is in few jobs.
 
     Args:
         cells: of the grid.
@@ -106,16 +108,22 @@ def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> di
         layout: where data lie.
         size: the most students of one job.
     """
-    alike: dict[Cell, list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault(replace(cell, seed=0), []).append(cell)
+    cells = list(cells)
+    depth = generations(cells)
+    teachers = {cell.teacher: number for number, cell in reversed(list(enumerate(cells)))}
+    alike: dict[object, list[Cell]] = {}
+    for cell in sorted(cells, key=lambda one: (teachers[one.teacher], one.seed)):
+        alike.setdefault((replace(cell, train_type="", teacher="", seed=0), depth[cell.folder]), []).append(cell)
+    settings: dict[Cell, Identity] = {}
     found = {}
-    for kind, members in alike.items():
-        settings = run_identity(kind, kind.hyperparameters(config), layout, content="")
+    for members in alike.values():
         for start in range(0, len(members), size):
-            some = tuple(members[start : start + size])
-            each = (run_identity(one, one.hyperparameters(config), layout, content="") for one in some)
-            job = TrainJob(some, settings, tuple(each) if kind.differs_by_seed else ())
+            some = members[start : start + size]
+            kinds = [cell if cell.differs_by_seed else replace(cell, seed=0) for cell in some]
+            for kind in kinds:
+                if kind not in settings:
+                    settings[kind] = run_identity(kind, kind.hyperparameters(config), layout, content="")
+            job = TrainJob(tuple(some), tuple(settings[kind] for kind in kinds))
             found[job.stamp.as_posix()] = job
     return found
 
@@ -156,9 +164,9 @@ def write(stamp: Path, folders: Sequence[Path]) -> None:
 
 
 def checksums(folders: Iterable[Path]) -> str | None:
-    """Return a stamp's text: a line for each run's metrics.json; None where one is missing."""
+    """Return a stamp's text: a line for each run's metrics.json, by folder; None where one is missing."""
     try:
-        return "".join(f"{sha256(folder / METRICS)}\n" for folder in folders)
+        return "".join(f"{sha256(folder / METRICS)}\n" for folder in sorted(folders))
     except OSError:
         return None
 

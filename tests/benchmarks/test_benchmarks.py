@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import precision, stack
+from benchmarks import machine, precision, rounds, stack
 from benchmarks.distillation import gflop
 from benchmarks.material import Material
-from benchmarks.peer import PlainStudent, loss_of
+from benchmarks.peer import LibraryStudent, PlainStudent, loss_of
 from clipkd.plugins import methods, recipes, students
 from clipkd.plugins.students._vit import build_student
 
@@ -49,6 +51,64 @@ def test_the_peer_and_clipkd_compute_the_same_step(train_type: str) -> None:
     assert other.item() != pytest.approx(mine.item(), rel=1e-12), "another input must show"
 
 
+def busy(seconds: float, ready, done) -> None:
+    while time.process_time() < seconds:
+        pass
+    ready.set()
+    done.wait(30)
+
+
+def test_seconds_of_a_child_count_while_it_runs() -> None:
+    """A loader whose workers are started once is as dear as one that starts them anew."""
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    before = rounds.cpu_seconds()
+    child = context.Process(target=busy, args=(0.5, ready, done))
+    child.start()
+    assert ready.wait(60)
+    found = rounds.cpu_seconds() - before
+    done.set()
+    child.join()
+    assert found >= 0.4
+    assert rounds.running_seconds(child.pid) == 0, "one that has ended is counted with the ended"
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_a_library_student_has_the_size_and_heads_of_the_plain_one(library: str) -> None:
+    spec = students.get("tiny-32")
+    plain, other = (kind.eval() for kind in (PlainStudent(spec, 10, 24), LibraryStudent(library, spec, 10, 24)))
+    images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 3, 3, 9])
+    for mine, theirs in zip(plain(images), other(images), strict=True):
+        assert mine.shape == theirs.shape
+    loss_of(other, images, labels, "embed-KD", torch.randn(10, 24)).backward()
+    sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (plain, other)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02), "biases, a class token and norms apart"
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: {model}
+model name\t: AMD EPYC
+stepping\t: 1
+flags\t\t: fpu avx2 fma avx512f avx512_bf16
+
+processor\t: 1
+"""
+
+
+def test_processors_of_one_name_have_records_of_their_own(tmp_path: Path) -> None:
+    device, names = {"name": "AMD EPYC", "kind": "cpu"}, []
+    for model in (1, 17):
+        (tmp_path / "cpuinfo").write_text(CPUINFO.format(model=model))
+        found = machine.processor(tmp_path / "cpuinfo")
+        assert found["flags"] == ["avx2", "fma", "avx512f", "avx512_bf16"]
+        names.append(machine.record_name(device, found))
+    assert names == ["amd-epyc-family-25-model-1", "amd-epyc-family-25-model-17"]
+    assert machine.record_name({"name": "NVIDIA H200", "kind": "cuda"}, found) == "nvidia-h200"
+    assert machine.processor(tmp_path / "none") == {}
+
+
 def test_operations_of_the_base_student() -> None:
     """The published protocol's student takes 1.92 GFLOP a training image."""
     assert gflop(students.get("base-32")) == pytest.approx(1.92, abs=0.01)
@@ -58,7 +118,7 @@ def test_operations_of_the_base_student() -> None:
 def test_a_run_gives_every_number(tmp_path: Path) -> None:
     output = tmp_path / "cpu.json"
     output.write_text(json.dumps({"precision": {"kept": True}}))
-    names = ["distillation", "teacher_cost", "grid", "stack"]
+    names = ["products", "distillation", "teacher_cost", "grid", "stack"]
     small = ["--teacher", "toy", "--student", "tiny-32", "--batch-size", "32", "--steps", "1", "--rounds", "1"]
     command = [sys.executable, "-m", "benchmarks", *names, *small, "--stack-on-cpu"]
     subprocess.run([*command, "--device", "cpu", "--output", str(output)], check=True, cwd=ROOT, capture_output=True)
@@ -70,6 +130,9 @@ def test_a_run_gives_every_number(tmp_path: Path) -> None:
         for name, entry in result["distillation"][train_type].items():
             assert all(value > 0 for value in entry.values()), (train_type, name)
         assert {"clipkd, cached", "peer"} <= result["distillation"][train_type].keys()
+    assert {"timm", "transformers"} <= result["distillation"]["embed-KD"].keys()
+    products = result["products"]["products"]
+    assert len(products) == 12 and all(entry["onednn"] > 0 for entry in products.values())
     # A live teacher costs: else the benchmark would compare a contender with itself.
     assert result["distillation"]["teacher-KD"]["clipkd, live"]["cpu_ratio"] > 1.2
     assert result["teacher_cost"]["passes"] == 2 * 96 + 12

@@ -405,8 +405,8 @@ def test_a_head_of_its_own_is_part_of_what_makes_a_vanilla_run() -> None:
         vanilla, teacher_kd = expand(settings)[0]
         heads.append(digest(signal_identities(vanilla, layout)))
         assert signal_identities(teacher_kd, layout)["embeddings"] == layout.full_embeddings(vanilla).identity
-        assert ("--class-names" in run_flags(settings, vanilla)) == (given is not None and called == names)
-        assert "--class-names" not in run_flags(settings, teacher_kd)
+        assert ("--class-names" in run_flags(settings, [vanilla])) == (given is not None and called == names)
+        assert "--class-names" not in run_flags(settings, [teacher_kd])
         assert teachers.get(vanilla.teacher).head == (given or "")
         assert teachers.checkpoint_of(vanilla.teacher) == model
     probe, on_digits, own, named, probe_of_named = heads

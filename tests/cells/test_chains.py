@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,13 +168,15 @@ def test_with_seed_star_each_student_is_taught_by_the_run_of_its_own_seed(tmp_pa
     more = rounds(tmp_path, "0, 3, 5")
     grown = {cell.folder: cell for cell in expand(more)[0]}
     for folder, cell in found.items():
-        options = parser().parse_args(["train", *map(str, run_flags(config, cell, [0, 3])), "--seed", "0", "3"])
+        both = [[replace(one, seed=seed) for seed in (0, 3)] for one in (cell, grown[folder])]
+        lines = [run_flags(*pair) for pair in zip((config, more), both, strict=True)]
+        options = parser().parse_args(["train", *map(str, lines[0])])
         (mine,) = [one for one in cells_of(options) if one.seed == cell.seed]
         identities = [
             run_identity(one, one.hyperparameters(config), layout, content="") for one in (cell, mine, grown[folder])
         ]
         assert identities == [identities[0]] * 3
-        assert run_flags(config, cell, [0, 3]) == run_flags(more, grown[folder], [0, 3])
+        assert lines[0] == lines[1]
 
 
 @pytest.mark.parametrize(

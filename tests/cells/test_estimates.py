@@ -35,11 +35,11 @@ def test_operations_of_the_paper_s_networks():
 
 
 def test_a_training_asks_for_epochs_times_images_times_operations(tmp_path):
-    asked = estimates.training_minutes(CELL, Layout(), "cuda")
+    asked = estimates.training_minutes([CELL], Layout(), "cuda")
     seconds = 200 * 60_000 * 4 * 0.64e9 / 2e12
     assert asked == pytest.approx(2 * seconds / 60 + 15, rel=0.01)
-    assert estimates.training_minutes(CELL, Layout(), "cpu") > 50 * asked
-    two = estimates.training_minutes(CELL, Layout(), "cuda", students=2)
+    assert estimates.training_minutes([CELL], Layout(), "cpu") > 50 * asked
+    two = estimates.training_minutes([CELL, CELL], Layout(), "cuda")
     assert two - 15 == pytest.approx(2 * (asked - 15), abs=1)
 
 
@@ -55,11 +55,11 @@ def test_once_a_seed_has_finished_its_time_is_taken(tmp_path):
     cost = cost_of(CELL) | {"seconds_per_epoch": [40.0, 30.0, 20.0]}
     cost["device"]["kind"] = "cuda"
     (run / "cost.json").write_text(json.dumps(cost))
-    assert estimates.training_minutes(CELL, Layout(), "cuda") == 2 * 200 * 30 // 60 + 15
+    assert estimates.training_minutes([CELL], Layout(), "cuda") == 2 * 200 * 30 // 60 + 15
     # A CPU's time says nothing of a GPU's.
     estimates.measured_epoch.cache_clear()
     (run / "cost.json").write_text(json.dumps(cost | {"device": cost["device"] | {"kind": "cpu"}}))
-    assert estimates.training_minutes(CELL, Layout(), "cuda") != 2 * 200 * 30 // 60 + 15
+    assert estimates.training_minutes([CELL], Layout(), "cuda") != 2 * 200 * 30 // 60 + 15
 
 
 def test_the_images_that_are_there_are_counted(digits_folder):

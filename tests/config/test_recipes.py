@@ -63,7 +63,7 @@ def test_the_command_that_a_rule_calls_trains_the_same_run(mine, labels, tmp_pat
     found = chains.expand(mine)[0]
     assert len({cell.folder for cell in found}) == {1: 4, 2: 16}[len(labels)]
     for cell in found:
-        options = parser().parse_args(["train", *map(str, run_flags(mine, cell)), "--seed", "0"])
+        options = parser().parse_args(["train", *map(str, run_flags(mine, [cell]))])
         assert cells_of(options) == [cell]
         assert numbers_of(options, cell.recipe) == cell.hyperparameters(mine)
 

@@ -43,7 +43,7 @@ grid:
     train_types: [embed-KD]
     recipes: [corrected]
     seeds: [0, 1]
-training: {{epochs: {EPOCHS}, batch_size: 128, learning_rate: 1e-3, device: cpu}}
+training: {{epochs: {EPOCHS}, batch_size: 128, learning_rate: 1e-3, device: cpu, stack: 1}}
 """
 SECONDS_BETWEEN_SAVES = 0.5
 CLIPKD = f"""\

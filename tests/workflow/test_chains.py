@@ -27,7 +27,7 @@ grid:
     train_types: [embed-KD, teacher-KD]
     recipes: [corrected]
     seeds: [0]
-training: {{epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu}}
+training: {{epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu, stack: 1}}
 prototypes: {{per_class: 4}}
 """
 

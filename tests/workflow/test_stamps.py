@@ -333,7 +333,7 @@ def test_a_job_trains_what_is_missing_of_its_seeds(project: Path) -> None:
 
 
 def stack(seeds: list[int], size: int = 2) -> str:
-    return MINI.replace("seeds: [0, 1]", f"seeds: {seeds}").replace("device: cpu", f"device: cpu, stack: {size}")
+    return MINI.replace("seeds: [0, 1]", f"seeds: {seeds}").replace("stack: 1", f"stack: {size}")
 
 
 @pytest.mark.parametrize(("size", "lots"), [(1, ["0", "1", "2", "5"]), (3, ["0 1 2", "5"])])

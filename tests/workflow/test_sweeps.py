@@ -22,7 +22,7 @@ grid:
     train_types: [supervised, embed-KD]
     recipes: [tuned]
     seeds: [0]
-training: {{epochs: 2, device: cpu}}
+training: {{epochs: 2, device: cpu, stack: 1}}
 prototypes: {{per_class: 4}}
 """
 

@@ -19,7 +19,7 @@ grid:
     train_types: [supervised]
     recipes: [corrected]
     seeds: [0]
-training: {{epochs: 1, batch_size: 16, device: cpu}}
+training: {{epochs: 1, batch_size: 16, device: cpu, stack: 1}}
 sources: {{photos: {photos}}}
 """
 

@@ -30,7 +30,7 @@ grid:
     train_types: [supervised]
     recipes: [corrected]
     seeds: [0, 1]
-training: {epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu}
+training: {epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu, stack: 1}
 """
 
 

@@ -19,10 +19,11 @@ localrules:
     resolve,
 
 
-def train_minutes(wildcards, attempt):
-    """Return the minutes that a training, one student after another, may take; more after each attempt."""
+def train_minutes(wildcards, threads, attempt):
+    """Return the minutes that a job's trainings may take: on a GPU as if one after another; more after each attempt."""
     cells = job_of(wildcards).cells
-    return attempt * estimates.training_minutes(cells[0], LAYOUT, DEVICE, len(cells))
+    at_once = threads if DEVICE == "cpu" else 1
+    return attempt * estimates.training_minutes(cells, LAYOUT, DEVICE, at_once)
 
 
 def train_teacher_minutes(wildcards, attempt):

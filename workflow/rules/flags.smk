@@ -32,5 +32,5 @@ def probe_flags(wildcards):
     return flags.probe_flags(CONFIG, cell)
 
 
-def run_flags(job):
-    return flags.run_flags(CONFIG, job.cells[0], job.seeds)
+def run_flags(cells):
+    return flags.run_flags(CONFIG, cells)

@@ -3,10 +3,10 @@
 #   results/runs/<recipe>/<dataset>/<student>/<teacher>/<train_type>/seed<k>/.done-<fingerprint of the settings>
 #
 # The stamp is the only output; metrics.json and all else in a run folder are never Snakemake's to delete
-# (clipkd/workflow/stamps.py). With `training.stack`, a job trains several seeds; its stamp and log are those
-# of the first.
+# (clipkd/workflow/stamps.py). A job trains up to `training.stack` students of one dataset, recipe and shape; its stamp and
+# log are those of the first.
 rule train:
-    """Train one student, or those of its seeds that are not complete yet."""
+    """Train the students of a job that are not complete yet."""
     input:
         pixels=lambda wildcards: pixels_inputs(job_of(wildcards).cells[0]),
         signal=lambda wildcards: signal_inputs(job_of(wildcards)),
@@ -16,19 +16,22 @@ rule train:
         f"logs/runs/{RUN}-{{fingerprint}}.log",
     benchmark:
         f"results/benchmarks/runs/{RUN}-{{fingerprint}}.tsv"
-    threads: 1
+    # On a CPU each student trains in a process of its own; a GPU computes them at once.
+    threads: lambda wildcards: len(job_of(wildcards).cells) if DEVICE == "cpu" else 1
     resources:
         mem_mb=memory("train", 8000),
         gpu=GPUS,
         device=DEVICE,
         runtime=train_minutes,
+        threads_each=lambda wildcards, threads: max(
+            1, threads // len(job_of(wildcards).cells)
+        ),
     params:
-        run=lambda wildcards: run_flags(job_of(wildcards)),
-        seeds=lambda wildcards: job_of(wildcards).seeds,
+        runs=lambda wildcards: run_flags(job_of(wildcards).cells),
         stack=["--stack", STACK] if STACK > 1 and DEVICE == "cuda" else [],
     shell:
-        "exec clipkd train {params.run:q} --seed {params.seeds:q} {params.stack:q} --processes {threads} "
-        "--overwrite --stamp {output:q} --device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
+        "exec clipkd train {params.runs:q} {params.stack:q} --processes {threads} --overwrite --stamp {output:q} "
+        "--device {resources.device:q} --threads {resources.threads_each} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule runs:

@@ -21,7 +21,7 @@ from clipkd.cli.options import (
     setting_option,
     store_options,
 )
-from clipkd.core.errors import InputError
+from clipkd.core.errors import InputError, nearest
 from clipkd.core.fingerprint import differences
 from clipkd.core.progress import say
 from clipkd.embeddings import prepare
@@ -72,6 +72,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--seed", nargs="+", type=seed, default=[0], help="random seed of weights, order, flips and dropout"
     )
     child.add_argument(
+        "--only",
+        nargs="+",
+        metavar="RUN",
+        help="of the combinations, those with these run folders, as corrected/digits/tiny-32/none/supervised/seed0",
+    )
+    child.add_argument(
         "--processes", type=positive, help="on a CPU, students trained at a time (default: one per core, if several)"
     )
     child.add_argument(
@@ -98,14 +104,30 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def cells_of(options: argparse.Namespace) -> list[Cell]:
-    """Return the cell of each combination, each once: without a teacher, one cell for all teachers."""
+    """Return the cell of each combination, each once: without a teacher, one cell for all teachers.
+
+    Raises:
+        InputError: a combination is impossible (with --only: one of those), or --only names none.
+    """
     cells: dict[str, Cell] = {}
+    problem: InputError | None = None
     for values in itertools.product(*(getattr(options, name) for name in SEVERAL)):
         one = argparse.Namespace(**vars(options) | dict(zip(SEVERAL, values, strict=True)))
         one.epochs = numbers_of(options, one.recipe).epochs
-        cell = cell_of(one, one.train_type)
+        try:
+            cell = cell_of(one, one.train_type)
+        except InputError as error:
+            if not options.only:
+                raise
+            problem = problem or error
+            continue
         cells.setdefault(cell.folder, cell)
-    return list(cells.values())
+    if options.only is None:
+        return list(cells.values())
+    if unknown := [name for name in options.only if name not in cells]:
+        why = f" ({problem})" if problem else nearest(unknown[0], cells)
+        raise InputError(f"--only {unknown[0]}: the options combine to no such run{why}")
+    return [cells[name] for name in dict.fromkeys(options.only)]
 
 
 def numbers_of(options: argparse.Namespace, recipe: str) -> Hyperparameters:
@@ -141,7 +163,7 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
         raise InputError("torchrun trains one student: give one value of each option")
     if (options.processes or 1) > 1 and (options.stack or 1) > 1:
         raise InputError("--processes and --stack can't be combined: one student per process, or several in one")
-    if len(cells) > 1 and options.device != "cuda" and options.stack in (None, 1):
+    if len(cells) > 1 and options.device != "cuda" and options.stack in (None, 1) and options.processes != 1:
         workers.start_server()
     from clipkd.runs import start
     from clipkd.runs.assignment import Assignment
