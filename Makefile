@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-long test-faults test-mutants docs test-docs test-gpu bench lint audit hashes test-pythons format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-long test-faults test-mutants docs test-docs test-gpu bench bench-gpu lint audit hashes test-pythons format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,9 @@ bench: install ## Run the benchmarks, then update docs/performance.md (about 40 
 	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python docs/grids.py
 	$(BIN)/python docs/performance.py
+
+bench-gpu: install ## Measure a GPU in one session of 10 minutes, then update the docs; each part is saved as it ends.
+	$(BIN)/python -m benchmarks.gpu; code=$$?; $(BIN)/python docs/performance.py && $(BIN)/python docs/grid_cost.py && exit $$code
 
 lint: install ## Check formatting, types, imports, generated docs and the workflow.
 	$(BIN)/ruff check .

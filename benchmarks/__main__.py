@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from benchmarks.material import TEACHERS, Material
 from benchmarks.rounds import matrix_peak
 from clipkd.core import device as devices
 from clipkd.core.artifacts import read_json, write_json
-from clipkd.runs.folder import environment
 
 BENCHMARKS = {
     "products": machine.measure,
@@ -27,9 +25,6 @@ BENCHMARKS = {
     "precision": precision.measure,
     "data_path": data_path.measure,
 }
-
-VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "LD_PRELOAD")
-"""Of the environment, what may change a benchmark's numbers."""
 
 
 def main() -> int:
@@ -49,13 +44,9 @@ def main() -> int:
     options = parser.parse_args()
     device = devices.choose(options.device)
     torch.set_num_threads(1)
-    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
-    here = environment(device) | {"processor": machine.processor()}
-    here["variables"] = {name: value for name, value in here["variables"].items() if name in VARIABLES}
+    measured = machine.origin(device, "benchmarks")
     # One file a machine: what others measured stays beside it.
-    name = f"{machine.record_name(here['device'], here['processor'])}.json"
-    output = options.output or Path(__file__).parent / "results" / name
-    measured = {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": here}
+    output = options.output or Path(__file__).parent / "results" / f"{machine.record_name(measured['machine'])}.json"
     # What is not asked for now stays as it was measured; each part says when, how and where that was.
     result = read_json(output) if output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,23 @@ from benchmarks.material import Material
 from clipkd.core import linear
 from clipkd.plugins import students
 from clipkd.plugins.students import StudentSpec
+from clipkd.runs.folder import environment
 
 CPUINFO = Path("/proc/cpuinfo")
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16")
 """Instructions that matrix products may use."""
+VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "LD_PRELOAD")
+"""Of the environment, what may change a benchmark's numbers."""
 FIELDS = {"vendor_id": "vendor", "cpu family": "family", "model": "model", "stepping": "stepping"}
 ROUNDS = 5
+
+
+def origin(device: torch.device, module: str) -> dict[str, Any]:
+    """Return when, with which command and where something is measured."""
+    here = environment(device) | {"processor": processor()}
+    here["variables"] = {name: value for name, value in here["variables"].items() if name in VARIABLES}
+    command = " ".join([f"python -m {module}", *sys.argv[1:]])
+    return {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": here}
 
 
 def processor(cpuinfo: Path = CPUINFO) -> dict[str, Any]:
@@ -37,8 +50,9 @@ def processor(cpuinfo: Path = CPUINFO) -> dict[str, Any]:
     return found | {"flags": [flag for flag in FLAGS if flag in flags]}
 
 
-def record_name(device: dict[str, Any], found: dict[str, Any]) -> str:
+def record_name(machine: dict[str, Any]) -> str:
     """Return the name of a machine's record: the processor or GPU, of a processor its family and model too."""
+    device, found = machine["device"], machine["processor"]
     words = [device["name"]]
     if device["kind"] == "cpu":
         words += [f"{name} {found[name]}" for name in ("family", "model") if name in found]

@@ -132,8 +132,9 @@ def transformers_body(spec: StudentSpec) -> nn.Module:
     import transformers  # isort: skip
 
     config = transformers.ViTConfig(
-        image_size=spec.image_size, patch_size=spec.patch_size, hidden_size=spec.width, intermediate_size=4 * spec.width,
-        num_hidden_layers=spec.layers, num_attention_heads=spec.heads, hidden_dropout_prob=0.0,
+        image_size=spec.image_size, patch_size=spec.patch_size, hidden_size=spec.width,
+        intermediate_size=4 * spec.width, num_hidden_layers=spec.layers, num_attention_heads=spec.heads,
+        hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=spec.attention_dropout,
     )  # fmt: skip
     return transformers.ViTModel(config, add_pooling_layer=False)

@@ -1,7 +1,7 @@
 """Write the estimated cost of the full grid into docs/paper-grid.md: `python docs/grid_cost.py [--check]`.
 
 Counts come from config/config.yaml through clipkd.spec.cells and clipkd.spec.layout, floating-point operations from the
-networks' sizes, and speeds from the records in benchmarks/results. Without the record of a GPU its speeds are assumptions.
+networks' sizes, and speeds from the records in benchmarks/results. Without that of a GPU its speeds are assumptions.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def block() -> str:
     gigabytes = ", ".join(f"{name} {bytes_ / 1e9:.1f}" for name, bytes_ in size.items())
     return "\n".join(
         [
-            f"Without ImageNet, `config/config.yaml` defines {len(cells)} runs on CIFAR10 and CIFAR100, trained by {jobs} "
-            f"jobs. Hours on a GPU are {how}, those on a processor are of one core:",
+            f"Without ImageNet, `config/config.yaml` defines {len(cells)} runs on CIFAR10 and CIFAR100, trained by "
+            f"{jobs} jobs. Hours on a GPU are {how}, those on a processor are of one core:",
             "",
             *rows(work, machines),
             "",

@@ -14,7 +14,11 @@ TITLES = {"vit-b16": "ViT-B/16"}
 CIFAR_TRAIN, CIFAR_TEST = 50_000, 10_000
 FORMATS = ("fp32", "bf16")
 TYPES = ("embed-KD", "teacher-KD", "vanilla")
-NAMES = {"peer": "released protocol's loop", "timm": "a timm ViT in that loop", "transformers": "a transformers ViT in that loop"}
+NAMES = {
+    "peer": "released protocol's loop",
+    "timm": "a timm ViT in that loop",
+    "transformers": "a transformers ViT in that loop",
+}
 """Contender -> what it is."""
 
 
@@ -91,8 +95,8 @@ def training_table(result: dict[str, Any]) -> str:
             has_teacher = name == "clipkd, live" or (name == "peer" and train_type != "embed-KD")
             share = "\N{EN DASH}" if has_teacher else f"{entry['images_per_cpu_second'] * work / peak:.0%}"
             lines.append(
-                f"| {train_type} | {NAMES.get(name, name)} | {entry['cpu_s']:.2f} | {spread} | {entry['images_per_cpu_second']:.1f} "
-                f"| {share} | {entry['cpu_ratio']:.2f} |"
+                f"| {train_type} | {NAMES.get(name, name)} | {entry['cpu_s']:.2f} | {spread} "
+                f"| {entry['images_per_cpu_second']:.1f} | {share} | {entry['cpu_ratio']:.2f} |"
             )
     return "\n".join(lines)
 
@@ -178,6 +182,27 @@ def stack(result: dict[str, Any]) -> str:
     return f"{part['images']:,} images per epoch; {origin(part)}; torch's own `@`: {peaks}.\n\n" + "\n".join(lines)
 
 
+def session(result: dict[str, Any]) -> str:
+    """Return what one session on a GPU measured (`make bench-gpu`), and what it did not."""
+    part = result["gpu"]
+    lines = [f"{part['student']}, recipe reference, embed-KD, batch size 64; {origin(part)}."]
+    heads = {
+        "seconds_per_epoch": ("s per epoch of CIFAR and student", "s"),
+        "ms_per_step_and_student": ("students at once, bf16", "ms per step and student"),
+        "seconds_per_10k": ("evaluation of 10,000 images", "s"),
+        "images_per_second": ("teacher's forward pass", "images/s"),
+        "peak_tflops": ("torch's `@`", "TFLOP/s"),
+    }
+    for key, (head, unit) in heads.items():
+        if key in part:
+            rows = "\n".join(f"| {name} | {value:,} |" for name, value in part[key].items())
+            lines.append(f"| {head} | {unit} |\n|---|---:|\n{rows}")
+    missing = [*part["failed"], *part["not_begun"]]
+    if missing:
+        lines.append(f"Not measured: {', '.join(missing)}.")
+    return "\n\n".join(lines)
+
+
 def precision(result: dict[str, Any]) -> str:
     """Return how accurate students are in bfloat16."""
     part = result["precision"]
@@ -227,13 +252,14 @@ PARTS = {
     "grid": ("Students on all cores", grid),
     "memory": ("Memory", memory),
     "stack": ("One student and a stack", stack),
+    "gpu": ("A session", session),
     "precision": ("bfloat16", precision),
     "data_path": ("Images of ImageNet's size", data_path),
 }
 """Benchmark -> its title here, and its text."""
 OF_DEVICE = {
     "cpu": ("products", "distillation", "teacher_cost", "grid", "memory", "data_path", "precision"),
-    "cuda": ("stack", "distillation", "teacher_cost", "precision"),
+    "cuda": ("gpu", "stack", "distillation", "teacher_cost", "precision"),
 }
 
 

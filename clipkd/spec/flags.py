@@ -157,7 +157,7 @@ def run_flags(config: Config, cells: Sequence[Cell]) -> list[Any]:
 
 
 def axes_of_runs(cells: Sequence[Cell]) -> list[Any]:
-    """Return the flags of what runs of a job differ in; where not every combination of these is one of its runs, which."""
+    """Return the flags of what runs of a job differ in; and which they are, if not every combination of these."""
     types, every, seeds = ([*dict.fromkeys(getattr(cell, axis) for cell in cells)] for axis in RUN_AXES)
     named = [teachers.of_seeds(name, seeds) for name in every if name != NO_TEACHER] or every
     combined = {

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import machine, precision, rounds, stack
+from benchmarks import gpu, machine, precision, rounds, stack
 from benchmarks.distillation import gflop
 from benchmarks.material import Material
 from benchmarks.peer import LibraryStudent, PlainStudent, loss_of
@@ -103,9 +103,9 @@ def test_processors_of_one_name_have_records_of_their_own(tmp_path: Path) -> Non
         (tmp_path / "cpuinfo").write_text(CPUINFO.format(model=model))
         found = machine.processor(tmp_path / "cpuinfo")
         assert found["flags"] == ["avx2", "fma", "avx512f", "avx512_bf16"]
-        names.append(machine.record_name(device, found))
+        names.append(machine.record_name({"device": device, "processor": found}))
     assert names == ["amd-epyc-family-25-model-1", "amd-epyc-family-25-model-17"]
-    assert machine.record_name({"name": "NVIDIA H200", "kind": "cuda"}, found) == "nvidia-h200"
+    assert machine.record_name({"device": {"name": "NVIDIA H200", "kind": "cuda"}, "processor": found}) == "nvidia-h200"
     assert machine.processor(tmp_path / "none") == {}
 
 
@@ -132,7 +132,8 @@ def test_a_run_gives_every_number(tmp_path: Path) -> None:
         assert {"clipkd, cached", "peer"} <= result["distillation"][train_type].keys()
     assert {"timm", "transformers"} <= result["distillation"]["embed-KD"].keys()
     products = result["products"]["products"]
-    assert len(products) == 12 and all(entry["onednn"] > 0 for entry in products.values())
+    assert len(products) == 12
+    assert all(entry["onednn"] > 0 for entry in products.values())
     # A live teacher costs: else the benchmark would compare a contender with itself.
     assert result["distillation"]["teacher-KD"]["clipkd, live"]["cpu_ratio"] > 1.2
     assert result["teacher_cost"]["passes"] == 2 * 96 + 12
@@ -144,6 +145,40 @@ def test_a_run_gives_every_number(tmp_path: Path) -> None:
     for entry in result["stack"]["epochs"].values():
         assert entry["peak_memory_bytes"] is None
         assert min(entry["seconds_per_epoch"], entry["ratio"]) > 0
+
+
+@pytest.mark.long
+def test_a_session_on_a_gpu_saves_each_part_as_it_ends(tmp_path: Path) -> None:
+    """With a small student on a CPU; a part that fails does not cost the others."""
+    output = tmp_path / "tiny.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--output", str(output), "epochs", "streams", "peak"]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    part = json.loads(output.read_text())["gpu"]
+    assert (part["failed"], part["not_begun"]) == ({}, [])
+    assert part["seconds_per_epoch"].keys() == {
+        f"{name}, {size}" for name in ("fp32", "tf32", "bf16") for size in ("one", "2 at once")
+    }
+    assert part["ms_per_step_and_student"].keys() == {"stack", "streams"}
+    late = [*command[:-3], "--minutes", "0"]
+    subprocess.run(late, check=True, cwd=ROOT, capture_output=True)
+    again = json.loads(output.read_text())["gpu"]
+    assert again["not_begun"] == list(gpu.PARTS)
+    assert again["peak_tflops"] == part["peak_tflops"]
+
+
+def test_what_fails_in_a_session_is_kept_beside_what_was_measured(tmp_path: Path, monkeypatch) -> None:
+    output = tmp_path / "tiny.json"
+
+    def fails(session):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(gpu, "PARTS", {"peak": gpu.peak, "streams": fails, "again": lambda session: {"more": 1}})
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--output", str(output)])
+    assert gpu.main() == 1
+    part = json.loads(output.read_text())["gpu"]
+    assert "out of luck" in part["failed"]["streams"]
+    assert part["more"] == 1
+    assert part["peak_tflops"].keys() == set(gpu.FORMATS)
 
 
 def test_without_a_gpu_the_stack_is_not_measured(tmp_path: Path) -> None:

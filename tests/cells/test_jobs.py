@@ -106,7 +106,8 @@ training: {{epochs: 2}}
     )
     config = load([ROOT / "config/config.yaml", tmp_path / "mine.yaml"])
     found = jobs_of(config)
-    assert sorted(len(job.cells) for job in found) == [2, 2] and not teach_each_other(found)
+    assert sorted(len(job.cells) for job in found) == [2, 2]
+    assert not teach_each_other(found)
     monkeypatch.setattr(stamps, "generations", lambda cells: dict.fromkeys([cell.folder for cell in cells], 0))
     assert teach_each_other(jobs_of(config)), "the control: without generations they wait"
 
