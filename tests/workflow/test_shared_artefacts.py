@@ -32,7 +32,7 @@ def test_another_form_of_prototypes_and_shards_can_be_planned(tmp_path: Path) ->
     (project / "more.yaml").write_text("prototypes: {form: kmeans-2}\nembeddings: {shards: 3}\n")
     config = ("--configfile", "config/demo.yaml", "more.yaml")
     said = snakemake(project, "--dry-run", "--printshellcmds", *config).stdout
-    trained = [line for line in said.splitlines() if " train --train-type embed-KD" in line]
+    trained = [line for line in said.splitlines() if "clipkd train " in line and " embed-KD" in line]
     assert trained
     assert all("--prototype-form kmeans-2" in line for line in trained)
     assert len(re.findall(r"clipkd prototypes .*--prototype-form kmeans-2", said)) == 2 * 2

@@ -20,6 +20,8 @@ from tests.conftest import held
 ROOT = Path(__file__).parents[2]
 RECIPES = ("reference", "corrected")
 CONTROLS = ("embed-KD-random", "embed-KD-permuted", "embed-KD-onehot")
+EACH = ("--config", "training={stack: 1}")
+"""A job for each student, so that a plan names them all."""
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MINI = """\
 grid:
@@ -115,7 +117,7 @@ def expected(datasets: int, teachers: int, train: int, rule: str = "fetch") -> d
 
 @pytest.mark.parametrize("entry", ["Snakefile", "workflow/Snakefile"])
 def test_the_demo_plans_exactly_its_jobs(entry: str, project: Path) -> None:
-    jobs, said = plan(project, "--snakefile", entry, "--configfile", "config/demo.yaml")
+    jobs, said = plan(project, "--snakefile", entry, "--configfile", "config/demo.yaml", *EACH)
     assert planned_runs(said) == demo_runs()
     assert jobs == expected(datasets=1, teachers=2, train=len(demo_runs()), rule="train_teacher")
     assert jobs["train"] == 42
@@ -124,7 +126,7 @@ def test_the_demo_plans_exactly_its_jobs(entry: str, project: Path) -> None:
 
 
 def test_the_paper_plans_exactly_its_jobs(project: Path) -> None:
-    jobs, said = plan(project)
+    jobs, said = plan(project, *EACH)
     wanted = paper_runs(("cifar10", "cifar100"), ("vit-l16-in21k", "vit-l32-in21k", "vit-b16-in21k"))
     assert planned_runs(said) == wanted
     assert jobs == expected(datasets=2, teachers=3, train=len(wanted))
@@ -138,7 +140,7 @@ def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
     project = copy_workflow(tmp_path)
     pinned = {"vit-b32-in21k": {"revision": SHA, "weights_sha256": "0" * 64}}
     (project / "config/teachers.lock.json").write_text(json.dumps(pinned))
-    jobs, said = plan(project, "--config", "sources={imagenet: /data/imagenet}")
+    jobs, said = plan(project, *EACH, "sources={imagenet: /data/imagenet}")
     teachers = ("vit-l16-in21k", "vit-l32-in21k", "vit-b16-in21k", "vit-b32-in21k")
     wanted = paper_runs(("cifar10", "cifar100", "imagenet"), teachers)
     assert planned_runs(said) == wanted
