@@ -133,8 +133,9 @@ def order(shown: TrainingImages, generator: torch.Generator) -> tuple[Tensor, tu
     """
     labelled, others = torch.from_numpy(shown.labelled.copy()), torch.from_numpy(shown.unlabelled.copy())
     many = shown.count - len(others)
-    if many == len(labelled) and not len(others):
-        return labelled[torch.randperm(len(labelled), generator=generator)], None
+    if many == len(labelled) and not (len(labelled) and len(others)):
+        every = labelled if len(labelled) else others
+        return every[torch.randperm(len(every), generator=generator)], None
     repeats = -(-many // len(labelled))
     drawn = torch.rand(repeats, len(labelled), generator=generator)
     places = (torch.arange(many, dtype=torch.float64) + torch.rand(1, generator=generator).item()) * shown.count / many

@@ -211,6 +211,8 @@ def check(spec: DatasetSpec, reading: Reading) -> None:
     names = reading.classes
     if spec.classes is not None and len(names) != spec.classes:
         raise DataError(f"{spec.title} has {spec.classes} classes, its source names {len(names)}")
+    if not names and not len(reading.test.labels) and (reading.train.labels == UNLABELLED).all():
+        return  # a folder of images, none of which has a label
     if len(names) < 2:
         raise DataError(f"{spec.title} has one class only, {names}; a dataset has at least two")
     repeated = sorted({name for name in names if names.count(name) > 1})

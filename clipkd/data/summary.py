@@ -65,7 +65,9 @@ def summary(title: str, facts: Mapping[str, Any]) -> str:
         f"{title}: packed {facts['train']:,} training images ({facts['validation']:,} of them for validation) and "
         f"{facts['test']:,} test images of {len(facts['classes']):,} classes"
     ]
-    if unlabelled := facts.get("unlabelled"):
+    if not facts["classes"]:
+        lines = [f"{title}: packed {facts['train']:,} images without any label"]
+    elif unlabelled := facts.get("unlabelled"):
         lines.append(f"  {number_of(unlabelled, 'training image')} of {facts['train']:,} without a label")
     lines += [f"  {line}" for line in (*folder_lines(reading), *file_lines(reading), *pixel_lines(facts))]
     return "\n".join(lines)

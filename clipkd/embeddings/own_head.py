@@ -44,7 +44,7 @@ def own_head_of(folder: Path, spec: TeacherSpec) -> OwnHead | None:
     config = read_json(folder / "config.json")
     if isinstance(config.get("clipkd"), dict):
         kept = tuple(config["clipkd"]["classes"])
-        return OwnHead(len(kept), kept, spec.output == "pooled")
+        return OwnHead(len(kept), kept, spec.output == "pooled") if kept else None
     if "pretrained_cfg" in config:
         return head_of_library(config, spec)
     with safe_open(folder / WEIGHTS, framework="np") as weights:

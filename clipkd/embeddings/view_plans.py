@@ -46,6 +46,7 @@ def view_plans(
         return {
             split: ViewPlan(split, np.arange(counts[split]), np.tile(np.array(flips[split]), (counts[split], 1)))
             for split in SPLITS
+            if split == "train" or counts[split]  # of images without any label, none are there to test on
         }
     generator = np.random.default_rng(views.sample.seed)
     rows = draw(dataset, views.sample, generator, among)

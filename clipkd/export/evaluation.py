@@ -22,11 +22,14 @@ from clipkd.runs.record import Device, Score
 RUNS, EVALUATIONS = "runs", "evaluations"
 
 
-def evaluate(subject: Subject, score: Score, measures: Sequence[Measure]) -> Evaluation:
-    """Return what the measures find of a student; `score` on the test split."""
+def evaluate(subject: Subject, score: Score | None, measures: Sequence[Measure]) -> Evaluation:
+    """Return what the measures find of a student; `score` on the test split, None where its classes are others."""
     found: dict[str, Measurement] = {}
     not_measured: dict[str, str] = {}
     for measure in measures:
+        if measure.needs_classes and not subject.has_its_classes:
+            not_measured[measure.name] = f"the student does not tell the classes of {subject.dataset.spec.title} apart"
+            continue
         try:
             found[measure.name] = measurement(measure, measure.measure(subject), subject)
         except NotMeasured as reason:

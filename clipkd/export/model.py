@@ -87,7 +87,12 @@ class Model:
         return [self.top(row, top) for row in self.probabilities(images, batch_size)]
 
     def probabilities(self, images: Picture | Sequence[Picture], batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """Return the probability of each class for each image, float32 [N, C]; arguments as for `predict`."""
+        """Return the probability of each class for each image, float32 [N, C]; arguments as for `predict`.
+
+        Raises:
+            InputError: the student was trained without labels.
+        """
+        self.refuse_without_classes()
         return self.outputs(images, batch_size, softmax)
 
     def embed(self, images: Picture | Sequence[Picture], batch_size: int = BATCH_SIZE) -> np.ndarray:
@@ -107,6 +112,11 @@ class Model:
             found.append(self.forward(batch, part))
         return np.concatenate(found)
 
+    def refuse_without_classes(self) -> None:
+        """Raise InputError where the student was trained without labels, and so tells no classes apart."""
+        if not self.classes:
+            raise InputError("this student was trained without labels and has no classes to predict; use its `embed`")
+
     @torch.inference_mode()
     def forward(self, images: Sequence[np.ndarray], part: Callable[[Outputs], Tensor]) -> np.ndarray:
         """Return one part of the student's outputs for images of its own size, uint8 [S, S, 3]."""
@@ -120,7 +130,12 @@ class Model:
     def predict_files(
         self, paths: Iterable[Path], top: int = TOP, batch_size: int = BATCH_SIZE
     ) -> Iterator[FilePrediction]:
-        """Yield a prediction for each image file, in order; an unreadable one does not stop the others."""
+        """Yield a prediction for each image file, in order; an unreadable one does not stop the others.
+
+        Raises:
+            InputError: the student was trained without labels.
+        """
+        self.refuse_without_classes()
         items = read_images(paths, self.preprocessing)
         while batch := list(itertools.islice(items, batch_size)):
             readable = [image for _, image in batch if isinstance(image, np.ndarray)]

@@ -77,6 +77,7 @@ def card(source: ExportSource) -> str:
 def metadata(source: ExportSource) -> ModelCardData:
     """Return what the hub reads."""
     cell, score = source.metrics.cell, source.metrics.selected.test
+    assert score is not None, "a student without classes is not exported"
     results = [
         EvalResult(
             task_type="image-classification",

@@ -39,7 +39,7 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained student and a dataset of its classes."""
+    """A trained student and a labelled dataset: of its classes, or of others, where only its embeddings count."""
 
     model: Model
     dataset: Dataset
@@ -54,8 +54,13 @@ class Subject:
 
     @property
     def few(self) -> dict[str, Any] | None:
-        """How many labels the run saw, and the seed that chose them; None: all."""
-        return self.run.get("few_labels")
+        """How many of the dataset's labels the run saw, and the seed that chose them; None: all may be seen."""
+        return self.run.get("few_labels") if self.model.trained["dataset"] == self.dataset.spec.name else None
+
+    @property
+    def has_its_classes(self) -> bool:
+        """Whether the student tells the dataset's classes apart."""
+        return self.model.classes == self.dataset.classes
 
     @cached_property
     def labelled(self) -> Labelled:

@@ -61,6 +61,8 @@ def export(
     model = load(run, "cpu", class_names)
     if model.manifest["kind"] != RUN:
         raise InputError(f"{run} is an export; give the run folder that it was made from")
+    if not model.classes:
+        raise InputError(f"{run} was trained without labels: it has no classifier to export; use the run folder itself")
     open_artifact(run, RUN)
     metrics = read_model(run / METRICS, Metrics)
     checked_on = (list(images) or test_images(metrics, data)) if form.is_checked else []

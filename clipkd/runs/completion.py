@@ -25,10 +25,13 @@ def complete(run: Run) -> None:
         teacher = run.source.teacher
         costs = cost(run.job, teacher, parameters, images, run.seconds, run.passes, run.largest_group)
         record = RunRecord(metrics=run.result, cost=costs, history=run.history)
-        run.folder.finish(run.selected_student, record, run.job.facts(), run.job.settings(), run.sittings, correct)
-    run.say(
-        f"{run.cell.folder}: test top-1 {last.test.top1:.1%} (last epoch), {selected.test.top1:.1%} (selected epoch)"
-    )
+        facts, settings = run.job.facts(), run.job.settings()
+        run.folder.finish(run.selected_student, record, facts, settings, run.sittings, correct or None)
+    if last.test and selected.test:
+        reached = f"test top-1 {last.test.top1:.1%} (last epoch), {selected.test.top1:.1%} (selected epoch)"
+    else:
+        reached = "trained without labels; `clipkd evaluate` judges its embeddings (docs/few-labels.md)"
+    run.say(f"{run.cell.folder}: {reached}")
 
 
 def measured(run: Run) -> tuple[Chosen, Selected, dict[str, np.ndarray]]:
@@ -39,6 +42,13 @@ def measured(run: Run) -> tuple[Chosen, Selected, dict[str, np.ndarray]]:
     """
     assert run.best is not None
     epoch, found = run.best
+    if not run.cell.has_labels:
+        ended = len(run.history)
+        return (
+            Chosen(epoch=ended, test=None, validation=None),
+            Selected(epoch=ended, by="none", test=None, validation=None),
+            {},
+        )
     held_out = run.recipe.selection == "validation"
     correct = {}
     test, correct["last"] = score_each(run)

@@ -8,7 +8,7 @@ from clipkd.core import progress
 from clipkd.plugins.methods import TEACHER_TOP1
 from clipkd.runs.evaluation import score
 from clipkd.runs.failure import is_finite
-from clipkd.runs.record import EpochRecord
+from clipkd.runs.record import EpochRecord, Score
 from clipkd.runs.run import Epoch, Run
 
 
@@ -16,15 +16,15 @@ def close_epoch(run: Run) -> None:
     """Evaluate after an epoch's last step, keep the student if it is the best so far, begin the next epoch."""
     if not is_finite(run):
         return
-    epoch, selection = run.epoch, run.recipe.selection
+    epoch, selection = run.epoch, run.cell.selection
     means = {part: total.item() / epoch.count for part, total in epoch.totals.items()}
-    found = score(run, selection)
+    found = score(run, selection) if run.cell.has_labels else None
     record = EpochRecord(epoch=epoch.number, learning_rate=epoch.rate, train=means, val=found, split=selection)
     run.history.append(record)
     run.seconds.append(epoch.seconds)
     (passes,) = run.ranks.sum([epoch.passes])
     run.passes += round(passes)
-    if run.best is None or found.top1 > run.best[1].top1:
+    if is_best(found, run.best):
         run.best = epoch.number, found
         run.selected_student = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
     report(run, record)
@@ -33,16 +33,21 @@ def close_epoch(run: Run) -> None:
     run.epoch = Epoch(epoch.number + 1, run.generator.get_state(), totals=epoch.totals)
 
 
+def is_best(found: Score | None, best: tuple[int, Score | None] | None) -> bool:
+    """Return whether an epoch is the one to keep; without a score, the last one is."""
+    return best is None or found is None or best[1] is None or found.top1 > best[1].top1
+
+
 def report(run: Run, record: EpochRecord) -> None:
     """Draw an epoch's point in each curve, and print some epochs' numbers: all of them to a terminal."""
     loss, found, number = record.train["loss"], record.val, record.epoch
     if run.curves is not None:
-        run.curves.add(number, {"Train loss": loss, "Val loss": found.loss, "Val acc.": found.top1})
+        scored = {"Val loss": found.loss, "Val acc.": found.top1} if found else {}
+        run.curves.add(number, {"Train loss": loss, **scored})
     if number % max(1, run.numbers.epochs // 20) == 0 or number == 1 or sys.stderr.isatty():
         name = f"{run.cell.folder}: " if run.largest_group > 1 or progress.is_one_of_several else ""
         teacher = record.train.get(TEACHER_TOP1)
         taught = "" if teacher is None else f", teacher top-1 {teacher:.1%} on the views it taught"
-        run.say(
-            f"{name}epoch {number}/{run.numbers.epochs}: train loss {loss:.4f}, "
-            f"{record.split} loss {found.loss:.4f}, top-1 {found.top1:.1%}{taught}, {run.seconds[-1]:.1f} s"
-        )
+        reached = f", {record.split} loss {found.loss:.4f}, top-1 {found.top1:.1%}" if found else ""
+        where = f"{name}epoch {number}/{run.numbers.epochs}"
+        run.say(f"{where}: train loss {loss:.4f}{reached}{taught}, {run.seconds[-1]:.1f} s")

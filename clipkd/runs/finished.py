@@ -58,11 +58,12 @@ class FinishedRun:
         Raises:
             DataError: the file is damaged, or is not that of the run's accuracy.
         """
-        if self.correct_file is None:
+        test = self.metrics.chosen(epoch).test
+        if self.correct_file is None or test is None:
             return None
         kind = "last" if epoch == "last" else "selected"
         found = unpacked(self.correct_file).get(kind)
-        if found is None or abs(found.mean() - self.metrics.chosen(epoch).test.top1) > 1e-6:
+        if found is None or abs(found.mean() - test.top1) > 1e-6:
             raise DataError(
                 f"{self.correct_file}: '{kind}' is not what top1 in {METRICS} counts; {remedy(self.correct_file)}"
             )
@@ -123,11 +124,13 @@ def check_metrics(metrics: Metrics, cell: Cell, path: Path) -> None:
         found = getattr(metrics.cell, name)
         if found != wanted:
             raise wrong_field(path, f"cell.{name}", f"is {found!r}, but the folder is that of {wanted!r}")
-    epochs, classes, selection = metrics.epochs, metrics.classes, cell.recipe_spec.selection
+    epochs, classes, selection = metrics.epochs, metrics.classes, cell.selection
     if epochs != cell.epochs:
         raise wrong_field(path, "epochs", f"is {epochs}, the config asks for {cell.epochs}")
-    if cell.dataset_spec.classes not in (None, classes):
-        raise wrong_field(path, "classes", f"is {classes}, {cell.dataset} has {cell.dataset_spec.classes}")
+    if cell.has_labels and (classes < 2 or cell.dataset_spec.classes not in (None, classes)):
+        raise wrong_field(path, "classes", f"is {classes}, {cell.dataset} has {cell.dataset_spec.classes or 'more'}")
+    if cell.has_labels and not (metrics.last.test and metrics.selected.test):
+        raise wrong_field(path, "last.test" if metrics.selected.test else "selected.test", "is missing")
     if metrics.last.epoch != epochs:
         raise wrong_field(path, "last.epoch", f"is {metrics.last.epoch}, the run has {epochs} epochs")
     if metrics.selected.epoch > epochs:

@@ -81,9 +81,9 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """Return what the student's users need besides what made it; it is in the run's manifest."""
         steps = Preprocessing.of(self.dataset, self.cell.student_spec.image_size)
-        named = {"class_names": self.names} if self.names != self.dataset.classes else {}
+        named = {"class_names": self.names} if self.classes and self.names != self.classes else {}
         chosen = {"augment": self.recipe.augment} if self.chooses_strength else {}
-        facts = {"classes": self.dataset.classes, "preprocessing": steps.facts(), "signal": self.signal()}
+        facts = {"classes": self.classes, "preprocessing": steps.facts(), "signal": self.signal()}
         return facts | named | chosen
 
     def signal(self) -> list[dict[str, Any]]:
@@ -140,6 +140,8 @@ class Job:
     def labelled(self) -> Labelled:
         """The images whose labels the run may see."""
         few = self.cell.few_labels
+        if not self.cell.has_labels:
+            return Labelled(np.zeros(0, np.int64), np.zeros(0, np.int64))
         return labelled_rows(self.dataset, few.count, few.seed) if few else labelled_rows(self.dataset)
 
     @cached_property
@@ -149,6 +151,11 @@ class Job:
         labelled = np.intersect1d(rows, np.concatenate(parts))
         share = self.cell.recipe_spec.labelled_share
         return training_images(self.dataset, rows, labelled, self.cell.method.sees_unlabelled, share)
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that the student tells apart: the dataset's; none where it sees no labels."""
+        return self.dataset.classes if self.cell.has_labels else []
 
     @property
     def names(self) -> list[str]:
@@ -165,6 +172,10 @@ def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch
     spec = cell.dataset_spec
     dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails, opener=open_near)
     job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
+    if cell.has_labels and not dataset.classes:
+        raise InputError(
+            f"no image of {spec.title} has a label: train with labels: none (--labels none, docs/few-labels.md)"
+        )
     job.layout.prompts(spec).of(dataset.classes)  # wrong names raise an error before the training, not after it
     if spec.has_thumbnails:
         folder, identity = layout.thumbnails(spec, cell.student_spec.image_size)

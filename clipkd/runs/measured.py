@@ -36,8 +36,8 @@ class Evaluation(Model):
     dataset_content: Text
     """The digest of the dataset's content."""
     test_images: Positive
-    score: Score
-    """On the test split."""
+    score: Score | None
+    """On the test split; None where the student does not tell its classes apart."""
     measures: dict[Text, Measurement]
     not_measured: dict[Text, Text]
     """Why, by the measure's name."""

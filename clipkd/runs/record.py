@@ -21,7 +21,8 @@ RESUME = ".resume"
 """In the folder of an unfinished run: its checkpoints."""
 FORMAT: Literal[2] = 2
 """Of metrics.json; 2: a manifest.json lies beside it."""
-Split = Literal["validation", "test"]
+Split = Literal["validation", "test", "none"]
+"""Which images choose the epoch; `none`: the last one is taken, where no label is seen."""
 
 
 class Accuracy(Model):
@@ -56,7 +57,8 @@ class Chosen(Model):
     """An epoch and its scores."""
 
     epoch: Positive
-    test: Score
+    test: Score | None
+    """None where no label is seen: the student tells no classes apart."""
     validation: Score | None
     """None where the recipe holds no images out."""
     nearest_prototype: Accuracy | None = None
@@ -152,7 +154,8 @@ class EpochRecord(Model):
     train: Annotated[dict[str, float], AfterValidator(with_loss)]
     """Means over the epoch's images: the parts of the training loss, their sum `loss`, and what else the train type
     records (vanilla: `teacher_top1`, the accuracy of the teacher's scores on the views that were taught)."""
-    val: Score
+    val: Score | None
+    """None where no label is seen."""
     split: Split
     """Of `val`."""
 
@@ -163,7 +166,7 @@ class EpochRecord(Model):
     def line(self) -> dict[str, Any]:
         """Return the line, column -> value."""
         train = {f"train_{part}": value for part, value in self.train.items()}
-        val = {f"val_{part}": getattr(self.val, part) for part in ("loss", "top1", "top5")}
+        val = {f"val_{part}": getattr(self.val, part) for part in ("loss", "top1", "top5")} if self.val else {}
         return {"epoch": self.epoch, "learning_rate": self.learning_rate, **train, **val, "split": self.split}
 
     @classmethod
@@ -177,7 +180,7 @@ class EpochRecord(Model):
         for name, value in line.items():
             group, _, part = name.partition("_")
             (found[group] if group in ("train", "val") else found)[part if group in ("train", "val") else name] = value
-        return cls.model_validate(found)
+        return cls.model_validate(found | {"val": found["val"] or None})
 
 
 class Metrics(Model):
@@ -189,12 +192,13 @@ class Metrics(Model):
     """All that the run's numbers depend on."""
     cell: CellNames
     epochs: Positive
-    classes: Annotated[int, Field(ge=2)]
+    classes: Annotated[int, Field(ge=0)]
+    """0 where no label is seen."""
     train_images: Positive
     """Of an epoch."""
     validation_images: Annotated[int, Field(ge=0)] | None = None
     """Images that are held out to choose the epoch; None: the run is older than this number."""
-    labelled_images: Positive | None = None
+    labelled_images: Count | None = None
     """Of the training images, those whose labels are seen; None: all."""
     student_parameters: Positive
     last: Chosen

@@ -79,7 +79,7 @@ class Run:
         self.checkpoints = folder.checkpoints(job.identity)
         torch.manual_seed(self.cell.seed)
         self.student: Heads = build_student(
-            self.cell.student_spec, len(job.dataset.classes), source.width, self.recipe, self.cell.method.learns_bias
+            self.cell.student_spec, len(job.classes), source.width, self.recipe, self.cell.method.learns_bias
         ).to(job.device)
         if self.ranks.count > 1 and self.student.has_batch_norm:
             raise InputError(
@@ -100,7 +100,7 @@ class Run:
         self.history: list[EpochRecord] = []
         self.seconds: list[float] = []
         self.passes = 0
-        self.best: tuple[int, Score] | None = None
+        self.best: tuple[int, Score | None] | None = None
         """Epoch and score of the selected student."""
         self.selected_student: dict[str, Tensor] = {}
         self.failure: ClipkdError | None = None
@@ -192,7 +192,7 @@ class Run:
             "passes": self.passes,
             "signal": self.job.signal(),
             "sittings": self.sittings,
-            "selected": {"epoch": self.best[0], "score": self.best[1].model_dump()} if self.best else {},
+            "selected": selected(self.best),
             "selected_student": self.selected_student,
         }
 
@@ -208,5 +208,10 @@ class Run:
         self.seconds, self.passes = state["seconds"], state["passes"]
         self.sittings = list(state.get("sittings", []))
         if best := state["selected"]:
-            self.best = best["epoch"], Score(**best["score"])
+            self.best = best["epoch"], Score(**best["score"]) if best["score"] else None
         self.selected_student = state["selected_student"]
+
+
+def selected(best: tuple[int, Score | None] | None) -> dict[str, Any]:
+    """Return the selected epoch and its score as they are saved; nothing before there is one."""
+    return {"epoch": best[0], "score": best[1].model_dump() if best[1] else None} if best else {}

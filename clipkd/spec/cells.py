@@ -39,15 +39,25 @@ class Cell:
     epochs: int = 200
     source: str | None = None
     """Where the dataset's data are, if not at the official place."""
-    labels: int | Literal["all"] = "all"
+    labels: int | Literal["all", "none"] = "all"
     """Labelled images whose labels the run may see, those for validation included."""
     strength: Strength | None = None
     """What `augment: auto` is, where stored views depend on it; None: the recipe's own, or chosen when a run begins."""
 
     @property
     def few_labels(self) -> FewLabels | None:
-        """Whose labels may be seen; None: all."""
-        return None if self.labels == "all" else FewLabels(self.labels, self.seed)
+        """Whose labels may be seen; None: all, or none."""
+        return FewLabels(self.labels, self.seed) if isinstance(self.labels, int) else None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any label is seen; without, the student has no classifier, and no accuracy."""
+        return self.labels != "none"
+
+    @property
+    def selection(self) -> Literal["validation", "test", "none"]:
+        """Which split chooses the epoch: the recipe's; `none`, the last epoch, without labels."""
+        return self.recipe_spec.selection if self.has_labels else "none"
 
     @property
     def dataset_spec(self) -> DatasetSpec:
@@ -130,7 +140,7 @@ class Cell:
         is_marked = self.is_cost_run or self.teacher_source == "replayed"
         train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
         train_type += "-one-view" if self.has_one_view else ""
-        train_type += "" if self.labels == "all" else f"-{self.labels}-labels"
+        train_type += {"all": "", "none": "-no-labels"}.get(str(self.labels), f"-{self.labels}-labels")
         place = f"{self.recipe_spec.name}/{self.dataset}/{self.student_spec.name}"
         return f"{place}/{self.teacher_key}/{train_type}/seed{self.seed}"
 
@@ -182,6 +192,13 @@ def refuse_mixture(cells: list[Cell]) -> None:
 def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iterator[Cell]:
     """Yield the cells of one block of the grid."""
     usable = [name for name in block.datasets if usable_dataset(name, config, left_out)]
+    for name in usable:
+        spec = datasets.get(name, config.source(name))
+        if set(block.labels) != {"none"} and spec.known_classes(config.source(name)) == []:
+            raise InputError(
+                f"block '{block.name}': no image of dataset '{spec.name}' has a label, in folders of classes or a "
+                "labels.csv: write labels: [none] to train without (docs/few-labels.md)"
+            )
     named = [recipe for name in block.recipes for recipe in config.named_recipes(name)]
     axes = (named, usable, block.students, block.labels, block.train_types, block.seeds)
     for recipe, dataset, student, labels, train_type, seed in itertools.product(*axes):
@@ -265,6 +282,7 @@ def checked(cell: Cell, data: Path = Path("data")) -> Cell:
     """
     method, cell = cell.method, with_strength(cell, data)
     refuse_teacher(cell)
+    refuse_without_labels(cell)
     refuse_unknown_classes(cell)
     refuse_other_labels(cell)
     refuse_untrained_classifier(cell)
@@ -349,6 +367,28 @@ def refuse_unstored(cell: Cell) -> None:
             f"train type '{method.name}' looks up the {method.signal} of other images, so they must be stored: on "
             f"dataset '{cell.dataset}' use teacher_source '{stored}'"
         )
+
+
+def refuse_without_labels(cell: Cell) -> None:
+    """Raise InputError where a run without any label could not learn."""
+    method, recipe = cell.method, cell.recipe_spec
+    if cell.has_labels:
+        return
+    if method.signal != "embeddings" or method.target_of == "another image of the class":
+        known = map(methods.get, methods.names())
+        able = [one.name for one in known if one.signal == "embeddings" and not one.control_of]
+        raise InputError(
+            f"train type '{method.name}' needs classes, and with labels: none there are none: use one that compares "
+            f"embeddings of images ({', '.join(able)})"
+        )
+    if recipe.projection == "teacher" or recipe.same_class_targets:
+        switch = "projection" if recipe.projection == "teacher" else "same_class_targets"
+        why = {
+            "projection": "with it on the teacher's side, one vector for all images would be a perfect answer; use a "
+            "recipe with projection 'student', as 'corrected'",
+            "same_class_targets": "it needs the classes of images",
+        }
+        raise InputError(f"recipe '{recipe.name}': {switch} can't be used with labels: none: {why[switch]}")
 
 
 def refuse_unknown_classes(cell: Cell) -> None:

@@ -26,8 +26,8 @@ from clipkd.spec.settings import Block, Config, OwnTeacher, TeacherSource
 
 AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed")
 """What a run's folder is made of."""
-LABELS = re.compile(r"-(\d+)-labels$")
-"""The end of a train type in a run's folder, where few labels are seen."""
+LABELS = re.compile(r"-(\d+|no)-labels$")
+"""The end of a train type in a run's folder, where few labels are seen, or none."""
 EACH = "/seed*"
 """The end of a run that stands for those of all seeds."""
 
@@ -141,7 +141,7 @@ def cell_of(run: str, config: Config) -> Cell:
         train_type=method,
         seed=int(names["seed"].removeprefix("seed")),
         source=config.source(names["dataset"]),
-        labels=int(named[1]) if named else "all",
+        labels="all" if not named else "none" if named[1] == "no" else int(named[1]),
     )
     blocks = [block for block in config.grid if asks_for(block, cell, names["teacher"], config)]
     given = recipes.get(recipe)

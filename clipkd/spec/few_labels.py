@@ -21,6 +21,8 @@ class FewLabels:
         return {"labels": self.count, "seed": self.seed, "protocol": PROTOCOL}
 
 
-def labels_identity(few: FewLabels | None) -> Identity:
-    """Return what few labels add to an identity; nothing where all are seen."""
+def labels_identity(few: FewLabels | None, has_labels: bool = True) -> Identity:
+    """Return what few labels, or none, add to an identity; nothing where all are seen."""
+    if not has_labels:
+        return {"no_labels": {"protocol": PROTOCOL}}
     return {"few_labels": few.identity()} if few else {}

@@ -51,7 +51,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         **method_identity(cell),
         **outside_identity(cell),
         **several_identity(cell),
-        **labels_identity(cell.few_labels),
+        **labels_identity(cell.few_labels, cell.has_labels),
     }
 
 

@@ -34,10 +34,11 @@ def per_class(value: Any) -> int | Literal["all"]:
     return value
 
 
-def labels(value: Any) -> int | Literal["all"]:
-    """Return a number of labelled images, or `all`."""
-    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or not 3 <= value <= 10**9):
-        raise ValueError("is not a whole number from 3 to 1000000000, or 'all'")
+def labels(value: Any) -> int | Literal["all", "none"]:
+    """Return a number of labelled images, `all` or `none`."""
+    is_word = value in ("all", "none")
+    if not is_word and (isinstance(value, bool) or not isinstance(value, int) or not 3 <= value <= 10**9):
+        raise ValueError("is not a whole number from 3 to 1000000000, 'all' or 'none'")
     return value
 
 
@@ -70,9 +71,9 @@ PerClass: TypeAlias = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"const": "all"}]}),
 ]
 Labels: TypeAlias = Annotated[
-    int | Literal["all"],
+    int | Literal["all", "none"],
     PlainValidator(labels),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 3, "maximum": 1_000_000_000}, {"const": "all"}]}),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 3, "maximum": 1_000_000_000}, {"enum": ["all", "none"]}]}),
 ]
 ClassNamesGiven: TypeAlias = Annotated[
     str | dict[str, str] | list[str],
@@ -121,7 +122,8 @@ class Block(Settings):
         lambda: ["all"],
         "Labelled images: `all`, or so many of a dataset's training images, evenly over the classes and chosen by the "
         "run's seed. A fifth of them is for validation. The other training images are shown without their labels, to "
-        "train types whose teacher is asked about images (docs/few-labels.md).",
+        "train types whose teacher is asked about images. `none`: no label at all, for train types that compare "
+        "embeddings; also for folders of images without any (docs/few-labels.md).",
         "--labels",
     )
     teacher_source: TeacherSource = setting(

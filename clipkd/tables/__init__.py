@@ -13,7 +13,7 @@ from clipkd.core.artifacts import write_text
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import remove_leftovers
-from clipkd.tables.results import Results
+from clipkd.tables.results import Results, accuracy_cells
 from clipkd.tables.settings import labels, sweeps_of
 from clipkd.tables.table import Table
 from clipkd.tables.terms import EPOCHS, METRICS, choices
@@ -26,7 +26,7 @@ RUNS = "runs.csv"
 def table_stems(config: Config) -> list[str]:
     """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run."""
     cells = expand(config)[0]
-    named = {label: recipe for recipe, label in labels(config, cells).items()}
+    named = {label: recipe for recipe, label in labels(config, accuracy_cells(cells)).items()}
     accuracy = [
         f"accuracy-{label}-{epoch}-{metric}"
         for label, recipe in named.items()

@@ -11,7 +11,7 @@ from clipkd.core.errors import InputError
 from clipkd.core.typed_json import read_model
 from clipkd.plugins import datasets, recipes
 from clipkd.runs.finished import FinishedRun, read_run
-from clipkd.runs.record import METRICS, Metrics
+from clipkd.runs.record import METRICS, Metrics, Score
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import AXES
 from clipkd.tables.table import Column, Entry, Table, significant
@@ -93,25 +93,41 @@ def short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 
+def tested(run: FinishedRun) -> tuple[Score, Score]:
+    """Return the test scores of a run's last and selected epoch.
+
+    Raises:
+        InputError: it saw no labels.
+    """
+    last, selected = run.metrics.last.test, run.metrics.selected.test
+    if last is None or selected is None:
+        raise InputError(
+            f"{run.path} was trained without labels and has no accuracy to compare: measure its embeddings with "
+            "`clipkd evaluate RUN --dataset NAME --measures knn,probe`"
+        )
+    return last, selected
+
+
 def table(runs: Sequence[FinishedRun]) -> Table:
     """Return the comparison: a row for each run."""
+    scores = [tested(one) for one in runs]
     differ, equal = settings(runs)
     columns = [Column("Run", is_number=False)]
     columns += [Column(name.replace("_", " "), is_number=False) for name in differ]
     columns += [Column(name) for name in ("last top-1, %", "selected top-1, %", "selected top-5, %", "epoch")]
     columns += [Column(name) for name in ("s per epoch", "teacher passes", "weights, MB", "parameters")]
     made = Table("comparison", "Runs side by side", columns)
-    best = max(one.metrics.selected.test.top1 for one in runs)
+    best = max(chosen.top1 for _, chosen in scores)
     for index, one in enumerate(runs):
         run, cost = one.metrics, one.cost
-        selected = run.selected
+        selected, (last, chosen) = run.selected, scores[index]
         made.rows.append(
             [
                 Entry(str(index + 1)),
                 *(Entry(short(values[index])) for values in differ.values()),
-                Entry(f"{100 * run.last.test.top1:.2f}"),
-                Entry(f"{100 * selected.test.top1:.2f}", is_best=selected.test.top1 == best),
-                Entry(f"{100 * selected.test.top5:.2f}"),
+                Entry(f"{100 * last.top1:.2f}"),
+                Entry(f"{100 * chosen.top1:.2f}", is_best=chosen.top1 == best),
+                Entry(f"{100 * chosen.top5:.2f}"),
                 Entry(f"{selected.epoch} of {run.epochs}"),
                 Entry(significant(cost.median_seconds)),
                 Entry(f"{cost.teacher.forward_passes:,}"),
@@ -123,9 +139,9 @@ def table(runs: Sequence[FinishedRun]) -> Table:
             {
                 "run": str(one.path),
                 **{name: values[index] for name, values in differ.items()},
-                "last_top1": run.last.test.top1,
-                "selected_top1": selected.test.top1,
-                "selected_top5": selected.test.top5,
+                "last_top1": last.top1,
+                "selected_top1": chosen.top1,
+                "selected_top5": chosen.top5,
                 "selected_epoch": selected.epoch,
                 "seconds_per_epoch": cost.median_seconds,
                 "teacher_passes": cost.teacher.forward_passes,

@@ -16,9 +16,9 @@ from clipkd.tables.terms import BASELINE, choices, headline
 
 SCORES: dict[str, Callable[[Chosen], Any]] = {
     "epoch_number": lambda epoch: epoch.epoch,
-    "top1": lambda epoch: epoch.test.top1,
-    "top5": lambda epoch: epoch.test.top5,
-    "loss": lambda epoch: epoch.test.loss,
+    "top1": lambda epoch: epoch.test and epoch.test.top1,
+    "top5": lambda epoch: epoch.test and epoch.test.top5,
+    "loss": lambda epoch: epoch.test and epoch.test.loss,
     "validation_top1": lambda epoch: epoch.validation and epoch.validation.top1,
     "validation_top5": lambda epoch: epoch.validation and epoch.validation.top5,
     "validation_loss": lambda epoch: epoch.validation and epoch.validation.loss,

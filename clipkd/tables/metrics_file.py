@@ -22,7 +22,7 @@ def text(shown: pd.DataFrame) -> str:
     shares of 1, of the epoch that comparisons use. `n` counts the seeds, and what is not known is left out. Runs that
     measure costs only are not among them.
     """
-    runs = shown[shown.is_headline & ~shown.is_cost_run & (shown.state == "finished")]
+    runs = shown[shown.is_headline & ~shown.is_cost_run & (shown.labels != "none") & (shown.state == "finished")]
     found: dict[str, Any] = {}
     for row in rows_of(over_seeds(runs, [*AXES, "teacher_source"], *NUMBERS)):
         place = found

@@ -69,7 +69,7 @@ def precision_of(run: FinishedRun) -> str:
 def row_name(cell: Cell) -> str:
     """Return what a row is for, in words."""
     live = f", {cell.teacher_source} teacher" if cell.is_cost_run else ""
-    labels = f", {cell.labels} labels" if cell.few_labels else ""
+    labels = f", {cell.labels if cell.has_labels else 'no'} labels" if cell.labels != "all" else ""
     place = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {cell.train_type}{live}{labels}"
     return f"{place}, recipe {cell.recipe_spec.name}"
 

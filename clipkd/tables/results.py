@@ -113,6 +113,12 @@ class Results:
         if self.absent:
             listed = "; ".join(self.absent)
             lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
+        without = sum(not cell.has_labels for cell in self.cells)
+        if without:
+            lines.append(
+                f"{without} runs were trained without labels: they have no accuracy, and stand in the tables of costs. "
+                "`clipkd evaluate RUN --dataset NAME --measures knn,probe` judges their embeddings."
+            )
         return lines + mixtures(self.runs)
 
     @cached_property
@@ -130,7 +136,7 @@ class Results:
     @property
     def has_few_labels(self) -> bool:
         """Whether some runs see few labels: tables then have a column for their number."""
-        return any(cell.few_labels for cell in self.cells)
+        return any(cell.labels != "all" for cell in self.cells)
 
     @property
     def every_run(self) -> pd.DataFrame:
@@ -139,8 +145,8 @@ class Results:
 
     @property
     def comparable(self) -> pd.DataFrame:
-        """The rows of accuracy tables: all but those of runs that only measure a live teacher's cost."""
-        return self.shown[~self.shown.is_cost_run]
+        """The rows of accuracy tables: all but those of runs that only measure a teacher's cost or see no label."""
+        return self.shown[~self.shown.is_cost_run & (self.shown.labels != "none")]
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -180,8 +186,8 @@ def together(wrong: list[DataError], runs: Path) -> DataError:
 
 
 def accuracy_cells(cells: Iterable[Cell]) -> list[Cell]:
-    """Return the cells that stand in accuracy tables: all but those that only measure a live teacher's cost."""
-    return [cell for cell in cells if not cell.is_cost_run]
+    """Return the cells in accuracy tables: all but those that only measure a live teacher's cost or see no label."""
+    return [cell for cell in cells if not cell.is_cost_run and cell.has_labels]
 
 
 def values(cells: Iterable[Cell], axis: str) -> list[Any]:
@@ -210,7 +216,7 @@ def teacher_names(cells: Iterable[Cell]) -> list[str]:
 def described(cell: Cell, failure: str | None = None) -> str:
     """Return a cell in words, and why it failed, where it did."""
     train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
-    few = f", {cell.labels} labels" if cell.few_labels else ""
+    few = f", {cell.labels if cell.has_labels else 'no'} labels" if cell.labels != "all" else ""
     run = f"recipe {cell.recipe_spec.name}{few}, seed {cell.seed}"
     words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {train_type}, {run}"
     return f"{words} (FAILED: {failure})" if failure else words

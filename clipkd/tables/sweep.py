@@ -11,15 +11,16 @@ from clipkd.spec.own_recipes import merged
 from clipkd.spec.settings import Config
 from clipkd.tables.accuracy import SHARE, validation_notes
 from clipkd.tables.grouping import groups, over_seeds, rows_of
-from clipkd.tables.results import Results, dataset_title, teacher_title
+from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_title
 from clipkd.tables.settings import PLACE, best, chosen_by_validation, sweeps_of
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, spread, words
 
 
 def table(results: Results) -> Table:
     """Return the table: a row for each setting at each place of the grid."""
-    runs = results.frame[results.frame.is_headline & ~results.frame.is_cost_run]
-    made = sweeps_of(results.config, results.cells)
+    frame = results.frame
+    runs = frame[frame.is_headline & ~frame.is_cost_run & (frame.labels != "none")]
+    made = sweeps_of(results.config, accuracy_cells(results.cells))
     rows = pd.concat([part(results.config, key, of, runs) for key, of in made.items()], ignore_index=True)
     table = filled(
         [

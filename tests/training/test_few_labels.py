@@ -8,18 +8,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import clipkd
 from clipkd.core.errors import InputError
+from clipkd.core.typed_json import read_model
 from clipkd.core.unlabelled import UNLABELLED
 from clipkd.data.augmentation import mixed_targets
 from clipkd.data.batches import order
+from clipkd.data.dataset import open_dataset
 from clipkd.data.labelled import evenly, labelled_rows, training_images
 from clipkd.embeddings import head, prepare, prototypes
 from clipkd.plugins import methods, recipes
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.students._vit import build_student
+from clipkd.runs.finished import read_history
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
+from clipkd.runs.record import Metrics
 from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell, checked
 from clipkd.spec.layout import Layout
@@ -252,3 +258,68 @@ def test_teachers_are_run_once_whatever_the_labels(vit_folder, digits_folder):
         }
         assert len(stores) == 1
         assert stores == {layout.full_embeddings(cell_of("vanilla", vit_folder, "all")).folder}
+
+
+def no_labels(train_type: str, teacher, recipe: str = "corrected") -> Cell:
+    return cell_of(train_type, teacher, labels="none", recipe=recipe)
+
+
+@pytest.mark.parametrize(("train_type", "recipe"), [("feature-KD", "corrected"), ("RKD", "modern-full")])
+def test_without_labels_a_student_learns_from_embeddings_alone_and_claims_no_accuracy(
+    train_type, recipe, digits_folder, vit_folder, tmp_path, monkeypatch
+):
+    layout = Layout(digits_folder, dtype="float32", views=2)
+    cell = checked(no_labels(train_type, vit_folder, recipe))
+    right = student_of(cell, layout, tmp_path / "right", monkeypatch)
+    assert student_of(cell, layout, tmp_path / "hidden", monkeypatch, scrambled) == right
+    metrics = read_model(tmp_path / "right/metrics.json", Metrics)
+    assert (metrics.classes, metrics.last.test, metrics.selected.test, metrics.selected.by) == (0, None, None, "none")
+    assert metrics.train_images == len(open_job(cell, NUMBERS, layout, CPU).dataset.training)
+    history = read_history(tmp_path / "right/history.csv", 1)
+    assert (history[0].val, "classification" in history[0].train) == (None, False)
+    student = clipkd.load(tmp_path / "right", "cpu")
+    images = list(open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)).images("test")[:3])
+    assert student.embed(images).shape == (3, 64)
+    with pytest.raises(InputError, match="trained without labels"):
+        student.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("train_type", "recipe", "words"),
+    [
+        ("supervised", "corrected", "'supervised' needs classes"),
+        ("vanilla", "corrected", "'vanilla' needs classes"),
+        ("embed-KD", "corrected", "'embed-KD' needs classes"),
+        ("feature-KD-within-class", "corrected", "needs classes"),
+        ("feature-KD", "reference", "one vector for all images would be a perfect answer"),
+        ("feature-KD", "corrected?same_class_targets=true", "it needs the classes"),
+    ],
+)
+def test_what_needs_classes_is_refused_without_labels(train_type, recipe, words, vit_folder):
+    with pytest.raises(InputError, match=words):
+        checked(no_labels(train_type, vit_folder, recipe))
+    assert checked(no_labels("feature-KD-permuted", vit_folder)).folder.endswith("/feature-KD-permuted-no-labels/seed0")
+
+
+@pytest.mark.parametrize("place", [".", "train", "unlabeled", "train/unlabeled"])
+def test_a_folder_of_images_without_labels_trains_a_student(place, vit_folder, tmp_path):
+    folder = tmp_path / "scraps" / place
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 5, 5, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).resize((40, 32)).save(folder / f"{number}.png")
+    source = f"{tmp_path / 'scraps'}?size=32&augment=flip" if place == "train" else str(tmp_path / "scraps")
+    if place == "train":
+        for path in folder.iterdir():
+            Image.open(path).resize((32, 32)).save(path)
+    cell = replace(no_labels("feature-KD", vit_folder), dataset="scraps", source=source)
+    cell = checked(replace(cell, teacher_source="cached" if place == "train" else "replayed"))
+    layout = Layout(tmp_path / "data", views=2)
+    prepare.for_training(cell, layout, CPU, 256)
+    with pytest.raises(InputError, match=r"has a label: train with labels: none"):
+        open_job(replace(cell, labels="all"), NUMBERS, layout, CPU)
+    job = open_job(cell, Hyperparameters(epochs=1, batch_size=4, learning_rate=1e-3), layout, CPU)
+    assert (len(job.dataset.training), job.dataset.classes) == (9, [])
+    done = train(job, RunFolder(tmp_path / "run"))
+    assert (done.train_images, done.last.test) == (9, None)
+    assert clipkd.load(tmp_path / "run", "cpu").embed(pixels[0]).shape == (1, 64)

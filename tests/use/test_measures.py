@@ -15,7 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 import clipkd as package
 from clipkd.core.typed_json import read_model
 from clipkd.data import corruptions
-from clipkd.data.dataset import Dataset
+from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.embeddings import prepare
 from clipkd.export import measures
 from clipkd.export.evaluation import default_file, evaluate
 from clipkd.export.measures import speed
@@ -224,3 +225,26 @@ def test_an_evaluation_never_lies_in_the_run_folder(tmp_path) -> None:
     assert default_file(run, "digits", "digits") == tmp_path / "results/evaluations/corrected/digits/seed0.json"
     assert default_file(run, "digits", "birds").name == "seed0-on-birds.json"
     assert default_file(tmp_path / "mine", "digits", "digits") == tmp_path / "mine.evaluation.json"
+
+
+def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_images(
+    here, digits_folder, vit_folder, tmp_path
+) -> None:
+    """Embeddings of another data set's images, too, as of any student whose classes are others."""
+    cell = replace(CELL, train_type="feature-KD", teacher=str(vit_folder), labels="none", epochs=1)
+    prepare.for_training(cell, Layout(digits_folder), torch.device("cpu"), 256)
+    run = trained(cell, digits_folder, tmp_path / "runs/seed0")
+    refused = here("evaluate", run, "--data", digits_folder)
+    assert (refused.returncode, "trained without classes" in refused.stderr) == (2, True), refused.stderr
+    answer = here("evaluate", run, "--data", digits_folder, "--measures", "knn,probe,classes", "--output", "e.json")
+    assert answer.returncode == 0, answer.stderr
+    found = read_model(tmp_path / "e.json", Evaluation)
+    assert (found.score, found.not_measured.keys()) == (None, {"classes"})
+    model = package.load(run, "cpu")
+    dataset = open_dataset(cell.dataset_spec, Layout(digits_folder).dataset(cell.dataset_spec))
+    near = KNeighborsClassifier(20, metric="cosine", weights=lambda far: np.exp(-far / 0.07))
+    known = dataset.training
+    near.fit(model.embed([dataset.image("train", row) for row in known]), dataset.train_labels[known])
+    right = (near.predict(model.embed(list(dataset.images("test")))) == dataset.test_labels).mean()
+    assert found.measures["knn"].numbers["top1"] == pytest.approx(right, abs=0.01)
+    assert 0.2 < found.measures["probe"].numbers["top1"] <= 1  # far above chance

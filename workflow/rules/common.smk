@@ -134,7 +134,7 @@ for cell in dict.fromkeys(kind_of(one) for cell in CELLS for one in cell.by_teac
             SCORED.setdefault(weights, cell)
     for kind in LAYOUT.stores(cell):
         share(STORES, cell, lambda c: LAYOUT.stores(c)[kind].folder, kind)
-        if kind == "full":
+        if kind == "full" and cell.has_labels:
             # A teacher's probe accuracy is in the tables beside its students.
             share(HEADS, cell, lambda c: LAYOUT.head(c)[0])
     if cell.method.signal == "prototypes":

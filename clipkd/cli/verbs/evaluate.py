@@ -25,6 +25,7 @@ EXAMPLES = """\
 examples:
   clipkd evaluate results/runs/corrected/digits/tiny-32/none/supervised/seed0
   clipkd evaluate RUN --dataset birds --dataset-source photos/birds
+  clipkd evaluate RUN --dataset flowers --measures knn,probe
   clipkd evaluate RUN --measures calibration,knn,speed
   clipkd evaluate student.pt --dataset cifar10 --student base-32 --recipe reference
 """
@@ -103,10 +104,14 @@ def evaluate_folder(options: argparse.Namespace) -> None:
         spec = dataset_of(options, name)
     dataset = open_dataset(spec, layout_of(options).dataset(spec))
     if dataset.classes != model.classes:
-        raise InputError(
-            f"{options.student_path} has the classes {listed(model.classes)}, but {spec.title} has "
-            f"{listed(dataset.classes)}"
-        )
+        if options.measures is None:
+            its = f"has the classes {listed(model.classes)}" if model.classes else "was trained without classes"
+            raise InputError(
+                f"{options.student_path} {its}, but {spec.title} has {listed(dataset.classes)}; its embeddings can be "
+                "measured there all the same: add --measures knn,probe"
+            )
+        measure(options, model, dataset, None)
+        return
     trained_on = content_of(options.student_path)
     if trained_on not in (None, dataset.content):
         say(
@@ -120,7 +125,7 @@ def evaluate_folder(options: argparse.Namespace) -> None:
         measure(options, model, dataset, score)
 
 
-def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: Score) -> None:
+def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: Score | None) -> None:
     """Measure what is asked for, print it, a line for each measure, and write it."""
     from clipkd.export.evaluation import default_file, evaluate, save
     from clipkd.export.subject import Subject

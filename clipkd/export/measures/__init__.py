@@ -35,6 +35,8 @@ class Measure:
     title: str
     protocol: int
     """Bumped when it gives other numbers of the same student and images."""
+    needs_classes: bool = True
+    """Whether the student's class scores are measured: the images must then be of its classes."""
 
     def measure(self, subject: Subject) -> Measured:
         """Measure a student on a dataset.

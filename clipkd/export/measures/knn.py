@@ -32,7 +32,7 @@ class NearestNeighbours(Measure):
             torch.from_numpy(train.embeddings).to(here),
             torch.from_numpy(train.labels).to(here),
             torch.from_numpy(test.embeddings).to(here),
-            len(subject.model.classes),
+            len(subject.dataset.classes),
         )
         right = (found.argmax(dim=1).cpu().numpy() == test.labels).mean()
         settings = {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE, "labelled_images": len(train.labels)}
@@ -55,4 +55,6 @@ def votes(train: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
     return torch.cat(found)
 
 
-SPEC = NearestNeighbours(name="knn", title="weighted k-NN on the embeddings, k = 20, T = 0.07", protocol=1)
+SPEC = NearestNeighbours(
+    name="knn", title="weighted k-NN on the embeddings, k = 20, T = 0.07", protocol=1, needs_classes=False
+)

@@ -26,7 +26,7 @@ class Probe(Measure):
         parts = {"train": subject.training, "validation": subject.validation, "test": subject.test}
         if not len(parts["validation"].labels):
             raise NotMeasured("no labelled validation image is there to choose the penalty by")
-        here, classes = subject.model.device, len(subject.model.classes)
+        here, classes = subject.model.device, len(subject.dataset.classes)
         vectors = {part: torch.from_numpy(views.embeddings).to(here) for part, views in parts.items()}
         targets = {part: torch.from_numpy(views.labels).to(here) for part, views in parts.items()}
         strengths = FEW_STRENGTHS if subject.few else STRENGTHS
@@ -36,4 +36,4 @@ class Probe(Measure):
         return Measured({"top1": accuracy(logits, targets["test"])}, settings)
 
 
-SPEC = Probe(name="probe", title="linear probe on the embeddings", protocol=1)
+SPEC = Probe(name="probe", title="linear probe on the embeddings", protocol=1, needs_classes=False)

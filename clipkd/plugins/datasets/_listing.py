@@ -77,6 +77,22 @@ def class_folders(folder: Path) -> list[str]:
     return sorted({composed(name) for name in names} - set(UNLABELLED_FOLDERS))
 
 
+def unlabelled_folder(folder: Path) -> Path | None:
+    """Return the folder of a dataset whose images have no labels at all, itself or its `train/`; None of another one.
+
+    It holds images, or `unlabeled/`, and neither folders of classes nor a file of labels; nothing is there to test on.
+    """
+    if not folder.is_dir():
+        return None
+    there = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)}
+    if there & {"test", *VALIDATION}:
+        return None
+    root = folder / "train" if "train" in there else folder
+    inside = {entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)}
+    has_any = bool(inside) or any(not is_hidden(entry.name) for entry in os.scandir(root))
+    return root if has_any and inside <= set(UNLABELLED_FOLDERS) and not has_labels_file(root) else None
+
+
 def splits_of(folder: Path) -> Splits:
     """Return which folder is which split.
 
@@ -156,6 +172,14 @@ class Walk:
         self.refuse_problems()
         refuse_few_classes(folder, folders)
         return listing
+
+    def without_labels(self, folder: Path) -> Listing:
+        """Return all images in and below a folder, in the order of their names, none with a label."""
+        paths = sorted(self.images(folder, str(folder)), key=lambda image: (str(image.parent), image.name))
+        self.refuse_problems()
+        if not paths:
+            raise DataError(f"{folder} holds no images")
+        return Listing(folder, [], paths, [UNLABELLED] * len(paths))
 
     def by_file(self, folder: Path) -> Listing:
         """Return a split's images, in the order of their names, with the labels that its file gives."""

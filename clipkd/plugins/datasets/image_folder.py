@@ -1,5 +1,7 @@
 """Any folder of images: `train/<class>/*` and `val/<class>/*` or `test/<class>/*`, in the order of torchvision.
 
+Or images without any label: in the folder, in `train/` or in `unlabeled/`.
+
 Images become 8-bit RGB as viewers show them (clipkd.core.images): the first frame, upright, on white where they are
 transparent, CMYK and palettes converted by PIL. An image whose short side exceeds the packing size is resized to it
 with PIL's bicubic filter (antialiased): a little sharper than bilinear, without Lanczos's halos, so that the later
@@ -32,7 +34,16 @@ from clipkd.plugins.datasets import (
     is_packed,
     path_of,
 )
-from clipkd.plugins.datasets._listing import VALIDATION, Listing, Splits, Walk, class_folders, printable, splits_of
+from clipkd.plugins.datasets._listing import (
+    VALIDATION,
+    Listing,
+    Splits,
+    Walk,
+    class_folders,
+    printable,
+    splits_of,
+    unlabelled_folder,
+)
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
     PACK_SIZE,
@@ -81,7 +92,11 @@ class ImageFolder(DatasetSpec):
 
     def local_files(self, source: str | None) -> LocalFiles | None:
         folder = self.folder(source)
-        return None if folder is None else LocalFiles(folder, ("train", "test", *VALIDATION))
+        if folder is None:
+            return None
+        if unlabelled_folder(folder) == folder:
+            return LocalFiles(folder, tuple(sorted(path.name for path in folder.iterdir())))
+        return LocalFiles(folder, ("train", "test", *VALIDATION))
 
     def has_fewer_images(self, source: str | None, count: int) -> bool:
         folder = self.folder(source)
@@ -97,7 +112,7 @@ class ImageFolder(DatasetSpec):
         if folder is None:
             return None
         try:
-            return class_folders(folder / "train")
+            return [] if unlabelled_folder(folder) else class_folders(folder / "train")
         except OSError:
             return None  # it is packed already, or `read` says what is wrong
 
@@ -142,6 +157,8 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
     from clipkd.core.image_reader import ImageReader
     from clipkd.core.images import Decoding
 
+    if root := unlabelled_folder(folder):
+        return read_unlabelled(spec, folder, root)
     splits = splits_of(folder)
     walk = Walk(folder)
     train, test = walk.split(folder / splits.train), walk.split(folder / splits.test)
@@ -165,6 +182,26 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
         Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths), names(test.paths)),
         validation=np.arange(len(train.paths), len(training)) if splits.validation else None,
         complete=complete,
+    )
+
+
+def read_unlabelled(spec: ImageFolder, folder: Path, root: Path) -> Reading:
+    """Read a folder of images none of which has a label: all are training images, and none is held out."""
+    from clipkd.core.image_reader import ImageReader
+    from clipkd.core.images import Decoding
+
+    walk = Walk(folder.parent)
+    train = walk.without_labels(root)
+    decoding = Decoding.of(spec.exif, spec.alpha, spec.levels)
+    reader = ImageReader(decoding, spec.pack_size, spec.image_size, everything=lambda: train.paths)
+    names = [printable(path.relative_to(folder).as_posix()) for path in train.paths]
+    skipped = {"skipped": dict(sorted(walk.skipped.items()))} if walk.skipped else {}
+    return Reading(
+        [],
+        Split(np.array(train.labels, dtype=np.int64), reader.files(train.paths), names),
+        Split(np.zeros(0, dtype=np.int64), [], []),
+        validation=np.zeros(0, dtype=np.int64),
+        complete=lambda: {"reading": reader.complete() | skipped},
     )
 
 

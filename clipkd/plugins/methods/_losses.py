@@ -15,12 +15,14 @@ from clipkd.plugins.students._heads import Outputs, ProjectionHead
 
 
 def total(outputs: Outputs, labels: Tensor, recipe: Recipe, **terms: Tensor) -> Losses:
-    """Return CE(s, y) + w * each of the terms as `loss`, and its parts by their names.
+    """Return CE(s, y) + w * each of the terms as `loss`, and its parts by their names; without classes, the terms.
 
     Beside other terms the cross-entropy has the recipe's `classification_weight`, 1 but in recipes of the user's own.
 
     Labels: class numbers [B], UNLABELLED where not known, or shares of the classes [B, C].
     """
+    if not outputs.logits.shape[-1]:
+        return {"loss": sum(recipe.weight(name) * term for name, term in terms.items()), **terms}
     parts = {"classification": classification(outputs.logits, labels, recipe), **terms}
     loss = recipe.weight("classification") * parts["classification"] if terms else parts["classification"]
     for name, term in terms.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -80,14 +81,16 @@ class Heads(nn.Module):
 
         Args:
             width: dimensions W of the embedding.
-            classes: number of classes, C.
+            classes: number of classes, C; 0 where the student is trained without labels.
             target_width: dimensions D of each teacher's vectors; None builds no projection.
             projection: the side that a projection stands on: "teacher" maps D to W (the released code's
                 form), "student" maps W to D.
             learnable_scale: adds CLIP's `logit_scale`.
         """
         self.projection = projection
-        self.classifier = Linear(width, classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # without classes
+            self.classifier = Linear(width, classes)
         self.teachers = len(target_width) if isinstance(target_width, tuple) else 1
         if isinstance(target_width, tuple):
             self.cluster_projections = nn.ModuleList(linear(width, one, projection) for one in target_width)

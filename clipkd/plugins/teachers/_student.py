@@ -26,6 +26,8 @@ KIND, STUDENT, WEIGHTS, CONFIG = "run", "student.safetensors", "model.safetensor
 
 FEW = re.compile(r"^[^/]+/([^/]+)/.*-(\d+)-labels/seed(\d+)$")
 """A run's folder, where it saw few labels: dataset, number, seed."""
+UNLABELLED = re.compile(r"-no-labels/seed[\d*]+$")
+"""The end of a run's folder, where it saw no labels."""
 NEEDED = {"student", "classes", "preprocessing", "trained"}
 """What must be said of a student."""
 
@@ -89,8 +91,9 @@ def in_grid(where: str) -> StudentTeacher:
         )
     name = f"{slug(run)[:70]}-{(settings if len(settings) == 16 else digest(settings))[:8]}"
     return StudentTeacher(
-        name=name, title=run, output="pooled", head=f"{OWN}@{run.split('/')[1]}", run=run, settings=settings
-    )
+        name=name, title=run, output="pooled", head=head_of(run.split("/")[1], bool(UNLABELLED.search(run))),
+        run=run, settings=settings,
+    )  # fmt: skip
 
 
 def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> StudentTeacher:
@@ -103,10 +106,15 @@ def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> Stude
         name=name,
         title=title_of(folder),
         output="pooled",
-        head=f"{OWN}@{trained['dataset']}",
+        head=head_of(trained["dataset"], not description["classes"]),
         folder=str(folder),
         digests={"weights": digests[weights.name], "description": digest(essential(description))},
     )
+
+
+def head_of(dataset: str, is_without: bool) -> str:
+    """Return where class scores come from: its own classifier on its own dataset; none `is_without` labels."""
+    return "" if is_without else f"{OWN}@{dataset}"
 
 
 def title_of(folder: Path) -> str:

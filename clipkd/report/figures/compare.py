@@ -25,7 +25,7 @@ def draw(runs: Sequence[FinishedRun]) -> Figure:
         colour, style = PALETTE[index % len(PALETTE)], STYLES[index // len(PALETTE) % len(STYLES)]
         epochs = [epoch.epoch for epoch in one.history]
         line = {"color": colour, "ls": style, "lw": 1.4, "marker": "." if len(epochs) == 1 else ""}
-        left.plot(epochs, [100 * epoch.val.top1 for epoch in one.history], **line)
+        left.plot(epochs, [100 * epoch.val.top1 for epoch in one.history if epoch.val], **line)
         right.plot(epochs, [epoch.train_loss for epoch in one.history], **line)
         text = f"{index + 1}: {label(runs, index)}"
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -40,7 +41,7 @@ def draw(results: Results, recipe: str, dataset: str, student: str, labels: str 
     for column, teacher in enumerate(teachers):
         shown = [cell for cell in cells if cell.teacher in (teacher, NO_TEACHER)]
         grid[0][column].set_title("no teacher" if teacher == NO_TEACHER else f"teacher {titles[teacher]}")
-        curves(grid[0][column], results, shown, lambda epoch: 100 * epoch.val.top1, types)
+        curves(grid[0][column], results, shown, lambda epoch: 100 * epoch.val.top1 if epoch.val else math.nan, types)
         curves(grid[1][column], results, shown, lambda epoch: epoch.train_loss, types)
         grid[1][column].set_xlabel("epoch")
     epoch_axes(grid[0][0], grid[1][0], splits)
