@@ -30,6 +30,7 @@ ORDER = {
         "docs/teachers.md",
         "docs/few-labels.md",
         "docs/using.md",
+        "docs/deployment.md",
         "docs/command-line.md",
         "docs/evaluation.md",
         "docs/paper-grid.md",

@@ -31,6 +31,7 @@ VERBS = (
     "train",
     "evaluate",
     "predict",
+    "benchmark",
     "compare",
     "export",
     "export-embeddings",

@@ -25,6 +25,8 @@ from clipkd.tables.table import spread
 MOST_CLASSES = 30
 """Class names in the card; config.json has them all."""
 FEW_SEEDS = 5
+LIBRARIES = {"hf": "timm", "onnx": "onnx"}
+"""Format -> the library that the hub shows for it."""
 
 
 def escaped(value: Any) -> Markup:
@@ -43,16 +45,20 @@ TEMPLATES = Environment(
 )
 
 
-def card(source: ExportSource) -> str:
+def card(source: ExportSource, form: str, int8: dict[str, Any] | None = None) -> str:
     """Return the README.md of an export: metadata for the hub, then text for people.
 
     Args:
         source: the student and its run.
+        form: the format, `hf` or `onnx`.
+        int8: what the graph with 8-bit weights does (`clipkd.export.int8.write`); None: there is none.
     """
     metrics, cell, identity = source.metrics, source.metrics.cell, source.metrics.identity
     summaries, seeds = over_seeds(source.folder)
     return TEMPLATES.get_template("model_card.md").render(
-        metadata=Markup(metadata(source).to_yaml()),
+        metadata=Markup(metadata(source, LIBRARIES[form]).to_yaml()),
+        form=form,
+        int8=int8,
         name=name_of(cell),
         dataset=title(cell.dataset),
         teacher=None if cell.teacher == NO_TEACHER else teacher_title(cell.teacher),
@@ -74,7 +80,7 @@ def card(source: ExportSource) -> str:
     )
 
 
-def metadata(source: ExportSource) -> ModelCardData:
+def metadata(source: ExportSource, library: str) -> ModelCardData:
     """Return what the hub reads."""
     cell, score = source.metrics.cell, source.metrics.selected.test
     assert score is not None, "a student without classes is not exported"
@@ -93,9 +99,9 @@ def metadata(source: ExportSource) -> ModelCardData:
     ]
     return ModelCardData(
         license=source.license,
-        library_name="timm",
+        library_name=library,
         pipeline_tag="image-classification",
-        tags=["timm", "clipkd", "knowledge-distillation", cell.train_type],
+        tags=[library, "clipkd", "knowledge-distillation", cell.train_type],
         model_name=name_of(cell),
         eval_results=results,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from clipkd.data.preprocessing import Picture
 from clipkd.export.model import Model
+from clipkd.export.subject import Subject
 from clipkd.runs.record import Metrics
 
 
@@ -24,6 +25,8 @@ class ExportSource:
     """As the Hugging Face hub names licenses; `other` where the user gave none."""
     images: Sequence[Picture]
     """Real images, for a format that is checked on some."""
+    subject: Subject | None = None
+    """The student and the very dataset of its run, for a format that is checked; None where that is not there."""
     are_given: bool = False
     """Whether the user named these images."""
 

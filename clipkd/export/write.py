@@ -22,6 +22,7 @@ from clipkd.export.files import EXPORT
 from clipkd.export.formats import Format
 from clipkd.export.model import load
 from clipkd.export.source import ExportSource
+from clipkd.export.subject import Subject
 from clipkd.plugins import datasets
 from clipkd.runs.record import KIND as RUN
 from clipkd.runs.record import METRICS, Metrics
@@ -65,14 +66,17 @@ def export(
         raise InputError(f"{run} was trained without labels: it has no classifier to export; use the run folder itself")
     open_artifact(run, RUN)
     metrics = read_model(run / METRICS, Metrics)
-    checked_on = (list(images) or test_images(metrics, data)) if form.is_checked else []
-    source = ExportSource(model, metrics, run, license, checked_on, are_given=bool(images))
+    dataset = dataset_of(metrics, data) if form.is_checked else None
+    checked_on = list(images) or (test_images(dataset) if dataset else [])
+    subject = Subject(model, dataset, data) if dataset else None
+    source = ExportSource(model, metrics, run, license, checked_on, subject, are_given=bool(images))
     identity = {
         "format": form.name,
         "license": license,
         "protocol": PROTOCOL,
         "run": metrics.fingerprint,
         "files": {name: entry["sha256"] for name, entry in model.manifest["files"].items()},
+        **form.options(),
     }
     if class_names:
         identity["class_names"] = class_names.identity()
@@ -81,15 +85,19 @@ def export(
     return folder
 
 
-def test_images(metrics: Metrics, data: Path) -> list[Picture]:
-    """Return some test images of a run's dataset, where the very dataset lies below `data`; else none."""
+def dataset_of(metrics: Metrics, data: Path) -> Dataset | None:
+    """Return a run's dataset, where the very dataset lies below `data`."""
     folder = data / "datasets" / metrics.cell.dataset
     if not (folder / MANIFEST).is_file():
-        return []
+        return None
     found = open_artifact(folder, "dataset")
     if found.facts["content"] != metrics.dataset_content:
-        return []
-    dataset = Dataset(datasets.get(metrics.cell.dataset, str(folder)), found)
+        return None
+    return Dataset(datasets.get(metrics.cell.dataset, str(folder)), found)
+
+
+def test_images(dataset: Dataset) -> list[Picture]:
+    """Return some test images."""
     rows = range(min(MOST_CHECKED, len(dataset.test_labels)))
     return [np.array(dataset.image("test", row)) for row in rows]
 

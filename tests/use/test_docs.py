@@ -1,4 +1,4 @@
-"""docs/using.md as a user reads it: every command and every line of Python is run."""
+"""docs/using.md and docs/deployment.md as a user reads them: every command and every line of Python is run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from clipkd.cli import main
+from clipkd.export.measures import speed
 from tests.use.upload_server import Upload
 
-PAGE = Path(__file__).parents[2] / "docs/using.md"
+PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("using.md", "deployment.md")]
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 ELSEWHERE = ("pip install", "tensorboard", "CLIPKD_WANDB=")
 """Not ours, or run by tests/training/test_board.py."""
@@ -53,9 +54,10 @@ def test_every_command(home, monkeypatch, capsys) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_docs")
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
     assert main(shlex.split("download birds --dataset-source photos/birds")) == 0
     ran = []
-    for line in commands(PAGE.read_text()):
+    for line in (line for page in PAGES for line in commands(page.read_text())):
         if line.startswith(ELSEWHERE):
             continue
         if line.startswith("RUN="):
@@ -72,7 +74,7 @@ def test_every_command(home, monkeypatch, capsys) -> None:
         arguments = [path for word in words[1:] for path in (sorted(glob.glob(word)) if "*" in word else [word])]
         assert main(arguments) == 0, (line, capsys.readouterr().err)
         ran.append(words[1])
-    assert ran == ["predict", "predict", "predict", "evaluate", "evaluate", "compare", "export", "push"]
+    assert ran == [*3 * ["predict"], *2 * ["evaluate"], "compare", *2 * ["export"], "benchmark", "push"]
     assert {"README.md", "model.safetensors"} <= hub.repositories["owner/my-student"].keys()
     hub.close()
     assert (home / "predictions.json").stat().st_size > 1000
@@ -85,9 +87,9 @@ def test_every_line_of_python(home) -> None:
     assert main(["export", run, "exported", "--format", "hf"]) == 0
     assert main(["export", run, "exported-onnx", "--format", "onnx"]) == 0
     space: dict = {}
-    blocks = [block for kind, block in BLOCK.findall(PAGE.read_text()) if kind == "python"]
-    assert len(blocks) == 3
+    blocks = [block for kind, block in BLOCK.findall("".join(page.read_text() for page in PAGES)) if kind == "python"]
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, space)
-    assert space["student"].embed(["scan.png"]).shape == (1, 64)
+    assert (home / "student.pt2").stat().st_size > 100_000
     assert space["probabilities"].shape == (1, 10)

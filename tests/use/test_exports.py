@@ -60,6 +60,80 @@ def test_onnx_runtime_computes_what_pytorch_computes(exported, run_folder, scans
         package.load(exported["onnx"])
 
 
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_the_8_bit_graph_is_measured_on_the_test_split(
+    method, here, run_folder, digits_folder, digits, tmp_path, monkeypatch
+) -> None:
+    """What the card and config.json say of it is what ONNX Runtime gives for every test image."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if method == "static":  # as for a student whose weights are those of convolutions
+        monkeypatch.setattr("clipkd.export.int8.is_convolutional", lambda graph: True)
+    answer = here("export", run_folder, "out", "--format", "onnx", "--int8", "--data", digits_folder)
+    assert answer.returncode == 0, answer.stderr
+    facts = json.loads((tmp_path / "out/config.json").read_text())["onnx"]["int8"]
+    pixels = np.stack([np.asarray(digits.image("test", row)) for row in range(len(digits.test_labels))])
+    scores = {
+        name: onnxruntime.InferenceSession(str(tmp_path / "out" / name)).run(["logits"], {"images": pixels})[0]
+        for name in ("model.onnx", "model_int8.onnx")
+    }
+    expected = package.load(run_folder).outputs(list(pixels), 64, lambda outputs: outputs.logits).argmax(axis=1)
+    found = scores["model_int8.onnx"].argmax(axis=1)
+    assert (facts["method"], facts["test_images"]) == (method, len(digits.test_labels))
+    assert facts["agreement"] == pytest.approx((found == expected).mean(), abs=1.5 / len(pixels))
+    assert facts["top1"] == pytest.approx((found == digits.test_labels).mean(), abs=1.5 / len(pixels))
+    assert facts["agreement"] > 0.95
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"| same class as float32, % | | {100 * facts['agreement']:.2f} |" in card
+    assert f"| {100 * facts['student_top1']:.2f} | {100 * facts['top1']:.2f} |" in card
+    if method == "dynamic":  # this student's weights are those of matrix products
+        assert facts["bytes"] < 0.5 * facts["float32_bytes"]
+        assert np.abs(scores["model_int8.onnx"] - scores["model.onnx"]).max() > 1e-4  # it is rounded
+
+
+def test_convolutions_are_told_from_matrix_products(exported, run_folder, tmp_path) -> None:
+    from clipkd.export import int8
+    from clipkd.export.formats.onnx import write_graph
+
+    network = students.get("timm:test_resnet@32").network(5, None, "teacher", learnable_scale=False).eval()
+    write_graph(replace(package.load(run_folder, "cpu"), student=network), tmp_path / "cnn.onnx")
+    assert int8.is_convolutional(tmp_path / "cnn.onnx")
+    assert not int8.is_convolutional(exported["onnx"] / "model.onnx")
+    noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    assert int8.quantise(tmp_path / "cnn.onnx", tmp_path / "small.onnx", iter([noise])) == "static"
+    assert (tmp_path / "small.onnx").stat().st_size < 0.5 * (tmp_path / "cnn.onnx").stat().st_size
+
+
+def test_8_bits_need_onnx_and_the_test_split(here, run_folder, digits_folder, scans, tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    for arguments, message in (
+        (("--format", "hf"), "--int8 is for --format onnx, not hf"),
+        (
+            ("--format", "onnx", "--check-on", *scans),
+            "int8 is measured on the test split of digits",
+        ),
+    ):
+        answer = here("export", run_folder, "out", "--int8", *arguments)
+        assert (answer.returncode, message in answer.stderr) == (2, True), answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tiny-32", "timm:test_resnet@32"])
+def test_torch_export_takes_a_student_as_it_is(name, tmp_path) -> None:
+    """With any batch size, saved and opened again, and with both outputs."""
+    spec = students.get(name)
+    student = spec.network(5, 7, "student", learnable_scale=True).eval()
+    shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+    program = torch.export.export(student, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "student.pt2")
+    opened = torch.export.load(tmp_path / "student.pt2").module()
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, 32, 32)
+        with torch.inference_mode():
+            found, expected = opened(images), student(images)
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found.embedding, expected.embedding, atol=1e-5, rtol=1e-5)
+
+
 def test_an_onnx_graph_that_differs_is_not_kept(run_folder, scans, tmp_path, monkeypatch) -> None:
     """The control of the comparison: a graph of other weights, written by the same exporter."""
     pytest.importorskip("onnxruntime")
@@ -170,6 +244,17 @@ def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digi
     assert "None was given at export" in text
 
 
+def test_the_onnx_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (exported["onnx"] / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(scans[0], tmp_path / "image.png")
+    space: dict = {}
+    exec(block.replace("FOLDER", str(exported["onnx"])), space)
+    np.testing.assert_allclose(space["probabilities"], package.load(exported["hf"]).probabilities(scans[0]), atol=1e-5)
+    labels = json.loads((exported["onnx"] / "config.json").read_text())["label_names"]
+    assert labels == package.load(exported["hf"]).names
+
+
 def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
     """timm's and transformers' own code, given nothing but the folder, computes the student's scores and labels."""
     from clipkd.core.vision import torchvision  # noqa: F401  (both import it)
@@ -213,7 +298,7 @@ def test_a_name_can_t_break_out_of_the_card(run_folder) -> None:
     name = "x: [\n---\n<b>"
     metrics = metrics.model_copy(update={"cell": metrics.cell.model_copy(update={"dataset": name})})
     source = ExportSource(replace(model, class_names=[*evil, *model.classes[5:]]), metrics, run_folder, "other", [])
-    whole = card(source)
+    whole = card(source, "hf")
     text = whole.split("\n---\n", 1)[1]
     assert "<script" not in text
     assert "<b>" not in text

@@ -24,6 +24,7 @@ from clipkd.export.measures.agreement import of_scores
 from clipkd.export.measures.calibration import reliability
 from clipkd.export.measures.knn import votes
 from clipkd.export.subject import Subject
+from clipkd.plugins import students
 from clipkd.report.figures import reliability as diagram
 from clipkd.runs.measured import Evaluation
 from clipkd.runs.record import Score
@@ -142,6 +143,18 @@ def test_multiplications_are_those_of_the_layers(subject) -> None:
     assert speed.multiplications(subject.model.student, 32) == expected
 
 
+def test_multiplications_of_a_timm_student_are_those_of_timm(subject) -> None:
+    """Counted of timm's own model, whose layers are torch's own."""
+    import timm
+    from torch.utils.flop_counter import FlopCounterMode
+
+    student = students.get("timm:test_resnet@32").network(10, None, "teacher", learnable_scale=False).eval()
+    theirs = timm.create_model("test_resnet", num_classes=10).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        theirs(torch.zeros(1, 3, 32, 32))
+    assert speed.multiplications(student, 32) == counter.get_total_flops() // 2
+
+
 def test_times_are_of_each_call(monkeypatch) -> None:
     """100 calls of 1 to 100 ms, after three that do not count."""
     clock = iter(np.cumsum([0.0, *(one for call in range(1, 101) for one in (call / 1000, 5.0))]))
@@ -161,15 +174,33 @@ def test_speed_is_measured_in_both_runtimes_or_says_why(subject, monkeypatch) ->
     found = measures.get("speed").measure(subject).numbers
     student = subject.model.student
     assert found["parameters"] == sum(one.numel() for one in student.parameters())  # supervised: it has no projection
-    for runtime in ("torch", "onnx"):
+    assert found["int8_megabytes"] < 0.5 * found["onnx_megabytes"]
+    for runtime in ("torch", "onnx", "int8"):
         for size in (1, 64):
             assert found[f"{runtime}_images_per_second_{size}"] == pytest.approx(
                 1e3 * size / found[f"{runtime}_ms_{size}"]
             )
     monkeypatch.setattr("clipkd.export.formats.onnx.find_spec", lambda name: None)
     without = measures.get("speed").measure(subject)
-    assert without.numbers.keys() == {name for name in found if not name.startswith("onnx")}
-    assert "pip install 'clipkd[onnx]'" in without.details["not_measured"]["onnx"]
+    assert without.numbers.keys() == {name for name in found if not name.startswith(("onnx", "int8"))}
+    for runtime in ("onnx", "int8"):
+        assert "pip install 'clipkd[onnx]'" in without.details["not_measured"][runtime]
+
+
+def test_the_benchmark_prints_what_speed_measures(here, run_folder, subject, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    monkeypatch.setattr(speed, "times", lambda call, size: {"ms": 2.0, "ms_p95": 3.5, "images_per_second": 500 * size})
+    answer = here("benchmark", run_folder)
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stdout.splitlines()
+    assert lines[0].split() == ["parameters", f"{sum(one.numel() for one in subject.model.student.parameters()):,}"]
+    assert lines[1].split()[:2] == ["MACs", f"{speed.multiplications(subject.model.student, 32):,}"]
+    assert lines[2].startswith("processor")
+    assert f"{torch.get_num_threads()} thread" in lines[2]
+    rows = lines[5:]
+    assert [row[:20].strip() for row in rows] == ["torch", "", "ONNX Runtime", "", "ONNX Runtime, int8", ""]
+    assert [row.split()[-4:] for row in rows] == 3 * [["1", "2.00", "3.50", "500"], ["64", "2.00", "3.50", "32,000"]]
 
 
 def test_the_command_prints_and_writes_what_it_measures(here, subject, run_folder, digits_folder, tmp_path) -> None:

@@ -30,6 +30,10 @@ class Format:
         """
         raise NotImplementedError
 
+    def options(self) -> dict[str, Any]:
+        """Return what else makes the files, for the export's identity."""
+        return {}
+
 
 def names() -> list[str]:
     """Return the names of all formats."""

@@ -41,7 +41,7 @@ class HuggingFace(Format):
             save_student(aside, folder / DISTILLATION)
         write_json(folder / CONFIG, config(source.model, spec) | {"clipkd": source.description | {"names": "timm"}})
         largest = compare(source.model, folder)
-        write_text(folder / CARD, card(source))
+        write_text(folder / CARD, card(source, self.name))
         return {"largest_difference": largest}
 
 

@@ -7,17 +7,20 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.artifacts import write_json
+from clipkd.core.artifacts import write_json, write_text
 from clipkd.core.errors import DataError, InputError, MachineError
-from clipkd.export.files import CONFIG
+from clipkd.export.files import CARD, CONFIG
 from clipkd.export.formats import Format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import onnxruntime
 
     from clipkd.data.preprocessing import Picture
     from clipkd.export.model import Model
@@ -35,16 +38,34 @@ TRACED_BATCH = 2
 class Onnx(Format):
     """Input `images`, uint8 [N, S, S, 3]; outputs `logits`, `probabilities` [N, C] and `embedding` [N, W]."""
 
+    int8: bool = False
+    """Whether a graph with 8-bit weights is written beside the other one."""
+
     def write(self, source: ExportSource, folder: Path) -> dict[str, Any]:
+        from clipkd.export import int8
+        from clipkd.export.model_card import card
+
         if len(source.images) < max(BATCHES):
             raise InputError(
                 f"an ONNX export is checked against PyTorch on at least {max(BATCHES)} images, but {too_few(source)}"
             )
         check_packages()
+        if self.int8 and source.subject is None:
+            raise InputError(
+                f"int8 is measured on the test split of {source.metrics.cell.dataset}, which was not found below "
+                "--data, or holds other images than those of the run: run `clipkd download`, or drop --int8"
+            )
         write_graph(source.model, folder / GRAPH)
         facts = compare(source.model, folder / GRAPH, source.images)
-        write_json(folder / CONFIG, {"clipkd": source.description, "onnx": facts})
+        if self.int8 and source.subject:
+            facts["int8"] = int8.write(folder / GRAPH, folder / int8.GRAPH, source.subject)
+        described = {"label_names": source.model.names, "onnx": facts, "clipkd": source.description}
+        write_json(folder / CONFIG, described)
+        write_text(folder / CARD, card(source, self.name, facts.get("int8")))
         return facts
+
+    def options(self) -> dict[str, Any]:
+        return {"int8": True} if self.int8 else {}
 
 
 def too_few(source: ExportSource) -> str:
@@ -106,11 +127,10 @@ def compare(model: Model, path: Path, images: Sequence[Picture]) -> dict[str, An
         DataError: they differ by more than rounding.
     """
     import numpy as np
-    import onnxruntime
 
     expected = model.probabilities(images)
     pixels = np.stack([model.preprocessing.read(image) for image in images])
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path)
     largest = 0.0
     for size in (*BATCHES, len(pixels)):
         (found,) = session.run(["probabilities"], {"images": pixels[:size]})
@@ -120,7 +140,16 @@ def compare(model: Model, path: Path, images: Sequence[Picture]) -> dict[str, An
             f"the ONNX graph does not match the student: probabilities differ by up to {largest:.2g} on {len(pixels)} "
             f"images (allowed: {LARGEST_DIFFERENCE:g}); nothing was written"
         )
-    return {"images": len(pixels), "largest_difference": largest, "runtime": onnxruntime.__version__}
+    return {"images": len(pixels), "largest_difference": largest, "runtime": version("onnxruntime")}
+
+
+def opened(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Return a graph, ready to run on the CPU; 0 threads: ONNX Runtime's own choice."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 SPEC = Onnx(name="onnx", title="model.onnx with its normalisation inside, for ONNX Runtime", is_checked=True)

@@ -1,4 +1,4 @@
-"""Speed: parameters, multiplications, and how long the student takes on this machine's CPU."""
+"""Speed: parameters, multiplications, size, and how long the student takes on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -27,50 +27,59 @@ UNUSED = ("cluster_projection", "logit_scale", "logit_bias")
 
 
 class Speed(Measure):
-    """Of the student as it classifies: 8-bit pixels of its own size in, class scores out; on the CPU, in float32.
+    """Of the student as it classifies: 8-bit pixels of its own size in, class scores out; on the CPU, in float32 and
+    with 8-bit weights (`int8`).
 
     MACs are multiplications of one image in matrix products and convolutions, counted while it runs. Milliseconds are
     the median wall time of a batch, and images/s go by it.
     """
 
     def measure(self, subject: Subject) -> Measured:
+        return self.of(subject.model)
+
+    def of(self, model: Model) -> Measured:
+        """Measure a student, for which no dataset is needed."""
         import torch
 
         from clipkd.core.device import describe
 
         cpu = torch.device("cpu")
-        model = replace(subject.model, student=deepcopy(subject.model.student).cpu().eval(), device=cpu)
+        model = replace(model, student=deepcopy(model.student).cpu().eval(), device=cpu)
         names = [(name, one.numel()) for name, one in model.student.named_parameters()]
         parameters = sum(count for name, count in names if not name.startswith(UNUSED))
         details: dict[str, Any] = {"processor": describe(cpu), "torch": of_torch(model)}
-        missing = {}
+        megabytes, missing = {"torch": 4 * parameters / 1e6}, {}
         try:
-            details["onnx"] = of_onnx(model)
+            for runtime, (found, size) in of_onnx(model).items():
+                details[runtime], megabytes[runtime] = found, size / 1e6
         except MachineError as reason:
-            missing["onnx"] = str(reason)
+            missing = dict.fromkeys(("onnx", "int8"), str(reason))
         numbers: dict[str, float] = {
             "parameters": parameters,
             "macs": multiplications(model.student, model.preprocessing.size),
         }
-        for runtime in ("torch", "onnx"):
-            for size, found in details.get(runtime, {}).items():
-                numbers |= {f"{runtime}_{name}_{size}": found[name] for name in ("ms", "images_per_second")}
+        for runtime, size in megabytes.items():
+            numbers[f"{runtime}_megabytes"] = size
+            for batch, timed in details[runtime].items():
+                numbers |= {f"{runtime}_{name}_{batch}": timed[name] for name in ("ms", "images_per_second")}
         return Measured(numbers, details | {"not_measured": missing})
 
 
 def multiplications(student: nn.Module, size: int) -> int:
     """Return the multiplications of one image, of side `size`.
 
-    In float64, where linear layers are torch's own (clipkd/core/linear.py): its counter sees these, and attention that
-    is written out.
+    torch's counter sees attention that is written out, and is told of the linear layers of clipkd/core/linear.py.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(display=False)
+    def linear(rows: torch.Size, matrix: torch.Size, *rest: Any, **named: Any) -> int:
+        return 2 * rows.numel() * matrix[0]
+
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: linear})
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
-        deepcopy(student).double()(torch.zeros(1, 3, size, size, dtype=torch.float64))
+        student(torch.zeros(1, 3, size, size))
     return int(counter.get_total_flops()) // 2
 
 
@@ -90,25 +99,37 @@ def of_torch(model: Model) -> dict[str, dict[str, float]]:
         return {str(size): times(call(size), size) for size in BATCHES}
 
 
-def of_onnx(model: Model) -> dict[str, dict[str, float]]:
-    """Return batch size -> times in ONNX Runtime, with as many threads as torch.
+def of_onnx(model: Model) -> dict[str, tuple[dict[str, dict[str, float]], float]]:
+    """Return, for `onnx` and `int8`, batch size -> times in ONNX Runtime, and the bytes of the graph.
+
+    The 8-bit graph's ranges are those of noise: they make no difference to its times.
 
     Raises:
         MachineError: a package for ONNX is not installed.
     """
+    from clipkd.export import int8
     from clipkd.export.formats.onnx import GRAPH, check_packages, write_graph
 
     check_packages()
     import numpy as np
-    import onnxruntime
-    import torch
 
     side = model.preprocessing.size
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    noise = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
     with TemporaryDirectory() as folder:
-        write_graph(model, Path(folder) / GRAPH)
-        session = onnxruntime.InferenceSession(str(Path(folder) / GRAPH), options, providers=["CPUExecutionProvider"])
+        graphs = {"onnx": Path(folder) / GRAPH, "int8": Path(folder) / int8.GRAPH}
+        write_graph(model, graphs["onnx"])
+        int8.quantise(graphs["onnx"], graphs["int8"], iter([noise]))
+        return {name: (of_graph(path, side), path.stat().st_size) for name, path in graphs.items()}
+
+
+def of_graph(graph: Path, side: int) -> dict[str, dict[str, float]]:
+    """Return batch size -> times of a graph, with as many threads as torch."""
+    import numpy as np
+    import torch
+
+    from clipkd.export.formats.onnx import opened
+
+    session = opened(graph, torch.get_num_threads())
 
     def call(size: int) -> Callable[[], object]:
         images = np.zeros((size, side, side, 3), np.uint8)
@@ -132,4 +153,6 @@ def times(call: Callable[[], object], images: int) -> dict[str, float]:
     return {"ms": 1e3 * middle, "ms_p95": 1e3 * late, "images_per_second": images / middle, "calls": len(taken)}
 
 
-SPEC = Speed(name="speed", title="parameters, MACs, and times on the CPU in torch and ONNX Runtime", protocol=1)
+SPEC = Speed(
+    name="speed", title="parameters, MACs, sizes, and times on the CPU in torch, ONNX Runtime and its int8", protocol=2
+)

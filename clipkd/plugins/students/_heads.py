@@ -35,6 +35,9 @@ class Outputs:
     """Class scores before any softmax [..., B, C]."""
 
 
+torch.export.register_dataclass(Outputs, serialized_type_name="clipkd.Outputs")  # a student can be exported as it is
+
+
 class ProjectionHead(Protocol):
     """The projection to one teacher's space, and its temperature. A student with one teacher is its own head."""
 
