@@ -86,7 +86,7 @@ def calibration(subject: Subject) -> Iterator[np.ndarray]:
 
 def write(graph: Path, target: Path, subject: Subject) -> dict[str, Any]:
     """Write a graph in 8 bits; return how it was made and what it does on the test split."""
-    from clipkd.export.formats.onnx import opened
+    from clipkd.export.onnx_session import opened
 
     method = quantise(graph, target, calibration(subject))
     facts = {

@@ -20,8 +20,6 @@ from clipkd.export.formats import Format
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import onnxruntime
-
     from clipkd.data.preprocessing import Picture
     from clipkd.export.model import Model
     from clipkd.export.source import ExportSource
@@ -128,6 +126,8 @@ def compare(model: Model, path: Path, images: Sequence[Picture]) -> dict[str, An
     """
     import numpy as np
 
+    from clipkd.export.onnx_session import opened
+
     expected = model.probabilities(images)
     pixels = np.stack([model.preprocessing.read(image) for image in images])
     session = opened(path)
@@ -141,15 +141,6 @@ def compare(model: Model, path: Path, images: Sequence[Picture]) -> dict[str, An
             f"images (allowed: {LARGEST_DIFFERENCE:g}); nothing was written"
         )
     return {"images": len(pixels), "largest_difference": largest, "runtime": version("onnxruntime")}
-
-
-def opened(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Return a graph, ready to run on the CPU; 0 threads: ONNX Runtime's own choice."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 SPEC = Onnx(name="onnx", title="model.onnx with its normalisation inside, for ONNX Runtime", is_checked=True)

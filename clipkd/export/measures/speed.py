@@ -127,7 +127,7 @@ def of_graph(graph: Path, side: int) -> dict[str, dict[str, float]]:
     import numpy as np
     import torch
 
-    from clipkd.export.formats.onnx import opened
+    from clipkd.export.onnx_session import opened
 
     session = opened(graph, torch.get_num_threads())
 
