@@ -5,6 +5,12 @@
 # The stamp is the only output; metrics.json and all else in a run folder are never Snakemake's to delete
 # (clipkd/workflow/stamps.py). A job trains up to `training.stack` students of one dataset, recipe and shape; its stamp and
 # log are those of the first.
+#
+# On a CPU each student of a job is a process of its own, with memory of its own.
+AT_ONCE = max((len(job.cells) for job in JOBS.values()), default=1)
+TRAIN_MB = max(8000, 4000 + 1500 * AT_ONCE) if DEVICE == "cpu" else 8000
+
+
 rule train:
     """Train the students of a job that are not complete yet."""
     input:
@@ -19,7 +25,7 @@ rule train:
     # On a CPU each student trains in a process of its own; a GPU computes them at once.
     threads: lambda wildcards: len(job_of(wildcards).cells) if DEVICE == "cpu" else 1
     resources:
-        mem_mb=memory("train", 8000),
+        mem_mb=memory("train", TRAIN_MB),
         gpu=GPUS,
         device=DEVICE,
         runtime=train_minutes,
