@@ -197,6 +197,10 @@ def session(result: dict[str, Any]) -> str:
         if key in part:
             rows = "\n".join(f"| {name} | {value:,} |" for name, value in part[key].items())
             lines.append(f"| {head} | {unit} |\n|---|---:|\n{rows}")
+    if "tests" in part:
+        code = part["tests"].get("exit_code")
+        ended = part["tests"]["not_run"] if code is None else "passed" if code == 0 else f"failed (exit code {code})"
+        lines.append(f"Tests on this GPU: {ended}.")
     missing = [*part["failed"], *part["not_begun"]]
     if missing:
         lines.append(f"Not measured: {', '.join(missing)}.")
