@@ -86,7 +86,7 @@ def page(found: Results, drawn: dict[str, list[Picture]]) -> str:
         runs=page_tables.runs_table(found),
         tables={
             name: PageTable.of(tables[name])
-            for name in ("labels", "sweep", "cost", "resources", "teachers")
+            for name in ("labels", "sweep", "evaluation", "cost", "resources", "teachers")
             if name in tables
         },
         matters=without_gaps(tables["teacher-matters"].notes),

@@ -25,6 +25,8 @@ TeacherPrecision = Literal["float32", "bfloat16", "float16"]
 """In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
 StoreDtype = Literal["int16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
+MeasureName = Literal["agreement", "calibration", "classes", "corruptions", "knn", "probe", "speed"]
+"""Files in clipkd/export/measures/."""
 
 
 def per_class(value: Any) -> int | Literal["all"]:
@@ -283,6 +285,11 @@ class Config(Settings):
         dict,
         "Your own recipes: `base`, and the switches and hyperparameters that differ. A list of values makes the recipe "
         "a sweep: a name of it in a grid means one run for each combination of its lists (docs/sweeps.md).",
+    )
+    evaluation: Annotated[list[MeasureName], AfterValidator(distinct)] = setting(
+        list,
+        "Measures of every trained student beside its accuracy (docs/evaluation.md), for a table, the report and "
+        "runs.csv: `agreement`, `calibration`, `classes`, `corruptions`, `knn`, `probe`, `speed`.",
     )
     sources: dict[Key, Annotated[str, Field(min_length=1)]] = setting(
         dict,

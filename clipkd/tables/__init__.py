@@ -40,6 +40,7 @@ def table_stems(config: Config) -> list[str]:
         *accuracy,
         *few,
         *sweep,
+        *["evaluation"] * bool(config.evaluation),
         "teacher-matters",
         *["prototypes"] * has_prototypes,
         "cost",
@@ -67,6 +68,7 @@ def title(stem: str) -> str:
     titles = {
         "labels": "Test accuracy by number of labels",
         "sweep": "Settings of sweeps, chosen by validation",
+        "evaluation": "Students beyond their accuracy",
         "teacher-matters": "Does the teacher matter?",
         "prototypes": "The classifier beside the nearest prototype",
         "cost": "Cost of training and extraction",
@@ -121,6 +123,7 @@ def made(found: Results) -> list[Table]:
     import clipkd.tables.accuracy as accuracy
     import clipkd.tables.by_labels as by_labels
     import clipkd.tables.cost as cost
+    import clipkd.tables.evaluation as evaluation
     import clipkd.tables.prototypes as prototypes
     import clipkd.tables.resources as resources
     import clipkd.tables.sweep as sweep
@@ -130,6 +133,7 @@ def made(found: Results) -> list[Table]:
     others: dict[str, Callable[[Results], Table]] = {
         "labels": by_labels.table,
         "sweep": sweep.table,
+        "evaluation": evaluation.table,
         "teacher-matters": teacher_matters.table,
         "prototypes": prototypes.table,
         "cost": cost.table,

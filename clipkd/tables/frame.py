@@ -47,15 +47,25 @@ NUMBERS: dict[str, Callable[[FinishedRun], Any]] = {
 
 
 def frame(
-    cells: Sequence[Cell], runs: dict[Cell, FinishedRun], failed: dict[Cell, str], stats: TeacherStats
+    cells: Sequence[Cell],
+    runs: dict[Cell, FinishedRun],
+    failed: dict[Cell, str],
+    stats: TeacherStats,
+    measured: dict[Cell, dict[str, float]],
 ) -> pd.DataFrame:
-    """Return a row per cell, finished or not, and choice of its epoch; in the order of the cells, seeds ascending."""
+    """Return a row per cell, finished or not, and choice of its epoch; in the order of the cells, seeds ascending.
+
+    `measured`: of evaluated students, name -> number; in the row of the selected epoch, whose student it is.
+    """
+    missing = dict.fromkeys(name for found in measured.values() for name in found)
     rows = [
         names(cell, epoch)
         | {"state": "finished" if cell in runs else "failed" if cell in failed else "missing"}
         | {"failure": failed.get(cell)}
         | numbers(runs.get(cell), epoch)
         | teacher_numbers(cell, stats)
+        | missing
+        | (measured.get(cell, {}) if epoch != "last" else {})
         for cell in cells
         for epoch in choices(cell.recipe)
     ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clipkd.core.errors import DataError, InputError
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.finished import FinishedRun, read_failure, read_run
+from clipkd.runs.measured import Evaluation
 from clipkd.runs.record import METRICS
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.chains import expand
@@ -18,6 +19,7 @@ from clipkd.spec.config import resolved
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.consistency import inconsistencies
+from clipkd.tables.measured import numbers, read_all, refuse_missing
 from clipkd.tables.mixtures import mixtures
 from clipkd.tables.settings import labels, shown, with_choices
 from clipkd.tables.teacher_stats import TeacherStats
@@ -46,6 +48,10 @@ class Results:
     teachers: TeacherStats
     absent: tuple[str, ...]
     """Manifests that finished runs were made from, and that are missing."""
+    evaluations: dict[Cell, Evaluation]
+    """What was measured of each student, where the config asks for it."""
+    unmeasured: tuple[str, ...]
+    """Folders of finished runs whose students are still to be evaluated."""
     partial: bool
     """Whether to show what is there, with marks, instead of refusing what is missing."""
 
@@ -99,7 +105,14 @@ class Results:
                 f"manifests that the runs were made from are missing below {data}; `dvc pull` them, "
                 f"or add `--partial` to show what is there:\n  {listed}"
             )
-        return cls(config, cells, tuple(left_out), finished, missing, failed, stats, tuple(stats.absent), partial)
+        asked = config.evaluation
+        evaluations, unmeasured = read_all(asked, runs, finished)
+        if not partial:
+            refuse_missing(unmeasured, asked, runs)
+        return cls(
+            config, cells, tuple(left_out), finished, missing, failed, stats, tuple(stats.absent),
+            evaluations, tuple(unmeasured), partial,
+        )  # fmt: skip
 
     def gaps(self) -> list[str]:
         """Return the lines that every table and figure of an incomplete or mixed grid carries: what is wrong."""
@@ -119,6 +132,8 @@ class Results:
                 f"{without} runs were trained without labels: they have no accuracy, and stand in the tables of costs. "
                 "`clipkd evaluate RUN --dataset NAME --measures knn,probe` judges their embeddings."
             )
+        if self.unmeasured:
+            lines.append(f"INCOMPLETE: {len(self.unmeasured)} runs are not evaluated: {'; '.join(self.unmeasured)}.")
         return lines + mixtures(self.runs)
 
     @cached_property
@@ -126,7 +141,9 @@ class Results:
         """A row per run of the config, finished or not, and choice of its epoch."""
         from clipkd.tables.frame import frame
 
-        return with_choices(frame(self.cells, self.runs, self.failed, self.teachers), self.config, self.cells)
+        measured = {cell: numbers(one, self.config.evaluation) for cell, one in self.evaluations.items()}
+        found = frame(self.cells, self.runs, self.failed, self.teachers, measured)
+        return with_choices(found, self.config, self.cells)
 
     @property
     def shown(self) -> pd.DataFrame:

@@ -18,7 +18,9 @@ from clipkd.spec.chains import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import list_of, written_before
+from clipkd.tables.measured import file_of
 from clipkd.workflow.doctor import RESOLVED
+from clipkd.workflow.evaluations import MARK, RESULTS
 from clipkd.workflow.stamps import PREFIX, RUNS
 
 TABLES, FIGURES, REPORT = Path("results/tables"), Path("results/figures"), Path("results/report.html")
@@ -46,9 +48,12 @@ def made_for(config: Config, *, with_data: bool = False) -> list[Path]:
 
 
 def of_run(cell: Cell) -> Iterator[Path]:
-    """Yield a run's folder, its logs and its benchmarks."""
+    """Yield a run's folder, its evaluation, and their logs and benchmarks."""
     yield RUNS / cell.folder
-    for root in (LOGS, BENCHMARKS):
+    file = file_of(cell, RESULTS)
+    yield file
+    yield from sorted(file.parent.glob(f"{file.stem}{MARK}*"))
+    for root in (LOGS, BENCHMARKS, *(one.with_name("evaluations") for one in (LOGS, BENCHMARKS)), file.parents[5]):
         place = root / cell.folder
         yield from sorted(place.parent.glob(f"{place.name}-*"))
 

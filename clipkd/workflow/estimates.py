@@ -108,6 +108,14 @@ def extraction_minutes(store: Embeddings, layout: Layout, device: str, shards: i
     return to_ask(images * views * teacher_forward(store.teacher) / SPEED[kind] / shards)
 
 
+def evaluation_minutes(cell: Cell, measures: Sequence[str], layout: Layout, device: str) -> int:
+    """Return the minutes to ask for, to evaluate a cell's student."""
+    kind = "cpu" if device == "cpu" else "cuda"
+    passes = 80 if "corruptions" in measures else 5
+    images = images_of(layout.dataset(cell.dataset_spec), cell.dataset_spec.image_size)
+    return to_ask(passes * images * student_forward(cell.student_spec) / SPEED[kind])
+
+
 def to_ask(seconds: float) -> int:
     """Return minutes, with the margin."""
     return math.ceil(MARGIN * seconds / 60) + START_MINUTES

@@ -35,6 +35,14 @@ def train_teacher_minutes(wildcards, attempt):
     return attempt * minutes
 
 
+def evaluate_minutes(wildcards, attempt):
+    """Return the minutes that an evaluation may take."""
+    cell = evaluated(wildcards)
+    return attempt * estimates.evaluation_minutes(
+        cell, CONFIG.evaluation, LAYOUT, DEVICE
+    )
+
+
 def extract_minutes(wildcards, attempt):
     """Return the minutes that an extraction, or one shard of it, may take."""
     cell, views = STORES[STORE.format(**wildcards)]

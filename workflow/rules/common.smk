@@ -20,7 +20,8 @@ from clipkd.core.errors import ClipkdError, InputError
 from clipkd.embeddings import prepare
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
-from clipkd.workflow import stamps
+from clipkd.export import measures
+from clipkd.workflow import evaluations, stamps
 
 # Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
 PACKAGE = Path(tables.__file__).resolve().parents[1]
@@ -54,6 +55,8 @@ except ClipkdError as error:
 LAYOUT = Layout.of(CONFIG)
 STACK = CONFIG.training.stack
 JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
+MEASURES = {name: measures.get(name).protocol for name in CONFIG.evaluation}
+EVALUATIONS = evaluations.stamps(CELLS, MEASURES, CONFIG, LAYOUT)
 if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
@@ -61,6 +64,7 @@ if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     for line in prepare.stale_sources(CELLS, LAYOUT):
         print(f"warning: {line}", file=sys.stderr)
     stamps.settle(JOBS.values())
+    evaluations.settle(EVALUATIONS, MEASURES)
     if "--delete-all-output" in sys.argv:
         stamps.expect_deletion(JOBS.values())
 
@@ -201,6 +205,15 @@ def job_of(wildcards):
     """Return what a training job trains."""
     return JOBS[
         f"results/runs/{RUN}/{stamps.PREFIX}{{fingerprint}}".format(**wildcards)
+    ]
+
+
+def evaluated(wildcards):
+    """Return the cell whose student an evaluation is of."""
+    return EVALUATIONS[
+        f"results/evaluations/{RUN}{evaluations.MARK}{{fingerprint}}".format(
+            **wildcards
+        )
     ]
 
 

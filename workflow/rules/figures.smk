@@ -6,6 +6,7 @@ rule figures:
     input:
         config=RESOLVED,
         runs=all_runs,
+        evaluations=all_evaluations,
         manifests=all_manifests,
         names=class_names_files,
     output:

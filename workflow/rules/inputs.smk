@@ -154,6 +154,28 @@ def all_runs(wildcards):
     return list(JOBS)
 
 
+def all_evaluations(wildcards):
+    """Return the stamps of all evaluations that the config asks for."""
+    return list(EVALUATIONS)
+
+
+def evaluation_inputs(cell):
+    """Return what an evaluation reads: the run, the packed images and, for the agreement, what is stored of the teacher."""
+    stamps_of = [stamp for stamp, job in JOBS.items() if cell in job.cells]
+    stored = []
+    if "agreement" in CONFIG.evaluation and cell.method.signal != "nothing":
+        for one in cell.by_teacher:
+            if not one.teacher_spec.is_per_class:
+                stored += [LAYOUT.full_embeddings(one).folder, LAYOUT.head(one)[0]]
+    known = {*STORES, *HEADS}
+    folders = [folder for folder in stored if folder.as_posix() in known]
+    return [
+        *stamps_of,
+        manifest(LAYOUT.dataset(cell.dataset_spec)),
+        *map(manifest, folders),
+    ]
+
+
 def all_manifests(wildcards):
     """Return the manifests that say what extraction and probes cost and reached."""
     return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]

@@ -6,6 +6,7 @@ rule report:
     input:
         config=RESOLVED,
         runs=all_runs,
+        evaluations=all_evaluations,
         manifests=all_manifests,
         figures=expand("results/figures/{stem}.svg", stem=FIGURES),
     output:

@@ -21,6 +21,7 @@ rule tables:
     input:
         config=RESOLVED,
         runs=all_runs,
+        evaluations=all_evaluations,
         manifests=all_manifests,
     output:
         [

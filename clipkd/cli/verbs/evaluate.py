@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, file_to_write, layout_of, refusing
-from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.artifacts import MANIFEST, read_manifest, write_text
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.data.dataset import open_dataset
@@ -55,9 +55,17 @@ def add_options(child: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON file of the measures (default: of results/runs/A/B results/evaluations/A/B.json)",
     )
+    child.add_argument("--stamp", type=Path, metavar="FILE", help="file to write when all is measured; for workflows")
 
 
 def run(options: argparse.Namespace) -> None:
+    evaluate(options)
+    if options.stamp:
+        write_text(options.stamp, "")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure what the options name."""
     if options.output is not None:
         if options.measures is None:
             raise InputError("--output is the file of --measures: name some, for example --measures all")
@@ -127,14 +135,15 @@ def evaluate_folder(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: Score | None) -> None:
     """Measure what is asked for, print it, a line for each measure, and write it."""
-    from clipkd.export.evaluation import default_file, evaluate, save
+    from clipkd.export.evaluation import default_file, save
+    from clipkd.export.evaluation import evaluate as measured
     from clipkd.export.subject import Subject
     from clipkd.report.figures import reliability, style
 
     name = dataset.spec.name
     path = options.output or default_file(options.student_path, model.trained["dataset"], name)
     file_to_write(path, example="evaluation.json")
-    evaluation = evaluate(Subject(model, dataset, options.data), score, options.measures)
+    evaluation = measured(Subject(model, dataset, options.data), score, options.measures)
     for one in options.measures:
         print(f"{one.name}: {line(one, evaluation)}")
     save(evaluation, path)

@@ -38,6 +38,18 @@ KINDS = {
         "Accuracy on the split that is watched in training, and training loss, by epoch: lines are means over seeds, "
         "bands span the lowest and highest. Losses of different train types have different terms.",
     ),
+    "reliability": Kind(
+        "Evaluation",
+        "Reliability diagrams",
+        "Accuracy against confidence, in 15 bins, all seeds together: on the dotted line students are as often right "
+        "as they are sure, below it less often.",
+    ),
+    "confusion": Kind(
+        "Evaluation",
+        "Confusion of classes",
+        "Of the test images of each class (row), the share that is classified as each class (column), all seeds "
+        "together; the diagonal is the accuracy of the class.",
+    ),
     "embeddings": Kind(
         "Embeddings",
         "t-SNE of embeddings and prototypes",
@@ -74,6 +86,12 @@ def figures(config: Config) -> dict[str, tuple[str, ...]]:
             few = "" if seen == "all" else f"-{seen}-labels"
             stem = f"learning-curves-{recipe}-{dataset}-{student}{few}"
             found[stem] = ("learning-curves", recipe, dataset, student, str(seen))
+    evaluated = {"calibration": "reliability", "classes": "confusion"}
+    for kind in (evaluated[one] for one in config.evaluation if one in evaluated):
+        grids = dict.fromkeys((named[cell.recipe], cell.dataset, cell.student, cell.labels) for cell in cells)
+        for recipe, dataset, student, seen in grids:
+            few = "" if seen == "all" else f"-{seen}-labels"
+            found[f"{kind}-{recipe}-{dataset}-{student}{few}"] = (kind, recipe, dataset, student, str(seen))
     for dataset in values(cells, "dataset"):
         if teacher_names(where(cells, dataset=dataset)):
             found[f"embeddings-{dataset}"] = ("embeddings", dataset)

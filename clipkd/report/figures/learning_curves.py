@@ -27,10 +27,7 @@ from clipkd.tables.results import (
 
 def draw(results: Results, recipe: str, dataset: str, student: str, labels: str = "all") -> Figure:
     """Return the figure of one recipe, dataset, student and number of labels."""
-    rows = results.comparable
-    settings = set(rows[rows.recipe == recipe][["setting", *AXES[1:], "seed"]].itertuples(index=False, name=None))
-    cells = where(accuracy_cells(results.cells), dataset=dataset, student=student)
-    cells = [cell for cell in cells if (*axes_of(cell), cell.seed) in settings and str(cell.labels) == labels]
+    cells = cells_of(results, recipe, dataset, student, labels)
     teachers = teacher_names(cells) or [NO_TEACHER]
     titles, types = teacher_titles(teachers), train_types(cells)
     title = f"{dataset_title(dataset, results.config)}: learning curves of {student}, recipe {recipe}"
@@ -52,6 +49,14 @@ def draw(results: Results, recipe: str, dataset: str, student: str, labels: str 
         handles.append(Line2D([], [], color=colour, ls=style, lw=1.8, label=label))
     legend(figure, handles, "lines: mean over seeds; bands: lowest to highest seed")
     return figure
+
+
+def cells_of(results: Results, recipe: str, dataset: str, student: str, labels: str) -> list[Cell]:
+    """Return the cells of a figure; of a sweep, those of its chosen settings."""
+    rows = results.comparable
+    settings = set(rows[rows.recipe == recipe][["setting", *AXES[1:], "seed"]].itertuples(index=False, name=None))
+    cells = where(accuracy_cells(results.cells), dataset=dataset, student=student)
+    return [cell for cell in cells if (*axes_of(cell), cell.seed) in settings and str(cell.labels) == labels]
 
 
 def curves(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from clipkd.plugins.recipes import name_in
-from clipkd.report.figures.style import GREY, PALETTE, RED, legend, new_figure
+from clipkd.report.figures.learning_curves import cells_of
+from clipkd.report.figures.style import GREY, PALETTE, RED, legend, line_style, new_figure
 from clipkd.runs.measured import Evaluation
+from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, train_types, where
 
 MEASURE = "calibration"
 
@@ -40,3 +45,44 @@ def draw(evaluation: Evaluation) -> Figure:
     ]
     legend(figure, handles, f"{len(found.details['bins'])} bins that hold images", columns=1)
     return figure
+
+
+def draw_grid(results: Results, recipe: str, dataset: str, student: str, labels: str = "all") -> Figure:
+    """Return the figure of one recipe, dataset, student and number of labels: a line per train type, seeds together."""
+    cells = cells_of(results, recipe, dataset, student, labels)
+    teachers, types = teacher_names(cells) or [NO_TEACHER], train_types(cells)
+    titles = teacher_titles(teachers)
+    title = f"{dataset_title(dataset, results.config)}: reliability of {student}, recipe {recipe}"
+    figure = new_figure(max(6.0, 1.2 + 3.4 * len(teachers)), 4.6, title)
+    (row,) = figure.subplots(1, len(teachers), squeeze=False, sharey=True)
+    for axes, teacher in zip(row, teachers, strict=True):
+        axes.plot((0, 100), (0, 100), color=GREY, lw=1, ls=":")
+        for name in types:
+            shown = [one for one in where(cells, train_type=name) if one.teacher in (teacher, NO_TEACHER)]
+            points = together([results.evaluations[one] for one in shown if one in results.evaluations])
+            colour, style = line_style(name, types)
+            axes.plot([100 * x for x, _ in points], [100 * y for _, y in points], color=colour, ls=style, marker=".")
+        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence (%)")
+        axes.set_title("no teacher" if teacher == NO_TEACHER else f"teacher {titles[teacher]}")
+    row[0].set_ylabel("accuracy (%)")
+    styles = {name: line_style(name, types) for name in types}
+    handles = [
+        Line2D([], [], color=colour, ls=style, marker=".", label=name) for name, (colour, style) in styles.items()
+    ]
+    legend(figure, handles, "bins of confidence that hold images of any seed")
+    return figure
+
+
+def together(evaluations: Sequence[Evaluation]) -> list[tuple[float, float]]:
+    """Return mean confidence and accuracy of each bin over all images of several evaluations, as shares of 1."""
+    bins: dict[float, list[dict[str, float]]] = {}
+    for evaluation in evaluations:
+        found = evaluation.measures.get(MEASURE)
+        for one in found.details["bins"] if found else ():
+            bins.setdefault(one["above"], []).append(one)
+    points = []
+    for _, members in sorted(bins.items()):
+        images = sum(one["images"] for one in members)
+        confidence, accuracy = (sum(one["images"] * one[of] for one in members) for of in ("confidence", "accuracy"))
+        points.append((confidence / images, accuracy / images))
+    return points

@@ -9,11 +9,13 @@ from clipkd.report.figures import (
     FORMATS,
     accuracy,
     by_labels,
+    confusion,
     cost,
     embeddings,
     figure_stems,
     figures,
     learning_curves,
+    reliability,
     resources,
 )
 from clipkd.report.figures.style import save, styled
@@ -25,6 +27,8 @@ DRAW: dict[str, Any] = {
     "accuracy": accuracy.draw,
     "labels": by_labels.draw,
     "learning-curves": learning_curves.draw,
+    "reliability": reliability.draw_grid,
+    "confusion": confusion.draw,
     "embeddings": embeddings.draw,
     "cost": cost.draw,
     "resources": resources.draw,

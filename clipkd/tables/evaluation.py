@@ -1,0 +1,91 @@
+"""Evaluation table: what `evaluation` in the config asks to measure of each student, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables.accuracy import SHARE
+from clipkd.tables.grouping import AXES, nested_order, over_seeds, rows_of
+from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.settings import chosen_notes
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, significant, spread, words
+
+COLUMNS: dict[str, tuple[str, str, float]] = {
+    "calibration_ece": ("ECE, %", "Calibration", SHARE),
+    "classes_mean_class_accuracy": ("mean, %", "Accuracy of classes", SHARE),
+    "classes_worst_class_accuracy": ("worst, %", "Accuracy of classes", SHARE),
+    "knn_top1": ("k-NN, %", "Embeddings", SHARE),
+    "probe_top1": ("linear probe, %", "Embeddings", SHARE),
+    "agreement_top1_agreement": ("top-1, %", "Agreement with the teacher", SHARE),
+    "agreement_kl": ("KL, nats", "Agreement with the teacher", 1),
+    "agreement_cosine": ("cosine", "Agreement with the teacher", 1),
+    "corruptions_accuracy": ("accuracy, %", "14 corruptions", SHARE),
+    "speed_parameters": ("parameters, millions", "Size and speed", 1e-6),
+    "speed_macs": ("MACs, millions", "Size and speed", 1e-6),
+    "speed_torch_ms_1": ("ms, torch", "Size and speed", 1),
+    "speed_onnx_ms_1": ("ms, ONNX", "Size and speed", 1),
+    "speed_torch_images_per_second_64": ("images/s, torch", "Size and speed", 1),
+    "speed_onnx_images_per_second_64": ("images/s, ONNX", "Size and speed", 1),
+}
+"""Column of runs.csv -> title, group, and factor in the table; what is measured beside these is in runs.csv only."""
+
+
+def table(results: Results) -> Table:
+    """Return the table: a row per kind of student."""
+    runs = results.comparable
+    runs = runs[runs.epoch != "last"]  # the student that is saved is that of the selected epoch
+    shown = [name for name in COLUMNS if name in runs and runs[name].notna().any()]
+    rows = nested_order(over_seeds(runs, AXES, *shown), "dataset", "student", "recipe", "labels")
+    titles = teacher_titles(runs.teacher.unique())
+    made = filled(
+        [
+            words("recipe", "Recipe"),
+            words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
+            words("student", "Student"),
+            *labels_field(results.has_few_labels),
+            words("teacher", "Teacher", lambda row: NOTHING if row.teacher == NO_TEACHER else titles[row.teacher]),
+            words("train_type", "Train type"),
+            *map(Field, ("n", "n_asked")),
+            *(field for name in shown for field in fields_of(name)),
+        ],
+        rows_of(rows),
+    )
+    made.notes = [
+        *chosen_notes(runs),
+        "Mean ± sample standard deviation over seeds (n), on the test split, of the student that is saved: that of the "
+        "selected epoch. Recipes that select on the test split, as reference, are optimistic. What each measure is: "
+        "docs/evaluation.md.",
+        *not_measured(results),
+    ]
+    return made
+
+
+def fields_of(name: str) -> list[Field]:
+    """Return the fields of a number over seeds."""
+    title, group, scale = COLUMNS[name]
+
+    def part(part: str) -> Callable[[Any], Any]:
+        return lambda row: getattr(row, f"{name}_{part}")
+
+    def entry(row: Any) -> Entry:
+        mean, deviation, n = (part(one)(row) for one in ("mean", "deviation", "n"))
+        digits = 2 if scale == SHARE or not n else len(significant(mean * scale).partition(".")[2])
+        return Entry(spread(mean, deviation, int(n), digits=digits, scale=scale), is_incomplete=0 < n < row.n_asked)
+
+    return [
+        Field(f"{name}_mean", value=part("mean")),
+        Field(column=Column(title, group), entry=entry),
+        Field(f"{name}_deviation", value=part("deviation")),
+        Field(f"{name}_n", value=part("n")),
+    ]
+
+
+def not_measured(results: Results) -> list[str]:
+    """Return, of each measure that some students have nothing for, how many and why."""
+    reasons: dict[str, list[str]] = {}
+    for cell, found in results.evaluations.items():
+        for measure, why in found.not_measured.items():
+            reasons.setdefault(f"{measure} of {cell.train_type}: {why}", []).append(cell.folder)
+    return [f"Not measured: {why} ({len(runs)} runs)." for why, runs in sorted(reasons.items())]

@@ -1,0 +1,78 @@
+"""Evaluations of a grid's runs, as `clipkd evaluate` has written them, and their numbers for the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from clipkd.core.artifacts import read_manifest
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import digest
+from clipkd.core.typed_json import read_model
+from clipkd.runs.measured import Evaluation
+from clipkd.spec.cells import Cell
+
+
+def read_all(asked: Sequence[str], runs: Path, finished: Iterable[Cell]) -> tuple[dict[Cell, Evaluation], list[str]]:
+    """Return the evaluations of finished runs, and the folders of those without all of the measures that are asked for.
+
+    Args:
+        asked: names of measures; without any, nothing is read.
+        runs: the folder of all run folders; evaluations lie beside it.
+        finished: cells of finished runs.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    found: dict[Cell, Evaluation] = {}
+    missing = []
+    for cell in finished if asked else ():
+        if cell.is_cost_run:
+            continue
+        one = evaluation_of(cell, runs.parent, asked)
+        if one is not None:
+            found[cell] = one
+        else:
+            missing.append(cell.folder)
+    return found, missing
+
+
+def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation | None:
+    """Return the evaluation of the student that a run folder holds now; None: none, or it lacks a measure.
+
+    Raises:
+        DataError: the file, or the run's manifest, is damaged.
+    """
+    path = file_of(cell, results)
+    if not path.exists():
+        return None
+    found, files = read_model(path, Evaluation), read_manifest(results / "runs" / cell.folder)["files"]
+    student = digest({name: entry["sha256"] for name, entry in files.items()})
+    is_whole = set(asked) <= {*found.measures, *found.not_measured}
+    return found if found.student == student and is_whole else None
+
+
+def file_of(cell: Cell, results: Path) -> Path:
+    """Return the file of a run's evaluation, where `clipkd evaluate` writes it."""
+    return results / "evaluations" / f"{cell.folder}.json"
+
+
+def refuse_missing(missing: Sequence[str], asked: Sequence[str], runs: Path) -> None:
+    """Raise DataError where evaluations that a config asks for are not there, or of an earlier student."""
+    if missing:
+        listed = "\n  ".join(missing)
+        raise DataError(
+            f"{len(missing)} runs below {runs} are not evaluated as the config's `evaluation` asks: give `clipkd "
+            f"evaluate RUN --measures {','.join(asked)}` for each, or add `--partial` to show what is there:\n  "
+            + listed
+        )
+
+
+def numbers(evaluation: Evaluation | None, asked: Sequence[str]) -> dict[str, float]:
+    """Return MEASURE_NUMBER -> what was measured of a student."""
+    return {
+        f"{measure}_{name}": float(number)
+        for measure in asked
+        if evaluation is not None and measure in evaluation.measures
+        for name, number in evaluation.measures[measure].numbers.items()
+    }

@@ -1,0 +1,58 @@
+"""Stamps of evaluations: the files that tell Snakemake which students are evaluated as the config asks.
+
+`clipkd evaluate` adds to a file that may hold more than the config asks for, so the file is not Snakemake's to delete:
+the rule's output is a stamp beside it (as in clipkd/workflow/stamps.py). No torch here: the Snakefile reads this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from clipkd.core.artifacts import write_text
+from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import fingerprint
+from clipkd.spec.cells import Cell
+from clipkd.spec.config import Config
+from clipkd.spec.identities import run_identity
+from clipkd.spec.layout import Layout
+from clipkd.tables.measured import evaluation_of, file_of
+
+RESULTS = Path("results")
+MARK = ".measured-"
+
+
+def stamps(cells: Iterable[Cell], protocols: Mapping[str, int], config: Config, layout: Layout) -> dict[str, Cell]:
+    """Return stamp -> the cell whose student is evaluated.
+
+    Args:
+        cells: of the grid; those that only measure a live teacher's cost are left out.
+        protocols: name of each measure that the config asks for -> its protocol number.
+        config: a checked config.
+        layout: where data lie.
+    """
+    found = {}
+    for cell in cells if protocols else ():
+        if not cell.is_cost_run:
+            settings = run_identity(cell, cell.hyperparameters(config), layout, content="")
+            key = fingerprint({"run": settings, "measures": dict(protocols)})
+            found[f"{file_of(cell, RESULTS).with_suffix('').as_posix()}{MARK}{key}"] = cell
+    return found
+
+
+def settle(found: Mapping[str, Cell], protocols: Mapping[str, int]) -> None:
+    """Make each stamp agree with its evaluation: written where that is complete, whoever made it, else deleted."""
+    for name, cell in found.items():
+        stamp = Path(name)
+        try:
+            one = evaluation_of(cell, RESULTS, list(protocols))
+        except DataError:
+            one = None
+        measures = one.measures if one else {}
+        if one is None or any(measures[key].protocol != protocols[key] for key in protocols if key in measures):
+            stamp.unlink(missing_ok=True)
+        elif not stamp.exists():
+            write_text(stamp, "")
+            made = file_of(cell, RESULTS).stat().st_mtime_ns
+            os.utime(stamp, ns=(made, made))  # what was made from it stays newer
