@@ -24,5 +24,5 @@ rule evaluate:
         run=lambda wildcards: f"results/runs/{evaluated(wildcards).folder}",
         measures=",".join(CONFIG.evaluation),
     shell:
-        "exec clipkd evaluate {params.run:q} --measures {params.measures} --stamp {output:q} "
+        "exec clipkd evaluate {params.run:q} --measures {params.measures:q} --stamp {output:q} "
         "--device {resources.device:q} --threads 1 > /dev/null 2>> $(new_log {log:q})"
