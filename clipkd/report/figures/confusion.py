@@ -30,6 +30,7 @@ def draw(results: Results, recipe: str, dataset: str, student: str, labels: str 
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     title = f"{dataset_title(dataset, results.config)}: confusion of classes, {student}, recipe {recipe}"
+    title += "" if labels == "all" else f", {labels} labels"
     figure = new_figure(max(6.0, 3.2 * columns), 0.6 + 3.4 * rows, title)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(panels) :]:
@@ -45,6 +46,7 @@ def draw(results: Results, recipe: str, dataset: str, student: str, labels: str 
             axes.set_xticks(ticks, names if ticks else [], rotation=90)
             axes.set_yticks(ticks, names if ticks else [])
             axes.grid(visible=False)
+    figure.supxlabel("classified as")
     if picture is not None:
         figure.colorbar(picture, ax=grid, shrink=0.6, label="images of a class (row), %")
     return figure

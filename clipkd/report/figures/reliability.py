@@ -53,6 +53,7 @@ def draw_grid(results: Results, recipe: str, dataset: str, student: str, labels:
     teachers, types = teacher_names(cells) or [NO_TEACHER], train_types(cells)
     titles = teacher_titles(teachers)
     title = f"{dataset_title(dataset, results.config)}: reliability of {student}, recipe {recipe}"
+    title += "" if labels == "all" else f", {labels} labels"
     figure = new_figure(max(6.0, 1.2 + 3.4 * len(teachers)), 4.6, title)
     (row,) = figure.subplots(1, len(teachers), squeeze=False, sharey=True)
     for axes, teacher in zip(row, teachers, strict=True):
