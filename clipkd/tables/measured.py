@@ -27,7 +27,7 @@ def read_all(asked: Sequence[str], runs: Path, finished: Iterable[Cell]) -> tupl
     found: dict[Cell, Evaluation] = {}
     missing = []
     for cell in finished if asked else ():
-        if cell.is_cost_run:
+        if not is_evaluated(cell):
             continue
         one = evaluation_of(cell, runs.parent, asked)
         if one is not None:
@@ -35,6 +35,11 @@ def read_all(asked: Sequence[str], runs: Path, finished: Iterable[Cell]) -> tupl
         else:
             missing.append(cell.folder)
     return found, missing
+
+
+def is_evaluated(cell: Cell) -> bool:
+    """Return whether a cell's student has an accuracy, beside which more is measured."""
+    return cell.has_labels and not cell.is_cost_run
 
 
 def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation | None:

@@ -17,7 +17,7 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.config import Config
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
-from clipkd.tables.measured import evaluation_of, file_of
+from clipkd.tables.measured import evaluation_of, file_of, is_evaluated
 
 RESULTS = Path("results")
 MARK = ".measured-"
@@ -27,14 +27,14 @@ def stamps(cells: Iterable[Cell], protocols: Mapping[str, int], config: Config, 
     """Return stamp -> the cell whose student is evaluated.
 
     Args:
-        cells: of the grid; those that only measure a live teacher's cost are left out.
+        cells: of the grid; those that are in no table of accuracies are left out.
         protocols: name of each measure that the config asks for -> its protocol number.
         config: a checked config.
         layout: where data lie.
     """
     found = {}
     for cell in cells if protocols else ():
-        if not cell.is_cost_run:
+        if is_evaluated(cell):
             settings = run_identity(cell, cell.hyperparameters(config), layout, content="")
             key = fingerprint({"run": settings, "measures": dict(protocols)})
             found[f"{file_of(cell, RESULTS).with_suffix('').as_posix()}{MARK}{key}"] = cell
