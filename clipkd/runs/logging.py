@@ -1,8 +1,7 @@
-"""Where a training's curves go: TensorBoard events in the run folder; Weights & Biases where the user asks for it."""
+"""Where a training's curves go: TensorBoard events in the run folder, and the services that the user asks for."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,9 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from clipkd.core.disk import room_for
-from clipkd.core.errors import MachineError
 from clipkd.runs.folder import ending_of
-
-PROJECT = "CLIPKD_WANDB"
-"""Environment variable: the Weights & Biases project to report to; unset: none. A variable also reaches the jobs of a
-workflow, and is no setting of a run."""
+from clipkd.runs.record import COST, HISTORY, METRICS, Metrics
+from clipkd.runs.trackers import Trackers
 
 
 class RaisedElsewhere:
@@ -44,55 +40,27 @@ class CurveWriter:
             run: the run's fingerprint: a resumed training continues its curves.
             name: what the run is called.
             epoch: the first epoch that is to come; points from there on are overwritten.
-            settings: the run's settings, for Weights & Biases.
+            settings: the run's settings, for the services.
         """
         self.folder = folder
         if not isinstance(threading.excepthook, RaisedElsewhere):
             threading.excepthook = RaisedElsewhere(threading.excepthook)
         with room_for(folder):
             self.tensorboard = SummaryWriter(folder, purge_step=epoch, filename_suffix=ending_of(run))
-        project = os.environ.get(PROJECT)
-        self.wandb = wandb_run(project, folder, run, name, settings) if project else None
+        self.trackers = Trackers(folder, run, name, settings)
 
     def add(self, epoch: int, numbers: dict[str, float]) -> None:
         """Add an epoch's point to each curve."""
         with room_for(self.folder):
             for name, value in numbers.items():
                 self.tensorboard.add_scalar(name, value, epoch)
-        if self.wandb is not None:
-            self.wandb.log(numbers, step=epoch)
+        self.trackers.add(epoch, numbers)
 
-    def close(self, is_complete: bool) -> None:
-        """Write what is left; say whether the run came to its end."""
+    def close(self, result: Metrics | None) -> None:
+        """Write what is left, and what the run reached; None: it did not come to its end."""
+        score = result.selected.test if result else None
+        final = {"Test acc.": score.top1, "Test top-5 acc.": score.top5} if score else {}
+        self.trackers.end(bool(result), final, [self.folder / name for name in (HISTORY, METRICS, COST) if result])
         with room_for(self.folder):
             self.tensorboard.flush()  # raises what its thread met, which `close` does not
             self.tensorboard.close()
-        if self.wandb is not None:
-            self.wandb.finish(exit_code=0 if is_complete else 1)
-
-
-def wandb_run(project: str, folder: Path, run: str, name: str, settings: dict[str, Any]) -> Any:
-    """Begin, or go on with, a run at Weights & Biases (WANDB_MODE=offline keeps it in the run folder).
-
-    Raises:
-        MachineError: the package is not installed; the service refuses or can't be reached.
-    """
-    try:
-        import wandb
-    except ImportError:
-        raise MachineError(f"{PROJECT} is set, but wandb is not installed: pip install 'clipkd[wandb]'") from None
-    try:
-        return wandb.init(
-            project=project,
-            dir=folder,
-            id=run,
-            name=name,
-            resume="allow",
-            reinit="create_new",  # several runs may be trained side by side
-            config=settings,
-        )
-    except wandb.errors.Error as error:
-        raise MachineError(
-            f"{PROJECT} is set, but Weights & Biases fails ({type(error).__name__}): log in with `wandb login`, set "
-            f"WANDB_MODE=offline, or unset {PROJECT}"
-        ) from None

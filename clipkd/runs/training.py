@@ -118,7 +118,7 @@ def begin(run: Run) -> None:
 def end(run: Run) -> None:
     """Close what is open."""
     if run.curves is not None:
-        run.curves.close(is_complete=run.result is not None)
+        run.curves.close(run.result)
 
 
 def in_words(job: Job, folder: RunFolder, error: RuntimeError) -> MachineError:

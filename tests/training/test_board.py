@@ -1,8 +1,9 @@
-"""Curves: TensorBoard always, Weights & Biases where asked for."""
+"""Curves: TensorBoard always, Weights & Biases, MLflow and trackio where asked for."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import struct
 import subprocess
@@ -90,3 +91,65 @@ def test_weights_and_biases_offline_has_the_history(digits_folder, tmp_path) -> 
     assert begun is not None
     assert (begun.project, begun.display_name) == ("digits", "corrected/digits/tiny-32/none/supervised/seed0")
     assert found == {name: pytest.approx(values) for name, values in history(tmp_path / "run").items()}
+
+
+def test_mlflow_has_the_history_and_the_tables(digits_folder, tmp_path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="pip install 'clipkd[mlflow]' to test the reports to MLflow")
+    where = f"sqlite:///{tmp_path}/mlflow.db"
+    answer = train(digits_folder, tmp_path / "run", CLIPKD_MLFLOW="digits", MLFLOW_TRACKING_URI=where)
+    assert answer.returncode == 0, answer.stderr
+    client = mlflow.MlflowClient(where)
+    (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    for name, wanted in history(tmp_path / "run").items():
+        points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+        assert points == [(epoch, pytest.approx(value)) for epoch, value in enumerate(wanted, start=1)]
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert run.data.metrics["Test acc."] == pytest.approx(metrics["selected"]["test"]["top1"])
+    assert (run.info.status, run.data.tags["clipkd.run"]) == ("FINISHED", metrics["fingerprint"])
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"history.csv", "metrics.json", "cost.json"}
+
+
+def test_trackio_has_the_history(digits_folder, tmp_path) -> None:
+    pytest.importorskip("trackio", reason="pip install 'clipkd[trackio]' to test the reports to trackio")
+    answer = train(digits_folder, tmp_path / "run", CLIPKD_TRACKIO="digits", TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert (answer.returncode, "warning" in answer.stderr) == (0, False), answer.stderr
+    fingerprint = json.loads((tmp_path / "run/metrics.json").read_text())["fingerprint"]
+    name = f"corrected/digits/tiny-32/none/supervised/seed0-{fingerprint}"
+    code = (
+        "import json; from trackio.sqlite_storage import SQLiteStorage as S; "
+        f"print('FOUND', json.dumps(S.get_logs('digits', {name!r}), default=str))"
+    )
+    read = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert read.returncode == 0, read.stderr
+    logs = json.loads(read.stdout.partition("FOUND ")[2])
+    for name, wanted in history(tmp_path / "run").items():
+        assert [log[name] for log in logs if name in log] == pytest.approx(wanted)
+    assert sum("Test acc." in log for log in logs) == 1
+
+
+@pytest.mark.parametrize("where", ["init", "log", "finish"])
+def test_a_service_that_fails_stops_no_training(where, digits_folder, tmp_path) -> None:
+    """A package that raises, at each place where it is asked for something."""
+    package = (
+        "class Run:\n"
+        "    def log(self, *a, **k): fail('log')\n"
+        "    def log_artifact(self, *a, **k): pass\n"
+        "    def finish(self): fail('finish')\n"
+        "def fail(here):\n"
+        f"    if here == '{where}': raise OSError('the service is away\\nfor long')\n"
+        "def init(*a, **k):\n"
+        "    fail('init')\n"
+        "    print('noise')\n"
+        "    return Run()\n"
+    )
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake/trackio.py").write_text(package)
+    answer = train(digits_folder, tmp_path / "run", CLIPKD_TRACKIO="digits", PYTHONPATH=str(tmp_path / "fake"))
+    assert answer.returncode == 0, answer.stderr
+    warnings = [line for line in answer.stderr.splitlines() if "warning" in line]
+    assert warnings == ["warning: trackio failed (OSError: the service is away); it continues without"]
+    assert "noise" not in answer.stdout
+    assert (tmp_path / "run/metrics.json").exists()

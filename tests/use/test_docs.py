@@ -18,7 +18,7 @@ from tests.use.upload_server import Upload
 
 PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("using.md", "deployment.md")]
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
-ELSEWHERE = ("pip install", "tensorboard", "CLIPKD_WANDB=")
+ELSEWHERE = ("pip install", "tensorboard", "CLIPKD_WANDB=", "CLIPKD_MLFLOW=")
 """Not ours, or run by tests/training/test_board.py."""
 
 
