@@ -98,7 +98,7 @@ def headline_tables(results: Results) -> list[PageTable]:
     """Return, for each dataset and student, the accuracy that comparisons use: a row for each train type."""
     runs = results.comparable
     runs = runs[runs.is_headline]
-    titles = teacher_titles(teachers_of(runs))
+    titles = teacher_titles(runs.teacher.unique())  # of a student that is only trained alone, too
     means = accuracy(runs, best_of=("dataset", "student", "labels", "recipe"))
     made = []
     for (dataset, student, labels), here in groups(runs, "dataset", "student", "labels"):

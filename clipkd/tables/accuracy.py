@@ -10,7 +10,7 @@ from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import Column, Entry, Table, plain, spread
+from clipkd.tables.table import NOTHING, Column, Entry, Table, plain, spread
 from clipkd.tables.terms import EPOCHS, FEW_HELD_OUT
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
     made = Table("", "", columns)
     rows = {
         (student, few, teacher): [
-            *[Entry(titles[teacher]), *[Entry(student)] * many, *[Entry(few)] * results.has_few_labels]
+            *[Entry(titles.get(teacher, NOTHING)), *[Entry(student)] * many, *[Entry(few)] * results.has_few_labels]
         ]
-        for student, few, teacher in itertools.product(students, labels, titles)
-        if not runs[(runs.student == student) & (runs.labels == few) & runs.teacher.isin([teacher, NO_TEACHER])].empty
+        for student, few in itertools.product(students, labels)
+        if not (here := runs[(runs.student == student) & (runs.labels == few)]).empty
+        for teacher in teachers_of(here)
     }
     for dataset in datasets:
         here = means[means.dataset == dataset]

@@ -61,7 +61,7 @@ def test_the_line_of_a_job_trains_its_students_and_no_others(name: str, tmp_path
             assert run_identity(cell, numbers_of(options, cell.recipe), layout_of(options), content="") == ours
 
 
-@pytest.mark.parametrize(("name", "size", "count"), [("config", 1, 178), ("config", 8, 28), ("demo", 8, 7)])
+@pytest.mark.parametrize(("name", "size", "count"), [("config", 1, 178), ("config", 8, 28), ("demo", 8, 8)])
 def test_jobs_train_students_of_a_shape_each_once(name: str, size: int, count: int, tmp_path: Path) -> None:
     """156 students of base-32 in 20 jobs, 18 larger ones in 6, and 2 that measure a live teacher's cost."""
     config = shipped(name, tmp_path)

@@ -44,6 +44,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(study, study.root / "report.html")
 
 
+def test_a_student_that_is_only_trained_alone_has_its_table(tmp_path: Path) -> None:
+    """Beside students with teachers, as one that will be the teacher of others."""
+    config = demo()
+    alone = config["grid"][0] | {"students": ["base-32"], "train_types": ["supervised"], "recipes": ["corrected"]}
+    config["grid"] += [alone | {"name": "alone"}]
+    study = write_study(config, tmp_path)
+    text = write(study, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "student base-32" in text
+    assert "no teacher" in text
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless browser of this machine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from clipkd.plugins import students
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.results import accuracy_cells, teacher_names, values, where
@@ -84,7 +85,7 @@ def figures(config: Config) -> dict[str, tuple[str, ...]]:
         panels = dict.fromkeys((cell.student, named[cell.recipe], cell.labels) for cell in here)
         for student, recipe, seen in panels:
             few = "" if seen == "all" else f"-{seen}-labels"
-            stem = f"learning-curves-{recipe}-{dataset}-{student}{few}"
+            stem = f"learning-curves-{recipe}-{dataset}-{students.get(student).name}{few}"
             found[stem] = ("learning-curves", recipe, dataset, student, str(seen))
     evaluated = {"calibration": "reliability", "classes": "confusion"}
     for kind in (evaluated[one] for one in config.evaluation if one in evaluated):

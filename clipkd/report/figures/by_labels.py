@@ -22,21 +22,33 @@ APART = 1.015
 
 
 def draw(results: Results, dataset: str) -> Figure:
-    """Return the figure of one dataset: a panel for each student and recipe (down) and teacher (across)."""
+    """Return the figure of one dataset: a panel for each student and recipe (down) and teacher (across).
+
+    Only of those with runs of few labels; a student that is trained alone has a panel where none is taught.
+    """
     rows = by_labels(results)
     rows = rows[rows.dataset == dataset]
-    titles = teacher_titles([name for name in rows.teacher.unique() if name != NO_TEACHER] or [NO_TEACHER])
+    few = rows[rows.labels != "all"]
+    taught = few[few.teacher != NO_TEACHER]
+    shown = few if taught.empty else taught
+    titles = teacher_titles(shown.teacher.unique())
+    kept = set(zip(shown.student, shown.recipe, strict=True))
+    is_kept = [place in kept for place in zip(rows.student, rows.recipe, strict=True)]
+    rows = rows[is_kept]
+    rows = rows[rows.teacher.isin([*titles, NO_TEACHER])]
     places = groups(rows, "student", "recipe")
     title = f"{dataset_title(dataset, results.config)}: test accuracy by number of labels"
     figure = new_figure(max(6.0, 0.8 + 4.6 * len(titles)), 0.9 + 3.4 * len(places), title)
     grid = figure.subplots(len(places), len(titles), squeeze=False, sharey="row")
     runs = results.comparable
-    types = train_types_of(runs[runs.dataset == dataset])
+    types = [name for name in train_types_of(runs[runs.dataset == dataset]) if name in set(rows.train_type)]
     for line, ((student, recipe), here) in zip(grid, places, strict=True):
         for axes, (teacher, named) in zip(line, titles.items(), strict=True):
             axes.set_title(f"{student}, recipe {recipe}, teacher {named}")
             panel(axes, here[here.teacher.isin([teacher, NO_TEACHER])], types)
         line[0].set_ylabel("test top-1 (%)")
+        low, high = line[0].get_ylim()
+        line[0].set_ylim(max(low, 0), min(high, 100))
     for axes in grid[-1]:
         axes.set_xlabel("labelled images, validation included")
     legend(
