@@ -32,6 +32,7 @@ VERBS = (
     "evaluate",
     "predict",
     "benchmark",
+    "demo",
     "compare",
     "export",
     "export-embeddings",
