@@ -63,14 +63,17 @@ def labelled_rows(dataset: Dataset, count: int | None = None, seed: int = 0) -> 
     parts = Labelled(*(rows[known[rows]] for rows in (dataset.training, dataset.validation)))
     if count is None:
         return parts
-    held_out = min(round(FEW_HELD_OUT * count), len(parts.validation))
+    def held_out_of(labels: int) -> int:
+        return min(round(FEW_HELD_OUT * labels), len(parts.validation))
+
+    held_out = held_out_of(count)
     kept = count - held_out
-    title, there = dataset.spec.title, len(parts.training)
+    title, there, labels = dataset.spec.title, len(parts.training), len(parts.training) + len(parts.validation)
     if kept > there:
+        most = max(number for number in range(there, labels + 1) if number - held_out_of(number) <= there)
         raise InputError(
-            f"labels: {count}: {title} has {there + len(parts.validation):,} labelled images, {len(parts.validation):,} "
-            f"of them held out for validation: {there + round(there * FEW_HELD_OUT / (1 - FEW_HELD_OUT)):,} labels at most, "
-            "or 'all'"
+            f"labels: {count}: {title} has {labels:,} labelled images, {len(parts.validation):,} of them held out for "
+            f"validation: {most:,} labels at most, or 'all'"
         )
     if kept < len(dataset.classes) or not held_out:
         raise InputError(

@@ -145,7 +145,9 @@ def stale(packed: Path, given: Path | None = None) -> str | None:
     if found is None:
         return None
     source, different = found
+    made = [packed.parents[1] / kind / packed.name for kind in ("datasets", "thumbnails", "embeddings")]
+    old = " and ".join(str(folder) for folder in made if folder.exists())
     return (
         f"{source} has changed since {packed} was packed from it: {different}. The packed images are used as they "
-        f"are; to take the changes in, delete {packed} and run the command again"
+        f"are; to take the changes in, delete {old} and run the command again"
     )

@@ -291,9 +291,8 @@ def checked(cell: Cell, data: Path = Path("data")) -> Cell:
         return cell
     if cell.teacher_source in {"live", "lazy"} and not method.is_per_image:
         source = cell.teacher_source
-        raise InputError(
-            f"train type '{method.name}' can't use a {source} teacher: it reads {method.signal}, which are made once"
-        )
+        why = f"it reads {method.signal}, which are made once" if method.signal != "nothing" else "it has no teacher"
+        raise InputError(f"train type '{method.name}' can't use a {source} teacher: {why}")
     # A recipe that chooses its strength trains on stored views at any strength, on random crops too.
     endless = cell.draws_views or (cell.strength is not None and cell.dataset_spec.crops)
     if cell.teacher_source == "cached" and method.is_per_image and endless:

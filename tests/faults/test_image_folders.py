@@ -134,7 +134,7 @@ def ragged_folder(root: Path) -> Path:
     for name in ("train/.hidden/0.png", "train/__MACOSX/0.png", "train/a/.cache/0.png", "train/a/._0.png"):
         (root / name).parent.mkdir(exist_ok=True)
         whole.save(root / name)
-    for name in ("train/labels.csv", "train/a/notes.txt", "train/b/photo.heic"):
+    for name in ("train/readme.csv", "train/a/notes.txt", "train/b/photo.heic"):
         (root / name).write_bytes(b"not an image at all")
     (root / "train/b/loop").symlink_to(root)
     (root / "train/b/again").symlink_to(root / "train/b/deeper")

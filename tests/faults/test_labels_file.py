@@ -82,9 +82,21 @@ def test_d18_a_wrong_file_of_labels_is_refused_with_its_line(case: str, tmp_path
     assert not (tmp_path / "data/datasets/mine").exists()
 
 
-def test_a_header_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the header is 'name,class', not 'file,label'"):
-        packed(flat(tmp_path / "images", SOUND, "name,class"), tmp_path / "data")
+@pytest.mark.parametrize("folders", [False, True])
+@pytest.mark.parametrize("header", ["name,class", "file;label"])
+def test_a_header_of_another_kind_is_refused(header: str, folders: bool, tmp_path: Path) -> None:
+    """Beside class folders too: else labels that the user withholds would be trained on."""
+    root = flat(tmp_path / "images", SOUND, header)
+    if folders:
+        images_in(root / "train/cat", 2, 50)
+        images_in(root / "train/dog", 2, 60)
+    with pytest.raises(InputError, match=f"the header is '{header}', not 'file,label'"):
+        packed(root, tmp_path / "data")
+
+
+def test_a_quoted_header_is_the_same(tmp_path: Path) -> None:
+    dataset = packed(flat(tmp_path / "images", SOUND, '"file","label"'), tmp_path / "data")
+    assert (dataset.train_labels >= 0).sum() == len(SOUND)
 
 
 def test_test_images_need_labels(tmp_path: Path) -> None:

@@ -251,6 +251,17 @@ def test_a_run_that_vanished_is_planned_again(finished: Path, tmp_path: Path) ->
     assert jobs == {"train": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
 
 
+def test_a_dataset_that_vanished_is_planned_again_for_figures(finished: Path, tmp_path: Path) -> None:
+    """They show its classes. Complete students are planned too, and then left as they are."""
+    folder = finished / "data/datasets/digits"
+    try:
+        folder.rename(tmp_path / "aside")
+        jobs, said = plan(finished, "--configfile", "mini.yaml", "--forcerun", "figures")
+    finally:
+        (tmp_path / "aside").rename(folder)
+    assert jobs["download"] == jobs["figures"] == 1, said
+
+
 @pytest.mark.parametrize(
     ("changes", "trained"),
     [

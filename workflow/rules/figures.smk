@@ -9,6 +9,7 @@ rule figures:
         evaluations=all_evaluations,
         manifests=all_manifests,
         names=class_names_files,
+        datasets=shown_datasets,
     output:
         [
             in_report(f"results/figures/{stem}.png", figures.report_entry(stem))

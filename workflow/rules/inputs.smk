@@ -181,6 +181,12 @@ def all_manifests(wildcards):
     return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]
 
 
+def shown_datasets(wildcards):
+    """Return the packed datasets: figures show their classes."""
+    cells = {cell.dataset: cell for job in JOBS.values() for cell in job.cells}
+    return [manifest(LAYOUT.dataset(cell.dataset_spec)) for cell in cells.values()]
+
+
 def class_names_files(wildcards):
     """Return the files that say what classes are called: figures show names."""
     given = CONFIG.class_names.values()

@@ -191,7 +191,8 @@ class Walk:
         files = {composed(path.relative_to(folder).as_posix()): path for path in paths}
         unknown = [f"line {lines[name]}: there is no image '{name}'" for name in labels if name not in files]
         if unknown:
-            raise InputError(all_at_once(f"{folder / LABELS} does not match the images beside it", unknown))
+            what = f"{folder / LABELS} does not match the images beside it (files are relative to {folder}, with '/')"
+            raise InputError(all_at_once(what, unknown))
         classes = sorted(set(labels.values()))
         if len(classes) < 2:
             raise InputError(f"{folder / LABELS} names one class only, '{classes[0]}'; a dataset has at least two")
@@ -275,13 +276,11 @@ class Walk:
 
 
 def has_labels_file(folder: Path) -> bool:
-    """Return whether a file says which image is of which class; one of another kind beside folders is no such file."""
-    path = folder / LABELS
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        is_one = stream.readline(100).removeprefix(b"\xef\xbb\xbf").replace(b" ", b"").strip().lower() == b"file,label"
-    return is_one or not any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
+    """Return whether a file says which image is of which class.
+
+    One with another header is wrong, and not passed over: beside class folders, all images would count as labelled.
+    """
+    return (folder / LABELS).is_file()
 
 
 def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:
@@ -297,7 +296,10 @@ def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:
         raise InputError(f"{path} can't be read as CSV in UTF-8 ({error})") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if header != ["file", "label"]:
-        raise InputError(f"{path}, line 1: the header is '{','.join(header)}', not 'file,label'")
+        raise InputError(
+            f"{path}, line 1: the header is '{','.join(header)}', not 'file,label': this file says which image has "
+            "which label; if yours is of another kind, move it out of this folder"
+        )
     labels: dict[str, str] = {}
     lines: dict[str, int] = {}
     problems = []

@@ -223,7 +223,7 @@ def refuse_unlabelled(split: Listing) -> None:
     if without:
         raise InputError(
             f"{split.folder}: images to test or validate on need labels; {len(without):,} have none, for example "
-            f"{without[0]}. Images without a label belong into train/unlabeled/"
+            f"{without[0]}. Give them labels, or move them to train/unlabeled/"
         )
 
 
