@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read(folder: Path) -> FinishedRun:
     metrics = read_model(folder / METRICS, Metrics)
     known = metrics.cell.dataset in datasets.names()
     cell = Cell(**metrics.cell.model_dump(), epochs=metrics.epochs, source=None if known else str(folder))
-    return read_run(cell, folder)
+    return read_run(replace(cell, labels="none") if "no_labels" in metrics.identity else cell, folder)
 
 
 def settings(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[Any]], dict[str, Any]]:

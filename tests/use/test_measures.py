@@ -259,7 +259,7 @@ def test_an_evaluation_never_lies_in_the_run_folder(tmp_path) -> None:
 
 
 def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_images(
-    here, digits_folder, vit_folder, tmp_path
+    here, run_folder, digits_folder, vit_folder, tmp_path
 ) -> None:
     """Embeddings of another data set's images, too, as of any student whose classes are others."""
     cell = replace(CELL, train_type="feature-KD", teacher=str(vit_folder), labels="none", epochs=1)
@@ -267,6 +267,8 @@ def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_im
     run = trained(cell, digits_folder, tmp_path / "runs/seed0")
     refused = here("evaluate", run, "--data", digits_folder)
     assert (refused.returncode, "trained without classes" in refused.stderr) == (2, True), refused.stderr
+    refused = here("compare", run, run_folder)
+    assert (refused.returncode, "no accuracy to compare" in refused.stderr) == (2, True), refused.stderr
     answer = here("evaluate", run, "--data", digits_folder, "--measures", "knn,probe,classes", "--output", "e.json")
     assert answer.returncode == 0, answer.stderr
     found = read_model(tmp_path / "e.json", Evaluation)
