@@ -16,7 +16,7 @@ from clipkd.export.files import CARD, EMBEDDINGS_EXPORT, EXPORT
 
 REPOSITORIES = {EXPORT: "model", EMBEDDINGS_EXPORT: "dataset"}
 """Kind of export -> kind of repository."""
-HF_EXPORTS = "`clipkd export --format hf` or `clipkd export-embeddings --format hf`"
+HF_EXPORTS = "`clipkd export --format hf` (or onnx) or `clipkd export-embeddings --format hf`"
 
 
 def push(folder: Path, repository: str, private: bool = False) -> str:
@@ -36,7 +36,7 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
             raise InputError(f"{folder} has no {name}; push a folder written by {HF_EXPORTS}")
     manifest = read_manifest(folder)
     kind, files = manifest["kind"], manifest["files"]
-    if kind not in REPOSITORIES or manifest["identity"]["format"] != "hf":
+    if kind not in REPOSITORIES or manifest["identity"]["format"] not in {"hf", "onnx"}:
         raise InputError(f"{folder} is not an export for the hub; push a folder written by {HF_EXPORTS}")
     open_artifact(folder, kind, only=[name for name in files if name != CARD])
     api = HfApi(library_name="clipkd")

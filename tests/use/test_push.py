@@ -88,6 +88,15 @@ def test_an_edited_card_may_be_pushed_but_damaged_weights_may_not(
     assert len(hub.requests) == count
 
 
+def test_an_onnx_export_arrives_with_its_card_and_8_bit_graph(push, hub, here, run_folder, digits_folder) -> None:
+    pytest.importorskip("onnxruntime")
+    assert here("export", run_folder, "out", "--format", "onnx", "--int8", "--data", digits_folder).returncode == 0
+    assert push("out", "me/small").returncode == 0
+    arrived = hub.repositories["me/small"]
+    assert arrived == {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    assert arrived.keys() >= {"README.md", "model.onnx", "model_int8.onnx", "config.json"}
+
+
 def test_what_is_refused(push, hub, folder, run_folder) -> None:
     for arguments, message in (
         ((folder, "a name/with spaces"), "OWNER/NAME"),
