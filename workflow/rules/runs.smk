@@ -37,7 +37,7 @@ rule train:
         stack=["--stack", STACK] if STACK > 1 and DEVICE == "cuda" else [],
     shell:
         "exec clipkd train {params.runs:q} {params.stack:q} --processes {threads} --overwrite --stamp {output:q} "
-        "--device {resources.device:q} --threads {resources.threads_each} > /dev/null 2>> $(new_log {log:q})"
+        "--device {resources.device:q} --threads {resources.threads_each:q} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule runs:
