@@ -15,8 +15,9 @@ from generated import ROOT, main
 from performance import kind_of, measured, name_of
 
 from clipkd.core.flops import vit_flop
-from clipkd.spec.cells import Cell, cacheable, expand
+from clipkd.spec.cells import Cell, cacheable
 from clipkd.spec.config import load
+from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
 from clipkd.workflow import stamps

@@ -13,7 +13,8 @@ import numpy as np
 
 from clipkd.core.artifacts import building, entry_of, write_json, write_manifest, write_text
 from clipkd.core.fingerprint import fingerprint
-from clipkd.spec.cells import Cell, expand
+from clipkd.spec.cells import Cell
+from clipkd.spec.grid import expand
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config

@@ -16,7 +16,7 @@ from clipkd.embeddings.teacher import Teacher
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_job
 from clipkd.runs.training import train
-from clipkd.spec.cells import expand
+from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables import write_tables

@@ -23,11 +23,13 @@ from clipkd.plugins import (
 )
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.spec import class_names
-from clipkd.spec.cells import NO_TEACHER, Cell, checked, trained_on
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.class_names import ClassNames
 from clipkd.spec.config import explain
+from clipkd.spec.grid import trained_on
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.prompts import TEMPLATES, checked_template
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Block, EmbeddingSettings, Labels, PrototypeSettings, Seed, Settings, Training
 from clipkd.spec.views import Sample
 from clipkd.spec.yaml_source import meant

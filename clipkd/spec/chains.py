@@ -18,7 +18,7 @@ from clipkd.core.errors import InputError, nearest
 from clipkd.core.fingerprint import fingerprint
 from clipkd.plugins import methods, recipes, students, teachers
 from clipkd.plugins.teachers import RUN, StudentTeacher
-from clipkd.spec import cells
+from clipkd.spec import grid, refusals
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
@@ -92,9 +92,9 @@ def seeds_of(config: Config) -> list[int]:
 def expand(config: Config) -> tuple[list[Cell], list[str]]:
     """Return the cells of a checked config and of the runs that teach them, and what was left out and why.
 
-    Raises as `clipkd.spec.cells.expand`.
+    Raises as `clipkd.spec.grid.expand`.
     """
-    found, left_out = cells.expand(config)
+    found, left_out = grid.expand(config)
     folders = {cell.folder for cell in found}
     for cell in found:  # it grows: who teaches may be taught itself
         for spec in cell.teacher_spec.members if cell.teacher_spec else ():
@@ -147,7 +147,7 @@ def cell_of(run: str, config: Config) -> Cell:
     given = recipes.get(recipe)
     for block in [*blocks, None]:
         where = block.teacher_source if block else source
-        found = cells.checked(replace(cell, teacher_source=where, epochs=cells.epochs_of(block, given, config)))
+        found = refusals.checked(replace(cell, teacher_source=where, epochs=grid.epochs_of(block, given, config)))
         if found.folder == run:
             return found
     raise InputError(f"no run has this folder; the nearest is {found.folder}")
@@ -204,7 +204,7 @@ def teacher_of(name: str, dataset: str, config: Config) -> str:
         teachers.get(config.resolved(name))  # says what is wrong with it
     if name not in found:
         raise InputError(f"no teacher is called '{name}'{nearest(name, [*teachers.names(), *config.teachers, *found])}")
-    return cells.teacher_name(cells.trained_on(config.resolved(found[name]), dataset, config.source))
+    return grid.teacher_name(grid.trained_on(config.resolved(found[name]), dataset, config.source))
 
 
 def spelled(name: str, config: Config) -> str:

@@ -15,9 +15,10 @@ import pytest
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import digest
 from clipkd.plugins import teachers
-from clipkd.spec.cells import Cell, expand
+from clipkd.spec.cells import Cell
 from clipkd.spec.config import load
 from clipkd.spec.flags import run_flags
+from clipkd.spec.grid import expand
 from clipkd.spec.identities import run_identity, signal_identities
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Config
@@ -366,17 +367,17 @@ def test_what_the_snakefile_reads_imports_no_torch() -> None:
     code = (
         "import sys, json\n"
         "from clipkd.plugins import datasets, methods, recipes, students, teachers\n"
-        "from clipkd.spec import cells, config, layout\n"
+        "from clipkd.spec import config, grid, layout\n"
         "from clipkd import tables; from clipkd.report import figures\n"
         "from clipkd.spec.protocol import PROTOCOL\n"
-        "grid = config.Config.model_validate_json(sys.stdin.read())\n"
-        "found, _ = cells.expand(grid)\n"
+        "given = config.Config.model_validate_json(sys.stdin.read())\n"
+        "found, _ = grid.expand(given)\n"
         "place = layout.Layout()\n"
         "for cell in found:\n"
         "    cell.folder\n"
         "    if cell.teacher_spec:\n"
         "        place.full_embeddings(cell).folder, place.sample_embeddings(cell).folder\n"
-        "tables.table_stems(grid), figures.figure_stems(grid)\n"
+        "tables.table_stems(given), figures.figure_stems(given)\n"
         "names = {'torch', 'torchvision', 'transformers', 'sklearn', 'matplotlib', 'pandas', 'scipy'}\n"
         "heavy = names & set(sys.modules)\n"
         "print(len(found), sorted(heavy))\n"

@@ -27,9 +27,10 @@ from clipkd.embeddings.vector_files import VectorFile
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.job import open_job, open_teacher_targets
-from clipkd.spec.cells import Cell, checked
+from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from clipkd.tables.accuracy import table as accuracy_table

@@ -24,9 +24,10 @@ from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.runs.nearest_prototype import nearest_prototype
 from clipkd.runs.teacher_targets import PrototypeTargets
 from clipkd.spec import class_names
-from clipkd.spec.cells import Cell, checked
+from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.prompts import TEMPLATES, prompts
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
 from tests import checkpoints
 from tests.synthetic import metrics_of

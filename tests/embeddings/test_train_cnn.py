@@ -22,7 +22,7 @@ from clipkd.embeddings.own_head import own_head_of
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import datasets, teachers
 from clipkd.plugins.teachers import TrainedCNN
-from clipkd.spec.cells import expand
+from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from clipkd import cli
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.plugins import datasets, students
-from clipkd.spec import cells, class_names
+from clipkd.spec import cells, class_names, grid
 from clipkd.spec.config import load
 from clipkd.spec.settings import Block, Config, EmbeddingSettings, PrototypeSettings, Training
 from tests.faults.checks import amount, fault, nothing, replaced
@@ -170,7 +170,7 @@ def test_a_hostile_file_is_refused_at_once_and_in_little_memory(tmp_path: Path) 
 
 
 def expanded(folder: Path, block: str) -> list[cells.Cell]:
-    return cells.expand(read(folder, block))[0]
+    return grid.expand(read(folder, block))[0]
 
 
 @fault(
@@ -454,7 +454,7 @@ def test_fuzzed_configs(tmp_path: Path, record_property: Any) -> None:
             taken += 1
             invalid += not is_valid(found)
             with contextlib.suppress(InputError):
-                cells.expand(found)
+                grid.expand(found)
         seconds.append(time.process_time() - start)
     assert invalid == 0
     assert all(str(tmp_path) in message or "merged config" in message for message in seen)

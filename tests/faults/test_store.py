@@ -37,7 +37,7 @@ from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.runs.record import METRICS, RunRecord
 from clipkd.runs.unfinished import Checkpoints
 from clipkd.runs.verification import verify
-from clipkd.spec import cells
+from clipkd.spec import cells, refusals
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample, embeddings_identity, full_views, prototypes_identity
@@ -104,7 +104,7 @@ def made(vit_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     layout = Layout(data, sample=Sample(1))
     for train_type in ("vanilla", "embed-KD"):
         cell = cells.Cell("corrected", "mine", "tiny-32", str(vit_folder), train_type, 0, source=str(root))
-        prepare.for_training(cells.checked(cell), layout, CPU, 256)
+        prepare.for_training(refusals.checked(cell), layout, CPU, 256)
     run(data / "run")
     checkpoint(data / "resume")
     return data
@@ -243,7 +243,7 @@ def test_no_part_is_made_by_two_extractions_at_once(vit_folder: Path, tmp_path: 
 
 def vanilla(vit_folder: Path, made: Path) -> cells.Cell:
     """The cell whose store and head `made` has."""
-    return cells.checked(
+    return refusals.checked(
         cells.Cell("corrected", "mine", "tiny-32", str(vit_folder), "vanilla", 0, source=str(made.parent / "images"))
     )
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipkd.plugins.recipes import setting_name
-from clipkd.spec.cells import expand
+from clipkd.spec.grid import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.grouping import AXES, axes_of, over_seeds
 from clipkd.tables.settings import shown, with_choices

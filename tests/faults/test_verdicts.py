@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binom
 
 from clipkd.report import overview
-from clipkd.spec.cells import expand
 from clipkd.spec.config import load
+from clipkd.spec.grid import expand
 from clipkd.tables import comparisons
 from clipkd.tables.arms import Arm
 from clipkd.tables.comparisons import compare

@@ -27,8 +27,9 @@ from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.record import Metrics
 from clipkd.runs.training import train, train_together
-from clipkd.spec.cells import Cell, checked
+from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
 
 CPU = torch.device("cpu")

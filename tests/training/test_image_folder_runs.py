@@ -16,8 +16,10 @@ from clipkd.core.fingerprint import fingerprint
 from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import load
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
-from clipkd.spec.cells import Cell, checked, expand
+from clipkd.spec.cells import Cell
+from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Config, Hyperparameters
 from clipkd.spec.views import Sample
 from tests.warm import clipkd

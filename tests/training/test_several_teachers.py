@@ -24,9 +24,11 @@ from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.runs.objective import objective
 from clipkd.runs.training import train
-from clipkd.spec.cells import Cell, checked, expand
+from clipkd.spec.cells import Cell
+from clipkd.spec.grid import expand
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Config, Hyperparameters
 from clipkd.spec.views import Sample
 from clipkd.tables.accuracy import table as accuracy_table

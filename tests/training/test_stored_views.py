@@ -21,8 +21,9 @@ from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.standardisation import Standardisation
 from clipkd.runs.training import train
-from clipkd.spec.cells import Cell, checked
+from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import REPLAY_SEED, Sample
 from tests.embeddings.test_audit import reseal

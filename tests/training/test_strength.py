@@ -18,9 +18,10 @@ from clipkd.plugins.students import StudentSpec
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_job
 from clipkd.runs.training import train
-from clipkd.spec import cells, flags, strength
-from clipkd.spec.cells import Cell, checked
+from clipkd.spec import flags, grid, strength
+from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Config, Hyperparameters
 from clipkd.spec.strength import planned_strength, strength_for
 from clipkd.spec.views import Sample
@@ -132,7 +133,7 @@ def test_a_store_is_made_by_flags_that_name_the_strength(recipe, vit_folder, tmp
         "train_types": ["vanilla"], "recipes": [recipe], "seeds": [0], "epochs": 100,
     }  # fmt: skip
     config = Config.model_validate({"grid": [block], "embeddings": {"views": 1}})
-    ((cell,), _), layout = cells.expand(config), Layout.of(config, tmp_path)
+    ((cell,), _), layout = grid.expand(config), Layout.of(config, tmp_path)
     words = [*flags.extract_flags(config, cell.fixed, "replayed"), "--data", tmp_path, "--shard", "1/2"]
     assert "augment=crop" in words[words.index("--recipe") + 1]
     main(["download", "digits", "--data", str(tmp_path)])

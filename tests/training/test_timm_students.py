@@ -21,7 +21,8 @@ from clipkd.runs.objective import objective
 from clipkd.runs.optimiser import adamw
 from clipkd.runs.run import Run
 from clipkd.runs.training import train
-from clipkd.spec.cells import Cell, expand
+from clipkd.spec.cells import Cell
+from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config, Hyperparameters
 from tests.warm import clipkd

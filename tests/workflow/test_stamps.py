@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipkd.runs.folder import RunFolder
-from clipkd.spec.cells import expand
+from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.workflow import stamps

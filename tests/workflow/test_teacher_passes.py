@@ -14,6 +14,7 @@ from clipkd.core.artifacts import read_manifest
 from clipkd.embeddings import head, prepare, transformers_encoder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.spec import cells
+from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config, Hyperparameters
 
@@ -60,7 +61,7 @@ def grid(dataset: str, vit: Path, source: str = "cached", methods: list[str] = M
         "seeds": [0, 1],
         "teacher_source": source,
     }
-    return cells.expand(Config.model_validate({"grid": [block], "training": {"epochs": 1}}))[0]
+    return expand(Config.model_validate({"grid": [block], "training": {"epochs": 1}}))[0]
 
 
 def first_step(cell: cells.Cell, layout: Layout) -> None:

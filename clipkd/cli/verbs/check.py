@@ -10,10 +10,11 @@ from clipkd.core.artifacts import MANIFEST, read_json
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN
-from clipkd.spec.cells import NO_TEACHER, Cell, has_imported
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import has_imported
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\

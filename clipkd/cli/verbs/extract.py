@@ -19,7 +19,7 @@ from clipkd.core.errors import InputError
 from clipkd.core.progress import say
 from clipkd.embeddings import prepare
 from clipkd.plugins import recipes
-from clipkd.spec.cells import checked
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import EmbeddingSettings
 
 TEXT = "Run a teacher over a dataset, once, into the embedding store."

@@ -20,7 +20,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "folder",
         metavar="FOLDER",
         type=Path,
-        help="folder written by `clipkd export` or `clipkd export-embeddings` with --format hf",
+        help="folder written by `clipkd export` (--format hf or onnx) or `clipkd export-embeddings` (--format hf)",
     )
     child.add_argument("repository", metavar="OWNER/NAME", help="created if it does not exist")
     child.add_argument("--private", action="store_true", help="create the repository as a private one")
