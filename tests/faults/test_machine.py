@@ -158,6 +158,7 @@ def test_a_command_that_is_started_without_a_stream_works(closed: str, digits_fo
 def test_a_training_is_saved_when_its_terminal_is_closed(digits_folder: Path, tmp_path: Path) -> None:
     child, terminal = pty.fork()  # the child's controlling terminal
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` ignores it, and the child would too
         command = training(digits_folder, tmp_path / "run", 4000)
         os.execv(command[0], command)
     said = b""
