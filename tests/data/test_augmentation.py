@@ -165,7 +165,7 @@ def test_a_view_is_a_function_of_seed_row_and_number():
 
 def test_an_epoch_that_begins_later_has_the_same_batches(digits_folder):
     dataset = open_dataset(datasets.get("digits"), digits_folder / "datasets/digits")
-    shown = training_images(dataset, dataset.training, dataset.training, True)
+    shown = training_images(dataset, dataset.training, dataset.training, True, 1 / 8)
     source = FlippedBatches(dataset, shown, SIDE, False, torch.device("cpu"))
 
     def batches(strength, stored=None):

@@ -118,7 +118,7 @@ def test_r06_a_full_disk_under_the_curves_is_one_error_without_a_thread_s_traceb
     writer = CurveWriter(tmp_path, "0" * 16, "name", 1, {})
     writer.add(1, {"loss": 1.0})
     with full_disk(), pytest.raises(MachineError, match="File too large; "):
-        writer.close(True)
+        writer.close(None)
     assert printed == []
     other = threading.Thread(target=lambda: 1 / 0)
     other.start()

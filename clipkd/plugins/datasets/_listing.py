@@ -82,6 +82,8 @@ def unlabelled_folder(folder: Path) -> Path | None:
 
     It holds images, or `unlabeled/`, and neither folders of classes nor a file of labels; nothing is there to test on.
     """
+    from clipkd.core.images import is_image
+
     if not folder.is_dir():
         return None
     there = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)}
@@ -89,7 +91,7 @@ def unlabelled_folder(folder: Path) -> Path | None:
         return None
     root = folder / "train" if "train" in there else folder
     inside = {entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)}
-    has_any = bool(inside) or any(not is_hidden(entry.name) for entry in os.scandir(root))
+    has_any = bool(inside) or any(entry.is_file() and is_image(Path(entry.path)) for entry in os.scandir(root))
     return root if has_any and inside <= set(UNLABELLED_FOLDERS) and not has_labels_file(root) else None
 
 

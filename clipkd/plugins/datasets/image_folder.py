@@ -112,7 +112,8 @@ class ImageFolder(DatasetSpec):
         if folder is None:
             return None
         try:
-            return [] if unlabelled_folder(folder) else class_folders(folder / "train")
+            # No folder at all: `read` says what is wrong.
+            return [] if unlabelled_folder(folder) else class_folders(folder / "train") or None
         except OSError:
             return None  # it is packed already, or `read` says what is wrong
 
