@@ -34,6 +34,7 @@ STOPPED = {Interrupted(number, "").exit_code: number for number in SIGNALS}
 """Exit code -> the signal that stopped a training."""
 SOCKET_BYTES = 103
 """The longest path of a Unix socket that every system takes (macOS: 104 bytes with the closing zero; Linux: 108)."""
+AGAIN_SECONDS = 1.0
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -163,6 +164,7 @@ def run_task(function: Callable[..., dict[str, ClipkdError]], arguments: tuple, 
     signals.signal(signals.SIGINT, signals.default_int_handler)
     try:
         failures = function(*arguments)
+        signals.signal(signals.SIGINT, signals.SIG_IGN)  # it may come twice, and all is done
     except KeyboardInterrupt:  # outside a training, which listens itself
         failures = {multiprocessing.current_process().name: Interrupted(signals.SIGINT, "stopped by SIGINT")}
     with suppress(BrokenPipeError):  # where the parent is gone nobody listens
@@ -211,7 +213,10 @@ class Pool:
         while self.workers or (waiting and not self.signal):
             while waiting and len(self.workers) < at_once and not self.signal:
                 self.start(*waiting.pop(0))
-            ready = wait([worker.answer for worker in self.workers])
+            ready = wait([worker.answer for worker in self.workers], timeout=AGAIN_SECONDS)
+            if not ready and self.signal == signals.SIGINT:
+                # Processes begin deaf to it (`deaf`): one that was being forked when it came has not heard it.
+                self.forward_signal(signals.SIGINT, None)
             for worker in [worker for worker in self.workers if worker.answer in ready]:
                 self.workers.remove(worker)
                 failures = worker.failures()
@@ -228,3 +233,5 @@ class Pool:
         process.start()
         theirs.close()
         self.workers.append(Worker(name, process, ours))
+        if self.signal:  # it came while the process began, and did not reach it
+            self.forward_signal(self.signal, None)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from clipkd.cli import parser
 from clipkd.cli.verbs.train import cells_of
 from clipkd.core import lock
 from clipkd.core.errors import InputError
+from clipkd.runs.workers import Pool
 from tests.warm import clipkd
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -190,3 +192,13 @@ def test_what_can_not_be_is_refused(flags, said):
     chosen = options("--train-type", "supervised", "--seed", "0", "1", *flags)
     with pytest.raises(InputError, match=said):
         chosen.run(chosen)
+
+
+def test_ctrl_c_that_a_beginning_process_did_not_hear_is_sent_again() -> None:
+    """Processes begin deaf to it, as their fork server is."""
+    with Pool() as pool:
+        threading.Timer(1.0, lambda: setattr(pool, "signal", signal.SIGINT)).start()  # sent to nobody
+        start = time.monotonic()
+        pool.run([("one", time.sleep, (60,))], 1)
+    assert pool.failures["one"].exit_code == 130
+    assert time.monotonic() - start < 30
