@@ -93,6 +93,11 @@ def named(name: str, own: Own) -> list[str]:
     """Return the recipes that a name in a grid stands for, as the command line takes them; unknown ones as they are."""
     if name in own:
         return list(settings(name, own).values())
+    key = name.partition("?")[0]
+    if key != name and key in own:
+        raise InputError(
+            f"recipe '{name}': '{key}' is one of `recipes`: give its switches there, or in another with base: {key}"
+        )
     key = name.partition(".")[0]
     return [settings(key, own).get(name, name) if key in own else name]
 

@@ -30,6 +30,8 @@ def by_labels(results: Results) -> pd.DataFrame:
     runs = results.comparable
     runs = runs[runs.is_headline]
     rows = over_seeds(runs, AXES, "top1", HEAD)
+    # All labels make one probe, which all seeds share.
+    rows.loc[(rows.labels == "all") & (rows[f"{HEAD}_n"] > 0), [f"{HEAD}_n", f"{HEAD}_deviation"]] = [1, float("nan")]
     counts = runs.groupby(AXES).agg(
         **{name: (name, "min") for name in ("train_images", "labelled_images", "validation_images", "classes")},
         head=("teacher_head", "first"),

@@ -190,3 +190,9 @@ def test_an_option_that_contradicts_the_recipe_is_refused():
     assert numbers_of(parser().parse_args(line), "corrected?epochs=3").epochs == 3
     with pytest.raises(InputError, match="sets epochs to 3, --epochs says 4: leave out one"):
         numbers_of(parser().parse_args([*line, "--epochs", "4"]), "corrected?epochs=3")
+
+
+def test_switches_of_an_own_recipe_are_given_under_recipes(tmp_path):
+    mine = {"mine": {"base": "corrected", "temperature": [2, 4]}}
+    with pytest.raises(InputError, match="'mine' is one of `recipes`: give its switches there, or in another"):
+        chains.expand(config(mine, tmp_path, recipe="mine?drop_path=0.1"))

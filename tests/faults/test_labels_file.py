@@ -51,7 +51,7 @@ def packed(root: Path, data: Path) -> Dataset:
 SOUND = [f"{number}.png,{'cat' if number % 2 else 'dog'}" for number in range(10)]
 WRONG: dict[str, tuple[list[str], str]] = {
     "unknown file": ([*SOUND, "77.png,cat"], "line 12: there is no image '77.png'"),
-    "unknown class": ([*SOUND, "12.png,caat"], r"caat \(.*labels.csv, line 12\)"),
+    "unknown class": ([*SOUND, "12.png,caat"], r"caat \(.*labels.csv, line 12\); did you mean 'cat'"),
     "no class": ([*SOUND[:3], "3.png,", *SOUND[4:]], "line 5: no class"),
     "no file": ([*SOUND, ",cat"], "line 12: no file"),
     "twice": ([*SOUND, "0.png,cat"], "line 12: '0.png' is in line 2 already"),

@@ -52,6 +52,9 @@ def test_each_train_type_stands_beside_supervised_on_the_same_labels(results):
     assert (few["validation_labels"], few["training_labels_per_class"], few["probe_percent"]) == pytest.approx(
         (20, 8, 95)
     )
+    # Each seed has a probe of its own on few labels; all labels make one, which all seeds share.
+    assert few["probe_deviation_percent"] == pytest.approx(0)
+    assert found["all", "vanilla"]["probe_deviation_percent"] is None
 
 
 def test_the_figure_has_a_line_for_each_train_type_and_the_probe(results):

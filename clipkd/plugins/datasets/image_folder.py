@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from clipkd.core.artifacts import read_manifest
-from clipkd.core.errors import MOST_NAMED, DataError, InputError
+from clipkd.core.errors import MOST_NAMED, DataError, InputError, nearest
 from clipkd.core.fingerprint import Identity
 from clipkd.plugins.datasets import (
     DECODING,
@@ -208,11 +208,11 @@ def read_unlabelled(spec: ImageFolder, folder: Path, root: Path) -> Reading:
 
 def refuse_other_classes(one: Listing, other: Listing) -> None:
     """Raise DataError unless two splits have the same classes."""
-    lines = [
-        f"only in {here.folder}: {', '.join(map(here.named, sorted(set(here.classes) - set(there.classes))))}"
-        for here, there in ((one, other), (other, one))
-        if set(here.classes) - set(there.classes)
-    ]
+    lines = []
+    for here, there in ((one, other), (other, one)):
+        alone = sorted(set(here.classes) - set(there.classes))
+        named = [here.named(name) + (nearest(name, there.classes) if here.lines else "") for name in alone]
+        lines += [f"only in {here.folder}: {', '.join(named)}"] if named else []
     if lines:
         kind = InputError if one.lines or other.lines else DataError
         raise kind(f"the classes of {one.folder} and {other.folder} differ:\n  " + "\n  ".join(lines))

@@ -199,7 +199,8 @@ def found(where: str, output: Any) -> TeacherSpec:
             return spec
     if "/" in where and not HUB_ID.fullmatch(where.partition("@")[0]):
         raise InputError(f"teacher '{where[:200]}': there is no such folder")
-    hint = f" A hub model needs its commit: '{where}@<40 hex digits>'." if HUB_ID.fullmatch(where) else ""
+    hint = f" There is no such folder, and a hub model needs its commit: '{where}@<40 hex digits>'."
+    hint = hint if HUB_ID.fullmatch(where) else ""
     raise InputError(
         f"unknown teacher '{where[:200]}'{nearest(where[:200], names())} (known: {', '.join(names())}).{hint}"
     )
