@@ -151,7 +151,6 @@ def disk(cells: list[Cell], layout: Layout) -> dict[str, float]:
     for cell, full in stores(cells, layout).values():
         images, width = passes(cell, full, layout), cell.teacher_spec.hidden_size if cell.teacher_spec else 0
         size["embeddings"] += images * int(width or 0) * 2
-        size["class scores"] += images * int(cell.dataset_spec.classes or 0) * 4 if full else 0
     for cell in cells:
         size["students"] += 4 * parameters(cell.student_spec.width, cell.student_spec.layers)
     return size

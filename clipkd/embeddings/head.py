@@ -1,19 +1,19 @@
 """The head: class scores from embeddings, for teachers without a classifier of the dataset's classes.
 
 A linear probe on the stored embeddings; or, where the checkpoint was fine-tuned on the dataset, its
-own last layer. Either way the scores are a pure function of the store.
+own last layer. The layer is what is kept; class scores are made from stored vectors where they are needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkd.core.artifacts import building, open_artifact, write_array
+from clipkd.core.artifacts import building, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.core.top_k import top_k
@@ -31,8 +31,6 @@ STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5)
 FEW_STRENGTHS = (1.0, 1e-1, *STRENGTHS)
 """With few labels: with fewer of them than dimensions, the best penalty is larger."""
 ITERATIONS = 200
-ROWS = 8192
-"""Images per piece when scores are written, so that memory does not grow with the dataset."""
 
 
 def fit_probe(vectors: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
@@ -73,7 +71,7 @@ def write_head(
     own: OwnHead | None = None,
     few: FewLabels | None = None,
 ) -> None:
-    """Make the head artefact: the layer, the class scores of every stored view, and its accuracy.
+    """Make the head artefact: the layer and its accuracy.
 
     Args:
         store: full embeddings.
@@ -124,19 +122,9 @@ def write_head(
         draft.facts |= facts
         np.save(draft.path / "weight.npy", weight.cpu().numpy())
         np.save(draft.path / "bias.npy", bias.cpu().numpy())
-        for split, vectors in stored.items():
-            shape = (*vectors.shape[:-1], len(dataset.classes))
-            scores = scores_of(vectors, weight, bias, device)
-            write_array(draft.path / f"scores-{split}.npy", shape, np.float32, scores)
     reached = ", ".join(f"{value:.1%} {part}" for part, value in facts["accuracy"].items())
     said = f" by {few.count} labels, seed {few.seed}" if few and not is_own else ""
     say(f"{facts['head']} of {store.teacher.title}{said}, accuracy: {reached}")
-
-
-def scores_of(vectors: Vectors, weight: Tensor, bias: Tensor, device: torch.device) -> Iterator[np.ndarray]:
-    """Yield the class scores of stored vectors, some rows at a time."""
-    for start in range(0, len(vectors), ROWS):
-        yield F.linear(torch.from_numpy(vectors[start : start + ROWS]).to(device), weight, bias).cpu().numpy()
 
 
 def best_probe(

@@ -212,7 +212,7 @@ def prototypes(cell: Cell, layout: Layout) -> None:
 def head(
     store: Embeddings, layout: Layout, source: str | None, device: torch.device, few: FewLabels | None = None
 ) -> None:
-    """Fit the linear probe on stored embeddings, or take the checkpoint's own head; write class scores.
+    """Fit the linear probe on stored embeddings, or take the checkpoint's own head.
 
     `few`: whose labels may be seen; None: all.
     """

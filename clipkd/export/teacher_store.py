@@ -1,4 +1,4 @@
-"""The store of a run's teacher: where its embeddings and class scores of the test split are kept."""
+"""The store of a run's teacher: where its embeddings, and what makes class scores of them, are kept."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
 from clipkd.core.fingerprint import Identity, fingerprint
+from clipkd.embeddings.vectors import Vectors
 from clipkd.export.subject import Subject
 from clipkd.runs.record import KIND as RUN
 from clipkd.runs.standardisation import Standardisation
@@ -26,11 +29,16 @@ class TeacherStore:
 
     embeddings: Artifact
     head: Artifact | None
-    """Class scores; None: there are none."""
+    """What makes class scores; None: nothing does."""
     standardised: Standardisation | None
     """What training did to the vectors; None: nothing."""
     without_head: str = ""
-    """Where class scores would be."""
+    """Where a head would be."""
+
+    def scores(self) -> np.ndarray:
+        """Return the class scores [M, C] of the test split, which the head makes from its embeddings."""
+        assert self.head is not None
+        return Vectors(self.embeddings, "test")[:] @ self.head.array("weight").T + self.head.array("bias")
 
 
 def find_store(subject: Subject) -> TeacherStore:
@@ -53,8 +61,8 @@ def find_store(subject: Subject) -> TeacherStore:
     heads = [path for path in sorted(folder.parent.glob(f"{folder.name}-head-*/{MANIFEST}")) if is_of(path, subject)]
     exact = f"{folder.name}-head-{fingerprint(signal['head'])}" if "head" in signal else None
     chosen = [path.parent for path in heads if exact in (None, path.parent.name)]
-    missing = f"no class scores beside {folder}: run `clipkd probe`" if not chosen else ""
-    missing = f"several class scores beside {folder}: {', '.join(p.name for p in chosen)}" if chosen[1:] else missing
+    missing = f"no head beside {folder}: run `clipkd probe`" if not chosen else ""
+    missing = f"several heads beside {folder}: {', '.join(p.name for p in chosen)}" if chosen[1:] else missing
     head = open_artifact(chosen[0], "head") if len(chosen) == 1 else None
     return TeacherStore(embeddings, head, standardisation(subject, signal), missing)
 

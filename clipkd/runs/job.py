@@ -242,20 +242,14 @@ def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False)
     cell, device, asked, source = job.cell, job.device, job.cell.method.signal, job.cell.teacher_source
     if asked == "prototypes":
         return prototype_targets(job, standardise)
-    embeddings = job.layout.full_embeddings(cell)
-    if source == "cached" and asked == "embeddings":
-        return embedding_targets(job, embeddings, rows, standardise)
     head = open_part(job, "head", *job.layout.head(cell)) if asked == "scores" else None
-    if source == "cached" and head:
-        scores = head.array("scores-train")
-        return StoredTargets(scores, head.array("weight").shape[1], device, rows, cell.has_one_view)
     layer = linear(head.array("weight"), head.array("bias"), device) if head else None
-    if source == "replayed":
-        store = job.layout.replayed_embeddings(cell)
+    if source in {"cached", "replayed"}:
+        store = job.layout.full_embeddings(cell) if source == "cached" else job.layout.replayed_embeddings(cell)
         if not layer:
             return embedding_targets(job, store, rows, standardise)
         vectors = Vectors(open_part(job, "embeddings", store.folder, store.identity), "train")
-        return StoredScores(vectors, layer, device, rows)
+        return StoredScores(vectors, layer, device, rows, cell.has_one_view)
     spec = cell.teacher_spec
     assert spec is not None
     folder = job.layout.teacher(spec)

@@ -80,12 +80,12 @@ class SampledPrototypes(PrototypeTargets):
 
 
 class StoredTargets(TeacherTargets):
-    """Stored vectors or class scores [N, V, K], memory-mapped: those of the view of each image in the batch."""
+    """Stored vectors [N, V, D], memory-mapped: those of the view of each image in the batch."""
 
     def __init__(
         self,
-        array: np.ndarray | Vectors,
-        width: int | None,
+        array: Vectors,
+        width: int,
         device: torch.device,
         rows: np.ndarray | None = None,
         has_one_view: bool = False,
@@ -147,12 +147,21 @@ class LiveTargets(TeacherTargets):
 
 
 class StoredScores(StoredTargets):
-    """Stored vectors, turned into class scores [B, C] by a head."""
+    """Stored vectors, turned into class scores [B, C] by a head.
+
+    Scores are not stored: with more classes than half the dimensions they take more room than the embeddings, and a
+    product [B, D] x [D, C] is little beside a student's step.
+    """
 
     def __init__(
-        self, array: Vectors, head: Callable[[Tensor], Tensor], device: torch.device, rows: np.ndarray | None = None
+        self,
+        array: Vectors,
+        head: Callable[[Tensor], Tensor],
+        device: torch.device,
+        rows: np.ndarray | None = None,
+        has_one_view: bool = False,
     ) -> None:
-        super().__init__(array, array.shape[-1], device, rows)
+        super().__init__(array, array.shape[-1], device, rows, has_one_view)
         self.head = head
 
     def __call__(self, batch: Batch) -> Tensor:

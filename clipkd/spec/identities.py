@@ -120,7 +120,7 @@ def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:
     found: dict[str, Identity] = {}
     if source == "replayed":
         found["embeddings"] = layout.replayed_embeddings(cell).identity
-    elif source == "cached" and asked == "embeddings":
+    elif source == "cached":
         found["embeddings"] = layout.full_embeddings(cell).identity
     elif source in {"live", "lazy"}:
         found["teacher"] = live_identity(teacher, layout.precision)

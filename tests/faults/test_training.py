@@ -431,9 +431,9 @@ def copied(study: Study, folder: Path) -> Study:
     return Study(Path(shutil.copytree(study.layout.data, folder)), Path(study.teacher), study.root)
 
 
-def scores(study: Study) -> Path:
-    """Return the file that teaches `vanilla`."""
-    return study.layout.full_embeddings(study.cell("vanilla")).head()[0] / "scores-train.npy"
+def classifier(study: Study) -> Path:
+    """Return the file of the head that makes class scores for `vanilla`."""
+    return study.layout.full_embeddings(study.cell("vanilla")).head()[0] / "weight.npy"
 
 
 def after_a_save(study: Study, folder: Path, strike: Callable[[], object]) -> int:
@@ -453,10 +453,12 @@ def after_a_save(study: Study, folder: Path, strike: Callable[[], object]) -> in
 
 
 @fault("R20", **{"the-look-at-inputs": replaced("clipkd.runs.job.Job.refuse_changed_inputs", nothing)})
-def test_scores_that_change_during_a_training_stop_it_and_leave_the_state_before(study: Study, tmp_path: Path) -> None:
+def test_a_head_that_changes_during_a_training_stops_it_and_leaves_the_state_before(
+    study: Study, tmp_path: Path
+) -> None:
     """New times alone, as of a copy, change nothing."""
     mine, whole = copied(study, tmp_path / "data"), study.whole("vanilla")
-    path = scores(mine)
+    path = classifier(mine)
     before, content = path.stat(), path.read_bytes()
 
     def overwrite() -> None:
@@ -473,12 +475,12 @@ def test_scores_that_change_during_a_training_stop_it_and_leave_the_state_before
 
 
 @fault("R20", **{"the-comparison": replaced("clipkd.runs.checkpointing.refuse_other_signal", nothing)})
-def test_a_run_is_not_resumed_with_scores_that_were_made_again(study: Study, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_a_head_that_was_made_again(study: Study, tmp_path: Path) -> None:
     mine = copied(study, tmp_path / "data")
-    folder = scores(mine).parent
+    folder = classifier(mine).parent
     assert after_a_save(mine, tmp_path / "run", lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
     manifest = read_manifest(folder)
-    np.save(folder / "scores-train.npy", np.load(folder / "scores-train.npy")[::-1])
+    np.save(folder / "weight.npy", np.load(folder / "weight.npy")[::-1])
     files = {name: entry_of(folder / name) for name in manifest["files"]}
     write_manifest(folder, manifest["kind"], manifest["identity"], manifest["facts"], files)
     assert outcome(lambda: mine.train("vanilla", tmp_path / "run")) == REFUSED
@@ -495,6 +497,8 @@ def test_a_run_records_each_sitting_and_what_taught_it(study: Study, tmp_path: P
         (1, 0, torch.__version__),
         (1, 3, torch.__version__),
     ]
-    (signal_facts,) = read_manifest(tmp_path / "run")["facts"]["signal"]
+    found = read_manifest(tmp_path / "run")["facts"]["signal"]
     weights = read_manifest(mine.layout.teacher(mine.cell("vanilla").teacher_spec))["files"]["model.safetensors"]
-    assert (signal_facts["kind"], signal_facts["weights_sha256"]) == ("head", weights["sha256"])
+    assert [(one["kind"], one["weights_sha256"]) for one in found] == [
+        (kind, weights["sha256"]) for kind in ("head", "embeddings")
+    ]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from clipkd.core.artifacts import open_artifact
 from clipkd.embeddings import prepare
+from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
@@ -152,8 +154,10 @@ def test_the_teachers_accuracy_is_that_of_the_views_that_are_taught(digits_folde
     job = open_job(vanilla, numbers, layout, CPU)
     train(job, RunFolder(tmp_path))
     (row,) = csv.DictReader((tmp_path / "history.csv").open())
-    # By hand: the batches of the epoch that the seed gives, each image's stored scores of the view shown.
-    stored = np.load(layout.full_embeddings(vanilla).head()[0] / "scores-train.npy")
+    # By hand: the batches of the epoch that the seed gives, each image's class scores of the view shown.
+    store = layout.full_embeddings(vanilla)
+    weight, bias = (np.load(store.head()[0] / f"{name}.npy") for name in ("weight", "bias"))
+    stored = Vectors(open_artifact(store.folder, "embeddings"), "train")[:] @ weight.T + bias
     batches = open_batches(job, open_teacher_targets(job)).epoch(256, True, torch.Generator().manual_seed(0))
     right = [
         int(stored[image, int(flip)].argmax() == label)

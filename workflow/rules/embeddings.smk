@@ -107,7 +107,7 @@ rule prototypes:
 
 
 rule probe:
-    """Fit a linear probe on stored embeddings and write the class scores of every view."""
+    """Fit a linear probe on stored embeddings: it makes the teacher's class scores."""
     input:
         probe_inputs,
     output:

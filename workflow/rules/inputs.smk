@@ -132,7 +132,7 @@ def folders_of_one(cell):
         folders += vision_folders(cell)
     if source == "replayed" and cell.method.is_per_image:
         folders.append(LAYOUT.replayed_embeddings(cell).folder)
-    if asked == "embeddings" and source == "cached":
+    if source == "cached" and cell.method.is_per_image:
         folders.append(LAYOUT.full_embeddings(cell).folder)
     if asked == "scores":
         folders.append(LAYOUT.head(cell)[0])

@@ -32,7 +32,7 @@ class Agreement(Measure):
         if store.head is None:
             missing["top1_agreement, kl"] = store.without_head
         else:
-            numbers |= of_scores(subject.test.logits, store.head.array("scores-test"))
+            numbers |= of_scores(subject.test.logits, store.scores())
         train_type = subject.model.trained["train_type"]
         if methods.get(train_type).signal == "scores":  # its projection, if it has one, is that of its first weights
             missing["cosine"] = f"{train_type} compares no embeddings: the student's projection is untrained"
