@@ -12,6 +12,7 @@ from typing import Any
 from clipkd.core.artifacts import write_text
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
+from clipkd.tables.by_recipe import has_several
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.tables.results import Results, accuracy_cells
 from clipkd.tables.settings import labels, sweeps_of
@@ -35,11 +36,13 @@ def table_stems(config: Config) -> list[str]:
     ]
     sweep = ["sweep"] * bool(sweeps_of(config, cells))
     few = ["labels"] * any(cell.few_labels is not None for cell in cells)
+    several = ["recipes"] * has_several(config, accuracy_cells(cells))
     has_prototypes = any(cell.method.signal == "prototypes" for cell in cells)
     return [
         *accuracy,
         *few,
         *sweep,
+        *several,
         *["evaluation"] * bool(config.evaluation),
         "teacher-matters",
         *["prototypes"] * has_prototypes,
@@ -68,6 +71,7 @@ def title(stem: str) -> str:
     titles = {
         "labels": "Test accuracy by number of labels",
         "sweep": "Settings of sweeps, chosen by validation",
+        "recipes": "Recipes side by side",
         "evaluation": "Students beyond their accuracy",
         "teacher-matters": "Does the teacher matter?",
         "prototypes": "The classifier beside the nearest prototype",
@@ -122,6 +126,7 @@ def made(found: Results) -> list[Table]:
     """Return every table of the results, in the order of `table_stems`."""
     import clipkd.tables.accuracy as accuracy
     import clipkd.tables.by_labels as by_labels
+    import clipkd.tables.by_recipe as by_recipe
     import clipkd.tables.cost as cost
     import clipkd.tables.evaluation as evaluation
     import clipkd.tables.prototypes as prototypes
@@ -133,6 +138,7 @@ def made(found: Results) -> list[Table]:
     others: dict[str, Callable[[Results], Table]] = {
         "labels": by_labels.table,
         "sweep": sweep.table,
+        "recipes": by_recipe.table,
         "evaluation": evaluation.table,
         "teacher-matters": teacher_matters.table,
         "prototypes": prototypes.table,

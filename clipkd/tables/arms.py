@@ -74,18 +74,20 @@ def arms(results: Results) -> list[Arm]:
 
 
 def unlike(first: Arm, second: Arm) -> str:
-    """Return what two arms differ in beside the train type, in words; "" where in nothing."""
+    """Return what two arms differ in beside the train type, or beside the recipe; "" where in nothing."""
+    names = [arm.train_type for arm in (first, second)]
+    names = [arm.recipe for arm in (first, second)] if names[0] == names[1] else names
     views = {True: "stored views", False: "new views in each epoch"}
     found = []
     if first.is_replayed != second.is_replayed:
-        sides = [f"{arm.train_type} saw {views[arm.is_replayed]}" for arm in (first, second)]
+        sides = [f"{name} saw {views[arm.is_replayed]}" for name, arm in zip(names, (first, second), strict=True)]
         found.append(", ".join(sides))
     if first.has_one_view != second.has_one_view:
-        one = first if first.has_one_view else second
-        found.append(f"{one.train_type} was taught one vector of each image for all of its views")
-    if first.setting != second.setting:
-        names = [arm.setting.removeprefix(f"{arm.recipe}.") for arm in (first, second)]
-        found.append(f"chosen settings {' and '.join(names)}")
+        one = names[0] if first.has_one_view else names[1]
+        found.append(f"{one} was taught one vector of each image for all of its views")
+    if first.recipe == second.recipe and first.setting != second.setting:
+        chosen = [arm.setting.removeprefix(f"{arm.recipe}.") for arm in (first, second)]
+        found.append(f"chosen settings {' and '.join(chosen)}")
     if first.epochs != second.epochs:
         found.append(f"{first.epochs} and {second.epochs} epochs")
     return "; ".join(found)

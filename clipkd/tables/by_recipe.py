@@ -1,0 +1,175 @@
+"""Recipes side by side: of each train type that was trained by several, every recipe beside the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.spec.settings import Config
+from clipkd.tables.arms import Arm, arms, difference, unlike
+from clipkd.tables.comparisons import UNLIKE, p_value, signed
+from clipkd.tables.grouping import AXES
+from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.settings import chosen_notes, labels
+from clipkd.tables.summary import CONFIDENCE, Difference, Summary, holm, summarise
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, spread, words
+from clipkd.tables.teacher_matters import EPOCHS, plus
+
+PLACE = attrgetter(*(axis for axis in AXES if axis != "recipe"))
+"""Cell or arm -> what recipes are compared at."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The runs of one recipe, and their difference to those of the first recipe at the same place."""
+
+    arm: Arm
+    first: Arm
+    difference: Difference | None
+    """In points, paired by seed; None for the first recipe itself, and where no seed has both."""
+    corrected: float | None = None
+    """The p-value after Holm's correction for the whole table; None: without one."""
+
+    @property
+    def unlike(self) -> str:
+        """What the two sides differ in beside the recipe; "" where in nothing."""
+        sides = (self.arm, self.first)
+        at = ", ".join(f"{one.recipe} at {EPOCHS[one.epoch]}" for one in sides)
+        also = [at] if self.arm.epoch != self.first.epoch else []
+        return "; ".join([*also, *filter(None, [unlike(*sides)])])
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `no difference shown`, corrected; else why there is none of these."""
+        if self.arm is self.first:
+            return ""
+        if self.difference is None:
+            return "not compared"
+        if self.corrected is None:
+            return "nothing can be concluded"
+        if self.corrected > 1 - CONFIDENCE:
+            return "no difference shown"
+        return "better" if self.difference.mean > 0 else "worse"
+
+    @property
+    def half(self) -> float | None:
+        """Half of the interval's width: what this number of seeds could have shown; None without an interval."""
+        found = self.difference
+        return None if found is None or found.low is None or found.high is None else (found.high - found.low) / 2
+
+
+def has_several(config: Config, cells: Iterable[Cell]) -> bool:
+    """Return whether any train type of a grid is trained by several recipes; those of a sweep are one."""
+    cells = list(cells)
+    names = labels(config, cells)
+    recipes: dict[object, set[str]] = {}
+    for cell in cells:
+        recipes.setdefault(PLACE(cell), set()).add(names[cell.recipe])
+    return any(len(found) > 1 for found in recipes.values())
+
+
+def beside(grid: Iterable[Arm]) -> list[Beside]:
+    """Return a row per recipe of each place that has several, in the order of the config; p-values corrected."""
+    places: dict[object, list[Arm]] = {}
+    for arm in grid:
+        places.setdefault(PLACE(arm), []).append(arm)
+    found = [
+        Beside(arm, here[0], None if arm is here[0] else difference(arm, here[0]))
+        for here in places.values()
+        if len(here) > 1
+        for arm in here
+    ]
+    p = {index: one.difference.p for index, one in enumerate(found) if one.difference and one.difference.p is not None}
+    for index, value in zip(p, holm(list(p.values())), strict=True):
+        found[index] = replace(found[index], corrected=value)
+    return found
+
+
+def table(results: Results) -> Table:
+    """Return the table: a row per place and recipe."""
+    found = beside(arms(results))
+    titles = teacher_titles(results.comparable.teacher.unique())
+    made = filled(
+        [
+            words("dataset", "Dataset", lambda row: dataset_title(row.arm.dataset, results.config), of("dataset")),
+            words("student", "Student", of("student"), of("student")),
+            *[replace(one, entry=of("labels"), value=of("labels")) for one in labels_field(results.has_few_labels)],
+            words("teacher", "Teacher", lambda row: teacher_of(row.arm, titles), of("teacher")),
+            words("train_type", "Train type", of("train_type"), of("train_type")),
+            words(
+                "recipe",
+                "Recipe",
+                lambda row: f"{row.arm.recipe} {UNLIKE}" if row.unlike else row.arm.recipe,
+                of("recipe"),
+            ),
+            Field("against", value=lambda row: None if row.arm is row.first else row.first.recipe),
+            Field("unlike"),
+            Field("epoch", value=of("epoch")),
+            Field("mean_percent", Column("Test top-1, %"), accuracy, lambda row: over(row).mean),
+            Field("deviation_percent", value=lambda row: over(row).deviation),
+            Field("n", value=lambda row: over(row).n),
+            Field("difference_points", Column("to the first, points"), shown, part("mean")),
+            Field("low_points", Column("95 % CI, uncorrected"), interval, part("low")),
+            Field("high_points", value=part("high")),
+            Field(
+                "shown_from_points",
+                Column("shown from, points"),
+                lambda row: NOTHING if row.half is None else f"± {signed(row.half)}",
+                lambda row: row.half,
+            ),
+            Field("p", value=part("p")),
+            Field("p_holm", Column("p, Holm"), lambda row: p_value(row.corrected), lambda row: row.corrected),
+            words("verdict", "Verdict", lambda row: row.verdict or NOTHING, lambda row: row.verdict or None),
+        ],
+        found,
+    )
+    used = dict.fromkeys(EPOCHS[one.arm.epoch] for one in found)
+    made.notes = [
+        *chosen_notes(results.comparable),
+        f"Test top-1: mean ± sample standard deviation over seeds, at {' or '.join(used) or 'no epoch'} (CSV: epoch).",
+        "to the first: the difference to the first recipe of the same train type, in the config's order, paired by "
+        "seed. Intervals are those of the table teacher-matters; p is corrected by Holm's method for all differences "
+        "of this table. shown from: half of the interval's width; a smaller difference could not have been told from "
+        "0 with these seeds, before any correction.",
+        "no difference shown does not prove equality.",
+        *[f"{UNLIKE}: {text}." for text in dict.fromkeys(row.unlike for row in found if row.unlike)],
+    ]
+    return made
+
+
+def of(name: str) -> Callable[[Beside], Any]:
+    """Return what reads a row's name on one axis."""
+    return lambda row: getattr(row.arm, name)
+
+
+def part(name: str) -> Callable[[Beside], Any]:
+    """Return what reads one number of a row's difference; None where there is none."""
+    return lambda row: getattr(row.difference, name, None)
+
+
+def over(row: Beside) -> Summary:
+    return summarise(row.arm.points.values())
+
+
+def teacher_of(arm: Arm, titles: Mapping[str, str]) -> str:
+    return NOTHING if arm.teacher == NO_TEACHER else titles[arm.teacher]
+
+
+def accuracy(row: Beside) -> Entry:
+    found = over(row)
+    return Entry(spread(found.mean, found.deviation, found.n), is_incomplete=row.arm.is_incomplete)
+
+
+def shown(row: Beside) -> Entry:
+    text = plus(row.difference.mean) if row.difference else NOTHING
+    return Entry(text, is_incomplete=row.arm.is_incomplete or row.first.is_incomplete)
+
+
+def interval(row: Beside) -> str:
+    found = row.difference
+    if found is None or found.low is None or found.high is None:
+        return NOTHING
+    return f"{signed(found.low)} to {signed(found.high)}"
