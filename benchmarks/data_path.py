@@ -75,7 +75,7 @@ def ours(cell: Cell, layout: Layout, batch_size: int, device: torch.device, frac
     """Return clipkd's epoch, its thumbnails in memory or, where `fraction` is 0, read from the disk."""
     before = os.environ.get(FRACTION)
     os.environ[FRACTION] = fraction
-    job = open_job(cell, Hyperparameters(batch_size=batch_size), layout, device)
+    job = open_job(cell, Hyperparameters(batch_size=batch_size, precision="fp32"), layout, device)
     batches = open_batches(job, open_teacher_targets(job))
     os.environ.pop(FRACTION)
     if before is not None:

@@ -37,7 +37,7 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
     }
     for library in LIBRARIES:
         contenders[library] = peer_epoch(material, dataset, student, "embed-KD", size, device, library)
-    if resolved("auto", device) == "bf16":
+    if resolved("auto", device, students.get(student)) == "bf16":
         contenders["clipkd, cached, bf16"] = clipkd_epoch(
             material, dataset, student, "embed-KD", "cached", size, device, "bf16"
         )

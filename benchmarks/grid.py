@@ -59,7 +59,7 @@ def processes(material: Material, dataset: str, options: argparse.Namespace, cor
     layout, rounds = layout_of(material), itertools.count()
     cells = [Cell(RECIPE, dataset, options.student, material.teacher_folder, "embed-KD", k) for k in range(STUDENTS)]
     prepare.for_training(cells[0], layout, torch.device("cpu"), options.batch_size)
-    numbers = Hyperparameters(epochs=1, batch_size=options.batch_size)
+    numbers = Hyperparameters(epochs=1, batch_size=options.batch_size, precision="fp32")
 
     def grid() -> None:
         folder = material.folder / "grid" / str(next(rounds))

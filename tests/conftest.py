@@ -50,6 +50,24 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def known_processor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder that says of this processor that it gains nothing by bfloat16.
+
+    `precision: auto` is then fp32 in every test and in the processes that it starts, on any machine.
+    """
+    import matplotlib
+
+    from clipkd.core.artifacts import write_json
+    from clipkd.runs import precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds to make
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        write_json(precision.memory(), {"bfloat16_gain": 1.0})
+        yield
+
+
 @pytest.fixture(scope="module")
 def mirrored_digits() -> Iterator[None]:
     """The digits trained as CIFAR is, half of them mirrored: each image then has two views, in this process."""

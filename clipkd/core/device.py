@@ -38,7 +38,12 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def processor_name() -> str:
     """Return the CPU's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpuinfo(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Return what Linux says of the first processor; nothing on other systems."""
+    lines = (
+        path.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines() if path.exists() else []
+    )
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

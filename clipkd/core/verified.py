@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clipkd.core import cache
 from clipkd.core.fingerprint import digest
 
 ALWAYS = "CLIPKD_VERIFY"
@@ -35,7 +36,7 @@ Stamp = list[int]
 
 def folder() -> Path:
     """Return where the memory lies: `clipkd/verified` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipkd" / "verified"
+    return cache.folder() / "clipkd" / "verified"
 
 
 def stamp(path: Path) -> Stamp:

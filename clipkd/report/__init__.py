@@ -90,6 +90,6 @@ def page(found: Results, drawn: dict[str, list[Picture]]) -> str:
             if name in tables
         },
         matters=without_gaps(tables["teacher-matters"].notes),
-        remarks=[*alone, *(f"Left out: {reason}." for reason in found.left_out)],
+        remarks=[*alone, *found.remarks()],
         pictures=drawn,
     )

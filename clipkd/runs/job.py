@@ -30,6 +30,7 @@ from clipkd.embeddings.weights_sha256 import teacher_fingerprint, weights_of
 from clipkd.plugins import prototype_forms, recipes
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.teachers import SeveralTeachers
+from clipkd.runs.precision import resolved
 from clipkd.runs.standardisation import Standardisation
 from clipkd.runs.teacher_targets import (
     LazyTargets,
@@ -168,8 +169,13 @@ class Job:
 
 
 def open_job(cell: Cell, numbers: Hyperparameters, layout: Layout, device: torch.device, ranks: int = 1) -> Job:
-    """Open what a cell's student sees; `open_teacher_targets` then adds the teacher's part."""
+    """Open what a cell's student sees; `open_teacher_targets` then adds the teacher's part.
+
+    `precision: auto` is here what it stands for on the device.
+    """
     spec = cell.dataset_spec
+    precision = resolved(numbers.precision_of(cell.recipe_spec), device, cell.student_spec)
+    numbers = numbers.model_copy(update={"precision": precision})
     dataset = open_dataset(spec, layout.dataset(spec), with_images=not spec.has_thumbnails, opener=open_near)
     job = Job(cell, numbers, layout, device, dataset, ranks=ranks)
     if cell.has_labels and not dataset.classes:

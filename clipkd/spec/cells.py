@@ -97,8 +97,8 @@ class Cell:
 
     def hyperparameters(self, config: Config) -> Hyperparameters:
         """Return the numbers of the run: the recipe's own, and those of the config."""
-        numbers = config.hyperparameters(self.epochs)
-        return numbers.model_copy(update=self.recipe_spec.hyperparameters() | {"epochs": self.epochs})
+        numbers = config.hyperparameters(self.epochs).of_recipe(self.recipe_spec)
+        return numbers.model_copy(update={"epochs": self.epochs})
 
     @property
     def draws_views(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from clipkd.plugins import teachers
-from clipkd.plugins.recipes import BatchSize, Epochs, LearningRate, WeightDecay
+from clipkd.plugins.recipes import BatchSize, Epochs, LearningRate, Recipe, WeightDecay
 from clipkd.spec.class_names import Given
 from clipkd.spec.fields import Settings, distinct, setting
 from clipkd.spec.own_recipes import OwnRecipe, named
@@ -150,12 +150,23 @@ class Hyperparameters(Settings):
     learning_rate: LearningRate = setting(1e-4, "AdamW's learning rate.", "--learning-rate")
     weight_decay: WeightDecay = setting(0.1, "AdamW's weight decay.", "--weight-decay")
     precision: StudentPrecision = setting(
-        "fp32",
-        "Number format of the students' matrix products: `fp32`, `bf16` (autocast; normalisation, softmax, losses and "
-        "weights stay fp32), or `auto`: bf16 on a GPU that has it, and on a CPU that is measured to be faster in it. "
-        "The format that `auto` chose is part of a run's identity: on machines that differ, name one.",
+        "auto",
+        "Number format of the students' matrix products: `fp32`, `bf16` (autocast; normalisation, softmax, losses "
+        "and weights stay fp32), or `auto`: bf16 on a GPU that has it; on a CPU that is measured to be faster in it,"
+        " for students of clipkd's own (timm's may be slower in it); else fp32. Always fp32 for recipe `reference` "
+        "and those based on it, which keep the released code's numbers. A run folder that holds a run in either "
+        "format is continued, or complete, in that one. The format that `auto` chose is part of a run's identity: "
+        "for one grid on machines that differ, name one.",
         "--precision",
     )
+
+    def of_recipe(self, recipe: Recipe) -> Hyperparameters:
+        """Return the numbers of the recipe's runs: its own in place of these."""
+        return self.model_copy(update=recipe.hyperparameters() | {"precision": self.precision_of(recipe)})
+
+    def precision_of(self, recipe: Recipe) -> StudentPrecision:
+        """Return the precision of the recipe's runs; `auto` where the machine that trains chooses."""
+        return "fp32" if self.precision == "auto" and recipe.float32_by_default else self.precision
 
 
 class Training(Hyperparameters):

@@ -151,6 +151,6 @@ def made(found: Results) -> list[Table]:
         named = accuracy_stem(stem)
         table = accuracy.table(found, *named) if named else others[stem](found)
         table.stem, table.title = stem, title(stem)
-        table.notes = [*found.gaps(), *table.notes, *(f"Left out: {reason}." for reason in found.left_out)]
+        table.notes = [*found.gaps(), *table.notes, *found.remarks()]
         tables.append(table)
     return tables

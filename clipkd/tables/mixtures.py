@@ -21,11 +21,16 @@ def mixtures(runs: Runs) -> list[str]:
 def ways_of_computing(runs: Runs) -> list[str]:
     """Return the note on library, device, threads and precision, and on rows whose seeds differ in them.
 
-    A precision that the config leaves open (`auto`) is the machine's choice; a difference of it is no last digit.
+    A precision that the config leaves open (`auto`) is the machine's choice; a difference of it is no last digit. That
+    it is another one for some recipes and kinds of students is no mixture (`formats`).
     """
-    precisions = {precision_of(run) for run in runs.values()}
+    chosen: dict[object, set[str]] = {}
+    for cell, run in runs.items():
+        kind = cell.recipe_spec.float32_by_default, type(cell.student_spec)
+        chosen.setdefault(kind, set()).add(precision_of(run))
+    is_mixed = any(len(found) > 1 for found in chosen.values())
     made = {cell: run.made_with for cell, run in runs.items() if run.made_with}
-    if len(precisions) > 1:
+    if is_mixed:
         made = {cell: f"{precision_of(runs[cell])}, {way}" for cell, way in made.items()}
     if len(set(made.values())) < 2:
         return []
@@ -33,12 +38,25 @@ def ways_of_computing(runs: Runs) -> list[str]:
     for cell, way in made.items():
         rows.setdefault(replace(cell, seed=0), []).append(way)
     mixed = [f"{row_name(cell)} ({counted(ways)})" for cell, ways in rows.items() if len(set(ways)) > 1]
-    exact = " to the last digit" if len(precisions) == 1 else ""
+    exact = "" if is_mixed else " to the last digit"
     note = f"NOT COMPARABLE{exact}: these runs were made with {counted(list(made.values()))}."
+    if is_mixed:
+        note += " Name a training.precision in the config in place of auto: runs in another one are then trained again."
     if mixed:
         more = f"; and {len(mixed) - NAMED} more" if len(mixed) > NAMED else ""
         note += f" The seeds of {len(mixed)} of {len(rows)} rows differ in this: {'; '.join(mixed[:NAMED])}{more}."
     return [note]
+
+
+def formats(runs: Runs) -> list[str]:
+    """Return the note on the recipes and students of each number format; none where all are trained in one."""
+    found: dict[str, set[str]] = {}
+    for cell, run in runs.items():
+        found.setdefault(precision_of(run), set()).add(f"{cell.recipe_spec.name} {cell.student}")
+    if len(found) < 2:
+        return []
+    listed = "; ".join(f"{name} ({', '.join(sorted(recipes))})" for name, recipes in sorted(found.items()))
+    return [f"Number formats of the students' matrix products (training.precision): {listed}."]
 
 
 def contents_of_signals(runs: Runs) -> list[str]:

@@ -20,7 +20,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.consistency import inconsistencies
 from clipkd.tables.measured import numbers, read_all, refuse_missing
-from clipkd.tables.mixtures import mixtures
+from clipkd.tables.mixtures import formats, mixtures
 from clipkd.tables.settings import labels, shown, with_choices
 from clipkd.tables.teacher_stats import TeacherStats
 from clipkd.tables.terms import BASELINE, MARK
@@ -135,6 +135,10 @@ class Results:
         if self.unmeasured:
             lines.append(f"INCOMPLETE: {len(self.unmeasured)} runs are not evaluated: {'; '.join(self.unmeasured)}.")
         return lines + mixtures(self.runs)
+
+    def remarks(self) -> list[str]:
+        """Return the lines below every table: what a reader must know, and nothing is wrong with."""
+        return [*formats(self.runs), *(f"Left out: {reason}." for reason in self.left_out)]
 
     @cached_property
     def frame(self) -> pd.DataFrame:

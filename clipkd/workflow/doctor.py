@@ -14,6 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
+from clipkd.core import cache
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.environment import without_secrets
 from clipkd.core.errors import InputError
@@ -130,15 +131,15 @@ def home(folder: Path, findings: Findings) -> None:
     """Check that Snakemake finds a folder for its cache: a container's user may have no home, or `/`."""
     advice = "Snakemake can't start: set HOME to a folder that you can write to"
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        caches = cache.folder()
     except RuntimeError:
         findings.error("home", f"this user (number {os.geteuid()}) has none; {advice}")
         return
-    there = next(path for path in (cache, *cache.parents) if path.exists())
+    there = next(path for path in (caches, *caches.parents) if path.exists())
     if os.access(there, os.W_OK | os.X_OK):
-        findings.ok("home", f"caches go to {cache}")
+        findings.ok("home", f"caches go to {caches}")
     else:
-        findings.error("home", f"{cache} can't be written; {advice}")
+        findings.error("home", f"{caches} can't be written; {advice}")
 
 
 def write_seconds(folder: Path) -> float:

@@ -270,6 +270,20 @@ def test_rows_of_several_precisions_or_devices_are_named(way: str, study: Study)
     assert ("to the last digit" in note) == (way != "precision")
 
 
+def test_a_recipe_that_is_always_float32_is_no_mixture(study: Study) -> None:
+    """`auto` on a machine with bf16: the formats are said below the tables, and nothing is marked as wrong."""
+    asked = study.config.training.model_copy(update={"precision": "auto"})
+    study = Study(study.config.model_copy(update={"training": asked}), study.root)
+    for cell in study.cells:
+        if cell.recipe == "corrected":
+            forged(study, study.results / "runs" / cell.folder, put("training", "precision", value="bf16"))
+    found = collect(study)
+    assert (len(found.runs), found.gaps()) == (12, [])
+    assert found.remarks()[0].endswith(": bf16 (corrected tiny-32); fp32 (reference tiny-32).")
+    forged(study, study.folder(recipe="reference"), put("training", "precision", value="bf16"))
+    refused(study, study.folder(recipe="reference") / "manifest.json", "training.precision")
+
+
 FIELDS = {
     "metrics.json": ("last.test.top1", "selected.test.top5", "last.test.loss", "last.validation.top1"),
     "cost.json": ("images_per_second", "weights_bytes", "teacher.forward_passes", "peak_memory_bytes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,15 +11,17 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.cli import main
-from clipkd.plugins import methods, recipes
+from clipkd.plugins import methods, recipes, students
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import Student, build_student
 from clipkd.runs import precision
 from clipkd.runs.precision import autocast, resolved
 from clipkd.runs.stack import Stack
+from clipkd.spec.settings import Hyperparameters
 
 CPU = torch.device("cpu")
 SPEC = StudentSpec("toy", 16, 4, 32, 2, 4)
+TIMM = students.get("timm:mobilenetv3_small_100@32")
 PRODUCTS = {"aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "aten.linear", "aten.mkldnn_linear"}
 FLOAT32 = {"aten.native_layer_norm", "aten._softmax", "aten._log_softmax", "aten.nll_loss_forward", "aten.exp"}
 
@@ -89,38 +92,84 @@ def test_bfloat16_gradients_are_near_float32s() -> None:
 def test_what_auto_stands_for(monkeypatch) -> None:
     for gain, wanted in ((0.11, "fp32"), (1.2, "fp32"), (2.0, "bf16")):
         monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
-        assert resolved("auto", CPU) == wanted
-        assert (resolved("fp32", CPU), resolved("bf16", CPU)) == ("fp32", "bf16")
+        assert resolved("auto", CPU, SPEC) == wanted
+        assert resolved("auto", CPU, TIMM) == "fp32", "its depthwise convolutions are slower in bfloat16"
+        assert (resolved("fp32", CPU, SPEC), resolved("bf16", CPU, TIMM)) == ("fp32", "bf16")
     for supported, wanted in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, said=supported: said)
-        assert resolved("auto", torch.device("cuda")) == wanted
+        assert resolved("auto", torch.device("cuda"), TIMM) == wanted
 
 
-def test_the_probe_measures(monkeypatch) -> None:
-    took = iter([1.0, 1.0] + [3.0, 1.0] * 5)
-    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: next(took))
+@pytest.fixture
+def unknown_processor(tmp_path, monkeypatch) -> Iterator[None]:
+    """An empty cache folder, and a processor that multiplies bfloat16 three times as fast."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: 1.0 if matrix.dtype == torch.bfloat16 else 3.0)
     precision.cpu_gain.cache_clear()
+    yield
+    precision.cpu_gain.cache_clear()
+
+
+def test_a_processor_is_measured_once(unknown_processor, monkeypatch) -> None:
     assert precision.cpu_gain() == 3.0
-    assert precision.cpu_gain() == 3.0, "measured once a process"
+    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: 1.0)
     precision.cpu_gain.cache_clear()
-    monkeypatch.undo()
-    assert precision.cpu_gain(size=64, rounds=1) > 0
+    assert precision.cpu_gain() == 3.0, "it is remembered for the next process"
+    monkeypatch.setattr(torch, "__version__", "99.0")
     precision.cpu_gain.cache_clear()
+    assert precision.cpu_gain() == 1.0, "another torch is measured anew"
+
+
+def test_one_slow_round_changes_nothing(monkeypatch) -> None:
+    took = iter([9.0, 9.0] + [3.0, 1.0] * 9 + [3.0, 50.0])
+    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: next(took))
+    assert precision.measured_gain() == 3.0
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"bfloat16_gain": "much"}', '{"bfloat16_gain": -1}', None])
+def test_a_memory_that_says_nothing_is_no_memory(unknown_processor, content) -> None:
+    precision.memory().parent.mkdir(parents=True)
+    if content is None:
+        precision.memory().mkdir()  # can't be written either
+    else:
+        precision.memory().write_text(content)
+    assert precision.cpu_gain() == 3.0
+
+
+def test_the_measurement_is_of_this_machine() -> None:
+    threads = torch.get_num_threads()
+    assert precision.measured_gain(size=64, rounds=1) > 0
+    assert torch.get_num_threads() == threads
 
 
 def test_what_a_run_computed_in_is_a_part_of_what_it_is(digits_folder, tmp_path, monkeypatch) -> None:
     """By the command line: `auto` is written down as what it stood for, and another format is another run."""
     flags = ["train", "--data", str(digits_folder), "--dataset-name", "digits", "--student", "tiny-32", "--epochs", "1"]
     flags += ["--train-type", "supervised", "--batch-size", "512", "--learning-rate", "1e-3", "--device", "cpu"]
-    flags += ["--threads", "1", "--log-folder", str(tmp_path)]
+    flags += ["--threads", "1"]
     found = {}
     for gain, asked in ((0.1, "auto"), (2.0, "auto"), (0.1, "bf16")):
         monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
-        assert main([*flags, "--precision", asked, "--overwrite"]) == 0
-        found[gain, asked] = json.loads((tmp_path / "metrics.json").read_text())
+        folder = tmp_path / f"{gain}-{asked}"
+        assert main([*flags, "--precision", asked, "--log-folder", str(folder)]) == 0
+        found[gain, asked] = json.loads((folder / "metrics.json").read_text())
     told = [metrics["identity"]["training"]["precision"] for metrics in found.values()]
     assert told == ["fp32", "bf16", "bf16"]
     full, reduced, again = found.values()
     assert full["fingerprint"] != reduced["fingerprint"] == again["fingerprint"]
     assert full["last"]["test"]["loss"] != reduced["last"]["test"]["loss"] == again["last"]["test"]["loss"]
     assert full["last"]["test"]["loss"] == pytest.approx(reduced["last"]["test"]["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted"), [("reference", "fp32"), ("reference?temperature=2", "fp32"), ("corrected", "bf16")]
+)
+def test_reference_is_float32_unless_another_format_is_named(recipe, wanted, monkeypatch) -> None:
+    """By the config, where the identity of its runs then says fp32, and for whoever opens a training."""
+    monkeypatch.setattr(precision, "cpu_gain", lambda: 2.0)
+    spec = recipes.get(recipe)
+    asked = Hyperparameters().of_recipe(spec).precision
+    assert asked == ("auto" if wanted == "bf16" else "fp32")
+    assert resolved(asked, CPU, SPEC) == wanted
+    assert Hyperparameters(precision="bf16").of_recipe(spec).precision == "bf16"
+    assert "float32_by_default" not in spec.switches(), "earlier runs keep their identity"

@@ -22,7 +22,7 @@ from clipkd.core import lock
 from clipkd.core.errors import DataError, InputError, Interrupted, MachineError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
-from clipkd.runs import training
+from clipkd.runs import precision, training
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job
@@ -402,6 +402,33 @@ def test_a_command_with_another_setting_touches_no_run(digits_folder, whole, tmp
         assert main([*other[:-1], str(EPOCHS)]) == 0, "the same settings are no other run"
         assert main([*other, "--overwrite"]) == 0
         assert json.loads((folder / "metrics.json").read_text())["epochs"] == 1
+
+
+def test_a_run_keeps_its_format_where_auto_would_choose_another(digits_folder, whole, tmp_path, monkeypatch, capfd):
+    """As after an upgrade (fp32 was the default), or on another machine; the workflow's jobs give --overwrite."""
+    command = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised"]
+    command += [
+        "--student",
+        "tiny-32",
+        "--batch-size",
+        128,
+        "--learning-rate",
+        "1e-3",
+        "--device",
+        "cpu",
+        "--overwrite",
+    ]
+    finished, unfinished = tmp_path / "finished", tmp_path / "unfinished"
+    shutil.copytree(whole, finished)
+    stopped_at(2, digits_folder, unfinished)
+    monkeypatch.setattr(precision, "cpu_gain", lambda: 2.0)
+    for folder in (finished, unfinished):
+        assert main([*map(str, command), "--log-folder", str(folder), "--epochs", str(EPOCHS)]) == 0
+        assert f"{folder} holds a run in fp32, which it keeps" in capfd.readouterr().err
+        check_equal(folder, whole)
+    assert main([*map(str, command), "--log-folder", str(finished), "--epochs", "1"]) == 0
+    replaced = json.loads((finished / "metrics.json").read_text())["identity"]
+    assert replaced["training"]["precision"] == "bf16", "a run of other settings says nothing"
 
 
 def test_until_a_replacement_is_complete_no_byte_of_the_earlier_run_is_lost(digits_folder, whole, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,13 @@ from clipkd.embeddings import prepare
 from clipkd.plugins import recipes
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell
-from clipkd.spec.identities import as_settings, run_identity
+from clipkd.spec.identities import agree, as_settings, run_identity
 from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
 from clipkd.workflow import stamps
 
 if TYPE_CHECKING:
+    import torch
+
     from clipkd.runs.assignment import Assignment
 
 TEXT = """Train a student, or one for each combination of several recipes, teachers, train types and seeds. Missing
@@ -138,12 +141,13 @@ def numbers_of(options: argparse.Namespace, recipe: str) -> Hyperparameters:
     """
     given = {name: getattr(options, name) for name in Hyperparameters.model_fields}
     given = {name: value for name, value in given.items() if value is not None}
-    own = recipes.get(recipe).hyperparameters()
+    spec = recipes.get(recipe)
+    own = spec.hyperparameters()
     for name in own:
         if given.get(name, own[name]) != own[name]:
             flag = Hyperparameters.flag(name)
             raise InputError(f"recipe '{recipe}' sets {name} to {own[name]}, {flag} says {given[name]}: leave out one")
-    return Hyperparameters(**given | own)
+    return Hyperparameters(**given).of_recipe(spec)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -167,10 +171,8 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
         workers.start_server()
     from clipkd.runs import start
     from clipkd.runs.assignment import Assignment
-    from clipkd.runs.precision import resolved
 
     device, layout = device_of(options), layout_of(options)
-    options.precision = resolved(options.precision, device)
     numbers = {cell.recipe: numbers_of(options, cell.recipe) for cell in cells}
     more = options.embed_batch_size, options.overwrite
     assignments = [
@@ -178,6 +180,7 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
     ]
     if not options.overwrite:
         refuse_other_settings(assignments)
+    assignments = [with_precision(one, device) for one in assignments]
     for one in assignments:
         one.run_folder()
     if len(assignments) == 1:
@@ -199,6 +202,30 @@ def refuse_other_settings(assignments: list[Assignment]) -> None:
         for what, identity in runs_in(one.folder):
             if lines := list(differences(as_settings(identity, settings), settings)):
                 raise InputError(held_by(one.folder, what, lines))
+
+
+def with_precision(assignment: Assignment, device: torch.device) -> Assignment:
+    """Return an assignment with the format that `precision: auto` stands for.
+
+    A run that its folder holds, finished or not, and that differs in nothing else keeps the format that it has: neither
+    an upgrade nor another machine trains it again.
+    """
+    from clipkd.runs.folder import runs_in
+    from clipkd.runs.precision import resolved
+    from clipkd.runs.ranks import world_size
+
+    numbers = assignment.numbers
+    if numbers.precision != "auto":
+        return assignment
+    settings = run_identity(assignment.cell, numbers, assignment.layout, content="", ranks=world_size())
+    held = [
+        identity["training"]["precision"] for _, identity in runs_in(assignment.folder) if agree(identity, settings)
+    ]
+    here = resolved("auto", device, assignment.cell.student_spec)
+    chosen = held[0] if held else here
+    if chosen != here:
+        say(f"{assignment.folder} holds a run in {chosen}, which it keeps; precision: auto would be {here} here")
+    return replace(assignment, numbers=numbers.model_copy(update={"precision": chosen}))
 
 
 def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Path, Path | None]]:

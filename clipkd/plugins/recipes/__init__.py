@@ -108,6 +108,8 @@ class Recipe:
     """AdamW's learning rate, in place of `training.learning_rate`."""
     weight_decay: WeightDecay | None = None
     """AdamW's weight decay, in place of `training.weight_decay`."""
+    float32_by_default: bool = False
+    """`training.precision: auto` is fp32 on every machine."""
 
     def weight(self, term: str) -> float:
         """Return the weight of a term of a loss, by its name."""
@@ -133,10 +135,11 @@ class Recipe:
         """Return every switch, as it is written to a run's config.yaml.
 
         Switches with a default were added later: they are left out at it, so that earlier runs keep their identity.
-        Hyperparameters are written beside them, with those that no recipe sets.
+        Hyperparameters, and so the precision, are written beside them, with those that no recipe sets.
         """
         later = {field.name: field.default for field in fields(self) if field.default is not MISSING}
-        values = {name: value for name, value in asdict(self).items() if name not in HYPERPARAMETERS}
+        beside = (*HYPERPARAMETERS, "float32_by_default")
+        values = {name: value for name, value in asdict(self).items() if name not in beside}
         return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -144,7 +147,7 @@ class Recipe:
         return {name: value for name in HYPERPARAMETERS if (value := getattr(self, name)) is not None}
 
 
-FIXED = ("name", "protocol")
+FIXED = ("name", "protocol", "float32_by_default")
 """What a recipe without a file can't set."""
 KINDS: dict[str, Any] = {
     name: get_args(hint)[0] if type(None) in get_args(hint) else hint

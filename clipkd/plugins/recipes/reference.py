@@ -21,4 +21,5 @@ SPEC = Recipe(
     drop_last=False,
     selection="test",
     protocol=1,
+    float32_by_default=True,
 )
