@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 
 import clipkd
+from clipkd.cli import main
 from clipkd.core.artifacts import write_json
 from clipkd.core.errors import DataError
 from clipkd.spec.settings import Config
@@ -313,6 +315,41 @@ def test_equal_bytes_in_any_locale_and_without_torch(study, tables, tmp_path):
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, env=environment)
     assert contents(tmp_path / "tables") == contents(tables)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_tracking_service_gets_every_table_and_may_fail(fails, study, tmp_path, monkeypatch, capsys):
+    """A package that writes down what it is asked for: nothing before the variable is set, then each file as it is."""
+    sent: dict[str, bytes] = {}
+
+    class Run:
+        def log_artifact(self, path: Path, type: str) -> None:
+            if fails:
+                raise OSError("the service is away")
+            sent[path.name] = path.read_bytes()
+
+        def finish(self) -> None:
+            pass
+
+    service = types.ModuleType("trackio")
+    service.init = lambda project, name, **more: begun.append((project, name)) or Run()  # type: ignore[attr-defined]
+    begun: list[tuple[str, str]] = []
+    monkeypatch.setitem(sys.modules, "trackio", service)
+    (study.root / "grid.json").write_text(study.config.model_dump_json(exclude_unset=True))
+    words = ["tables", "--config", study.root / "grid.json", "--results", study.results, "--data", study.data]
+    words += ["--output", tmp_path / "out", "--summary", tmp_path / "summary.json"]
+    assert main([str(word) for word in words]) == 0
+    assert (begun, sent) == ([], {})
+    monkeypatch.setenv("CLIPKD_TRACKIO", "digits")
+    for _ in range(2):
+        assert main([str(word) for word in words]) == 0
+    assert len(set(begun)) == 1, "the second is a new version of the first"
+    assert begun[0][0] == "digits"
+    assert begun[0][1].startswith("tables-")
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(expected) == len(table_files(study.config)) > 20
+    assert sent == ({} if fails else expected | {"summary.json": (tmp_path / "summary.json").read_bytes()})
+    assert ("trackio failed (OSError: the service is away)" in capsys.readouterr().err) == fails
 
 
 def test_names_come_without_heavy_imports(study):
