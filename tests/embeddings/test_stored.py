@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -89,9 +90,8 @@ def exported(layout: Layout, vit_folder, out, form: str):
 
 
 def test_an_export_opens_in_pandas_and_duckdb(layout, vit_folder, tmp_path, monkeypatch):
-    duckdb = pytest.importorskip("duckdb")
-    pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
+    import duckdb
+
     stored = clipkd.load_embeddings("digits", str(vit_folder), "corrected", layout.data)
     monkeypatch.chdir(exported(layout, vit_folder, tmp_path / "out", "parquet"))
     table = pd.read_parquet("test.parquet")
@@ -106,7 +106,8 @@ def test_an_export_opens_in_pandas_and_duckdb(layout, vit_folder, tmp_path, monk
 
 def test_an_export_opens_in_faiss(layout, vit_folder, tmp_path, monkeypatch):
     """The card's own lines; the nearest vector of a training image is itself."""
-    faiss = pytest.importorskip("faiss")
+    import faiss
+
     monkeypatch.chdir(exported(layout, vit_folder, tmp_path / "out", "npy"))
     space: dict = {}
     exec(re.search(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[1], space)
@@ -119,7 +120,6 @@ def test_an_export_opens_in_faiss(layout, vit_folder, tmp_path, monkeypatch):
 
 
 def test_views_and_images_without_a_label_are_rows_of_their_own(tmp_path):
-    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     views = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
     with building(tmp_path / "e/flowers/net/f", "embeddings", {}) as draft:
         np.save(draft.path / "train.npy", views)
@@ -135,8 +135,8 @@ def test_views_and_images_without_a_label_are_rows_of_their_own(tmp_path):
 
 
 def test_an_export_is_pushed_as_a_dataset_with_its_card(layout, vit_folder, tmp_path, monkeypatch, capsys):
-    parquet = pytest.importorskip("pyarrow.parquet")
     from huggingface_hub import DatasetCard, constants
+    from pyarrow import parquet
 
     hub = Upload("hf_vectors")
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)

@@ -70,7 +70,6 @@ def test_tensorboard_has_the_history(digits_folder, tmp_path) -> None:
 
 def test_weights_and_biases_offline_has_the_history(digits_folder, tmp_path) -> None:
     """The real package, without network: what it would send lies in the run folder."""
-    pytest.importorskip("wandb", reason="pip install 'clipkd[wandb]' to test the reports to Weights & Biases")
     from wandb.proto import wandb_internal_pb2
 
     answer = train(digits_folder, tmp_path / "run", CLIPKD_WANDB="digits", WANDB_MODE="offline", WANDB_SILENT="true")

@@ -47,7 +47,6 @@ def commands(text: str) -> list[str]:
 
 
 def test_every_command(home, monkeypatch, capsys) -> None:
-    pytest.importorskip("onnxruntime")
     hub = Upload("hf_docs")
     from huggingface_hub import constants
 
@@ -84,7 +83,6 @@ def test_every_command(home, monkeypatch, capsys) -> None:
 
 
 def test_every_line_of_python(home) -> None:
-    pytest.importorskip("onnxruntime")
     run = "results/runs/corrected/digits/tiny-32/digits-vit-s/embed-KD/seed0"
     assert main(["export", run, "exported", "--format", "hf"]) == 0
     assert main(["export", run, "exported-onnx", "--format", "onnx"]) == 0

@@ -25,7 +25,6 @@ from clipkd.runs.record import Metrics
 @pytest.fixture(scope="module")
 def exported(run_folder, digits_folder, tmp_path_factory) -> dict[str, Path]:
     """Format -> its export of the run."""
-    pytest.importorskip("onnxruntime")
     root = tmp_path_factory.mktemp("exports")
     return {
         name: export(run_folder, exports.get(name), root / name, digits_folder, "mit")
@@ -65,7 +64,8 @@ def test_the_8_bit_graph_is_measured_on_the_test_split(
     method, here, run_folder, digits_folder, digits, tmp_path, monkeypatch
 ) -> None:
     """What the card and config.json say of it is what ONNX Runtime gives for every test image."""
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     if method == "static":  # as for a student whose weights are those of convolutions
         monkeypatch.setattr("clipkd.export.int8.is_convolutional", lambda graph: True)
     answer = here("export", run_folder, "out", "--format", "onnx", "--int8", "--data", digits_folder)
@@ -104,7 +104,6 @@ def test_convolutions_are_told_from_matrix_products(exported, run_folder, tmp_pa
 
 
 def test_8_bits_need_onnx_and_the_test_split(here, run_folder, digits_folder, scans, tmp_path) -> None:
-    pytest.importorskip("onnxruntime")
     for arguments, message in (
         (("--format", "hf"), "--int8 is for --format onnx, not hf"),
         (
@@ -136,7 +135,6 @@ def test_torch_export_takes_a_student_as_it_is(name, tmp_path) -> None:
 
 def test_an_onnx_graph_that_differs_is_not_kept(run_folder, scans, tmp_path, monkeypatch) -> None:
     """The control of the comparison: a graph of other weights, written by the same exporter."""
-    pytest.importorskip("onnxruntime")
     from clipkd.export.formats import onnx
 
     honest = onnx.write_graph

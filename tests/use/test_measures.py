@@ -169,7 +169,6 @@ def test_times_are_of_each_call(monkeypatch) -> None:
 
 
 def test_speed_is_measured_in_both_runtimes_or_says_why(subject, monkeypatch) -> None:
-    pytest.importorskip("onnxruntime")
     monkeypatch.setattr(speed, "SECONDS", 0.0)
     found = measures.get("speed").measure(subject).numbers
     student = subject.model.student
@@ -188,7 +187,6 @@ def test_speed_is_measured_in_both_runtimes_or_says_why(subject, monkeypatch) ->
 
 
 def test_the_benchmark_prints_what_speed_measures(here, run_folder, subject, monkeypatch) -> None:
-    pytest.importorskip("onnxruntime")
     monkeypatch.setattr(speed, "SECONDS", 0.0)
     monkeypatch.setattr(speed, "times", lambda call, size: {"ms": 2.0, "ms_p95": 3.5, "images_per_second": 500 * size})
     answer = here("benchmark", run_folder)
