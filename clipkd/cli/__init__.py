@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from clipkd.core import verified
 from clipkd.core.disk import explained
@@ -54,7 +54,9 @@ VERBS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code (2 bad input, 3 bad data, 4 the machine lacks something)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser(words[:1]).parse_args(words)
+    options, unknown = parser(words[:1]).parse_known_args(words)
+    if unknown:
+        VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
     if getattr(options, "verify", False):
         os.environ[verified.ALWAYS] = "always"
     # PIL warns of images that our own limit refuses by name, or that the user allowed (clipkd.core.images).
@@ -96,6 +98,13 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
         return text.replace("%(default)s", typed(default).replace("%", "%%")) if text else text
 
 
+class VerbParser(argparse.ArgumentParser):
+    """Says what is wrong and where the help is: a verb's usage is longer than a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\nrun `{self.prog} --help` for every option\n")
+
+
 def typed(default: Any) -> str:
     """Return an option's default as a user types it: several values side by side, a pair as I/N."""
     if isinstance(default, list | tuple):
@@ -109,7 +118,7 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         prog="clipkd", description="Knowledge distillation that never runs the teacher twice."
     )
     top.add_argument("--version", action="version", version=f"clipkd {__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=VerbParser)
     first = "".join(words[:1])
     for name in [first] if first in VERBS else [] if first == "--version" else VERBS:
         verb = importlib.import_module(f"clipkd.cli.verbs.{name.replace('-', '_')}")

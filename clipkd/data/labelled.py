@@ -63,25 +63,41 @@ def labelled_rows(dataset: Dataset, count: int | None = None, seed: int = 0) -> 
     parts = Labelled(*(rows[known[rows]] for rows in (dataset.training, dataset.validation)))
     if count is None:
         return parts
+    numbers = divided(count, len(parts.training), len(parts.validation), len(dataset.classes), dataset.spec.title)
+    wanted = zip(parts, numbers, strict=True)
+    return Labelled(*(evenly(dataset.train_labels, rows, number, seed) for rows, number in wanted))
+
+
+def divided(count: int, training: int, validation: int, classes: int, title: str) -> tuple[int, int]:
+    """Return how many of `count` labelled images are trained on, and how many are held out.
+
+    Args:
+        count: labels to be seen.
+        training, validation: labelled images that there are, of both kinds.
+        classes: how many there are.
+        title: the dataset's.
+
+    Raises:
+        InputError: as for `labelled_rows`.
+    """
+
     def held_out_of(labels: int) -> int:
-        return min(round(FEW_HELD_OUT * labels), len(parts.validation))
+        return min(round(FEW_HELD_OUT * labels), validation)
 
     held_out = held_out_of(count)
-    kept = count - held_out
-    title, there, labels = dataset.spec.title, len(parts.training), len(parts.training) + len(parts.validation)
-    if kept > there:
-        most = max(number for number in range(there, labels + 1) if number - held_out_of(number) <= there)
+    kept, labels = count - held_out, training + validation
+    if kept > training:
+        most = max(number for number in range(training, labels + 1) if number - held_out_of(number) <= training)
         raise InputError(
-            f"labels: {count}: {title} has {labels:,} labelled images, {len(parts.validation):,} of them held out for "
+            f"labels: {count}: {title} has {labels:,} labelled images, {validation:,} of them held out for "
             f"validation: {most:,} labels at most, or 'all'"
         )
-    if kept < len(dataset.classes) or not held_out:
+    if kept < classes or not held_out:
         raise InputError(
-            f"labels: {count}: a fifth is held out for validation, and {title} has {len(dataset.classes)} classes, "
-            f"each of which needs an image to train on: {round(len(dataset.classes) / (1 - FEW_HELD_OUT)) + 1} or more"
+            f"labels: {count}: a fifth is held out for validation, and {title} has {classes} classes, "
+            f"each of which needs an image to train on: {round(classes / (1 - FEW_HELD_OUT)) + 1} or more"
         )
-    wanted = zip(parts, (kept, held_out), strict=True)
-    return Labelled(*(evenly(dataset.train_labels, rows, number, seed) for rows, number in wanted))
+    return kept, held_out
 
 
 def evenly(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -117,6 +133,11 @@ def training_images(
     others = np.setdiff1d(rows, labelled)
     labels = np.full(len(dataset.train_labels), UNLABELLED)
     labels[labelled] = dataset.train_labels[labelled]
-    repeats = -(-share * len(others) // ((1 - share) * max(1, len(labelled))))
-    count = len(others) + len(labelled) * max(1, int(repeats))
+    count = images_shown(len(labelled), len(others), share)
     return TrainingImages(labels, labelled, others if sees_unlabelled else others[:0], count)
+
+
+def images_shown(labelled: int, others: int, share: float) -> int:
+    """Return the images of an epoch: each of the others once, labelled ones as often as their share takes."""
+    repeats = -(-share * others // ((1 - share) * max(1, labelled)))
+    return others + labelled * max(1, int(repeats))

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from clipkd.plugins.datasets._listing import labels_note
+
 DARK = 64
 """A dataset without a brighter pixel is nearly black, of 255."""
 
@@ -86,6 +88,8 @@ def folder_lines(reading: Mapping[str, Any]) -> Iterator[str]:
         yield "; ".join(part for part in (chosen, f"{splits['test']}/ is the test split") if part)
     if beside := reading.get("beside_the_splits"):
         yield f"not read, beside the splits: {', '.join(beside)}"
+    for split, folders in reading.get("labels_files", {}).items():
+        yield labels_note(split, folders)
     for why, count in reading.get("skipped", {}).items():
         yield f"left out: {count:,} ({why})"
 

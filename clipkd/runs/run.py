@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from clipkd.data.batches import Batch, Batches, Turn
 from clipkd.plugins.methods import Losses
 from clipkd.plugins.students._heads import Heads
 from clipkd.plugins.students._vit import build_student
+from clipkd.runs.epoch_size import steps_of
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import Job
@@ -114,20 +114,8 @@ class Run:
 
     def count_steps(self) -> int:
         """Return the steps of an epoch."""
-        size, count = self.numbers.batch_size, self.job.images.count
-        if not self.recipe.drop_last:
-            if count % size == 1 and self.student.has_batch_norm:
-                raise InputError(
-                    f"the last batch of an epoch has one image ({count:,} training images in batches of "
-                    f"{size}), and batch normalisation in student '{self.cell.student}' needs two: change the batch "
-                    "size by one"
-                )
-            return math.ceil(count / size)
-        if count < size:
-            raise InputError(
-                f"batch size {size} is larger than the {count} training images: give a smaller --batch-size"
-            )
-        return count // size
+        count, student = self.job.images.count, self.student
+        return steps_of(count, self.numbers.batch_size, self.cell, lambda: student.has_batch_norm)
 
     @property
     def is_unfinished(self) -> bool:

@@ -65,14 +65,19 @@ def planned_strength(
 
 def packed_counts(dataset: DatasetSpec, data: Path) -> tuple[int, int] | None:
     """Return how many training images a packed dataset has, and how many of them are held out; None: none is there."""
+    facts = packed_facts(dataset, data)
+    return (facts["train"], facts["validation"]) if facts else None
+
+
+def packed_facts(dataset: DatasetSpec, data: Path) -> dict[str, Any] | None:
+    """Return what a packed dataset's manifest says of it; None: none is there."""
     folder = (data / "datasets" / dataset.name).resolve()
     try:
         stat = (folder / MANIFEST).stat()
         manifest = manifest_at(folder, (stat.st_mtime_ns, stat.st_size))
     except (OSError, DataError):
         return None  # packing comes first, or says what is wrong
-    facts = manifest["facts"]
-    return (facts["train"], facts["validation"]) if manifest["identity"] == dataset.identity() else None
+    return manifest["facts"] if manifest["identity"] == dataset.identity() else None
 
 
 @lru_cache(maxsize=32)

@@ -68,6 +68,22 @@ def test_help_and_an_unknown_verb_name_every_verb(here) -> None:
     assert [verb for verb in VERBS if verb not in answer.stdout] == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--dataset-name", "digits", "--labels", "0"], "argument --labels: "),
+        (["verify", "--epoch-s", "3"], "unrecognized arguments: --epoch-s"),
+        (["export", "run"], "the following arguments are required: OUT, --format"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_where_the_help_is(words: list[str], message: str, here) -> None:
+    answer = here(*words)
+    refused(answer, message)
+    first, second = answer.stderr.splitlines()
+    assert first.startswith(f"clipkd {words[0]}: error: {message}")
+    assert second == f"run `clipkd {words[0]} --help` for every option"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_shows_defaults_as_a_user_types_them(verb: str, here) -> None:
     answer = here(verb, "--help")

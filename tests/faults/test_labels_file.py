@@ -94,6 +94,19 @@ def test_a_header_of_another_kind_is_refused(header: str, folders: bool, tmp_pat
         packed(root, tmp_path / "data")
 
 
+def test_folders_that_a_file_of_labels_overrides_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once before the images are read, once when they are packed; nothing of one folder, which could be no classes."""
+    root = flat(tmp_path / "images", SOUND)
+    images_in(root / "train/scans", 2, 50)
+    source, note = f"{root}?size=8", "train/labels.csv says the classes; the 2 folders beside it (owl, scans) do not"
+    assert datasets.get("mine", source).remarks(source) == []
+    images_in(root / "train/owl", 2, 60)
+    images_in(root / "train/unlabeled", 2, 70)
+    assert datasets.get("mine", source).remarks(source) == [note]
+    assert packed(root, tmp_path / "data").classes == ["cat", "dog"]
+    assert capsys.readouterr().err.count(note) == 1
+
+
 def test_a_quoted_header_is_the_same(tmp_path: Path) -> None:
     dataset = packed(flat(tmp_path / "images", SOUND, '"file","label"'), tmp_path / "data")
     assert (dataset.train_labels >= 0).sum() == len(SOUND)

@@ -10,6 +10,7 @@ from clipkd.core.artifacts import MANIFEST, read_json
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN
+from clipkd.runs import epoch_size
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.config import load
@@ -88,8 +89,12 @@ def run(options: argparse.Namespace) -> None:
     cells, left_out = expand(config)
     for reason in left_out:
         print(f"left out: {reason}")
+    for cell in {cell.dataset: cell for cell in cells}.values():
+        for line in cell.dataset_spec.remarks(cell.source):
+            print(f"{cell.dataset}: {line}")
     for line in prepare.stale_sources(cells, Layout.of(config, DATA)):
         print(f"warning: {line}")
+    epoch_size.check(cells, config, DATA)
     check_models(cells, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)

@@ -148,6 +148,10 @@ class DatasetSpec:
         """Return the files of a source on this machine that nothing pins; None: there are none."""
         return None
 
+    def remarks(self, source: str | None) -> list[str]:
+        """Return what a user should know of the source before it is read, one line each."""
+        return []
+
     @property
     def counts(self) -> tuple[int, int] | None:
         """How many training images there are and how many of them are held out; None: only packing the data tells."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -283,6 +283,22 @@ def has_labels_file(folder: Path) -> bool:
     One with another header is wrong, and not passed over: beside class folders, all images would count as labelled.
     """
     return (folder / LABELS).is_file()
+
+
+def overridden(folder: Path) -> list[str]:
+    """Return the folders of a split that would be its classes, were there no file of labels beside them."""
+    if not has_labels_file(folder):
+        return []
+    with os.scandir(folder) as found:
+        names = {entry.name for entry in found if entry.is_dir() and not is_hidden(entry.name)}
+    names -= set(UNLABELLED_FOLDERS)
+    return sorted(map(printable, names)) if len(names) > 1 else []
+
+
+def labels_note(split: str, folders: Sequence[str]) -> str:
+    """Return what to say of a split whose file of labels overrides folders."""
+    named = ", ".join(folders[:MOST_NAMED]) + (", ..." if len(folders) > MOST_NAMED else "")
+    return f"{split}/{LABELS} says the classes; the {len(folders)} folders beside it ({named}) do not"
 
 
 def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:

@@ -11,6 +11,7 @@ crops lose the least.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from os.path import expanduser
@@ -40,6 +41,8 @@ from clipkd.plugins.datasets._listing import (
     Splits,
     Walk,
     class_folders,
+    labels_note,
+    overridden,
     printable,
     splits_of,
     unlabelled_folder,
@@ -117,6 +120,15 @@ class ImageFolder(DatasetSpec):
         except OSError:
             return None  # it is packed already, or `read` says what is wrong
 
+    def remarks(self, source: str | None) -> list[str]:
+        folder = self.folder(source)
+        if folder is None or not folder.is_dir() or unlabelled_folder(folder):
+            return []
+        splits = overridden_splits(
+            folder, [name for name in ("train", *VALIDATION, "test") if (folder / name).is_dir()]
+        )
+        return [labels_note(split, folders) for split, folders in splits.items()]
+
     def read(self, source: str | None, downloads: Path) -> Reading:
         folder = self.folder(source)
         if folder is None:
@@ -174,8 +186,11 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
     def names(paths: list[Path]) -> list[str]:
         return [printable(path.relative_to(folder).as_posix()) for path in paths]
 
+    used = [name for name in (splits.train, splits.validation, splits.test) if name]
+    labels_files = {"labels_files": files} if (files := overridden_splits(folder, used)) else {}
+
     def complete() -> dict[str, Any]:
-        return {"reading": reader.complete() | left_out(splits, walk)}
+        return {"reading": reader.complete() | left_out(splits, walk) | labels_files}
 
     return Reading(
         train.classes,
@@ -204,6 +219,11 @@ def read_unlabelled(spec: ImageFolder, folder: Path, root: Path) -> Reading:
         validation=np.zeros(0, dtype=np.int64),
         complete=lambda: {"reading": reader.complete() | skipped},
     )
+
+
+def overridden_splits(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return split -> the folders in it that its file of labels overrides."""
+    return {name: folders for name in names if (folders := overridden(folder / name))}
 
 
 def refuse_other_classes(one: Listing, other: Listing) -> None:
