@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from clipkd.core.errors import InputError
@@ -49,7 +50,7 @@ def check(cells: Iterable[Cell], config: Config, data: Path) -> None:
     for cell in {(one.dataset, one.recipe, one.student, one.labels, one.epochs): one for one in cells}.values():
         count = image_count(cell, data)
         if count is not None:
-            steps_of(count, cell.hyperparameters(config).batch_size, cell, lambda cell=cell: has_batch_norm(cell))
+            steps_of(count, cell.hyperparameters(config).batch_size, cell, partial(has_batch_norm, cell))
 
 
 def image_count(cell: Cell, data: Path) -> int | None:
@@ -67,8 +68,8 @@ def image_count(cell: Cell, data: Path) -> int | None:
     shown = train - held_out if recipe.selection == "validation" else train
     kept, kept_out = train - facts.get("unlabelled", 0) - held_out, held_out
     if few:
-        classes = facts["classes"] if facts else spec.known_classes(cell.source) or [None] * (spec.classes or 0)
-        kept, kept_out = divided(few.count, kept, held_out, len(classes), spec.title)
+        classes = len(facts["classes"]) if facts else spec.classes or 0
+        kept, kept_out = divided(few.count, kept, held_out, classes, spec.title)
     labelled = kept if recipe.selection == "validation" else kept + kept_out
     labelled = labelled if cell.has_labels else 0
     return images_shown(labelled, shown - labelled, recipe.labelled_share)
