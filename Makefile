@@ -101,6 +101,7 @@ lint: install ## Check formatting, types, imports, generated docs and the workfl
 	$(BIN)/python docs/flow.py --check
 	$(BIN)/python docs/faults.py --check
 	$(BIN)/python docs/few_labels.py --check
+	$(BIN)/python docs/recipes.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
 	$(BIN)/python docs/grids.py --check
