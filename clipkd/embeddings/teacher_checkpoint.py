@@ -30,6 +30,7 @@ from clipkd.core.hub import COMMIT
 from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, MissingFile, hub_errors, verified_file
 from clipkd.core.progress import say
 from clipkd.core.registry import specs
+from clipkd.embeddings.checkpoint_settings import refuse_settings
 from clipkd.embeddings.weights import check_weights
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import (
@@ -43,13 +44,6 @@ from clipkd.plugins.teachers import (
     nested_processor,
     refuse_nameless,
 )
-
-LARGEST = {
-    **dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim", "image_size", "patch_size"), 1 << 16),
-    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_channels"), 1 << 10),
-    **dict.fromkeys(("vocab_size", "max_position_embeddings"), 1 << 22),
-}
-"""The largest sizes in a config.json: a model is built before its weights are compared with it."""
 
 
 def fetch(
@@ -95,7 +89,7 @@ def fetch(
             names = [path.name for path in draft.path.iterdir()]
             with naming_source(teacher, draft.path):
                 for name in set(names) - {WEIGHTS}:
-                    refuse_code(teacher, draft.path / name)
+                    refuse_settings(teacher, draft.path / name)
                 draft.facts |= {"source": source, "parameters": check_weights(teacher, draft.path / WEIGHTS)}
                 if accept is not None:
                     accept(Artifact(draft.path, {"files": {name: {} for name in names}, "facts": {}}))
@@ -180,7 +174,7 @@ def from_hub(teacher: HubTeacher, check_config: Callable[[dict[str, Any]], None]
 
         family_of(asked, config)
         path = processor_of(teacher)
-        refuse_code(teacher, path)
+        refuse_settings(teacher, path)
         files[path.name] = path
         settings(asked, config, path)
     if check_config is not None:
@@ -191,7 +185,7 @@ def from_hub(teacher: HubTeacher, check_config: Callable[[dict[str, Any]], None]
 def settings_file(teacher: HubTeacher, name: str) -> Path:
     """Return a small file of a hub checkpoint, which asks for no code."""
     path = verified_file(teacher, name)
-    refuse_code(teacher, path)
+    refuse_settings(teacher, path)
     return path
 
 
@@ -222,41 +216,6 @@ def processor_of(teacher: HubTeacher) -> Path:
             f"{NESTED_PROCESSOR} no image_processor"
         )
     return path
-
-
-def refuse_code(teacher: TeacherSpec, path: Path) -> None:
-    """Raise InputError where a settings file asks for code that is not here, or for memory beyond reason."""
-    try:
-        settings = read_json(path)
-    except DataError as error:
-        raise DataError(f"teacher '{teacher.name}': {error}") from None
-    if not isinstance(settings, dict):
-        raise DataError(f"teacher '{teacher.name}': {path} holds no settings")
-    for key, value in every_setting(settings):
-        where = f"teacher '{teacher.name}' is refused: '{key}' in its {path.name}"
-        if key == "auto_map":
-            raise InputError(f"{where} wants code from its repository to run")
-        if key == "quantization_config" and value is not None:
-            raise InputError(f"{where} needs a loader of its own; convert the weights to float32 or float16")
-        if key in ("attn_implementation", "_attn_implementation") and not is_plain_attention(value):
-            raise InputError(f"{where} is {value!r}, which may load code; remove it, or use 'eager' or 'sdpa'")
-        sizes = value if isinstance(value, list) else [value]
-        if key in LARGEST and any(isinstance(one, int | float) and not 0 < one <= LARGEST[key] for one in sizes):
-            raise InputError(f"{where} is {value!r}; supported are 1 to {LARGEST[key]:,}")
-
-
-def every_setting(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the key and value of each setting, of those within others too."""
-    for key, value in settings.items():
-        yield key, value
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, dict):
-                yield from every_setting(inner)
-
-
-def is_plain_attention(value: Any) -> bool:
-    """Return whether an implementation of attention is one of PyTorch's; a name with `/` is a hub's repository."""
-    return value in (None, "eager", "sdpa") or isinstance(value, dict)
 
 
 def pin(teacher_name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from clipkd.tables.formats import MARKDOWN
 from clipkd.tables.results import teacher_title
 from clipkd.tables.summary import summarise
 from clipkd.tables.table import spread
+from clipkd.tables.terms import FEW_HELD_OUT
 
 MOST_CLASSES = 30
 """Class names in the card; config.json has them all."""
@@ -71,12 +72,27 @@ def card(source: ExportSource, form: str, int8: dict[str, Any] | None = None) ->
         identity=identity,
         training=identity["training"],
         selected=metrics.selected,
+        epoch_note=epoch_note(metrics),
         over_seeds=summaries,
         seeds=seeds,
         few_seeds=FEW_SEEDS,
         environment=read_model(source.folder / ENVIRONMENT, RunEnvironment),
         preprocessing=source.model.preprocessing,
         license=source.license,
+    )
+
+
+def epoch_note(metrics: Metrics) -> str:
+    """Return what to say, with both accuracies, where tables compare another epoch than the exported one; else ""."""
+    last, selected, images = metrics.last, metrics.selected, metrics.validation_images
+    by_validation = selected.by == "validation"
+    is_compared = by_validation and (images is None or images >= FEW_HELD_OUT)
+    if is_compared or last.epoch == selected.epoch or last.test is None or selected.test is None:
+        return ""
+    why = f"{images} validation images are too few to choose by" if by_validation else "the test split chose the other"
+    return (
+        f"The tables compare the last epoch, {last.epoch}, because {why}: top-1 {100 * last.test.top1:.2f} % there, "
+        f"{100 * selected.test.top1:.2f} % in epoch {selected.epoch}, which is exported."
     )
 
 

@@ -15,12 +15,14 @@ from clipkd.core.artifacts import (
     sha256,
 )
 from clipkd.core.errors import InputError
+from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model
 from clipkd.data.dataset import Dataset
 from clipkd.data.preprocessing import Picture
 from clipkd.export.files import EXPORT
 from clipkd.export.formats import Format
 from clipkd.export.model import load
+from clipkd.export.model_card import epoch_note
 from clipkd.export.source import ExportSource
 from clipkd.export.subject import Subject
 from clipkd.plugins import datasets
@@ -82,7 +84,16 @@ def export(
         identity["class_names"] = class_names.identity()
     with building(folder, EXPORT, identity) as draft:
         draft.facts |= form.write(source, draft.path)
+    say(epochs_of(metrics))
     return folder
+
+
+def epochs_of(metrics: Metrics) -> str:
+    """Return which epoch of a run an export holds, in words."""
+    selected = metrics.selected
+    assert selected.test is not None, "a student without classes is not exported"
+    line = f"epoch {selected.epoch} of {metrics.epochs}, test accuracy {100 * selected.test.top1:.2f} %"
+    return "\n".join(filter(None, (line, epoch_note(metrics))))
 
 
 def dataset_of(metrics: Metrics, data: Path) -> Dataset | None:

@@ -21,7 +21,7 @@ from clipkd.cli.verbs import check
 from clipkd.core import hub_client
 from clipkd.core.artifacts import building, read_json
 from clipkd.core.errors import ClipkdError, DataError, InputError
-from clipkd.embeddings import own_head, prepare, teacher
+from clipkd.embeddings import checkpoint_settings, own_head, prepare, teacher
 from clipkd.embeddings import teacher_checkpoint as checkpoint
 from clipkd.embeddings.own_head import OwnHead
 from clipkd.embeddings.processor import Processor, read
@@ -35,6 +35,7 @@ from tests.faults.checks import FULL, fault, nothing, replaced
 
 CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"
+BASE = Path(__file__).parents[2] / "config/config.yaml"
 
 
 class BadHub(Hub):
@@ -224,6 +225,12 @@ def cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def odd(key: str, value: Any, supported: str) -> tuple[Any, str]:
+    """A value that no model has, and what is said of it; FOLDER stands for the checkpoint's."""
+    said = f"'{key}' in FOLDER/config.json is {value!r}; supported are {supported}"
+    return edit_json("config.json", **{key: value}), said
+
+
 HEADER = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,99999999999]}}'
 BAD: dict[str, tuple[Any, str]] = {
     "missing weight": (weights(drop), "missing"),
@@ -244,10 +251,17 @@ BAD: dict[str, tuple[Any, str]] = {
     "attention from the hub": (edit_json("config.json", attn_implementation="owner/x"), "'owner/x', which may"),
     "a tower's attention": (edit_json("config.json", vision={"_attn_implementation": "a/b"}), "'a/b', which may"),
     "quantised": (edit_json("config.json", quantization_config={"quant_method": "x"}), "needs a loader of its own"),
-    "more than any memory": (edit_json("config.json", hidden_size=10**9), "1000000000; supported are 1 to 65,536"),
-    "layers without end": (edit_json("config.json", num_hidden_layers=10**9), "supported are 1 to 1,024"),
-    "an activation that nobody knows": (edit_json("config.json", hidden_act="nope"), "config.json: transformers can't"),
-    "a number in quotes": (edit_json("config.json", hidden_size="16"), "config.json: transformers can't build"),
+    "more than any memory": odd("hidden_size", 10**9, "whole numbers from 1 to 65,536"),
+    "layers without end": odd("num_hidden_layers", 10**9, "whole numbers from 1 to 1,024"),
+    "an activation that nobody knows": odd("hidden_act", "nope", "gelu, "),
+    "a number in quotes": odd("hidden_size", "16", "whole numbers from 1 to 65,536"),
+    "a width that is no multiple of the heads": (edit_json("config.json", num_attention_heads=3), "of attention heads"),
+    "no layers": odd("num_hidden_layers", 0, "whole numbers from 1 to 1,024"),
+    "a negative size": odd("patch_size", -8, "whole numbers from 1 to 65,536"),
+    "half a pixel": odd("image_size", 24.5, "whole numbers"),
+    "a truth for a number": odd("num_channels", True, "whole numbers"),
+    "more than all dropped": odd("hidden_dropout_prob", 7, "numbers from 0 to 1"),
+    "sizes of no number": odd("image_size", [], "whole numbers"),
     "deviations of 0": (edit_json("preprocessor_config.json", image_std=[0, 0, 0]), "a deviation is above 0"),
     "a mean for all": (edit_json("preprocessor_config.json", image_mean=0.5), "image_mean is 0.5, not three numbers"),
     "a mean of words": (edit_json("preprocessor_config.json", image_mean=["a", "b", "c"]), "not three numbers"),
@@ -259,6 +273,10 @@ BAD: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
+ODD = [
+    *("a number in quotes", "an activation that nobody knows", "no layers", "a negative size", "half a pixel"),
+    *("a truth for a number", "more than all dropped", "sizes of no number", "more than any memory"),
+]
 UNBUILT = ["an activation that nobody knows", "a number in quotes", "a mean for all", "config with a NaN"]
 REFUSED_UNSEEN = ["code of its own", "attention from the hub", "a tower's attention", "more than any memory"]
 
@@ -273,16 +291,16 @@ def test_t_a_bad_checkpoint_is_refused_by_name(name: str, vit_folder: Path, tmp_
     change(folder)
     with pytest.raises((DataError, InputError)) as caught:
         fetched(folder, tmp_path / "teacher")
-    assert told in str(caught.value)
+    assert told.replace("FOLDER", str(folder)) in str(caught.value)
     assert ".tmp" not in str(caught.value), "the folder in which it is built is gone"
 
 
 def no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "every_setting", lambda settings: iter(()))
+    monkeypatch.setattr(checkpoint_settings, "every_setting", lambda settings: iter(()))
 
 
 def outer_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "every_setting", lambda settings: iter(settings.items()))
+    monkeypatch.setattr(checkpoint_settings, "every_setting", lambda settings: iter(settings.items()))
 
 
 @fault("X11", **{"no setting looked at": no_setting, "those within others": outer_settings_only})
@@ -294,10 +312,47 @@ def test_settings_that_load_code_or_fill_memory_are_refused(vit_folder: Path, tm
         change(folder)
         file = "preprocessor_config.json" if "processor" in name else "config.json"
         with pytest.raises(InputError) as caught:
-            checkpoint.refuse_code(spec, folder / file)
-        assert told in str(caught.value)
+            checkpoint_settings.refuse_settings(spec, folder / file)
+        assert told.replace("FOLDER", str(folder)) in str(caught.value)
     for file in ("config.json", "preprocessor_config.json"):
-        checkpoint.refuse_code(spec, vit_folder / file)
+        checkpoint_settings.refuse_settings(spec, vit_folder / file)
+
+
+def cut_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: settings are not looked at, only weights."""
+    monkeypatch.setattr(checkpoint_settings, "refuse_settings", lambda spec, path: None)
+
+
+@fault(
+    *("T01", "X11"),
+    **{
+        "no look at a folder": replaced("clipkd.embeddings.checkpoint_settings.check_folder", nothing),
+        "no look at weights": replaced("clipkd.embeddings.checkpoint_settings.check_header", nothing),
+        "no look at settings": cut_only,
+    },
+)
+def test_check_opens_a_teacher_in_a_folder(vit_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """Before any work: exit 2 with the file and, of settings, the key, the value, and what it may be."""
+    weightless = [
+        "truncated",
+        "empty",
+        "no safetensors",
+        "header beyond the file",
+        "data beyond the file",
+        "no weights",
+    ]
+    for number, name in enumerate(["", *ODD, *weightless]):
+        change, told = BAD.get(name, (lambda folder: None, ""))
+        folder = copy(vit_folder, tmp_path / str(number))
+        change(folder)
+        block = {"name": "own", "datasets": ["digits"], "teachers": [str(folder)], "students": ["tiny-32"]}
+        block |= {"train_types": ["embed-KD"], "recipes": ["corrected"], "seeds": [0]}
+        (tmp_path / "grid.json").write_text(json.dumps({"grid": [block]}))
+        code, said = main(["check", str(tmp_path / "grid.json"), "--base", str(BASE)]), capsys.readouterr().err
+        assert code == (2 if name else 0), said
+        file = "" if not name else str(folder / (WEIGHTS if name in weightless else "config.json"))
+        assert file in said
+        assert told.replace("FOLDER", str(folder)) in said
 
 
 def unlooked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ import clipkd as package
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.typed_json import read_model
 from clipkd.export import formats as exports
-from clipkd.export.write import export
+from clipkd.export.model_card import card
+from clipkd.export.source import ExportSource
+from clipkd.export.write import epochs_of, export
 from clipkd.plugins import students
 from clipkd.runs.record import Metrics
 
@@ -224,6 +226,34 @@ def test_the_card_s_numbers_are_the_run_s(exported, run_folder) -> None:
         assert part in text, part
 
 
+@pytest.mark.parametrize(
+    ("by", "images", "last", "why"),
+    [
+        ("validation", 180, 8, None),
+        ("validation", 40, 8, "40 validation images are too few to choose by"),
+        ("validation", 40, 3, None),
+        ("test", 0, 8, "the test split chose the other"),
+    ],
+)
+def test_where_the_tables_compare_another_epoch_the_card_and_the_command_say_so(by, images, last, why, run_folder):
+    """Both epochs with their accuracies; the selected one is exported."""
+    metrics = read_model(run_folder / "metrics.json", Metrics)
+
+    def at(epoch: int, top1: float) -> dict:
+        return {"epoch": epoch, "test": metrics.last.test.model_copy(update={"top1": top1})}
+
+    chosen = {"selected": metrics.selected.model_copy(update=at(3, 0.625) | {"by": by})}
+    chosen |= {"last": metrics.last.model_copy(update=at(last, 0.75)), "validation_images": images}
+    metrics = metrics.model_copy(update=chosen)
+    said = epochs_of(metrics)
+    assert said.startswith("epoch 3 of 8, test accuracy 62.50 %")
+    whole = card(ExportSource(package.load(run_folder), metrics, run_folder, "other", []), "hf")
+    note = f"compare the last epoch, 8, because {why}: top-1 75.00 % there, 62.50 % in epoch 3, which is exported."
+    for text in (whole.replace("\\", ""), said):
+        assert (note in text) == bool(why), text
+        assert ("last epoch" in text) == bool(why)
+
+
 def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digits_folder) -> None:
     """Three runs that differ in the seed only, one that differs in more."""
     base = json.loads((run_folder / "metrics.json").read_text())
@@ -279,9 +309,6 @@ def test_the_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
 
 def test_a_name_can_t_break_out_of_the_card(run_folder) -> None:
     from huggingface_hub import ModelCard
-
-    from clipkd.export.model_card import card
-    from clipkd.export.source import ExportSource
 
     model = package.load(run_folder)
     evil = [

@@ -67,7 +67,8 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
 
 
 def check_models(cells: Sequence[Cell], layout: Layout) -> None:
-    """Raise InputError where a library has no such model, or a folder's own classifier not a dataset's classes.
+    """Raise InputError where a library has no such model, a folder no sound checkpoint, or its own classifier not a
+    dataset's classes.
 
     What the hub alone can tell is checked by `clipkd fetch`, before it downloads weights.
     """
@@ -78,9 +79,13 @@ def check_models(cells: Sequence[Cell], layout: Layout) -> None:
             from clipkd.embeddings import library_models  # with torch, which few configs need
 
             library_models.check(spec)
-        elif isinstance(spec, FolderTeacher) and spec.matches_names(cell.dataset):
-            config = read_json(Path(spec.folder) / "config.json")
-            prepare.check_head(config, spec, cell.dataset_spec, layout, cell.source)
+        elif isinstance(spec, FolderTeacher):
+            from clipkd.embeddings import checkpoint_settings
+
+            checkpoint_settings.check_folder(spec)
+            if spec.matches_names(cell.dataset):
+                config = read_json(Path(spec.folder) / "config.json")
+                prepare.check_head(config, spec, cell.dataset_spec, layout, cell.source)
 
 
 def run(options: argparse.Namespace) -> None:
