@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from clipkd.core.errors import InputError
 from clipkd.core.typed_json import read_model
 from clipkd.export.source import ExportSource
-from clipkd.plugins import datasets, methods
+from clipkd.plugins import datasets, methods, teachers
 from clipkd.runs.record import ENVIRONMENT, METRICS, CellNames, Metrics
 from clipkd.runs.record import Environment as RunEnvironment
 from clipkd.spec.cells import NO_TEACHER
@@ -65,6 +66,7 @@ def card(source: ExportSource, form: str, int8: dict[str, Any] | None = None) ->
         teacher=None if cell.teacher == NO_TEACHER else teacher_title(cell.teacher),
         hub_models=hub_models(identity["signal"]),
         method=methods.get(cell.train_type).title,
+        trained_here=trained_here(cell.teacher),
         classes=source.model.names,
         most_classes=MOST_CLASSES,
         metrics=metrics,
@@ -148,9 +150,25 @@ def over_seeds(folder: Path) -> tuple[dict[str, str], list[int]]:
 
 
 def without_seed(metrics: Metrics) -> str:
-    """Return what made a run, its seed left out, as text to compare."""
-    identity = metrics.identity
-    return json.dumps(identity | {"cell": identity["cell"] | {"seed": None}}, sort_keys=True)
+    """Return what made a run, as text to compare, without its seed and what that chose: few labels, a `seed*` teacher."""
+    seed, text = metrics.cell.seed, json.dumps(seedless(metrics.identity), sort_keys=True)
+    for settings in re.findall(rf"/seed{seed}@([0-9a-f]{{16}})", metrics.cell.teacher):
+        text = text.replace(f"/seed{seed}@{settings}", "/seed*").replace(settings, "of its seed")
+    return text
+
+
+def seedless(identity: Any) -> Any:
+    """Return an identity in which neither the run nor the choice of few labels has a seed."""
+    if not isinstance(identity, dict):
+        return identity
+    named = {name: seedless(value) for name, value in identity.items()}
+    return named | {name: named[name] | {"seed": None} for name in ("cell", "few_labels") if name in named}
+
+
+def trained_here(teacher: str) -> list[str]:
+    """Return what the workflow itself trained, of a run's teacher or teachers; a config's key for it says nothing."""
+    found = (name.partition("=")[2] or name for name in (() if teacher == NO_TEACHER else teachers.split(teacher)))
+    return [re.sub("@[0-9a-f]{16}$", "", where) for where in found if where.startswith(("trained:", "run:"))]
 
 
 def hub_models(signal: Any) -> list[str]:

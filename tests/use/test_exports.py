@@ -254,21 +254,33 @@ def test_where_the_tables_compare_another_epoch_the_card_and_the_command_say_so(
         assert ("last epoch" in text) == bool(why)
 
 
-def test_the_card_counts_the_seeds_that_lie_beside_it(run_folder, tmp_path, digits_folder) -> None:
-    """Three runs that differ in the seed only, one that differs in more."""
+@pytest.mark.parametrize("labels", [None, 100])
+def test_the_card_counts_the_seeds_that_lie_beside_it(labels, run_folder, tmp_path) -> None:
+    """Three runs that differ in the seed only, and in what it chose; one that differs in more."""
     base = json.loads((run_folder / "metrics.json").read_text())
     shutil.copytree(run_folder, tmp_path / "seed0")
-    for seed, top1, rate in ((1, 0.5, None), (2, 0.9, None), (3, 0.9, 1.0)):
+    if labels:
+        base |= {"labelled_images": 80, "validation_images": 20}
+    for seed, top1, rate in ((0, None, None), (1, 0.5, None), (2, 0.9, None), (3, 0.9, 1.0)):
         other = json.loads(json.dumps(base))
         other["cell"]["seed"] = other["identity"]["cell"]["seed"] = seed
-        other["selected"]["test"] |= {"top1": top1, "top5": 1.0}
+        if labels:
+            of_seed = {"few_labels": {"labels": labels, "seed": seed}}
+            settings = f"{seed}" * 16
+            other["identity"] |= of_seed | {"signal": {"head": {"teacher": {"run": settings}} | of_seed}}
+            name = f"first=run:corrected/digits/tiny-32/none/supervised-100-labels/seed{seed}@{settings}"
+            other["cell"]["teacher"] = other["identity"]["cell"]["teacher"] = name
+        other["selected"]["test"] |= {"top1": top1, "top5": 1.0} if top1 else {}
         other["identity"]["training"]["learning_rate"] = rate or base["identity"]["training"]["learning_rate"]
-        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}").mkdir(exist_ok=True)
         (tmp_path / f"seed{seed}/metrics.json").write_text(json.dumps(other))
-    text = (export(tmp_path / "seed0", exports.get("hf"), tmp_path / "out", digits_folder) / "README.md").read_text()
+    metrics = read_model(tmp_path / "seed0/metrics.json", Metrics)
+    text = card(ExportSource(package.load(run_folder), metrics, tmp_path / "seed0", "other", []), "hf")
     three = np.array([base["selected"]["test"]["top1"], 0.5, 0.9]) * 100
     assert f"{three.mean():.2f} ± {three.std(ddof=1):.2f} (3)" in text
     assert "Seeds: 0, 1, 2." in text
+    assert ("of which it saw the labels of 100 images" in text) == bool(labels)
+    assert ("run:corrected/digits/tiny-32/none/supervised-100-labels/seed0" in text) == bool(labels)
     assert "None was given at export" in text
 
 
