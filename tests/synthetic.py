@@ -175,7 +175,7 @@ def metrics_of(cell: Cell, accuracy: float, identity: dict[str, Any]) -> dict[st
         "format": 2,
         "fingerprint": fingerprint(identity),
         "identity": identity,
-        "cell": {axis: getattr(cell, axis) for axis in axes},
+        "cell": {axis: getattr(cell, axis) for axis in axes} | {"teacher": cell.teacher_of_seed},
         "epochs": cell.epochs,
         "classes": cell.dataset_spec.classes or CLASSES,
         "train_images": 1000,
@@ -253,5 +253,6 @@ def write_sources(cell: Cell, layout: Layout) -> None:
     folder, identity = store.head(cell.few_labels)
     if signal == "scores" and not folder.exists():
         with building(folder, "head", identity) as draft:
-            draft.facts |= {"head": "linear probe", "accuracy": {"test": 0.95}, "top5": {"test": 0.995}}
+            kind = "checkpoint" if teacher.brings_head(dataset.name) else "linear probe"
+            draft.facts |= {"head": kind, "accuracy": {"test": 0.95}, "top5": {"test": 0.995}}
             draft.facts["dataset_content"] = CONTENT

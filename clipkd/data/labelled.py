@@ -93,9 +93,10 @@ def divided(count: int, training: int, validation: int, classes: int, title: str
             f"validation: {most:,} labels at most, or 'all'"
         )
     if kept < classes or not held_out:
+        least = next(n for n in range(classes, labels + 1) if held_out_of(n) and n - held_out_of(n) >= classes)
         raise InputError(
             f"labels: {count}: a fifth is held out for validation, and {title} has {classes} classes, "
-            f"each of which needs an image to train on: {round(classes / (1 - FEW_HELD_OUT)) + 1} or more"
+            f"each of which needs an image to train on: {least} or more"
         )
     return kept, held_out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,7 @@ class StoredEmbeddings:
 
 
 def load_embeddings(
-    dataset: str, teacher: str, recipe: str | None = None, data: str | Path = "data"
+    dataset: str, teacher: str, recipe: str | None = None, data: str | Path = "data", store: str | None = None
 ) -> StoredEmbeddings:
     """Return the stored embeddings of a dataset by a teacher.
 
@@ -57,14 +58,19 @@ def load_embeddings(
         teacher: its name, as in the config or as the folder below `data/embeddings/DATASET` is called.
         recipe: whose normalisation of the teacher's input was used, where both are stored.
         data: the folder of datasets and embeddings.
+        store: the store's fingerprint, where several differ in more: precision, or the run of each seed (`seed*`).
 
     Raises:
-        InputError: there are none, or several that the recipe does not tell apart; names them.
+        InputError: there are none, or several that recipe and store do not tell apart; names them, and what differs.
         DataError: a file is damaged.
     """
     root = Path(data)
     name = dataset.lower()
     folders = {path.name: path for path in (root / "embeddings" / name).glob("*")}
+    if not folders:
+        raise InputError(
+            f"no embeddings of {dataset} in {root / 'embeddings'}: run `clipkd extract`, or `dvc pull` them"
+        )
     folder = folders.get(teacher) or root / "embeddings" / name / teachers.get(teacher).name
     stores = [path.parent for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")) if is_of_all_images(path.parent)]
     if recipe is not None and len(stores) > 1:
@@ -75,9 +81,32 @@ def load_embeddings(
         stores = [store for store in stores if (means[store] != of_dataset) == by_teacher]
     if not stores:
         raise InputError(f"no embeddings of every image in {folder}: run `clipkd extract`, or `dvc pull` them")
+    if store is not None:
+        if store not in (names := [one.name for one in stores]):
+            raise InputError(f"{folder} has no store {store} of every image (there: {', '.join(names) or 'none'})")
+        stores = [folder / store]
     if len(stores) > 1:
-        raise InputError(f"{folder} has several: {', '.join(store.name for store in stores)}; name the recipe")
+        raise InputError(
+            f"{folder} has several: {told_apart(stores)}; name the recipe, or one of them (store, --store)"
+        )
     return opened(stores[0], root / "datasets" / name)
+
+
+def told_apart(stores: list[Path]) -> str:
+    """Return the stores, each with up to three of the settings in which they differ."""
+    found = {store.name: dict(settings(read_manifest(store)["identity"])) for store in stores}
+    names = dict.fromkeys(name for one in found.values() for name in one)
+    differing = [name for name in names if len({one.get(name) for one in found.values()}) > 1][:3]
+    return "; ".join(f"{store} ({', '.join(f'{n}: {one.get(n)}' for n in differing)})" for store, one in found.items())
+
+
+def settings(identity: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each value of an identity as text, with its name, the names above it in front."""
+    if not isinstance(identity, dict):
+        yield name, str(identity)
+        return
+    for key, value in identity.items():
+        yield from settings(value, f"{name}.{key}" if name else key)
 
 
 def is_of_all_images(folder: Path) -> bool:

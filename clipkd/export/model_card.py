@@ -150,7 +150,7 @@ def over_seeds(folder: Path) -> tuple[dict[str, str], list[int]]:
 
 
 def without_seed(metrics: Metrics) -> str:
-    """Return what made a run, as text to compare, without its seed and what that chose: few labels, a `seed*` teacher."""
+    """Return what made a run, as text to compare, without its seed and what that chose: labels, a `seed*` teacher."""
     seed, text = metrics.cell.seed, json.dumps(seedless(metrics.identity), sort_keys=True)
     for settings in re.findall(rf"/seed{seed}@([0-9a-f]{{16}})", metrics.cell.teacher):
         text = text.replace(f"/seed{seed}@{settings}", "/seed*").replace(settings, "of its seed")

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HEAD = "teacher_head_top1"
+HEADS = {
+    "linear probe": "a linear probe of its embeddings, fitted to the same labels",
+    "checkpoint": "the teacher's own classifier, whatever labels it was trained with",
+}
 
 
 def by_labels(results: Results) -> pd.DataFrame:
@@ -120,10 +124,13 @@ def table(results: Results) -> Table:
         ),
         Field("probe_deviation_percent", value=lambda row: getattr(row, f"{HEAD}_deviation") * SHARE),
     ]
-    made = filled(fields, rows_of(by_labels(results)))
+    rows = by_labels(results)
+    made = filled(fields, rows_of(rows))
+    heads = sorted(rows["head"].dropna().unique())
     made.notes = [
-        "Test top-1 and the teacher's head (its linear probe on the same labels): mean ± sample standard deviation "
-        "over seeds (n); each seed has its own labelled images, the same for all train types.",
+        "Test top-1 and the teacher's head: mean ± sample standard deviation over seeds (n); each seed has its own "
+        "labelled images, the same for all train types.",
+        *[f"Teacher's head: {' or '.join(HEADS[head] for head in heads)}."] * bool(heads),
         "Labels: labelled images in all. Those for validation choose the epoch and the penalty of the probe; the "
         "classes have the same number of labels, to within one, unless one has no more.",
         "to supervised: the difference to training without a teacher on the same labels, paired by seed; its interval "

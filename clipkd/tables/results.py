@@ -129,7 +129,7 @@ class Results:
         without = sum(not cell.has_labels for cell in self.cells)
         if without:
             lines.append(
-                f"{without} runs were trained without labels: they have no accuracy, and stand in the tables of costs. "
+                f"Runs trained without labels, which have no accuracy and are in the tables of costs only: {without}. "
                 "`clipkd evaluate RUN --dataset NAME --measures knn,probe` judges their embeddings."
             )
         if self.unmeasured:

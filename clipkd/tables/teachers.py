@@ -20,6 +20,8 @@ class Row:
 
     dataset: str
     teacher: str
+    seed: int | None
+    """Of a teacher that is another run for each seed; else None."""
     recipe: str
     student: str
     """All that share the embeddings."""
@@ -50,7 +52,13 @@ def table(results: Results) -> Table:
     ]
     fields = [
         words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-        words("teacher", "Teacher", lambda row: titles[row.teacher]),
+        words(
+            "teacher",
+            "Teacher",
+            lambda row: titles[row.teacher] + ("" if row.seed is None else f", seed {row.seed}"),
+            lambda row: row.teacher,
+        ),
+        Field("seed", value=lambda row: row.seed),
         words("recipe", "Recipe"),
         words("student", "Student", lambda row: row.student.replace(" ", ", ")),
         *labels_field(results.has_few_labels),
@@ -113,6 +121,7 @@ def row(results: Results, cells: list[Cell]) -> Row:
     return Row(
         first.dataset,
         first.teacher,
+        first.seed if first.teacher_of_seed != first.teacher else None,
         results.labels[first.recipe],
         " ".join(values(cells, "student")),
         str(first.labels),

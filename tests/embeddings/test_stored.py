@@ -58,12 +58,19 @@ def test_stored_vectors_are_the_teachers_of_these_images(layout, vit_folder):
 
 
 def test_several_stores_are_told_apart_by_the_recipe(layout, vit_folder):
-    with pytest.raises(InputError, match=r"has several: .*; name the recipe"):
+    with pytest.raises(InputError, match=r"has several: .*views.*; name the recipe") as several:
         clipkd.load_embeddings("digits", str(vit_folder), data=layout.data)
     one, other = (
         clipkd.load_embeddings("digits", str(vit_folder), recipe, layout.data) for recipe in ("reference", "corrected")
     )
     assert not np.allclose(one.test, other.test)
+    for stored in (one, other):
+        name = stored.artifact.path.name
+        assert name in str(several.value)
+        named = clipkd.load_embeddings("digits", str(vit_folder), data=layout.data, store=name)
+        assert np.array_equal(named.test, stored.test)
+    with pytest.raises(InputError, match=f"has no store 0123 .*{one.artifact.path.name}"):
+        clipkd.load_embeddings("digits", str(vit_folder), data=layout.data, store="0123")
     with pytest.raises(InputError, match="run `clipkd extract`"):
         clipkd.load_embeddings("cifar10", str(vit_folder), data=layout.data)
 

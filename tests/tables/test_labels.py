@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -10,10 +11,12 @@ from scipy import stats
 from clipkd.report.figures import by_labels as figure
 from clipkd.report.figures import figure_stems
 from clipkd.report.figures.style import styled
-from clipkd.tables import by_labels, table_stems
+from clipkd.spec.config import load
+from clipkd.tables import by_labels, table_stems, teachers
 from clipkd.tables.results import Results
 from tests.synthetic import demo, write_study
 
+CONFIGS = Path(__file__).parents[2] / "config"
 SEEDS = [0, 1, 2]
 JITTER = {0: 0.0, 1: 0.012, 2: 0.004}
 LEVEL = {100: 0.6, "all": 0.8}
@@ -52,6 +55,7 @@ def test_each_train_type_stands_beside_supervised_on_the_same_labels(results):
     assert (few["validation_labels"], few["training_labels_per_class"], few["probe_percent"]) == pytest.approx(
         (20, 8, 95)
     )
+    assert any("a linear probe of its embeddings" in note for note in by_labels.table(results).notes)
     # Each seed has a probe of its own on few labels; all labels make one, which all seeds share.
     assert few["probe_deviation_percent"] == pytest.approx(0)
     assert found["all", "vanilla"]["probe_deviation_percent"] is None
@@ -69,6 +73,20 @@ def test_the_figure_has_a_line_for_each_train_type_and_the_probe(results):
     }
     assert lines == means | {(95.0, 95.0)}
     assert axes.get_xscale() == "log"
+
+
+def test_a_teacher_of_each_seed_has_its_rows_and_its_own_classifier(tmp_path):
+    """`seed*`: a row of the table of teachers for each, and no word of a probe that nobody fitted."""
+    config = load([CONFIGS / "config.yaml", CONFIGS / "demo.yaml"]).model_dump(exclude_none=True)
+    config |= {"grid": config["grid"][:2], "training": config["training"] | {"precision": "fp32"}}
+    study = write_study(config, tmp_path, lambda cell: 0.5 + JITTER[cell.seed % 3])
+    found = Results.collect(study.config, study.results / "runs", study.data)
+    records = teachers.table(found).records
+    assert [record["seed"] for record in records] == [0, 1, 2, 3, 4]
+    assert len({row[1].text for row in teachers.table(found).rows}) == 5
+    notes = "\n".join(by_labels.table(found).notes)
+    assert "whatever labels it was trained with" in notes
+    assert "probe of its embeddings" not in notes
 
 
 def test_nothing_speaks_of_labels_where_all_are_seen(tmp_path):

@@ -74,7 +74,7 @@ def test_a_fifth_of_the_labels_is_for_validation_and_none_beside_them_is_seen(da
     assert (shown.labels[seen] == dataset.train_labels[seen]).all()
 
 
-@pytest.mark.parametrize(("count", "words"), [(100_000, "1,442 labels at most"), (11, "13 or more")])
+@pytest.mark.parametrize(("count", "words"), [(100_000, "1,442 labels at most"), (11, "12 or more")])
 def test_impossible_numbers_of_labels_are_refused(count, words, dataset):
     with pytest.raises(InputError, match=words):
         labelled_rows(dataset, count)
