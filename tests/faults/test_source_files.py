@@ -153,7 +153,9 @@ def test_a_command_says_it_first_and_works(verb: str, packed: tuple[Path, Path])
     (root / "config").mkdir()
     block = "{name: a, datasets: [mine], teachers: [digits-vit-s], students: [tiny-32], train_types: [supervised], "
     block += "recipes: [corrected], seeds: [0]}"
-    (root / "config/config.yaml").write_text(f"grid: [{block}]\nsources: {{mine: {source}}}\n")
+    (root / "config/config.yaml").write_text(
+        f"grid: [{block}]\nsources: {{mine: {source}}}\ntraining: {{batch_size: 2}}\n"
+    )
     more = {
         "check": [],
         "verify": ["data"],
