@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -29,11 +31,36 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def has_tf32(device: torch.device) -> bool:
+    """Return whether a device multiplies in TF32: GPUs from Ampere on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@contextlib.contextmanager
+def float32_products(kind: Literal["float32", "tf32"], device: torch.device) -> Iterator[None]:
+    """Compute matrix products of float32 in full, or in TF32, on a GPU; on a CPU they always are in full.
+
+    TF32 keeps 10 of the 23 bits of each factor's mantissa, and sums in float32. (Convolutions are torch's choice: TF32,
+    unless it is told otherwise.)
+    """
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, kind == "tf32" and device.type == "cuda"
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Return the device's kind, name and, for a CPU, threads."""
     if device.type == "cuda":
         return {"kind": "cuda", "name": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
     return {"kind": "cpu", "name": processor_name(), "threads": torch.get_num_threads()}
+
+
+def products() -> Literal["float32", "tf32"]:
+    """Return what products of float32 are computed in on a GPU, now."""
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
 
 
 def processor_name() -> str:

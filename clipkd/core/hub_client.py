@@ -15,7 +15,6 @@ from clipkd.core.artifacts import sha256
 from clipkd.core.disk import FULL, explained
 from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
-from clipkd.core.hub_limits import limit_downloads
 from clipkd.core.progress import say
 
 Wanted = Any
@@ -105,6 +104,8 @@ def hub_errors(wanted: Wanted, name: str, verb: str | None = None) -> Iterator[N
         verb: the command that is to be given again where the hub can be reached; None: what brings it.
     """
     from huggingface_hub import constants, errors
+
+    from clipkd.core.hub_limits import limit_downloads
 
     hub, model, commit = redacted(constants.ENDPOINT), wanted.hub_id, wanted.revision or "main"
     who = f"{wanted.kind} '{wanted.name}'"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from clipkd.core.artifacts import Artifact, open_artifact, read_json
-from clipkd.core.errors import DataError
+from clipkd.core.device import float32_products, has_tf32
+from clipkd.core.errors import DataError, InputError
 from clipkd.data.pixels import enlarged, normalised
 from clipkd.embeddings.encoder import Encoder
 from clipkd.embeddings.processor import Processor
@@ -29,7 +30,8 @@ class Teacher:
     encoder: Encoder
     device: torch.device
     precision: TeacherPrecision = "float32"
-    """`float16` and `bfloat16`: matrix products and attention in it, normalisation and softmax in float32."""
+    """`float16` and `bfloat16`: matrix products and attention in it, normalisation and softmax in float32. `tf32`:
+    products of float32 in TF32."""
     weights_sha256: str | None = None
     """Of the file that its weights were loaded from."""
     forward_passes: int = 0
@@ -76,8 +78,10 @@ class Teacher:
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the embeddings [B, D], float32, of images [B, 3, S, S] that are normalised already."""
         self.forward_passes += len(inputs)
-        kind, is_reduced = getattr(torch, self.precision), self.precision != "float32"
-        with torch.autocast(self.device.type, dtype=kind if is_reduced else None, enabled=is_reduced):
+        reduced = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.precision)
+        # Whatever a training around it computes in: a live teacher says what a stored one says.
+        products = float32_products("tf32" if self.precision == "tf32" else "float32", self.device)
+        with products, torch.autocast(self.device.type, dtype=reduced, enabled=reduced is not None):
             return self.encoder.embed(enlarged(inputs, self.image_size)).float()
 
     def present(self, pixels: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
@@ -111,15 +115,20 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Teach
     Raises:
         DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or
             not finite; the image processor differs from what the teacher's file says.
-        InputError: the architecture is unknown here, or has not what is to be taken of it.
+        InputError: the architecture is unknown here, or has not what is to be taken of it; the device has no TF32.
         MachineError: it does not fit the device's memory.
     """
+    if precision == "tf32" and not has_tf32(device):
+        raise InputError(
+            f"embeddings.precision tf32 (--embed-precision): this device ({device}) has no TF32, a GPU from Ampere on "
+            "has it; take float32"
+        )
     try:
         artifact = open_artifact(folder, "teacher", spec.identity())
     except DataError as error:
         raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.typed)}` to download it") from None
     check_weights(spec, artifact.file("model.safetensors"))
-    encoder = encoder_of(spec, artifact, device, precision == "float32")
+    encoder = encoder_of(spec, artifact, device, precision in {"float32", "tf32"})
     return Teacher(spec, encoder, device, precision, weights_of(artifact))
 
 

@@ -259,7 +259,7 @@ def environment(where: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in [*PACKAGES, *distributions()]},
         "platform": platform.platform(),
-        "device": device.describe(where),
+        "device": device.describe(where) | ({"float32_products": device.products()} if where.type == "cuda" else {}),
         "cores": os.cpu_count(),
         "commit": commit(),
         "job": os.environ.get("SLURM_JOB_ID"),

@@ -2,7 +2,8 @@
 
 `bf16` is `torch.autocast` to bfloat16: weights, moments, normalisation, softmax, the sums of the residual
 blocks, losses and evaluation stay float32. It is fast if the hardware multiplies bfloat16, and several times
-slower if not: on a CPU, `auto` measures it, once per machine.
+slower if not: on a CPU, `auto` measures it, once per machine. Products that stay float32 are in TF32 on a GPU, as with
+`tf32` all are; with `fp32` none is.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 
 from clipkd.core.artifacts import read_json, write_json
 from clipkd.core.cache import folder
-from clipkd.core.device import cpuinfo, processor_name
-from clipkd.core.errors import ClipkdError
+from clipkd.core.device import cpuinfo, float32_products, has_tf32, processor_name
+from clipkd.core.errors import ClipkdError, InputError
 from clipkd.core.fingerprint import digest
 from clipkd.core.linear import linear
 from clipkd.core.progress import say
@@ -35,11 +36,16 @@ OF_A_PROCESSOR = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU 
 
 
 def resolved(asked: StudentPrecision, device: torch.device, student: NetworkSpec) -> StudentPrecision:
-    """Return the precision that `auto`, `fp32` or `bf16` means for a student on a device.
+    """Return the precision that `auto` means for a student on a device; a named one as it is.
 
     On a CPU, `auto` is bf16 only for our own students, whose time is matrix products. Of timm's, those with depthwise
     convolutions take 1.2 to 1.3 times as long in bf16 as in float32 there, where a product takes half as long.
+
+    Raises:
+        InputError: the device has no TF32.
     """
+    if asked == "tf32" and not has_tf32(device):
+        raise InputError(f"precision tf32: this device ({device}) has no TF32, a GPU from Ampere on has it; take auto")
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -118,6 +124,11 @@ def seconds_of_product(matrix: torch.Tensor) -> float:
 def autocast(precision: StudentPrecision, device: torch.device) -> AbstractContextManager:
     """Return the context that a student's forward pass runs in."""
     assert precision != "auto"
-    if precision == "fp32":
+    if precision != "bf16":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def rest(precision: StudentPrecision, device: torch.device) -> AbstractContextManager:
+    """Return the context of a training: on a GPU, what stays float32 is multiplied in TF32, unless all is `fp32`."""
+    return float32_products("float32" if precision == "fp32" else "tf32", device)

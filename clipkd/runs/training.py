@@ -18,6 +18,7 @@ from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Job, open_batches, open_teacher_targets
 from clipkd.runs.logging import CurveWriter
 from clipkd.runs.loop import train_runs
+from clipkd.runs.precision import rest
 from clipkd.runs.ranks import Ranks
 from clipkd.runs.record import METRICS, Metrics
 from clipkd.runs.run import Run
@@ -74,6 +75,9 @@ def train_together(
                 outcomes[number] = error
             except RuntimeError as error:
                 outcomes[number] = in_words(job, folder, error)
+        if runs:
+            first = next(iter(runs.values()))
+            stack.enter_context(rest(first.numbers.precision, first.job.device))
         try:
             for run in runs.values():
                 stack.callback(end, run)

@@ -20,8 +20,8 @@ from clipkd.spec.prompts import TEMPLATES
 TeacherSource = Literal["cached", "live", "lazy", "replayed"]
 """`cached`: stored before training. `live`: the teacher in every step. `lazy`: the teacher when a view comes up for
 the first time, kept from then on. `replayed`: only views that were stored, where there are endlessly many."""
-StudentPrecision = Literal["auto", "fp32", "bf16"]
-TeacherPrecision = Literal["float32", "bfloat16", "float16"]
+StudentPrecision = Literal["auto", "fp32", "tf32", "bf16"]
+TeacherPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
 """In which a teacher multiplies matrices; the reduced ones change what it says, and so are another store."""
 StoreDtype = Literal["int16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -151,12 +151,13 @@ class Hyperparameters(Settings):
     weight_decay: WeightDecay = setting(0.1, "AdamW's weight decay.", "--weight-decay")
     precision: StudentPrecision = setting(
         "auto",
-        "Number format of the students' matrix products: `fp32`, `bf16` (autocast; normalisation, softmax, losses "
-        "and weights stay fp32), or `auto`: bf16 on a GPU that has it; on a CPU that is measured to be faster in it,"
-        " for students of clipkd's own (timm's may be slower in it); else fp32. Always fp32 for recipe `reference` "
-        "and those based on it, which keep the released code's numbers. A run folder that holds a run in either "
-        "format is continued, or complete, in that one. The format that `auto` chose is part of a run's identity: "
-        "for one grid on machines that differ, name one.",
+        "Number format of the students' matrix products: `fp32`; `bf16` (autocast; normalisation, softmax, losses "
+        "and weights stay fp32); `tf32`, for GPUs; or `auto`: bf16 on a GPU that has it; on a CPU that is measured "
+        "to be faster in it, for students of clipkd's own (timm's may be slower in it); else fp32. Always fp32 for "
+        "recipe `reference` and those based on it, which keep the released code's numbers. On a GPU, products that "
+        "`bf16` leaves in float32 (losses, evaluation) are in TF32. A run folder that holds a run in some format is "
+        "continued, or complete, in that one. The format that `auto` chose is part of a run's identity: for one grid"
+        " on machines that differ, name one.",
         "--precision",
     )
 
@@ -201,9 +202,9 @@ class EmbeddingSettings(Settings):
     )
     precision: TeacherPrecision = setting(
         "float32",
-        "Number format of the teachers' matrix products, stored and live; normalisation and softmax stay in float32. "
-        "`bfloat16` and `float16` are meant for GPUs. They change embeddings in the third digit, and so have stores of "
-        "their own.",
+        "Number format of the teachers' matrix products, stored and live; normalisation and softmax stay in float32."
+        " `tf32`, `bfloat16` and `float16` are meant for GPUs. They change embeddings (`bfloat16` in the third "
+        "digit), and so have stores of their own.",
         "--embed-precision",
     )
     views: int = setting(

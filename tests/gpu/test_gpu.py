@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ NUMBERS = Hyperparameters(epochs=2, batch_size=64, learning_rate=1e-3)
 TYPES = ("embed-KD", "teacher-KD", "vanilla", "supervised")
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["fp32", "tf32", "bf16"])
 def jobs(request, digits_folder, vit_folder) -> list[Job]:
     layout, cuda = Layout(digits_folder), torch.device("cuda")
     cells = [
@@ -42,7 +41,7 @@ def jobs(request, digits_folder, vit_folder) -> list[Job]:
     ]
     for cell in cells:
         prepare.for_training(cell, layout, cuda)
-    numbers = replace(NUMBERS, precision=request.param)
+    numbers = NUMBERS.model_copy(update={"precision": request.param})
     return [open_job(cell, numbers, layout, cuda) for cell in cells]
 
 

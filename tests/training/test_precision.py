@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +13,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.cli import main
-from clipkd.plugins import methods, recipes, students
+from clipkd.core.device import products
+from clipkd.core.errors import InputError
+from clipkd.embeddings.teacher import Teacher, load
+from clipkd.plugins import methods, recipes, students, teachers
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students._vit import Student, build_student
 from clipkd.runs import precision
-from clipkd.runs.precision import autocast, resolved
+from clipkd.runs.precision import autocast, resolved, rest
 from clipkd.runs.stack import Stack
 from clipkd.spec.settings import Hyperparameters
 
@@ -100,6 +105,36 @@ def test_what_auto_stands_for(monkeypatch) -> None:
         assert resolved("auto", torch.device("cuda"), TIMM) == wanted
 
 
+@pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_tf32_is_refused_where_it_is_not(capability, has, monkeypatch, vit_folder) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    cuda = torch.device("cuda")
+    with nullcontext() if has else pytest.raises(InputError, match=r"this device \(cuda\) has no TF32"):
+        assert resolved("tf32", cuda, SPEC) == "tf32"
+    with pytest.raises(InputError, match=r"precision tf32: this device \(cpu\)"):
+        resolved("tf32", CPU, SPEC)
+    with pytest.raises(InputError, match=r"embeddings.precision tf32 .* this device \(cpu\)"):
+        load(teachers.get(str(vit_folder)), vit_folder, CPU, "tf32")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "wanted"),
+    [("fp32", "cuda", "float32"), ("tf32", "cuda", "tf32"), ("bf16", "cuda", "tf32"), ("bf16", "cpu", "float32")],
+)
+def test_what_stays_float32_is_in_tf32_on_a_gpu(asked, device, wanted) -> None:
+    """The live teacher is what the stored one was, whatever the student is trained in."""
+    seen = []
+    encoder = SimpleNamespace(
+        embed=lambda inputs: seen.append(products()) or inputs, processor=SimpleNamespace(image_size=32)
+    )
+    teacher = Teacher(teachers.get("digits-vit-s"), encoder, CPU)
+    with rest(asked, torch.device(device)):
+        assert products() == wanted
+        teacher.embed(torch.zeros(1, 3, 32, 32))
+        assert (seen, products()) == (["float32"], wanted)
+    assert products() == "float32"
+
+
 @pytest.fixture
 def unknown_processor(tmp_path, monkeypatch) -> Iterator[None]:
     """An empty cache folder, and a processor that multiplies bfloat16 three times as fast."""
@@ -147,7 +182,8 @@ def test_what_a_run_computed_in_is_a_part_of_what_it_is(digits_folder, tmp_path,
     flags = ["train", "--data", str(digits_folder), "--dataset-name", "digits", "--student", "tiny-32", "--epochs", "1"]
     flags += ["--train-type", "supervised", "--batch-size", "512", "--learning-rate", "1e-3", "--device", "cpu"]
     flags += ["--threads", "1"]
-    found = {}
+    found, left = {}, []
+    monkeypatch.setattr(precision, "float32_products", lambda kind, device: left.append(kind) or nullcontext())
     for gain, asked in ((0.1, "auto"), (2.0, "auto"), (0.1, "bf16")):
         monkeypatch.setattr(precision, "cpu_gain", lambda gain=gain: gain)
         folder = tmp_path / f"{gain}-{asked}"
@@ -155,6 +191,7 @@ def test_what_a_run_computed_in_is_a_part_of_what_it_is(digits_folder, tmp_path,
         found[gain, asked] = json.loads((folder / "metrics.json").read_text())
     told = [metrics["identity"]["training"]["precision"] for metrics in found.values()]
     assert told == ["fp32", "bf16", "bf16"]
+    assert left == ["float32", "tf32", "tf32"], "of a GPU, for what stays float32 in the whole training"
     full, reduced, again = found.values()
     assert full["fingerprint"] != reduced["fingerprint"] == again["fingerprint"]
     assert full["last"]["test"]["loss"] != reduced["last"]["test"]["loss"] == again["last"]["test"]["loss"]
