@@ -28,9 +28,10 @@ def serve(model: Model, top: int, port: int | None) -> None:
     """Serve the page until the process is stopped; images that were dropped are deleted then.
 
     Raises:
-        InputError: the port is taken.
+        InputError: the port is taken, or the student was trained without labels.
         MachineError: gradio is not installed.
     """
+    model.refuse_without_classes()
     check_package()
     with TemporaryDirectory(prefix="clipkd-demo-") as folder:
         # Read while gradio is imported: nothing is sent anywhere, and no image stays.

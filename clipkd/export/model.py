@@ -130,12 +130,16 @@ class Model:
     def predict_files(
         self, paths: Iterable[Path], top: int = TOP, batch_size: int = BATCH_SIZE
     ) -> Iterator[FilePrediction]:
-        """Yield a prediction for each image file, in order; an unreadable one does not stop the others.
+        """Return a prediction for each image file, in order; an unreadable one does not stop the others.
 
         Raises:
             InputError: the student was trained without labels.
         """
         self.refuse_without_classes()
+        return self.of_files(paths, top, batch_size)
+
+    def of_files(self, paths: Iterable[Path], top: int, batch_size: int) -> Iterator[FilePrediction]:
+        """Yield what `predict_files` returns."""
         items = read_images(paths, self.preprocessing)
         while batch := list(itertools.islice(items, batch_size)):
             readable = [image for _, image in batch if isinstance(image, np.ndarray)]

@@ -13,11 +13,12 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 
 import clipkd as package
+from clipkd.core.errors import InputError
 from clipkd.core.typed_json import read_model
 from clipkd.data import corruptions
 from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.embeddings import prepare
-from clipkd.export import measures
+from clipkd.export import demo, measures
 from clipkd.export.evaluation import default_file, evaluate
 from clipkd.export.measures import speed
 from clipkd.export.measures.agreement import of_scores
@@ -267,11 +268,16 @@ def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_im
     assert (refused.returncode, "trained without classes" in refused.stderr) == (2, True), refused.stderr
     refused = here("compare", run, run_folder)
     assert (refused.returncode, "no accuracy to compare" in refused.stderr) == (2, True), refused.stderr
+    refused = here("predict", run, tmp_path, stdin="")
+    assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
     answer = here("evaluate", run, "--data", digits_folder, "--measures", "knn,probe,classes", "--output", "e.json")
     assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("(fitted to 1,262 labelled images)") == 2
     found = read_model(tmp_path / "e.json", Evaluation)
     assert (found.score, found.not_measured.keys()) == (None, {"classes"})
     model = package.load(run, "cpu")
+    with pytest.raises(InputError, match="no classes to predict"):
+        demo.serve(model, 5, None)
     dataset = open_dataset(cell.dataset_spec, Layout(digits_folder).dataset(cell.dataset_spec))
     near = KNeighborsClassifier(20, metric="cosine", weights=lambda far: np.exp(-far / 0.07))
     known = dataset.training

@@ -162,6 +162,8 @@ def line(one: measures.Measure, evaluation: Evaluation) -> str:
     missing = found.details.get("not_measured", {})
     texts = [f"{number} {shown(value)}" for number, value in found.numbers.items()]
     texts += [f"{number} not measured ({why})" for number, why in missing.items()]
+    if labelled := found.details.get("labelled_images"):
+        texts.append(f"(fitted to {labelled:,} labelled images)")
     return "  ".join(texts)
 
 

@@ -65,9 +65,9 @@ def run(options: argparse.Namespace) -> None:
         classes = open_classes.of_run(options.run_folder, Layout(options.data), device).adding(options.add_class)
         model = replace(model, student=classes.network(), classes=list(classes.names), class_names=None)
     unreadable = 0
+    predictions = model.predict_files(paths, options.top, options.batch_size)
     with output(options.output) as stream:
         writer = WRITERS[options.format](stream)
-        predictions = model.predict_files(paths, options.top, options.batch_size)
         for prediction in progress(predictions, len(paths), "predicting", "images"):
             if prediction.error is not None:
                 unreadable += 1
