@@ -51,17 +51,42 @@ VERBS = (
 """Each is a module of clipkd.cli.verbs (with _ in place of -), in the order in which `clipkd --help` shows them."""
 
 
+THEN = "then"
+"""Between two commands of one process: imports are paid once."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code (2 bad input, 3 bad data, 4 the machine lacks something)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options, unknown = parser(words[:1]).parse_known_args(words)
-    if unknown:
-        VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
-    if getattr(options, "verify", False):
-        os.environ[verified.ALWAYS] = "always"
+    """Run a command, or several; return the exit code (2 bad input, 3 bad data, 4 the machine lacks something)."""
+    asked = [*map(parsed, commands(sys.argv[1:] if arguments is None else arguments))]
     # PIL warns of images that our own limit refuses by name, or that the user allowed (clipkd.core.images).
     warnings.filterwarnings("ignore", message=r"Image size .* could be decompression bomb")
     os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask: nobody else may change what we write
+    return next((code for code in map(run, asked) if code), 0)
+
+
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of one command; a wrong one ends the process."""
+    options, unknown = parser(words[:1]).parse_known_args(words)
+    if unknown:
+        VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
+
+
+def commands(words: Sequence[str]) -> list[list[str]]:
+    """Return the words of each command: `then` and a verb begin the next one."""
+    found: list[list[str]] = [[]]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == THEN and following in VERBS:
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one command; return its exit code."""
+    if getattr(options, "verify", False):
+        os.environ[verified.ALWAYS] = "always"
     try:
         check_environment()
         options.run(options)
@@ -115,7 +140,9 @@ def typed(default: Any) -> str:
 def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser of the whole command line; only of the verb that `words` begin with, which imports no other."""
     top = argparse.ArgumentParser(
-        prog="clipkd", description="Knowledge distillation that never runs the teacher twice."
+        prog="clipkd",
+        description="Knowledge distillation that never runs the teacher twice.",
+        epilog="`clipkd VERB ... then VERB ...` runs several commands in one process, up to the first that fails.",
     )
     top.add_argument("--version", action="version", version=f"clipkd {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=VerbParser)

@@ -21,6 +21,7 @@ from clipkd.tables.cleanup import list_of, written_before
 from clipkd.tables.measured import file_of
 from clipkd.workflow.doctor import RESOLVED
 from clipkd.workflow.evaluations import MARK, RESULTS
+from clipkd.workflow.extractions import STAMPS
 from clipkd.workflow.stamps import PREFIX, RUNS
 
 TABLES, FIGURES, REPORT = Path("results/tables"), Path("results/figures"), Path("results/report.html")
@@ -88,6 +89,7 @@ def data_of(cell: Cell, layout: Layout) -> Iterator[Path]:
             # Prototypes and heads lie beside the store that they were made from.
             yield from sorted(store.folder.parent.glob(f"{store.folder.name}-*"))
             yield store.folder.with_name(f".{store.folder.name}.parts")
+            yield STAMPS / store.folder.parent.relative_to(layout.data / "embeddings")
 
 
 def size(path: Path) -> int:

@@ -98,14 +98,19 @@ def teacher_training_minutes(
     return to_ask(views * 3 * teacher_forward(spec) / SPEED[kind])  # forward, and twice that backward
 
 
-def extraction_minutes(store: Embeddings, layout: Layout, device: str, shards: int = 1) -> int:
-    """Return the minutes to ask for, to run a teacher over a view set, or over one of its shards."""
+def extraction_minutes(stores: Sequence[Embeddings], layout: Layout, device: str, shards: int = 1) -> int:
+    """Return the minutes to ask for, to run a teacher over view sets, or over one of their shards."""
+    return to_ask(sum(extraction_seconds(store, layout, device) for store in stores) / shards)
+
+
+def extraction_seconds(store: Embeddings, layout: Layout, device: str) -> float:
+    """Return the seconds that a teacher may take for a view set."""
     if store.teacher.reads_names or store.teacher.is_imported:
-        return to_ask(0)  # a few prompts for each class, or a copy
+        return 0  # a few prompts for each class, or a copy
     kind = "cpu" if device == "cpu" else "cuda"
     images = images_of(layout.dataset(store.dataset), store.dataset.image_size)
     views = store.views.replays or (2 if store.views.flips else 1)
-    return to_ask(images * views * teacher_forward(store.teacher) / SPEED[kind] / shards)
+    return images * views * teacher_forward(store.teacher) / SPEED[kind]
 
 
 def evaluation_minutes(cell: Cell, measures: Sequence[str], layout: Layout, device: str) -> int:

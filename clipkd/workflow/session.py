@@ -63,6 +63,17 @@ def take(folder: Path) -> lock.Lock:
         ) from None
 
 
+def another_runs(folder: Path) -> bool:
+    """Return whether a folder has a main process that is not this one."""
+    if INHERITED in os.environ:
+        return False
+    try:
+        take(folder).release()
+    except MachineError:
+        return True
+    return False
+
+
 def inherited(folder: Path) -> lock.Lock | None:
     """Return the lock that `clipkd resume` left open for the Snakemake that it became; None without one."""
     text = os.environ.pop(INHERITED, "")

@@ -72,9 +72,11 @@ def test_the_images_that_are_there_are_counted(digits_folder):
 def test_an_extraction_is_divided_by_its_shards():
     cell = cells.Cell("corrected", "cifar100", "base-32", "vit-l16-in21k", "teacher-KD", 0)
     store = Layout().full_embeddings(cell)
-    whole, part = (estimates.extraction_minutes(store, Layout(), "cuda", shards) for shards in (1, 10))
+    whole, part = (estimates.extraction_minutes([store], Layout(), "cuda", shards) for shards in (1, 10))
     assert whole == pytest.approx(2 * 2 * 60_000 * 123.1e9 / 2e12 / 60 + 15, rel=0.01)
     assert part - 15 == pytest.approx((whole - 15) / 10, abs=1)
+    both = estimates.extraction_minutes([store, store], Layout(), "cuda")
+    assert both - 15 == pytest.approx(2 * (whole - 15), abs=1)
 
 
 def test_teachers_that_are_trained_here_ask_for_a_students_time():

@@ -84,6 +84,18 @@ def test_a_wrong_option_is_one_line_and_where_the_help_is(words: list[str], mess
     assert second == f"run `clipkd {words[0]} --help` for every option"
 
 
+def test_then_begins_another_command_and_the_first_that_fails_is_the_last(here) -> None:
+    """`then` that no verb follows is a value like any other."""
+    names = here("list").stdout
+    assert here("list", "then", "list").stdout == 2 * names
+    answer = here("list", "then", "verify", "absent", "then", "list")
+    assert answer.returncode == 2
+    assert answer.stdout == names
+    assert answer.stderr.startswith("clipkd verify: error: ")
+    refused(here("list", "then", "train", "--epochs", "no"), "argument --epochs", code=2)
+    refused(here("list", "then", "lis"), "invalid choice: 'then'")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_shows_defaults_as_a_user_types_them(verb: str, here) -> None:
     answer = here(verb, "--help")

@@ -44,16 +44,17 @@ def evaluate_minutes(wildcards, attempt):
 
 
 def extract_minutes(wildcards, attempt):
-    """Return the minutes that an extraction, or one shard of it, may take."""
+    """Return the minutes that an extraction may take."""
+    stores = extraction_of(wildcards).views(LAYOUT)
+    return attempt * estimates.extraction_minutes(stores, LAYOUT, DEVICE)
+
+
+def shard_minutes(wildcards, attempt):
+    """Return the minutes that one shard of a store may take."""
     cell, views = STORES[STORE.format(**wildcards)]
-    stores = {
-        "full": LAYOUT.full_embeddings,
-        "sample": LAYOUT.sample_embeddings,
-        "replayed": LAYOUT.replayed_embeddings,
-    }
-    shards = int(getattr(wildcards, "shards", 1))
+    store = getattr(LAYOUT, f"{views}_embeddings")(cell)
     return attempt * estimates.extraction_minutes(
-        stores[views](cell), LAYOUT, DEVICE, shards
+        [store], LAYOUT, DEVICE, int(wildcards.shards)
     )
 
 
@@ -85,14 +86,15 @@ def most_memory(jobs):
 
 
 def forget_forced(dag):
-    """Restart the trainings that --forcerun or --forceall names; otherwise the command skips complete runs.
+    """Restart the trainings and extractions that --forcerun or --forceall names; otherwise commands skip what is complete.
 
-    Trainings that Snakemake forces itself, because it did not see them end, are not restarted: they may be complete.
+    Jobs that Snakemake forces itself, because it did not see them end, are not restarted: they may be complete.
     """
+    known = {"train": JOBS, "extract": EXTRACTIONS}
     for job in dag.needrun_jobs():
         is_forced = job.rule in dag.forcerules
-        if is_forced and job.rule.name == "train":
-            JOBS[str(job.output[0])].forget()
+        if is_forced and job.rule.name in known:
+            known[job.rule.name][str(job.output[0])].forget()
 
 
 def requests(dag):

@@ -8,11 +8,13 @@ import itertools
 import json
 import re
 import sys
+from functools import cache
 from dataclasses import replace
 from pathlib import Path
 
 from clipkd.spec import chains, flags
 from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.plugins.teachers import StudentTeacher
 from clipkd.report import figures
 from clipkd import tables
 from clipkd.core.environment import put_on_path
@@ -21,7 +23,7 @@ from clipkd.embeddings import prepare
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 from clipkd.export import measures
-from clipkd.workflow import evaluations, stamps
+from clipkd.workflow import evaluations, extractions, stamps
 
 # Nothing is looked up beside the Snakefile: deployed as a module (docs/install.md), it is no local file.
 PACKAGE = Path(tables.__file__).resolve().parents[1]
@@ -68,6 +70,11 @@ if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     if "--delete-all-output" in sys.argv:
         stamps.expect_deletion(JOBS.values())
 
+# Then extractions are looked at that are complete, too (`extracted`, below): to force them, or to show what made what.
+FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
+SHOWING = {"--report", "--dag", "--rulegraph", "--filegraph", "--archive"}
+WORDS = {word.partition("=")[0] for word in sys.argv}
+IS_FORCED, IS_LOOKED_AT = bool(FORCING & WORDS), bool((FORCING | SHOWING) & WORDS)
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RESOLVED = "results/config.json"
@@ -145,6 +152,25 @@ for cell in dict.fromkeys(kind_of(one) for cell in CELLS for one in cell.by_teac
         share(PROTOTYPES, cell, prototypes_folder)
 
 
+def trained_by(spec):
+    """Return the stamp of the job that trains a teacher, where this is a student of the grid; None for others."""
+    if not (isinstance(spec, StudentTeacher) and spec.settings):
+        return None
+    return job_of_run()[spec.run]
+
+
+@cache
+def job_of_run():
+    """Return run folder -> the stamp of the job that trains it."""
+    return {cell.folder: stamp for stamp, job in JOBS.items() for cell in job.cells}
+
+
+EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by)
+MAKES = {folder: stamp for stamp, one in EXTRACTIONS.items() for folder in one.folders}
+if "--target-jobs" not in sys.argv:
+    extractions.settle(EXTRACTIONS.values())
+
+
 wildcard_constraints:
     recipe="[a-z0-9._-]+",
     dataset="[a-z0-9-]+",
@@ -153,13 +179,12 @@ wildcard_constraints:
     train_type="[A-Za-z0-9-]+",
     seed=r"\d+",
     fingerprint="[0-9a-f]{16}",
-    part="[0-9a-f]{16}",
     shard=r"\d+",
     shards=r"\d+",
 
 
 def manifest(folder):
-    """Return an artefact's manifest: the file that stands for it between rules.
+    """Return the manifest of an artefact that no extraction makes: the file that stands for it between rules.
 
     DVC may bring it, with a new time, after what was made from it; its path says what it is, so
     times must not decide.
@@ -181,6 +206,24 @@ def origin(output, *folders):
     )
 
 
+def extracted(folders, output=None):
+    """Return what stands for artefacts that extractions make: the stamps of these.
+
+    Where they are there, or where what is made of them (`output`) is, no job is asked for: then it makes no
+    difference what else the grid asks of a teacher, nor how it was made. The inputs stay the same files.
+    """
+    stamps_of = dict.fromkeys(MAKES[Path(folder).as_posix()] for folder in folders)
+    is_made = bool(output) and Path(output).exists()
+    return [
+        (
+            before_update(ancient(stamp))
+            if not IS_LOOKED_AT and (is_made or Path(stamp).exists())
+            else ancient(stamp)
+        )
+        for stamp in stamps_of
+    ]
+
+
 def dataset_of(name):
     """Return a dataset's spec."""
     return datasets.get(name, CONFIG.source(name))
@@ -199,6 +242,15 @@ def teacher_name(wildcards):
 def teacher_folder(wildcards):
     """Return the folder of a teacher's checkpoint."""
     return f"data/teachers/{wildcards.teacher}/{wildcards.fingerprint}"
+
+
+def extraction_of(wildcards):
+    """Return what an extraction makes."""
+    return EXTRACTIONS[
+        f"{extractions.STAMPS}/{{dataset}}/{{teacher}}/{{fingerprint}}{extractions.SUFFIX}".format(
+            **wildcards
+        )
+    ]
 
 
 def job_of(wildcards):

@@ -1,9 +1,10 @@
 # embeddings: what a teacher says of a dataset, computed once.
 #
-#   data/teachers/<teacher>/<fingerprint>/manifest.json                       its checkpoint, fetched or trained
-#   data/embeddings/<dataset>/<teacher>/<fingerprint>/manifest.json           one view set
-#   data/embeddings/<dataset>/<teacher>/<fingerprint>-prototypes-<part>/...   class prototypes
-#   data/embeddings/<dataset>/<teacher>/<fingerprint>-head-<part>/...         linear probe, class scores
+#   data/teachers/<teacher>/<fingerprint>/manifest.json             its checkpoint, fetched or trained
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>/              one view set
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>-prototypes-*  class prototypes
+#   data/embeddings/<dataset>/<teacher>/<fingerprint>-head-*        linear probe, class scores
+#   results/extractions/<dataset>/<teacher>/<fingerprint>.made      all of these that the grid asks for are there
 #
 # A checkpoint from the internet (or from a run or folder here, which takes a second) and one that is trained are two rules:
 # the first runs where the internet is.
@@ -63,11 +64,13 @@ rule train_teacher:
 
 
 rule extract:
-    """Run a teacher over a view set of a dataset: the only rule that makes a store."""
+    """Run a teacher over a dataset: every view set that is missing, and the prototypes and heads made from them."""
     input:
-        shown_inputs,
+        extraction_inputs,
     output:
-        f"{STORE}/manifest.json",
+        touch(
+            f"{extractions.STAMPS}/{{dataset}}/{{teacher}}/{{fingerprint}}{extractions.SUFFIX}"
+        ),
     log:
         "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}.log",
     benchmark:
@@ -77,54 +80,13 @@ rule extract:
     resources:
         mem_mb=memory("extract", 12000),
         gpu=GPUS,
-        # Not params: they change speed, not results, and must not make embeddings again.
         device=DEVICE,
         batch=CONFIG.embeddings.batch_size,
         runtime=extract_minutes,
     params:
-        store=extract_flags,
+        commands=extraction_commands,
     shell:
-        "exec clipkd extract {params.store:q} --embed-batch-size {resources.batch} "
-        "--device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
-
-
-rule prototypes:
-    """Average a stored sample into one prototype per class."""
-    input:
-        prototypes_inputs,
-    output:
-        f"{STORE}-prototypes-{{part}}/manifest.json",
-    log:
-        "logs/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.log",
-    benchmark:
-        "results/benchmarks/embeddings/{dataset}/{teacher}/prototypes-{fingerprint}-{part}.tsv"
-    resources:
-        mem_mb=memory("prototypes", 4000),
-    params:
-        store=prototypes_flags,
-    shell:
-        "exec clipkd prototypes {params.store:q} > /dev/null 2>> $(new_log {log:q})"
-
-
-rule probe:
-    """Fit a linear probe on stored embeddings: it makes the teacher's class scores."""
-    input:
-        probe_inputs,
-    output:
-        f"{STORE}-head-{{part}}/manifest.json",
-    log:
-        "logs/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.log",
-    benchmark:
-        "results/benchmarks/embeddings/{dataset}/{teacher}/probe-{fingerprint}-{part}.tsv"
-    threads: 1
-    resources:
-        mem_mb=memory("probe", 8000),
-        gpu=GPUS,
-        device=DEVICE,
-    params:
-        store=probe_flags,
-    shell:
-        "exec clipkd probe {params.store:q} --device {resources.device:q} --threads {threads} > /dev/null 2>> $(new_log {log:q})"
+        "exec clipkd {params.commands:q} > /dev/null 2>> $(new_log {log:q})"
 
 
 rule extract_shards:
@@ -136,7 +98,7 @@ rule extract_shards:
 rule extract_shard:
     """Make every n-th part of a store."""
     input:
-        shown_inputs,
+        shard_inputs,
     output:
         touch(
             "data/embeddings/{dataset}/{teacher}/.{fingerprint}.parts/{shard}-of-{shards}"
@@ -151,9 +113,9 @@ rule extract_shard:
         gpu=GPUS,
         device=DEVICE,
         batch=CONFIG.embeddings.batch_size,
-        runtime=extract_minutes,
+        runtime=shard_minutes,
     params:
-        store=extract_flags,
+        store=shard_flags,
     shell:
         "exec clipkd extract {params.store:q} --shard {wildcards.shard:q}/{wildcards.shards:q} "
         "--embed-batch-size {resources.batch} --device {resources.device:q} --threads {threads} 2>> $(new_log {log:q})"

@@ -6,7 +6,7 @@
 rule evaluate:
     """Measure one student."""
     input:
-        lambda wildcards: evaluation_inputs(evaluated(wildcards)),
+        evaluation_inputs,
     output:
         f"results/evaluations/{RUN}{evaluations.MARK}{{fingerprint}}",
     log:

@@ -7,7 +7,7 @@ rule figures:
         config=RESOLVED,
         runs=all_runs,
         evaluations=all_evaluations,
-        manifests=all_manifests,
+        extractions=all_extractions,
         names=class_names_files,
         datasets=shown_datasets,
     output:

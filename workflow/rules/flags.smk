@@ -17,19 +17,16 @@ def fetch_flags(wildcards):
     return [name, *source] if source else name
 
 
-def extract_flags(wildcards):
+def extraction_commands(wildcards, threads, resources):
+    compute = ["--device", resources.device, "--threads", threads]
+    return extraction_of(wildcards).commands(
+        CONFIG, resources.batch, compute, everything=IS_FORCED
+    )
+
+
+def shard_flags(wildcards):
     cell, views = STORES[STORE.format(**wildcards)]
     return flags.extract_flags(CONFIG, cell, views)
-
-
-def prototypes_flags(wildcards):
-    (cell,) = PROTOTYPES[f"{STORE}-prototypes-{{part}}".format(**wildcards)]
-    return flags.prototypes_flags(CONFIG, cell)
-
-
-def probe_flags(wildcards):
-    (cell,) = HEADS[f"{STORE}-head-{{part}}".format(**wildcards)]
-    return flags.probe_flags(CONFIG, cell)
 
 
 def run_flags(cells):

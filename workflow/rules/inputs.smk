@@ -1,9 +1,7 @@
 # inputs: what rules read.
-from functools import cache
-
 from clipkd.core.artifacts import read_manifest
 from clipkd.embeddings.zero_shot import asked as zero_shot_store
-from clipkd.plugins.teachers import StudentTeacher, TrainedCNN, TrainedTeacher
+from clipkd.plugins.teachers import TrainedCNN, TrainedTeacher
 
 
 def hub_listing(dataset):
@@ -17,35 +15,45 @@ def thumbnails_inputs(wildcards):
     return origin(output, LAYOUT.dataset(dataset_of(wildcards.dataset)))
 
 
-def shown_inputs(wildcards):
-    """Return what an extraction reads: the images, and the teacher that looks at them, where it is a model."""
-    store = STORE.format(**wildcards)
-    teacher = STORES[store][0].teacher_spec
-    models = [] if teacher.is_imported else [LAYOUT.teacher(teacher)]
-    return origin(
-        f"{store}/manifest.json",
-        LAYOUT.dataset(dataset_of(wildcards.dataset)),
-        *models,
+def extraction_inputs(wildcards):
+    """Return what an extraction reads: the images or their labels, and the teacher; without a wish for what no missing artefact needs."""
+    extraction = extraction_of(wildcards)
+    dataset = manifest(LAYOUT.dataset(dataset_of(wildcards.dataset)))
+    shown = dict.fromkeys(
+        itertools.chain(
+            *(models(cell.teacher_spec) for cell, _ in extraction.stores.values())
+        )
     )
-
-
-def prototypes_inputs(wildcards):
-    """Return what class prototypes are made from: the stored sample."""
-    store = STORE.format(**wildcards)
-    output = f"{store}-prototypes-{wildcards.part}/manifest.json"
-    (cell,) = PROTOTYPES[str(Path(output).parent)]
-    labels = [LAYOUT.dataset(cell.dataset_spec)] if LAYOUT.labelled_sample(cell) else []
-    return origin(output, store, *labels)
-
-
-def probe_inputs(wildcards):
-    """Return what a head is made from: the stored embeddings, and the labels."""
-    store = STORE.format(**wildcards)
-    return origin(
-        f"{store}-head-{wildcards.part}/manifest.json",
-        store,
-        LAYOUT.dataset(dataset_of(wildcards.dataset)),
+    to_show = IS_FORCED or any(
+        folder in extraction.stores for folder in extraction.missing
     )
+    to_label = any(
+        folder in extraction.heads
+        or LAYOUT.labelled_sample(extraction.prototypes[folder][0])
+        for folder in extraction.missing
+        if folder not in extraction.stores
+    )
+    return [
+        *([dataset] if to_show or to_label or Path(dataset).exists() else []),
+        *(model for model in shown if to_show or Path(model).exists()),
+    ]
+
+
+def models(spec):
+    """Return the checkpoint of a teacher, where it is a model; the run that it is the student of."""
+    if spec.is_imported:
+        return []
+    # An extraction copies the student itself.
+    return [ancient(trained_by(spec) or f"{LAYOUT.teacher(spec)}/manifest.json")]
+
+
+def shard_inputs(wildcards):
+    """Return what a shard reads: the images, and the teacher that looks at them."""
+    store = STORE.format(**wildcards)
+    return [
+        manifest(LAYOUT.dataset(dataset_of(wildcards.dataset))),
+        *models(STORES[store][0].teacher_spec),
+    ]
 
 
 def shards(wildcards):
@@ -89,15 +97,9 @@ def teacher_inputs(wildcards):
 
 def run_of(spec, wildcards):
     """Return the stamp of the run whose student is a teacher; where the teacher is there already, without a wish."""
-    folder = Path(
-        "data/teachers/{teacher}/{fingerprint}/manifest.json".format(**wildcards)
-    )
-    (stamp,) = (
-        stamp
-        for stamp, job in JOBS.items()
-        if any(cell.folder == spec.run for cell in job.cells)
-    )
-    return before_update(ancient(stamp)) if folder.exists() else ancient(stamp)
+    stamp = ancient(trained_by(spec))
+    folder = Path(teacher_folder(wildcards))
+    return before_update(stamp) if (folder / "manifest.json").exists() else stamp
 
 
 def pixels_inputs(cell):
@@ -114,7 +116,9 @@ def signal_inputs(job):
     """Return what the method of a job's runs asks of its teachers: nothing, or stored or live signals."""
     kinds = dict.fromkeys(kind_of(cell) for cell in job.cells)
     folders = dict.fromkeys(one for kind in kinds for one in signal_folders(kind))
-    return [manifest(folder) for folder in folders]
+    made = [folder for folder in folders if folder.as_posix() in MAKES]
+    teachers_of = [manifest(folder) for folder in folders if folder not in made]
+    return [*extracted(made, job.stamp), *teachers_of]
 
 
 @cache
@@ -145,7 +149,9 @@ def vision_folders(cell):
     """Return the store that zero-shot accuracy is measured on: of the text tower's vision tower, if it is asked for."""
     store = zero_shot_store(cell, LAYOUT)
     return [
-        folder for folder in STORES if store and Path(folder).name == store.folder.name
+        folder
+        for folder in map(Path, STORES)
+        if store and folder.name == store.folder.name
     ]
 
 
@@ -159,26 +165,27 @@ def all_evaluations(wildcards):
     return list(EVALUATIONS)
 
 
-def evaluation_inputs(cell):
+def evaluation_inputs(wildcards):
     """Return what an evaluation reads: the run, the packed images and, for the agreement, what is stored of the teacher."""
+    cell = evaluated(wildcards)
     stamps_of = [stamp for stamp, job in JOBS.items() if cell in job.cells]
     stored = []
     if "agreement" in CONFIG.evaluation and cell.method.signal != "nothing":
         for one in cell.by_teacher:
             if not one.teacher_spec.is_per_class:
                 stored += [LAYOUT.full_embeddings(one).folder, LAYOUT.head(one)[0]]
-    known = {*STORES, *HEADS}
-    folders = [folder for folder in stored if folder.as_posix() in known]
+    known = [folder for folder in stored if folder.as_posix() in MAKES]
+    output = f"results/evaluations/{RUN}{evaluations.MARK}{{fingerprint}}"
     return [
         *stamps_of,
         manifest(LAYOUT.dataset(cell.dataset_spec)),
-        *map(manifest, folders),
+        *extracted(known, output.format(**wildcards)),
     ]
 
 
-def all_manifests(wildcards):
-    """Return the manifests that say what extraction and probes cost and reached."""
-    return [manifest(folder) for folder in [*STORES, *PROTOTYPES, *HEADS]]
+def all_extractions(wildcards):
+    """Return what stands for every artefact of a teacher: their manifests say what these cost and reached."""
+    return extracted(MAKES)
 
 
 def shown_datasets(wildcards):

@@ -7,7 +7,7 @@ rule report:
         config=RESOLVED,
         runs=all_runs,
         evaluations=all_evaluations,
-        manifests=all_manifests,
+        extractions=all_extractions,
         figures=expand("results/figures/{stem}.svg", stem=FIGURES),
     output:
         "results/report.html",

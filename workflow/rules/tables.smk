@@ -22,7 +22,7 @@ rule tables:
         config=RESOLVED,
         runs=all_runs,
         evaluations=all_evaluations,
-        manifests=all_manifests,
+        extractions=all_extractions,
     output:
         [
             in_report(f"results/tables/{stem}.html", tables.report_entry(stem))
