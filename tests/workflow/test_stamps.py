@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -357,3 +358,17 @@ def test_a_scratch_folder_trains_nothing_again_and_is_what_jobs_read(project: Pa
     assert trained(project)["seed0"] == before["seed0"]
     (copy,) = (project / "{node}").glob("clipkd-*/dataset-*")
     assert f"copied to {copy}" in log_of(project, 1)
+
+
+def test_tables_are_of_the_configs_grid_where_snakemake_has_forgotten_everything(project: Path) -> None:
+    """Without .snakemake no parameter counts as changed. The control: with the same grid there is nothing to do."""
+    shutil.rmtree(project / ".snakemake")
+    said = snakemake(project, *CONFIG, "--dry-run")
+    assert "Nothing to be done" in said.stdout
+    mini = project / "mini.yaml"
+    mini.write_text(mini.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
+    said = snakemake(project, *CONFIG, "--until", "tables")
+    assert said.returncode == 0, said.stdout
+    assert json.loads((project / "results/config.json").read_text())["grid"][0]["seeds"] == [0]
+    assert "(1)" in (project / "results/tables/accuracy-corrected-last-top1.md").read_text()
+    assert len(list((project / "results").glob(".config-*"))) == 1

@@ -78,6 +78,12 @@ IS_FORCED, IS_LOOKED_AT = bool(FORCING & WORDS), bool((FORCING | SHOWING) & WORD
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RESOLVED = "results/config.json"
+RESOLVED_TEXT = json.dumps(CONFIG.model_dump(exclude_unset=True), sort_keys=True)
+# Named by the content: Snakemake forgets parameters with its folder .snakemake, and another grid's file must not pass for
+# this one's.
+RESOLVED_STAMP = (
+    f"results/.config-{hashlib.sha256(RESOLVED_TEXT.encode()).hexdigest()[:16]}"
+)
 TABLES = tables.table_stems(CONFIG)
 FIGURES = figures.figure_stems(CONFIG)
 DEVICE = CONFIG.training.device

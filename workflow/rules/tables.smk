@@ -7,13 +7,15 @@
 rule resolve:
     """Write down the resolved config, so that tables and figures say which grid they show."""
     output:
-        RESOLVED,
+        config=RESOLVED,
+        stamp=RESOLVED_STAMP,
     log:
         "logs/tables/resolve.log",
     params:
-        config=json.dumps(CONFIG.model_dump(exclude_unset=True), sort_keys=True),
+        config=RESOLVED_TEXT,
     shell:
-        "( printf '%s\\n' {params.config:q} > {output:q}.tmp && mv {output:q}.tmp {output:q} ) 2> {log:q}"
+        "( rm -f results/.config-* && printf '%s\\n' {params.config:q} > {output.config:q}.tmp"
+        " && mv {output.config:q}.tmp {output.config:q} && touch {output.stamp:q} ) 2> {log:q}"
 
 
 rule tables:
