@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,12 @@ SLOWEST = [
     "faults/test_training",
 ]
 """What takes longest comes first, so that no worker is left with it at the end."""
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C where a shell started the tests in the background without it: programs inherit what is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from clipkd.core import verified
@@ -75,7 +76,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 def commands(words: Sequence[str]) -> list[list[str]]:
     """Return the words of each command: `then` and a verb begin the next one."""
     found: list[list[str]] = [[]]
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word == THEN and following in VERBS:
             found.append([])
         else:

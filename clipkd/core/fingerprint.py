@@ -9,6 +9,8 @@ from typing import Any
 
 Identity = dict[str, Any]
 """What made an artefact: nested dicts, lists, strings, numbers, booleans and None only."""
+LONGEST = 150
+"""Characters of a value in a message; 64 hex digits and a path fit."""
 
 
 def canonical(data: Any) -> str:
@@ -32,4 +34,10 @@ def differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
         for key in sorted(found.keys() | wanted.keys()):
             yield from differences(found.get(key), wanted.get(key), f"{path}.{key}" if path else key)
     elif canonical(found) != canonical(wanted):
-        yield f"{path}: found {found!r}, wanted {wanted!r}"
+        yield f"{path}: found {shown(found)}, wanted {shown(wanted)}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as one line of a message: a long one without its middle."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 20]} ... {text[-15:]}"

@@ -70,5 +70,7 @@ def hub_errors(repository: str) -> Iterator[None]:
             raise InputError(
                 f"{hub} denied access to '{repository}' (status {status}): set HF_TOKEN to a token with write access"
             ) from None
+        if constants.HF_HUB_OFFLINE:
+            raise MachineError(f"nothing was sent to {hub}: HF_HUB_OFFLINE is set; unset it to push") from None
         reason = f"answered with status {status}" if status else f"can't be reached ({type(cause).__name__})"
         raise MachineError(f"{hub} {reason}; no commit was made, so run `clipkd push` again later") from None

@@ -229,6 +229,12 @@ def test_differences_name_nested_fields() -> None:
     assert list(differences(found, {"a": {"b": 2, "c": [1]}, "same": 1.0})) == ["a.b: found 1, wanted 2"]
 
 
+def test_a_long_value_that_differs_is_shortened() -> None:
+    (line,) = differences({"embeddings": None}, {"embeddings": {str(number): "x" * 20 for number in range(100)}})
+    assert line.startswith("embeddings: found None, wanted {'0': 'xxx")
+    assert len(line) < 200
+
+
 def test_another_kind(folder: Path) -> None:
     with refused("holds toy, not dataset"):
         open_artifact(folder, "dataset", IDENTITY)

@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import close_session, get_session
 
 from clipkd.core import download as downloads
-from clipkd.core import hub_client
+from clipkd.core import hub_client, hub_limits
 from clipkd.core.download import Checksum, download
 from clipkd.core.errors import ClipkdError, DataError, MachineError
 from clipkd.core.vision import torchvision
@@ -181,7 +181,7 @@ def test_d16_the_hub_s_downloads_have_the_same_limits(
 ) -> None:
     """What drips is given up by huggingface_hub's own client, and so is what does not end."""
     if not is_limited:
-        monkeypatch.setattr(hub_client, "limit_downloads", nothing)
+        monkeypatch.setattr(hub_limits, "limit_downloads", nothing)
     site.files["/file.bin"] = FILE[:2_000]
     close_session()  # the client that other tests have used
     wanted = teachers.get("vit-b16-in21k")

@@ -158,3 +158,13 @@ def test_images_without_a_label_are_packed_and_only_teachers_use_them(write, tmp
     within = Cell("corrected", "mine", "tiny-32", str(vit_folder), "vanilla-within-class", 0, source=f"{root}?size=8")
     with pytest.raises(InputError, match="use 'vanilla-permuted'"):
         train(open_job(within, numbers, Layout(data), CPU), RunFolder(tmp_path / "within"))
+
+
+def test_a_file_of_labels_in_other_letters_is_not_passed_over(tmp_path: Path) -> None:
+    """Beside class folders all images would count as labelled."""
+    for place, name in enumerate(("cat", "dog")):
+        images_in(tmp_path / "photos/train" / name, 3, 10 * place)
+        images_in(tmp_path / "photos/test" / name, 3, 100 + 10 * place)
+    (tmp_path / "photos/train/Labels.CSV").write_text("file,label\ncat/0.png,cat\ndog/10.png,dog\n")
+    with pytest.raises(InputError, match=r"train/Labels.CSV: rename it to labels.csv"):
+        packed(tmp_path / "photos", tmp_path / "data")

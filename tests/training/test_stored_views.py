@@ -34,8 +34,10 @@ pytestmark = pytest.mark.usefixtures("mirrored_digits")
 
 CPU = torch.device("cpu")
 TYPES = ("vanilla", "teacher-KD", "feature-KD")
-BAR = {"float32": 1e-5, "int16": 1e-4}
-"""The largest relative difference of a gradient."""
+BAR = {"float32": 1e-5, "int16": 2e-4}
+"""The largest relative difference of a gradient. In int16 it is 1e-5 to 5e-5, but in one case 1.5e-4 on some
+processors: the toy teacher's vectors are nearly parallel, and a contrastive loss with a learnt temperature magnifies
+their rounding."""
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,11 @@ def test_the_command_prints_and_writes_what_it_measures(here, subject, run_folde
     assert [line.partition(":")[0] for line in lines[1:]] == ["agreement", "knn", "probe"]
     assert lines[1] == "agreement: not measured: the run has no teacher"
     first = read_model(tmp_path / "e.json", Evaluation)
-    assert lines[2:] == [f"{name}: top1 {first.measures[name].numbers['top1']:.4f}" for name in ("knn", "probe")]
+    images = len(subject.training.labels)  # without those for validation
+    assert lines[2:] == [
+        f"{name}: top1 {first.measures[name].numbers['top1']:.4f}  (fitted to {images:,} labelled images)"
+        for name in ("knn", "probe")
+    ]
     assert 0.5 < first.measures["probe"].numbers["top1"] <= 1
     assert first.score.top1 == pytest.approx(
         json.loads((run_folder / "metrics.json").read_text())["last"]["test"]["top1"], abs=0.1

@@ -117,3 +117,9 @@ def test_a_hub_that_fails_or_is_out_of_reach_is_not_the_user_s_fault(push, hub, 
     assert hub.repositories == {"me/student": {}}
     answer = push(folder, "me/student", url="http://127.0.0.1:9")
     assert (answer.returncode, "can't be reached" in answer.stderr) == (4, True), answer.stderr
+
+
+def test_a_push_while_the_hub_is_switched_off_says_so(push, hub, folder, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    answer = push(folder, "me/student", url="http://127.0.0.1:9")
+    assert (answer.returncode, "HF_HUB_OFFLINE is set; unset it" in answer.stderr) == (4, True), answer.stderr

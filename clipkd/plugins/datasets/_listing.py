@@ -281,8 +281,16 @@ def has_labels_file(folder: Path) -> bool:
     """Return whether a file says which image is of which class.
 
     One with another header is wrong, and not passed over: beside class folders, all images would count as labelled.
+
+    Raises:
+        InputError: a file has that name in other letters, which is not passed over either.
     """
-    return (folder / LABELS).is_file()
+    if (folder / LABELS).is_file():
+        return True
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        if name.casefold() == LABELS:
+            raise InputError(f"{printable(folder / name)}: rename it to {LABELS}, which is what is read")
+    return False
 
 
 def overridden(folder: Path) -> list[str]:
