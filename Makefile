@@ -102,6 +102,7 @@ lint: install ## Check formatting, types, imports, generated docs and the workfl
 	$(BIN)/python docs/faults.py --check
 	$(BIN)/python docs/few_labels.py --check
 	$(BIN)/python docs/recipes.py --check
+	$(BIN)/python docs/emoji_teacher.py --check
 	$(BIN)/python docs/grid_cost.py --check
 	$(BIN)/python docs/performance.py --check
 	$(BIN)/python docs/grids.py --check

@@ -111,6 +111,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
 
     points = differences(found)
     strengths, sizes = (list(dict.fromkeys(key[place] for key in points)) for place in (0, 1))
+    ticks = sorted({row["images_seen"] for row in found})
     datasets = ", ".join(sorted({row["dataset"] for row in found}))
     with styled():
         title = f"Stronger augmentation against flips: {datasets}, supervised, recipe modern"
@@ -123,6 +124,8 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                 colour = PALETTE[sizes.index(student) % len(PALETTE)]
                 axes.errorbar(seen, means, errors, color=colour, marker="o", ms=4, lw=1.4, capsize=3)
             axes.set(xscale="log", xlabel="images seen", title=strength)
+            axes.set_xticks(ticks, [f"{seen:,}" for seen in ticks])
+            axes.minorticks_off()
         row[0].set_ylabel("difference to flips (points)")
         parameters = {one["student"]: one["parameters"] for one in found}
         handles = [

@@ -1,7 +1,7 @@
 """Write what recipe modern gave beside corrected into docs/method.md: `python docs/recipes.py [--check]`.
 
-docs/recipes-fashion.csv and docs/recipes-emoji.csv are results/tables/recipes.csv of config/fashion-recipes.yaml and of
-the block `recipes` of config/emoji.yaml.
+docs/recipes-fashion.csv and docs/recipes-emoji.csv are results/tables/recipes.csv of config/fashion-recipes.yaml and
+config/emoji.yaml.
 """
 
 from __future__ import annotations

@@ -19,6 +19,19 @@ localrules:
     resolve,
 
 
+def train_threads(wildcards):
+    """Return how many students a job trains at once: on a CPU all, but beside other jobs on at most half the cores here.
+
+    A job that waits for all cores to be free would leave some idle beside every single-threaded one.
+    """
+    students_here = len(job_of(wildcards).cells)
+    if DEVICE != "cpu":
+        return 1
+    if IS_ONE_JOB or not workflow.cores:  # a job of a cluster has its own cores
+        return students_here
+    return min(students_here, -(-workflow.cores // min(len(JOBS), 2)))
+
+
 def train_minutes(wildcards, threads, attempt):
     """Return the minutes that a job's trainings may take: on a GPU as if one after another; more after each attempt."""
     cells = job_of(wildcards).cells

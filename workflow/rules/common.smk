@@ -59,7 +59,8 @@ STACK = CONFIG.training.stack
 JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
 MEASURES = {name: measures.get(name).protocol for name in CONFIG.evaluation}
 EVALUATIONS = evaluations.stamps(CELLS, MEASURES, CONFIG, LAYOUT)
-if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
+IS_ONE_JOB = "--target-jobs" in sys.argv  # the Snakemake of a single job
+if not IS_ONE_JOB:
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
     # Here and not when the jobs start: it is said where nothing is to be done, too.
@@ -173,7 +174,7 @@ def job_of_run():
 
 EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by)
 MAKES = {folder: stamp for stamp, one in EXTRACTIONS.items() for folder in one.folders}
-if "--target-jobs" not in sys.argv:
+if not IS_ONE_JOB:
     extractions.settle(EXTRACTIONS.values())
 
 
