@@ -56,7 +56,7 @@ def stormy(project) -> Project:
     """Slow trainings, one of which needs much memory; status commands that can be made to fail."""
     made = project()
     made.environment |= {"TEST_HUNGRY": "supervised/seed3", "TEST_SECONDS_A_STEP": "0.4"}
-    made.edit("workflow/rules/runs.smk", 'memory("train", 8000)', f'memory("train", {LITTLE_MB})')
+    made.edit("workflow/rules/runs.smk", 'memory("train", TRAIN_MB)', f'memory("train", {LITTLE_MB})')
     for name in ("squeue", "sacct"):
         made.put_command(name, OUTAGE.format(flag=shlex.quote(str(made.folder / "outage")), real=shutil.which(name)))
     return made

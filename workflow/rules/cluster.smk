@@ -19,17 +19,12 @@ localrules:
     resolve,
 
 
-def train_threads(wildcards):
-    """Return how many students a job trains at once: on a CPU all, but beside other jobs on at most half the cores here.
-
-    A job that waits for all cores to be free would leave some idle beside every single-threaded one.
-    """
-    students_here = len(job_of(wildcards).cells)
-    if DEVICE != "cpu":
+def all_cores():
+    """Return the number of cores that Snakemake may use; 1 on a cluster, where it raises an error."""
+    try:
+        return workflow.cores
+    except WorkflowError:
         return 1
-    if IS_ONE_JOB or not workflow.cores:  # a job of a cluster has its own cores
-        return students_here
-    return min(students_here, -(-workflow.cores // min(len(JOBS), 2)))
 
 
 def train_minutes(wildcards, threads, attempt):

@@ -59,8 +59,7 @@ STACK = CONFIG.training.stack
 JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
 MEASURES = {name: measures.get(name).protocol for name in CONFIG.evaluation}
 EVALUATIONS = evaluations.stamps(CELLS, MEASURES, CONFIG, LAYOUT)
-IS_ONE_JOB = "--target-jobs" in sys.argv  # the Snakemake of a single job
-if not IS_ONE_JOB:
+if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
     # Here and not when the jobs start: it is said where nothing is to be done, too.
@@ -174,7 +173,7 @@ def job_of_run():
 
 EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by)
 MAKES = {folder: stamp for stamp, one in EXTRACTIONS.items() for folder in one.folders}
-if not IS_ONE_JOB:
+if "--target-jobs" not in sys.argv:
     extractions.settle(EXTRACTIONS.values())
 
 

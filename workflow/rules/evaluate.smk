@@ -14,7 +14,7 @@ rule evaluate:
     benchmark:
         f"results/benchmarks/evaluations/{RUN}-{{fingerprint}}.tsv"
     # Times are those of one thread, on a machine that does nothing else.
-    threads: (workflow.cores or 1) if "speed" in CONFIG.evaluation else 1
+    threads: all_cores() if "speed" in CONFIG.evaluation else 1
     resources:
         mem_mb=memory("evaluate", 8000),
         gpu=GPUS,

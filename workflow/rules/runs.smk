@@ -23,7 +23,7 @@ rule train:
     benchmark:
         f"results/benchmarks/runs/{RUN}-{{fingerprint}}.tsv"
     # On a CPU each student trains in a process of its own; a GPU computes them at once.
-    threads: train_threads
+    threads: lambda wildcards: len(job_of(wildcards).cells) if DEVICE == "cpu" else 1
     resources:
         mem_mb=memory("train", TRAIN_MB),
         gpu=GPUS,
