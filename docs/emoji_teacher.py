@@ -11,8 +11,8 @@ import sys
 
 from generated import ROOT, main
 
-ALONE, NOBODY = "supervised", "none"
-TITLES = {NOBODY: "none", "lite0": "ImageNet weights", "untrained": "random weights"}
+ALONE = "supervised"
+TITLES = {"none": "none", "lite0": "ImageNet weights", "untrained": "random weights"}
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -34,10 +34,10 @@ pytestmark = pytest.mark.usefixtures("mirrored_digits")
 
 CPU = torch.device("cpu")
 TYPES = ("vanilla", "teacher-KD", "feature-KD")
-BAR = {"float32": 1e-5, "int16": 2e-4}
-"""The largest relative difference of a gradient. In int16 it is 1e-5 to 5e-5, but in one case 1.5e-4 on some
-processors: the toy teacher's vectors are nearly parallel, and a contrastive loss with a learnt temperature magnifies
-their rounding."""
+BAR = {"float32": 1e-5, "int16": 1e-4}
+"""The largest relative difference of a gradient."""
+AMPLIFIED = {("teacher-KD", "modern-randaugment"): 2}
+"""Times the bar: with the toy teacher's random weights one case in int16 is 1.5e-4 on a Zen 3."""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def compare(cell: Cell, layout: Layout) -> None:
     def off(signal):
         return ((gradient(signal) - right).norm() / right.norm()).item()
 
-    assert off(stored(batch)) < BAR[layout.dtype]
+    assert off(stored(batch)) < BAR[layout.dtype] * AMPLIFIED.get((cell.train_type, cell.recipe), 1)
     # Controls: views that are nearly those, and their targets.
     other = batch.views.roll(1) if job.layout.views > 2 else 1 - batch.views
     wrong = {"another view": stored(batch_with(batch, views=other)), "another image": stored(rolled(batch))}

@@ -83,7 +83,7 @@ def test_the_8_bit_graph_is_measured_on_the_test_split(
     assert (facts["method"], facts["test_images"]) == (method, len(digits.test_labels))
     assert facts["agreement"] == pytest.approx((found == expected).mean(), abs=1.5 / len(pixels))
     assert facts["top1"] == pytest.approx((found == digits.test_labels).mean(), abs=1.5 / len(pixels))
-    assert facts["agreement"] > 0.9  # 0.949 to 0.98 by the processor that trained the student
+    assert facts["agreement"] > 0.9  # it differs by the processor that trained the student: 0.949 on a Zen 3
     card = (tmp_path / "out/README.md").read_text()
     assert f"| same class as float32, % | | {100 * facts['agreement']:.2f} |" in card
     assert f"| {100 * facts['student_top1']:.2f} | {100 * facts['top1']:.2f} |" in card

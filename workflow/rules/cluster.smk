@@ -20,7 +20,7 @@ localrules:
 
 
 def all_cores():
-    """Return the number of cores that Snakemake may use; 1 on a cluster, where it raises an error."""
+    """Return the number of cores that Snakemake may use; 1 where it was given none, as on a cluster."""
     try:
         return workflow.cores
     except WorkflowError:
