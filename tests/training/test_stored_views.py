@@ -26,6 +26,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import REPLAY_SEED, Sample
+from tests.conftest import save_vit
 from tests.embeddings.test_audit import reseal
 from tests.photos import save_photos
 from tests.training.test_signals import gradients
@@ -36,14 +37,22 @@ CPU = torch.device("cpu")
 TYPES = ("vanilla", "teacher-KD", "feature-KD")
 BAR = {"float32": 1e-5, "int16": 1e-4}
 """The largest relative difference of a gradient."""
-AMPLIFIED = {("teacher-KD", "modern-randaugment"): 2}
-"""Times the bar: with the toy teacher's random weights one case in int16 is 1.5e-4 on a Zen 3."""
+WIDTH = 192
+"""Of the teacher's embeddings, as in a ViT-Ti: over so many, what int16 rounds off averages out."""
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder of images of many sizes."""
     return save_photos(tmp_path_factory.mktemp("images") / "photos")
+
+
+@pytest.fixture(scope="module")
+def wide_vit(tmp_path_factory):
+    """A teacher with embeddings of a real width."""
+    folder = tmp_path_factory.mktemp("teacher") / "wide-vit"
+    save_vit(folder, hidden_size=WIDTH, num_attention_heads=3, intermediate_size=WIDTH)
+    return folder
 
 
 def opened(cell: Cell, layout: Layout):
@@ -69,9 +78,9 @@ def cell_of(train_type, recipe, teacher, photos=None, source="replayed") -> Cell
         ("feature-KD", "modern-crop", "float32", 60),
     ],
 )
-def test_stored_equals_live_in_targets_and_gradients(train_type, recipe, dtype, labels, digits_folder, vit_folder):
+def test_stored_equals_live_in_targets_and_gradients(train_type, recipe, dtype, labels, digits_folder, wide_vit):
     """With few labels of unlabelled images too, and of labelled ones that are shown again in the epoch."""
-    cell = replace(cell_of(train_type, recipe, vit_folder), labels=labels)
+    cell = replace(cell_of(train_type, recipe, wide_vit), labels=labels)
     compare(cell, Layout(digits_folder, dtype=dtype, views=3))
 
 
@@ -109,7 +118,7 @@ def compare(cell: Cell, layout: Layout) -> None:
     def off(signal):
         return ((gradient(signal) - right).norm() / right.norm()).item()
 
-    assert off(stored(batch)) < BAR[layout.dtype] * AMPLIFIED.get((cell.train_type, cell.recipe), 1)
+    assert off(stored(batch)) < BAR[layout.dtype]
     # Controls: views that are nearly those, and their targets.
     other = batch.views.roll(1) if job.layout.views > 2 else 1 - batch.views
     wrong = {"another view": stored(batch_with(batch, views=other)), "another image": stored(rolled(batch))}
