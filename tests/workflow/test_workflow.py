@@ -51,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return started(project, sys.executable, "-m", "snakemake", "--cores", "1", *arguments)
+    return started(project, "snakemake", "--cores", "1", *arguments)
 
 
 def started(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
