@@ -42,6 +42,8 @@ PRELOADED = {
     "dvc": ["dvc.cli.parser", "dvc.commands.*", "dvc.repo", "dvc_data.index", "sqlalchemy"],
 }  # fmt: skip
 """Program -> what the server imports when it is first asked for; `.*`: every module of a package."""
+SHARED = "CLIPKD_TESTS_WARM"
+"""Environment variable: the folder of the server that pytest has started for all its workers."""
 SPAWN = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 CLIENT = f"""\
@@ -73,6 +75,8 @@ def command() -> Path:
 
     Beside it lie `snakemake` and `dvc`, for PATH, and what `python` returns.
     """
+    if SHARED in os.environ:
+        return Path(os.environ[SHARED]) / "clipkd"
     folder = Path(tempfile.mkdtemp())
     path = folder / "socket"
     server = subprocess.Popen(
@@ -147,8 +151,8 @@ def preload(program: str) -> None:
 def read_again(environment: dict[str, str]) -> None:
     """Heed variables that Python and huggingface_hub read when they start."""
     sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    if any(name.startswith("HF_") for name in environment):
-        importlib.reload(importlib.import_module("huggingface_hub.constants"))
+    if "huggingface_hub.constants" in sys.modules:
+        importlib.reload(sys.modules["huggingface_hub.constants"])
 
 
 def work(client: socket.socket, ignored: list[int]) -> None:

@@ -144,11 +144,10 @@ def test_a_training_goes_on_when_nobody_reads_what_it_says(digits_folder: Path, 
     assert (tmp_path / "run/metrics.json").exists()
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_a_command_that_is_started_without_a_stream_works(closed: str, digits_folder: Path, tmp_path: Path) -> None:
+def test_a_command_that_is_started_without_a_stream_works(digits_folder: Path, tmp_path: Path) -> None:
     words = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised", "--epochs", 1]
     words += ["--student", "tiny-32", "--batch-size", 512, "--device", "cpu", "--log-folder", tmp_path / "run"]
-    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "clipkd", *map(str, words)]
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "clipkd", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert verify([tmp_path]).damaged == []
