@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import gc
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from clipkd.core import registry
 from clipkd.plugins import datasets
 from clipkd.spec.layout import Layout
+from tests import warm
 
 SLOWEST = [
     "dvc",
@@ -29,10 +31,15 @@ SLOWEST = [
 """What takes longest comes first, so that no worker is left with it at the end."""
 
 
-def pytest_configure() -> None:
-    """Heed Ctrl-C where a shell started the tests in the background without it: programs inherit what is ignored."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Heed Ctrl-C where a shell started the tests in the background without it: programs inherit what is ignored.
+
+    The workers of pytest-xdist share one server of warm processes.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None):
+        os.environ[warm.SHARED] = str(warm.command().parent)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
