@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +17,7 @@ import pytest
 from clipkd.core import registry
 from clipkd.plugins import datasets
 from clipkd.spec.layout import Layout
+from tests import warm
 
 SLOWEST = [
     "dvc",
@@ -28,10 +31,15 @@ SLOWEST = [
 """What takes longest comes first, so that no worker is left with it at the end."""
 
 
-def pytest_configure() -> None:
-    """Heed Ctrl-C where a shell started the tests in the background without it: programs inherit what is ignored."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Heed Ctrl-C where a shell started the tests in the background without it: programs inherit what is ignored.
+
+    The workers of pytest-xdist share one server of warm processes.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None):
+        os.environ[warm.SHARED] = str(warm.command().parent)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, name in enumerate(SLOWEST) if path.startswith(name)), len(SLOWEST))
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is imported: torch and transformers alone are a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

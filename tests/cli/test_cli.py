@@ -14,6 +14,7 @@ import pytest
 from clipkd.cli import VERBS, main
 from clipkd.core.artifacts import write_manifest
 from clipkd.plugins import datasets, methods, recipes, students, teachers
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 Answer = subprocess.CompletedProcess[str]
@@ -349,11 +350,12 @@ def test_a_reader_that_went_away(arguments: tuple[str, ...]) -> None:
     assert answer.stderr == ""
 
 
-def test_a_run_from_the_command_line_alone(clipkd, here, tmp_path: Path) -> None:
-    answer = clipkd(
+def test_a_run_from_the_command_line_alone(here, tmp_path: Path) -> None:
+    answer = warm.clipkd(
         *("train", "--dataset-name", "DIGITS", "--train-type", "Supervised", "--student", "TINY-32"),
         *("--recipe", "Reference", "--seed", "7", "--epochs", "1", "--batch-size", "256", "--threads", "1"),
         *("--log-folder", "L", "--ckpt-save-name", "C.pt"),
+        cwd=tmp_path,
     )
     assert (answer.returncode, answer.stdout) == (0, "L\n"), answer.stderr
     names = {path.name for path in (tmp_path / "L").iterdir()}

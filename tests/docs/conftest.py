@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))  # the scripts that make the documentation
 NOT_COPIED = (
@@ -26,7 +28,7 @@ class Reader:
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
-        path = f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join(map(str, (warm.command().parent, folder / ".venv/bin", os.environ["PATH"])))
         people = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
         folders = ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "XDG_CACHE_HOME", "HF_HOME")
         self.environment = (

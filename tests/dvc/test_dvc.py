@@ -147,7 +147,7 @@ def test_after_a_pull_only_students_are_trained_and_the_tables_are_equal(first, 
     "order",
     [
         pytest.param(["embeddings", "datasets", "teachers"], marks=pytest.mark.long),
-        ["datasets", "embeddings"],
+        pytest.param(["datasets", "embeddings"], marks=pytest.mark.long),
         ["embeddings"],
     ],
 )

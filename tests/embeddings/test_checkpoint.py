@@ -28,6 +28,7 @@ from clipkd.embeddings.teacher import load as load_teacher
 from clipkd.plugins import teachers
 from clipkd.plugins.datasets.hub import from_source
 from clipkd.plugins.teachers import FILES, FolderTeacher, HubTeacher
+from tests import warm
 from tests.embeddings.hub_server import Hub, Repository
 
 ROOT = Path(clipkd.__file__).parents[1]
@@ -85,7 +86,7 @@ class Worker:
         environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
         self.home, self.log = home, home / "stderr.txt"
         with self.log.open("w") as log:
-            command = [sys.executable, str(Path(__file__).parent / "checkpoint_worker.py")]
+            command = [warm.python(), str(Path(__file__).parent / "checkpoint_worker.py")]
             self.process = subprocess.Popen(
                 command, cwd=home, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
             )

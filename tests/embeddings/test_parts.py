@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from clipkd.embeddings.teacher import load
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import full_views
+from tests import warm
 
 CPU = torch.device("cpu")
 VIEWS = 256
@@ -147,7 +147,7 @@ def worker(data: Path, vit_folder: Path) -> subprocess.Popen:
         "teacher.Teacher.embed = lambda self, x: time.sleep(0.05) or embed(self, x)\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "extract", *flags, "--student", "tiny-32", "--threads", "1"]
+    command = [warm.python(), "-c", code, "extract", *flags, "--student", "tiny-32", "--threads", "1"]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
 
 

@@ -13,8 +13,10 @@ import pytest
 from clipkd.core.errors import ClipkdError
 
 FULL = os.environ.get("CLIPKD_FAULTS") == "all"
-"""`make test-faults` asks for every case, `make test` for a few of each kind."""
+"""`make test-faults` asks for every case and control, `make test` for a few of each kind, and one control of a file."""
 Mutant = Callable[[pytest.MonkeyPatch], Any]
+CONTROLLED: set[str] = set()
+"""The files of which a control runs already."""
 
 
 def amount(few: int, all_of_them: int) -> int:
@@ -59,8 +61,12 @@ def fault(*rows: str, **mutants: Mutant) -> Callable[[Callable], Callable]:
         test.__signature__ = wanted.replace(parameters=[*mine.values(), *kept])  # type: ignore[attr-defined]
         test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
         test.pytestmark = list(getattr(check, "pytestmark", []))  # type: ignore[attr-defined]
+        names = list(mutants)
+        if not FULL:
+            names = [] if check.__module__ in CONTROLLED else names[:1]
+            CONTROLLED.update([check.__module__] * len(names))
         return pytest.mark.parametrize(
-            "mutant", [None, *mutants], ids=["protected", *(f"without-{name}" for name in mutants)]
+            "mutant", [None, *names], ids=["protected", *(f"without-{name}" for name in names)]
         )(test)
 
     return decorate

@@ -325,7 +325,7 @@ def test_a_download_is_on_the_disk_before_it_takes_its_place(site: Site, disk: D
 @fault("D04", **{"the-lock": replaced("clipkd.core.download.fcntl.flock", nothing)})
 def test_eight_at_once(site: Site, tmp_path: Path, record_property: Any) -> None:
     """Eight processes ask for one file: one downloads it, all have it."""
-    rounds = amount(2, 50)
+    rounds = amount(1, 50)
     site.bytes_per_second = 2_000_000  # half a second, in which all have begun also on a busy machine
     for number in range(rounds):
         folder = tmp_path / str(number)

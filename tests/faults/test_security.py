@@ -33,6 +33,7 @@ from clipkd.tables.html import as_html
 from clipkd.tables.table import Column, Entry, Table
 from clipkd.workflow import doctor
 from clipkd.workflow.checks import Findings
+from tests import warm
 from tests.faults.checks import fault, nothing, replaced
 from tests.synthetic import demo, write_study
 
@@ -184,7 +185,7 @@ def test_x06_no_token_is_written_anywhere(tmp_path: Path) -> None:
         ["fetch", f"owner/model@{TOKEN}"],
         ["fetch", "vit-b16-in21k"],
     ):
-        command = [sys.executable, "-m", "clipkd", *arguments]
+        command = [str(warm.command()), *arguments]
         answer = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
         )

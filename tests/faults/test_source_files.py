@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from clipkd.data.source_files import LISTING, changes, stale
 from clipkd.plugins import datasets
 from clipkd.plugins.datasets import LocalFiles
 from clipkd.plugins.datasets.torchvision_source import FILES, KNOWN
+from tests import warm
 from tests.faults.checks import fault
 from tests.faults.test_image_folders import folder_of_images
 
@@ -163,10 +163,10 @@ def test_a_command_says_it_first_and_works(verb: str, packed: tuple[Path, Path])
         "train": f"--dataset-name mine --dataset-source {source} --train-type supervised --student tiny-32 --epochs 1 "
         "--batch-size 2 --device cpu".split(),
     }
-    command = [sys.executable, "-m", "clipkd", verb, *more.get(verb, [])]
+    command = [str(warm.command()), verb, *more.get(verb, [])]
     if verb == "workflow":
         snakefile = Path(__file__).parents[2] / "Snakefile"
-        command = [sys.executable, "-m", "snakemake", "-s", str(snakefile), "--cores", "1"]
+        command = [str(warm.command().with_name("snakemake")), "-s", str(snakefile), "--cores", "1"]
         command += [str((folder / "manifest.json").relative_to(root))]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

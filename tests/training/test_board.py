@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-TRAIN = ["train", "--dataset-name", "digits", "--student", "tiny-32", "--train-type", "supervised", "--epochs", "3"]
+from tests import warm
+
+TRAIN = ["train", "--dataset-name", "digits", "--student", "tiny-32", "--train-type", "supervised", "--epochs", "2"]
 COLUMNS = {"Train loss": "train_loss", "Val loss": "val_loss", "Val acc.": "val_top1"}
 
 
 def train(data: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clipkd", *TRAIN, "--data", str(data), "--log-folder", str(folder)]
+    command = [str(warm.command()), *TRAIN, "--data", str(data), "--log-folder", str(folder)]
     surroundings = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment
     return subprocess.run(command, env=surroundings, cwd=folder.parent, capture_output=True, text=True, timeout=120)
 

@@ -130,7 +130,7 @@ def student_of(cell, layout, folder, monkeypatch, change=None) -> bytes:
     return (folder / "student.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("train_type", ["supervised", "vanilla", "teacher-KD", "embed-KD", "DKD"])
+@pytest.mark.parametrize("train_type", ["supervised", "vanilla", "teacher-KD", "embed-KD"])
 def test_labels_that_a_run_must_not_see_change_not_one_bit(
     train_type, digits_folder, vit_folder, tmp_path, monkeypatch
 ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it)
 from clipkd.plugins import recipes, students
 from clipkd.plugins.students._vit import build_student
 from clipkd.spec.config import load
+from tests import warm
 from tests.embeddings.hub_server import Hub, Repository
 
 import timm  # isort: skip
@@ -122,8 +122,8 @@ def test_what_is_no_pinned_weights_is_refused_in_the_config(where, words, tmp_pa
 
 def clipkd(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"} | more
-    command = [sys.executable, "-m", "clipkd", *arguments]
+    environment |= {"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"} | more
+    command = [str(warm.command()), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 
 from clipkd.core.errors import InputError
 from clipkd.runs.ranks import Ranks, join
+from tests import warm
 from tests.training.ranks_worker import correct, gradients
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +26,8 @@ CASES = [(kind, recipe) for kind in ("vanilla", "teacher-KD", "embed-KD") for re
 
 
 def torchrun(count: int, *arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-port", free_port()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [warm.python(), "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-port", free_port()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": str(warm.python())}
     command = [str(word) for word in [*command, *arguments]]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

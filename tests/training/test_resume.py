@@ -35,6 +35,7 @@ from clipkd.runs.verification import verify
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
+from tests import warm
 
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
 EPOCHS = 3
@@ -293,7 +294,7 @@ def start(data: Path, folder: Path) -> subprocess.Popen:
     numbers = ["--epochs", 60, "--batch-size", 128, "--learning-rate", 1e-3, "--threads", 1]
     flags = ["train", "--data", data, "--log-folder", folder, *cell, *numbers]
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *map(str, flags)], stderr=subprocess.PIPE, text=True,
+        [warm.python(), "-c", COMMAND, *map(str, flags)], stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     for line in process.stderr:
@@ -487,7 +488,7 @@ def test_a_signal_after_the_last_step_does_not_fail_a_finished_training(digits_f
     flags += ["--student", "tiny-32", "--train-type", "supervised", "--epochs", 1, "--threads", 1]
     # The process is held up after its work, as a slow file system or interpreter would.
     slow = "import atexit, time; atexit.register(time.sleep, 2); "
-    process = subprocess.Popen([sys.executable, "-c", slow + COMMAND, *map(str, flags)], stderr=subprocess.PIPE)
+    process = subprocess.Popen([warm.python(), "-c", slow + COMMAND, *map(str, flags)], stderr=subprocess.PIPE)
     end = time.monotonic() + 200
     while not (tmp_path / "run/metrics.json").exists():
         assert time.monotonic() < end

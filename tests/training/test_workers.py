@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from clipkd.cli.verbs.train import cells_of
 from clipkd.core import lock
 from clipkd.core.errors import InputError
 from clipkd.runs.workers import Pool
-from tests.warm import clipkd
+from tests import warm
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
@@ -28,7 +27,7 @@ def command(data: Path, folder: Path, *flags) -> list[str]:
     cell = ["--dataset-name", "digits", "--student", "tiny-32", "--log-folder", folder, "--data", data]
     numbers = ["--epochs", 2, "--batch-size", 256, "--learning-rate", 1e-3, "--device", "cpu", "--threads", 1]
     defaults = ["--train-type", "supervised"]
-    return [sys.executable, "-m", "clipkd", *map(str, ["train", *cell, *numbers, *defaults, *flags])]
+    return [str(warm.command()), *map(str, ["train", *cell, *numbers, *defaults, *flags])]
 
 
 DIVERGES = ("--learning-rate", 10, "--weight-decay", 10, "--recipe", "reference", "--epochs", 3)
@@ -36,7 +35,7 @@ DIVERGES = ("--learning-rate", 10, "--weight-decay", 10, "--recipe", "reference"
 
 
 def train(*arguments, check: bool = True) -> subprocess.CompletedProcess:
-    return clipkd(*command(*arguments)[3:], check=check)
+    return warm.clipkd(*command(*arguments)[1:], check=check)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_one_that_fails_stops_no_other_and_is_named(digits_folder, tmp_path):
 
 
 def test_one_whose_process_dies_stops_no_other(digits_folder, tmp_path):
-    process, trainers = started(digits_folder, tmp_path, epochs=20)
+    process, trainers = started(digits_folder, tmp_path, epochs=8)
     os.kill(trainers[0], signal.SIGKILL)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 4
@@ -154,8 +153,8 @@ def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, t
         "RunFolder.finish = lambda *given: (os.kill(os.getpid(), signal.SIGTERM), finish(*given)); "
         "from clipkd.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    flags = command(digits_folder, tmp_path, "--seed", 0, 1, "--processes", 1)[3:]
-    done = subprocess.run([sys.executable, "-c", slow, *flags], capture_output=True, text=True, env=ENVIRONMENT)
+    flags = command(digits_folder, tmp_path, "--seed", 0, 1, "--processes", 1)[1:]
+    done = subprocess.run([warm.python(), "-c", slow, *flags], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 143, done.stderr
     assert "stopped by SIGTERM; run the same command to train the remaining students" in done.stderr
     assert (tmp_path / PLACE / "seed0/metrics.json").exists()
@@ -199,6 +198,6 @@ def test_ctrl_c_that_a_beginning_process_did_not_hear_is_sent_again() -> None:
     with Pool() as pool:
         threading.Timer(1.0, lambda: setattr(pool, "signal", signal.SIGINT)).start()  # sent to nobody
         start = time.monotonic()
-        pool.run([("one", time.sleep, (60,))], 1)
+        pool.run([("one", time.sleep, (600,))], 1)
     assert pool.failures["one"].exit_code == 130
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300

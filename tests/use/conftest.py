@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
+from tests import warm
 
 Clipkd = Callable[..., subprocess.CompletedProcess[str]]
 CELL = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=8)
@@ -77,12 +77,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.fixture
 def clipkd(tmp_path: Path) -> Clipkd:
-    """Run `python -m clipkd` in an empty folder."""
+    """Run `clipkd` in an empty folder."""
 
     def run(
         *arguments: str | Path, stdin: str = "", environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "clipkd", *map(str, arguments)]
+        command = [str(warm.command()), *map(str, arguments)]
         surroundings = os.environ | {"COLUMNS": "100", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             command,

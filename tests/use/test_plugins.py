@@ -14,6 +14,7 @@ import pytest
 
 from clipkd.core import registry
 from clipkd.core.errors import InputError
+from tests import warm
 from tests.docs import test_examples
 from tests.docs.blocks import blocks
 from tests.docs.conftest import ROOT
@@ -42,7 +43,7 @@ def site(tmp_path_factory) -> Path:
 def clipkd(site: Path, *words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     wide = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"} | wide
-    command = [sys.executable, "-m", "clipkd", *words]
+    command = [str(warm.command()), *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -57,7 +58,7 @@ def test_a_package_of_ones_own_adds_a_train_type_and_a_student(site, tmp_path):
     assert json.loads((tmp_path / "run/manifest.json").read_text())["identity"]["plugins"] == {"student": "kd-extras"}
     assert json.loads((tmp_path / "run/env.json").read_text())["packages"]["kd-extras"] == "1.0"
     environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
-    answer = subprocess.run([sys.executable, "-c", LOSS], env=environment, capture_output=True, text=True)
+    answer = subprocess.run([warm.python(), "-c", LOSS], env=environment, capture_output=True, text=True)
     assert float(answer.stdout) == pytest.approx(math.log(10) + 0.5 * 0.5), answer.stderr
 
 

@@ -21,7 +21,7 @@ from clipkd.core import lock
 from clipkd.core.artifacts import write_json
 from clipkd.core.errors import InputError, MachineError
 from clipkd.workflow import resume, session
-from tests.workflow.test_workflow import MINI, copy_workflow
+from tests.workflow.test_workflow import MINI, copy_workflow, snakemake
 
 BIN = Path(sys.executable).parent
 CELLS = [f"corrected/digits/tiny-32/none/supervised/seed{seed}" for seed in (0, 1)]
@@ -82,23 +82,21 @@ def training(project: Path, cells: list[str]) -> tuple[str, int]:
 
 def test_a_killed_workflow_goes_on_with_one_command(tmp_path, start):
     project = copy_workflow(tmp_path / "a project")
-    (project / "config/mini.yaml").write_text(MINI.replace("epochs: 1", "epochs: 40"))
-    arguments = ("--cores", "1", *CONFIG)
-    main = start(project, "snakemake", *arguments, "--", "runs")
+    (project / "config/mini.yaml").write_text(MINI.replace("epochs: 1", "epochs: 25"))
+    main = start(project, "snakemake", "--cores", "1", *CONFIG, "--", "runs")
     first, pid = training(project, CELLS)
 
     # Two main processes, the second past Snakemake's own lock.
-    another = start(project, "snakemake", *arguments, "--nolock", "--forceall")
-    said = another.communicate(timeout=200)[0]
+    another = snakemake(project, *CONFIG, "--nolock", "--forceall")
     assert another.returncode == 1
-    assert f"has a main process already: process {main.pid} on " in said
+    assert f"has a main process already: process {main.pid} on " in another.stdout
 
     main.send_signal(signal.SIGKILL)
     main.wait()
     assert lock.started(pid), "the training goes on without its main process"
     # Left alone, the folder is locked.
-    locked = start(project, "snakemake", *arguments)
-    assert "cannot be locked" in locked.communicate(timeout=200)[0]
+    locked = snakemake(project, *CONFIG)
+    assert "cannot be locked" in locked.stdout
     assert locked.returncode == 1
 
     # The training saves itself, and goes on under the new main process; that is killed in the other cell.

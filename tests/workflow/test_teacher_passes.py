@@ -1,4 +1,4 @@
-"""How often a teacher looks: counted over a whole grid of CIFAR100's size, at the network itself."""
+"""How often a teacher looks: counted over a whole grid of a hundred classes, at the network itself."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from clipkd.spec import cells
 from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config, Hyperparameters
+from clipkd.spec.views import Sample
 
 CPU = torch.device("cpu")
-TRAIN, TEST, CLASSES, PER_CLASS = 50_000, 10_000, 100, 100
+TRAIN, TEST, CLASSES, PER_CLASS = 2000, 400, 100, 5
 METHODS = ["supervised", "vanilla", "teacher-KD", "embed-KD", "embed-KD-random", "embed-KD-permuted", "embed-KD-onehot"]
 
 
@@ -42,7 +43,7 @@ def seen(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def dataset(monkeypatch) -> Iterator[str]:
-    """The name of a dataset of CIFAR100's shape, known as long as the test lasts."""
+    """The name of a dataset, known as long as the test lasts."""
     monkeypatch.setattr(material, "CLASSES", CLASSES)
     name = material.add_dataset(TRAIN, TEST)
     yield name
@@ -76,7 +77,7 @@ def test_a_grid_runs_its_teacher_once(seen, dataset, vit_folder, tmp_path, monke
     # How well the probe fits is not the question here.
     monkeypatch.setattr(head, "ITERATIONS", 1)
     monkeypatch.setattr(head, "STRENGTHS", (1e-2,))
-    layout = Layout(tmp_path)
+    layout = Layout(tmp_path, sample=Sample(PER_CLASS))
     every = grid(dataset, vit_folder)
     assert len(every) == 2 * 2 * 2 * len(METHODS)
     per_recipe = 2 * TRAIN + TEST + CLASSES * PER_CLASS

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests import warm
 from tests.conftest import held
 
 ROOT = Path(__file__).parents[2]
+Runs = Callable[..., subprocess.CompletedProcess[str]]
 RECIPES = ("reference", "corrected")
 CONTROLS = ("embed-KD-random", "embed-KD-permuted", "embed-KD-onehot")
 EACH = ("--config", "training={stack: 1}")
@@ -51,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return started(project, sys.executable, "-m", "snakemake", "--cores", "1", *arguments)
+    return started(project, "snakemake", "--cores", "1", *arguments)
 
 
 def started(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -64,9 +65,14 @@ def started(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def plan(project: Path, *arguments: str) -> tuple[dict[str, int], str]:
+def with_its_package(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake afresh: Python then imports the project's copy of the package."""
+    return started(project, sys.executable, "-m", "snakemake", "--cores", "1", *arguments)
+
+
+def plan(project: Path, *arguments: str, by: Runs = snakemake) -> tuple[dict[str, int], str]:
     """Return how many jobs of each rule a dry run plans, and all that it says."""
-    answer = snakemake(project, "--dry-run", *arguments)
+    answer = by(project, "--dry-run", *arguments)
     assert answer.returncode == 0, answer.stdout
     table = answer.stdout.partition("Job stats:")[2].partition("total")[0]
     return {rule: int(jobs) for rule, jobs in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}, answer.stdout
@@ -287,7 +293,7 @@ def test_an_edit_plans_what_is_made_by_that_code(module: str, planned: list[str]
     before = path.read_text()
     try:
         path.write_text(before + "\n")
-        jobs, said = plan(finished, "--configfile", "mini.yaml")
+        jobs, said = plan(finished, "--configfile", "mini.yaml", by=with_its_package)
     finally:
         path.write_text(before)
     assert jobs == (dict.fromkeys([*planned, "all"], 1) if planned else {}), said
