@@ -78,9 +78,10 @@ class Results:
         finished: dict[Cell, FinishedRun] = {}
         wrong: list[DataError] = []
         for cell in cells:
-            if (runs / cell.folder / METRICS).exists():
+            folder = runs / cell.folder
+            if (folder / METRICS).exists():
                 try:
-                    finished[cell] = read_run(cell, runs / cell.folder)
+                    finished[cell] = read_run(cell, folder)
                 except DataError as error:
                     wrong.append(error)
         layout = Layout.of(config, Path(data))
@@ -96,7 +97,7 @@ class Results:
                 f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
                 f"make them, or add `--partial` to show what is there:\n  {listed}"
             )
-        for cell in finished:
+        for cell in dict.fromkeys(cell.kind for cell in finished):
             stats.used(cell)
             stats.head(cell)
         if stats.absent and not partial:
