@@ -135,7 +135,12 @@ class Results:
             )
         if self.unmeasured:
             lines.append(f"INCOMPLETE: {len(self.unmeasured)} runs are not evaluated: {'; '.join(self.unmeasured)}.")
-        return lines + mixtures(self.runs)
+        return lines + self.mixed
+
+    @cached_property
+    def mixed(self) -> list[str]:
+        """The lines on runs that were made in different ways."""
+        return mixtures(self.runs)
 
     def remarks(self) -> list[str]:
         """Return the lines below every table: what a reader must know, and nothing is wrong with."""
