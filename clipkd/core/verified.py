@@ -14,6 +14,7 @@ import os
 import stat
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,17 @@ class Memory:
     """What is known of one artefact's files."""
 
     def __init__(self, artifact: Path) -> None:
-        self.name = f"{digest(str(artifact.resolve()))[:32]}.json"
-        self.known: dict[str, list[Any]] = self.read()
+        self.artifact = artifact
         self.is_changed = False
 
-    def read(self) -> dict[str, list[Any]]:
-        """Return the remembered files; nothing where the memory is missing, damaged or not only ours."""
+    @cached_property
+    def name(self) -> str:
+        """The file's name."""
+        return f"{digest(str(self.artifact.resolve()))[:32]}.json"
+
+    @cached_property
+    def known(self) -> dict[str, list[Any]]:
+        """The remembered files; nothing where the memory is missing, damaged or not only ours."""
         if os.environ.get(ALWAYS) == "always":
             return {}
         try:
@@ -69,6 +75,8 @@ class Memory:
 
     def holds(self, path: Path, sha256: str) -> bool:
         """Return whether the file, as it is now, has been found to have this hash."""
+        if path.stat().st_size <= SMALL_BYTES:  # never remembered: of a run's small files there is no memory to open
+            return False
         entry = self.known.get(str(path.absolute()))
         if not isinstance(entry, list) or entry[:-1] != [*stamp(path), sha256]:
             return False

@@ -54,7 +54,7 @@ def pictures(found: Results, folder: Path, drawing: str) -> dict[str, list[Pictu
     """Return kind of figure -> its figures."""
     ready: dict[str, list[Picture]] = {kind: [] for kind in KINDS}
     datasets = values(found.cells, "dataset")
-    for stem, (kind, *what) in figures_of(found.config).items():
+    for stem, (kind, *what) in figures_of(found.config, found.cells).items():
         path = folder / f"{stem}.svg"
         if not path.is_file():
             raise DataError(f"figure {path} is missing; run `{drawing}` to draw it")

@@ -81,6 +81,11 @@ class Cell:
         return tuple(replace(self, teacher=name) for name in teachers.split(self.teacher))
 
     @property
+    def kind(self) -> Cell:
+        """The cell that stands for all that read the same artefacts, whatever their seed."""
+        return self if self.differs_by_seed else replace(self, seed=0)
+
+    @property
     def method(self) -> Method:
         return methods.get(self.train_type)
 

@@ -96,7 +96,11 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
     """
     found, left_out = grid.expand(config)
     folders = {cell.folder for cell in found}
+    kinds: set[Cell] = set()
     for cell in found:  # it grows: who teaches may be taught itself
+        if cell.kind in kinds:  # seeds have the same teacher
+            continue
+        kinds.add(cell.kind)
         for spec in cell.teacher_spec.members if cell.teacher_spec else ():
             if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
                 folders.add(spec.run)

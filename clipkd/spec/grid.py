@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import fingerprint
@@ -67,6 +68,18 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
             )
     named = [recipe for name in block.recipes for recipe in config.named_recipes(name)]
     axes = (named, usable, block.students, block.labels, block.train_types, block.seeds)
+
+    # Names are looked up, and cells checked, once for all seeds.
+    @cache
+    def teacher_of(name: str, dataset: str) -> tuple[str, str]:
+        teacher = trained_on(config.resolved(name), dataset, config.source)
+        reason = teachers.get(teacher).available
+        return "" if reason else teacher_name(teacher), reason
+
+    @cache
+    def checked_kind(kind: Cell) -> Cell:
+        return checked(kind)
+
     for recipe, dataset, student, labels, train_type, seed in itertools.product(*axes):
         source = config.source(dataset)
         spec, method = datasets.get(dataset, source), methods.get(train_type)
@@ -83,15 +96,15 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
             labels=labels,
         )
         if method.signal == "nothing":
-            yield checked(cell)
+            yield replace(checked_kind(cell.kind), seed=seed)
             continue
         for name in block.teachers:
-            teacher = trained_on(config.resolved(name), spec.name, config.source)
-            reason = teachers.get(teacher).available
+            teacher, reason = teacher_of(name, spec.name)
             if reason:
                 left_out[reason] = None
             else:
-                yield checked(replace(cell, teacher=teacher_name(teacher)))
+                cell = replace(cell, teacher=teacher)
+                yield replace(checked_kind(cell.kind), seed=seed)
 
 
 def epochs_of(block: Block | None, recipe: Recipe, config: Config) -> int:

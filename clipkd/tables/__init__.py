@@ -5,11 +5,12 @@ Each table is written as CSV (plain numbers, for programs), Markdown, LaTeX and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipkd.core.artifacts import write_text
+from clipkd.spec.cells import Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.by_recipe import has_several
@@ -24,9 +25,12 @@ RUNS = "runs.csv"
 """The frame that all tables are made of: a row per run and choice of its epoch."""
 
 
-def table_stems(config: Config) -> list[str]:
-    """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run."""
-    cells = expand(config)[0]
+def table_stems(config: Config, cells: Sequence[Cell] | None = None) -> list[str]:
+    """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run.
+
+    `cells`: those of the config, where they are known already.
+    """
+    cells = expand(config)[0] if cells is None else cells
     named = {label: recipe for recipe, label in labels(config, accuracy_cells(cells)).items()}
     accuracy = [
         f"accuracy-{label}-{epoch}-{metric}"
@@ -52,9 +56,9 @@ def table_stems(config: Config) -> list[str]:
     ]
 
 
-def table_files(config: Config) -> list[str]:
-    """Return the names of the files that a config's tables are written to."""
-    return [*(f"{stem}.{suffix}" for stem in table_stems(config) for suffix in FORMATS), RUNS]
+def table_files(config: Config, cells: Sequence[Cell] | None = None) -> list[str]:
+    """Return the names of the files that a config's tables are written to; `cells` as in `table_stems`."""
+    return [*(f"{stem}.{suffix}" for stem in table_stems(config, cells) for suffix in FORMATS), RUNS]
 
 
 def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
@@ -96,8 +100,8 @@ def report_entry(stem: str) -> dict[str, Any]:
 
 def write_tables(
     config: Config, results: Path, data: Path, output: Path, partial: bool = False, summary: Path | None = None
-) -> None:
-    """Write every table of a config, in every format; those of an earlier config that it has not are removed.
+) -> list[str]:
+    """Write every table of a config, in every format; remove those that only an earlier config had. Return their names.
 
     Args:
         config: a resolved config.
@@ -119,7 +123,9 @@ def write_tables(
     write_text(Path(output) / RUNS, found.every_run.to_csv(index=False, lineterminator="\n"))
     if summary is not None:
         write_text(summary, metrics_file.text(found.shown))
-    remove_leftovers(Path(output), table_files(config))
+    files = table_files(config, found.cells)
+    remove_leftovers(Path(output), files)
+    return files
 
 
 def made(found: Results) -> list[Table]:
@@ -147,7 +153,7 @@ def made(found: Results) -> list[Table]:
         "teachers": teachers.table,
     }
     tables = []
-    for stem in table_stems(found.config):
+    for stem in table_stems(found.config, found.cells):
         named = accuracy_stem(stem)
         table = accuracy.table(found, *named) if named else others[stem](found)
         table.stem, table.title = stem, title(stem)

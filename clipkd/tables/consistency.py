@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
@@ -13,10 +14,13 @@ from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.embeddings.weights_sha256 import SHOWN
 from clipkd.runs.finished import FinishedRun
 from clipkd.spec.cells import Cell
-from clipkd.spec.identities import run_identity
+from clipkd.spec.identities import names, run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
-from clipkd.tables.teacher_stats import DatasetFacts, TeacherStats
+from clipkd.tables.teacher_stats import DatasetFacts, StoredFacts, TeacherStats
+
+Contents = dict[Cell, list[tuple[Path, StoredFacts, str]]]
+"""Kind of cell -> manifest, facts and the teacher's fingerprint of each artefact that its runs read."""
 
 
 def inconsistencies(
@@ -30,19 +34,27 @@ def inconsistencies(
         layout: where datasets and embeddings lie.
         stats: reads their manifests.
     """
+    kinds = {cell: cell.kind for cell in runs}  # seeds read the same artefacts, so these are looked at once
+    contents: Contents = {kind: list(stats.contents(kind)) for kind in dict.fromkeys(kinds.values())}
     for name in dict.fromkeys(cell.dataset for cell in runs):
         mine = {cell: run for cell, run in runs.items() if cell.dataset == name}
         content, source = content_of(mine, layout, stats)
+
+        @cache
+        def wanted(kind: Cell, precision: str | None, content: str = content) -> Identity:
+            return identity_of(kind, config, layout, content, precision)
+
         for cell, run in mine.items():
             try:
-                check_identity(cell, run, config, layout, content, source)
+                precision = run.identity.get("training", {}).get("precision")
+                check_identity(run, wanted(kinds[cell], precision) | {"cell": names(cell)}, source)
             except DataError as error:
                 yield error
-            for path, facts, _ in stats.contents(cell):
+            for path, facts, _ in contents[kinds[cell]]:
                 found = facts.dataset_content
                 if found != content:
                     yield mismatch(path, source, [f"dataset_content: found {found!r}, wanted {content!r}"])
-    yield from other_weights(runs, stats)
+    yield from other_weights(runs, kinds, contents)
     yield from same_seeds(runs)
 
 
@@ -67,9 +79,8 @@ def content_in(run: FinishedRun) -> str:
     return str(found.get("content") if isinstance(found, dict) else None)
 
 
-def check_identity(cell: Cell, run: FinishedRun, config: Config, layout: Layout, content: str, source: Path) -> None:
+def check_identity(run: FinishedRun, wanted: Identity, source: Path) -> None:
     """Raise DataError unless a run was made from exactly what its cell, the config and the dataset say."""
-    wanted = identity_of(cell, config, layout, content, run.identity.get("training", {}).get("precision"))
     if fingerprint(run.identity) != fingerprint(wanted):
         raise mismatch(run.path / MANIFEST, source, list(differences(run.identity, wanted)))
 
@@ -82,12 +93,12 @@ def identity_of(cell: Cell, config: Config, layout: Layout, content: str, precis
     return run_identity(cell, numbers, layout, content)
 
 
-def other_weights(runs: dict[Cell, FinishedRun], stats: TeacherStats) -> Iterator[DataError]:
+def other_weights(runs: dict[Cell, FinishedRun], kinds: dict[Cell, Cell], contents: Contents) -> Iterator[DataError]:
     """Yield where one teacher has several weights: trained here, it has others on each machine, and one fingerprint."""
     said: dict[str, dict[str, dict[Path, None]]] = {}
     for cell, run in runs.items():
         told = [(run.path / MANIFEST, one.teacher, one.weights_sha256) for one in run.signal]
-        told += [(path, teacher, facts.weights_sha256) for path, facts, teacher in stats.contents(cell)]
+        told += [(path, teacher, facts.weights_sha256) for path, facts, teacher in contents[kinds[cell]]]
         for path, teacher, sha256 in told:
             if sha256 is not None:  # older manifests do not say
                 said.setdefault(teacher, {}).setdefault(sha256, {})[path] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -58,15 +59,22 @@ def frame(
     `measured`: of evaluated students, name -> number; in the row of the selected epoch, whose student it is.
     """
     missing = dict.fromkeys(name for found in measured.values() for name in found)
+
+    @cache
+    def of_teacher(kind: Cell) -> dict[str, Any]:
+        return teacher_numbers(kind, stats)
+
     rows = [
-        names(cell, epoch)
+        place
+        | {"epoch": epoch, "is_headline": False}
         | {"state": "finished" if cell in runs else "failed" if cell in failed else "missing"}
         | {"failure": failed.get(cell)}
         | numbers(runs.get(cell), epoch)
-        | teacher_numbers(cell, stats)
+        | of_teacher(cell.kind)
         | missing
         | (measured.get(cell, {}) if epoch != "last" else {})
         for cell in cells
+        for place in [names(cell)]
         for epoch in choices(cell.recipe)
     ]
     found = pd.DataFrame(rows)
@@ -82,8 +90,8 @@ def frame(
     return found.sort_values(["group", "seed"], kind="stable", ignore_index=True).drop(columns="group")
 
 
-def names(cell: Cell, epoch: str) -> dict[str, Any]:
-    """Return a run's place in the grid, and which of its epochs a row shows."""
+def names(cell: Cell) -> dict[str, Any]:
+    """Return a run's place in the grid."""
     return {
         **dict(zip(AXES, axes_of(cell), strict=True)),
         "teacher_source": "none" if is_alone(cell) else cell.teacher_source,
@@ -94,8 +102,6 @@ def names(cell: Cell, epoch: str) -> dict[str, Any]:
         "control_of": cell.method.control_of,
         "signal": cell.method.signal,
         "is_cost_run": cell.is_cost_run,
-        "epoch": epoch,
-        "is_headline": False,
     }
 
 

@@ -78,9 +78,10 @@ class Results:
         finished: dict[Cell, FinishedRun] = {}
         wrong: list[DataError] = []
         for cell in cells:
-            if (runs / cell.folder / METRICS).exists():
+            folder = runs / cell.folder
+            if (folder / METRICS).exists():
                 try:
-                    finished[cell] = read_run(cell, runs / cell.folder)
+                    finished[cell] = read_run(cell, folder)
                 except DataError as error:
                     wrong.append(error)
         layout = Layout.of(config, Path(data))
@@ -96,7 +97,7 @@ class Results:
                 f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
                 f"make them, or add `--partial` to show what is there:\n  {listed}"
             )
-        for cell in finished:
+        for cell in dict.fromkeys(cell.kind for cell in finished):
             stats.used(cell)
             stats.head(cell)
         if stats.absent and not partial:
@@ -134,7 +135,12 @@ class Results:
             )
         if self.unmeasured:
             lines.append(f"INCOMPLETE: {len(self.unmeasured)} runs are not evaluated: {'; '.join(self.unmeasured)}.")
-        return lines + mixtures(self.runs)
+        return lines + self.mixed
+
+    @cached_property
+    def mixed(self) -> list[str]:
+        """The lines on runs that were made in different ways."""
+        return mixtures(self.runs)
 
     def remarks(self) -> list[str]:
         """Return the lines below every table: what a reader must know, and nothing is wrong with."""

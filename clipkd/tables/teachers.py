@@ -42,7 +42,7 @@ class Row:
 
 def table(results: Results) -> Table:
     """Return the table: one row for each dataset, teacher, recipe and, where its size matters, student."""
-    every = list(dict.fromkeys(one for cell in results.cells for one in cell.by_teacher))
+    every = list(dict.fromkeys(one.kind for cell in results.cells for one in cell.by_teacher))
     titles = teacher_titles(teacher_names(every))
     rows = [
         row(results, cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,14 @@ from clipkd.cli import main
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
 from clipkd.runs.finished import read_run
+from clipkd.spec.grid import expand
+from clipkd.spec.identities import names
+from clipkd.spec.layout import Layout
+from clipkd.spec.refusals import checked
+from clipkd.spec.settings import Config
+from clipkd.tables.consistency import identity_of
 from clipkd.tables.results import Results
+from clipkd.tables.teacher_stats import TeacherStats
 from tests.synthetic import Study, demo, seal, write_study
 
 EMBED = {"recipe": "corrected", "teacher": "digits-vit-s", "train_type": "embed-KD", "seed": 1}
@@ -39,6 +47,29 @@ def test_every_cell_of_the_config_is_read(study):
     assert len(found.runs) == len(found.cells) == 2 * 2 * (1 + 6 + 3) + 2
     assert found.missing == ()
     assert found.gaps() == []
+
+
+def test_what_is_looked_at_once_for_a_kind_is_that_of_every_seed():
+    grid = demo()
+    grid["grid"][0]["labels"] = [100, "all"]
+    config = Config.model_validate(grid)
+    cells, layout = expand(config)[0], Layout.of(config)
+    assert len({cell.kind for cell in cells if cell.few_labels}) == sum(bool(cell.few_labels) for cell in cells)
+    assert 2 * len({cell.kind for cell in cells if not cell.few_labels and not cell.is_cost_run}) == sum(
+        not cell.few_labels and not cell.is_cost_run for cell in cells
+    )
+    for cell in cells:
+        alike = identity_of(cell.kind, config, layout, "c", "fp32") | {"cell": names(cell)}
+        assert alike == identity_of(cell, config, layout, "c", "fp32")
+        assert replace(checked(cell.kind), seed=cell.seed) == checked(cell)
+
+
+def test_teachers_are_looked_at_once_for_all_seeds(original, monkeypatch):
+    asked = []
+    contents = TeacherStats.contents
+    monkeypatch.setattr(TeacherStats, "contents", lambda self, cell: asked.append(cell) or contents(self, cell))
+    found = collect(original)
+    assert len(asked) == len(set(asked)) == len({cell.kind for cell in found.cells}) < len(found.cells)
 
 
 def test_every_missing_run_is_listed(study):

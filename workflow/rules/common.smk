@@ -120,11 +120,6 @@ SCORED = {}
 THUMBNAILS = {}
 
 
-def kind_of(cell):
-    """Return a cell that stands for all that read the same artefacts, whatever their seed."""
-    return cell if cell.differs_by_seed else replace(cell, seed=0)
-
-
 def share(artefacts, cell, folder_of, *more):
     """Note that a cell needs an artefact."""
     folder = folder_of(cell).as_posix()
@@ -138,7 +133,7 @@ def thumbnails_of(dataset, side):
 
 # Seeds share everything, but which labels are seen, where these are few, and runs that teach their own seed: each kind
 # of cell is looked at once. (Every job of a cluster reads this file twice.)
-for cell in dict.fromkeys(kind_of(one) for cell in CELLS for one in cell.by_teacher):
+for cell in dict.fromkeys(one.kind for cell in CELLS for one in cell.by_teacher):
     if cell.dataset_spec.has_thumbnails:
         side = cell.student_spec.image_size
         THUMBNAILS[thumbnails_of(cell.dataset_spec, side)] = side

@@ -114,7 +114,7 @@ def pixels_inputs(cell):
 
 def signal_inputs(job):
     """Return what the method of a job's runs asks of its teachers: nothing, or stored or live signals."""
-    kinds = dict.fromkeys(kind_of(cell) for cell in job.cells)
+    kinds = dict.fromkeys(cell.kind for cell in job.cells)
     folders = dict.fromkeys(one for kind in kinds for one in signal_folders(kind))
     made = [folder for folder in folders if folder.as_posix() in MAKES]
     teachers_of = [manifest(folder) for folder in folders if folder not in made]

@@ -9,7 +9,7 @@ from clipkd.cli.options import file_to_write, folder_to_write, results_options
 from clipkd.core.fingerprint import fingerprint
 from clipkd.runs.trackers import publish
 from clipkd.spec.config import resolved
-from clipkd.tables import table_files, write_tables
+from clipkd.tables import write_tables
 
 TEXT = "Write the tables from run folders."
 EXAMPLES = """\
@@ -29,6 +29,6 @@ def run(options: argparse.Namespace) -> None:
     output = folder_to_write(options.output)
     summary = options.summary and file_to_write(options.summary, "--summary", "summary.json")
     config = resolved(options.config)
-    write_tables(config, options.results, options.data, output, options.partial, summary)
-    files = [*(output / name for name in table_files(config)), *([summary] if summary else [])]
+    names = write_tables(config, options.results, options.data, output, options.partial, summary)
+    files = [*(output / name for name in names), *([summary] if summary else [])]
     publish(files, output, fingerprint({"tables": config.model_dump(mode="json", exclude_unset=True)}), "tables")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from clipkd.plugins import students
+from clipkd.spec.cells import Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.results import accuracy_cells, teacher_names, values, where
@@ -70,9 +72,12 @@ KINDS = {
 }
 
 
-def figures(config: Config) -> dict[str, tuple[str, ...]]:
-    """Return stem -> (kind, what it shows) of every figure of a config; reads no run."""
-    cells = accuracy_cells(expand(config)[0])
+def figures(config: Config, cells: Iterable[Cell] | None = None) -> dict[str, tuple[str, ...]]:
+    """Return stem -> (kind, what it shows) of every figure of a config; reads no run.
+
+    `cells`: those of the config, where they are known already.
+    """
+    cells = accuracy_cells(expand(config)[0] if cells is None else cells)
     named = labels(config, cells)
     found: dict[str, tuple[str, ...]] = {}
     for dataset in values(cells, "dataset"):

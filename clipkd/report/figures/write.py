@@ -12,7 +12,6 @@ from clipkd.report.figures import (
     confusion,
     cost,
     embeddings,
-    figure_stems,
     figures,
     learning_curves,
     reliability,
@@ -49,7 +48,8 @@ def write_figures(config: Config, results: Path, data: Path, output: Path, parti
         DataError: a run, manifest or array is missing or damaged; the message names it.
     """
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    for stem, (kind, *what) in figures(config).items():
+    drawn = figures(config, found.cells)
+    for stem, (kind, *what) in drawn.items():
         with styled():
             save(DRAW[kind](found, *what), Path(output), stem, found.gaps())
-    remove_leftovers(Path(output), [f"{stem}.{suffix}" for stem in figure_stems(config) for suffix in FORMATS])
+    remove_leftovers(Path(output), [f"{stem}.{suffix}" for stem in drawn for suffix in FORMATS])
