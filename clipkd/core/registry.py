@@ -85,13 +85,13 @@ def loaded(point: EntryPoint, package: str) -> ModuleType:
     """Return the module of an entry point, its SPEC checked."""
     try:
         module = point.load()
-    except Exception as error:  # whatever a module of somebody else's does
+    except (Exception, SystemExit) as error:  # whatever a module of somebody else's does
         raise refused(point, f"{type(error).__name__}: {error}".partition("\n")[0]) from None
     spec, kind = getattr(module, "SPEC", None), importlib.import_module(package).SPEC_CLASS
     if not isinstance(module, ModuleType) or not isinstance(spec, kind):
         raise refused(point, f"it is not a module with a SPEC of class {kind.__name__}")
     letters = LETTERS.get(package.removeprefix(PLUGINS), NAME)
-    if not re.fullmatch(letters, spec.name):
+    if not isinstance(spec.name, str) or not re.fullmatch(letters, spec.name):
         raise refused(point, f"invalid name '{spec.name}': it must match {letters}")
     return module
 

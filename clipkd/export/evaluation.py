@@ -76,13 +76,18 @@ def default_file(folder: Path, trained_on: str, dataset: str) -> Path:
     return place.with_name(f"{place.name}{suffix}.json")
 
 
+def read(path: Path) -> Evaluation:
+    """Return the evaluation that a file holds; DataError where it holds something else."""
+    try:
+        return read_model(path, Evaluation)
+    except DataError as error:
+        raise DataError(f"{str(error).partition(';')[0]}; it is no evaluation: name another --output") from None
+
+
 def save(evaluation: Evaluation, path: Path) -> None:
     """Write an evaluation; what the file holds of other measures of the same student and images stays in it."""
     if path.exists():
-        try:
-            before = read_model(path, Evaluation)
-        except DataError as error:
-            raise DataError(f"{str(error).partition(';')[0]}; it is no evaluation: name another --output") from None
+        before = read(path)
         if before.is_of_the_same(evaluation):
             known = {**before.measures, **evaluation.measures}
             reasons = {**before.not_measured, **evaluation.not_measured}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from clipkd.core import progress
-from clipkd.plugins.methods import TEACHER_TOP1
+from clipkd.plugins.methods import LABELLED, TEACHER_TOP1
 from clipkd.runs.evaluation import score
 from clipkd.runs.failure import is_finite
 from clipkd.runs.record import EpochRecord, Score
@@ -18,6 +18,10 @@ def close_epoch(run: Run) -> None:
         return
     epoch, selection = run.epoch, run.cell.selection
     means = {part: total.item() / epoch.count for part, total in epoch.totals.items()}
+    if labelled := means.pop(LABELLED, 0):
+        means[TEACHER_TOP1] /= labelled
+    elif TEACHER_TOP1 in means:
+        means[TEACHER_TOP1] = 0.0
     found = score(run, selection) if run.cell.has_labels else None
     record = EpochRecord(epoch=epoch.number, learning_rate=epoch.rate, train=means, val=found, split=selection)
     run.history.append(record)

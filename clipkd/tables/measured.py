@@ -43,7 +43,9 @@ def is_evaluated(cell: Cell) -> bool:
 
 
 def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation | None:
-    """Return the evaluation of the student that a run folder holds now; None: none, or it lacks a measure.
+    """Return the evaluation of the student that a run folder holds now, on the test images of its own dataset.
+
+    None: there is none, it is of another student or of other images, or it lacks a measure.
 
     Raises:
         DataError: the file, or the run's manifest, is damaged.
@@ -51,10 +53,11 @@ def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation
     path = file_of(cell, results)
     if not path.exists():
         return None
-    found, files = read_model(path, Evaluation), read_manifest(results / "runs" / cell.folder)["files"]
-    student = digest({name: entry["sha256"] for name, entry in files.items()})
+    found, manifest = read_model(path, Evaluation), read_manifest(results / "runs" / cell.folder)
+    student = digest({name: entry["sha256"] for name, entry in manifest["files"].items()})
+    images = manifest["identity"]["dataset"]["content"]
     is_whole = set(asked) <= {*found.measures, *found.not_measured}
-    return found if found.student == student and is_whole else None
+    return found if (found.student, found.dataset_content) == (student, images) and is_whole else None
 
 
 def file_of(cell: Cell, results: Path) -> Path:
@@ -63,7 +66,7 @@ def file_of(cell: Cell, results: Path) -> Path:
 
 
 def refuse_missing(missing: Sequence[str], asked: Sequence[str], runs: Path) -> None:
-    """Raise DataError where evaluations that a config asks for are not there, or of an earlier student."""
+    """Raise DataError where evaluations that a config asks for are not there, of an earlier student or other images."""
     if missing:
         listed = "\n  ".join(missing)
         raise DataError(

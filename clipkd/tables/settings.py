@@ -14,6 +14,7 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.own_recipes import sweeps
 from clipkd.spec.settings import Config
 from clipkd.tables.grouping import AXES, groups, over_seeds, rows_of
+from clipkd.tables.summary import EQUAL
 from clipkd.tables.terms import selects
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def best(runs: pd.DataFrame) -> str | None:
     """
     rows = over_seeds(runs[runs.is_headline], ["recipe"], "validation_top1")
     rows = rows[(rows.n == rows.n_asked) & rows.validation_top1_mean.notna()]
-    ordered = sorted(rows_of(rows), key=lambda row: -row.validation_top1_mean)
-    return str(ordered[0].recipe) if ordered else None
+    # Equal counts of right images must be equal means, however their sum was rounded. `max` takes the first.
+    found = max(rows_of(rows), key=lambda row: round(row.validation_top1_mean / EQUAL), default=None)
+    return str(found.recipe) if found else None
 
 
 def shown(runs: pd.DataFrame) -> pd.DataFrame:

@@ -100,8 +100,9 @@ def test_folders_that_a_file_of_labels_overrides_are_named(tmp_path: Path, capsy
     images_in(root / "train/scans", 2, 50)
     source, note = f"{root}?size=8", "train/labels.csv says the classes; the 2 folders beside it (owl, scans) do not"
     assert datasets.get("mine", source).remarks(source) == []
-    images_in(root / "train/owl", 2, 60)
     images_in(root / "train/unlabeled", 2, 70)
+    assert "the 1 folders beside it (scans) do not" in datasets.get("mine", source).remarks(source)[0]
+    images_in(root / "train/owl", 2, 60)
     assert datasets.get("mine", source).remarks(source) == [note]
     assert packed(root, tmp_path / "data").classes == ["cat", "dog"]
     assert capsys.readouterr().err.count(note) == 1

@@ -159,6 +159,23 @@ def test_a_second_round_learns_from_the_first_and_from_no_hidden_label(
     assert student_of(other, layout, tmp_path / "taught-otherwise", monkeypatch) != right
 
 
+def test_the_teachers_accuracy_is_that_on_labelled_images_though_batches_have_none(digits_folder, vit_folder, tmp_path):
+    cell, layout = cell_of("vanilla", vit_folder, 20, recipe="corrected?labelled_share=0"), Layout(digits_folder)
+    numbers = NUMBERS.model_copy(update={"batch_size": 32})
+    prepare.for_training(cell, layout, CPU, 256)
+    job = open_job(cell, numbers, layout, CPU)
+    targets = open_teacher_targets(job)
+    train(job, RunFolder(tmp_path))
+    right, empty = [], 0
+    for batch in open_batches(job, targets).epoch(32, True, torch.Generator().manual_seed(0)):
+        known = batch.labels >= 0
+        right += (targets(batch).argmax(dim=1) == batch.labels)[known].tolist()
+        empty += not known.any()
+    assert (len(right), empty > 10) == (16, True)
+    (row,) = read_history(tmp_path / "history.csv", 1)
+    assert row.train["teacher_top1"] == pytest.approx(np.mean(right), abs=1e-6)
+
+
 PER_IMAGE = [name for name in methods.names() if methods.get(name).sees_unlabelled and "-within" not in name]
 
 
@@ -182,7 +199,11 @@ def test_the_loss_is_the_labelled_images_cross_entropy_and_the_teachers_terms_of
     p = logits.detach().double().softmax(dim=1)
     p = p.softmax(dim=1) if switches.student_output == "probabilities" else p
     assert found["classification"].item() == pytest.approx(-np.mean([np.log(p[i, partly[i]]) for i in (0, 3, 6)]))
-    terms = {part: value for part, value in found.items() if part not in ("loss", "classification", "teacher_top1")}
+    terms = {
+        part: value
+        for part, value in found.items()
+        if part not in ("loss", "classification", "teacher_top1", "labelled")
+    }
     weighed = sum(switches.weight(part) * value.item() for part, value in terms.items())
     assert found["loss"].item() == pytest.approx(found["classification"].item() + weighed, rel=1e-5)
     lighter = method.loss(student, outputs, partly, signal, recipes.get(f"{recipe}?classification_weight=0.25"))

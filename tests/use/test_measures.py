@@ -247,7 +247,12 @@ def test_what_the_command_refuses(here, run_folder, digits_folder, tmp_path) -> 
         ((run_folder, "--output", "e.json"), 2, "--output is the file of --measures"),
         ((run_folder / "student.safetensors", "--measures", "all"), 2, "--measures needs a run folder or an export"),
         ((run_folder, "--measures", "all", "--output", "."), 2, "this is a folder"),
-        ((run_folder, "--measures", "classes", "--output", "mine.json", *data), 3, "it is no evaluation: name another"),
+        ((run_folder, "--measures", "classes", "--output", "mine.json", *data), 2, "it is no evaluation: name another"),
+        (
+            (run_folder, "--measures", "knn", "--output", run_folder / "e.json", *data),
+            2,
+            "of its manifest: name another",
+        ),
     ):
         answer = here("evaluate", *arguments)
         assert (answer.returncode, message in answer.stderr) == (code, True), answer.stderr

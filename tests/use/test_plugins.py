@@ -91,6 +91,11 @@ def broken(tmp_path: Path, code: str, group: str = "clipkd.recipes") -> Path:
 
 
 COPY = "from dataclasses import replace\nfrom clipkd.plugins.recipes.corrected import SPEC as base\n"
+KNOWN = {"clipkd.students": "students", "clipkd.methods": "methods"}
+STUDENT, METHOD = (
+    COPY.replace("recipes.corrected", "students.tiny_32"),
+    COPY.replace("recipes.corrected", "methods.vanilla"),
+)
 
 
 @pytest.mark.parametrize(
@@ -98,17 +103,24 @@ COPY = "from dataclasses import replace\nfrom clipkd.plugins.recipes.corrected i
     [
         ("import nothing_like_this", "clipkd.recipes", "No module named 'nothing_like_this'"),
         ("1 / 0", "clipkd.recipes", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "clipkd.recipes", "SystemExit: 3"),
         ("SPEC = 3", "clipkd.recipes", "it is not a module with a SPEC of class Recipe"),
         (f"{COPY}SPEC = base", "clipkd.recipes", "'corrected' is the name of one that clipkd itself has"),
         (f"{COPY}SPEC = replace(base, name='a/b')", "clipkd.recipes", "invalid name 'a/b'"),
         (f"{COPY}SPEC = replace(base, name='odd', temperature='2')", "clipkd.recipes", "ValidationError"),
+        (f"{STUDENT}SPEC = replace(base, name=5)", "clipkd.students", "invalid name '5'"),
+        (
+            f"{METHOD}SPEC = replace(base, name='odd', signal='scoers')",
+            "clipkd.methods",
+            "signal 'scoers' of odd is none",
+        ),
         (f"{COPY}SPEC = replace(base, name='odd')", "clipkd.recipe", "unknown group; did you mean 'recipes'?"),
     ],
 )
 def test_a_plug_in_that_can_not_be_used_is_refused_by_its_package(code, group, words, tmp_path, fresh):
     fresh(broken(tmp_path, code, group))
     with pytest.raises(InputError) as error:
-        registry.outside("clipkd.plugins.recipes")
+        registry.outside(f"clipkd.plugins.{KNOWN.get(group, 'recipes')}")
     assert words in str(error.value)
     assert str(error.value).startswith("plug-in of odd-package 2.0 (")
 

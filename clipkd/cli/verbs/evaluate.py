@@ -18,6 +18,7 @@ from clipkd.runs.record import KIND, Score
 if TYPE_CHECKING:
     from clipkd.data.dataset import Dataset
     from clipkd.export.model import Model
+    from clipkd.plugins.datasets import DatasetSpec
     from clipkd.runs.measured import Evaluation
 
 TEXT = "Measure a trained student on the test split of a dataset."
@@ -70,6 +71,7 @@ def evaluate(options: argparse.Namespace) -> None:
         if options.measures is None:
             raise InputError("--output is the file of --measures: name some, for example --measures all")
         file_to_write(options.output, example="evaluation.json")
+        refuse_output(options.output, options.student_path)
     if options.student_path.is_dir():
         evaluate_folder(options)
         return
@@ -83,7 +85,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from clipkd.runs.load_student import evaluate_file
 
     device = device_of(options)
-    dataset = open_dataset(spec, layout_of(options).dataset(spec))
+    dataset = opened(spec, options)
     try:
         score = evaluate_file(options.student_path, dataset, student, recipe, device)
     except Misfit as error:
@@ -92,6 +94,19 @@ def evaluate(options: argparse.Namespace) -> None:
         )
         raise DataError(f"{error}{hint}") from None
     show(score, spec.title)
+
+
+def refuse_output(path: Path, folder: Path) -> None:
+    """Raise InputError where an evaluation can't go to a file, before anything is measured."""
+    from clipkd.export.evaluation import read
+
+    if folder.resolve() in path.resolve().parents:
+        raise InputError(f"--output {path} lies in {folder}, whose files are those of its manifest: name another place")
+    if path.exists():
+        try:
+            read(path)
+        except DataError as error:
+            raise InputError(str(error)) from None
 
 
 def evaluate_folder(options: argparse.Namespace) -> None:
@@ -110,7 +125,7 @@ def evaluate_folder(options: argparse.Namespace) -> None:
         spec = datasets.get(name, str(packed))
     else:
         spec = dataset_of(options, name)
-    dataset = open_dataset(spec, layout_of(options).dataset(spec))
+    dataset = opened(spec, options)
     if dataset.classes != model.classes:
         if options.measures is None:
             its = f"has the classes {listed(model.classes)}" if model.classes else "was trained without classes"
@@ -131,6 +146,14 @@ def evaluate_folder(options: argparse.Namespace) -> None:
     show(score, spec.title)
     if options.measures is not None:
         measure(options, model, dataset, score)
+
+
+def opened(spec: DatasetSpec, options: argparse.Namespace) -> Dataset:
+    """Return the dataset that a student is measured on; InputError where it has nothing to measure with."""
+    dataset = open_dataset(spec, layout_of(options).dataset(spec))
+    if not len(dataset.test_labels):
+        raise InputError(f"{spec.title} has no labelled test images: name a labelled dataset with --dataset")
+    return dataset
 
 
 def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: Score | None) -> None:

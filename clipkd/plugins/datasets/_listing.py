@@ -299,8 +299,9 @@ def overridden(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as found:
         names = {entry.name for entry in found if entry.is_dir() and not is_hidden(entry.name)}
-    names -= set(UNLABELLED_FOLDERS)
-    return sorted(map(printable, names)) if len(names) > 1 else []
+    classes = names - set(UNLABELLED_FOLDERS)
+    # A single folder is one of images, unless another one beside it is for those without a label.
+    return sorted(map(printable, classes)) if len(classes) > 1 or classes < names else []
 
 
 def labels_note(split: str, folders: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from clipkd.core.errors import InputError
 from clipkd.core.registry import among, origin, specs
@@ -30,7 +30,9 @@ TargetOf = Literal["image", "another image", "another image of the class", "anot
 Losses = dict[str, Any]
 """`loss`, the tensor to minimise, its named parts, and what else is recorded: means over the batch's images."""
 TEACHER_TOP1 = "teacher_top1"
-"""Name of the accuracy of the class scores that are taught, among the losses."""
+"""Name of the accuracy of the class scores that are taught, among the losses: there, over all images of a batch."""
+LABELLED = "labelled"
+"""Name of the share of images with a label, by which that is divided at the end of an epoch."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Method:
     """Whether the projection head has a `logit_bias`, beside the recipe's logit scale."""
     protocol: int = 1
     """Bumped by hand when a numerical change to this train type must run its students again."""
+
+    def __post_init__(self) -> None:
+        if self.signal not in get_args(Signal):
+            raise ValueError(f"signal '{self.signal}' of {self.name} is none of {', '.join(get_args(Signal))}")
 
     @property
     def is_per_image(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipkd.core.unlabelled import UNLABELLED
-from clipkd.plugins.methods import Losses
+from clipkd.plugins.methods import LABELLED, TEACHER_TOP1, Losses
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Outputs, ProjectionHead
 
@@ -168,11 +168,13 @@ def positives(labels: Tensor, recipe: Recipe) -> Tensor:
     return own | ((numbers[:, None] == numbers) & (numbers >= 0))
 
 
-def accuracy(teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of a batch's labelled images that the teacher's scores [B, C] classify right.
+def accuracy(teacher_logits: Tensor, labels: Tensor) -> Losses:
+    """Return the shares of a batch's images that the teacher's scores [B, C] classify right, and that have a label.
 
-    Of the views that are taught: mirrored or cropped, they are harder than the images that a probe is scored on. Of
+    The first over the second is its accuracy, once both are means over an epoch: batches may have no label at all. Of
+    the views that are taught: mirrored or cropped, they are harder than the images that a probe is scored on. Of
     mixed images, the class with the largest share is right.
     """
     numbers = class_numbers(labels)
-    return (teacher_logits.argmax(dim=1) == numbers).float().sum() / (numbers >= 0).sum().clamp(min=1)
+    is_right = teacher_logits.argmax(dim=1) == numbers
+    return {TEACHER_TOP1: is_right.float().mean(), LABELLED: (numbers >= 0).float().mean()}

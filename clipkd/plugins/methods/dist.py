@@ -1,6 +1,6 @@
 """DIST: the teacher's class scores up to shift and scale, for each image and for each class over the batch."""
 
-from clipkd.plugins.methods import TEACHER_TOP1, Method
+from clipkd.plugins.methods import Method
 
 INTER, INTRA = 2.0, 2.0
 """Beta and gamma, as published."""
@@ -25,7 +25,7 @@ class Dist(Method):
             return temperature**2 * (1 - cosine_similarity(a, b, dim=dim, eps=EPSILON)).mean()
 
         terms = {"inter": INTER * distance(1), "intra": INTRA * distance(0)}
-        return losses.total(outputs, labels, recipe, **terms) | {TEACHER_TOP1: losses.accuracy(signal, labels)}
+        return losses.total(outputs, labels, recipe, **terms) | losses.accuracy(signal, labels)
 
 
 SPEC = Dist(name="DIST", title="DIST", signal="scores", compared_with=("vanilla",))

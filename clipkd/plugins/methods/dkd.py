@@ -1,6 +1,6 @@
 """Decoupled KD: the teacher's certainty of the label, and what it says about the other classes, weighted apart."""
 
-from clipkd.plugins.methods import TEACHER_TOP1, Method
+from clipkd.plugins.methods import Method
 
 TARGET, OTHERS = 1.0, 8.0
 """Alpha and beta, as published for CIFAR-100."""
@@ -30,7 +30,7 @@ class DecoupledKD(Method):
         target, rest = (kl_div(s, t, reduction="batchmean", log_target=True) for s, t in (binary, others))
         target, rest = (one * losses.over_known(numbers) for one in (target, rest))
         terms = {"target": TARGET * temperature**2 * target, "others": OTHERS * temperature**2 * rest}
-        return losses.total(outputs, labels, recipe, **terms) | {TEACHER_TOP1: losses.accuracy(signal, labels)}
+        return losses.total(outputs, labels, recipe, **terms) | losses.accuracy(signal, labels)
 
 
 SPEC = DecoupledKD(name="DKD", title="Decoupled KD", signal="scores", compared_with=("vanilla",), needs_labels=True)

@@ -219,7 +219,9 @@ def name_in(spelling: str) -> str:
 def parsed(name: str) -> tuple[str, str, dict[str, Any]]:
     """Return NAME ("": none), BASE and the values of `[NAME=]BASE[?SWITCH=VALUE&...]`."""
     head, mark, rest = name.partition("?")
-    given_name, _, base = head.rpartition("=")
+    given_name, equals, base = head.rpartition("=")
+    if equals and not given_name:
+        raise InputError(f"recipe '{name}': a name stands before the =, as in mine={base}")
     values: dict[str, Any] = {}
     for pair in rest.split("&") if mark else ():
         switch, equals, text = pair.partition("=")
