@@ -170,6 +170,7 @@ def test_epochs_of_a_block_and_of_its_recipe_are_refused(tmp_path):
         ("modern=corrected", "'modern' is the name of a built-in recipe"),
         ("a/b=corrected", "recipe name 'a/b'"),
         ("=corrected?temperature=2&", "write ?SWITCH=VALUE"),
+        ("=corrected?temperature=2", "a name stands before the ="),
     ],
 )
 def test_a_name_on_the_command_line_is_refused_in_words(name, words):

@@ -50,7 +50,7 @@ def test_classes_that_do_not_agree_are_listed(tmp_path: Path) -> None:
         "val lacks one": ({"train": ["a", "b", "c"], "val": ["a", "b"]}, ("c",)),
         "val has other ones": ({"train": ["a", "b"], "val": ["x", "y"]}, ("a, b", "x, y")),
         "empty class": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b",)),
-        "one image": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b", "1 training images")),
+        "one image": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b", "1 training image,")),
     }
     for name, (classes, parts) in cases.items():
         root = folder_of_images(tmp_path / name, classes)

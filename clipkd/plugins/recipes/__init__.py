@@ -219,9 +219,7 @@ def name_in(spelling: str) -> str:
 def parsed(name: str) -> tuple[str, str, dict[str, Any]]:
     """Return NAME ("": none), BASE and the values of `[NAME=]BASE[?SWITCH=VALUE&...]`."""
     head, mark, rest = name.partition("?")
-    given_name, equals, base = head.rpartition("=")
-    if equals and not given_name:
-        raise InputError(f"recipe '{name}': a name stands before the =, as in mine={base}")
+    given_name, names, base = head.rpartition("=")
     values: dict[str, Any] = {}
     for pair in rest.split("&") if mark else ():
         switch, equals, text = pair.partition("=")
@@ -235,6 +233,8 @@ def parsed(name: str) -> tuple[str, str, dict[str, Any]]:
             values[switch] = TypeAdapter(KINDS[switch], config=FINITE).validate_strings(text)
         except ValidationError as error:
             raise InputError(f"recipe '{name}': {switch}: {reason(error.errors(include_url=False)[0])}") from None
+    if names and not given_name:
+        raise InputError(f"recipe '{name}': a name stands before the =, as in mine={base}")
     return given_name, base, values
 
 
