@@ -1,6 +1,7 @@
-"""Write what few labels gave on Fashion-MNIST into README.md: `python docs/few_labels.py [--check]`.
+"""Write what few labels gave into README.md and docs/few-labels.md: `python docs/few_labels.py [--check]`.
 
-docs/labels-fashion.csv is results/tables/labels.csv of the grid of config/fashion.yaml (docs/few-labels.md).
+docs/labels-fashion.csv and docs/labels-fashion-teacher.csv are results/tables/labels.csv of the grids of
+config/fashion.yaml and config/fashion-teacher.yaml (docs/few-labels.md).
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ import sys
 from generated import ROOT, main
 
 TEACHER, METHOD = "lite0", "vanilla"
+TEACHERS = {
+    "none": "none: `supervised`",
+    "lite0": "ImageNet weights",
+    "untrained": "random weights",
+    "first": "the students of ImageNet weights",
+}
 
 
 def percent(row: dict[str, str], name: str) -> str:
@@ -18,9 +25,19 @@ def percent(row: dict[str, str], name: str) -> str:
     return f"{float(row[f'{name}_percent']) + 1e-9:.1f}"
 
 
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table beside this script."""
+    return list(csv.DictReader((ROOT / "docs" / name).read_text(encoding="utf-8").splitlines()))
+
+
+def order(row: dict[str, str]) -> float:
+    """Return a row's number of labels; `all` is the largest."""
+    return float(row["labels"]) if row["labels"].isdigit() else float("inf")
+
+
 def block() -> str:
     """Return the table: a row per number of labels; without a teacher, with it, and the teacher's linear probe."""
-    records = list(csv.DictReader((ROOT / "docs/labels-fashion.csv").read_text(encoding="utf-8").splitlines()))
+    records = rows("labels-fashion.csv")
     alone = {row["labels"]: row for row in records if row["train_type"] == "supervised"}
     taught = {
         row["labels"]: row
@@ -31,8 +48,8 @@ def block() -> str:
         "| labelled images | student alone | with the teacher | gain, points (95 % interval) | teacher alone |",
         "|---|---:|---:|---:|---:|",
     ]
-    for labels in sorted(taught, key=lambda name: int(name) if name.isdigit() else 10**9):
-        row = taught[labels]
+    for row in sorted(taught.values(), key=order):
+        labels = row["labels"]
         gain, low, high = (float(row[f"{name}_points"]) for name in ("difference", "low", "high"))
         lines.append(f"| {int(labels):,} |" if labels.isdigit() else f"| {labels} |")
         lines[-1] += (
@@ -42,5 +59,28 @@ def block() -> str:
     return "\n".join(lines)
 
 
+def weights_block() -> str:
+    """Return the table: a row per number of labels and teacher."""
+    lines = [
+        "| labels | teacher | student, % | to `supervised`, points (95 % interval) | p, Holm | the teacher's own, % |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for row in sorted(rows("labels-fashion-teacher.csv"), key=order):
+        labels, name = row["labels"], row["teacher"].partition("=")[0]
+        cells = [f"{int(labels):,}" if labels.isdigit() else labels, TEACHERS[name]]
+        cells += [f"{percent(row, 'mean')} ± {float(row['deviation_percent']):.1f}"]
+        if row["difference_points"]:
+            gain, low, high = (float(row[f"{part}_points"]) for part in ("difference", "low", "high"))
+            p = float(row["p_holm"])
+            cells += [f"{gain:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\N{MINUS SIGN}")]
+            cells += ["< 0.001" if p < 0.001 else f"{p:.3f}", percent(row, "probe")]
+        lines.append("| " + " | ".join([*cells, "", "", ""][:6]) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    sys.exit(main(ROOT / "README.md", "few-labels", block(), str(__doc__)))
+    codes = [
+        main(ROOT / "README.md", "few-labels", block(), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "weights", weights_block(), str(__doc__)),
+    ]
+    sys.exit(max(codes))
