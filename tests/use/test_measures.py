@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from clipkd.report.figures import reliability as diagram
 from clipkd.runs.measured import Evaluation
 from clipkd.runs.record import Score
 from clipkd.spec.layout import Layout
+from tests.photos import save_photos
 from tests.use.conftest import CELL, trained
 from tests.use.test_students_as_teachers import store_of
 
@@ -275,6 +277,14 @@ def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_im
     run = trained(cell, digits_folder, tmp_path / "runs/seed0")
     refused = here("evaluate", run, "--data", digits_folder)
     assert (refused.returncode, "trained without classes" in refused.stderr) == (2, True), refused.stderr
+    save_photos(tmp_path / "scraps")
+    shutil.rmtree(tmp_path / "scraps/val")
+    (tmp_path / "scraps/train").rename(tmp_path / "scraps/unlabeled")
+    given = ("--dataset", "scraps", "--data", tmp_path / "data")
+    packed = here("download", "scraps", "--dataset-source", tmp_path / "scraps", "--data", tmp_path / "data")
+    assert packed.returncode == 0, packed.stderr
+    refused = here("evaluate", run, *given, "--measures", "knn")
+    assert (refused.returncode, "has no labelled test images" in refused.stderr) == (2, True), refused.stderr
     refused = here("compare", run, run_folder)
     assert (refused.returncode, "no accuracy to compare" in refused.stderr) == (2, True), refused.stderr
     refused = here("predict", run, tmp_path, stdin="")
