@@ -15,19 +15,18 @@ A teacher's stored embeddings as float32 arrays, with their labels:
     stored.train[:, 0], stored.labels["train"]
 """
 
-from typing import TYPE_CHECKING, Any
+from clipkd.core.version import __version__
 
+TYPE_CHECKING = False  # typing takes longer to import than all else that comes before Ctrl-C is one line (__main__)
 if TYPE_CHECKING:
     from clipkd.embeddings.stored import load_embeddings
     from clipkd.export.model import load
     from clipkd.tables.results import results
 
-from clipkd.core.version import __version__
-
 __all__ = ["__version__", "load", "load_embeddings", "results"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load what needs torch or pandas only when it is asked for: the Snakefile imports this package in every job."""
     if name == "load_embeddings":
         from clipkd.embeddings.stored import load_embeddings

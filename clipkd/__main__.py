@@ -8,7 +8,10 @@ if __name__ == "__main__":
     sys.path[:] = [place for place in sys.path if place not in ("", os.getcwd())]
 
 import signal
-from types import FrameType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
 IMPORTING = "<frozen importlib._bootstrap>"
 
@@ -47,7 +50,7 @@ def open_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
-def stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: "FrameType | None") -> None:
     """End at once where modules are being imported: nothing is begun that has to be tidied up. Else, raise."""
     while frame is not None:
         if frame.f_code.co_filename == IMPORTING:

@@ -375,3 +375,11 @@ def test_a_run_from_the_command_line_alone(here, tmp_path: Path) -> None:
     assert answer.stdout.startswith(f"top-1 {metrics['selected']['test']['top1']:.4f} ")
     refused(here("evaluate", "L/C.pt", "--dataset-name", "digits", "--student", "base-32"), "C.pt", code=3)
     refused(here("evaluate", "L/D.pt", "--dataset-name", "digits"), "D.pt does not exist")
+
+
+def test_little_is_imported_before_ctrl_c_is_one_line():
+    """What comes first would be a traceback, and typing alone is a third of it."""
+    code = "import sys; first = set(sys.modules); import clipkd.__main__; print(*sorted(set(sys.modules) - first))"
+    asked = [sys.executable, "-S", "-c", f"import enum, os; {code}"]  # any program has these, by site or by signal
+    answer = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["clipkd", "clipkd.__main__", "clipkd.core", "clipkd.core.version", "signal"]
