@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,6 @@ from clipkd.runs.record import (
     Failure,
     Metrics,
     RunFacts,
-    RunRecord,
     SignalContent,
 )
 from clipkd.spec.cells import Cell
@@ -41,7 +41,8 @@ class FinishedRun:
     cell: Cell
     path: Path
     """Its folder."""
-    record: RunRecord
+    metrics: Metrics
+    cost: Cost
     identity: Identity
     """What made it, as its manifest says."""
     history_sha256: str
@@ -81,17 +82,14 @@ class FinishedRun:
         stack = ", in a stack" if self.cost.side_by_side > 1 else ""
         return f"{self.environment}{self.cost.device.counted_threads}{stack}"
 
-    @property
-    def metrics(self) -> Metrics:
-        return self.record.metrics
-
-    @property
-    def cost(self) -> Cost:
-        return self.record.cost
-
-    @property
+    @cached_property
     def history(self) -> list[EpochRecord]:
-        return self.record.history
+        """Its epochs, which only figures show: of thousands of runs they take longer to read than all else.
+
+        Raises:
+            DataError: a line or a column is missing, unknown or impossible.
+        """
+        return read_history(self.path / HISTORY, self.cell.epochs)
 
 
 def read_run(cell: Cell, folder: Path) -> FinishedRun:
@@ -103,19 +101,17 @@ def read_run(cell: Cell, folder: Path) -> FinishedRun:
     """
     metrics = read_model(folder / METRICS, Metrics)
     check_metrics(metrics, cell, folder / METRICS)
-    history = read_history(folder / HISTORY, cell.epochs)
     cost = read_model(folder / COST, Cost)
     check_cost(cost, cell, folder / COST)
     # Last, so that an impossible number is named by its field; this finds a possible one that was not written so.
     artifact = open_artifact(folder, KIND, only=(METRICS, COST, HISTORY, ENVIRONMENT, CORRECT))
     if artifact.manifest["fingerprint"] != metrics.fingerprint:
         raise wrong_field(folder / METRICS, "fingerprint", "differs from that of the manifest.json beside it")
-    record = RunRecord(metrics=metrics, cost=cost, history=history)
-    history_sha256 = artifact.manifest["files"][HISTORY]["sha256"]
+    history_sha256 = artifact.manifest["files"][artifact.file(HISTORY).name]["sha256"]
     correct = folder / CORRECT if CORRECT in artifact.manifest["files"] else None
     signal = tuple(validated(RunFacts, artifact.facts, folder / MANIFEST).signal)
     environment = read_environment(folder)
-    return FinishedRun(cell, folder, record, artifact.identity, history_sha256, signal, environment, correct)
+    return FinishedRun(cell, folder, metrics, cost, artifact.identity, history_sha256, signal, environment, correct)
 
 
 def check_metrics(metrics: Metrics, cell: Cell, path: Path) -> None:

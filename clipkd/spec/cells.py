@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from clipkd.plugins import datasets, methods, recipes, students, teachers
@@ -132,7 +133,7 @@ class Cell:
         """The teacher's name in folders, and in words to people."""
         return self.teacher if self.teacher == NO_TEACHER else teachers.get(self.teacher).name
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """The run's folder below results/runs, `/` between the axes."""
         # The mathematics of these differ from, or the cost is not that of, the run with the plain name.

@@ -27,6 +27,19 @@ def all_cores():
         return 1
 
 
+def train_threads(wildcards):
+    """Return the cores that a job's trainings take: on a CPU a process for each student.
+
+    On one machine they take at most half of its cores: jobs of one core, such as a teacher's training, run beside them.
+    """
+    cells, cores = job_of(wildcards).cells, all_cores()
+    if DEVICE != "cpu":
+        return 1
+    if cores == 1 or len(JOBS) == 1:
+        return len(cells)
+    return min(len(cells), cores // 2)
+
+
 def train_minutes(wildcards, threads, attempt):
     """Return the minutes that a job's trainings may take: on a GPU as if one after another; more after each attempt."""
     cells = job_of(wildcards).cells

@@ -22,8 +22,7 @@ rule train:
         f"logs/runs/{RUN}-{{fingerprint}}.log",
     benchmark:
         f"results/benchmarks/runs/{RUN}-{{fingerprint}}.tsv"
-    # On a CPU each student trains in a process of its own; a GPU computes them at once.
-    threads: lambda wildcards: len(job_of(wildcards).cells) if DEVICE == "cpu" else 1
+    threads: train_threads
     resources:
         mem_mb=memory("train", TRAIN_MB),
         gpu=GPUS,
