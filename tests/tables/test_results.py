@@ -260,7 +260,7 @@ def test_a_wrong_history_is_refused(study, old, new, problem):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    with pytest.raises(DataError, match="history.csv is damaged"):  # by its bytes: tables do not read the lines
+    with pytest.raises(DataError, match=r"history\.csv is damaged"):  # by its bytes: tables do not read the lines
         collect(study)
     seal(path.parent)
     (run,) = (run for run in collect(study).runs.values() if run.path == path.parent)
