@@ -36,7 +36,7 @@ def order(row: dict[str, str]) -> float:
 
 
 def block() -> str:
-    """Return the table: a row per number of labels; without a teacher, with it, and the teacher's linear probe."""
+    """Return the table: a row per number of labels; without a teacher, with it (bold: better), the teacher's probe."""
     records = rows("labels-fashion.csv")
     alone = {row["labels"]: row for row in records if row["train_type"] == "supervised"}
     taught = {
@@ -52,9 +52,11 @@ def block() -> str:
         labels = row["labels"]
         gain, low, high = (float(row[f"{name}_points"]) for name in ("difference", "low", "high"))
         lines.append(f"| {int(labels):,} |" if labels.isdigit() else f"| {labels} |")
+        mean = f"{percent(row, 'mean')} %"
         lines[-1] += (
-            f" {percent(alone[labels], 'mean')} % | **{percent(row, 'mean')} %** "
-            f"| {gain:+.1f} ({low:.1f} to {high:.1f}) | {percent(row, 'probe')} % |"
+            f" {percent(alone[labels], 'mean')} % | {f'**{mean}**' if row['verdict'] == 'better' else mean} "
+            f"| {gain:+.1f} ({low:+.1f} to {high:+.1f}) ".replace("-", "\N{MINUS SIGN}")
+            + f"| {percent(row, 'probe')} % |"
         )
     return "\n".join(lines)
 
@@ -81,6 +83,7 @@ def weights_block() -> str:
 if __name__ == "__main__":
     codes = [
         main(ROOT / "README.md", "few-labels", block(), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "few-labels", block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "weights", weights_block(), str(__doc__)),
     ]
     sys.exit(max(codes))
