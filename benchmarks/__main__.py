@@ -13,7 +13,7 @@ from benchmarks import data_path, distillation, grid, machine, memory, precision
 from benchmarks.material import TEACHERS, Material
 from benchmarks.rounds import matrix_peak
 from clipkd.core import device as devices
-from clipkd.core.artifacts import read_json, write_json
+from clipkd.core.files import read_json, write_json
 
 BENCHMARKS = {
     "products": machine.measure,

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import write_text
+from clipkd.core.files import write_text
 from clipkd.plugins import students
 from clipkd.tables.summary import summarise
 

@@ -29,7 +29,7 @@ from benchmarks.machine import origin, record_name
 from benchmarks.material import Material
 from benchmarks.rounds import matrix_peak, settled
 from clipkd.core import device as devices
-from clipkd.core.artifacts import read_json, write_json
+from clipkd.core.files import read_json, write_json
 from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import students, teachers

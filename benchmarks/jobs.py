@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grids import ROOT, ended, processor, project, snakemake
-from clipkd.core.artifacts import write_json
+from clipkd.core.files import write_json
 
 RESULT = ROOT / "benchmarks/results/jobs.json"
 ROUNDS = 3

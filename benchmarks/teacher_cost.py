@@ -12,7 +12,8 @@ import torch
 from benchmarks.contenders import RECIPE, layout_of
 from benchmarks.material import Material
 from benchmarks.rounds import cpu_seconds
-from clipkd.core.artifacts import open_artifact, sha256
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.files import sha256
 from clipkd.embeddings import prepare
 from clipkd.spec.cells import Cell
 

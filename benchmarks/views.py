@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import write_json
+from clipkd.core.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, PICTURE = ROOT / "benchmarks/results/views.json", ROOT / "docs/views.svg"
@@ -85,7 +85,7 @@ def table(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any]) -> None:
     """Draw the figure: a line for each train type, a point for each seed."""
-    from clipkd.core.artifacts import written_aside
+    from clipkd.core.files import written_aside
     from clipkd.report.figures.style import line_style, new_figure, styled
 
     names = columns(result)

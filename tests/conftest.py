@@ -79,7 +79,7 @@ def known_processor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     import matplotlib
 
-    from clipkd.core.artifacts import write_json
+    from clipkd.core.files import write_json
     from clipkd.runs import precision
 
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from clipkd.core.artifacts import building, entry_of, write_json, write_manifest, write_text
+from clipkd.core.artifacts import building, entry_of, write_manifest
+from clipkd.core.files import write_json, write_text
 from clipkd.core.fingerprint import fingerprint
 from clipkd.spec.cells import Cell
 from clipkd.spec.grid import expand

@@ -24,10 +24,10 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from clipkd.core.artifacts import sync
 from clipkd.core.disk import FULL, explained
 from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.files import sync
 from clipkd.core.progress import progress, say
 from clipkd.core.version import __version__
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import sha256
 from clipkd.core.disk import FULL, explained
 from clipkd.core.environment import redacted
 from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.files import sha256
 from clipkd.core.progress import say
 
 Wanted = Any

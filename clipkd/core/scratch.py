@@ -18,9 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import Artifact, check_files, files_of, matching_manifest, open_artifact, written_aside
+from clipkd.core.artifacts import Artifact, check_files, files_of, matching_manifest, open_artifact
 from clipkd.core.disk import free_bytes
 from clipkd.core.errors import DataError, MachineError
+from clipkd.core.files import written_aside
 from clipkd.core.fingerprint import Identity, digest
 from clipkd.core.lock import is_free
 from clipkd.core.progress import say

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipkd.core.artifacts import read_json
 from clipkd.core.errors import MOST_NAMED, DataError
+from clipkd.core.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

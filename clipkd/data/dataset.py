@@ -16,15 +16,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from clipkd.core.artifacts import (
-    MANIFEST,
-    Artifact,
-    Draft,
-    building,
-    open_artifact,
-    read_manifest,
-    sha256,
-)
+from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact, read_manifest
+from clipkd.core.files import sha256
 from clipkd.core.unlabelled import UNLABELLED
 from clipkd.data.packing import FEW_HELD_OUT, share_held_out, validation_rows, write_even, write_ragged
 from clipkd.data.source_files import LISTING, listed, packed_from

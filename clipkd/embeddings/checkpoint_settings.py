@@ -13,8 +13,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from clipkd.core import lfs
-from clipkd.core.artifacts import read_json
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.core.shards import INDEX
 from clipkd.plugins.teachers import FolderTeacher, TeacherSpec, is_timm
 

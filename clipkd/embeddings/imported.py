@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from clipkd.core.artifacts import Artifact, Draft, building, open_artifact, sha256
+from clipkd.core.artifacts import Artifact, Draft, building, open_artifact
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import sha256
 from clipkd.core.progress import say
 from clipkd.data.dataset import Dataset, SplitName
 from clipkd.embeddings import vector_files

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clipkd.core import lfs
-from clipkd.core.artifacts import sha256, write_json
 from clipkd.core.errors import DataError, InputError, nearest
+from clipkd.core.files import sha256, write_json
 from clipkd.core.hub_client import WEIGHTS
 from clipkd.core.progress import say
 from clipkd.core.timm_weights import classifiers

@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from clipkd.core.artifacts import read_json
 from clipkd.core.errors import InputError, nearest
+from clipkd.core.files import read_json
 from clipkd.core.hub_client import WEIGHTS
 from clipkd.embeddings.families import vision_family
 from clipkd.plugins.teachers import HubTeacher, LibraryTeacher, TeacherSpec

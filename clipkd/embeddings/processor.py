@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkd.core.artifacts import Artifact, read_json
+from clipkd.core.artifacts import Artifact
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.data.pixels import normalised
 from clipkd.embeddings.families import processor_defaults
 from clipkd.plugins.teachers import NESTED_PROCESSOR, PROCESSOR, TeacherSpec

@@ -13,17 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clipkd.core.artifacts import (
-    MANIFEST,
-    Artifact,
-    building,
-    open_artifact,
-    read_json,
-    read_manifest,
-    sha256,
-    write_json,
-)
+from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact, read_manifest
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json, sha256, write_json
 from clipkd.core.fingerprint import digest, fingerprint
 from clipkd.data.pixels import planes, square, unit
 from clipkd.data.preprocessing import Preprocessing

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clipkd.core.artifacts import Artifact, open_artifact, read_json
+from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.device import float32_products, has_tf32
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.data.pixels import enlarged, normalised
 from clipkd.embeddings.encoder import Encoder
 from clipkd.embeddings.processor import Processor

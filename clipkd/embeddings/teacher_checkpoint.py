@@ -16,16 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.core import shards
-from clipkd.core.artifacts import (
-    MANIFEST,
-    Artifact,
-    building,
-    open_artifact,
-    read_json,
-    sha256,
-    write_json,
-)
+from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
 from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.files import read_json, sha256, write_json
 from clipkd.core.hub import COMMIT
 from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, MissingFile, hub_errors, verified_file
 from clipkd.core.progress import say

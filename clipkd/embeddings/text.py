@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from clipkd.core import device as devices
-from clipkd.core.artifacts import Artifact, building, open_artifact, read_json
+from clipkd.core.artifacts import Artifact, building, open_artifact
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family

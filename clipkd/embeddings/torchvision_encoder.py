@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipkd.core.artifacts import Artifact, read_json
+from clipkd.core.artifacts import Artifact
 from clipkd.core.errors import InputError
+from clipkd.core.files import read_json
 from clipkd.core.timm_weights import load_exactly
 from clipkd.embeddings.encoder import Encoder, check_output, on_device, unchanged, width_of
 from clipkd.embeddings.pretrained_cfg import processor_of

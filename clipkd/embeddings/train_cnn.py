@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipkd.core.artifacts import building, write_json, written_aside
+from clipkd.core.artifacts import building
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import write_json, written_aside
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset

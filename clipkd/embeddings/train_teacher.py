@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipkd.core.artifacts import building, write_json
+from clipkd.core.artifacts import building
 from clipkd.core.errors import InputError
+from clipkd.core.files import write_json
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import enlarged, normalised, planes, squares, unit

@@ -10,8 +10,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from clipkd.core.artifacts import Artifact, read_json
+from clipkd.core.artifacts import Artifact
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.embeddings.acceleration import accelerate, accelerate_linear
 from clipkd.embeddings.encoder import Encoder, check_output, on_device
 from clipkd.embeddings.families import FAMILIES, POOLER, VisionFamily, vision_family

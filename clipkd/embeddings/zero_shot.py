@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from clipkd.core.artifacts import MANIFEST, open_artifact, read_json
+from clipkd.core.artifacts import MANIFEST, open_artifact
 from clipkd.core.errors import DataError
+from clipkd.core.files import read_json
 from clipkd.core.top_k import top_k
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import text_family

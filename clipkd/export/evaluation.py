@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from clipkd.core.artifacts import json_text, write_text
 from clipkd.core.device import describe
 from clipkd.core.errors import DataError
+from clipkd.core.files import json_text, write_text
 from clipkd.core.fingerprint import digest
 from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model

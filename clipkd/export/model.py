@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipkd.core import device as devices
-from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_json, read_manifest
+from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.data.image_files import read_images
 from clipkd.data.preprocessing import Picture, Preprocessing
 from clipkd.export.files import CONFIG, DISTILLATION, EXPORT, WEIGHTS

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkd.core.artifacts import (
-    MANIFEST,
-    building,
-    open_artifact,
-    read_manifest,
-    sha256,
-)
+from clipkd.core.artifacts import MANIFEST, building, open_artifact, read_manifest
 from clipkd.core.errors import InputError
+from clipkd.core.files import sha256
 from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model
 from clipkd.data.dataset import Dataset

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from clipkd.core.artifacts import write_text
 from clipkd.core.errors import DataError
+from clipkd.core.files import write_text
 from clipkd.core.version import __version__
 from clipkd.report import overview, page_tables
 from clipkd.report.figures import KINDS

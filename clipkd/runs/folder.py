@@ -21,19 +21,10 @@ import yaml
 from safetensors.torch import load_file, save
 
 from clipkd.core import device
-from clipkd.core.artifacts import (
-    MANIFEST,
-    check_file,
-    entry_of,
-    open_artifact,
-    read_manifest,
-    write_json,
-    write_manifest,
-    write_text,
-    written_aside,
-)
+from clipkd.core.artifacts import MANIFEST, check_file, entry_of, open_artifact, read_manifest, write_manifest
 from clipkd.core.environment import recorded
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import write_json, write_text, written_aside
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.lock import acquire
 from clipkd.core.progress import say

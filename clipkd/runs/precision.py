@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from clipkd.core.artifacts import read_json, write_json
 from clipkd.core.cache import folder
 from clipkd.core.device import cpuinfo, float32_products, has_tf32, processor_name
 from clipkd.core.errors import ClipkdError, InputError
+from clipkd.core.files import read_json, write_json
 from clipkd.core.fingerprint import digest
 from clipkd.core.linear import linear
 from clipkd.core.progress import say

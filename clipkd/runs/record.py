@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from clipkd.core.artifacts import json_text
+from clipkd.core.files import json_text
 from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import Count, Excerpt, Model, NonNegative, Positive, Share, Text
 

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from clipkd.core.accents import written_otherwise
-from clipkd.core.artifacts import MANIFEST, read_json
+from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError, nearest
+from clipkd.core.files import read_json
 from clipkd.core.refusals import reason, short
 from clipkd.plugins import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.plugins.teachers import TeacherSpec

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import write_text
+from clipkd.core.files import write_text
 from clipkd.spec.cells import Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipkd.core.artifacts import read_json, sha256, write_json
 from clipkd.core.errors import DataError
+from clipkd.core.files import read_json, sha256, write_json
 from clipkd.core.progress import say
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipkd.core.artifacts import write_text
+from clipkd.core.files import write_text
 from clipkd.tables.html import as_html
 from clipkd.tables.table import Column, Entry, Table, spans
 

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from clipkd.core.artifacts import write_text
 from clipkd.core.errors import DataError
+from clipkd.core.files import write_text
 from clipkd.core.fingerprint import fingerprint
 from clipkd.spec.cells import Cell
 from clipkd.spec.config import Config

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import MANIFEST, write_text
+from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import MachineError
+from clipkd.core.files import write_text
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import say
 from clipkd.plugins.teachers import TeacherSpec

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clipkd.core import lock
-from clipkd.core.artifacts import write_json
 from clipkd.core.errors import InputError, MachineError
+from clipkd.core.files import write_json
 
 FILE = Path(".snakemake/clipkd-main.json")
 LOCK = ".clipkd-main"

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clipkd.core.artifacts import read_manifest, sha256, write_text
+from clipkd.core.artifacts import read_manifest
 from clipkd.core.errors import DataError, MachineError
+from clipkd.core.files import sha256, write_text
 from clipkd.core.fingerprint import Identity, digest, fingerprint
 from clipkd.core.progress import say
 from clipkd.runs.record import KIND, METRICS, RESUME

@@ -20,15 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipkd.core import artifacts, verified
-from clipkd.core.artifacts import (
-    MANIFEST,
-    building,
-    open_artifact,
-    read_json,
-    write_json,
-    written_aside,
-)
+from clipkd.core.artifacts import MANIFEST, building, open_artifact
 from clipkd.core.errors import DataError, MachineError
+from clipkd.core.files import read_json, write_json, written_aside
 from clipkd.core.fingerprint import differences, digest, fingerprint
 from tests.artifacts.writer import IDENTITY, arrays
 

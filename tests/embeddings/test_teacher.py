@@ -121,11 +121,11 @@ def test_a_classifier_checkpoint_brings_its_own_head(tmp_path):
 
 
 def test_a_folder_is_hashed_once_and_again_where_it_changed(copy, monkeypatch):
-    from clipkd.core import artifacts
+    from clipkd.core import files
 
     hashed = []
-    digest = artifacts.sha256
-    monkeypatch.setattr(artifacts, "sha256", lambda path: hashed.append(path) or digest(path))
+    digest = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path) or digest(path))
     first = teachers.get(str(copy))
     assert teachers.get(str(copy)) == first
     assert len(hashed) == len(teachers.FILES)

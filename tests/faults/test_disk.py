@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from clipkd.core import disk
-from clipkd.core.artifacts import building, write_array, write_text
+from clipkd.core.artifacts import building, write_array
 from clipkd.core.download import Checksum, download
 from clipkd.core.errors import MachineError
+from clipkd.core.files import write_text
 from clipkd.core.lock import acquire
 from clipkd.report.figures import style
 from clipkd.runs.folder import save_student

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from clipkd.core import images, lfs
-from clipkd.core.artifacts import building, open_artifact, read_json
+from clipkd.core.artifacts import building, open_artifact
 from clipkd.core.errors import DataError
+from clipkd.core.files import read_json
 from clipkd.embeddings.teacher_checkpoint import check_weights
 from clipkd.plugins import teachers
 from clipkd.plugins.datasets import hub
@@ -26,7 +27,7 @@ POINTER = (
 
 def pretrained(path: Path) -> None:
     """Read a student's pretrained weights."""
-    from clipkd.core.artifacts import sha256
+    from clipkd.core.files import sha256
     from clipkd.plugins import students
 
     spec = students.get(f"timm:resnet18@32?pretrained={path}")

@@ -21,8 +21,9 @@ import torch
 
 from clipkd import cli
 from clipkd.core import environment, verified
-from clipkd.core.artifacts import building, open_artifact, write_json
+from clipkd.core.artifacts import building, open_artifact
 from clipkd.core.errors import ClipkdError, InputError
+from clipkd.core.files import write_json
 from clipkd.report import write_report
 from clipkd.report.figures import figure_stems
 from clipkd.runs.folder import load_student

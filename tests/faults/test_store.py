@@ -20,9 +20,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipkd.core import artifacts, verified
-from clipkd.core.artifacts import MANIFEST, building, open_artifact, read_manifest, write_json, write_manifest
+from clipkd.core import artifacts, files, verified
+from clipkd.core.artifacts import MANIFEST, building, open_artifact, read_manifest, write_manifest
 from clipkd.core.errors import DataError
+from clipkd.core.files import write_json
 from clipkd.core.fingerprint import fingerprint
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import parts, prepare
@@ -186,8 +187,8 @@ def store(data: Path) -> Path:
 
 def links_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     def walk(folder: Path, findings: verification.Findings, seen: set, *, is_artefact: bool = False) -> Iterator[Path]:
-        for name, _, files in os.walk(folder):
-            if MANIFEST in files:
+        for name, _, inside in os.walk(folder):
+            if MANIFEST in inside:
                 yield Path(name)
 
     monkeypatch.setattr(verification, "walk", walk)
@@ -515,7 +516,7 @@ def in_place_file(monkeypatch: pytest.MonkeyPatch) -> None:
         open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w").close()
         yield path
 
-    for module in ("clipkd.core.artifacts", "clipkd.runs.folder"):
+    for module in ("clipkd.core.files", "clipkd.runs.folder"):
         monkeypatch.setattr(f"{module}.written_aside", plainly)
     in_place(monkeypatch)
     save = Checkpoints.save
@@ -548,7 +549,7 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def check_json(folder: Path) -> None:
-    assert artifacts.read_json(folder / "x") in ({"old": 1}, {"new": list(range(300))})
+    assert files.read_json(folder / "x") in ({"old": 1}, {"new": list(range(300))})
 
 
 def two_checkpoints(folder: Path) -> None:
@@ -613,8 +614,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 def flushed_only(is_meant: Callable[[Path], bool]) -> Callable[[pytest.MonkeyPatch], None]:
     """Return the mutant that flushes only some of what is written."""
-    real = artifacts.sync
-    return replaced("clipkd.core.artifacts.sync", lambda path: real(path) if is_meant(path) else None)
+    real = files.sync
+
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (files, artifacts):
+            monkeypatch.setattr(module, "sync", lambda path: real(path) if is_meant(path) else None)
+
+    return mutate
 
 
 @pytest.mark.parametrize("what", list(WRITERS))

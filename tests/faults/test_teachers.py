@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from clipkd.cli import main
 from clipkd.cli.verbs import check
 from clipkd.core import hub_client
-from clipkd.core.artifacts import building, read_json
+from clipkd.core.artifacts import building
 from clipkd.core.errors import ClipkdError, DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.embeddings import checkpoint_settings, own_head, prepare, teacher
 from clipkd.embeddings import teacher_checkpoint as checkpoint
 from clipkd.embeddings.own_head import OwnHead

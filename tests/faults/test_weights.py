@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clipkd.core.artifacts import read_json
 from clipkd.core.errors import DataError
+from clipkd.core.files import read_json
 from clipkd.embeddings import weights
 from clipkd.embeddings.teacher_checkpoint import fetch
 from clipkd.embeddings.transformers_encoder import family_of, load_model

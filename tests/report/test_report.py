@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from clipkd.core.artifacts import write_json
+from clipkd.core.files import write_json
 from clipkd.report import overview, write_report
 from clipkd.report.figures import figure_stems
 from clipkd.report.pictures import natural_width

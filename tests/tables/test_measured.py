@@ -2,7 +2,8 @@
 
 import pytest
 
-from clipkd.core.artifacts import read_manifest, write_json
+from clipkd.core.artifacts import read_manifest
+from clipkd.core.files import write_json
 from clipkd.core.fingerprint import digest
 from clipkd.tables.measured import evaluation_of, file_of
 from tests.synthetic import CONTENT, demo, write_study

@@ -18,8 +18,8 @@ import pytest
 
 import clipkd
 from clipkd.cli import main
-from clipkd.core.artifacts import write_json
 from clipkd.core.errors import DataError
+from clipkd.core.files import write_json
 from clipkd.spec.settings import Config
 from clipkd.tables import report_entry, table_files, table_stems, write_tables
 from clipkd.tables.accuracy import accuracy

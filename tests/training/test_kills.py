@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipkd.core.artifacts import write_json
+from clipkd.core.files import write_json
 from clipkd.runs.unfinished import STATE, Checkpoints
 from tests.training.test_resume import RESULTS, check_equal, save_after_every_step, train, whole
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from clipkd.core import lock
-from clipkd.core.artifacts import write_json
 from clipkd.core.errors import InputError, MachineError
+from clipkd.core.files import write_json
 from clipkd.workflow import resume, session
 from tests.workflow.test_workflow import MINI, copy_workflow, snakemake
 

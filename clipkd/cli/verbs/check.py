@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipkd.core.artifacts import MANIFEST, read_json
+from clipkd.core.artifacts import MANIFEST
+from clipkd.core.files import read_json
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN

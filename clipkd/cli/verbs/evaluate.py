@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, file_to_write, layout_of, refusing
-from clipkd.core.artifacts import MANIFEST, read_manifest, write_text
+from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import write_text
 from clipkd.core.progress import say
 from clipkd.data.dataset import open_dataset
 from clipkd.export import measures

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from clipkd.cli.options import device_of, device_options, names_option, positive
-from clipkd.core.artifacts import written_aside
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import written_aside
 from clipkd.core.progress import progress, say
 from clipkd.export.prediction import WRITERS
 from clipkd.spec.layout import Layout

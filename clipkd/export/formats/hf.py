@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.artifacts import write_json, write_text
 from clipkd.core.errors import InputError
+from clipkd.core.files import write_json, write_text
 from clipkd.export.files import CARD, CONFIG, DISTILLATION, WEIGHTS
 from clipkd.export.formats import Format
 from clipkd.plugins import students

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.artifacts import write_json, write_text
 from clipkd.core.errors import DataError, InputError, MachineError
+from clipkd.core.files import write_json, write_text
 from clipkd.export.files import CARD, CONFIG
 from clipkd.export.formats import Format
 

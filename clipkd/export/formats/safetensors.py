@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.artifacts import write_json
+from clipkd.core.files import write_json
 from clipkd.export.files import CONFIG, WEIGHTS
 from clipkd.export.formats import Format
 

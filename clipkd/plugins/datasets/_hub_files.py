@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import sha256, write_json
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import sha256, write_json
 from clipkd.core.hub_client import ETAG_TIMEOUT, hub_errors
 from clipkd.core.progress import say
 

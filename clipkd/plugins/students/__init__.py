@@ -183,7 +183,7 @@ def origin(name: str, where: str) -> tuple[str, str]:
 @cache
 def hashed(path: Path, stamps: tuple[int, int]) -> str:
     """Return the sha256 of a file, computed once per process while `stamps` stay the same."""
-    from clipkd.core.artifacts import sha256
+    from clipkd.core.files import sha256
 
     return sha256(path)
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipkd.core import lfs
-from clipkd.core.artifacts import sha256
 from clipkd.core.errors import DataError
+from clipkd.core.files import sha256
 from clipkd.core.hub_client import WEIGHTS, verified_file
 from clipkd.core.timm_weights import fill
 from clipkd.plugins.students import TimmSpec

@@ -69,7 +69,7 @@ def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
 
 def holds_timm(folder: Path) -> bool:
     """Return whether a folder's checkpoint is one of timm, by its config.json."""
-    from clipkd.core.artifacts import read_json
+    from clipkd.core.files import read_json
 
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else None
@@ -98,7 +98,7 @@ def processor_in(folder: Path) -> str:
     if nested is None:
         return PROCESSOR
     if (folder / PROCESSOR).is_file():
-        from clipkd.core.artifacts import read_json
+        from clipkd.core.files import read_json
 
         other = read_json(folder / PROCESSOR)
         differ = sorted(key for key in nested.keys() & other.keys() if nested[key] != other[key])
@@ -113,7 +113,7 @@ def processor_in(folder: Path) -> str:
 
 def nested_processor(path: Path) -> dict[str, Any] | None:
     """Return the image processor's settings in a processor_config.json; None where it has none."""
-    from clipkd.core.artifacts import read_json
+    from clipkd.core.files import read_json
 
     values = read_json(path) if path.is_file() else None
     nested = values.get("image_processor") if isinstance(values, dict) else None
@@ -123,6 +123,6 @@ def nested_processor(path: Path) -> dict[str, Any] | None:
 @cache
 def hashed(folder: Path, files: tuple[str, ...], stamps: tuple) -> dict[str, str]:
     """Return the sha256 of each of a checkpoint's files, computed once per process while `stamps` stay the same."""
-    from clipkd.core import artifacts
+    from clipkd.core.files import sha256
 
-    return {name: artifacts.sha256(folder / name) for name in files}
+    return {name: sha256(folder / name) for name in files}

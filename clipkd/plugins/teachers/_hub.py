@@ -78,7 +78,7 @@ def pinned(spec: Any) -> TeacherSpec:
 @cache
 def lock(path: Path) -> dict[str, Any]:
     """Return the commits of `clipkd pin`, teacher -> {"revision", "weights_sha256"}; DataError where it is damaged."""
-    from clipkd.core.artifacts import read_json
+    from clipkd.core.files import read_json
 
     entries = read_json(path) if path.exists() else {}
     if not isinstance(entries, dict):

@@ -130,7 +130,8 @@ def described(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         InputError: it holds a run without a student in it, or one that is not done.
         DataError: what is said of the student is damaged.
     """
-    from clipkd.core.artifacts import MANIFEST, read_json, read_manifest
+    from clipkd.core.artifacts import MANIFEST, read_manifest
+    from clipkd.core.files import read_json
 
     if (folder / CONFIG).is_file():
         found = None

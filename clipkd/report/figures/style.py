@@ -16,7 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
-from clipkd.core.artifacts import written_aside
+from clipkd.core.files import written_aside
 from clipkd.plugins import methods
 from clipkd.tables.terms import BASELINE, MARK
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from clipkd.core.artifacts import write_json
 from clipkd.core.errors import ClipkdError, MachineError
+from clipkd.core.files import write_json
 from clipkd.workflow.slurm import site
 from clipkd.workflow.slurm.commands import ask
 
