@@ -207,6 +207,25 @@ def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
     assert {*memory().values()} == {"8000"}
 
 
+@pytest.mark.parametrize(
+    ("recipes", "cores", "threads"),
+    [
+        ("corrected", 8, 4),
+        ("corrected, reference", 8, 4),
+        ("corrected, reference", 4, 2),
+        ("corrected, reference", 2, 1),
+    ],
+)
+def test_trainings_leave_half_of_the_cores_to_other_jobs(recipes, cores, threads, project: Path) -> None:
+    """Four students to a job; where it is the only one, there is nothing to leave them to."""
+    grid = MINI.replace("[corrected]", f"[{recipes}]").replace("[0, 1]", "[0, 1, 2, 3]").replace("stack: 1", "stack: 4")
+    (project / "four.yaml").write_text(grid)
+    _, said = plan(project, "--configfile", "four.yaml", "--cores", str(cores))
+    jobs = re.findall(r"^(?:local)?rule train:\n((?:    .*\n)*)", said, re.MULTILINE)
+    found = [re.findall(r"threads: (\d+)", job) or ["1"] for job in jobs]
+    assert found == [[str(threads)]] * len(recipes.split())
+
+
 def test_a_bad_config_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("training:\n  epochs: 3\n  epoch: 4\n")
     answer = snakemake(project, "--configfile", str(tmp_path / "bad.yaml"))
