@@ -13,10 +13,11 @@ from generated import ROOT, main
 
 TEACHER, METHOD = "lite0", "vanilla"
 TEACHERS = {
-    "none": "none: `supervised`",
+    "none": "none",
     "lite0": "ImageNet weights",
     "untrained": "random weights",
     "first": "the students of ImageNet weights",
+    "cnn": "a CNN trained here",
 }
 
 
@@ -61,22 +62,23 @@ def block() -> str:
     return "\n".join(lines)
 
 
-def weights_block() -> str:
-    """Return the table: a row per number of labels and teacher."""
+def teachers_block() -> str:
+    """Return the table: a row per number of labels, teacher and train type."""
     lines = [
-        "| labels | teacher | student, % | to `supervised`, points (95 % interval) | p, Holm | the teacher's own, % |",
-        "|---:|---|---:|---:|---:|---:|",
+        "| labels | teacher | train type | student, % | to `supervised`, points (95 % interval) | p, Holm "
+        "| the teacher's own, % |",
+        "|---:|---|---|---:|---:|---:|---:|",
     ]
     for row in sorted(rows("labels-fashion-teacher.csv"), key=order):
         labels, name = row["labels"], row["teacher"].partition("=")[0]
-        cells = [f"{int(labels):,}" if labels.isdigit() else labels, TEACHERS[name]]
+        cells = [f"{int(labels):,}" if labels.isdigit() else labels, TEACHERS[name], f"`{row['train_type']}`"]
         cells += [f"{percent(row, 'mean')} ± {float(row['deviation_percent']):.1f}"]
         if row["difference_points"]:
             gain, low, high = (float(row[f"{part}_points"]) for part in ("difference", "low", "high"))
             p = float(row["p_holm"])
             cells += [f"{gain:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\N{MINUS SIGN}")]
             cells += ["< 0.001" if p < 0.001 else f"{p:.3f}", percent(row, "probe")]
-        lines.append("| " + " | ".join([*cells, "", "", ""][:6]) + " |")
+        lines.append("| " + " | ".join([*cells, "", "", ""][:7]) + " |")
     return "\n".join(lines)
 
 
@@ -84,6 +86,6 @@ if __name__ == "__main__":
     codes = [
         main(ROOT / "README.md", "few-labels", block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "few-labels", block(), str(__doc__)),
-        main(ROOT / "docs/few-labels.md", "weights", weights_block(), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "teachers", teachers_block(), str(__doc__)),
     ]
     sys.exit(max(codes))
