@@ -1,7 +1,7 @@
 """One writer a folder: a lock that holds on every file system, and that says who holds it. No torch here.
 
-Each holder creates the next of the files `.lock`, `.lock-1`, `.lock-2`, ... exclusively (O_EXCL) and writes into it who
-it is; the one with the highest number decides. A lock is released by a word in its file, never by removing the
+Each holder creates the next of the files `.lock`, `.lock-1`, `.lock-2`, ... exclusively, with its name in it
+(`created`); the one with the highest number decides. A lock is released by a word in its file, never by removing the
 newest: so of all who saw the same dead or past holder, one creates the next file. Exclusive creation needs nothing
 but a POSIX file system; the kernel's own locks (flock) are missing on some, and reach one machine only on others.
 Where they work, they also protect a holder whose number another container reads as somebody else's.
@@ -9,6 +9,7 @@ Where they work, they also protect a holder whose number another container reads
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +26,15 @@ from pathlib import Path
 
 from clipkd.core.disk import room_for
 from clipkd.core.errors import MachineError
+from clipkd.core.files import naming
 
 NAME = ".lock"
 RELEASED = "released\n"
+UNFINISHED = ".tmp"
+WITHOUT_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+"""What file systems answer that have no links."""
 SECONDS_TO_NAME = 60.0
-"""A lock file without a name is being written; if it stays so for longer, its process died before it wrote."""
+"""Without links, a lock file that has no name is being written; if it stays so for longer, its process died before."""
 SQUEUE_SECONDS = 20
 JOB = os.environ.get("SLURM_JOB_ID")
 """The SLURM job that this process began in: Snakemake's plugin removes the variable later."""
@@ -122,13 +128,10 @@ def take(folder: Path, name: str = NAME) -> Lock:
         refuse_held(before)
     path = folder / (name if before is None else f"{name}-{number_of(before) + 1}")
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        descriptor = created(path)
     except FileExistsError:
         raise Held(path, named_in(path)) from None
     try:
-        is_free(descriptor, fcntl.LOCK_EX)
-        with room_for(path):
-            put(descriptor, json.dumps(asdict(this_process())))
         # Whoever was slow finds, after it has written its name, that the lock has gone on without it.
         latest = newest(folder, name)
         if latest != path:
@@ -140,9 +143,53 @@ def take(folder: Path, name: str = NAME) -> Lock:
         os.close(descriptor)
         raise
     # The one before stays: whoever lists the folder at this moment must find one.
-    for old in all_of(folder, name)[:-2]:
+    for old in [*all_of(folder, name)[:-2], *folder.glob(f".{name}*{UNFINISHED}")]:
         old.unlink(missing_ok=True)
     return Lock(path, descriptor)
+
+
+def created(path: Path) -> int:
+    """Create a lock file that names this process, and return its descriptor.
+
+    It is a link to a file that is written already: there is no moment in which a process could be killed and leave a
+    lock without a name. Where the file system has no links, the file is created first.
+
+    Raises:
+        FileExistsError: another process has created it, or holds the lock and has tidied up.
+    """
+    with room_for(path):
+        with naming(path):
+            descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
+        try:
+            os.fchmod(descriptor, 0o644)
+            sign(descriptor)
+            os.link(aside, path)
+            return descriptor
+        except FileNotFoundError as error:
+            os.close(descriptor)
+            raise FileExistsError(path) from error
+        except OSError as error:
+            if os.fstat(descriptor).st_nlink == 2:  # made, and only its answer was lost on the way
+                return descriptor
+            os.close(descriptor)
+            if error.errno not in WITHOUT_LINKS:
+                raise
+        finally:
+            Path(aside).unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            sign(descriptor)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def sign(descriptor: int) -> None:
+    """Lock a file for the kernel, where it can, and write this process's name into it."""
+    is_free(descriptor, fcntl.LOCK_EX)
+    put(descriptor, json.dumps(asdict(this_process())))
 
 
 def all_of(folder: Path, name: str = NAME) -> list[Path]:

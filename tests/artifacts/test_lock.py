@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +24,18 @@ def left_by(folder: Path, holder: lock.Holder) -> None:
     (folder / lock.NAME).write_text(json.dumps(asdict(holder)))
 
 
-def test_held_and_given_back(tmp_path):
+@pytest.fixture(params=["links", "no links"])
+def links(request, monkeypatch):
+    """A file system with links and one without."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", refused)
+
+
+def test_held_and_given_back(tmp_path, links):
     with lock.acquire(tmp_path):
         refusal = pytest.raises(MachineError, match=f"being written by process {os.getpid()} on {HERE.host}: wait")
         with refusal, lock.acquire(tmp_path):
@@ -32,7 +46,7 @@ def test_held_and_given_back(tmp_path):
     assert lock.newest(tmp_path).read_text() == lock.RELEASED
     for _ in range(3):  # files do not pile up: the newest and the one before it
         lock.take(tmp_path).release()
-    assert [path.name for path in lock.all_of(tmp_path)] == [".lock-3", ".lock-4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock-3", ".lock-4"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +107,27 @@ def test_a_lock_without_a_name_is_someones_who_is_about_to_write_it(text, tmp_pa
         pass
     os.utime(path, (time.time() - 2 * lock.SECONDS_TO_NAME,) * 2)  # its process died before it could
     lock.take(tmp_path).release()
+
+
+@pytest.mark.parametrize("call", ["mkstemp", "fchmod", "flock", "pwrite", "ftruncate", "fsync", "link", "unlink"])
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+def test_whoever_is_killed_while_taking_a_lock_leaves_none_without_a_name(call, is_done, tmp_path):
+    """At each of its calls; the next one proceeds at once and tidies up."""
+    module = {"mkstemp": tempfile, "flock": fcntl}.get(call, os)
+    real = getattr(module, call)
+
+    def struck(*given, **more):
+        if is_done:
+            real(*given, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if (child := os.fork()) == 0:
+        setattr(module, call, struck)
+        lock.take(tmp_path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    lock.take(tmp_path).release()
+    assert list(tmp_path.glob("*.tmp")) == []
 
 
 def test_who_is_slow_to_write_its_name_gives_way(tmp_path, monkeypatch):
@@ -161,7 +196,7 @@ def test_a_requeued_job_takes_over_from_its_earlier_start(nodes, restarts, is_ta
             lock.take(tmp_path)
 
 
-def test_of_eight_processes_one_proceeds(tmp_path):
+def test_of_eight_processes_one_proceeds(tmp_path, links):
     """Again and again; the one is then killed, and leaves its name."""
     for _ in range(4):
         children = {starter(tmp_path) for _ in range(8)}

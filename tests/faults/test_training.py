@@ -271,14 +271,12 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def not_exclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: who finds no lock creates it, slowly, as another may just be doing."""
-    real = os.open
 
-    def opened(path: Any, flags: int, *more: Any, **given: Any) -> int:
-        if flags & os.O_EXCL and Path(path).name.startswith(lock.NAME):
-            time.sleep(0.1)
-        return real(path, flags & ~os.O_EXCL, *more, **given)
+    def linked(aside: str, path: Path) -> None:
+        time.sleep(0.1)
+        os.replace(aside, path)
 
-    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "link", linked)
 
 
 @fault("R16", **{"exclusive-creation": not_exclusive})
