@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-long test-faults test-mutants docs test-docs test-gpu bench bench-gpu lint audit hashes test-pythons format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-long test-faults test-controls test-mutants docs test-docs test-gpu bench bench-gpu lint audit hashes test-pythons format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ test-long: install ## Run the long tests: 200 kills of a training, interrupted t
 test-faults: install ## Run every case of docs/faults.md with its controls, then update that page (under half an hour).
 	CLIPKD_FAULTS=all $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/faults
 	$(BIN)/python docs/faults.py
+
+test-controls: install ## Run every control of docs/faults.md: without its protection, each case must fail (ten minutes).
+	CLIPKD_FAULTS=controls $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/faults -k without-
 
 test-mutants: install ## Make each mistake of tests/mutants.yaml in a copy, and see that a test notices it (half an hour).
 	$(BIN)/python -m tests.mutants --jobs $(JOBS)

@@ -14,6 +14,8 @@ from clipkd.core.errors import ClipkdError
 
 FULL = os.environ.get("CLIPKD_FAULTS") == "all"
 """`make test-faults` asks for every case and control, `make test` for a few of each kind, and one control of a file."""
+CONTROLS = FULL or os.environ.get("CLIPKD_FAULTS") == "controls"
+"""Every control, of few cases each: `make test-controls`, before a change of what protects."""
 Mutant = Callable[[pytest.MonkeyPatch], Any]
 CONTROLLED: set[str] = set()
 """The files of which a control runs already."""
@@ -62,7 +64,7 @@ def fault(*rows: str, **mutants: Mutant) -> Callable[[Callable], Callable]:
         test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
         test.pytestmark = list(getattr(check, "pytestmark", []))  # type: ignore[attr-defined]
         names = list(mutants)
-        if not FULL:
+        if not CONTROLS:
             names = [] if check.__module__ in CONTROLLED else names[:1]
             CONTROLLED.update([check.__module__] * len(names))
         return pytest.mark.parametrize(
