@@ -26,7 +26,7 @@ from pathlib import Path
 
 from clipkd.core.disk import room_for
 from clipkd.core.errors import MachineError
-from clipkd.core.files import naming
+from clipkd.core.files import default_mode, naming
 
 NAME = ".lock"
 RELEASED = "released\n"
@@ -161,7 +161,7 @@ def created(path: Path) -> int:
         with naming(path):
             descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
         try:
-            os.fchmod(descriptor, 0o644)
+            os.fchmod(descriptor, 0o644 & default_mode(is_folder=False))
             sign(descriptor)
             os.link(aside, path)
             return descriptor
