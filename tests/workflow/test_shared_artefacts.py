@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.workflow.test_workflow import copy_workflow, snakemake
+from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake
 
 
 def commands(project: Path, config: str) -> set[str]:
@@ -50,3 +50,17 @@ def test_stores_of_k_views_are_planned_once_for_all_train_types(tmp_path: Path) 
     found = [line for line in commands(project, "views.yaml") if "--views replayed" in line]
     assert len(found) == 2, "recipes"
     assert all("--views-per-image 3" in line for line in found)
+
+
+def test_a_teacher_is_not_trained_again_for_a_grid_that_asks_something_else_of_it(tmp_path: Path) -> None:
+    """And all that is missing is planned beside it: where a made teacher ran again, Snakemake forgot what depends on it."""
+    project = copy_workflow(tmp_path)
+    grid = MINI.replace("digits-vit-s", "'trained:resnet10t@32?epochs=1'")
+    (project / "scores.yaml").write_text(grid.replace("supervised", "vanilla"))
+    answer = snakemake(project, "--configfile", "scores.yaml", "--printshellcmds", "--until", "train_teacher")
+    assert answer.returncode == 0, answer.stdout
+    assert "head=own" in answer.stdout
+    (project / "embeddings.yaml").write_text(grid.replace("supervised", "feature-KD"))
+    jobs, said = plan(project, "--configfile", "embeddings.yaml")
+    assert "train_teacher" not in jobs, said
+    assert (jobs["extract"], jobs["train"], jobs["tables"]) == (1, 2, 1)

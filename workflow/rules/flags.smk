@@ -5,8 +5,12 @@ def source_flag(wildcards):
     return flags.source_flags(CONFIG, wildcards.dataset)
 
 
-def fetch_flags(wildcards):
-    """Return what brings a teacher: its name, and which images it is trained on or which classes it is to score."""
+def fetch_flags(wildcards, threads):
+    """Return what brings a teacher: its name, and which images it is trained on or which classes it is to score.
+
+    Snakemake makes nothing again for params that depend on `threads`: a teacher is what its folder is named by, whatever
+    other grids ask of it and wherever its images lie.
+    """
     name = teacher_name(wildcards)
     spec = teachers.get(name)
     if scored := SCORED.get(teacher_folder(wildcards)):
