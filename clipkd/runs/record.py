@@ -195,7 +195,7 @@ class Metrics(Model):
     classes: Annotated[int, Field(ge=0)]
     """0 where no label is seen."""
     train_images: Positive
-    """Of an epoch."""
+    """Different images that are trained on. (Where few have a label, an epoch shows these several times.)"""
     validation_images: Annotated[int, Field(ge=0)] | None = None
     """Images that are held out to choose the epoch; None: the run is older than this number."""
     labelled_images: Count | None = None

@@ -37,6 +37,8 @@ class Arm:
     """The recipe's own name, where `recipe` is a sweep: the one that validation chose."""
     labels: str = "all"
     """How many labels the students see."""
+    is_partly_labelled: bool = False
+    """Whether some of their images have no label: by `labels`, or in the dataset itself."""
     correct: dict[int, np.ndarray] = field(default_factory=dict)
     """Seed -> which test images are classified correctly, bool [N], of the runs that have kept it."""
 
@@ -65,6 +67,7 @@ def arms(results: Results) -> list[Arm]:
                 is_incomplete=bool((here.state != "finished").any()),
                 is_replayed=bool((here.teacher_source == "replayed").any()),
                 has_one_view=bool(here.has_one_view.any()),
+                is_partly_labelled=bool((here.labels != "all").any() or here.labelled_images.notna().any()),
                 epochs=int(here.epochs.iloc[0]),
                 setting=setting,
                 correct={seed: one for seed, one in correct.items() if one is not None},

@@ -59,6 +59,8 @@ class Comparison:
     """What the two sides differ in beside the train type."""
     labels: str = "all"
     """How many labels both see."""
+    is_partly_labelled: bool = False
+    """Whether some of the first one's images have no label."""
 
     @property
     def sentence(self) -> str:
@@ -71,7 +73,7 @@ class Comparison:
         if self.question == "content":
             limit = "at least" if found.mean > 0 else "at most"
             level = f"{limit} {size} points {direction} each of {self.against}"
-            level = level if found.p != 1 else f"not on one side of {self.against} ({signed(found.mean)} to the better)"
+            level = level if found.p != 1 else f"between {self.against} ({signed(found.mean)} points to the higher)"
         else:
             level = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
         mixed = f" {UNLIKE} {self.unlike}." if self.unlike else ""
@@ -168,6 +170,7 @@ def comparison(question: str, first: Arm, second: Arm) -> Comparison:
         question=question,
         unlike=unlike(first, second),
         labels=first.labels,
+        is_partly_labelled=first.is_partly_labelled,
     )
 
 
@@ -185,14 +188,14 @@ def pairs(train_types: list[str]) -> Iterator[tuple[str, str, str]]:
                 yield "methods", spec.name, other
 
 
-def deciding(method: str, labels: str = "all") -> list[str]:
+def deciding(method: str, is_partly_labelled: bool = False) -> list[str]:
     """Return the controls that a method must be better than for its teacher's content to matter.
 
-    With few labels the images of one class are not known: targets of any other image then decide, and on images
-    without a label they contradict none.
+    Where some images have no label, those of one class are not known: targets of any other image then decide, and on
+    images without a label they contradict none.
     """
     controls = [spec for spec in map(methods.get, methods.names()) if spec.control_of == method]
-    if labels != "all":
+    if is_partly_labelled:
         controls = [spec for spec in controls if spec.target_of != "another image of the class"]
     return [spec.name for spec in controls if spec.decides] or [spec.name for spec in controls]
 
@@ -205,7 +208,7 @@ def contents(mine: dict[str, Arm], without: dict[str, Arm]) -> Iterator[Comparis
     (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, https://doi.org/10.2307/1267823).
     """
     for first in mine.values():
-        controls = deciding(first.train_type, first.labels)
+        controls = deciding(first.train_type, first.is_partly_labelled)
         if not controls or BASELINE not in without or not mine.keys() >= set(controls):
             continue
         others = [without[BASELINE], *(mine[name] for name in controls)]
@@ -249,7 +252,7 @@ def corrected(found: list[Comparison]) -> list[Comparison]:
 
 def untested(found: list[Comparison]) -> list[str]:
     """Return a line that names each method and teacher whose controls the grid lacks; none where it has them."""
-    helping = [one for one in found if one.question == "help" and deciding(one.method, one.labels)]
+    helping = [one for one in found if one.question == "help" and deciding(one.method, one.is_partly_labelled)]
     tested = {(*place_of(one), one.method) for one in found if one.question == "content"}
     lacking = [one for one in helping if (*place_of(one), one.method) not in tested]
     if not lacking:
@@ -258,7 +261,7 @@ def untested(found: list[Comparison]) -> list[str]:
     named = dict.fromkeys(
         one.method if one.method in never else f"{one.method} with {teacher_title(one.teacher)}" for one in lacking
     )
-    wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method, one.labels))
+    wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method, one.is_partly_labelled))
     return [
         f"Not tested, as the grid lacks runs of {', '.join(wanted)}: whether the teacher's content matters for "
         f"{', '.join(named)}."
@@ -268,7 +271,7 @@ def untested(found: list[Comparison]) -> list[str]:
 def beside(found: list[Comparison]) -> list[Comparison]:
     """Return the comparisons of methods with controls that do not decide whether the teacher's content matters."""
     controls = [one for one in found if one.question == "controls" and one.against != BASELINE]
-    return [one for one in controls if one.against not in deciding(one.method, one.labels)]
+    return [one for one in controls if one.against not in deciding(one.method, one.is_partly_labelled)]
 
 
 def place_of(one: Comparison) -> tuple[str, str, str, str, str]:

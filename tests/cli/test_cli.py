@@ -383,3 +383,10 @@ def test_little_is_imported_before_ctrl_c_is_one_line():
     asked = [sys.executable, "-S", "-c", f"import enum, os; {code}"]  # any program has these, by site or by signal
     answer = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["clipkd", "clipkd.__main__", "clipkd.core", "clipkd.core.version", "signal"]
+
+
+def test_a_run_that_is_not_there_is_named_by_evaluate(here):
+    refused(
+        here("evaluate", "results/runs/corrected/digits/tiny-32/none/supervised/seed0"),
+        "seed0 does not exist: name a run",
+    )

@@ -260,7 +260,7 @@ def test_images_that_contradict_the_accuracy_are_refused(content, said, tmp_path
     [
         ((84.0, 84.5, 85.0), "at least 4.00 points above each of supervised and embed-KD-permuted ("),
         ((70.0, 70.5, 71.0), "at most 10.00 points below each of supervised and embed-KD-permuted ("),
-        ((78.0, 78.5, 79.0), "not on one side of supervised and embed-KD-permuted (−2.00 to the better) ("),
+        ((78.0, 78.5, 79.0), "between supervised and embed-KD-permuted (−2.00 points to the higher) ("),
     ],
 )
 def test_content_is_compared_with_the_better_of_control_and_no_teacher(embed_kd, said):
@@ -301,3 +301,19 @@ def test_a_method_without_a_partner_is_told(tmp_path):
     found, alone = comparisons(Results.collect(study.config, study.results / "runs", study.data))
     assert found == []
     assert alone == ["No supervised runs of tiny-32 on digits, recipe corrected: no comparison for embed-KD."]
+
+
+@pytest.mark.parametrize("is_partly_labelled", [False, True])
+def test_where_some_images_have_no_label_targets_of_any_other_image_decide(is_partly_labelled, tmp_path):
+    """A folder with `unlabeled/` in it counts as `labels: all`: only its runs say that some have none."""
+    config = demo()
+    block = config["grid"][0] | {"teachers": ["digits-vit-s"], "recipes": ["corrected"]}
+    config["grid"] = [block | {"train_types": ["supervised", "vanilla", "vanilla-permuted"]}]
+    levels = {"supervised": 0.7, "vanilla": 0.8, "vanilla-permuted": 0.6}
+    study = write_study(config, tmp_path, lambda cell: levels[cell.train_type] + 0.01 * cell.seed)
+    for cell in study.cells:
+        if is_partly_labelled:
+            study.change(study.results / "runs" / cell.folder, "metrics.json", "labelled_images", 500)
+    found, _ = comparisons(Results.collect(study.config, study.results / "runs", study.data))
+    content = [one.against for one in found if one.question == "content"]
+    assert content == ["supervised and vanilla-permuted"] * is_partly_labelled

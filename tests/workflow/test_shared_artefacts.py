@@ -53,7 +53,7 @@ def test_stores_of_k_views_are_planned_once_for_all_train_types(tmp_path: Path) 
 
 
 def test_a_teacher_is_not_trained_again_for_a_grid_that_asks_something_else_of_it(tmp_path: Path) -> None:
-    """And all that is missing is planned beside it: where a made teacher ran again, Snakemake forgot what depends on it."""
+    """And all that is missing is planned: where a made teacher ran again, Snakemake forgot what depends on it."""
     project = copy_workflow(tmp_path)
     grid = MINI.replace("digits-vit-s", "'trained:resnet10t@32?epochs=1'")
     (project / "scores.yaml").write_text(grid.replace("supervised", "vanilla"))

@@ -73,6 +73,8 @@ def evaluate(options: argparse.Namespace) -> None:
             raise InputError("--output is the file of --measures: name some, for example --measures all")
         file_to_write(options.output, example="evaluation.json")
         refuse_output(options.output, options.student_path)
+    if not options.student_path.exists():
+        raise InputError(f"{options.student_path} does not exist: name a run folder, an export or a file of weights")
     if options.student_path.is_dir():
         evaluate_folder(options)
         return
