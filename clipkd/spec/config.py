@@ -201,13 +201,15 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
                 datasets.get(name, where)
             except InputError as problem:
                 raise complaint(("sources", name), str(problem)) from None
+    own = {"datasets": sources, "teachers": config.teachers, "recipes": config.recipes}
     for number, block in enumerate(values.get("grid", [])):
         for axis, get in axes.items():
             for index, name in enumerate(block[axis]):
                 try:
                     get(name)
                 except InputError as problem:
-                    raise complaint(("grid", number, axis, index), str(problem)) from None
+                    mine = "" if "did you mean" in str(problem) else nearest(name, own.get(axis, {}))
+                    raise complaint(("grid", number, axis, index), str(problem).removesuffix(".") + mine) from None
     form = values.get("prototypes", {}).get("form")
     if form is not None:
         try:

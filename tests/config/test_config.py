@@ -138,6 +138,12 @@ REFUSED = {
         "mine.yaml:2",
         "'digits-vit-s' is the name of a built-in teacher",
     ),
+    "name near one's own": (
+        BLOCK.replace("[digits-vit-s]", "[eye]") + "teachers:\n  eyes: vit-l16-in21k\n",
+        "mine.yaml:4",
+        "grid[0].teachers[0]: unknown teacher 'eye'",
+        "did you mean 'eyes'?",
+    ),
     "own teacher without output": ("teachers:\n  eyes: vit-l16-in21k:maen\n", "mine.yaml:2", "did you mean 'mean'"),
     "head of a teacher": (
         "teachers:\n  eyes:\n    model: vit-l16-in21k\n    head: mine\n",
