@@ -12,6 +12,8 @@ import sys
 from generated import ROOT, main
 
 TEACHER, METHOD = "lite0", "vanilla"
+SHOWN = ("1000", "all")
+"""Where the grid has more than one teacher."""
 TEACHERS = {
     "none": "none",
     "lite0": "ImageNet weights",
@@ -63,13 +65,14 @@ def block() -> str:
 
 
 def teachers_block() -> str:
-    """Return the table: a row per number of labels, teacher and train type."""
+    """Return the table: a row per number of labels (of SHOWN), teacher and train type."""
     lines = [
         "| labels | teacher | train type | student, % | to `supervised`, points (95 % interval) | p, Holm "
         "| the teacher's own, % |",
         "|---:|---|---|---:|---:|---:|---:|",
     ]
-    for row in sorted(rows("labels-fashion-teacher.csv"), key=order):
+    shown = [row for row in rows("labels-fashion-teacher.csv") if row["labels"] in SHOWN]
+    for row in sorted(shown, key=order):
         labels, name = row["labels"], row["teacher"].partition("=")[0]
         cells = [f"{int(labels):,}" if labels.isdigit() else labels, TEACHERS[name], f"`{row['train_type']}`"]
         cells += [f"{percent(row, 'mean')} ± {float(row['deviation_percent']):.1f}"]
