@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
                 datasets.get(name, where)
             except InputError as problem:
                 raise complaint(("sources", name), str(problem)) from None
-    own = {"datasets": sources, "teachers": config.teachers, "recipes": config.recipes}
+    own: dict[str, Iterable[str]] = {"datasets": sources, "teachers": config.teachers, "recipes": config.recipes}
     for number, block in enumerate(values.get("grid", [])):
         for axis, get in axes.items():
             for index, name in enumerate(block[axis]):
