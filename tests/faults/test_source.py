@@ -24,7 +24,7 @@ PAST_THE_LIBRARY = {
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
     "export/embeddings.py:write_arrays": "writes into a draft, whose folder it is given",
     "workflow/project.py:lay": "the user's own project, where nothing else is",
-    "core/lock.py:take": "the lock file, which says who writes",
+    "core/lock.py:created": "the lock file, which says who writes",
     "core/scratch.py:alone": "an empty lock file for each copy",
     "core/lock.py:release_earlier_boot": "the lock file, which then says that it is released",
     "core/shards.py:join": "writes into a draft, whose path it is given",

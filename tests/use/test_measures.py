@@ -148,8 +148,11 @@ def test_multiplications_are_those_of_the_layers(subject) -> None:
 
 def test_multiplications_of_a_timm_student_are_those_of_timm(subject) -> None:
     """Counted of timm's own model, whose layers are torch's own."""
-    import timm
     from torch.utils.flop_counter import FlopCounterMode
+
+    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
+
+    import timm  # isort: skip
 
     student = students.get("timm:test_resnet@32").network(10, None, "teacher", learnable_scale=False).eval()
     theirs = timm.create_model("test_resnet", num_classes=10).eval()

@@ -73,14 +73,16 @@ def evaluate(options: argparse.Namespace) -> None:
             raise InputError("--output is the file of --measures: name some, for example --measures all")
         file_to_write(options.output, example="evaluation.json")
         refuse_output(options.output, options.student_path)
-    if not options.student_path.exists():
-        raise InputError(f"{options.student_path} does not exist: name a run folder, an export or a file of weights")
     if options.student_path.is_dir():
         evaluate_folder(options)
         return
     if options.measures is not None:
         raise InputError(f"--measures needs a run folder or an export, and {options.student_path} is neither")
     if options.dataset_name is None:
+        if not options.student_path.exists():
+            raise InputError(
+                f"{options.student_path} does not exist: name a run folder, an export or a file of weights"
+            )
         raise InputError(f"{options.student_path} does not say what it was trained on: give --dataset")
     spec = dataset_of(options, options.dataset_name)
     student, recipe = students.get(options.student or "base-32"), recipes.get(options.recipe or "corrected")
