@@ -31,7 +31,7 @@ from clipkd.core.files import default_mode, naming
 NAME = ".lock"
 RELEASED = "released\n"
 UNFINISHED = ".tmp"
-WITHOUT_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
+WITHOUT_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 """What file systems answer that have no links."""
 SECONDS_TO_NAME = 60.0
 """Without links, a lock file that has no name is being written; if it stays so for longer, its process died before."""

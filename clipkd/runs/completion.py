@@ -19,7 +19,7 @@ def complete(run: Run) -> None:
     last, selected, correct = measured(run)
     if not has_sound_inputs(run):
         return
-    run.result = metrics(run.job, run.source, len(run.job.images.rows), parameters, last, selected)
+    run.result = metrics(run.job, run.source, parameters, last, selected)
     if run.ranks.is_first:
         images = run.steps_per_epoch * run.numbers.batch_size if run.recipe.drop_last else run.job.images.count
         teacher = run.source.teacher

@@ -31,9 +31,7 @@ from clipkd.runs.teacher_targets import PrototypeTargets, TeacherTargets
 from clipkd.spec.identities import names
 
 
-def metrics(
-    job: Job, source: TeacherTargets, train_images: int, student_parameters: int, last: Chosen, selected: Selected
-) -> Metrics:
+def metrics(job: Job, source: TeacherTargets, student_parameters: int, last: Chosen, selected: Selected) -> Metrics:
     """Return what a run is and what it reached."""
     zero = zero_shot_of(job, source)
     return Metrics(
@@ -43,7 +41,7 @@ def metrics(
         cell=CellNames(**names(job.cell)),
         epochs=job.numbers.epochs,
         classes=len(job.classes),
-        train_images=train_images,
+        train_images=len(job.images.rows),
         validation_images=len(job.labelled.validation) if job.cell.selection == "validation" else 0,
         **({"labelled_images": len(job.images.labelled)} if len(job.images.labelled) < job.images.count else {}),
         student_parameters=student_parameters,

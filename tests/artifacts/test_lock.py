@@ -24,15 +24,17 @@ def left_by(folder: Path, holder: lock.Holder) -> None:
     (folder / lock.NAME).write_text(json.dumps(asdict(holder)))
 
 
-@pytest.fixture(params=["links", "no links"])
+@pytest.fixture(params=["links", "no links", "neither links nor locks"])
 def links(request, monkeypatch):
-    """A file system with links and one without."""
+    """File systems with links, without, and without the kernel's locks too."""
 
     def refused(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    if request.param == "no links":
+    if request.param != "links":
         monkeypatch.setattr(os, "link", refused)
+    if "locks" in request.param:
+        monkeypatch.setattr(lock.fcntl, "flock", refused)
 
 
 def test_held_and_given_back(tmp_path, links):
