@@ -1,3 +1,6 @@
-"""The class number of an image whose class is not known, or that a run must not see. No torch here."""
+"""Images whose class is not known, or that a run must not see. No torch here."""
 
 UNLABELLED = -1
+"""Their class number."""
+FEW_HELD_OUT = 0.2
+"""The share of the labelled images that is held out where others have no label."""

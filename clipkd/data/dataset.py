@@ -18,8 +18,8 @@ import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact, read_manifest
 from clipkd.core.files import sha256
-from clipkd.core.unlabelled import UNLABELLED
-from clipkd.data.packing import FEW_HELD_OUT, share_held_out, validation_rows, write_even, write_ragged
+from clipkd.core.unlabelled import FEW_HELD_OUT, UNLABELLED
+from clipkd.data.packing import share_held_out, validation_rows, write_even, write_ragged
 from clipkd.data.source_files import LISTING, listed, packed_from
 from clipkd.data.summary import Seen, pixel_facts, summary
 from clipkd.plugins.datasets import DOWNLOADS, DatasetSpec, Reading, Split, refuse_other_source

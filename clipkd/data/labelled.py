@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkd.core.errors import InputError
-from clipkd.core.unlabelled import UNLABELLED
+from clipkd.core.unlabelled import FEW_HELD_OUT, UNLABELLED
 from clipkd.data.counters import uniforms
 from clipkd.data.dataset import Dataset
-from clipkd.data.packing import FEW_HELD_OUT
 
 IMAGES, CLASSES = 21, 22
 """Second halves of the keys, so that no two purposes share numbers."""

@@ -11,8 +11,6 @@ import numpy as np
 from clipkd.core.errors import DataError
 
 VALIDATION_SEED = 0
-FEW_HELD_OUT = 0.2
-"""The share of the labelled images that is held out where some have no label."""
 MOST_HELD_OUT = 0.1
 """The largest share of the training images that is held out so that a small dataset has some."""
 

@@ -18,11 +18,11 @@ from clipkd.plugins import datasets, methods, teachers
 from clipkd.runs.record import ENVIRONMENT, METRICS, CellNames, Metrics
 from clipkd.runs.record import Environment as RunEnvironment
 from clipkd.spec.cells import NO_TEACHER
+from clipkd.spec.selection import LEAST_TO_CHOOSE
 from clipkd.tables.formats import MARKDOWN
 from clipkd.tables.results import teacher_title
 from clipkd.tables.summary import summarise
 from clipkd.tables.table import spread
-from clipkd.tables.terms import FEW_HELD_OUT
 
 MOST_CLASSES = 30
 """Class names in the card; config.json has them all."""
@@ -88,7 +88,7 @@ def epoch_note(metrics: Metrics) -> str:
     """Return what to say, with both accuracies, where tables compare another epoch than the exported one; else ""."""
     last, selected, images = metrics.last, metrics.selected, metrics.validation_images
     by_validation = selected.by == "validation"
-    is_compared = by_validation and (images is None or images >= FEW_HELD_OUT)
+    is_compared = by_validation and (images is None or images >= LEAST_TO_CHOOSE)
     if is_compared or last.epoch == selected.epoch or last.test is None or selected.test is None:
         return ""
     why = f"{images} validation images are too few to choose by" if by_validation else "the test split chose the other"

@@ -63,7 +63,7 @@ def measured(run: Run) -> tuple[Chosen, Selected, dict[str, np.ndarray]]:
     test, correct["selected"] = score_each(run)
     selected = Selected(
         epoch=epoch,
-        by=run.recipe.selection,
+        by=run.job.kept_by,
         test=test,
         validation=found if held_out else None,
         nearest_prototype=score_prototypes(run),

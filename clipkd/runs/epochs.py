@@ -28,7 +28,7 @@ def close_epoch(run: Run) -> None:
     run.seconds.append(epoch.seconds)
     (passes,) = run.ranks.sum([epoch.passes])
     run.passes += round(passes)
-    if is_best(found, run.best):
+    if run.job.kept_by == "last" or is_best(found, run.best):
         run.best = epoch.number, found
         run.selected_student = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
     report(run, record)

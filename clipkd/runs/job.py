@@ -46,6 +46,7 @@ from clipkd.runs.teacher_targets import (
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.selection import KeptBy, kept_by
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.strength import strength_for
 from clipkd.spec.views import REPLAY_SEED, normalisation
@@ -144,6 +145,11 @@ class Job:
         if not self.cell.has_labels:
             return Labelled(np.zeros(0, np.int64), np.zeros(0, np.int64))
         return labelled_rows(self.dataset, few.count, few.seed) if few else labelled_rows(self.dataset)
+
+    @property
+    def kept_by(self) -> KeptBy:
+        """What says which epoch is kept."""
+        return kept_by(self.cell.selection, len(self.labelled.validation))
 
     @cached_property
     def images(self) -> TrainingImages:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from clipkd.core.files import json_text
 from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import Count, Excerpt, Model, NonNegative, Positive, Share, Text
+from clipkd.spec.selection import KeptBy, Split
 
 KIND = "run"
 METRICS, COST, HISTORY, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "env.json"
@@ -21,8 +22,6 @@ RESUME = ".resume"
 """In the folder of an unfinished run: its checkpoints."""
 FORMAT: Literal[2] = 2
 """Of metrics.json; 2: a manifest.json lies beside it."""
-Split = Literal["validation", "test", "none"]
-"""Which images choose the epoch; `none`: the last one is taken, where no label is seen."""
 
 
 class Accuracy(Model):
@@ -66,9 +65,9 @@ class Chosen(Model):
 
 
 class Selected(Chosen):
-    """The epoch with the best score on the split that the recipe selects by."""
+    """The epoch whose student is kept."""
 
-    by: Split
+    by: KeptBy
 
 
 class CellNames(Model):

@@ -13,6 +13,7 @@ from clipkd.plugins.recipes import Recipe, Strength
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec.few_labels import FewLabels
+from clipkd.spec.selection import Split
 from clipkd.spec.settings import Config, Hyperparameters, TeacherSource
 
 NO_TEACHER = teachers.NO_TEACHER
@@ -50,8 +51,8 @@ class Cell:
         return self.labels != "none"
 
     @property
-    def selection(self) -> Literal["validation", "test", "none"]:
-        """Which split chooses the epoch: the recipe's; `none`, the last epoch, without labels."""
+    def selection(self) -> Split:
+        """Which split measures each epoch, and chooses one (if it has enough images); `none` without labels."""
         return self.recipe_spec.selection if self.has_labels else "none"
 
     @property

@@ -12,6 +12,7 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.few_labels import labels_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
+from clipkd.spec.selection import selection_identity
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import DRAWN_PROTOCOL, REPLAY_SEED, live_identity
 from clipkd.spec.views import PROTOCOL as VIEWS_PROTOCOL
@@ -52,6 +53,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
         **outside_identity(cell),
         **several_identity(cell),
         **labels_identity(cell.few_labels, cell.has_labels),
+        **selection_identity(cell.selection, cell.few_labels),
     }
 
 

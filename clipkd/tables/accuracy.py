@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipkd.spec.cells import NO_TEACHER
+from clipkd.spec.selection import LEAST_TO_CHOOSE
 from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Table, plain, spread
-from clipkd.tables.terms import EPOCHS, FEW_HELD_OUT
+from clipkd.tables.terms import EPOCHS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,8 +148,8 @@ def validation_notes(runs: pd.DataFrame) -> list[str]:
             continue
         # One choice of the epoch for all rows of a dataset: that of the fewest held out.
         least = known[(known.dataset == dataset) & (known.recipe == recipe)].validation_images.min()
-        few = "; these are few, so comparisons use the last epoch" if images < FEW_HELD_OUT else ""
-        few = few or "; comparisons use the last epoch, as with the fewest labels" * bool(least < FEW_HELD_OUT)
+        few = "; these are few, so comparisons use the last epoch" if images < LEAST_TO_CHOOSE else ""
+        few = few or "; comparisons use the last epoch, as with the fewest labels" * bool(least < LEAST_TO_CHOOSE)
         of = f"{images + training:,}" if labels == "all" else f"the {labels} that are labelled"
         found.append(f"{dataset}: {images:,} images are held out of {of} to choose the epoch{few}.")
     return found

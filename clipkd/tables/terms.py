@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipkd.plugins import recipes
+from clipkd.spec.selection import LEAST_TO_CHOOSE
 
 EPOCHS = {
     "last": "last epoch",
@@ -10,8 +11,6 @@ EPOCHS = {
     "best-test": "best epoch chosen on the test set, as released: optimistic",
 }
 """Choice of a run's epoch -> what it is called."""
-FEW_HELD_OUT = 100
-"""With fewer validation images, one of them moves their accuracy by more than a point: they choose no headline."""
 METRICS = {"top1": "top-1", "top5": "top-5"}
 
 BASELINE = "supervised"
@@ -41,5 +40,5 @@ def headline(recipe: str, validation_images: float | None = None) -> str:
         recipe: the recipe of the runs, as cells hold it.
         validation_images: how many images are held out; None or NaN: unknown, of older runs.
     """
-    is_small = validation_images is not None and validation_images < FEW_HELD_OUT
+    is_small = validation_images is not None and validation_images < LEAST_TO_CHOOSE
     return "selected" if selects(recipe) and not is_small else "last"

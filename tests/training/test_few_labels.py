@@ -25,7 +25,7 @@ from clipkd.plugins.students._vit import build_student
 from clipkd.runs.finished import read_history
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
-from clipkd.runs.record import Metrics
+from clipkd.runs.record import Metrics, Score
 from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -280,6 +280,21 @@ def test_teachers_are_run_once_whatever_the_labels(vit_folder, digits_folder):
         }
         assert len(stores) == 1
         assert stores == {layout.full_embeddings(cell_of("vanilla", vit_folder, "all")).folder}
+
+
+@pytest.mark.parametrize(("labels", "kept", "by"), [(60, 2, "last"), (500, 1, "validation")])
+def test_fewer_than_100_validation_images_choose_no_epoch(labels, kept, by, digits_folder, tmp_path, monkeypatch):
+    """The first of two epochs is the better one on validation images; 12 and 100 are held out."""
+    measured = {1: 0.9, 2: 0.1}
+    monkeypatch.setattr(
+        "clipkd.runs.epochs.score", lambda run, part: Score(top1=measured[run.epoch.number], top5=1.0, loss=1.0)
+    )
+    cell = replace(cell_of("supervised", None, labels), epochs=2)
+    train(open_job(cell, NUMBERS.model_copy(update={"epochs": 2}), Layout(digits_folder), CPU), RunFolder(tmp_path))
+    found = read_model(tmp_path / "metrics.json", Metrics)
+    assert (found.selected.epoch, found.selected.by, found.validation_images) == (kept, by, labels // 5)
+    assert (found.selected.test == found.last.test) == (kept == 2)
+    assert found.identity.get("kept_epoch", {}).get("by") == ("last" if kept == 2 else None)
 
 
 def no_labels(train_type: str, teacher, recipe: str = "corrected") -> Cell:

@@ -255,6 +255,14 @@ def test_where_the_tables_compare_another_epoch_the_card_and_the_command_say_so(
         assert ("last epoch" in text) == bool(why)
 
 
+def test_the_card_says_that_few_validation_images_chose_no_epoch(run_folder):
+    metrics = read_model(run_folder / "metrics.json", Metrics)
+    kept = metrics.selected.model_copy(update={"epoch": 8, "by": "last"})
+    metrics = metrics.model_copy(update={"selected": kept, "last": kept, "validation_images": 40})
+    whole = card(ExportSource(package.load(run_folder), metrics, run_folder, "other", []), "hf")
+    assert f"Epoch 8 of {metrics.epochs}, the last: 40 validation images are too few to choose one. Seeds" in whole
+
+
 @pytest.mark.parametrize("labels", [None, 100])
 def test_the_card_counts_the_seeds_that_lie_beside_it(labels, run_folder, tmp_path) -> None:
     """Three runs that differ in the seed only, and in what it chose; one that differs in more."""
