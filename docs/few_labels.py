@@ -1,7 +1,9 @@
 """Write what few labels gave into README.md and docs/few-labels.md: `python docs/few_labels.py [--check]`.
 
 docs/labels-fashion.csv and docs/labels-fashion-teacher.csv are results/tables/labels.csv of the grids of
-config/fashion.yaml and config/fashion-teacher.yaml (docs/few-labels.md).
+config/fashion.yaml and config/fashion-teacher.yaml (docs/few-labels.md); docs/types-fashion.csv and
+docs/types-fashion-accuracy.csv are teacher-matters.csv and accuracy-modern-flip-selected-top1.csv of the grid of
+config/fashion-types.yaml.
 """
 
 from __future__ import annotations
@@ -38,6 +40,21 @@ def order(row: dict[str, str]) -> float:
     return float(row["labels"]) if row["labels"].isdigit() else float("inf")
 
 
+def points(row: dict[str, str]) -> str:
+    """Return a difference in points, with its interval; nothing of a row without one."""
+    if not row:
+        return ""
+    found = (float(row[f"{part}_points"]) for part in ("difference", "low", "high"))
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*found).replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(row: dict[str, str]) -> str:
+    """Return a corrected p; nothing of a row without one."""
+    if not row:
+        return ""
+    return "< 0.001" if float(row["p_holm"]) < 0.001 else f"{float(row['p_holm']):.3f}"
+
+
 def block() -> str:
     """Return the table: a row per number of labels; without a teacher, with it (bold: better), the teacher's probe."""
     records = rows("labels-fashion.csv")
@@ -53,13 +70,11 @@ def block() -> str:
     ]
     for row in sorted(taught.values(), key=order):
         labels = row["labels"]
-        gain, low, high = (float(row[f"{name}_points"]) for name in ("difference", "low", "high"))
         lines.append(f"| {int(labels):,} |" if labels.isdigit() else f"| {labels} |")
         mean = f"{percent(row, 'mean')} %"
         lines[-1] += (
             f" {percent(alone[labels], 'mean')} % | {f'**{mean}**' if row['verdict'] == 'better' else mean} "
-            f"| {gain:+.1f} ({low:+.1f} to {high:+.1f}) ".replace("-", "\N{MINUS SIGN}")
-            + f"| {percent(row, 'probe')} % |"
+            f"| {points(row)} | {percent(row, 'probe')} % |"
         )
     return "\n".join(lines)
 
@@ -77,11 +92,26 @@ def teachers_block() -> str:
         cells = [f"{int(labels):,}" if labels.isdigit() else labels, TEACHERS[name], f"`{row['train_type']}`"]
         cells += [f"{percent(row, 'mean')} ± {float(row['deviation_percent']):.1f}"]
         if row["difference_points"]:
-            gain, low, high = (float(row[f"{part}_points"]) for part in ("difference", "low", "high"))
-            p = float(row["p_holm"])
-            cells += [f"{gain:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "\N{MINUS SIGN}")]
-            cells += ["< 0.001" if p < 0.001 else f"{p:.3f}", percent(row, "probe")]
+            cells += [points(row), p_value(row), percent(row, "probe")]
         lines.append("| " + " | ".join([*cells, "", "", ""][:7]) + " |")
+    return "\n".join(lines)
+
+
+def types_block() -> str:
+    """Return the table: a row per student and train type, beside training alone and beside its own control."""
+    compared = {(row["student"], row["method"], row["against"]): row for row in rows("types-fashion.csv")}
+    lines = [
+        "| student | train type | top-1, % | to `supervised`, points (95 % interval) | p, Holm "
+        "| to its control, points (95 % interval) | p, Holm |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows("types-fashion-accuracy.csv"):
+        student, name = row["student"], row["train_type"]
+        against = [compared.get((student, name, other), {}) for other in ("supervised", f"{name}-permuted")]
+        cells = [f"`{student}`", f"`{name}`", f"{percent(row, 'mean')} ± {float(row['deviation_percent']):.1f}"]
+        for found in against:
+            cells += [points(found), p_value(found)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -90,5 +120,6 @@ if __name__ == "__main__":
         main(ROOT / "README.md", "few-labels", block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "few-labels", block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "teachers", teachers_block(), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "types", types_block(), str(__doc__)),
     ]
     sys.exit(max(codes))

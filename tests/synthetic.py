@@ -138,6 +138,13 @@ def demo() -> dict[str, Any]:
     return copy.deepcopy(DEMO)
 
 
+def small() -> dict[str, Any]:
+    """Return a config of eight runs: both recipes, one teacher, two seeds with and without it."""
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"teachers": ["digits-vit-s"], "train_types": ["supervised", "vanilla"]}]
+    return config
+
+
 def write_study(config: dict[str, Any], root: Path, accuracy: Callable[[Cell], float] = top1) -> Study:
     """Write every run of a config, and the manifests that its tables and figures read."""
     study = Study(Config.model_validate(config), root)

@@ -10,6 +10,7 @@ from pathlib import Path
 from clipkd.core.errors import InputError
 from clipkd.data.labelled import divided, images_shown
 from clipkd.spec.cells import Cell
+from clipkd.spec.grid import block_named
 from clipkd.spec.settings import Config
 from clipkd.spec.strength import packed_facts
 
@@ -48,9 +49,10 @@ def check(cells: Iterable[Cell], config: Config, data: Path) -> None:
     It is known of a packed dataset, and of one that is the same everywhere.
     """
     for cell in {(one.dataset, one.recipe, one.student, one.labels, one.epochs): one for one in cells}.values():
-        count = image_count(cell, data)
-        if count is not None:
-            steps_of(count, cell.hyperparameters(config).batch_size, cell, partial(has_batch_norm, cell))
+        with block_named(cell, config):
+            count = image_count(cell, data)
+            if count is not None:
+                steps_of(count, cell.hyperparameters(config).batch_size, cell, partial(has_batch_norm, cell))
 
 
 def image_count(cell: Cell, data: Path) -> int | None:

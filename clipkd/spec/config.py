@@ -71,7 +71,10 @@ def load(paths: list[Path], overrides: dict[str, Any] | None = None, data: Path 
         check_names(values, config, complaint)
         if data is not None:
             check_sources(values.get("sources", {}), config.sources, data, complaint)
-    return config
+    of_grid = next((file for file in reversed(files) if "grid" in file.values), None)
+    if of_grid is None or "grid" in (overrides or {}):
+        return config
+    return config.with_lines([of_grid.line(("grid", number)) for number in range(len(config.grid))])
 
 
 def resolved(path: Path) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,8 +31,8 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
     cells: dict[str, tuple[Cell, str]] = {}
     left_out: dict[str, None] = {}
     for number, block in enumerate(config.grid):
-        where = f"grid[{number}] ('{block.name}')"
-        for cell in block_cells(block, config, left_out):
+        where = config.place(number)
+        for cell in placed(block_cells(block, config, left_out), where):
             earlier, other = cells.setdefault(cell.folder, (cell, where))
             if earlier != cell:
                 axes = {"recipes": "recipe", "students": "student", "teachers": "teacher", "epochs": "epochs"}
@@ -42,6 +43,26 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
     found = [cell for cell, _ in cells.values()]
     refuse_mixture(found)
     return found, list(left_out)
+
+
+def placed(cells: Iterator[Cell], where: str) -> Iterator[Cell]:
+    """Yield the cells of a block; an error about them names the block's place first."""
+    try:
+        yield from cells
+    except InputError as problem:
+        raise InputError(f"{where}: {problem}") from None
+
+
+@contextlib.contextmanager
+def block_named(cell: Cell, config: Config) -> Iterator[None]:
+    """Let an InputError about a cell begin with the place of the first block that asks for it."""
+    try:
+        yield
+    except InputError as problem:
+        for number, block in enumerate(config.grid):
+            if cell.kind in {one.kind for one in block_cells(block, config, {})}:
+                raise InputError(f"{config.place(number)}: {problem}") from None
+        raise
 
 
 def refuse_mixture(cells: list[Cell]) -> None:
@@ -63,7 +84,7 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
         spec = datasets.get(name, config.source(name))
         if set(block.labels) != {"none"} and spec.known_classes(config.source(name)) == []:
             raise InputError(
-                f"block '{block.name}': no image of dataset '{spec.name}' has a label, in folders of classes or a "
+                f"no image of dataset '{spec.name}' has a label, in folders of classes or a "
                 "labels.csv: write labels: [none] to train without (docs/few-labels.md)"
             )
     named = [recipe for name in block.recipes for recipe in config.named_recipes(name)]

@@ -6,9 +6,10 @@ flags that the workflow's rules pass are all made from these fields. A new key i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema
 
 from clipkd.plugins import teachers
 from clipkd.plugins.recipes import BatchSize, Epochs, LearningRate, Recipe, WeightDecay
@@ -315,6 +316,20 @@ class Config(Settings):
         "images in folders, the folder's name) to its name, a list in the order of the classes, or a YAML or JSON file "
         "with one of these, beside this config file. For text towers, predictions and figures.",
     )
+
+    _lines: tuple[str, ...] = PrivateAttr(())
+    """File and line of each block of the grid, where it was read from a file that people write."""
+
+    def with_lines(self, lines: Sequence[str]) -> Config:
+        """Return the config with the file and line of each block of its grid, for errors."""
+        found = self.model_copy()
+        found._lines = tuple(lines)
+        return found
+
+    def place(self, number: int) -> str:
+        """Return where a block of the grid is, for errors: file and line where they are known, key and name."""
+        line = f"{self._lines[number]}: " if self._lines else ""
+        return f"{line}grid[{number}] ('{self.grid[number].name}')"
 
     def resolved(self, teacher: str) -> str:
         """Return a teacher as the command line takes it: a key of `teachers` becomes NAME=WHERE."""

@@ -110,8 +110,12 @@ class YamlSource:
 
     def error(self, key: Key, message: str) -> InputError:
         """Return an error that names file, line and key."""
+        return InputError(f"{self.line(key)}: {spelled(key)}: {message}")
+
+    def line(self, key: Key) -> str:
+        """Return the file and the line of a key, or of the nearest one that holds it."""
         known = next((key[:depth] for depth in range(len(key), -1, -1) if key[:depth] in self.lines), ())
-        return InputError(f"{self.path}:{self.lines.get(known, 1)}: {spelled(key)}: {message}")
+        return f"{self.path}:{self.lines.get(known, 1)}"
 
 
 def meant(text: str) -> Any:

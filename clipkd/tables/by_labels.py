@@ -9,7 +9,7 @@ from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, Tra
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.accuracy import SHARE
 from clipkd.tables.comparisons import Comparison, comparisons, p_value, signed
-from clipkd.tables.grouping import AXES, over_seeds, rows_of
+from clipkd.tables.grouping import AXES, axes_of, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import by_student
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
@@ -34,8 +34,10 @@ def by_labels(results: Results) -> pd.DataFrame:
     runs = results.comparable
     runs = runs[runs.is_headline]
     rows = over_seeds(runs, AXES, "top1", HEAD)
-    # All labels make one probe, which all seeds share.
-    rows.loc[(rows.labels == "all") & (rows[f"{HEAD}_n"] > 0), [f"{HEAD}_n", f"{HEAD}_deviation"]] = [1, float("nan")]
+    # All labels make one probe of a teacher, which all seeds share, unless each has a teacher of its own.
+    one_for_all = {axes_of(cell) for cell in results.cells if not cell.differs_by_seed}
+    is_shared = rows[AXES].apply(tuple, axis=1).isin(one_for_all) & (rows[f"{HEAD}_n"] > 0)
+    rows.loc[is_shared, [f"{HEAD}_n", f"{HEAD}_deviation"]] = [1, float("nan")]
     counts = runs.groupby(AXES).agg(
         **{name: (name, "min") for name in ("train_images", "labelled_images", "validation_images", "classes")},
         head=("teacher_head", "first"),

@@ -186,6 +186,7 @@ def test_without_a_gpu_the_stack_is_not_measured(tmp_path: Path) -> None:
     assert "not_measured" in stack.measure(Material(tmp_path), options, torch.device("cpu"))
 
 
+@pytest.mark.long
 def test_accuracy_is_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     formats = {"fp32": [90.0, 80.0, 70.0], "bf16": [91.0, 80.0, 72.0]}
     assert precision.differences({"a": formats}) == {"a": {"mean": 1.0, "deviation": 1.0}}

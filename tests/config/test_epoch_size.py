@@ -78,3 +78,19 @@ def test_check_refuses_what_training_would(is_packed, changes, message, digits_f
         (tmp_path / "data").symlink_to(digits_folder)
     assert main(["check", "mine.yaml", "--base", str(BASE)]) == (2 if message else 0)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": "5"}, "labels: 5: a fifth is held out for validation"),
+        ({"student": "timm:resnet9@32"}, "student 'timm-resnet9-32': timm "),
+        ({"labels": "none"}, "train type 'supervised' needs classes, and with labels: none there are none"),
+    ],
+)
+def test_what_can_not_work_is_refused_by_file_line_and_block(changes, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = {"student": "tiny-32", "recipe": "corrected", "labels": "all", "batch": 64}
+    Path("mine.yaml").write_text("# a line before it\n" + CONFIG.format(**given | changes))
+    assert main(["check", "mine.yaml", "--base", str(BASE)]) == 2
+    assert f"error: mine.yaml:3: grid[0] ('one'): {said}" in capsys.readouterr().err

@@ -308,6 +308,7 @@ def test_no_defined_range(tmp_path: Path) -> None:
         decode(tmp_path / "f.tif", 256)
 
 
+@pytest.mark.long
 def test_torchvision_imports_beside_any_torch() -> None:
     """In a fresh process: torchvision and transformers import, whichever of the two wheels are CUDA builds."""
     script = """

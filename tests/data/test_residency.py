@@ -96,6 +96,7 @@ print(json.dumps(sizes))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 def test_nothing_grows_with_epochs(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((2000, 24, 24, 3), dtype=np.uint8))

@@ -122,6 +122,7 @@ def test_after_tracking_nothing_is_planned(first):
     assert first.plan() == {}
 
 
+@pytest.mark.long
 def test_tracking_again_changes_nothing(first):
     first.snakemake("track")
     assert first.run("git", "status", "--short").stdout == ""
@@ -160,6 +161,7 @@ def test_the_order_of_pulls_does_not_matter(order, second):
     assert jobs.get("download", 0) == ("datasets" not in order)
 
 
+@pytest.mark.long
 def test_one_teacher_alone(first, second):
     second.run("dvc", "pull", "-R", "data/datasets", "data/teachers")
     (folder,) = (path for path in (first.folder / "data/embeddings/digits").iterdir() if path.name.startswith("toy-a"))
@@ -169,6 +171,7 @@ def test_one_teacher_alone(first, second):
     assert not {"download", "fetch"} & jobs.keys()
 
 
+@pytest.mark.long
 def test_another_preprocessing_plans_its_own_extraction(second):
     second.run("dvc", "pull")
     processor = second.folder / "toy-a/preprocessor_config.json"
@@ -244,6 +247,7 @@ def with_runs(first, tmp_path_factory) -> Clone:
     return a
 
 
+@pytest.mark.long
 def test_pulled_runs_are_not_trained_again(with_runs, tmp_path):
     b = clone(with_runs, tmp_path / "b")
     b.run("dvc", "pull")
@@ -256,6 +260,7 @@ def test_pulled_runs_are_not_trained_again(with_runs, tmp_path):
     assert b.plan()["train"] == 1
 
 
+@pytest.mark.long
 def test_the_summary_is_in_git_and_dvc_shows_what_changed(with_runs, tmp_path):
     b = clone(with_runs, tmp_path / "b")
     path = b.folder / "results/summary.json"
@@ -283,6 +288,7 @@ def test_the_summary_is_in_git_and_dvc_shows_what_changed(with_runs, tmp_path):
     assert all(train_type in shown for train_type in ("vanilla", "embed-KD"))
 
 
+@pytest.mark.long
 def test_another_project_takes_one_teachers_embeddings(with_runs, tmp_path):
     folder = copy_workflow(tmp_path / "other")
     for path in (with_runs.folder / name for name in ("toy-a", "toy-b", "config")):

@@ -89,6 +89,7 @@ def test_every_figure_is_drawn(study, figures):
         assert "<dc:date>" not in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_equal_bytes_on_a_rerun(study, figures):
     before = rcParams["font.size"]
     rcParams["font.size"] = 30  # somebody else's setting

@@ -19,7 +19,7 @@ from clipkd.report.pictures import natural_width
 from clipkd.runs.record import FAILED
 from clipkd.tables.comparisons import Comparison
 from clipkd.tables.summary import Difference
-from tests.synthetic import Study, demo, write_study
+from tests.synthetic import Study, demo, small, write_study
 
 EVIL = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="90"><rect width="600" height="90"/></svg>'
@@ -46,7 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_student_that_is_only_trained_alone_has_its_table(tmp_path: Path) -> None:
     """Beside students with teachers, as one that will be the teacher of others."""
-    config = demo()
+    config = small()
     alone = config["grid"][0] | {"students": ["base-32"], "train_types": ["supervised"], "recipes": ["corrected"]}
     config["grid"] += [alone | {"name": "alone"}]
     study = write_study(config, tmp_path)

@@ -89,6 +89,17 @@ def test_a_teacher_of_each_seed_has_its_rows_and_its_own_classifier(tmp_path):
     assert "probe of its embeddings" not in notes
 
 
+def test_teachers_of_each_seed_are_several_with_all_labels_too(tmp_path):
+    config = load([CONFIGS / "config.yaml", CONFIGS / "demo.yaml"]).model_dump(exclude_none=True)
+    few, teachers_of_few = config["grid"][:2]
+    grid = [few | {"labels": [100, "all"]}, teachers_of_few]
+    config |= {"grid": grid, "training": config["training"] | {"precision": "fp32"}}
+    study = write_study(config, tmp_path, lambda cell: 0.5 + JITTER[cell.seed % 3])
+    found = by_labels.by_labels(Results.collect(study.config, study.results / "runs", study.data))
+    heads = found[found.train_type == "vanilla"].set_index("labels")[f"{by_labels.HEAD}_n"]
+    assert dict(heads) == {"100": 5, "all": 5}
+
+
 def test_nothing_speaks_of_labels_where_all_are_seen(tmp_path):
     study = write_study(demo(), tmp_path)
     found = Results.collect(study.config, study.results / "runs", study.data)

@@ -11,19 +11,18 @@ from clipkd.report.figures.write import write_figures
 from clipkd.spec.settings import Config
 from clipkd.tables import table_files, write_tables
 from clipkd.tables.cleanup import list_of, remove_leftovers
-from tests.synthetic import demo, write_study
+from tests.synthetic import small, write_study
 
 
 def one_recipe():
-    """Return the demo's config with recipe corrected only."""
-    config = demo()
-    blocks = [block for block in config["grid"] if "corrected" in block["recipes"]]
-    return Config.model_validate(config | {"grid": [block | {"recipes": ["corrected"]} for block in blocks]})
+    """Return the study's config with recipe corrected only."""
+    config = small()
+    return Config.model_validate(config | {"grid": [config["grid"][0] | {"recipes": ["corrected"]}]})
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return write_study(demo(), tmp_path_factory.mktemp("study"))
+    return write_study(small(), tmp_path_factory.mktemp("study"))
 
 
 def names(folder):

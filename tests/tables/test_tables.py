@@ -26,7 +26,7 @@ from clipkd.tables.accuracy import accuracy
 from clipkd.tables.cost import count
 from clipkd.tables.teacher_stats import class_cosine
 from tests import synthetic
-from tests.synthetic import Study, demo, top1, write_run, write_study
+from tests.synthetic import Study, demo, small, top1, write_run, write_study
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_few_validation_images_choose_no_headline(images, epoch, tmp_path):
     """Comparisons then use the last epoch, and the tables say how many images there are; None: an older run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "VALIDATION", images)
-        study = write_study(demo(), tmp_path / "study")
+        study = write_study(small(), tmp_path / "study")
     folder = written(study, "tables")
     runs = pd.read_csv(folder / "runs.csv")
     assert set(runs[runs.is_headline & (runs.recipe == "corrected")].epoch) == {epoch}
@@ -93,9 +93,7 @@ def test_few_validation_images_choose_no_headline(images, epoch, tmp_path):
 
 
 def test_one_run_with_few_validation_images_decides_for_all_it_is_compared_with(tmp_path):
-    config = demo()
-    config["grid"] = [config["grid"][0] | {"teachers": ["digits-vit-s"], "train_types": ["supervised", "vanilla"]}]
-    study = write_study(config, tmp_path / "study")
+    study = write_study(small(), tmp_path / "study")
     few = next(cell for cell in study.cells if cell.recipe == "corrected" and cell.train_type == "vanilla")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "VALIDATION", 99)
@@ -318,9 +316,9 @@ def test_equal_bytes_in_any_locale_and_without_torch(study, tables, tmp_path):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_tracking_service_gets_every_table_and_may_fail(fails, study, tmp_path, monkeypatch, capsys):
+def test_a_tracking_service_gets_every_table_and_may_fail(fails, tmp_path, monkeypatch, capsys):
     """A package that writes down what it is asked for: nothing before the variable is set, then each file as it is."""
-    sent: dict[str, bytes] = {}
+    study, sent = write_study(small(), tmp_path / "study"), {}
 
     class Run:
         def log_artifact(self, path: Path, type: str) -> None:

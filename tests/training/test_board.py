@@ -70,6 +70,7 @@ def test_tensorboard_has_the_history(digits_folder, tmp_path) -> None:
     assert not (tmp_path / "run/wandb").exists()
 
 
+@pytest.mark.long
 def test_weights_and_biases_offline_has_the_history(digits_folder, tmp_path) -> None:
     """The real package, without network: what it would send lies in the run folder."""
     from wandb.proto import wandb_internal_pb2
@@ -131,7 +132,7 @@ def test_trackio_has_the_history(digits_folder, tmp_path) -> None:
     assert sum("Test acc." in log for log in logs) == 1
 
 
-@pytest.mark.parametrize("where", ["init", "log", "finish"])
+@pytest.mark.parametrize("where", ["log", *(pytest.param(one, marks=pytest.mark.long) for one in ("init", "finish"))])
 def test_a_service_that_fails_stops_no_training(where, digits_folder, tmp_path) -> None:
     """A package that raises, at each place where it is asked for something."""
     package = (

@@ -130,7 +130,9 @@ def student_of(cell, layout, folder, monkeypatch, change=None) -> bytes:
     return (folder / "student.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("train_type", ["supervised", "vanilla", "teacher-KD", "embed-KD"])
+@pytest.mark.parametrize(
+    "train_type", ["supervised", "vanilla", pytest.param("teacher-KD", marks=pytest.mark.long), "embed-KD"]
+)
 def test_labels_that_a_run_must_not_see_change_not_one_bit(
     train_type, digits_folder, vit_folder, tmp_path, monkeypatch
 ):
@@ -301,7 +303,10 @@ def no_labels(train_type: str, teacher, recipe: str = "corrected") -> Cell:
     return cell_of(train_type, teacher, labels="none", recipe=recipe)
 
 
-@pytest.mark.parametrize(("train_type", "recipe"), [("feature-KD", "corrected"), ("RKD", "modern-full")])
+@pytest.mark.parametrize(
+    ("train_type", "recipe"),
+    [("feature-KD", "corrected"), pytest.param("RKD", "modern-full", marks=pytest.mark.long)],
+)
 def test_without_labels_a_student_learns_from_embeddings_alone_and_claims_no_accuracy(
     train_type, recipe, digits_folder, vit_folder, tmp_path, monkeypatch
 ):

@@ -33,6 +33,7 @@ def job_of(folder, teacher, recipe: str, train_type: str, numbers: Hyperparamete
     return open_job(cell, numbers, layout, CPU)
 
 
+@pytest.mark.long
 def test_a_run_at_full_strength_is_the_same_resumed_and_beside_others(digits_folder, vit_folder, tmp_path, monkeypatch):
     jobs = [job_of(digits_folder, vit_folder, "modern-full", one) for one in ("embed-KD", "supervised", "embed-KD-nd")]
     train(jobs[0], RunFolder(tmp_path / "alone"))

@@ -21,6 +21,7 @@ def said_below_a_large_process(code: str) -> int:
     return int(subprocess.check_output([sys.executable, "-c", PARENT, code], text=True))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells it")
 def test_peak_memory_is_the_process_s_own_and_not_its_parent_s():
     alone = int(subprocess.check_output([sys.executable, "-c", CHILD], text=True))

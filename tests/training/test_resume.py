@@ -99,7 +99,18 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "missing result",
+        "damaged student",
+        *(
+            pytest.param(one, marks=pytest.mark.long)
+            for one in LOST
+            if one not in ("missing result", "damaged student")
+        ),
+    ],
+)
 def test_a_result_that_is_not_whole_is_trained_again(lost, digits_folder, whole, tmp_path, capfd):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -188,7 +199,7 @@ def stopped_at(step: int, data: Path, folder: Path, epochs: int = EPOCHS) -> Non
             train(data, folder, epochs)
 
 
-@pytest.mark.parametrize("step", [1, 5, 9, 10, 18, 27])
+@pytest.mark.parametrize("step", [5, 9, 10, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 18, 27))])
 def test_stopped_at_the_edge_of_a_step(step, digits_folder, whole, tmp_path):
     """There are 9 steps an epoch: the first, within, the last of an epoch, the next's first, the very last."""
     stopped_at(step, digits_folder, tmp_path)
@@ -198,6 +209,7 @@ def test_stopped_at_the_edge_of_a_step(step, digits_folder, whole, tmp_path):
     check_equal(tmp_path, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["noise", "optimiser", "epoch"])
 def test_control_without_a_part_of_the_state_the_student_differs(part, digits_folder, whole, tmp_path, monkeypatch):
     """What the checkpoint holds is needed: dropout's generator, the optimiser's moments, the place in the epoch."""

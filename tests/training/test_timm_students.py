@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clipkd.core.errors import InputError
+from clipkd.core.timm_models import registered
 from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it)
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
@@ -95,6 +96,10 @@ def test_positions_and_class_tokens_keep_their_weight():
 @pytest.fixture(scope="module")
 def layout(digits_folder):
     return Layout(digits_folder, dtype="float32")
+
+
+def test_the_names_of_timms_models_are_known_without_importing_it():
+    assert registered() == set(timm.list_models())
 
 
 @pytest.mark.parametrize("recipe", ["reference", "corrected"])

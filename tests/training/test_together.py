@@ -92,6 +92,7 @@ def check_equal_to_rounding(found: Path, wanted: Path) -> None:
         assert far.float().mean() < 0.1 or name.endswith("in_proj_bias"), name
 
 
+@pytest.mark.long
 def test_each_leaves_what_it_leaves_alone(jobs, alone, tmp_path):
     folders = together(jobs, tmp_path)
     for found, wanted in zip(folders, alone, strict=True):

@@ -193,6 +193,7 @@ def test_what_can_not_be_is_refused(flags, said):
         chosen.run(chosen)
 
 
+@pytest.mark.long
 def test_ctrl_c_that_a_beginning_process_did_not_hear_is_sent_again() -> None:
     """Processes begin deaf to it, as their fork server is."""
     with Pool() as pool:

@@ -61,7 +61,7 @@ def test_onnx_runtime_computes_what_pytorch_computes(exported, run_folder, scans
         package.load(exported["onnx"])
 
 
-@pytest.mark.parametrize("method", ["dynamic", "static"])
+@pytest.mark.parametrize("method", ["dynamic", pytest.param("static", marks=pytest.mark.long)])
 def test_the_8_bit_graph_is_measured_on_the_test_split(
     method, here, run_folder, digits_folder, digits, tmp_path, monkeypatch
 ) -> None:
@@ -92,6 +92,7 @@ def test_the_8_bit_graph_is_measured_on_the_test_split(
         assert np.abs(scores["model_int8.onnx"] - scores["model.onnx"]).max() > 1e-4  # it is rounded
 
 
+@pytest.mark.long
 def test_convolutions_are_told_from_matrix_products(exported, run_folder, tmp_path) -> None:
     from clipkd.export import int8
     from clipkd.export.formats.onnx import write_graph

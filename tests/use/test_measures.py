@@ -192,6 +192,7 @@ def test_speed_is_measured_in_both_runtimes_or_says_why(subject, monkeypatch) ->
         assert "pip install 'clipkd[onnx]'" in without.details["not_measured"][runtime]
 
 
+@pytest.mark.long
 def test_the_benchmark_prints_what_speed_measures(here, run_folder, subject, monkeypatch) -> None:
     monkeypatch.setattr(speed, "SECONDS", 0.0)
     monkeypatch.setattr(speed, "times", lambda call, size: {"ms": 2.0, "ms_p95": 3.5, "images_per_second": 500 * size})

@@ -203,7 +203,7 @@ def test_a_training_that_is_only_begun_is_stopped(words, is_ended, tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("let_finish", [False, True])
+@pytest.mark.parametrize("let_finish", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("words", "works", "is_killed"),
     [

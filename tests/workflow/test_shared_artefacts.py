@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake
 
 
@@ -52,6 +54,7 @@ def test_stores_of_k_views_are_planned_once_for_all_train_types(tmp_path: Path) 
     assert all("--views-per-image 3" in line for line in found)
 
 
+@pytest.mark.long
 def test_a_teacher_is_not_trained_again_for_a_grid_that_asks_something_else_of_it(tmp_path: Path) -> None:
     """And all that is missing is planned: where a made teacher ran again, Snakemake forgot what depends on it."""
     project = copy_workflow(tmp_path)

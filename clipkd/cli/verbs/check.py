@@ -6,17 +6,21 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clipkd.core import timm_models
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.files import read_json
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
+from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN
 from clipkd.runs import epoch_size
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.config import load
+from clipkd.spec.grid import block_named
 from clipkd.spec.layout import Layout
 from clipkd.spec.refusals import has_imported
+from clipkd.spec.settings import Config
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\
@@ -67,26 +71,37 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
             yield f"{teacher.title}: {spec.title} is not packed yet; which vector is of which image is checked then"
 
 
-def check_models(cells: Sequence[Cell], layout: Layout) -> None:
+def check_models(cells: Sequence[Cell], config: Config, layout: Layout) -> None:
     """Raise InputError where a library has no such model, a folder no sound checkpoint, or its own classifier not a
     dataset's classes.
 
     What the hub alone can tell is checked by `clipkd fetch`, before it downloads weights.
     """
-    named = {(one.dataset, one.teacher): one for cell in cells if cell.teacher != NO_TEACHER for one in cell.by_teacher}
-    for cell in named.values():
-        spec = cell.teacher_spec
-        if isinstance(spec, TrainedCNN | LibraryTeacher):
-            from clipkd.embeddings import library_models  # with torch, which few configs need
+    for cell in {cell.student: cell for cell in cells}.values():
+        spec = cell.student_spec
+        if isinstance(spec, TimmSpec) and spec.model.split(".")[0] not in timm_models.registered():
+            with block_named(cell, config):
+                spec.network(2, None, "teacher", learnable_scale=False)  # timm itself says so
+    taught = [(one, cell) for cell in cells if cell.teacher != NO_TEACHER for one in cell.by_teacher]
+    for one, cell in {(one.dataset, one.teacher): (one, cell) for one, cell in taught}.values():
+        with block_named(cell, config):
+            check_teacher(one, layout)
 
-            library_models.check(spec)
-        elif isinstance(spec, FolderTeacher):
-            from clipkd.embeddings import checkpoint_settings
 
-            checkpoint_settings.check_folder(spec)
-            if spec.matches_names(cell.dataset):
-                config = read_json(Path(spec.folder) / "config.json")
-                prepare.check_head(config, spec, cell.dataset_spec, layout, cell.source)
+def check_teacher(cell: Cell, layout: Layout) -> None:
+    """Raise InputError where a cell's teacher can't be made, or its own classifier is not one of the dataset."""
+    spec = cell.teacher_spec
+    if isinstance(spec, TrainedCNN | LibraryTeacher):
+        from clipkd.embeddings import library_models  # with torch, which few configs need
+
+        library_models.check(spec)
+    elif isinstance(spec, FolderTeacher):
+        from clipkd.embeddings import checkpoint_settings
+
+        checkpoint_settings.check_folder(spec)
+        if spec.matches_names(cell.dataset):
+            config = read_json(Path(spec.folder) / "config.json")
+            prepare.check_head(config, spec, cell.dataset_spec, layout, cell.source)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -101,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
     for line in prepare.stale_sources(cells, Layout.of(config, DATA)):
         print(f"warning: {line}")
     epoch_size.check(cells, config, DATA)
-    check_models(cells, Layout.of(config, DATA))
+    check_models(cells, config, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)
     print(f"{', '.join(map(str, files))}: {len(cells)} runs")
