@@ -320,6 +320,10 @@ class Config(Settings):
     _lines: tuple[str, ...] = PrivateAttr(())
     """File and line of each block of the grid, where it was read from a file that people write."""
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether the settings are equal, wherever they were read."""
+        return isinstance(other, Config) and self.__dict__ == other.__dict__
+
     def with_lines(self, lines: Sequence[str]) -> Config:
         """Return the config with the file and line of each block of its grid, for errors."""
         found = self.model_copy()
