@@ -56,11 +56,11 @@ test-long: install ## Run the long tests: 200 kills of a training, interrupted t
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "long and not slurm"
 
 test-faults: install ## Run every case of docs/faults.md with its controls, then update that page (under half an hour).
-	CLIPKD_FAULTS=all $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/faults
+	CLIPKD_FAULTS=all $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slurm" tests/faults
 	$(BIN)/python docs/faults.py
 
 test-controls: install ## Run every control of docs/faults.md: without its protection, each case must fail (ten minutes).
-	CLIPKD_FAULTS=controls $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/faults -k without-
+	CLIPKD_FAULTS=controls $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slurm" tests/faults -k without-
 
 test-mutants: install ## Make each mistake of tests/mutants.yaml in a copy, and see that a test notices it (half an hour).
 	$(BIN)/python -m tests.mutants --jobs $(JOBS)

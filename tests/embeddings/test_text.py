@@ -392,6 +392,7 @@ def run(clip, digits_folder, tmp_path_factory):
     return root, root / "results/runs/corrected/digits/tiny-32/names/embed-KD/seed0"
 
 
+@pytest.mark.long
 def test_a_run_reports_the_nearest_prototype_beside_the_classifier(run):
     _, folder = run
     metrics = json.loads((folder / "metrics.json").read_text())

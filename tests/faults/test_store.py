@@ -569,7 +569,10 @@ WRITERS = {
 """What is written -> how, what is there before, and what must hold after."""
 
 
-@pytest.mark.parametrize("what", list(WRITERS))
+@pytest.mark.parametrize(
+    "what",
+    ["store", "table or manifest", *(pytest.param(one, marks=pytest.mark.long) for one in ("result", "checkpoint"))],
+)
 @fault("R02", "R06", "M03", **{"writing-aside": in_place_file})
 def test_every_call_fails_once(what: str, tmp_path: Path, record_property: Any) -> None:
     """ENOSPC, EIO and SIGKILL at each call that changes the disk, and a disk that is full at byte k."""

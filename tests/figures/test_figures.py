@@ -181,6 +181,7 @@ def test_missing_runs_are_marked(holed, tmp_path):
     assert any("INCOMPLETE: 1 of 16 runs are missing" in text for text in texts(drawn))
 
 
+@pytest.mark.long
 def test_a_missing_dataset_is_marked_where_that_was_asked_for(study, tmp_path):
     """As on a machine that got the runs alone: all else is drawn."""
     data = tmp_path / "data"

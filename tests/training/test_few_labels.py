@@ -146,6 +146,7 @@ def test_labels_that_a_run_must_not_see_change_not_one_bit(
     assert student_of(cell, layout, tmp_path / "seen", monkeypatch, one_label) != right
 
 
+@pytest.mark.long
 def test_a_second_round_learns_from_the_first_and_from_no_hidden_label(
     digits_folder, vit_folder, tmp_path, monkeypatch
 ):

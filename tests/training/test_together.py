@@ -123,6 +123,7 @@ def test_complete_runs_are_left_as_they_are(jobs, tmp_path, capfd):
     assert f"{first} holds the complete result of this run: nothing to do" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, monkeypatch):
     """Saved in the second epoch; then one goes on alone, the others catch up from where they were."""
     pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]

@@ -161,6 +161,7 @@ def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, t
     assert not lock.all_of(tmp_path / PLACE / "seed1")
 
 
+@pytest.mark.long
 def test_a_stack_by_the_command_line(digits_folder, tmp_path):
     answer = train(digits_folder, tmp_path, "--seed", 0, 1, "--recipe", "reference", "corrected", "--stack", 2)
     assert answer.stderr.count("2 students side by side, from epoch 1, step 0") == 2, "a stack has one recipe"

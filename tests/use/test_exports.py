@@ -136,6 +136,7 @@ def test_torch_export_takes_a_student_as_it_is(name, tmp_path) -> None:
         torch.testing.assert_close(found.embedding, expected.embedding, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_an_onnx_graph_that_differs_is_not_kept(run_folder, scans, tmp_path, monkeypatch) -> None:
     """The control of the comparison: a graph of other weights, written by the same exporter."""
     from clipkd.export.formats import onnx

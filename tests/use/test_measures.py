@@ -174,6 +174,7 @@ def test_times_are_of_each_call(monkeypatch) -> None:
     )
 
 
+@pytest.mark.long
 def test_speed_is_measured_in_both_runtimes_or_says_why(subject, monkeypatch) -> None:
     monkeypatch.setattr(speed, "SECONDS", 0.0)
     found = measures.get("speed").measure(subject).numbers

@@ -88,6 +88,7 @@ def test_an_edited_card_may_be_pushed_but_damaged_weights_may_not(
     assert len(hub.requests) == count
 
 
+@pytest.mark.long
 def test_an_onnx_export_arrives_with_its_card_and_8_bit_graph(push, hub, here, run_folder, digits_folder) -> None:
     assert here("export", run_folder, "out", "--format", "onnx", "--int8", "--data", digits_folder).returncode == 0
     assert push("out", "me/small").returncode == 0

@@ -135,6 +135,7 @@ def test_the_demo_plans_exactly_its_jobs(entry: str, project: Path) -> None:
     assert "left out" not in said
 
 
+@pytest.mark.long
 def test_the_paper_plans_exactly_its_jobs(project: Path) -> None:
     jobs, said = plan(project, *EACH)
     wanted = paper_runs(("cifar10", "cifar100"), ("vit-l16-in21k", "vit-l32-in21k", "vit-b16-in21k"))
