@@ -27,7 +27,10 @@ def complete(run: Run) -> None:
         record = RunRecord(metrics=run.result, cost=costs, history=run.history)
         facts, settings = run.job.facts(), run.job.settings()
         run.folder.finish(run.selected_student, record, facts, settings, run.sittings, correct or None)
-    if last.test and selected.test:
+    if last.test and run.job.kept_by == "last":
+        few = f"{run.result.validation_images} validation images are too few to choose another"
+        reached = f"test top-1 {last.test.top1:.1%} (last epoch, which is kept: {few})"
+    elif last.test and selected.test:
         reached = f"test top-1 {last.test.top1:.1%} (last epoch), {selected.test.top1:.1%} (selected epoch)"
     else:
         reached = "trained without labels; `clipkd evaluate` judges its embeddings (docs/few-labels.md)"
