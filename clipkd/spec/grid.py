@@ -84,8 +84,8 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
         spec = datasets.get(name, config.source(name))
         if set(block.labels) != {"none"} and spec.known_classes(config.source(name)) == []:
             raise InputError(
-                f"no image of dataset '{spec.name}' has a label, in folders of classes or a "
-                "labels.csv: write labels: [none] to train without (docs/few-labels.md)"
+                f"no image of dataset '{spec.name}' has a label, in folders of classes or a labels.csv: write "
+                "labels: [none] to train without (docs/few-labels.md)"
             )
     named = [recipe for name in block.recipes for recipe in config.named_recipes(name)]
     axes = (named, usable, block.students, block.labels, block.train_types, block.seeds)
