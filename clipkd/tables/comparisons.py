@@ -257,10 +257,15 @@ def untested(found: list[Comparison]) -> list[str]:
     lacking = [one for one in helping if (*place_of(one), one.method) not in tested]
     if not lacking:
         return []
-    never = {one.method for one in lacking} - {one.method for one in found if one.question == "content"}
-    named = dict.fromkeys(
-        one.method if one.method in never else f"{one.method} with {teacher_title(one.teacher)}" for one in lacking
-    )
+    tested_with = {(one.method, one.teacher) for one in found if one.question == "content"}
+
+    def name(one: Comparison) -> str:
+        if one.method not in {method for method, _ in tested_with}:
+            return one.method
+        place = f" ({one.dataset}, {one.student}, recipe {one.recipe})" * ((one.method, one.teacher) in tested_with)
+        return f"{one.method} with {teacher_title(one.teacher)}{place}"
+
+    named = dict.fromkeys(map(name, lacking))
     wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method, one.is_partly_labelled))
     return [
         f"Not tested, as the grid lacks runs of {', '.join(wanted)}: whether the teacher's content matters for "

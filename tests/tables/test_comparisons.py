@@ -294,6 +294,19 @@ def test_sides_that_differ_in_more_than_the_train_type_are_marked(change, said):
     assert found.sentence.endswith(f" ‡ {said}." if said else "no difference shown.")
 
 
+def test_what_is_not_tested_of_one_student_names_it_where_another_has_the_control(tmp_path):
+    config = demo()
+    block = config["grid"][0] | {"recipes": ["corrected"], "teachers": ["digits-vit-s"]}
+    both = block | {"students": ["tiny-32", "small-32"], "train_types": ["supervised", "embed-KD"]}
+    config["grid"] = [both, block | {"name": "controls", "train_types": ["embed-KD-permuted"]}]
+    study = write_study(config, tmp_path)
+    _, alone = comparisons(Results.collect(study.config, study.results / "runs", study.data))
+    assert alone == [
+        "Not tested, as the grid lacks runs of embed-KD-permuted: whether the teacher's content matters for "
+        "embed-KD with Digits ViT-S (digits, small-32, recipe corrected)."
+    ]
+
+
 def test_a_method_without_a_partner_is_told(tmp_path):
     config = demo()
     config["grid"] = [config["grid"][0] | {"train_types": ["embed-KD"], "recipes": ["corrected"]}]
