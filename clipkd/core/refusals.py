@@ -41,6 +41,8 @@ def reason(problem: ErrorDetails) -> str:
         return f"{short(repr(value))} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
     if kind == "value_error":
         return f"{short(repr(value))} {context['error']}"
+    if kind == "list_type" and not isinstance(value, dict):
+        return f"{short(repr(value))} is not a list: write [{short(str(value))}]"
     if kind in TYPES:
         return f"{short(repr(value))} is not {TYPES[kind]}"
     if kind in LIMITS:

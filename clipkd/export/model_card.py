@@ -114,6 +114,7 @@ def metadata(source: ExportSource, library: str) -> ModelCardData:
             metric_value=round(value, 6),
         )
         for k, value in ((1, score.top1), (5, score.top5))
+        if k == 1 or k < len(source.model.names)
     ]
     return ModelCardData(
         license=source.license,

@@ -46,6 +46,7 @@ from clipkd.runs.teacher_targets import (
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.refusals import needs_all_labels
 from clipkd.spec.selection import KeptBy, kept_by
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.strength import strength_for
@@ -229,10 +230,7 @@ def target_rows(job: Job) -> np.ndarray | None:
     shown = job.images
     labels, rows = shown.labels, shown.rows
     if job.cell.method.target_of == "another image of the class" and (labels[rows] < 0).any():
-        raise InputError(
-            f"train type '{job.cell.train_type}': some images of {job.dataset.spec.title} have no label, so targets "
-            f"can't be exchanged within classes: use '{job.cell.method.control_of}-permuted'"
-        )
+        raise needs_all_labels(job.cell)
     found = job.cell.method.target_rows(labels, rows, job.cell.seed)
     if found is not None:
         kept = rows[found[rows] == rows]

@@ -133,8 +133,16 @@ def refuse_unknown_classes(cell: Cell) -> None:
     if cell.few_labels and method.target_of == "another image of the class":
         raise InputError(
             f"train type '{method.name}' exchanges the {method.signal} of images of one class, and with labels: "
-            f"{cell.labels} the class of most images is not known: use '{method.control_of}-permuted', or labels: all"
+            f"{cell.labels} the class of most images is not known: use '{method.control_of}-permuted'"
         )
+
+
+def needs_all_labels(cell: Cell) -> InputError:
+    """Return the error about a control within classes on a dataset of which some images have no label."""
+    return InputError(
+        f"train type '{cell.train_type}': some images of {cell.dataset_spec.title} have no label, so targets can't be "
+        f"exchanged within classes: use '{cell.method.control_of}-permuted'"
+    )
 
 
 def refuse_other_labels(cell: Cell) -> None:

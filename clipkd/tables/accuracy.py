@@ -148,7 +148,7 @@ def validation_notes(runs: pd.DataFrame) -> list[str]:
             continue
         # One choice of the epoch for all rows of a dataset: that of the fewest held out.
         least = known[(known.dataset == dataset) & (known.recipe == recipe)].validation_images.min()
-        few = "; these are few, so comparisons use the last epoch" if images < LEAST_TO_CHOOSE else ""
+        few = "; these are few, so the last epoch is kept and compared" if images < LEAST_TO_CHOOSE else ""
         few = few or "; comparisons use the last epoch, as with the fewest labels" * bool(least < LEAST_TO_CHOOSE)
         of = f"{images + training:,}" if labels == "all" else f"the {labels} that are labelled"
         found.append(f"{dataset}: {images:,} images are held out of {of} to choose the epoch{few}.")

@@ -94,3 +94,17 @@ def test_what_can_not_work_is_refused_by_file_line_and_block(changes, said, tmp_
     Path("mine.yaml").write_text("# a line before it\n" + CONFIG.format(**given | changes))
     assert main(["check", "mine.yaml", "--base", str(BASE)]) == 2
     assert f"error: mine.yaml:3: grid[0] ('one'): {said}" in capsys.readouterr().err
+
+
+def test_a_control_within_classes_is_refused_where_some_images_have_no_label(photos, tmp_path, monkeypatch, capsys):
+    data, source = photos
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(data)
+    config = CONFIG.format(student="tiny-32", recipe="corrected", labels="all", batch=4).replace("[digits]", "[photos]")
+    config += f"sources: {{photos: '{source}'}}\n"
+    for train_type, code in (("vanilla-permuted", 0), ("vanilla-within-class", 2)):
+        Path("mine.yaml").write_text(config.replace("[supervised]", f"[{train_type}]"))
+        assert main(["check", "mine.yaml", "--base", str(BASE)]) == code
+    said = capsys.readouterr().err
+    assert "error: mine.yaml:2: grid[0] ('one'): train type 'vanilla-within-class': some images of photos" in said
+    assert "use 'vanilla-permuted'" in said

@@ -88,7 +88,7 @@ def test_few_validation_images_choose_no_headline(images, epoch, tmp_path):
     notes = (folder / "accuracy-corrected-selected-top1.md").read_text(encoding="utf-8")
     said = f"digits: {images} images are held out of {1000 + (images or 0):,} to choose the epoch"
     assert (said in notes) == (images is not None)
-    assert ("these are few, so comparisons use the last epoch" in notes) == (images == 99)
+    assert ("these are few, so the last epoch is kept and compared" in notes) == (images == 99)
     assert "held out" not in (folder / "accuracy-reference-last-top1.md").read_text(encoding="utf-8")
 
 

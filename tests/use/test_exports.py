@@ -265,6 +265,14 @@ def test_the_card_says_that_few_validation_images_chose_no_epoch(run_folder):
     assert f"Epoch 8 of {metrics.epochs}, the last: 40 validation images are too few to choose one. Seeds" in whole
 
 
+@pytest.mark.parametrize("classes", [5, 6])
+def test_the_card_has_a_top_5_accuracy_where_that_says_something(classes, run_folder):
+    metrics, model = read_model(run_folder / "metrics.json", Metrics), package.load(run_folder)
+    model = replace(model, class_names=model.names[:classes])
+    whole = card(ExportSource(model, metrics, run_folder, "other", []), "hf")
+    assert ("| top-5, % |" in whole) == ("top-5 accuracy" in whole) == (classes == 6)
+
+
 @pytest.mark.parametrize("labels", [None, 100])
 def test_the_card_counts_the_seeds_that_lie_beside_it(labels, run_folder, tmp_path) -> None:
     """Three runs that differ in the seed only, and in what it chose; one that differs in more."""

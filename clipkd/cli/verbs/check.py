@@ -19,8 +19,9 @@ from clipkd.spec.chains import expand
 from clipkd.spec.config import load
 from clipkd.spec.grid import block_named
 from clipkd.spec.layout import Layout
-from clipkd.spec.refusals import has_imported
+from clipkd.spec.refusals import has_imported, needs_all_labels
 from clipkd.spec.settings import Config
+from clipkd.spec.strength import packed_facts
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\
@@ -71,6 +72,15 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
             yield f"{teacher.title}: {spec.title} is not packed yet; which vector is of which image is checked then"
 
 
+def check_controls(cells: Sequence[Cell], config: Config) -> None:
+    """Raise InputError where a control exchanges targets within classes, and a packed dataset is labelled in part."""
+    for cell in {(cell.dataset, cell.train_type): cell for cell in cells}.values():
+        facts = packed_facts(cell.dataset_spec, DATA) or {}
+        if facts.get("unlabelled") and cell.method.target_of == "another image of the class":
+            with block_named(cell, config):
+                raise needs_all_labels(cell)
+
+
 def check_models(cells: Sequence[Cell], config: Config, layout: Layout) -> None:
     """Raise InputError where a library has no such model, a folder no sound checkpoint, or its own classifier not a
     dataset's classes.
@@ -116,6 +126,7 @@ def run(options: argparse.Namespace) -> None:
     for line in prepare.stale_sources(cells, Layout.of(config, DATA)):
         print(f"warning: {line}")
     epoch_size.check(cells, config, DATA)
+    check_controls(cells, config)
     check_models(cells, config, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)

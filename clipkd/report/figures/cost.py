@@ -103,7 +103,7 @@ def draw_passes(axes: Axes, rows: pd.DataFrame) -> None:
     most = max((value for value in passes if value), default=1.0)
     least = 1.0
     axes.set_xscale("log")
-    axes.set_xlim(least, most * (most / least) ** 0.45)
+    axes.set_xlim(least, max(most * (most / least) ** 0.45, 10 * least))
     for position, (row, value) in enumerate(zip(rows_of(rows), passes, strict=True)):
         if value:
             axes.barh(position, value - least, left=least, height=0.75, color=COLOURS[row.teacher_source])
