@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PRELOADED = {
     "clipkd": [
-        "clipkd.*", "timm", "transformers", "torch._dynamo", "torch.utils.tensorboard",
+        "clipkd.*", "transformers", "torch._dynamo", "torch.utils.tensorboard",
         "matplotlib.pyplot", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "scipy.stats",
     ],
     "snakemake": [
