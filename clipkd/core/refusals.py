@@ -41,7 +41,7 @@ def reason(problem: ErrorDetails) -> str:
         return f"{short(repr(value))} is not one of {', '.join(choices)}{nearest(str(value), choices)}"
     if kind == "value_error":
         return f"{short(repr(value))} {context['error']}"
-    if kind == "list_type" and not isinstance(value, dict):
+    if kind == "list_type" and isinstance(value, str | int | float):
         return f"{short(repr(value))} is not a list: write [{short(str(value))}]"
     if kind in TYPES:
         return f"{short(repr(value))} is not {TYPES[kind]}"

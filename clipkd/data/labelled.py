@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkd.core.errors import InputError
-from clipkd.core.unlabelled import FEW_HELD_OUT, UNLABELLED
+from clipkd.core.unlabelled import UNLABELLED, few_held_out
 from clipkd.data.counters import uniforms
 from clipkd.data.dataset import Dataset
 
@@ -81,7 +81,7 @@ def divided(count: int, training: int, validation: int, classes: int, title: str
     """
 
     def held_out_of(labels: int) -> int:
-        return min(round(FEW_HELD_OUT * labels), validation)
+        return min(few_held_out(labels), validation)
 
     held_out = held_out_of(count)
     kept, labels = count - held_out, training + validation

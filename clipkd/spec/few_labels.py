@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipkd.core.fingerprint import Identity
-from clipkd.core.unlabelled import FEW_HELD_OUT
 
 PROTOCOL = 1
 """Bumped when other images are chosen, or when an epoch shows others (clipkd/data/labelled.py)."""
@@ -20,11 +19,6 @@ class FewLabels:
 
     def identity(self) -> Identity:
         return {"labels": self.count, "seed": self.seed, "protocol": PROTOCOL}
-
-
-def held_out_of(labels: int) -> int:
-    """Return how many of so many labelled images are for validation, where the dataset's own split has as many."""
-    return round(FEW_HELD_OUT * labels)
 
 
 def labels_identity(few: FewLabels | None, has_labels: bool = True) -> Identity:

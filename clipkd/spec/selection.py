@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from clipkd.core.fingerprint import Identity
-from clipkd.spec.few_labels import FewLabels, held_out_of
+from clipkd.core.unlabelled import few_held_out
+from clipkd.spec.few_labels import FewLabels
 
 Split = Literal["validation", "test", "none"]
 """Which images measure each epoch; `none`: no label is seen."""
@@ -29,6 +30,6 @@ def kept_by(split: Split, validation_images: int) -> KeptBy:
 
 def selection_identity(split: Split, few: FewLabels | None) -> Identity:
     """Return what a run's identity says where the number of labels alone makes the last epoch the one that is kept."""
-    if few is None or kept_by(split, held_out_of(few.count)) != "last":
+    if few is None or kept_by(split, few_held_out(few.count)) != "last":
         return {}
     return {"kept_epoch": {"by": "last", "protocol": PROTOCOL}}
