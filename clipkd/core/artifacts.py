@@ -23,7 +23,7 @@ import numpy as np
 from clipkd.core import lfs
 from clipkd.core.disk import room_for
 from clipkd.core.errors import DataError
-from clipkd.core.files import default_mode, json_text, naming, read_json, sha256, sync, write_json
+from clipkd.core.files import default_mode, is_json_text, naming, read_json, sha256, sync, write_json
 from clipkd.core.fingerprint import Identity, differences, digest, fingerprint
 from clipkd.core.verified import Memory, Stamp, stamp
 
@@ -215,12 +215,12 @@ class Artifact:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a manifest and check that it is undamaged, to the last space; raise DataError where it is not."""
+    """Read a manifest and check that it is undamaged; raise DataError where it is not."""
     path = folder / MANIFEST
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path} has no format {FORMAT}: it was written by another version of clipkd; delete {folder}")
-    is_as_written = path.read_bytes() == json_text(manifest).encode()
+    is_as_written = is_json_text(path.read_bytes().decode(), manifest)
     checksum = manifest.pop("checksum", None)
     if checksum != digest(manifest) or not is_as_written or manifest.keys() != FIELDS:
         raise DataError(f"{path} is damaged: checksum mismatch; delete {folder} to regenerate it")

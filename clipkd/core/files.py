@@ -88,6 +88,15 @@ def json_text(data: Any) -> str:
     return json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
+def is_json_text(text: str, data: Any) -> bool:
+    """Return whether a text is `json_text(data)`, line breaks and indentation aside.
+
+    An indented text takes json ten times as long to write as one without, which it does in C.
+    """
+    joined = "".join(line.lstrip(" ") for line in text.split("\n"))
+    return text.endswith("}\n") and joined == json.dumps(data, sort_keys=True, separators=(",", ": "))
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file atomically."""
     write_text(path, json_text(data))
