@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from clipkd.core.errors import DataError
 from clipkd.core.files import write_text
 from clipkd.core.version import __version__
 from clipkd.report import overview, page_tables
@@ -23,44 +22,35 @@ TITLE = "CLIP-Embed-KD, measured"
 TEMPLATES = environment(__name__)
 
 
-def write_report(
-    config: Config,
-    results: Path,
-    data: Path,
-    drawn: Path,
-    output: Path,
-    partial: bool = False,
-    drawing: str = "clipkd figures",
-) -> None:
-    """Write the page.
+def write_report(config: Config, results: Path, data: Path, drawn: Path, output: Path, partial: bool = False) -> None:
+    """Draw every figure and write the page, from one reading of the runs.
 
     Args:
         config: a resolved config.
         results: the folder that holds runs/.
         data: the folder that holds datasets/, teachers/ and embeddings/.
-        drawn: the folder of the figures, as SVG.
-        output: the file to write.
+        drawn: the folder to write the figures to.
+        output: the file to write the page to.
         partial: report what is there, with marks, instead of refusing an incomplete grid.
-        drawing: the command that draws the figures, for the message where one is missing.
 
     Raises:
-        DataError: a run or a figure is missing or damaged; the message names it.
+        DataError: a run, manifest or array is missing or damaged; the message names it.
     """
+    from clipkd.report.figures.write import draw_figures
+
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    write_text(output, page(found, pictures(found, Path(drawn), drawing)))
+    draw_figures(found, Path(drawn))
+    write_text(output, page(found, pictures(found, Path(drawn))))
 
 
-def pictures(found: Results, folder: Path, drawing: str) -> dict[str, list[Picture]]:
-    """Return kind of figure -> its figures."""
+def pictures(found: Results, folder: Path) -> dict[str, list[Picture]]:
+    """Return kind of figure -> its figures, from their folder."""
     ready: dict[str, list[Picture]] = {kind: [] for kind in KINDS}
     datasets = values(found.cells, "dataset")
     for stem, (kind, *what) in figures_of(found.config, found.cells).items():
-        path = folder / f"{stem}.svg"
-        if not path.is_file():
-            raise DataError(f"figure {path} is missing; run `{drawing}` to draw it")
         caption = KINDS[kind].caption
         about = ", ".join(dataset_title(part, found.config) if part in datasets else part for part in what)
-        ready[kind].append(Picture.read(path, f"{about}. {caption}" if about else caption))
+        ready[kind].append(Picture.read(folder / f"{stem}.svg", f"{about}. {caption}" if about else caption))
     return ready
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from clipkd import report as reports
 from clipkd.core.files import write_json
-from clipkd.report import overview, write_report
+from clipkd.report import overview
 from clipkd.report.figures import figure_stems
 from clipkd.report.pictures import natural_width
 from clipkd.runs.record import FAILED
 from clipkd.tables.comparisons import Comparison
+from clipkd.tables.results import Results
 from clipkd.tables.summary import Difference
 from tests.synthetic import Study, demo, small, write_study
 
@@ -28,12 +30,13 @@ PHONE = {"width": 390, "height": 844}
 
 
 def write(study: Study, path: Path, partial: bool = False) -> Path:
-    """Write the report, with plain pictures for the figures: those have tests of their own."""
+    """Write the page, with plain pictures for the figures: those have tests of their own."""
     folder = study.root / "figures"
     folder.mkdir(exist_ok=True)
     for stem in figure_stems(study.config):
         (folder / f"{stem}.svg").write_text(SVG.format("720pt" if stem == "cost" else "600"))
-    write_report(study.config, study.results, study.data, folder, path, partial)
+    found = Results.collect(study.config, study.results / "runs", study.data, partial)
+    path.write_text(reports.page(found, reports.pictures(found, folder)), encoding="utf-8")
     return path
 
 

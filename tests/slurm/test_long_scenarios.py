@@ -76,7 +76,7 @@ def test_jobs_that_slurm_takes_away_go_on(how, project, local):
 def test_trainings_of_seconds_in_one_job(project, local):
     made = project()
     before = len(made.cluster.queue())
-    flags = ("--groups", "train=students", "tables=summary", "figures=summary", "report=summary")
+    flags = ("--groups", "train=students", "tables=summary", "report=summary")
     flags += ("--group-components", "students=6", "summary=2")
     # The members of a group run side by side: six with two CPUs each are more than the node has.
     main = made.snakemake(*flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from clipkd.cli import main
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
+from clipkd.report.figures import figure_stems
 from clipkd.runs.finished import read_run
 from clipkd.runs.record import RunRecord
 from clipkd.spec.grid import expand
@@ -169,16 +171,18 @@ def test_bad_paths_are_the_users_to_change(study, verb, capsys):
     assert not (study.root / "unused").exists()
 
 
-def test_a_partial_report_names_the_command_that_draws_its_figures(study, capsys):
-    drawn = study.root / "my figures"
+def test_a_report_of_an_incomplete_grid_is_asked_for_and_draws_its_figures(study, capsys):
+    drawn, page = study.root / "so far", study.root / "report.html"
     shutil.rmtree(study.folder(**EMBED))
-    where = ["--figures", drawn, "--output", study.root / "report.html"]
+    where = ["--figures", drawn, "--output", page]
     assert main(command(study, "report", *where)) == 3
     assert "add `--partial`" in capsys.readouterr().err
-    assert main(command(study, "report", "--partial", *where)) == 3
-    said = capsys.readouterr().err
-    assert "run `clipkd figures --partial --config " in said
-    assert f"--output '{drawn}'`" in said
+    assert not drawn.exists()
+    assert main(command(study, "report", "--partial", *where)) == 0
+    stems = figure_stems(study.config)
+    assert {path.name for path in drawn.glob("*.*g")} == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
+    text = page.read_text(encoding="utf-8")
+    assert all(base64.b64encode((drawn / f"{stem}.svg").read_bytes()).decode() in text for stem in stems)
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_new_class_names_make_only_what_reads_them(finished):
     assert (jobs["extract"], jobs["train"]) == (1, 2), said
     assert not {"download", "fetch"} & set(jobs), said
     # Figures show names: they are drawn again when the file changes.
-    _, said = plan(project, "--configfile", "named.yaml", "--", "figures")
-    (block,) = re.findall(r"rule figures:\n +input: (.*)", said)
+    _, said = plan(project, "--configfile", "named.yaml", "--", "report")
+    (block,) = re.findall(r"rule report:\n +input: (.*)", said)
     assert str(project / "words.json") in block.split(", ")
     names = "results/runs/corrected/digits/tiny-32/names/embed-KD/seed0"
     done = snakemake(project, "--configfile", "named.yaml", "--quiet", "rules", "--", "runs")

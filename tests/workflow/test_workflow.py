@@ -118,7 +118,7 @@ def paper_runs(datasets: tuple[str, ...], teachers: tuple[str, ...]) -> set[str]
 
 def expected(datasets: int, teachers: int, train: int, rule: str = "fetch") -> dict[str, int]:
     """Jobs of a grid in which every teacher meets every dataset: nothing but `train` counts students or seeds."""
-    once = {"resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}
+    once = {"resolve": 1, "tables": 1, "report": 1, "all": 1}
     made = {"download": datasets, rule: teachers, "extract": datasets * teachers}
     return {**made, **once, "train": train}
 
@@ -273,7 +273,7 @@ def test_a_run_that_vanished_is_planned_again(finished: Path, tmp_path: Path) ->
         jobs, said = plan(finished, "--configfile", "mini.yaml")
     finally:
         (tmp_path / "aside").rename(folder)
-    assert jobs == {"train": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
+    assert jobs == {"train": 1, "tables": 1, "report": 1, "all": 1}, said
 
 
 def test_a_dataset_that_vanished_is_planned_again_for_figures(finished: Path, tmp_path: Path) -> None:
@@ -281,10 +281,10 @@ def test_a_dataset_that_vanished_is_planned_again_for_figures(finished: Path, tm
     folder = finished / "data/datasets/digits"
     try:
         folder.rename(tmp_path / "aside")
-        jobs, said = plan(finished, "--configfile", "mini.yaml", "--forcerun", "figures")
+        jobs, said = plan(finished, "--configfile", "mini.yaml", "--forcerun", "report")
     finally:
         (tmp_path / "aside").rename(folder)
-    assert jobs["download"] == jobs["figures"] == 1, said
+    assert jobs["download"] == jobs["report"] == 1, said
 
 
 @pytest.mark.parametrize(
@@ -297,13 +297,13 @@ def test_a_dataset_that_vanished_is_planned_again_for_figures(finished: Path, tm
 )
 def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, int], finished: Path) -> None:
     jobs, said = plan(finished, "--configfile", "mini.yaml", "--config", *changes)
-    assert jobs == trained | {"resolve": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}, said
+    assert jobs == trained | {"resolve": 1, "tables": 1, "report": 1, "all": 1}, said
 
 
 @pytest.mark.parametrize(
     ("module", "planned"),
     [
-        ("tables/table.py", ["tables", "figures", "report"]),
+        ("tables/table.py", ["tables", "report"]),
         ("report/templates/page.html", ["report"]),
         ("core/lock.py", []),
     ],

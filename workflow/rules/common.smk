@@ -270,7 +270,7 @@ def evaluated(wildcards):
     ]
 
 
-# The code that tables are made of, and figures and report besides. (Costly rules carry protocol numbers.)
+# The code that tables are made of, and the figures and the report besides. (Costly rules carry protocol numbers.)
 CODE_OF_TABLES = [
     "tables/*.py",
     "tables/templates/*",
@@ -281,8 +281,7 @@ CODE_OF_TABLES = [
     "plugins/*/__init__.py",
     "plugins/*/[!_]*.py",
 ]
-CODE_OF_FIGURES = [*CODE_OF_TABLES, "report/figures/*.py"]
-CODE_OF_REPORT = [*CODE_OF_FIGURES, "report/*.py", "report/templates/*"]
+CODE_OF_REPORT = [*CODE_OF_TABLES, "report/**/*.py", "report/templates/*"]
 
 
 def code_digest(patterns):

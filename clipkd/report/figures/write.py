@@ -35,7 +35,7 @@ DRAW: dict[str, Any] = {
 
 
 def write_figures(config: Config, results: Path, data: Path, output: Path, partial: bool = False) -> None:
-    """Write every figure of a config, in every format; delete those that only an earlier config had.
+    """Read the runs of a config and write every figure.
 
     Args:
         config: a resolved config.
@@ -47,9 +47,17 @@ def write_figures(config: Config, results: Path, data: Path, output: Path, parti
     Raises:
         DataError: a run, manifest or array is missing or damaged; the message names it.
     """
-    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    drawn = figures(config, found.cells)
+    draw_figures(Results.collect(config, Path(results) / "runs", Path(data), partial), Path(output))
+
+
+def draw_figures(found: Results, output: Path) -> None:
+    """Write every figure, in every format; delete those that only an earlier config had.
+
+    Raises:
+        DataError: an array is missing or damaged; the message names it.
+    """
+    drawn = figures(found.config, found.cells)
     for stem, (kind, *what) in drawn.items():
         with styled():
-            save(DRAW[kind](found, *what), Path(output), stem, found.gaps())
-    remove_leftovers(Path(output), [f"{stem}.{suffix}" for stem in drawn for suffix in FORMATS])
+            save(DRAW[kind](found, *what), output, stem, found.gaps())
+    remove_leftovers(output, [f"{stem}.{suffix}" for stem in drawn for suffix in FORMATS])
