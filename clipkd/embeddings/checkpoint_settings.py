@@ -89,6 +89,11 @@ def refuse_settings(teacher: TeacherSpec, path: Path) -> None:
             raise InputError(f"{where} is {value!r}, which may load code; remove it, or use 'eager' or 'sdpa'")
         if supported := supported_instead(key, value):
             raise InputError(f"{where} is {value!r}; supported are {supported}")
+    for group in [settings, *(value for _, value in every_setting(settings) if isinstance(value, dict))]:
+        width, heads = group.get("hidden_size"), group.get("num_attention_heads")
+        if type(width) is type(heads) is int and width % heads and "head_dim" not in group:
+            raise InputError(f"teacher '{teacher.name}' is refused: 'hidden_size' in {file} is {width}, which is no "
+                             f"multiple of its {heads} attention heads ('num_attention_heads')")  # fmt: skip
 
 
 def every_setting(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -256,7 +256,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "layers without end": odd("num_hidden_layers", 10**9, "whole numbers from 1 to 1,024"),
     "an activation that nobody knows": odd("hidden_act", "nope", "gelu, "),
     "a number in quotes": odd("hidden_size", "16", "whole numbers from 1 to 65,536"),
-    "a width that is no multiple of the heads": (edit_json("config.json", num_attention_heads=3), "of attention heads"),
+    "a width that is no multiple of the heads": (edit_json("config.json", num_attention_heads=3), "3 attention heads"),
     "no layers": odd("num_hidden_layers", 0, "whole numbers from 1 to 1,024"),
     "a negative size": odd("patch_size", -8, "whole numbers from 1 to 65,536"),
     "half a pixel": odd("image_size", 24.5, "whole numbers"),
@@ -576,14 +576,27 @@ HEADS = {
     "timm, no scores": (":logits", TIMM | {"num_classes": 0}, "the checkpoint has no classifier"),
 }
 """What is taken of a checkpoint, what its config.json says, and why its classifier can't score the digits."""
+COMPARED = [kind for kind in HEADS if kind != "timm, no scores"]
+"""Those whose classes are compared with the digits."""
 
 
 @fault(
     "T11",
     **{"the-config": replaced("clipkd.embeddings.own_head.rows", nothing)},
 )
-@pytest.mark.parametrize("kind", HEADS if FULL else ["other classes", "no classifier", "timm, other classes"])
+@pytest.mark.parametrize("kind", COMPARED if FULL else ["other classes", "no classifier", "timm, other classes"])
 def test_a_classifier_of_other_classes_is_refused_before_its_weights_are_downloaded(kind: str, tmp_path: Path) -> None:
+    refused_before_its_weights_are_downloaded(kind, tmp_path)
+
+
+def test_scores_of_a_timm_model_without_a_classifier_are_refused_before_its_weights_are_downloaded(
+    tmp_path: Path,
+) -> None:
+    """Before its classes are looked at: it has none. The control is within: one with a classifier is asked for."""
+    refused_before_its_weights_are_downloaded("timm, no scores", tmp_path)
+
+
+def refused_before_its_weights_are_downloaded(kind: str, tmp_path: Path) -> None:
     output, said, words = HEADS[kind]
     save_vit(tmp_path / "vit")
     (tmp_path / "vit" / WEIGHTS).unlink()
