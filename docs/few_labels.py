@@ -3,7 +3,8 @@
 docs/labels-fashion.csv and docs/labels-fashion-teacher.csv are results/tables/labels.csv of the grids of
 config/fashion.yaml and config/fashion-teacher.yaml (docs/few-labels.md); docs/types-fashion.csv and
 docs/types-fashion-accuracy.csv are teacher-matters.csv and accuracy-modern-flip-selected-top1.csv of the grid of
-config/fashion-types.yaml.
+config/fashion-types.yaml; docs/losses-fashion.csv and docs/losses-fashion-accuracy.csv are those of
+config/fashion-losses.yaml.
 """
 
 from __future__ import annotations
@@ -97,15 +98,15 @@ def teachers_block() -> str:
     return "\n".join(lines)
 
 
-def types_block() -> str:
-    """Return the table: a row per student and train type, beside training alone and beside its own control."""
-    compared = {(row["student"], row["method"], row["against"]): row for row in rows("types-fashion.csv")}
+def types_block(stem: str) -> str:
+    """Return the table of a grid: a row per student and train type, beside training alone and its own control."""
+    compared = {(row["student"], row["method"], row["against"]): row for row in rows(f"{stem}.csv")}
     lines = [
         "| student | train type | top-1, % | to `supervised`, points (95 % interval) | p, Holm "
         "| to its control, points (95 % interval) | p, Holm |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for row in rows("types-fashion-accuracy.csv"):
+    for row in rows(f"{stem}-accuracy.csv"):
         student, name = row["student"], row["train_type"]
         against = [compared.get((student, name, other), {}) for other in ("supervised", f"{name}-permuted")]
         cells = [f"`{student}`", f"`{name}`", f"{percent(row, 'mean')} ± {float(row['deviation_percent']):.1f}"]
@@ -120,6 +121,7 @@ if __name__ == "__main__":
         main(ROOT / "README.md", "few-labels", block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "few-labels", block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "teachers", teachers_block(), str(__doc__)),
-        main(ROOT / "docs/few-labels.md", "types", types_block(), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "types", types_block("types-fashion"), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "losses", types_block("losses-fashion"), str(__doc__)),
     ]
     sys.exit(max(codes))
