@@ -87,6 +87,7 @@ def storm(project: Project, *options: str, outage: float = 30) -> str:
 
 def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy, local):
     """And while half of that happens, SLURM says nothing of its jobs for half a minute."""
+    known = {job[0] for job in stormy.cluster.queue()}  # of earlier tests
     storm(stormy)
     check_equal(stormy, local)
     check_never_together(stormy)
@@ -102,7 +103,7 @@ def test_killed_cancelled_late_and_hungry_jobs_end_with_the_same_students(stormy
         assert "stopped by" not in stormy.logs(cell)[0]
         assert 0 <= stormy.lost(cell) <= STEPS_BETWEEN_SAVES
     # More memory is asked for where an attempt was killed, and only there.
-    queue = stormy.cluster.queue("%k|%m")
+    queue = [line[1:] for line in stormy.cluster.queue("%i|%k|%m") if line[0] not in known]
     asked = {cell: sorted(mb for comment, mb in queue if comment_of(cell) in comment) for cell in (HUNGRY, LATE)}
     assert asked == {HUNGRY: [f"{LITTLE_MB}M", f"{2 * LITTLE_MB}M"], LATE: [f"{LITTLE_MB}M"] * 2}
     # Its job was cancelled after its training had ended: SLURM reports it failed, and it is not trained twice.
