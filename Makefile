@@ -87,6 +87,7 @@ bench: install ## Run the benchmarks, then update docs/performance.md (about 40 
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.grids
 	$(BIN)/python -m benchmarks.jobs
+	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python docs/grids.py
 	$(BIN)/python docs/performance.py
 

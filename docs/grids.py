@@ -10,12 +10,26 @@ from generated import ROOT, main
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import jobs
+from benchmarks import jobs, tables
 from benchmarks.grids import RESULT, table
 
 JOB_CPU_SECONDS = 4.4
 """Of Snakemake itself in a SLURM job, which starts it twice (measured on the test cluster)."""
 LARGER = 100_000
+
+
+def shown() -> str:
+    """Return what tables, and figures with the report, of many runs cost."""
+    result: dict[str, Any] = json.loads(tables.RESULT.read_text(encoding="utf-8"))
+    lines = [
+        f"**Tables, figures and report** of runs of {result['epochs']} epochs with made-up numbers, CPU seconds; "
+        f"{result['processor']}, {result['date']}, `{result['command']}`:",
+        "",
+        "| runs | `clipkd tables` | `clipkd report`, with the figures |",
+        "|---:|---:|---:|",
+    ]
+    lines += [f"| {row['runs']:,} | {row['tables']:.1f} | {row['report']:.1f} |" for row in result["rows"]]
+    return "\n".join(lines)
 
 
 def block() -> str:
@@ -43,6 +57,7 @@ def block() -> str:
             "user run. The controller is queried once every 20 to 180 s, regardless of the number of jobs. Snakemake "
             f"itself takes {JOB_CPU_SECONDS} CPU-s per job: {JOB_CPU_SECONDS * most / 3600:.0f} CPU-hours for "
             f"{most:,} cells.",
+            shown(),
             f"**Overhead of a job beyond its epochs**, on one machine: {job['overhead_s']} s wall time "
             f"({job['lowest_s']} to {job['highest_s']}; process start, import of torch, data checks, evaluation, "
             f"files, and Snakemake's own work), over {job['jobs']} jobs of one core each, run one after another; "
