@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -249,3 +250,20 @@ def test_the_nd_term_of_a_mixed_target_is_the_mixture_of_its_classes(batch):
     torch.testing.assert_close(term(ones), term(batch["labels"]))
     mixed = 0.7 * term(batch["labels"]) + 0.3 * term(batch["labels"].flip(0))
     torch.testing.assert_close(term(0.7 * ones + 0.3 * ones.flip(0)), mixed)
+
+
+def test_relations_of_equal_images_are_finite_and_of_all_others_exact():
+    """An image twice in a batch has distance 0 and no direction; float32 of vectors far from 0 loses no angle."""
+    from clipkd.plugins.methods.rkd import relations
+
+    vectors = 5 + 0.3 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    vectors[3] = vectors[6]
+    vectors.requires_grad_()
+    distances, cosines = relations(vectors, ~torch.eye(8, dtype=torch.bool))
+    (distances.square().sum() + cosines.square().sum()).backward()
+    assert distances[3, 6] == 0
+    assert vectors.grad.isfinite().all()
+    v = vectors.detach().double()
+    for j, i, k in permutations([0, 1, 2, 3, 4, 5, 7], 3):  # of the two equal ones, one
+        a, b = v[i] - v[j], v[k] - v[j]
+        assert float(cosines[j, i, k].detach()) == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-5)

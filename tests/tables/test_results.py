@@ -178,6 +178,8 @@ def test_a_report_of_an_incomplete_grid_is_asked_for_and_draws_its_figures(study
     assert main(command(study, "report", *where)) == 3
     assert "add `--partial`" in capsys.readouterr().err
     assert not drawn.exists()
+    assert main(command(study, "report", "--partial", "--figures", study.root / "config.json", *where[2:])) == 2
+    assert f"--figures {study.root / 'config.json'}: " in capsys.readouterr().err
     assert main(command(study, "report", "--partial", *where)) == 0
     stems = figure_stems(study.config)
     assert {path.name for path in drawn.glob("*.*g")} == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}

@@ -24,5 +24,5 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    output, figures = file_to_write(options.output), folder_to_write(options.figures)
+    output, figures = file_to_write(options.output), folder_to_write(options.figures, "--figures")
     write_report(resolved(options.config), options.results, options.data, figures, output, options.partial)
