@@ -7,8 +7,10 @@ JOBS := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One thread per job: a process per core is faster than one process with several threads.
 export OMP_NUM_THREADS ?= 1
+# These start hundreds of processes, which would all compile what they import.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-long test-faults test-controls test-mutants docs test-docs test-gpu bench bench-gpu lint audit hashes test-pythons format report grid resume test-slurm test-slurm-all clean-demo
+.PHONY: help install demo test test-slow test-long test-faults test-controls test-mutants docs test-docs test-gpu bench bench-gpu lint audit hashes test-pythons format report grid resume test-slurm test-slurm-all clean-demo
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -49,8 +51,11 @@ report: install ## Write results/report.html and results/provenance.html for the
 	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html
 	$(BIN)/snakemake $(CONFIGFILE) --report results/provenance.html
 
-test: install ## Run the tests.
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+test: install ## Run the tests but the slow ones (5 minutes on two cores).
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow and not long and not slurm and not docs"
+
+test-slow: install ## Run the slow tests, seconds each: DVC, resumed grids, ... CI runs them too (6 minutes).
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "slow and not long and not slurm and not docs"
 
 test-long: install ## Run the long tests: 200 kills of a training, interrupted torchrun, more of DVC, ... (minutes).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "long and not slurm"

@@ -42,8 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[warm.SHARED] = str(warm.command().parent)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slowest files first. Each keeps its tests together, for the fixtures that they share."""
+    """Put the slowest files first. Each keeps its tests together, for the fixtures that they share.
+
+    What stands on a whole finished grid is slow, whichever test asks for it first.
+    """
+    for item in items:
+        if "finished_grid" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
     def rank(item: pytest.Item) -> int:
         path = item.nodeid.removeprefix("tests/")

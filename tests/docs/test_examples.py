@@ -32,6 +32,7 @@ print(parts["loss"].item())
 FOLDERS |= {"A recipe": "recipes", "A prototype form": "prototype_forms"}
 
 
+@pytest.mark.slow
 def test_each_example_is_found_by_its_name_and_a_student_trains_with_them(tmp_path):
     shutil.copytree(ROOT / "clipkd", tmp_path / "clipkd", ignore=shutil.ignore_patterns("__pycache__"))
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

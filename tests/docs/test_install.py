@@ -70,6 +70,7 @@ def installed(tmp_path_factory) -> Path:
     return folder / "venv"
 
 
+@pytest.mark.slow
 def test_the_wheel_is_whole(installed, tmp_path):
     (packages,) = installed.glob("lib/*/site-packages")
     kept = {path.relative_to(packages).as_posix() for path in (packages / "clipkd").rglob("*")}

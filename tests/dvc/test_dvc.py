@@ -19,6 +19,8 @@ from tests import warm
 from tests.conftest import save_vit
 from tests.workflow.test_workflow import ROOT, copy_workflow, plan
 
+pytestmark = pytest.mark.slow
+
 GRID = """\
 grid:
   - name: shared

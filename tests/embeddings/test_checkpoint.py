@@ -357,6 +357,7 @@ def test_pin(hub: Hub, worker: Worker, files: dict[str, bytes]) -> None:
     assert lock.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_offline(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
@@ -471,6 +472,7 @@ def test_sharded_weights_are_joined(hub: Hub, worker: Worker, hub_id: str, files
         teachers.get(f"{folder}:mean")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words", "asked"),
     [

@@ -150,6 +150,7 @@ def test_all_images_of_a_class(digits_folder, vit_folder):
     assert folder != Layout(digits_folder).sample_embeddings(job.cell).folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["kmeans-3", "gaussian"])
 def test_a_student_trains_with_any_form(form, digits_folder, vit_folder, tmp_path):
     names = ["--dataset-name", "digits", "--teacher-model", str(vit_folder), "--student", "tiny-32"]

@@ -69,6 +69,7 @@ def refused(study: Study, *parts: object, partial: bool = True) -> None:
     assert [str(part) for part in parts if str(part) not in message] == [], message
 
 
+@pytest.mark.slow
 @fault("G01", **{"the-list": replaced("clipkd.tables.results.Results.gaps", lambda self: [])})
 def test_a_missing_run_is_listed_and_marks_its_numbers(study: Study, tmp_path: Path) -> None:
     shutil.rmtree(study.folder(**EMBED))
@@ -193,6 +194,7 @@ WAYS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*WAYS, None])
 def test_g02_runs_computed_in_two_ways_are_marked(way: str | None, study: Study) -> None:
     for number, cell in enumerate(study.cells):
@@ -374,6 +376,7 @@ def mutate(draw: random.Random, study: Study) -> str:
     return kind
 
 
+@pytest.mark.slow
 @fault(
     "G01",
     "G02",
@@ -431,6 +434,7 @@ def test_order_changes_nothing(study: Study, tmp_path: Path) -> None:
     assert tables(other) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", ["C", "tr_TR.UTF-8"])
 def test_g04_locale_changes_nothing(locale: str, study: Study) -> None:
     wanted = tables(study)

@@ -277,6 +277,7 @@ def test_cuda_asked_for_on_a_machine_without(tmp_path: Path, capsys: pytest.Capt
     assert "cuda" in capsys.readouterr().err.lower()
 
 
+@pytest.mark.slow
 def test_c08_shells(tmp_path: Path) -> None:
     """No arguments, an unknown command, -O, no locale, a reader that goes away."""
     run(tmp_path, code=2, parts=("usage",))

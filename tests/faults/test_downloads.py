@@ -91,6 +91,7 @@ def unchecked(self: Checksum, path: Path) -> str:
     return self.value
 
 
+@pytest.mark.slow
 @fault("D01", "D02", **{"the-checksum": replaced("clipkd.core.download.Checksum.of", unchecked)})
 def test_a_bad_server_gives_an_error_and_no_file(site: Site, quick: None, tmp_path: Path, record_property: Any) -> None:
     """Each mode in turn: nothing at the final path, an error that names the address, and a good server mends it."""
@@ -351,6 +352,7 @@ def test_d04_a_file_system_without_locks(site: Site, tmp_path: Path, monkeypatch
     assert seen(tmp_path) == ["file.bin"]
 
 
+@pytest.mark.slow
 @fault(
     "R02",
     "D03",

@@ -60,6 +60,7 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+@pytest.mark.slow
 def test_a_training_reads_copies_that_change_nothing_else(packed: Path, tmp_path: Path, monkeypatch) -> None:
     train(tmp_path, "copied")
     made = copies(tmp_path)

@@ -269,6 +269,7 @@ def unescaped(module: str) -> Callable[[pytest.MonkeyPatch], None]:
     return mutate
 
 
+@pytest.mark.slow
 @fault("X08", tables=unescaped("clipkd.tables.html"), pages=unescaped("clipkd.report"))
 def test_what_a_report_shows_is_escaped(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A table as a page, and the whole report of a grid whose machine and failure are named in HTML."""
@@ -300,6 +301,7 @@ def test_a_switch_that_lets_weights_run_code_is_refused(capsys: pytest.CaptureFi
         patch.undo()
 
 
+@pytest.mark.slow
 def test_x09_a_torch_in_the_working_folder_is_not_imported(tmp_path: Path) -> None:
     """The control: Python itself, given a module, takes it."""
     (tmp_path / "torch.py").write_text("open('canary', 'w')\n")

@@ -569,6 +569,7 @@ WRITERS = {
 """What is written -> how, what is there before, and what must hold after."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     ["store", "table or manifest", *(pytest.param(one, marks=pytest.mark.long) for one in ("result", "checkpoint"))],

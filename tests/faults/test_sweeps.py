@@ -37,6 +37,7 @@ def by_test(runs: pd.DataFrame) -> str:
     return str(runs.groupby("recipe").top1.mean().idxmax())
 
 
+@pytest.mark.slow
 @fault("G11", **{"validation-alone": replaced("clipkd.tables.settings.best", by_test)})
 def test_the_chosen_of_equal_settings_is_not_found_better_than_it_is() -> None:
     found, generator, reached = config(), np.random.default_rng(0), []

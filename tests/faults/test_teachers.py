@@ -94,6 +94,7 @@ def files(vit_folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [*QUICK, *(MODES if FULL else ())])
 def test_d01_a_bad_hub_gives_an_error_and_no_teacher(
     mode: str, hub: BadHub, worker: Worker, files: dict[str, bytes], tmp_path: Path, record_property: Any

@@ -121,6 +121,7 @@ def signalled(study: Study, folder: Path, number: int, after: float) -> int:
     return waited(child)
 
 
+@pytest.mark.slow
 @fault("R03", **{"the-flag": replaced("clipkd.runs.interruption.SIGNALS", ())})
 def test_signals_at_random_moments(study: Study, tmp_path: Path, record_property: Any) -> None:
     """Each signal, twice, at a random moment: saved at a step's edge, and the same student after the next start."""
@@ -178,6 +179,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes({"flipped": content, "truncated": content[:-9], "empty": b""}[how])
 
 
+@pytest.mark.slow
 @fault("R05", **{"the-hashes": replaced("clipkd.core.artifacts.check_files", lambda *_: {})})
 def test_a_damaged_checkpoint_is_passed_over(study: Study, tmp_path: Path) -> None:
     whole = study.whole("supervised")
@@ -450,6 +452,7 @@ def after_a_save(study: Study, folder: Path, strike: Callable[[], object]) -> in
     return ended
 
 
+@pytest.mark.slow
 @fault("R20", **{"the-look-at-inputs": replaced("clipkd.runs.job.Job.refuse_changed_inputs", nothing)})
 def test_a_head_that_changes_during_a_training_stops_it_and_leaves_the_state_before(
     study: Study, tmp_path: Path

@@ -45,6 +45,7 @@ def accuracies(arm: Arm, generator: np.random.Generator) -> dict[int, float]:
     return dict(zip(arm.points, np.round(share * images) / images * 100, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("config.yaml",), ("config.yaml", "demo.yaml")], ids=["paper", "demo"])
 @fault("G05", **{"the-correction": replaced("clipkd.tables.comparisons.holm", list)})
 def test_a_grid_with_nothing_to_find_says_so(names: tuple[str, ...]) -> None:

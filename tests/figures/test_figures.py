@@ -76,6 +76,7 @@ def test_names_and_categories():
     assert all((captions / f"{entry['caption']}.rst").is_file() for entry in entries)
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(study, figures):
     names = {path.name for path in figures.iterdir()}
     assert names == {f"{stem}.{suffix}" for stem in figure_stems(study.config) for suffix in FORMATS}
@@ -90,6 +91,7 @@ def test_every_figure_is_drawn(study, figures):
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_equal_bytes_on_a_rerun(study, figures):
     before = rcParams["font.size"]
     rcParams["font.size"] = 30  # somebody else's setting
@@ -182,6 +184,7 @@ def test_missing_runs_are_marked(holed, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_a_missing_dataset_is_marked_where_that_was_asked_for(study, tmp_path):
     """As on a machine that got the runs alone: all else is drawn."""
     data = tmp_path / "data"

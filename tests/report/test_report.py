@@ -47,6 +47,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(study, study.root / "report.html")
 
 
+@pytest.mark.slow
 def test_a_student_that_is_only_trained_alone_has_its_table(tmp_path: Path) -> None:
     """Beside students with teachers, as one that will be the teacher of others."""
     config = small()
@@ -126,6 +127,7 @@ def test_no_torch_and_no_matplotlib() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_equal_bytes_on_a_rerun(report, tmp_path) -> None:
     again = write(write_study(demo(), tmp_path), tmp_path / "again.html")
     assert again.read_bytes() == report.read_bytes()

@@ -75,6 +75,7 @@ def test_names_are_known_before_anything_runs(study, tables):
     assert len(set(titles)) == len(titles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "epoch"), [(99, "last"), (100, "selected"), (None, "selected")])
 def test_few_validation_images_choose_no_headline(images, epoch, tmp_path):
     """Comparisons then use the last epoch, and the tables say how many images there are; None: an older run."""
@@ -315,6 +316,7 @@ def test_equal_bytes_in_any_locale_and_without_torch(study, tables, tmp_path):
     assert contents(tmp_path / "tables") == contents(tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_tracking_service_gets_every_table_and_may_fail(fails, tmp_path, monkeypatch, capsys):
     """A package that writes down what it is asked for: nothing before the variable is set, then each file as it is."""

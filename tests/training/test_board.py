@@ -132,6 +132,7 @@ def test_trackio_has_the_history(digits_folder, tmp_path) -> None:
     assert sum("Test acc." in log for log in logs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["log", *(pytest.param(one, marks=pytest.mark.long) for one in ("init", "finish"))])
 def test_a_service_that_fails_stops_no_training(where, digits_folder, tmp_path) -> None:
     """A package that raises, at each place where it is asked for something."""

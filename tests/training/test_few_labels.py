@@ -130,6 +130,7 @@ def student_of(cell, layout, folder, monkeypatch, change=None) -> bytes:
     return (folder / "student.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "train_type", ["supervised", "vanilla", pytest.param("teacher-KD", marks=pytest.mark.long), "embed-KD"]
 )
@@ -304,6 +305,7 @@ def no_labels(train_type: str, teacher, recipe: str = "corrected") -> Cell:
     return cell_of(train_type, teacher, labels="none", recipe=recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train_type", "recipe"),
     [("feature-KD", "corrected"), pytest.param("RKD", "modern-full", marks=pytest.mark.long)],

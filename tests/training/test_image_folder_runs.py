@@ -190,6 +190,7 @@ def test_replayed_runs_have_a_folder_of_their_own_and_never_share_a_row(flowers,
         cells(block | {"teacher_source": "lazy"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train_type", "recipe", "source"),
     [("embed-KD", "reference", None), ("vanilla", "corrected", None), ("supervised", "corrected", "replayed")],

@@ -194,6 +194,7 @@ def test_the_optimiser_is_torchs_adamw_to_the_bit_and_so_is_its_state():
         assert all(torch.equal(state[key], saved[number][key]) for key in state)
 
 
+@pytest.mark.slow
 def test_a_training_process_imports_no_compiler(digits_folder, tmp_path):
     """torch's own optimisers import it when they are first used: a second of each process."""
     words = ["train", "--data", digits_folder, "--dataset-name", "digits", "--student", "tiny-32", "--epochs", 1]

@@ -177,6 +177,7 @@ def test_the_measurement_is_of_this_machine() -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_what_a_run_computed_in_is_a_part_of_what_it_is(digits_folder, tmp_path, monkeypatch) -> None:
     """By the command line: `auto` is written down as what it stood for, and another format is another run."""
     flags = ["train", "--data", str(digits_folder), "--dataset-name", "digits", "--student", "tiny-32", "--epochs", "1"]

@@ -127,6 +127,7 @@ def clipkd(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
 
 
+@pytest.mark.slow
 def test_weights_of_the_hub_are_fetched_once_and_needed_offline(tmp_path, digits_folder):
     torch.manual_seed(5)
     content = save(timm.create_model("test_resnet", num_classes=11).state_dict())

@@ -88,6 +88,7 @@ def flags(data: Path, folder: Path, epochs: int = 2) -> list:
     return ["-m", "clipkd", "train", "--data", data, "--log-folder", folder, *cell, *numbers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["cached", pytest.param("live", marks=pytest.mark.long)])
 def test_two_ranks_train_one_student(source, digits_folder, vit_folder, tmp_path):
     teacher = ["--teacher-model", vit_folder, "--teacher-source", source]

@@ -68,6 +68,7 @@ def check_equal(folder: Path, whole: Path) -> None:
     assert not (folder / ".resume").exists()
 
 
+@pytest.mark.slow
 def test_killed_between_the_result_and_the_tidying_up(digits_folder, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "sweep", lambda *_: time.sleep(60))
@@ -99,6 +100,7 @@ LOST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lost",
     [
@@ -149,6 +151,7 @@ def run_as(data: Path, folder: Path, checkpoint: Path, epochs: int) -> bytes:
     return checkpoint.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_runs_student_does_not_stand_for_this_ones(digits_folder, tmp_path, capfd):
     """Two names in one folder; one name, outside, for two runs."""
     one, other = tmp_path / "run/one.pt", tmp_path / "run/other.pt"
@@ -199,6 +202,7 @@ def stopped_at(step: int, data: Path, folder: Path, epochs: int = EPOCHS) -> Non
             train(data, folder, epochs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 9, 10, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 18, 27))])
 def test_stopped_at_the_edge_of_a_step(step, digits_folder, whole, tmp_path):
     """There are 9 steps an epoch: the first, within, the last of an epoch, the next's first, the very last."""
@@ -231,6 +235,7 @@ def test_control_without_a_part_of_the_state_the_student_differs(part, digits_fo
     assert (tmp_path / "student.safetensors").read_bytes() != (whole / "student.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_first_best_epoch_is_chosen_and_survives_a_resume(digits_folder, tmp_path, monkeypatch):
     """Epochs 1 and 2 are equally good, the last is worse; the run is stopped in the second."""
     reached = {1: 0.5, 2: 0.5, 3: 0.4}
@@ -259,6 +264,7 @@ def test_the_first_best_epoch_is_chosen_and_survives_a_resume(digits_folder, tmp
     assert all(torch.equal(kept[name], value) for name, value in after_first[uncut].items())
 
 
+@pytest.mark.slow
 def test_teacher_passes_are_counted_across_a_resume(digits_folder, vit_folder, tmp_path, monkeypatch):
     live = Cell("reference", "digits", "tiny-32", str(vit_folder), "teacher-KD", 0, "live")
     monkeypatch.setattr(sys.modules[__name__], "CELL", live)
@@ -397,6 +403,7 @@ def test_checkpoints_of_another_run_stay_until_this_run_is_saved(tmp_path, capfd
     assert mine.newest() == {"step": 7}
 
 
+@pytest.mark.slow
 def test_a_command_with_another_setting_touches_no_run(digits_folder, whole, tmp_path, capfd):
     """Finished or not: it is refused, and the setting named; --overwrite replaces the run."""
     command = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised"]
@@ -417,6 +424,7 @@ def test_a_command_with_another_setting_touches_no_run(digits_folder, whole, tmp
         assert json.loads((folder / "metrics.json").read_text())["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_format_where_auto_would_choose_another(digits_folder, whole, tmp_path, monkeypatch, capfd):
     """As after an upgrade (fp32 was the default), or on another machine; the workflow's jobs give --overwrite."""
     command = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised"]

@@ -68,6 +68,7 @@ def cell_of(train_type, recipe, teacher, photos=None, source="replayed") -> Cell
     return Cell(recipe, dataset, "tiny-32", str(teacher), train_type, 0, source, source=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train_type", "recipe", "dtype", "labels"),
     [

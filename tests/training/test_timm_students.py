@@ -123,6 +123,7 @@ def test_it_learns_with_every_train_type_and_recipe(train_type, recipe, layout, 
     assert found[-1] < found[0] - 0.01
 
 
+@pytest.mark.slow
 def test_a_run_is_written_resumed_and_read_back(layout, vit_folder, tmp_path):
     """A whole run as a process: its folder, its accuracy measured again from the file, its place below results/."""
     flags = ["--dataset-name", "digits", "--teacher-model", vit_folder, "--student", NAME, "--epochs", 3]

@@ -66,6 +66,7 @@ def test_a_seed_that_is_added_later_is_the_only_one_trained(several, digits_fold
     assert (folder / PLACE / "seed3/metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_one_that_fails_stops_no_other_and_is_named(digits_folder, tmp_path):
     blocked = tmp_path / PLACE / "seed1/metrics.json"
     blocked.mkdir(parents=True)  # where a file has to be written

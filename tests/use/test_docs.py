@@ -46,6 +46,7 @@ def commands(text: str) -> list[str]:
     return [line.partition(" #")[0].strip() for line in lines if line.strip()]
 
 
+@pytest.mark.slow
 def test_every_command(home, monkeypatch, capsys) -> None:
     hub = Upload("hf_docs")
     from huggingface_hub import constants

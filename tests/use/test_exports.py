@@ -61,6 +61,7 @@ def test_onnx_runtime_computes_what_pytorch_computes(exported, run_folder, scans
         package.load(exported["onnx"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dynamic", pytest.param("static", marks=pytest.mark.long)])
 def test_the_8_bit_graph_is_measured_on_the_test_split(
     method, here, run_folder, digits_folder, digits, tmp_path, monkeypatch

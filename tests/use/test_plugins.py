@@ -48,6 +48,7 @@ def clipkd(site: Path, *words: str, cwd: Path = ROOT) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_package_of_ones_own_adds_a_train_type_and_a_student(site, tmp_path):
     listed = clipkd(site, "list").stdout
     assert re.search(r"huber-KD +Feature regression with Huber's loss. \(of kd-extras\)", listed)

@@ -90,6 +90,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_what_is_made_stays_whatever_fails_and_the_next_job_makes_the_rest(project: Path) -> None:
     folders = [path.parent for path in sorted(project.glob("data/embeddings/digits/*/*/manifest.json"))]
     (brought,) = (folder for folder in folders if "-prototypes-" in folder.name)

@@ -80,6 +80,7 @@ def training(project: Path, cells: list[str]) -> tuple[str, int]:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_killed_workflow_goes_on_with_one_command(tmp_path, start):
     project = copy_workflow(tmp_path / "a project")
     (project / "config/mini.yaml").write_text(MINI.replace("epochs: 1", "epochs: 25"))
@@ -203,6 +204,7 @@ def test_a_training_that_is_only_begun_is_stopped(words, is_ended, tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("let_finish", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("words", "works", "is_killed"),

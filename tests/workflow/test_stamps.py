@@ -215,6 +215,7 @@ def put_command(project: Path, text: str) -> Path:
     return command
 
 
+@pytest.mark.slow
 def test_changed_settings_are_planned_until_they_are_trained(project: Path) -> None:
     first = trained(project)
     command = put_command(project, FAILS)
@@ -237,6 +238,7 @@ def test_changed_settings_are_planned_until_they_are_trained(project: Path) -> N
     assert planned(project) == 0
 
 
+@pytest.mark.slow
 def test_where_everything_was_killed_after_a_training_it_is_found_complete(project: Path) -> None:
     shutil.rmtree(project / PLACE)
     command = put_command(project, KILLS_ALL)
@@ -263,6 +265,7 @@ def test_a_job_that_fails_after_its_training_has_ended_does_not_train_again(proj
     assert NOTHING_TO_DO in log_of(project)
 
 
+@pytest.mark.slow
 def test_what_is_forced_is_trained_anew(project: Path) -> None:
     first = trained(project)
     assert runs(project, "--forcerun", "train").returncode == 0
@@ -298,6 +301,7 @@ def test_old_results_are_taken_over(project: Path) -> None:
     assert planned(project) == 2
 
 
+@pytest.mark.slow
 def test_a_job_trains_what_is_missing_of_its_seeds(project: Path) -> None:
     """`training.stack`; one student alone was trained before."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from clipkd.plugins import datasets
 from clipkd.spec.layout import Layout
 from tests.photos import save_photos
@@ -24,6 +26,7 @@ sources: {{photos: {photos}}}
 """
 
 
+@pytest.mark.slow
 def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None:
     project = copy_workflow(tmp_path / "project")
     photos = save_photos(tmp_path / "photos")

@@ -96,7 +96,7 @@ def demo_runs() -> set[str]:
     digits, tiny, vit, corrected = ("digits",), ("tiny-32",), ("digits-vit-s",), ("corrected",)
     few = ("supervised-100-labels",)
     return {
-        *runs(digits, (*tiny, "timm-resnet10t-32"), ("none",), few, 5, corrected),
+        *runs(digits, (*tiny, "timm-test-resnet-32"), ("none",), few, 5, corrected),
         *runs(digits, tiny, ("cnn",), ("vanilla-100-labels", "vanilla-permuted-100-labels"), 5, corrected),
         *runs(digits, tiny, ("none",), ("supervised",), 2),
         *runs(digits, tiny, vit, ("vanilla", "teacher-KD", "embed-KD"), 2),
@@ -172,6 +172,7 @@ def test_on_a_cluster_a_teacher_is_trained_by_a_job_with_a_gpu_and_a_hub_teacher
     assert re.search(r"^(?:local)?rule fetch:\n    output: data/teachers/vit-b16-in21k/", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
     project = copy_workflow(tmp_path)
     (project / "birds/train").mkdir(parents=True)
@@ -300,6 +301,7 @@ def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, i
     assert jobs == trained | {"resolve": 1, "tables": 1, "report": 1, "all": 1}, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "planned"),
     [

@@ -115,7 +115,7 @@ def save(figure: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> N
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         with written_aside(folder / f"{stem}.{suffix}") as aside:
             figure.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
-        figure.set_layout_engine("none")  # both formats have the layout of the first: it takes as long as drawing
+        figure.set_layout_engine(None)  # both formats have the layout of the first: it takes as long as drawing
 
 
 def legend(figure: Figure, handles: list[Any], title: str, columns: int = 4) -> None:
