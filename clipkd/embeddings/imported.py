@@ -18,7 +18,7 @@ from clipkd.core.files import sha256
 from clipkd.core.progress import say
 from clipkd.data.dataset import Dataset, SplitName
 from clipkd.embeddings import vector_files
-from clipkd.embeddings.matching import Match, by_name, by_row, has_paths
+from clipkd.embeddings.matching import Match, by_name, by_row, is_of_both
 from clipkd.embeddings.store import write_array
 from clipkd.embeddings.vector_files import VectorFile, listed
 from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
@@ -100,6 +100,7 @@ def matched(source: Source, dataset: Dataset) -> dict[str, Match]:
         InputError: the vectors have names, and the images none.
     """
     found = {}
+    train, test = dataset.names("train"), dataset.names("test")
     for part, file in source.files.items():
         if part == "classes":
             of_names = file.names is not None
@@ -107,14 +108,22 @@ def matched(source: Source, dataset: Dataset) -> dict[str, Match]:
             found[part] = by(f"classes of {dataset.spec.title}")
             continue
         split: SplitName = "test" if part == "test" else "train"
-        found[part] = of_images(file, dataset, split)
-        if part == "train" and "test" not in source.files and file.names and has_paths(file, dataset.names("test")):
-            found["test"] = of_images(file, dataset, "test")
+        is_whole = part == "train" and "test" not in source.files and is_of_both(file, train or (), test or ())
+        found[part] = of_images(file, dataset, split, is_whole)
+        if is_whole:
+            found["test"] = of_images(file, dataset, "test", is_whole)
     return found
 
 
-def of_images(file: VectorFile, dataset: Dataset, split: SplitName) -> Match:
-    """Return which of a file's vectors is of which image of a split."""
+def of_images(file: VectorFile, dataset: Dataset, split: SplitName, is_whole: bool) -> Match:
+    """Return which of a file's vectors is of which image of a split; the others may be of the other split's.
+
+    Args:
+        file: the vectors.
+        dataset: what they are of.
+        split: which of its splits.
+        is_whole: the file is read for both splits; else a vector of the other one's image counts as one of none.
+    """
     what = f"{'training' if split == 'train' else 'test'} images of {dataset.spec.title}"
     if file.names is None:
         return by_row(file, len(dataset.labels(split)), what)
@@ -125,7 +134,7 @@ def of_images(file: VectorFile, dataset: Dataset, split: SplitName) -> Match:
             "names: give the vectors by row; or, if it is a folder of images that an older version packed, delete it "
             "to pack it again (nothing else is made again for that)"
         )
-    return by_name(file, names, what, others or ())
+    return by_name(file, names, what, others or () if is_whole else ())
 
 
 def order_warnings(matches: dict[str, Match], dataset: Dataset) -> list[str]:

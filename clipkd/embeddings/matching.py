@@ -13,6 +13,12 @@ from clipkd.core.errors import DataError
 from clipkd.embeddings.vector_files import VectorFile, listed
 
 NONE = -1
+KINDS: tuple[tuple[Callable[[str], str], bool], ...] = (
+    (lambda target: target, True),
+    (lambda target: target.partition("/")[2], False),
+    (lambda target: target.rpartition("/")[2], False),
+)
+"""How a file may name an image `train/cat/1.png`, and whether more may stand before it."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,9 @@ class Match:
         if len(self.missing):
             said.append(f"{len(self.missing):,} have none: {listed(map(self.called, self.missing))}")
         if self.unknown:
-            said.append(f"{len(self.unknown):,} vectors are of none of them: {listed(self.unknown)}")
+            said.append(f"vectors of none of them: {listed(self.unknown)}")
         if self.repeated:
-            said.append(f"{self.repeated:,} rows repeat an earlier one")
+            said.append(f"rows that repeat an earlier one: {self.repeated:,}")
         return f"{self.file.path}: {'; '.join(said)}"
 
     def called(self, number: int) -> str:
@@ -91,12 +97,7 @@ def by_name(file: VectorFile, targets: Sequence[str], what: str, others: Sequenc
     """
     assert file.names is not None
     names, targets, others = ([spelled(name) for name in some] for some in (file.names, targets, others))
-    kinds: list[tuple[Callable[[str], str], bool]] = [
-        (lambda target: target, True),
-        (lambda target: target.partition("/")[2], False),
-        (lambda target: target.rpartition("/")[2], False),
-    ]
-    for shorten, may_lead in kinds:
+    for shorten, may_lead in KINDS:
         keys = [shorten(target) for target in targets]
         places = {key: number for number, key in enumerate(keys) if key}
         found = [place_of(name, places, may_lead) for name in names]
@@ -112,10 +113,15 @@ def by_name(file: VectorFile, targets: Sequence[str], what: str, others: Sequenc
     )
 
 
-def has_paths(file: VectorFile, targets: Sequence[str] | None) -> bool:
-    """Return whether a file names at least one of these images by its path from the dataset's folder on."""
-    places = {spelled(target): number for number, target in enumerate(targets or ())}
-    return any(place_of(spelled(name), places, True) != NONE for name in file.names or ())
+def is_of_both(file: VectorFile, train: Sequence[str], test: Sequence[str]) -> bool:
+    """Return whether a file names images of both splits, in a way (as in `by_name`) in which no name means two."""
+    names = [spelled(name) for name in file.names or ()]
+    for shorten, may_lead in KINDS:
+        ours, others = ({shorten(spelled(target)): 0 for target in targets} for targets in (train, test))
+        found = [any(place_of(name, places, may_lead) != NONE for name in names) for places in (ours, others)]
+        if any(found):
+            return all(found) and not ours.keys() & others.keys()
+    return False
 
 
 def spelled(name: str) -> str:
@@ -161,7 +167,7 @@ def joined(
     differ = [row for row, one in zip(again, first, strict=True) if not np.array_equal(file.at(row), file.at(one))]
     if differ:
         named = listed(file.called(row) for row in differ)
-        raise DataError(f"{file.path}: {len(differ):,} vectors are of an image that has another one already: {named}")
+        raise DataError(f"{file.path}: vectors of an image that has another one already: {named}")
     strangers = np.flatnonzero((places == NONE) & ~np.array(is_elsewhere or [False] * len(places), dtype=bool))
     unknown = tuple(file.names[row] if file.names else f"row {file.rows[row]}" for row in strangers)  # type: ignore[index]
     return Match(file, what, rows, targets, unknown, len(again))

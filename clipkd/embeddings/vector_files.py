@@ -68,7 +68,7 @@ class VectorFile:
             wrong["zero in every dimension"] += (start + np.flatnonzero(is_finite & ~piece.any(axis=1))).tolist()
             start += len(piece)
         said = [
-            f"{len(rows):,} vectors are {what}: {listed(map(self.called, rows))}"
+            f"vectors that are {what}: {listed(map(self.called, rows))}"
             for what, rows in wrong.items()
             if rows
         ]

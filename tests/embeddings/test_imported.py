@@ -151,7 +151,23 @@ def test_one_table_may_hold_both_splits_and_more(photos, names, layout, tmp_path
     said = capsys.readouterr().err
     assert "40 of 40 training images of photos have a vector (by file name)" in said
     assert "12 of 12 test images" in said
-    assert "1 vectors are of none of them: train/class-0/other.png; 1 rows repeat an earlier one" in said
+    assert "vectors of none of them: train/class-0/other.png; rows that repeat an earlier one: 1" in said
+
+
+@pytest.mark.parametrize(
+    ("test", "is_whole"), [(["val/cat/3.png"], True), (["val/cat/3.png", "val/cat/1.png"], False), (["val/4.png"], False)]
+)
+def test_short_names_are_of_both_splits_unless_one_could_mean_two_images(test, is_whole, tmp_path):
+    """What is not taken for the test images is counted as of none."""
+    train = ["train/cat/1.png", "train/cat/2.png"]
+    path = table(tmp_path, path=["cat/1.png", "cat/2.png", "cat/3.png"], vector=list(numbers(3)))
+    file = vector_files.read(path)
+    assert matching.is_of_both(file, train, test) == is_whole
+    assert list(matching.by_name(file, train, "training images", test if is_whole else ()).rows) == [0, 1]
+    said = matching.by_name(file, train, "training images", test if is_whole else ()).report()
+    assert ("vectors of none of them: cat/3.png" in said) != is_whole
+    if is_whole:
+        assert list(matching.by_name(file, test, "test images", train).rows) == [2]
 
 
 def with_value(value, row=7):
@@ -161,10 +177,10 @@ def with_value(value, row=7):
 
 
 WRONG = {
-    "nan": (lambda to, names: as_npy(to, with_value(np.nan), names), "1 vectors are not finite: row 7"),
+    "nan": (lambda to, names: as_npy(to, with_value(np.nan), names), "vectors that are not finite: row 7"),
     "zero": (
         lambda to, names: as_table(to, with_value(0), names),
-        "1 vectors are zero in every dimension: row 7 .'/data",
+        "vectors that are zero in every dimension: row 7 .'/data",
     ),
     "too-few-rows": (lambda to, names: as_npy(to, numbers(39), names), "has 39 vectors, there are 40 training images"),
     "too-many-rows": (lambda to, names: as_npy(to, numbers(41), names), "has 41 vectors, there are 40 training images"),
@@ -178,7 +194,7 @@ WRONG = {
     ),
     "differing": (
         lambda to, names: as_table(to, numbers(41), [*names, names[3]]),
-        "1 vectors are of an image that has another one already: row 40",
+        "vectors of an image that has another one already: row 40",
     ),
     "names-of-other-rows": (
         lambda to, names: as_npy_with_names(to, numbers(TRAIN), names[:-1]),
@@ -386,7 +402,7 @@ def test_verbs_say_what_can_and_cannot_be_done(tmp_path):
     assert (found.returncode, "gpt: 1,442 vectors, 3 dimensions" in found.stdout) == (0, True), found.stderr
     np.save(tmp_path / "gpt/train.npy", np.full((1442, 3), np.inf))
     found = clipkd(*command, cwd=tmp_path, check=False)
-    assert (found.returncode, "1,442 vectors are not finite: row 0, row 1" in found.stderr) == (3, True), found.stderr
+    assert (found.returncode, "vectors that are not finite: row 0, row 1" in found.stderr) == (3, True), found.stderr
     for words in (("audit", "digits"), ("fetch",)):
         found = clipkd(*words, "gpt=embeddings:gpt", cwd=tmp_path, check=False)
         assert (found.returncode, "model" in found.stderr) == (2, True), found.stderr
@@ -428,7 +444,7 @@ def test_numbers_beyond_float32_are_said_to_be_too_large(tmp_path):
     vectors = numbers(4).astype(np.float64)
     vectors[1, 2], vectors[3, 0] = 1e40, np.nan
     np.save(tmp_path / "train.npy", vectors)
-    with pytest.raises(DataError, match="1 vectors are not finite: row 3; 1 vectors are too large for float32: row 1"):
+    with pytest.raises(DataError, match="vectors that are not finite: row 3; vectors that are too large for float32: row 1"):
         vector_files.read(tmp_path / "train.npy").check()
 
 
