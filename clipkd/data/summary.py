@@ -119,8 +119,9 @@ def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"warning: the images are dark, their brightest pixel is {facts['brightest']} of 255"
     if facts["ragged"] and (side := facts.get("side")):
         yield (
-            f"all images are {side} x {side} pixels: with ?size={side} after the source, they are not cropped, and a "
-            "teacher's embeddings of them are stored exactly"
+            f"all images are {side} x {side} pixels: without random crops a teacher's embeddings of them are stored "
+            f"exactly; write ?size={side}&augment=flip after the source, or augment=none where a mirror image is another "
+            "thing"
         )
     twice = facts.get("duplicates", {})
     for split, name in (("train", "training"), ("test", "test")):

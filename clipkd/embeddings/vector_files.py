@@ -67,11 +67,7 @@ class VectorFile:
             wrong["too large for float32"] += infinite[was_finite].tolist()
             wrong["zero in every dimension"] += (start + np.flatnonzero(is_finite & ~piece.any(axis=1))).tolist()
             start += len(piece)
-        said = [
-            f"vectors that are {what}: {listed(map(self.called, rows))}"
-            for what, rows in wrong.items()
-            if rows
-        ]
+        said = [f"vectors that are {what}: {listed(map(self.called, rows))}" for what, rows in wrong.items() if rows]
         if said:
             raise DataError(f"{self.path}: {'; '.join(said)}")
 

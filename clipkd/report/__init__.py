@@ -16,9 +16,11 @@ from clipkd.spec.settings import Config
 from clipkd.tables import made
 from clipkd.tables.comparisons import comparisons
 from clipkd.tables.html import environment
+from clipkd.tables.published import repeats_paper
 from clipkd.tables.results import Results, dataset_title, train_types, values
 
-TITLE = "CLIP-Embed-KD, measured"
+TITLE = "Knowledge distillation, measured"
+PAPER_TITLE = "CLIP-Embed-KD, measured"
 TEMPLATES = environment(__name__)
 
 
@@ -59,8 +61,10 @@ def page(found: Results, drawn: dict[str, list[Picture]]) -> str:
     compared, alone = comparisons(found)
     tables = {table.stem: table for table in made(found)}
     folder = files(__name__) / "templates"
+    of_paper = repeats_paper(found.cells)
     return TEMPLATES.get_template("page.html").render(
-        title=TITLE,
+        title=PAPER_TITLE if of_paper else TITLE,
+        repeats_paper=of_paper,
         version=__version__,
         style=(folder / "page.css").read_text(encoding="utf-8").strip(),
         script=(folder / "page.js").read_text(encoding="utf-8").strip(),

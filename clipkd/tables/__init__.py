@@ -15,6 +15,7 @@ from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
 from clipkd.tables.by_recipe import has_several
 from clipkd.tables.cleanup import remove_leftovers
+from clipkd.tables.published import repeats_paper
 from clipkd.tables.results import Results, accuracy_cells
 from clipkd.tables.settings import labels, sweeps_of
 from clipkd.tables.table import Table
@@ -51,7 +52,7 @@ def table_stems(config: Config, cells: Sequence[Cell] | None = None) -> list[str
         "teacher-matters",
         *["prototypes"] * has_prototypes,
         "cost",
-        "resources",
+        *["resources"] * repeats_paper(cells),
         "teachers",
     ]
 

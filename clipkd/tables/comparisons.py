@@ -188,18 +188,6 @@ def pairs(train_types: list[str]) -> Iterator[tuple[str, str, str]]:
                 yield "methods", spec.name, other
 
 
-def deciding(method: str, is_partly_labelled: bool = False) -> list[str]:
-    """Return the controls that a method must be better than for its teacher's content to matter.
-
-    Where some images have no label, those of one class are not known: targets of any other image then decide, and on
-    images without a label they contradict none.
-    """
-    controls = [spec for spec in map(methods.get, methods.names()) if spec.control_of == method]
-    if is_partly_labelled:
-        controls = [spec for spec in controls if spec.target_of != "another image of the class"]
-    return [spec.name for spec in controls if spec.decides] or [spec.name for spec in controls]
-
-
 def contents(mine: dict[str, Arm], without: dict[str, Arm]) -> Iterator[Comparison]:
     """Yield, for each method of a teacher, whether it is better than training without one and than its controls.
 
@@ -208,7 +196,7 @@ def contents(mine: dict[str, Arm], without: dict[str, Arm]) -> Iterator[Comparis
     (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, https://doi.org/10.2307/1267823).
     """
     for first in mine.values():
-        controls = deciding(first.train_type, first.is_partly_labelled)
+        controls = methods.deciding(first.train_type, first.is_partly_labelled)
         if not controls or BASELINE not in without or not mine.keys() >= set(controls):
             continue
         others = [without[BASELINE], *(mine[name] for name in controls)]
@@ -252,7 +240,7 @@ def corrected(found: list[Comparison]) -> list[Comparison]:
 
 def untested(found: list[Comparison]) -> list[str]:
     """Return a line that names each method and teacher whose controls the grid lacks; none where it has them."""
-    helping = [one for one in found if one.question == "help" and deciding(one.method, one.is_partly_labelled)]
+    helping = [one for one in found if one.question == "help" and methods.deciding(one.method, one.is_partly_labelled)]
     tested = {(*place_of(one), one.method) for one in found if one.question == "content"}
     lacking = [one for one in helping if (*place_of(one), one.method) not in tested]
     if not lacking:
@@ -266,7 +254,7 @@ def untested(found: list[Comparison]) -> list[str]:
         return f"{one.method} with {teacher_title(one.teacher)}{place}"
 
     named = dict.fromkeys(map(name, lacking))
-    wanted = dict.fromkeys(name for one in lacking for name in deciding(one.method, one.is_partly_labelled))
+    wanted = dict.fromkeys(name for one in lacking for name in methods.deciding(one.method, one.is_partly_labelled))
     return [
         f"Not tested, as the grid lacks runs of {', '.join(wanted)}: whether the teacher's content matters for "
         f"{', '.join(named)}."
@@ -276,7 +264,7 @@ def untested(found: list[Comparison]) -> list[str]:
 def beside(found: list[Comparison]) -> list[Comparison]:
     """Return the comparisons of methods with controls that do not decide whether the teacher's content matters."""
     controls = [one for one in found if one.question == "controls" and one.against != BASELINE]
-    return [one for one in controls if one.against not in deciding(one.method, one.is_partly_labelled)]
+    return [one for one in controls if one.against not in methods.deciding(one.method, one.is_partly_labelled)]
 
 
 def place_of(one: Comparison) -> tuple[str, str, str, str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from clipkd.spec.cells import Cell
 
 HARDWARE = "one GPU"
 MEMORY_CLAIM = 9
@@ -37,3 +40,10 @@ FIGURE = (
 )
 TRAIN_TYPES = ("teacher-KD", "embed-KD")
 """The train types of the figure."""
+DATASETS = ("cifar10", "cifar100", "imagenet")
+"""The paper's."""
+
+
+def repeats_paper(cells: Iterable[Cell]) -> bool:
+    """Return whether a grid has a part of the paper's: one of its datasets, or the mathematics of the released code."""
+    return any(cell.dataset in DATASETS or cell.recipe_spec.name == "reference" for cell in cells)

@@ -155,7 +155,8 @@ def test_one_table_may_hold_both_splits_and_more(photos, names, layout, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("test", "is_whole"), [(["val/cat/3.png"], True), (["val/cat/3.png", "val/cat/1.png"], False), (["val/4.png"], False)]
+    ("test", "is_whole"),
+    [(["val/cat/3.png"], True), (["val/cat/3.png", "val/cat/1.png"], False), (["val/4.png"], False)],
 )
 def test_short_names_are_of_both_splits_unless_one_could_mean_two_images(test, is_whole, tmp_path):
     """What is not taken for the test images is counted as of none."""
@@ -444,7 +445,9 @@ def test_numbers_beyond_float32_are_said_to_be_too_large(tmp_path):
     vectors = numbers(4).astype(np.float64)
     vectors[1, 2], vectors[3, 0] = 1e40, np.nan
     np.save(tmp_path / "train.npy", vectors)
-    with pytest.raises(DataError, match="vectors that are not finite: row 3; vectors that are too large for float32: row 1"):
+    with pytest.raises(
+        DataError, match="vectors that are not finite: row 3; vectors that are too large for float32: row 1"
+    ):
         vector_files.read(tmp_path / "train.npy").check()
 
 

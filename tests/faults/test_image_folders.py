@@ -400,7 +400,7 @@ def test_a_question_mark_may_be_in_a_folder_s_name(tmp_path: Path) -> None:
 def test_a_folder_of_equal_squares_is_stored_exactly(tmp_path: Path, capsys: Any) -> None:
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
     prepared(root, tmp_path / "ragged")
-    assert "all images are 8 x 8 pixels: with ?size=8" in capsys.readouterr().err
+    assert "write ?size=8&augment=flip after the source, or augment=none" in capsys.readouterr().err
     spec = datasets.get("mine", f"{root}?size=8")
     assert (spec.augmentation, spec.crops) == ("flip", False)
     dataset = prepare_dataset(spec, tmp_path / "even", f"{root}?size=8")

@@ -68,6 +68,10 @@ def test_names_and_categories():
         "cost",
         "resources",
     ]
+    # Nothing published belongs beside a grid that has neither the paper's data nor its code's mathematics.
+    assert figure_stems(Config.model_validate(small())) == [
+        stem for stem in stems if "reference" not in stem and stem != "resources"
+    ]
     entries = [report_entry(stem) for stem in stems]
     categories = [entry["category"] for entry in entries]
     assert categories == ["Accuracy", "Accuracy", "Accuracy", "Embeddings", "Cost", "Cost"]

@@ -112,7 +112,7 @@ def test_8_bits_need_onnx_and_the_test_split(here, run_folder, digits_folder, sc
         (("--format", "hf"), "--int8 is for --format onnx, not hf"),
         (
             ("--format", "onnx", "--check-on", *scans),
-            "int8 is measured on the test split of digits",
+            "int8 is measured on the run's own test images: dataset 'digits' is not below --data",
         ),
     ):
         answer = here("export", run_folder, "out", "--int8", *arguments)

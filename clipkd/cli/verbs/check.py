@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from clipkd.core import timm_models
-from clipkd.core.artifacts import MANIFEST
 from clipkd.core.files import read_json
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
+from clipkd.plugins import methods
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN
 from clipkd.runs import epoch_size
@@ -62,14 +64,18 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
         from clipkd.embeddings import imported  # with torch, which no other check needs
 
         spec, teacher = alike[0].dataset_spec, alike[0].teacher_spec
+        source = f" --dataset-source {shlex.quote(alike[0].source)}" if alike[0].source else ""
         assert teacher is not None
-        is_packed = (layout.dataset(spec) / MANIFEST).exists()
+        is_packed = packed_facts(spec, layout.data) is not None
         dataset = open_dataset(spec, layout.dataset(spec), with_images=False) if is_packed else None
         yield from imported.check(
             teacher, dataset, {store.views for cell in alike for store in layout.stores(cell).values()}
         )
         if dataset is None:
-            yield f"{teacher.title}: {spec.title} is not packed yet; which vector is of which image is checked then"
+            yield (
+                f"{teacher.title}: {spec.title} is not packed yet, or with other settings; once it is, by `clipkd "
+                f"download {spec.name}{source}` or the workflow, this shows which vector is of which image"
+            )
 
 
 def check_controls(cells: Sequence[Cell], config: Config) -> None:
@@ -79,6 +85,30 @@ def check_controls(cells: Sequence[Cell], config: Config) -> None:
         if facts.get("unlabelled") and cell.method.target_of == "another image of the class":
             with block_named(cell, config):
                 raise needs_all_labels(cell)
+
+
+def untested(cells: Sequence[Cell]) -> list[str]:
+    """Return a line that names the train types whose deciding controls a dataset has nowhere; none where there are."""
+    beside: dict[tuple[Any, ...], set[str]] = {}
+    for cell in cells:
+        beside.setdefault(row_of(cell), set()).add(cell.train_type)
+    controls: dict[tuple[str, str], list[str]] = {}
+    tested = set()
+    for cell in {cell.kind: cell for cell in cells if cell.has_labels}.values():
+        facts = packed_facts(cell.dataset_spec, DATA) or {}
+        deciding = methods.deciding(cell.train_type, cell.labels != "all" or bool(facts.get("unlabelled")))
+        controls[cell.dataset, cell.train_type] = deciding
+        if beside[row_of(cell)].issuperset(deciding):
+            tested.add((cell.dataset, cell.train_type))
+    left = {name: deciding for (dataset, name), deciding in controls.items() if (dataset, name) not in tested}
+    lacking = ", ".join(dict.fromkeys(name for deciding in left.values() for name in deciding))
+    said = f"note: the grid lacks {lacking}, so tables will not tell whether the teacher's content matters for "
+    return [said + ", ".join(left)] if left else []
+
+
+def row_of(cell: Cell) -> tuple[Any, ...]:
+    """Return what train types of one row of the tables share."""
+    return cell.recipe, cell.dataset, cell.student, cell.labels, cell.teacher
 
 
 def check_models(cells: Sequence[Cell], config: Config, layout: Layout) -> None:
@@ -129,5 +159,7 @@ def run(options: argparse.Namespace) -> None:
     check_controls(cells, config)
     check_models(cells, config, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
+        print(line)
+    for line in untested(cells):
         print(line)
     print(f"{', '.join(map(str, files))}: {len(cells)} runs")

@@ -50,8 +50,8 @@ class Onnx(Format):
         check_packages()
         if self.int8 and source.subject is None:
             raise InputError(
-                f"int8 is measured on the test split of {source.metrics.cell.dataset}, which was not found below "
-                "--data, or holds other images than those of the run: run `clipkd download`, or drop --int8"
+                f"int8 is measured on the run's own test images: {absent(source)}; pack it as for the run (`clipkd "
+                "download`), or drop --int8"
             )
         write_graph(source.model, folder / GRAPH)
         facts = compare(source.model, folder / GRAPH, source.images)
@@ -71,8 +71,16 @@ def too_few(source: ExportSource) -> str:
     count = len(source.images)
     if source.are_given:
         return f"--check-on names {count}: add {max(BATCHES) - count} more, or a folder of images"
-    dataset = f"has {count} test images" if count else "was not found below --data"
-    return f"the run's dataset {dataset}: name images with --check-on FILE_OR_FOLDER"
+    why = f"the run's dataset has {count} test images" if count else absent(source)
+    return f"{why}: name images with --check-on FILE_OR_FOLDER"
+
+
+def absent(source: ExportSource) -> str:
+    """Return why the images of a run are not at hand."""
+    return (
+        f"dataset '{source.metrics.cell.dataset}' is not below --data, or is packed with other images or other options "
+        "than for the run"
+    )
 
 
 def check_packages() -> None:

@@ -248,7 +248,7 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
     try:
         spec = find(__name__, "dataset", name)
     except InputError as error:
-        hint = "a folder of images of your own needs --dataset-source FOLDER, or `sources` in the config"
+        hint = "a dataset of your own is named with --dataset-source FOLDER; a config names it under `sources`"
         raise InputError(f"{error}; {hint}") from None
     if source is not None and spec.comes_with and not is_packed(spec, source):
         raise InputError(

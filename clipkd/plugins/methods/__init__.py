@@ -177,3 +177,15 @@ def names() -> list[str]:
 def get(name: str) -> Method:
     """Return the train type `name`, case ignored; InputError names the nearest known one."""
     return among(known(), "train type", name)
+
+
+def deciding(method: str, is_partly_labelled: bool = False) -> list[str]:
+    """Return the controls that a method must be better than for its teacher's content to matter.
+
+    Where some images have no label, those of one class are not known: targets of any other image then decide, and on
+    images without a label they contradict none.
+    """
+    controls = [spec for spec in known().values() if spec.control_of == method]
+    if is_partly_labelled:
+        controls = [spec for spec in controls if spec.target_of != "another image of the class"]
+    return [spec.name for spec in controls if spec.decides] or [spec.name for spec in controls]

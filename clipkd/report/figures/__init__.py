@@ -9,6 +9,7 @@ from clipkd.plugins import students
 from clipkd.spec.cells import Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.settings import Config
+from clipkd.tables.published import repeats_paper
 from clipkd.tables.results import accuracy_cells, teacher_names, values, where
 from clipkd.tables.settings import labels
 
@@ -101,7 +102,8 @@ def figures(config: Config, cells: Iterable[Cell] | None = None) -> dict[str, tu
     for dataset in values(cells, "dataset"):
         if teacher_names(where(cells, dataset=dataset)):
             found[f"embeddings-{dataset}"] = ("embeddings", dataset)
-    return found | {"cost": ("cost",), "resources": ("resources",)}
+    found["cost"] = ("cost",)
+    return found | ({"resources": ("resources",)} if repeats_paper(cells) else {})
 
 
 def figure_stems(config: Config) -> list[str]:

@@ -1,0 +1,28 @@
+"""`clipkd check`: what it says of a grid before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipkd.cli.verbs.check import untested
+from clipkd.spec.grid import expand
+from clipkd.spec.settings import Config
+from tests.synthetic import small
+
+
+@pytest.mark.parametrize(
+    ("labels", "control", "lacking"),
+    [
+        ("all", "vanilla-permuted", "vanilla-within-class"),
+        ("all", "vanilla-within-class", None),
+        (100, "vanilla-permuted", None),
+        (100, None, "vanilla-permuted"),
+    ],
+)
+def test_a_grid_without_the_control_that_decides_is_told_so(labels, control, lacking):
+    """With all labels it exchanges targets within classes; with few, where classes are not known, among all images."""
+    config = small()
+    types = ["supervised", "vanilla", *([control] if control else [])]
+    config["grid"] = [config["grid"][0] | {"train_types": types, "labels": [labels]}]
+    said = untested(expand(Config.model_validate(config))[0])
+    assert [f"the grid lacks {lacking}, so tables" in line for line in said] == ([True] if lacking else [])
