@@ -42,7 +42,11 @@ def say(message: str) -> None:
     VOICE.write(f"{message}\n")
 
 
-def progress(items: Iterable[Item], total: int, what: str, unit: str = "batch") -> Iterator[Item]:
+ONE = {"batches": "batch", "epochs": "epoch", "images": "image", "artefacts": "artefact"}
+"""Of what progress counts, where it is one."""
+
+
+def progress(items: Iterable[Item], total: int, what: str, unit: str = "batches") -> Iterator[Item]:
     """Yield the items, showing how far we are."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, unit=unit, file=VOICE)
@@ -55,4 +59,4 @@ def progress(items: Iterable[Item], total: int, what: str, unit: str = "batch") 
             last = now
             remaining = (now - start) / count * (total - count)
             say(f"{what}: {count}/{total} {unit}, about {remaining:.0f} s left")
-    say(f"{what}: done, {total} {unit}, {time.monotonic() - start:.1f} s")
+    say(f"{what}: done, {total} {ONE.get(unit, unit) if total == 1 else unit}, {time.monotonic() - start:.1f} s")

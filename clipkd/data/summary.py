@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clipkd.core.words import counted
 from clipkd.plugins.datasets._listing import labels_note
 
 DARK = 64
@@ -70,14 +71,9 @@ def summary(title: str, facts: Mapping[str, Any]) -> str:
     if not facts["classes"]:
         lines = [f"{title}: packed {facts['train']:,} images without any label"]
     elif unlabelled := facts.get("unlabelled"):
-        lines.append(f"  {number_of(unlabelled, 'training image')} of {facts['train']:,} without a label")
+        lines.append(f"  {counted(unlabelled, 'training image')} of {facts['train']:,} without a label")
     lines += [f"  {line}" for line in (*folder_lines(reading), *file_lines(reading), *pixel_lines(facts))]
     return "\n".join(lines)
-
-
-def number_of(count: int, what: str = "image") -> str:
-    """Return a number with what is counted, in the plural where that is due."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def folder_lines(reading: Mapping[str, Any]) -> Iterator[str]:
@@ -98,11 +94,11 @@ def file_lines(reading: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was changed in image files, and what of them was not used."""
     if count := reading.get("turned"):
         done = "turned as it says" if reading["exif"] == "follow" else "not turned (?exif=ignore)"
-        yield f"EXIF orientation: {number_of(count)}, {done}"
+        yield f"EXIF orientation: {counted(count, 'image')}, {done}"
     if count := reading.get("transparent"):
         drop = reading["alpha"] == "drop"
         done = "dropped (?alpha=drop)" if drop else f"laid on {reading['alpha']}"
-        yield f"transparency: {number_of(count)}, {done}"
+        yield f"transparency: {counted(count, 'image')}, {done}"
     if count := reading.get("16_bit_grey"):
         levels = reading["levels"]
         white = f"{levels['white']:,} is white" if levels["white"] else "white is as each file declares"
@@ -110,7 +106,7 @@ def file_lines(reading: Mapping[str, Any]) -> Iterator[str]:
     if count := reading.get("16_bit_colour"):
         yield f"colour images of 16 bits: {count:,}; PIL reads their upper 8 bits"
     if count := reading.get("more_frames"):
-        yield f"several frames or pages: {number_of(count)}, of which the first one is used"
+        yield f"several frames or pages: {counted(count, 'image')}, of which the first one is used"
 
 
 def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -126,7 +122,7 @@ def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     twice = facts.get("duplicates", {})
     for split, name in (("train", "training"), ("test", "test")):
         if twice.get(split):
-            yield f"duplicates: {number_of(twice[split], f'{name} image')}, equal to another one pixel by pixel"
+            yield f"duplicates: {counted(twice[split], f'{name} image')}, equal to another one pixel by pixel"
     if other := twice.get("train_of_other_classes"):
         yield f"warning: equal training images in different classes: {other:,}"
     if both := twice.get("test_in_train"):

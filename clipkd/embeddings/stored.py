@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.data.dataset import LABELS
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, recipes, teachers
+from clipkd.plugins.teachers import Output, TeacherSpec
+from clipkd.spec.views import POOLING
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,47 @@ class StoredEmbeddings:
         return self.artifact.identity | self.artifact.facts
 
 
+@dataclass(frozen=True)
+class StoredTeacher(TeacherSpec):
+    """The teacher that stores are of, as these say: a name that a config gave it tells nothing of its checkpoint."""
+
+    made_of: Identity = field(default_factory=dict)
+
+    @property
+    def is_imported(self) -> bool:
+        return "imported" in self.made_of
+
+    def identity(self) -> Identity:
+        return self.made_of
+
+
+def teacher_of(name: str, dataset: str, data: Path) -> StoredTeacher | None:
+    """Return the teacher whose stores of a dataset lie in the folder `name`; None: there are none.
+
+    Raises:
+        InputError: they are of several teachers.
+    """
+    known = {path.name: path for path in (data / "embeddings" / dataset).glob("*")}
+    paths = sorted(known[name].glob(f"[!.]*/{MANIFEST}")) if name in known else []
+    manifests = [found for path in paths if (found := read_manifest(path.parent))["kind"] == "embeddings"]
+    specs = {fingerprint(one["identity"]["teacher"]): spec_of(name, one["identity"], data) for one in manifests}
+    if len(specs) > 1:
+        raise InputError(
+            f"{known[name]} holds embeddings of {len(specs)} teachers of this name: say which, as {name}=WHERE "
+            "(what the config's `teachers` map says of it)"
+        )
+    return next(iter(specs.values()), None)
+
+
+def spec_of(name: str, identity: Identity, data: Path) -> StoredTeacher:
+    """Return the teacher that made a store."""
+    views, made_of = identity["views"], identity["teacher"]
+    outputs: dict[str, Output] = {words: output for output, words in POOLING.items()}  # type: ignore[misc]
+    output = "text" if "templates" in views else outputs.get(views.get("pooling"), "cls")
+    checkpoints = [path.parent.name for path in (data / "teachers").glob(f"*/{fingerprint(made_of)}")]
+    return StoredTeacher(name, name, output=output, checkpoint=next(iter(checkpoints), name), made_of=made_of)
+
+
 def load_embeddings(
     dataset: str, teacher: str, recipe: str | None = None, data: str | Path = "data", store: str | None = None
 ) -> StoredEmbeddings:
@@ -75,10 +119,9 @@ def load_embeddings(
     stores = [path.parent for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")) if is_of_all_images(path.parent)]
     if recipe is not None and len(stores) > 1:
         by_teacher = recipes.get(recipe).teacher_normalisation == "teacher"
-        means = {store: read_manifest(store)["identity"]["views"].get("mean") for store in stores}
         source = None if name in datasets.names() else str(root / "datasets" / name)  # which one makes no difference
-        of_dataset = list(datasets.get(name, source).mean)
-        stores = [store for store in stores if (means[store] != of_dataset) == by_teacher]
+        of_dataset = tuple(datasets.get(name, source).mean)
+        stores = [store for store in stores if (normalisation(store) != of_dataset) == by_teacher]
     if not stores:
         raise InputError(f"no embeddings of every image in {folder}: run `clipkd extract`, or `dvc pull` them")
     if store is not None:
@@ -86,10 +129,14 @@ def load_embeddings(
             raise InputError(f"{folder} has no store {store} of every image (there: {', '.join(names) or 'none'})")
         stores = [folder / store]
     if len(stores) > 1:
-        raise InputError(
-            f"{folder} has several: {told_apart(stores)}; name the recipe, or one of them (store, --store)"
-        )
+        by_recipe = "the recipe, or " * (recipe is None and len(set(map(normalisation, stores))) > 1)
+        raise InputError(f"{folder} has several: {told_apart(stores)}; name {by_recipe}one of them (store, --store)")
     return opened(stores[0], root / "datasets" / name)
+
+
+def normalisation(store: Path) -> tuple[float, ...]:
+    """Return the mean that the teacher's input of a store was normalised by: recipes differ in no more."""
+    return tuple(read_manifest(store)["identity"]["views"].get("mean") or ())
 
 
 def told_apart(stores: list[Path]) -> str:

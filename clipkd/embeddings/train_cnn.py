@@ -166,7 +166,7 @@ def fit(spec: TrainedCNN, model: nn.Module, images: Images, saved: Path, mirrors
     loop = Loop(spec, model, optimiser, schedule, torch.Generator().manual_seed(spec.seed), saved)
     limit, device = max(1, images.size // spec.shift), rows.device
     is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    for epoch in progress(range(loop.resumed(), spec.epochs), spec.epochs, f"training {spec.title}", unit="epoch"):
+    for epoch in progress(range(loop.resumed(), spec.epochs), spec.epochs, f"training {spec.title}", unit="epochs"):
         model.train()
         order = rows[torch.randperm(len(rows), generator=loop.generator).to(device)]
         # Batch normalisation needs more than a few images: those that are left over come in another epoch.

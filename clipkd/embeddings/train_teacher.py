@@ -109,7 +109,7 @@ def fit(
     optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, spec.learning_rate, total_steps=spec.epochs * steps)
     generator = torch.Generator().manual_seed(spec.seed)
-    for _ in progress(range(spec.epochs), spec.epochs, f"training {spec.title}", unit="epoch"):
+    for _ in progress(range(spec.epochs), spec.epochs, f"training {spec.title}", unit="epochs"):
         for batch in rows[torch.randperm(len(rows), generator=generator).to(rows.device)].split(spec.batch_size):
             images = shifted(pixels[batch], spec.max_shift, generator)
             loss = F.cross_entropy(scores(images), labels[batch])

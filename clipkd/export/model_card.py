@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from clipkd.core.errors import InputError
 from clipkd.core.typed_json import read_model
+from clipkd.data.preprocessing import Preprocessing
 from clipkd.export.source import ExportSource
 from clipkd.plugins import datasets, methods, teachers
 from clipkd.runs.record import ENVIRONMENT, METRICS, CellNames, Metrics
@@ -80,8 +81,21 @@ def card(source: ExportSource, form: str, int8: dict[str, Any] | None = None) ->
         few_seeds=FEW_SEEDS,
         environment=read_model(source.folder / ENVIRONMENT, RunEnvironment),
         preprocessing=source.model.preprocessing,
+        steps=first_steps(source.model.preprocessing),
         license=source.license,
     )
+
+
+def first_steps(preprocessing: Preprocessing) -> list[str]:
+    """Return what is done to an image before it is resized to the student's input, in order."""
+    steps, side = [], preprocessing.dataset_size
+    if preprocessing.pack_size:
+        steps.append(f"reduces the short side of a larger image to {preprocessing.pack_size} pixels (bicubic)")
+    if side and side != preprocessing.size:
+        steps.append(
+            f"resizes {'it' if steps else 'an image'} to {side} x {side} pixels, the size of the training images"
+        )
+    return steps
 
 
 def epoch_note(metrics: Metrics) -> str:

@@ -98,7 +98,7 @@ class Subject:
         """Return what the student makes of rows of a split."""
         logits, embeddings = [], []
         count = -(-len(rows) // EVALUATION_BATCH)
-        for batch in progress(self.batches(rows), count, f"the student looks at the {what}"):
+        for batch in progress(self.batches(rows), count, f"running the student on the {what}"):
             images = self.images(split, batch)
             outputs = self.model.student(self.model.preprocessing.inputs(list(images), self.model.device))
             logits.append(outputs.logits.float().cpu().numpy())

@@ -87,15 +87,27 @@ def store_folder(subject: Subject, signal: dict[str, Any]) -> Path:
             found.append((path.parent, identity))
     exact = [folder for folder, identity in found if identity in (known, sampled)]
     alike = [folder for folder, identity in found if normalised_as(identity, known or sampled)]
-    folders = exact or alike
+    folders = that_taught(exact or alike, subject)
     if not folders:
         cell = subject.model.trained
         raise NoStore(
             f"no embeddings of the test split by {cell['teacher']} in {subject.data}: run `clipkd extract --views full`"
         )
     if len(folders) > 1:
-        raise NoStore(f"several stores of the teacher: {', '.join(map(str, folders))}")
+        raise NoStore(
+            f"several stores of the teacher, and the run does not say which of them taught it: "
+            f"{', '.join(map(str, folders))}; keep the one to compare with in {subject.data / 'embeddings'}, and move "
+            "the others elsewhere"
+        )
     return folders[0]
+
+
+def that_taught(folders: list[Path], subject: Subject) -> list[Path]:
+    """Return the one store whose bytes taught the run, or one of several with the same bytes; else all of them."""
+    contents = {folder: Artifact(folder, read_manifest(folder)).content for folder in folders}
+    named = {one["sha256"] for one in subject.model.manifest.get("facts", {}).get("signal", ())}
+    taught = [folder for folder in folders if contents[folder] in named]
+    return taught[:1] or (folders[:1] if len(set(contents.values())) == 1 else folders)
 
 
 def normalised_as(identity: Identity, known: Identity | None) -> bool:

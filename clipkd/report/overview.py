@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from clipkd.core.words import counted
 from clipkd.tables.comparisons import UNLIKE, Comparison, beside, untested
 from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, values
 from clipkd.tables.table import NOTHING
@@ -79,7 +80,7 @@ def answers(found: list[Comparison]) -> list[Answer]:
         group = [one for one in found if one.question == name]
         methods, others = named(group)
         evidence = (
-            [f"{words.evidence.format(methods=methods)}: {counted(group)}.{caution(group)}{mixed(group)}"]
+            [f"{words.evidence.format(methods=methods)}: {verdicts(group)}.{caution(group)}{mixed(group)}"]
             if group
             else []
         )
@@ -103,7 +104,7 @@ def information(found: list[Comparison]) -> list[str]:
     if not group:
         return []
     methods, others = named(group)
-    return [f"For information, {methods} against {others}: {counted(group)}."]
+    return [f"For information, {methods} against {others}: {verdicts(group)}."]
 
 
 def caution(found: list[Comparison]) -> str:
@@ -134,8 +135,8 @@ def verdict(found: list[Comparison], words: Words = WORDS["help"]) -> str:
     return words.worse if counts["worse"] else "Not shown here."
 
 
-def counted(found: list[Comparison]) -> str:
+def verdicts(found: list[Comparison]) -> str:
     """Return how many comparisons came to which verdict."""
     counts = Counter(comparison.verdict for comparison in found)
     parts = [f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]
-    return f"{', '.join(parts)} of {len(found)} comparisons"
+    return f"{', '.join(parts)} of {counted(len(found), 'comparison')}"

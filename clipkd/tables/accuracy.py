@@ -11,7 +11,7 @@ from clipkd.spec.selection import LEAST_TO_CHOOSE
 from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Table, plain, spread
+from clipkd.tables.table import NOTHING, Column, Entry, Table, plain, significant, spread
 from clipkd.tables.terms import EPOCHS
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ FAILED = "failed"
 """In place of a number where every run stopped on a number that is not finite."""
 SHARE = 100.0
 """Accuracies are shares of 1 in the runs, percent in the tables."""
+NEAR_CHANCE = 0.05
+"""Above chance, as a share of 1; with many classes it is half as much again as chance."""
 CSV = [
     *("dataset", "student", "labels", "teacher", "train_type", "recipe", "epoch", "metric", "epochs", "mean_percent"),
     *("deviation_percent", "n", "n_asked", "is_best", "teacher_head", "teacher_head_percent"),
@@ -155,6 +157,20 @@ def validation_notes(runs: pd.DataFrame) -> list[str]:
     return found
 
 
+def chance_notes(runs: pd.DataFrame) -> list[str]:
+    """Return a line for each dataset on which no student does much better than guessing."""
+    found = []
+    for dataset, here in groups(runs.dropna(subset=["top1", "classes"]), "dataset"):
+        chance = 1 / float(here.classes.min())
+        limit = chance + min(chance / 2, NEAR_CHANCE)
+        if over_seeds(here, [*AXES, "epoch"], "top1").top1_mean.max() <= limit:
+            found.append(
+                f"{dataset}: all students are near chance ({significant(chance * SHARE, 2)} %): nothing can be told "
+                "from such runs; train longer."
+            )
+    return found
+
+
 def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
     """Return the lines that say how the numbers were obtained."""
     shortest, longest = runs.epochs.min(), runs.epochs.max()
@@ -173,6 +189,7 @@ def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
             "that is known of each image, as it is, for every mirrored or cropped view of it: an approximation."
         )
     return [
+        *chance_notes(runs),
         *limited,
         *chosen_notes(runs),
         *validation_notes(runs),

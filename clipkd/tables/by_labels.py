@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables.accuracy import SHARE
+from clipkd.tables.accuracy import SHARE, train_types_of
 from clipkd.tables.comparisons import Comparison, comparisons, p_value, signed
-from clipkd.tables.grouping import AXES, axes_of, over_seeds, rows_of
+from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import by_student
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
@@ -41,6 +41,7 @@ def by_labels(results: Results) -> pd.DataFrame:
     counts = runs.groupby(AXES).agg(
         **{name: (name, "min") for name in ("train_images", "labelled_images", "validation_images", "classes")},
         head=("teacher_head", "first"),
+        role=("role", "first"),
     )
     rows = rows.merge(counts.reset_index(), on=AXES)
     trained = rows.labelled_images.astype("float64").fillna(rows.train_images.astype("float64"))
@@ -126,7 +127,7 @@ def table(results: Results) -> Table:
         ),
         Field("probe_deviation_percent", value=lambda row: getattr(row, f"{HEAD}_deviation") * SHARE),
     ]
-    rows = by_labels(results)
+    rows = in_order(by_labels(results))
     made = filled(fields, rows_of(rows))
     heads = sorted(rows["head"].dropna().unique())
     made.notes = [
@@ -141,6 +142,13 @@ def table(results: Results) -> Table:
         *informed_notes(results),
     ]
     return made
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the baseline first at each number of labels: a sweep's settings are chosen in any order."""
+    teachers = [NO_TEACHER, *(name for name in rows.teacher.unique() if name != NO_TEACHER)]
+    axes = ("recipe", "dataset", "student", "labels", "teacher", "train_type")
+    return nested_order(rows, *axes, teacher=teachers, train_type=train_types_of(rows))
 
 
 def informed_notes(results: Results) -> list[str]:

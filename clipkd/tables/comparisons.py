@@ -73,7 +73,10 @@ class Comparison:
         if self.question == "content":
             limit = "at least" if found.mean > 0 else "at most"
             level = f"{limit} {size} points {direction} each of {self.against}"
-            level = level if found.p != 1 else f"between {self.against} ({signed(found.mean)} points to the higher)"
+            if size == "0.00":
+                level = f"level with the better of {self.against}"
+            elif found.p == 1:  # not one-way: it is no better than one of them, and no worse than another
+                level = f"{size} points {direction} the better of {self.against}"
         else:
             level = f"level with {self.against}" if size == "0.00" else f"{size} points {direction} {self.against}"
         mixed = f" {UNLIKE} {self.unlike}." if self.unlike else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from clipkd.core.words import counted
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import SHARE
 from clipkd.tables.grouping import AXES, nested_order, over_seeds, rows_of
@@ -88,4 +89,4 @@ def not_measured(results: Results) -> list[str]:
     for cell, found in results.evaluations.items():
         for measure, why in found.not_measured.items():
             reasons.setdefault(f"{measure} of {cell.train_type}: {why}", []).append(cell.folder)
-    return [f"Not measured: {why} ({len(runs)} runs)." for why, runs in sorted(reasons.items())]
+    return [f"Not measured: {why} ({counted(len(runs), 'run')})." for why, runs in sorted(reasons.items())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ LATEX = str.maketrans(
     | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$"}
     | {"†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "–": "--", "·": r"$\cdot$"}
 )
+SENTENCES = "p{7cm}"
+"""A column of sentences in LaTeX: wrapped, as one line of each would have the table scaled until nobody can read it."""
 MARKDOWN = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_[]|~#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 )
@@ -57,26 +60,38 @@ def as_markdown(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
     """Return the table as a LaTeX float with booktabs rules; a wide one is scaled to the text's width."""
-    aligned = "".join("r" if column.is_number else "l" for column in table.columns)
+    aligned = "".join(map(latex_alignment, table.columns))
     lines = ["% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering"]
-    lines += [rf"\caption{{{table.title.translate(LATEX)}}}", rf"\label{{tab:{table.stem}}}"]
+    lines += [rf"\caption{{{latex(table.title)}}}", rf"\label{{tab:{table.stem}}}"]
     lines += [
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{aligned}}}",
         r"\toprule",
     ]
     lines += latex_groups(table.columns)
-    lines += [latex_line([column.title.translate(LATEX) for column in table.columns]), r"\midrule"]
+    lines += [latex_line([latex(column.title) for column in table.columns]), r"\midrule"]
     for row in table.rows:
-        texts = [entry.marked.translate(LATEX) for entry in row]
+        texts = [latex(entry.marked) for entry in row]
         lines.append(
             latex_line(
                 [rf"\textbf{{{text}}}" if entry.is_best else text for entry, text in zip(row, texts, strict=True)]
             )
         )
     lines += [r"\bottomrule", r"\end{tabular}}"]
-    lines += [rf"\par\smallskip\footnotesize\raggedright {note.translate(LATEX)}" for note in table.notes]
+    lines += [rf"\par\smallskip\footnotesize\raggedright {latex(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}", ""])
+
+
+def latex(text: str) -> str:
+    """Return a text as LaTeX: special characters escaped, "quotes" and `code` set as such."""
+    escaped = re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(LATEX))
+    return re.sub(r'"([^"]*)"', r"``\1''", escaped)
+
+
+def latex_alignment(column: Column) -> str:
+    if column.is_sentence:
+        return SENTENCES
+    return "r" if column.is_number else "l"
 
 
 def latex_line(texts: Sequence[str]) -> str:
@@ -89,7 +104,7 @@ def latex_groups(columns: Sequence[Column]) -> list[str]:
         return []
     heads, rules, first = [], "", 1
     for group, width in spans(columns):
-        heads.append(rf"\multicolumn{{{width}}}{{c}}{{{group.translate(LATEX)}}}")
+        heads.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}")
         if group:
             rules += rf"\cmidrule(lr){{{first}-{first + width - 1}}}"
         first += width

@@ -9,6 +9,7 @@ from clipkd.core.artifacts import read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import digest
 from clipkd.core.typed_json import read_model
+from clipkd.core.words import counted, verb
 from clipkd.runs.measured import Evaluation
 from clipkd.spec.cells import Cell
 
@@ -70,9 +71,9 @@ def refuse_missing(missing: Sequence[str], asked: Sequence[str], runs: Path) -> 
     if missing:
         listed = "\n  ".join(missing)
         raise DataError(
-            f"{len(missing)} runs below {runs} are not evaluated as the config's `evaluation` asks: give `clipkd "
-            f"evaluate RUN --measures {','.join(asked)}` for each, or add `--partial` to show what is there:\n  "
-            + listed
+            f"{counted(len(missing), 'run')} below {runs} {verb(len(missing))} not evaluated as the config's "
+            f"`evaluation` asks: give `clipkd evaluate RUN --measures {','.join(asked)}` for each, or add `--partial` "
+            "to show what is there:\n  " + listed
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.words import counted, verb
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.finished import FinishedRun, read_failure, read_run
 from clipkd.runs.measured import Evaluation
@@ -134,7 +135,8 @@ class Results:
                 "`clipkd evaluate RUN --dataset NAME --measures knn,probe` judges their embeddings."
             )
         if self.unmeasured:
-            lines.append(f"INCOMPLETE: {len(self.unmeasured)} runs are not evaluated: {'; '.join(self.unmeasured)}.")
+            said = f"{counted(len(self.unmeasured), 'run')} {verb(len(self.unmeasured))}"
+            lines.append(f"INCOMPLETE: {said} not evaluated: {'; '.join(self.unmeasured)}.")
         return lines + self.mixed
 
     @cached_property

@@ -77,6 +77,7 @@ def percent(name: str, column: str, title: str) -> list[Field]:
 def notes(results: Results, rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
     """Return the lines that say how settings were chosen, and among how many."""
     found = []
+    axes = "dataset, student, labels" if results.has_few_labels else "dataset, student"
     for key, of in sweeps_of(results.config, results.cells).items():
         mine = rows[rows.sweep == key]
         places, count = mine.groupby(PLACE).ngroups, int(mine.settings_tried.max())
@@ -88,8 +89,8 @@ def notes(results: Results, rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]
             )
             continue
         found.append(
-            f"{key}: {count} settings tried at each of {places} place{'s' if places > 1 else ''} (dataset, student, "
-            f"teacher, train type), {len(mine)} in all. Elsewhere, recipe {key} is the chosen setting of each."
+            f"{key}: {count} settings tried at each of {places} place{'s' if places > 1 else ''} ({axes}, teacher, "
+            f"train type), {len(mine)} in all. Elsewhere, recipe {key} is the chosen setting of each."
         )
         undecided = places - int(mine.is_chosen.sum())
         if undecided:

@@ -21,6 +21,7 @@ class Column:
     title: str
     group: str = ""
     is_number: bool = True
+    is_sentence: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipkd.tables.accuracy import chance_notes
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, p_value, signed
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
 from clipkd.tables.settings import chosen_notes
@@ -34,7 +35,11 @@ def table(results: Results) -> Table:
             Field("p", value=lambda row: part(row, "p")),
             Field("p_holm", Column("p, Holm"), lambda row: p_value(row.corrected), lambda row: row.corrected),
             Field("verdict"),
-            words("sentence", "In words", lambda row: Entry(row.sentence, is_incomplete=row.is_incomplete)),
+            Field(
+                "sentence",
+                Column("In words", is_number=False, is_sentence=True),
+                lambda row: Entry(row.sentence, is_incomplete=row.is_incomplete),
+            ),
             Field("incomplete", value=lambda row: int(row.is_incomplete)),
         ],
         found,
@@ -42,8 +47,10 @@ def table(results: Results) -> Table:
     is_mixed = any(one.unlike for one in found)
     recipes = {epoch: sorted({one.recipe for one in found if one.epoch == epoch}) for epoch in EPOCHS}
     used = "; ".join(f"recipe {', '.join(names)}: {EPOCHS[epoch]}" for epoch, names in recipes.items() if names)
+    runs = results.comparable
     made.notes = [
-        *chosen_notes(results.comparable),
+        *chance_notes(runs[runs.is_headline]),
+        *chosen_notes(runs),
         f"Difference in test top-1, in percentage points, paired by seed. Epoch compared: {used or 'none'}.",
         "Interval: of a paired bootstrap over seeds and images, if all runs kept which test images are correct; else "
         "Student's t over the seeds' differences, which covers the choice of seed only, on one test set. It is not "

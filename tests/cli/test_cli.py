@@ -13,6 +13,7 @@ import pytest
 
 from clipkd.cli import VERBS, main
 from clipkd.core.artifacts import write_manifest
+from clipkd.core.progress import progress
 from clipkd.plugins import datasets, methods, recipes, students, teachers
 from tests import warm
 
@@ -390,3 +391,9 @@ def test_a_run_that_is_not_there_is_named_by_evaluate(here):
         here("evaluate", "results/runs/corrected/digits/tiny-32/none/supervised/seed0"),
         "seed0 does not exist: name a run",
     )
+
+
+@pytest.mark.parametrize(("total", "said"), [(1, "done, 1 batch,"), (2, "done, 2 batches,")])
+def test_a_line_of_progress_counts_in_words(total, said, capsys):
+    assert list(progress(range(total), total, "work")) == list(range(total))
+    assert f"work: {said}" in capsys.readouterr().err

@@ -75,6 +75,18 @@ def test_several_stores_are_told_apart_by_the_recipe(layout, vit_folder):
         clipkd.load_embeddings("cifar10", str(vit_folder), data=layout.data)
 
 
+def test_a_recipe_is_no_advice_where_all_stores_are_of_one(layout, vit_folder, tmp_path):
+    shutil.copytree(layout.data, tmp_path / "data", ignore=shutil.ignore_patterns("embeddings"))
+    dataset, teacher = datasets.get("digits"), teachers.get(str(vit_folder))
+    views = full_views(recipes.get("corrected"), dataset, students.get("tiny-32"), teacher)
+    for dtype in ("float16", "float32"):
+        other = Layout(tmp_path / "data", dtype)
+        prepare.embeddings(other.embeddings(dataset, teacher, views), other, None, CPU, 256)
+    for recipe in (None, "corrected"):
+        with pytest.raises(InputError, match=r"has several: .*dtype: .*; name one of them \(store, --store\)$"):
+            clipkd.load_embeddings("digits", str(vit_folder), recipe, tmp_path / "data")
+
+
 def test_labels_are_those_of_the_images_or_none(layout, tmp_path):
     (folder,) = (layout.data / "embeddings/digits").iterdir()
     shutil.copytree(folder, tmp_path / "embeddings/digits" / folder.name)

@@ -665,6 +665,28 @@ def test_a_classifier_without_names_comes_with_what_to_do(name: str, tmp_path: P
         own_head.rows(OwnHead(10, None, True), teachers.get(name + rest), "digits", list("0123456789"), None)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("embedings:/path/file.npy", "embeddings:"),
+        ("mine=embedding:/path/file.npy", "embeddings:"),
+        ("runs:corrected/digits/tiny-32/none/supervised/seed0", "run:"),
+        ("tim:resnet18?pretrained=/path/a.pt", "timm:"),
+        ("torchvison:resnet18?pretrained=/path/a.pt", "torchvision:"),
+        ("trianed:resnet10t@32", "trained:"),
+    ],
+)
+def test_a_misspelt_beginning_of_a_name_is_named(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"there is no '.*:'; did you mean '{meant}'"):
+        teachers.get(name)
+
+
+@pytest.mark.parametrize("name", ["time:cls", "vit-l16-in21k:maen", "nowhere:mean"])
+def test_what_is_taken_of_an_unknown_teacher_is_no_misspelt_beginning(name: str) -> None:
+    with pytest.raises(InputError, match=r"unknown teacher|is not one of cls"):
+        teachers.get(name)
+
+
 NAMES = {
     "trained:resnet18_d@64": "no model 'resnet18_d'.*did you mean 'resnet18d'",
     "timm:resnet_18?pretrained=FILE": "no model 'resnet_18'.*did you mean 'resnet18'",

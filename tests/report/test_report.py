@@ -161,6 +161,14 @@ def test_a_picture_keeps_its_own_width(page) -> None:
     assert widths == [960, 600]  # 720 points; 600 pixels
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "of 1 comparison"), (2, "of 2 comparisons")])
+def test_one_comparison_is_said_in_the_singular(count, said) -> None:
+    names = ("corrected", "digits", "tiny-32", "digits-vit-s", "embed-KD", "supervised", "selected")
+    assert (
+        overview.verdicts([Comparison(*names, None, is_incomplete=False)] * count) == f"not compared in {count} {said}"
+    )
+
+
 def test_overview_first_and_its_numbers(page) -> None:
     assert page.locator("main section").first.get_attribute("id") == "overview"
     menu = [link.get_attribute("href") for link in page.locator("nav a").all()]

@@ -200,6 +200,18 @@ def test_a_controller_that_does_not_answer(fakes):
     assert "Unable to contact slurm controller" in problems(GPU)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_elsewhere"),
+    [
+        ("fatal: Could not establish a configuration source", True),
+        ("slurm_load_ctl_conf error: Unable to contact slurm controller", False),
+    ],
+)
+def test_away_from_a_cluster_it_is_said_where_to_run_this(said, is_elsewhere, fakes):
+    fakes.put("scontrol", f"echo '{said}' >&2; exit 1")
+    assert ("run this on a login node" in problems(GPU)) == is_elsewhere
+
+
 def test_one_request_stands_for_its_kind(fakes):
     asked = [Request("gpu", 1, minutes=m, memory_mb=mb) for m, mb in ((10, 500), (90, 100), (20, 300))]
     asked[1] = replace(asked[1], cpus=4)

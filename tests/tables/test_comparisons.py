@@ -260,7 +260,9 @@ def test_images_that_contradict_the_accuracy_are_refused(content, said, tmp_path
     [
         ((84.0, 84.5, 85.0), "at least 4.00 points above each of supervised and embed-KD-permuted ("),
         ((70.0, 70.5, 71.0), "at most 10.00 points below each of supervised and embed-KD-permuted ("),
-        ((78.0, 78.5, 79.0), "between supervised and embed-KD-permuted (−2.00 points to the higher) ("),
+        ((78.0, 78.5, 79.0), "2.00 points below the better of supervised and embed-KD-permuted ("),
+        ((75.0, 75.5, 76.0), "5.00 points below the better of supervised and embed-KD-permuted ("),
+        ((80.0, 80.6, 80.9), "level with the better of supervised and embed-KD-permuted ("),
     ],
 )
 def test_content_is_compared_with_the_better_of_control_and_no_teacher(embed_kd, said):

@@ -47,6 +47,16 @@ def test_latex_escapes_every_special_character(table):
     assert text.isascii()
 
 
+def test_latex_sets_quotes_and_code():
+    table = Table("stem", "", [Column("a")], [], ['"p, Holm" of `vanilla_a` and "n"'])
+    assert r"``p, Holm'' of \texttt{vanilla\_a} and ``n''" in as_latex(table)
+
+
+def test_latex_wraps_a_column_of_sentences():
+    columns = [Column("Method", is_number=False), Column("In words", is_number=False, is_sentence=True), Column("n")]
+    assert r"\begin{tabular}{lp{7cm}r}" in as_latex(Table("stem", "", columns))
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_typesets(table, tmp_path):
     """With the packages that the table itself asks for."""

@@ -59,6 +59,22 @@ def test_validation_chooses_and_test_is_shown_once(tmp_path):
     assert "81.00" not in shown
 
 
+def test_where_few_labels_are_seen_too_places_have_labels_and_the_baseline_stays_first(tmp_path):
+    """At each number of labels validation chooses another setting, for each train type."""
+    study = study_of(tmp_path, labels=[1000, "all"])
+    for cell in study.cells:
+        is_late = (cell.train_type == "supervised") == (cell.labels == "all")
+        if cell.recipe_spec.temperature == (4 if is_late else 1):
+            study.change(study.results / "runs" / cell.folder, "metrics.json", "selected.validation.top1", 0.99)
+    folder = written(study)
+    shown = (folder / "sweep.md").read_text(encoding="utf-8")
+    assert "3 settings tried at each of 4 places (dataset, student, labels, teacher, train type)" in shown
+    rows = pd.read_csv(folder / "labels.csv")
+    assert list(zip(rows.labels, rows.train_type, strict=True)) == [
+        (labels, train_type) for labels in ("1000", "all") for train_type in ("supervised", "embed-KD")
+    ]
+
+
 def test_elsewhere_the_sweep_is_one_recipe_with_its_chosen_setting(tmp_path):
     study = study_of(tmp_path)
     folder = written(study)

@@ -103,6 +103,14 @@ def test_one_run_with_few_validation_images_decides_for_all_it_is_compared_with(
     assert set(runs[runs.is_headline & (runs.recipe == "corrected")].epoch) == {"last"}
 
 
+@pytest.mark.parametrize(("level", "is_said"), [(0.14, True), (0.16, False)])
+def test_students_near_chance_are_named_where_they_are_compared(level, is_said, tmp_path):
+    folder = written(write_study(small(), tmp_path / "study", lambda cell: level), "tables")
+    for stem in ("accuracy-corrected-last-top1", "teacher-matters"):
+        notes = (folder / f"{stem}.md").read_text(encoding="utf-8")
+        assert ("digits: all students are near chance (10 %)" in notes) == is_said
+
+
 def test_means_that_print_alike_are_equally_good():
     names = {"recipe": "corrected", "dataset": "digits", "student": "tiny-32", "epoch": "last", "state": "finished"}
     names["labels"] = "all"

@@ -274,6 +274,28 @@ def test_the_card_has_a_top_5_accuracy_where_that_says_something(classes, run_fo
     assert ("| top-5, % |" in whole) == ("top-5 accuracy" in whole) == (classes == 6)
 
 
+@pytest.mark.parametrize(
+    ("pack_size", "dataset_size", "said"),
+    [
+        (256, None, "first reduces the short side of a larger image to 256 pixels (bicubic), as in training"),
+        (256, 16, "to 256 pixels (bicubic), then resizes it to 16 x 16 pixels, the size of the training images, as in"),
+        (None, 16, "clipkd first resizes an image to 16 x 16 pixels"),
+        (None, 32, ""),
+    ],
+)
+@pytest.mark.parametrize(("form", "others"), [("hf", "timm and transformers leave"), ("onnx", "the code above leaves")])
+def test_the_card_has_one_line_on_what_comes_before_the_student_s_size(
+    pack_size, dataset_size, said, form, others, run_folder
+):
+    metrics, model = read_model(run_folder / "metrics.json", Metrics), package.load(run_folder)
+    assert model.preprocessing.size == 32
+    steps = replace(model.preprocessing, pack_size=pack_size, dataset_size=dataset_size)
+    whole = card(ExportSource(replace(model, preprocessing=steps), metrics, run_folder, "other", []), form)
+    whole = whole.replace("\\", "")
+    assert whole.count("clipkd first") == bool(said)
+    assert (said in whole, others in whole) == (True, bool(said))
+
+
 @pytest.mark.parametrize("labels", [None, 100])
 def test_the_card_counts_the_seeds_that_lie_beside_it(labels, run_folder, tmp_path) -> None:
     """Three runs that differ in the seed only, and in what it chose; one that differs in more."""

@@ -14,6 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 
 import clipkd as package
+from clipkd.core.artifacts import building, read_manifest
 from clipkd.core.errors import InputError
 from clipkd.core.typed_json import read_model
 from clipkd.data import corruptions
@@ -26,6 +27,7 @@ from clipkd.export.measures.agreement import of_scores
 from clipkd.export.measures.calibration import reliability
 from clipkd.export.measures.knn import votes
 from clipkd.export.subject import Subject
+from clipkd.export.teacher_store import NoStore, find_store
 from clipkd.plugins import students
 from clipkd.report.figures import reliability as diagram
 from clipkd.runs.measured import Evaluation
@@ -119,6 +121,30 @@ def test_agreement_is_with_the_runs_own_teacher(run_folder, digits, digits_folde
     vectors = teacher.embed(images)
     lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(vectors, axis=1)
     assert found["cosine"] == pytest.approx(((mapped * vectors).sum(axis=1) / lengths).mean(), abs=1e-4)
+
+
+def test_of_several_stores_of_a_teacher_agreement_is_with_the_one_that_taught(
+    run_folder, digits, digits_folder, tmp_path
+) -> None:
+    """As where one file of vectors was imported under two names, or a teacher was trained again."""
+    store = store_of(Layout(digits_folder, dtype="float32"), str(run_folder))
+    cell = replace(CELL, teacher=str(run_folder), train_type="teacher-KD", epochs=1)
+    model = package.load(trained(cell, digits_folder, tmp_path / "taught", dtype="float32"), "cpu")
+    first, second = (tmp_path / "data/embeddings/digits" / name / store.folder.name for name in ("first", "second"))
+    other = np.load(store.folder / "test.npy") + 1
+    with building(first, "embeddings", store.identity) as draft:
+        draft.facts |= read_manifest(store.folder)["facts"]
+        for path in store.folder.glob("*.npy"):
+            shutil.copy(path, draft.path)
+        np.save(draft.path / "test.npy", other)
+    shutil.copytree(store.folder, second)
+    assert find_store(Subject(model, digits, tmp_path / "data")).embeddings.path == second
+    unsaid = replace(model, manifest=model.manifest | {"facts": {}})
+    with pytest.raises(NoStore, match="keep the one to compare with"):
+        find_store(Subject(unsaid, digits, tmp_path / "data"))
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    assert find_store(Subject(unsaid, digits, tmp_path / "data")).embeddings.path == first
 
 
 def test_corrupted_images_are_counted_by_kind_and_severity(subject, monkeypatch) -> None:

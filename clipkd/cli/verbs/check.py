@@ -10,6 +10,7 @@ from typing import Any
 
 from clipkd.core import timm_models
 from clipkd.core.files import read_json
+from clipkd.core.words import counted
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins import methods
@@ -162,4 +163,4 @@ def run(options: argparse.Namespace) -> None:
         print(line)
     for line in untested(cells):
         print(line)
-    print(f"{', '.join(map(str, files))}: {len(cells)} runs")
+    print(f"{', '.join(map(str, files))}: {counted(len(cells), 'run')}")

@@ -35,7 +35,7 @@ class Corruptions(Measure):
         batches = [(batch, case) for batch in parts for case in range(len(cases))]
         right = torch.zeros(len(cases), dtype=torch.int64, device=model.device)
         with torch.inference_mode():
-            for batch, case in progress(batches, len(batches), "the student looks at corrupted test images"):
+            for batch, case in progress(batches, len(batches), "running the student on corrupted test images"):
                 if case == 0:
                     images = planes(subject.images("test", batch)).to(model.device)
                     rows, targets = (torch.from_numpy(one).to(model.device) for one in (batch, labels[batch]))

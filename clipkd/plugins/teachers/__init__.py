@@ -97,6 +97,8 @@ __all__ = [
 
 WEIGHT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 """How one of several teachers' weights is written: it is a part of names."""
+PREFIXES = ("embeddings:", "run:", "timm:", "torchvision:", "trained:")
+"""How a WHERE begins that is neither a name, nor a folder, nor one of the hub."""
 SPEC_CLASS = TeacherSpec
 """Of what other distributions add (clipkd/core/registry.py)."""
 KINDS = (imported, student, trained_cnn, of_library, known, on_hub, in_folder)
@@ -172,11 +174,12 @@ def get_one(name: str) -> TeacherSpec:
     """Return the teacher that `[NAME=]WHERE[:OUTPUT]` names."""
     alias, where, output = parsed(name)
     if output and output not in OUTPUTS:
+        refuse_misspelt(name)
         raise InputError(
             f"teacher '{name}': '{output}' is not one of {', '.join(OUTPUTS)}{nearest(output, OUTPUTS)} "
             "(after the colon stands what is taken of the checkpoint)"
         )
-    spec = found(where, output or None)
+    spec = found(name, where, output or None)
     spec = replace(spec, head=head_in(name) or spec.head)
     if spec.head and (spec.reads_names or spec.is_imported):
         what = "a text tower has" if spec.reads_names else "embeddings without a model have"
@@ -192,11 +195,22 @@ def get_one(name: str) -> TeacherSpec:
     return replace(spec, name=alias, title=alias, checkpoint=spec.checkpoint or spec.name)
 
 
-def found(where: str, output: Any) -> TeacherSpec:
-    """Return the teacher that the first kind which knows `where` makes of it."""
+def refuse_misspelt(name: str) -> None:
+    """Raise InputError where a name begins with what is almost the beginning of a kind of names."""
+    beginning, colon, _ = name.partition(":")
+    first = beginning.rpartition("=")[2]
+    hint = nearest(f"{first}:", PREFIXES)
+    if colon and hint and "/" not in first and first not in names():
+        raise InputError(f"teacher '{name[:200]}': there is no '{first}:'{hint}")
+
+
+def found(name: str, where: str, output: Any) -> TeacherSpec:
+    """Return the teacher that the first kind which knows `where` makes of it; `name` is what the user wrote."""
     for kind in KINDS:
         if spec := kind(where, output):
             return spec
+    if not output or ":" in where:
+        refuse_misspelt(name)
     if "/" in where and not HUB_ID.fullmatch(where.partition("@")[0]):
         raise InputError(f"teacher '{where[:200]}': there is no such folder")
     hint = f" There is no such folder, and a hub model needs its commit: '{where}@<40 hex digits>'."

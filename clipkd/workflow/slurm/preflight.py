@@ -18,6 +18,8 @@ from clipkd.workflow.slurm.commands import absent, ask
 SHORT_KILL_WAIT = 20
 """Seconds between SIGTERM and SIGKILL that a training needs to reach the edge of a step and save."""
 FREE_NODE_SECONDS, PROBE_MB = 30, 1000
+NO_CLUSTER = "configuration source"
+"""In the words of SLURM's commands where they find no cluster's configuration."""
 
 
 @dataclass(frozen=True, order=True)
@@ -87,7 +89,9 @@ def preflight(requests: Iterable[Request]) -> tuple[Findings, str]:
     try:
         settings, partitions = site.settings(), site.partitions()
     except MachineError as error:
-        findings.error("controller", str(error))
+        # SLURM is installed, and configured for no cluster.
+        where = ": run this on a login node of the cluster" if NO_CLUSTER in str(error) else ""
+        findings.error("controller", f"{error}{where}")
         return findings, ""
     findings.ok("controller", f"{settings.get('ClusterName', 'SLURM')}, {settings.get('SLURM_VERSION', '')}")
     command = check_status(settings, findings)
