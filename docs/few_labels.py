@@ -4,7 +4,8 @@ docs/labels-fashion.csv and docs/labels-fashion-teacher.csv are results/tables/l
 config/fashion.yaml and config/fashion-teacher.yaml (docs/few-labels.md); docs/types-fashion.csv and
 docs/types-fashion-accuracy.csv are teacher-matters.csv and accuracy-modern-flip-selected-top1.csv of the grid of
 config/fashion-types.yaml; docs/losses-fashion.csv and docs/losses-fashion-accuracy.csv are those of
-config/fashion-losses.yaml.
+config/fashion-losses.yaml, docs/small-fashion.csv and docs/small-fashion-accuracy.csv those of
+config/fashion-small.yaml.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ if __name__ == "__main__":
         main(ROOT / "docs/few-labels.md", "few-labels", block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "teachers", teachers_block(), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "types", types_block("types-fashion"), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "small", types_block("small-fashion"), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "losses", types_block("losses-fashion"), str(__doc__)),
     ]
     sys.exit(max(codes))
