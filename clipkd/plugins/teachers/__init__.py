@@ -200,7 +200,7 @@ def refuse_misspelt(name: str) -> None:
     beginning, colon, _ = name.partition(":")
     first = beginning.rpartition("=")[2]
     hint = nearest(f"{first}:", PREFIXES)
-    if colon and hint and "/" not in first and first not in names():
+    if colon and hint and "/" not in first and first not in names() and f"{first}:" not in PREFIXES:
         raise InputError(f"teacher '{name[:200]}': there is no '{first}:'{hint}")
 
 
