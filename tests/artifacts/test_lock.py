@@ -198,6 +198,7 @@ def test_a_requeued_job_takes_over_from_its_earlier_start(nodes, restarts, is_ta
             lock.take(tmp_path)
 
 
+@pytest.mark.slow
 def test_of_eight_processes_one_proceeds(tmp_path, links):
     """Again and again; the one is then killed, and leaves its name."""
     for _ in range(4):

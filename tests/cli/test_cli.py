@@ -286,6 +286,7 @@ def test_an_optimised_interpreter_refuses_the_same(name: str, clipkd) -> None:
     refused(clipkd(*arguments, python=("-O",)), *parts)
 
 
+@pytest.mark.slow
 def test_no_gpu(clipkd) -> None:
     refused(clipkd(*SUPERVISED, "--device", "cuda"), "'cuda'", "auto", "cpu")
 

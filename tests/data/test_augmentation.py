@@ -163,6 +163,7 @@ def test_a_view_is_a_function_of_seed_row_and_number():
     assert not augmentation("full", name="digits").draw(5, ROWS).flips.any(), "a dataset that is not mirrored"
 
 
+@pytest.mark.slow
 def test_an_epoch_that_begins_later_has_the_same_batches(digits_folder):
     dataset = open_dataset(datasets.get("digits"), digits_folder / "datasets/digits")
     shown = training_images(dataset, dataset.training, dataset.training, True, 1 / 8)

@@ -31,6 +31,7 @@ use rule * from clipkd
 """
 
 
+@pytest.mark.slow
 def test_the_workflow_is_a_module_of_another_project(tmp_path):
     """As snakedeploy leaves it: a Snakefile that names a repository and a tag, and a copy of config/."""
     source = copy_project(tmp_path / "source")
@@ -81,6 +82,7 @@ def test_the_wheel_is_whole(installed, tmp_path):
     assert "embed-KD" in answer.stdout
 
 
+@pytest.mark.slow
 def test_init_lays_a_project_that_snakemake_plans_and_overwrites_nothing(installed, tmp_path):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         path = f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}"

@@ -124,6 +124,7 @@ def hub_id() -> str:
     return f"someone/tiny-{next(NUMBERS)}"
 
 
+@pytest.mark.slow
 def test_fetch(hub: Hub, worker: Worker, hub_id: str, files: dict[str, bytes], tmp_path: Path) -> None:
     hub.repositories[hub_id] = Repository(COMMIT, files)
     folder = tmp_path / "teacher"
@@ -492,6 +493,7 @@ def test_what_can_not_work_is_refused_before_its_weights_are_asked_for(
     assert hub.asked_for(hub_id) == asked
 
 
+@pytest.mark.slow
 def test_a_timm_model_of_the_hub(hub: Hub, worker: Worker, hub_id: str, tmp_path: Path) -> None:
     import timm
 

@@ -151,6 +151,7 @@ def worker(data: Path, vit_folder: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_extraction_goes_on(whole, digits_folder, vit_folder, tmp_path):
     store, dataset, _ = stage(tmp_path / "data", digits_folder, vit_folder)
     process = worker(tmp_path / "data", vit_folder)

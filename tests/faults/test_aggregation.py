@@ -308,6 +308,7 @@ def believed(model: type[Model], data: Any, path: Path) -> Any:
             place[last] = 1
 
 
+@pytest.mark.slow
 @fault("G03", **{"the-ranges": replaced("clipkd.core.typed_json.validated", believed)})
 def test_an_impossible_number_is_refused_by_file_and_field(study: Study, record_property: Any) -> None:
     tried, folder = 0, study.folder(**EMBED)

@@ -116,6 +116,7 @@ WRONG_NUMBERS = (".nan", "-.inf", ".inf", "NaN", "inf", "1e999", "-1e999", "-1",
 WRONG_NUMBERS += ("9223372036854775808", "1" * 400, "1e400", "[]", "{}", "one", '"1"', "0x7f", "1e", "--1", "1.5.2")
 
 
+@pytest.mark.slow
 @fault("C03", **{"finite-numbers": replaced("clipkd.spec.yaml_source.meant", yaml.safe_load)})
 def test_no_numeric_key_takes_what_is_no_number_of_its_range(tmp_path: Path, record_property: Any) -> None:
     keys, tried = numeric_keys(), 0
@@ -435,6 +436,7 @@ def is_valid(found: Config) -> bool:
     )
 
 
+@pytest.mark.slow
 @fault("C01", "C03", "C04", "C05", **{"the-fields": replaced("clipkd.spec.config.check", unchecked)})
 def test_fuzzed_configs(tmp_path: Path, record_property: Any) -> None:
     """Nothing but a config or an InputError comes back, and what comes back is one by rules of its own."""

@@ -144,6 +144,7 @@ def test_a_training_goes_on_when_nobody_reads_what_it_says(digits_folder: Path, 
     assert (tmp_path / "run/metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_is_started_without_a_stream_works(digits_folder: Path, tmp_path: Path) -> None:
     words = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised", "--epochs", 1]
     words += ["--student", "tiny-32", "--batch-size", 512, "--device", "cpu", "--log-folder", tmp_path / "run"]

@@ -169,6 +169,7 @@ def test_a_token_in_a_config_is_refused_and_not_repeated(tmp_path: Path) -> None
             pytest.fail("a secret goes into logs and reports")
 
 
+@pytest.mark.slow
 def test_x06_no_token_is_written_anywhere(tmp_path: Path) -> None:
     """A whole run with the token in the environment, and mistakes with it on the command line."""
     environment = os.environ | {

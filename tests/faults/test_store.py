@@ -473,6 +473,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "building", building_in_place)
 
 
+@pytest.mark.slow
 @fault("M03", **{"building-aside": in_place})
 def test_a_killed_writer_leaves_a_whole_entry_or_none(tmp_path: Path, record_property: Any) -> None:
     longest, hit = duration(lambda: artefact(tmp_path / "timed", 0.05)), 0
@@ -491,6 +492,7 @@ def renamed(aside: Path, folder: Path, kind: str, identity: Any) -> None:
     os.rename(aside, folder)
 
 
+@pytest.mark.slow
 @fault(
     "M03",
     **{"taking-turns": replaced("clipkd.core.artifacts.put_in_place", renamed)},

@@ -92,6 +92,7 @@ def from_the_start(self: Checkpoints) -> None:
 NEWEST = Checkpoints.newest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_type", TYPES if FULL else TYPES[:1])
 @fault("R01", "R11", **{"the-generators": replaced("clipkd.runs.unfinished.Checkpoints.newest", from_the_start)})
 def test_killed_at_random_moments(train_type: str, study: Study, tmp_path: Path, record_property: Any) -> None:
@@ -365,6 +366,7 @@ BEGIN = (
 )
 
 
+@pytest.mark.slow
 @fault("R18", **{"our-answer": raw})
 def test_ctrl_c_at_any_moment_is_one_line(study: Study, tmp_path: Path) -> None:
     """To every process of the terminal, the fork server that is importing torch included."""
@@ -475,6 +477,7 @@ def test_a_head_that_changes_during_a_training_stops_it_and_leaves_the_state_bef
     assert is_equal(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 @fault("R20", **{"the-comparison": replaced("clipkd.runs.checkpointing.refuse_other_signal", nothing)})
 def test_a_run_is_not_resumed_with_a_head_that_was_made_again(study: Study, tmp_path: Path) -> None:
     mine = copied(study, tmp_path / "data")

@@ -171,6 +171,7 @@ def test_bad_paths_are_the_users_to_change(study, verb, capsys):
     assert not (study.root / "unused").exists()
 
 
+@pytest.mark.slow
 def test_a_report_of_an_incomplete_grid_is_asked_for_and_draws_its_figures(study, capsys):
     drawn, page = study.root / "so far", study.root / "report.html"
     shutil.rmtree(study.folder(**EMBED))

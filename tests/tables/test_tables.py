@@ -310,6 +310,7 @@ def test_equal_bytes_whatever_the_order(study, tables, tmp_path):
     assert contents(tmp_path / "tables") == contents(tables)
 
 
+@pytest.mark.slow
 def test_equal_bytes_in_any_locale_and_without_torch(study, tables, tmp_path):
     code = (
         "import json, sys; from pathlib import Path; from clipkd.tables import write_tables;"

@@ -123,6 +123,7 @@ def test_the_released_flags_work_and_pt_is_a_plain_state_dict(digits_folder, vit
     assert cost["teacher"] == {"source": "cached", "forward_passes": 0, "weights_bytes": 0}
 
 
+@pytest.mark.slow
 def test_a_live_teacher_is_counted_and_trains_the_same_student(digits_folder, vit_folder, tmp_path):
     """Exact numbers in the store: the cached run's losses equal the live run's to rounding."""
     flags = ["--teacher-model", vit_folder, "--train-type", "teacher-KD", "--epochs", 1, "--embed-dtype", "float32"]

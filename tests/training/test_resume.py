@@ -340,6 +340,7 @@ def test_a_signal_saves_and_leads_to_a_retry(digits_folder, tmp_path):
     assert not (tmp_path / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_folder_has_one_writer(digits_folder, tmp_path):
     process = start(digits_folder, tmp_path)
     try:
@@ -502,6 +503,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(digits_folder, whole, tmp_
     check_equal(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_step_does_not_fail_a_finished_training(digits_folder, tmp_path):
     """A scheduler takes back what a failed job has made. Ten signals from the moment on that the result is there."""
     flags = ["train", "--data", digits_folder, "--log-folder", tmp_path / "run", "--dataset-name", "digits"]

@@ -187,6 +187,7 @@ def test_a_view_is_what_pil_and_a_loop_make_of_its_numbers(photos, vit_folder, t
             assert np.abs(batch.native[place].numpy() - wanted).mean() < 2 / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_type", ["supervised", "embed-KD"])
 def test_who_needs_no_embeddings_of_views_sees_the_same_ones(train_type, digits_folder, vit_folder):
     layout = Layout(digits_folder, views=3, sample=Sample(5))

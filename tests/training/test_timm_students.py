@@ -102,6 +102,7 @@ def test_the_names_of_timms_models_are_known_without_importing_it():
     assert registered() == set(timm.list_models())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["reference", "corrected"])
 @pytest.mark.parametrize("train_type", TRAIN_TYPES)
 def test_it_learns_with_every_train_type_and_recipe(train_type, recipe, layout, vit_folder):

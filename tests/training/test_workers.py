@@ -83,6 +83,7 @@ def test_one_that_fails_stops_no_other_and_is_named(digits_folder, tmp_path):
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 def test_one_whose_process_dies_stops_no_other(digits_folder, tmp_path):
     process, trainers = started(digits_folder, tmp_path, epochs=8)
     os.kill(trainers[0], signal.SIGKILL)

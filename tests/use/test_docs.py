@@ -83,6 +83,7 @@ def test_every_command(home, monkeypatch, capsys) -> None:
     assert (home / "results/comparison/curves.svg").exists()
 
 
+@pytest.mark.slow
 def test_every_line_of_python(home) -> None:
     run = "results/runs/corrected/digits/tiny-32/digits-vit-s/embed-KD/seed0"
     assert main(["export", run, "exported", "--format", "hf"]) == 0

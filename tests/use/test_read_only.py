@@ -24,6 +24,7 @@ for words in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_unshare(), reason="this kernel lets nobody unshare")
 def test_a_complete_run_is_used_without_writing(run_folder, digits_folder, scans, tmp_path):
     training = ["train", "--dataset-name", "digits", "--student", "tiny-32", "--train-type", "supervised"]

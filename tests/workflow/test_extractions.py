@@ -121,6 +121,7 @@ def test_what_is_made_stays_whatever_fails_and_the_next_job_makes_the_rest(proje
     assert plan(project, *CONFIG)[0] == SHOWN
 
 
+@pytest.mark.slow
 def test_a_store_more_trains_no_student_again(project: Path) -> None:
     """The job that makes it is that of the stores that are there; complete students wait for none of them."""
     jobs, _ = plan(project, *CONFIG)

@@ -30,6 +30,7 @@ def test_what_else_the_grid_asks_for_does_not_change_how_shared_artefacts_are_ma
     assert commands(project, "more.yaml") == before
 
 
+@pytest.mark.slow
 def test_another_form_of_prototypes_and_shards_can_be_planned(tmp_path: Path) -> None:
     project = copy_workflow(tmp_path)
     (project / "more.yaml").write_text("prototypes: {form: kmeans-2}\nembeddings: {shards: 3}\n")

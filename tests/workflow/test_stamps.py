@@ -336,6 +336,7 @@ def stack(seeds: list[int], size: int = 2) -> str:
     return MINI.replace("seeds: [0, 1]", f"seeds: {seeds}").replace("stack: 1", f"stack: {size}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "lots"), [(1, ["0", "1", "2", "5"]), (3, ["0 1 2", "5"])])
 def test_jobs_of_a_grid(size: int, lots: list[str], tmp_path: Path) -> None:
     """Two blocks, one with a seed of its own: no seed is trained by two jobs."""

@@ -147,6 +147,7 @@ def test_the_paper_plans_exactly_its_jobs(project: Path) -> None:
     assert "left out: teacher 'vit-b32-in21k' has no pinned commit" in said
 
 
+@pytest.mark.slow
 def test_the_whole_paper_plans_exactly_its_jobs(tmp_path: Path) -> None:
     project = copy_workflow(tmp_path)
     pinned = {"vit-b32-in21k": {"revision": SHA, "weights_sha256": "0" * 64}}
