@@ -114,13 +114,26 @@ def by_name(file: VectorFile, targets: Sequence[str], what: str, others: Sequenc
 
 
 def is_of_both(file: VectorFile, train: Sequence[str], test: Sequence[str]) -> bool:
-    """Return whether a file names images of both splits, in a way (as in `by_name`) in which no name means two."""
+    """Return whether a file names images of both splits, in the way of `by_name`.
+
+    Raises:
+        DataError: it names test images, and some of its names are those of a training image and of a test image.
+    """
     names = [spelled(name) for name in file.names or ()]
     for shorten, may_lead in KINDS:
         ours, others = ({shorten(spelled(target)): 0 for target in targets} for targets in (train, test))
-        found = [any(place_of(name, places, may_lead) != NONE for name in names) for places in (ours, others)]
-        if any(found):
-            return all(found) and not ours.keys() & others.keys()
+        of_train, of_test = ([place_of(name, places, may_lead) != NONE for name in names] for places in (ours, others))
+        if not any(of_train + of_test):
+            continue
+        found = list(zip(names, of_train, of_test, strict=True))
+        if not any(is_test and not is_train for _, is_train, is_test in found):
+            return False
+        if unclear := [name for name, is_train, is_test in found if is_train and is_test]:
+            raise DataError(
+                f"{file.path}: names that could mean a training or a test image: {listed(unclear)}; write the path "
+                "from the dataset's folder on, for example train/<class>/<file>"
+            )
+        return any(of_train)
     return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,9 @@ import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
 from clipkd.core.errors import DataError, InputError
-from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.data.dataset import LABELS
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, recipes, teachers
-from clipkd.plugins.teachers import Output, TeacherSpec
-from clipkd.spec.views import POOLING
 
 
 @dataclass(frozen=True)
@@ -49,47 +46,6 @@ class StoredEmbeddings:
     def facts(self) -> dict[str, Any]:
         """What the manifest says: teacher, views, format, device, forward passes."""
         return self.artifact.identity | self.artifact.facts
-
-
-@dataclass(frozen=True)
-class StoredTeacher(TeacherSpec):
-    """The teacher that stores are of, as these say: a name that a config gave it tells nothing of its checkpoint."""
-
-    made_of: Identity = field(default_factory=dict)
-
-    @property
-    def is_imported(self) -> bool:
-        return "imported" in self.made_of
-
-    def identity(self) -> Identity:
-        return self.made_of
-
-
-def teacher_of(name: str, dataset: str, data: Path) -> StoredTeacher | None:
-    """Return the teacher whose stores of a dataset lie in the folder `name`; None: there are none.
-
-    Raises:
-        InputError: they are of several teachers.
-    """
-    known = {path.name: path for path in (data / "embeddings" / dataset).glob("*")}
-    paths = sorted(known[name].glob(f"[!.]*/{MANIFEST}")) if name in known else []
-    manifests = [found for path in paths if (found := read_manifest(path.parent))["kind"] == "embeddings"]
-    specs = {fingerprint(one["identity"]["teacher"]): spec_of(name, one["identity"], data) for one in manifests}
-    if len(specs) > 1:
-        raise InputError(
-            f"{known[name]} holds embeddings of {len(specs)} teachers of this name: say which, as {name}=WHERE "
-            "(what the config's `teachers` map says of it)"
-        )
-    return next(iter(specs.values()), None)
-
-
-def spec_of(name: str, identity: Identity, data: Path) -> StoredTeacher:
-    """Return the teacher that made a store."""
-    views, made_of = identity["views"], identity["teacher"]
-    outputs: dict[str, Output] = {words: output for output, words in POOLING.items()}  # type: ignore[misc]
-    output = "text" if "templates" in views else outputs.get(views.get("pooling"), "cls")
-    checkpoints = [path.parent.name for path in (data / "teachers").glob(f"*/{fingerprint(made_of)}")]
-    return StoredTeacher(name, name, output=output, checkpoint=next(iter(checkpoints), name), made_of=made_of)
 
 
 def load_embeddings(

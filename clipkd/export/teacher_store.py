@@ -106,6 +106,7 @@ def that_taught(folders: list[Path], subject: Subject) -> list[Path]:
     """Return the one store whose bytes taught the run, or one of several with the same bytes; else all of them."""
     contents = {folder: Artifact(folder, read_manifest(folder)).content for folder in folders}
     named = {one["sha256"] for one in subject.model.manifest.get("facts", {}).get("signal", ())}
+    folders = sorted(folders, key=lambda folder: not any(folder.parent.glob(f"{folder.name}-head-*")))  # with one first
     taught = [folder for folder in folders if contents[folder] in named]
     return taught[:1] or (folders[:1] if len(set(contents.values())) == 1 else folders)
 

@@ -165,8 +165,8 @@ def chance_notes(runs: pd.DataFrame) -> list[str]:
         limit = chance + min(chance / 2, NEAR_CHANCE)
         if over_seeds(here, [*AXES, "epoch"], "top1").top1_mean.max() <= limit:
             found.append(
-                f"{dataset}: all students are near chance ({significant(chance * SHARE, 2)} %): nothing can be told "
-                "from such runs; train longer."
+                f"{dataset}: no student's top-1 is far above chance ({significant(chance * SHARE, 2)} %): little can "
+                "be told from such runs; train longer."
             )
     return found
 

@@ -156,7 +156,7 @@ def test_one_table_may_hold_both_splits_and_more(photos, names, layout, tmp_path
 
 @pytest.mark.parametrize(
     ("test", "is_whole"),
-    [(["val/cat/3.png"], True), (["val/cat/3.png", "val/cat/1.png"], False), (["val/4.png"], False)],
+    [(["val/cat/3.png"], True), (["val/cat/2.png"], False), (["val/4.png"], False)],
 )
 def test_short_names_are_of_both_splits_unless_one_could_mean_two_images(test, is_whole, tmp_path):
     """What is not taken for the test images is counted as of none."""
@@ -169,6 +169,13 @@ def test_short_names_are_of_both_splits_unless_one_could_mean_two_images(test, i
     assert ("vectors of none of them: cat/3.png" in said) != is_whole
     if is_whole:
         assert list(matching.by_name(file, test, "test images", train).rows) == [2]
+
+
+def test_a_short_name_of_both_splits_is_refused_where_the_file_has_test_images(tmp_path):
+    """`cat/1.png` may be the training image's vector or the test image's."""
+    file = vector_files.read(table(tmp_path, path=["cat/1.png", "cat/2.png", "cat/3.png"], vector=list(numbers(3))))
+    with pytest.raises(DataError, match=r"could mean a training or a test image: cat/1\.png; write the path"):
+        matching.is_of_both(file, ["train/cat/1.png", "train/cat/2.png"], ["val/cat/1.png", "val/cat/3.png"])
 
 
 def with_value(value, row=7):

@@ -17,9 +17,7 @@ from clipkd.cli.options import (
     seed,
 )
 from clipkd.core.errors import DataError, InputError
-from clipkd.core.words import counted, verb
 from clipkd.data.dataset import Dataset, open_dataset
-from clipkd.embeddings.stored import teacher_of
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import TeacherSpec
 
@@ -38,7 +36,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
     data_options(child)
     device_options(child)
     child.add_argument("dataset", help="a dataset's name, for example cifar10")
-    child.add_argument("teacher", help="a teacher's name, as in the config too, OWNER/MODEL@COMMIT or folder")
+    child.add_argument("teacher", help="a teacher's name, hub id, OWNER/MODEL@COMMIT or folder")
     child.add_argument(
         "--images",
         type=positive,
@@ -49,8 +47,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    layout, spec = layout_of(options), dataset_of(options, options.dataset)
-    teacher_spec = named(options.teacher, spec.name, layout.data)
+    layout, teacher_spec = layout_of(options), teachers.get(options.teacher)
     if len(teacher_spec.members) > 1:
         raise InputError(f"teacher '{options.teacher}': an audit takes one teacher; name one of them")
     if teacher_spec.is_imported:
@@ -59,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
             "somebody else computed (the sha256 of their files is in the store's identity, so changed files are "
             "another store)"
         )
+    spec = dataset_of(options, options.dataset)
     folder = layout.data / "embeddings" / spec.name / teacher_spec.name
     if not folder.is_dir():
         raise InputError(f"no embeddings of {spec.title} by teacher '{teacher_spec.name}': {folder} does not exist")
@@ -69,19 +67,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"no store in {folder} matches the current dataset and teacher")
     wrong = answers.count(False)
     if wrong:
-        said = f"{wrong} of {counted(len(answers), 'store')} {verb(wrong, 'differs', 'differ')} from the teacher"
-        raise DataError(f"{said}; delete {verb(wrong, 'it', 'them')} to regenerate")
-
-
-def named(name: str, dataset: str, data: Path) -> TeacherSpec:
-    """Return the teacher that a name stands for; one that only a config knows is that of the stores of this name."""
-    try:
-        return teachers.get(name)
-    except InputError:
-        stored = teacher_of(name, dataset, data)
-        if stored is None:
-            raise
-        return stored
+        raise DataError(f"{wrong} of {len(answers)} stores differ from the teacher; delete them to regenerate")
 
 
 def of_images(

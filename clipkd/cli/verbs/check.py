@@ -25,6 +25,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.refusals import has_imported, needs_all_labels
 from clipkd.spec.settings import Config
 from clipkd.spec.strength import packed_facts
+from clipkd.tables.results import accuracy_cells
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\
@@ -89,22 +90,29 @@ def check_controls(cells: Sequence[Cell], config: Config) -> None:
 
 
 def untested(cells: Sequence[Cell]) -> list[str]:
-    """Return a line that names the train types whose deciding controls a dataset has nowhere; none where there are."""
+    """Return a line for each dataset that names train types whose deciding controls its cells lack everywhere."""
     beside: dict[tuple[Any, ...], set[str]] = {}
     for cell in cells:
         beside.setdefault(row_of(cell), set()).add(cell.train_type)
-    controls: dict[tuple[str, str], list[str]] = {}
+    lacking: dict[tuple[str, bool], dict[str, list[str]]] = {}
     tested = set()
-    for cell in {cell.kind: cell for cell in cells if cell.has_labels}.values():
+    for cell in {cell.kind: cell for cell in accuracy_cells(cells)}.values():
         facts = packed_facts(cell.dataset_spec, DATA) or {}
-        deciding = methods.deciding(cell.train_type, cell.labels != "all" or bool(facts.get("unlabelled")))
-        controls[cell.dataset, cell.train_type] = deciding
+        place = cell.dataset, cell.labels != "all" or bool(facts.get("unlabelled"))
+        deciding = methods.deciding(cell.train_type, place[1])
         if beside[row_of(cell)].issuperset(deciding):
-            tested.add((cell.dataset, cell.train_type))
-    left = {name: deciding for (dataset, name), deciding in controls.items() if (dataset, name) not in tested}
-    lacking = ", ".join(dict.fromkeys(name for deciding in left.values() for name in deciding))
-    said = f"note: the grid lacks {lacking}, so tables will not tell whether the teacher's content matters for "
-    return [said + ", ".join(left)] if left else []
+            tested.add((*place, cell.train_type))
+        lacking.setdefault(place, {})[cell.train_type] = deciding
+    lines = []
+    for (dataset, is_partly_labelled), named in lacking.items():
+        left = {name: them for name, them in named.items() if (dataset, is_partly_labelled, name) not in tested}
+        controls = ", ".join(dict.fromkeys(control for them in left.values() for control in them))
+        where = f"{dataset}, {'few' if is_partly_labelled else 'all'} labels"
+        said = (
+            f"note: {where}: the grid lacks {controls}, so tables will not tell whether the teacher's content matters "
+        )
+        lines += [f"{said}for {', '.join(left)}"] if left else []
+    return lines
 
 
 def row_of(cell: Cell) -> tuple[Any, ...]:

@@ -78,7 +78,8 @@ def figures(config: Config, cells: Iterable[Cell] | None = None) -> dict[str, tu
 
     `cells`: those of the config, where they are known already.
     """
-    cells = accuracy_cells(expand(config)[0] if cells is None else cells)
+    every = list(expand(config)[0] if cells is None else cells)
+    cells = accuracy_cells(every)
     named = labels(config, cells)
     found: dict[str, tuple[str, ...]] = {}
     for dataset in values(cells, "dataset"):
@@ -103,7 +104,7 @@ def figures(config: Config, cells: Iterable[Cell] | None = None) -> dict[str, tu
         if teacher_names(where(cells, dataset=dataset)):
             found[f"embeddings-{dataset}"] = ("embeddings", dataset)
     found["cost"] = ("cost",)
-    return found | ({"resources": ("resources",)} if repeats_paper(cells) else {})
+    return found | ({"resources": ("resources",)} if repeats_paper(every) else {})
 
 
 def figure_stems(config: Config) -> list[str]:
