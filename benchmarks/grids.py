@@ -32,7 +32,7 @@ grid:
     train_types: [{train_types}]
     recipes: [corrected]
     seeds: [{seeds}]
-training: {{epochs: 12, device: cpu}}
+training: {{epochs: 12, device: cpu, stack: 1}}
 """
 TYPES = ("supervised", "vanilla", "teacher-KD", "embed-KD")
 SBATCH = """\

@@ -11,15 +11,14 @@ from html import escape
 from pathlib import Path
 
 PICTURE = Path(__file__).resolve().parent / "flow.svg"
-WIDTH, HEIGHT = 1040, 470
+WIDTH, HEIGHT = 900, 470
 INK, GREY = "#1f2933", "#5f6b7a"
 STAGES = [
     # name, left edge, width, fill, border, where its files lie
     ("data", 20, 150, "#e8f1fb", "#4a90d9", ["data/datasets/"]),
     ("embeddings", 200, 320, "#fdf0dd", "#d9902f", ["data/teachers/", "data/embeddings/"]),
     ("runs", 550, 150, "#e6f5ea", "#3f9c5a", ["results/runs/"]),
-    ("tables, figures", 730, 150, "#f0eafa", "#7d5fb8", ["results/tables/", "results/figures/"]),
-    ("report", 910, 110, "#eef0f2", "#7b8794", ["results/", "report.html"]),
+    ("report", 730, 150, "#f0eafa", "#7d5fb8", ["results/tables/", "results/figures/", "results/report.html"]),
 ]
 RULES = {
     # rule: left edge, top edge, width, what it makes
@@ -28,10 +27,8 @@ RULES = {
     "extract": (215, 252, 120, ["the teacher runs", "once on each view"]),
     "prototypes": (385, 120, 120, ["one vector", "a class"]),
     "probe": (385, 330, 120, ["class scores", "of each view"]),
-    "train": (565, 252, 120, ["one student", "a job"]),
-    "tables": (745, 180, 120, ["CSV, Markdown,", "LaTeX, HTML"]),
-    "figures": (745, 318, 120, ["PNG, SVG"]),
-    "report": (920, 252, 90, ["one page,", "no network"]),
+    "train": (565, 252, 120, ["up to eight", "students a job"]),
+    "report": (745, 252, 120, ["tables, figures,", "one page"]),
 }
 ARROWS = [
     # path, label, its place and anchor
@@ -43,10 +40,7 @@ ARROWS = [
     ("M335 285 H559", "teacher-KD", (447, 279, "middle")),
     ("M505 360 H535 V304 H559", "vanilla", (513, 377, "start")),
     ("M95 312 V424 H625 V324", "images and labels (all that supervised needs)", (360, 418, "middle")),
-    ("M685 270 H715 V210 H739", "", (0, 0, "start")),
-    ("M685 296 H715 V345 H739", "", (0, 0, "start")),
-    ("M865 210 H892 V270 H914", "", (0, 0, "start")),
-    ("M865 345 H892 V296 H914", "", (0, 0, "start")),
+    ("M685 285 H739", "", (0, 0, "start")),
 ]
 
 
@@ -59,7 +53,7 @@ def picture() -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="Helvetica, Arial, sans-serif" fill="{INK}" role="img" aria-label="data, embeddings, runs, '
-        'tables and figures, report: what each stage makes and hands on">',
+        'report: what each stage makes and hands on">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         f'<path d="M0 0 L8 4 L0 8 z" fill="{GREY}"/></marker>',

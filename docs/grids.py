@@ -19,13 +19,13 @@ LARGER = 100_000
 
 
 def shown() -> str:
-    """Return what tables, and figures with the report, of many runs cost."""
+    """Return what the tables alone, and with figures and report, of many runs cost."""
     result: dict[str, Any] = json.loads(tables.RESULT.read_text(encoding="utf-8"))
     lines = [
-        f"**Tables, figures and report** of runs of {result['epochs']} epochs with made-up numbers, CPU seconds; "
-        f"{result['processor']}, {result['date']}, `{result['command']}`:",
+        f"**Tables alone, and with figures and report,** of runs of {result['epochs']} epochs with made-up numbers, "
+        f"CPU seconds; {result['processor']}, {result['date']}, `{result['command']}`:",
         "",
-        "| runs | `clipkd tables` | `clipkd report`, with the figures |",
+        "| runs | `clipkd tables` | `clipkd report --tables` |",
         "|---:|---:|---:|",
     ]
     lines += [f"| {row['runs']:,} | {row['tables']:.1f} | {row['report']:.1f} |" for row in result["rows"]]

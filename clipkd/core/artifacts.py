@@ -23,7 +23,7 @@ import numpy as np
 from clipkd.core import lfs
 from clipkd.core.disk import room_for
 from clipkd.core.errors import DataError
-from clipkd.core.files import default_mode, is_json_text, naming, read_json, sha256, sync, write_json
+from clipkd.core.files import default_mode, is_json_text, naming, read_json_and_text, sha256, sync, write_json
 from clipkd.core.fingerprint import Identity, differences, digest, fingerprint
 from clipkd.core.verified import Memory, Stamp, stamp
 
@@ -217,10 +217,10 @@ class Artifact:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest and check that it is undamaged; raise DataError where it is not."""
     path = folder / MANIFEST
-    manifest = read_json(path)
+    manifest, text = read_json_and_text(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path} has no format {FORMAT}: it was written by another version of clipkd; delete {folder}")
-    is_as_written = is_json_text(path.read_bytes().decode(), manifest)
+    is_as_written = is_json_text(text, manifest)
     checksum = manifest.pop("checksum", None)
     if checksum != digest(manifest) or not is_as_written or manifest.keys() != FIELDS:
         raise DataError(f"{path} is damaged: checksum mismatch; delete {folder} to regenerate it")

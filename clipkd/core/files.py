@@ -112,12 +112,19 @@ def read_json(path: Path, is_strict: bool = True) -> Any:
     Raises:
         DataError: it is missing, is too large, is not JSON, or holds a key twice or a number that is not finite.
     """
+    return read_json_and_text(path, is_strict)[0]
+
+
+def read_json_and_text(path: Path, is_strict: bool = True) -> tuple[Any, str]:
+    """Read a JSON file; return its data and its text. Arguments and errors as of `read_json`."""
     number = finite if is_strict else float
     try:
-        if path.stat().st_size > MOST_JSON_BYTES:
+        with open(path, "rb") as stream:
+            content = stream.read(MOST_JSON_BYTES + 1)
+        if len(content) > MOST_JSON_BYTES:
             raise DataError(f"{path} is damaged: larger than {MOST_JSON_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=once, parse_float=number, parse_constant=number)
+        text = content.decode()
+        return json.loads(text, object_pairs_hook=once, parse_float=number, parse_constant=number), text
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors

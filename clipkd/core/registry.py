@@ -143,6 +143,8 @@ def find(package: str, kind: str, name: str) -> Any:
 
 def among(known: Mapping[str, Any], kind: str, name: str) -> Any:
     """Return what is known by a name, case ignored; raise InputError naming the nearest one."""
+    if name in known:
+        return known[name]
     for one, spec in known.items():
         if one.lower() == str(name).lower():
             return spec

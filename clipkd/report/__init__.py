@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 from clipkd.core.files import write_text
@@ -13,19 +14,29 @@ from clipkd.report.figures import figures as figures_of
 from clipkd.report.page_tables import PageTable, without_gaps
 from clipkd.report.pictures import Picture
 from clipkd.spec.settings import Config
-from clipkd.tables import made
+from clipkd.tables import made, save_tables
 from clipkd.tables.comparisons import comparisons
 from clipkd.tables.html import environment
 from clipkd.tables.published import repeats_paper
 from clipkd.tables.results import Results, dataset_title, train_types, values
+from clipkd.tables.table import Table
 
 TITLE = "Knowledge distillation, measured"
 PAPER_TITLE = "CLIP-Embed-KD, measured"
 TEMPLATES = environment(__name__)
 
 
-def write_report(config: Config, results: Path, data: Path, drawn: Path, output: Path, partial: bool = False) -> None:
-    """Draw every figure and write the page, from one reading of the runs.
+def write_report(
+    config: Config,
+    results: Path,
+    data: Path,
+    drawn: Path,
+    output: Path,
+    partial: bool = False,
+    tables: Path | None = None,
+    summary: Path | None = None,
+) -> list[Path]:
+    """Write the page, every figure and, where asked, every table, from one reading of the runs. Return the tables.
 
     Args:
         config: a resolved config.
@@ -34,6 +45,8 @@ def write_report(config: Config, results: Path, data: Path, drawn: Path, output:
         drawn: the folder to write the figures to.
         output: the file to write the page to.
         partial: report what is there, with marks, instead of refusing an incomplete grid.
+        tables: a folder to write the tables to.
+        summary: with `tables`, a JSON file to write the means of all cells to (`dvc metrics`).
 
     Raises:
         DataError: a run, manifest or array is missing or damaged; the message names it.
@@ -41,8 +54,11 @@ def write_report(config: Config, results: Path, data: Path, drawn: Path, output:
     from clipkd.report.figures.write import draw_figures
 
     found = Results.collect(config, Path(results) / "runs", Path(data), partial)
+    ready = made(found)
+    files = [] if tables is None else save_tables(found, ready, Path(tables), summary)
     draw_figures(found, Path(drawn))
-    write_text(output, page(found, pictures(found, Path(drawn))))
+    write_text(output, page(found, ready, pictures(found, Path(drawn))))
+    return files
 
 
 def pictures(found: Results, folder: Path) -> dict[str, list[Picture]]:
@@ -56,11 +72,11 @@ def pictures(found: Results, folder: Path) -> dict[str, list[Picture]]:
     return ready
 
 
-def page(found: Results, drawn: dict[str, list[Picture]]) -> str:
-    """Return the whole page."""
+def page(found: Results, ready: Sequence[Table], drawn: dict[str, list[Picture]]) -> str:
+    """Return the whole page, with these of the results' tables and figures."""
     compared, alone = comparisons(found)
-    tables = {table.stem: table for table in made(found)}
-    folder = files(__name__) / "templates"
+    tables = {table.stem: table for table in ready}
+    folder = resources.files(__name__) / "templates"
     of_paper = repeats_paper(found.cells)
     return TEMPLATES.get_template("page.html").render(
         title=PAPER_TITLE if of_paper else TITLE,

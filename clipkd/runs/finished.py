@@ -190,9 +190,7 @@ def read_epoch(line: dict[str, str], path: Path, number: int) -> EpochRecord:
 
 def parsed(text: str | None) -> int | float | str | None:
     """Return the number that a text writes; the text itself where it writes none."""
-    for kind in (int, float):
-        try:
-            return kind(text)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            continue
-    return text
+    try:
+        return int(text) if text.lstrip("+-").isdecimal() else float(text)  # type: ignore[arg-type, union-attr]
+    except (AttributeError, ValueError):
+        return text

@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 
 from clipkd.core.environment import masked
 from clipkd.core.errors import MachineError
+from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import say
+from clipkd.spec.settings import Config
 
 
 class Tracker:
@@ -176,19 +178,19 @@ class Trackers:
         self.each(lambda _, one: one.end(is_complete, numbers, [path for path in files if path.is_file()]))
 
 
-def publish(files: Sequence[Path], folder: Path, run: str, name: str) -> None:
-    """Send files, as those of a run of their own; nothing where the user asked for no service.
+def publish_tables(files: Sequence[Path], folder: Path, config: Config) -> None:
+    """Send the tables of a grid, as those of a run of their own; nothing where the user asked for no service.
 
     Args:
         files: what is sent.
         folder: where a service keeps what it has not sent yet.
-        run: the files' fingerprint: what is sent again is a new version of the same run.
-        name: what the run is called.
+        config: that of the grid: tables of an equal one are a new version of the same run.
 
     Raises:
         MachineError: a package is not installed.
     """
-    Trackers(folder, run, name, {}).end(True, {}, files)
+    run = fingerprint({"tables": config.model_dump(mode="json", exclude_unset=True)})
+    Trackers(folder, run, "tables", {}).end(True, {}, files)
 
 
 def imported(variable: str) -> Any:

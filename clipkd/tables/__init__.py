@@ -101,8 +101,8 @@ def report_entry(stem: str) -> dict[str, Any]:
 
 def write_tables(
     config: Config, results: Path, data: Path, output: Path, partial: bool = False, summary: Path | None = None
-) -> list[str]:
-    """Write every table of a config, in every format; remove those that only an earlier config had. Return their names.
+) -> list[Path]:
+    """Read the runs of a config and write every table. Return the files.
 
     Args:
         config: a resolved config.
@@ -115,18 +115,23 @@ def write_tables(
     Raises:
         DataError: a run is missing or damaged; the message names it.
     """
+    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
+    return save_tables(found, made(found), Path(output), summary)
+
+
+def save_tables(found: Results, tables: Sequence[Table], output: Path, summary: Path | None = None) -> list[Path]:
+    """Write tables in every format, and the frame; remove those that only an earlier config had. Return the files."""
     from clipkd.tables import metrics_file
     from clipkd.tables.formats import write
 
-    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    for table in made(found):
-        write(table, Path(output))
-    write_text(Path(output) / RUNS, found.every_run.to_csv(index=False, lineterminator="\n"))
+    for table in tables:
+        write(table, output)
+    write_text(output / RUNS, found.every_run.to_csv(index=False, lineterminator="\n"))
     if summary is not None:
         write_text(summary, metrics_file.text(found.shown))
-    files = table_files(config, found.cells)
-    remove_leftovers(Path(output), files)
-    return files
+    names = table_files(found.config, found.cells)
+    remove_leftovers(output, names)
+    return [*(output / name for name in names), *([summary] if summary else [])]
 
 
 def made(found: Results) -> list[Table]:

@@ -157,7 +157,7 @@ class Results:
         found = frame(self.cells, self.runs, self.failed, self.teachers, measured)
         return with_choices(found, self.config, self.cells)
 
-    @property
+    @cached_property
     def shown(self) -> pd.DataFrame:
         """The rows that tables and figures show: of a sweep the chosen settings, under its name."""
         return shown(self.frame)
@@ -172,7 +172,7 @@ class Results:
         """The frame as runs.csv shows it."""
         return self.frame if self.has_few_labels else self.frame.drop(columns=["labels", "labelled_images"])
 
-    @property
+    @cached_property
     def comparable(self) -> pd.DataFrame:
         """The rows of accuracy tables: all but those of runs that only measure a teacher's cost or see no label."""
         return self.shown[~self.shown.is_cost_run & (self.shown.labels != "none")]

@@ -11,18 +11,20 @@ from tests.synthetic import small
 
 
 @pytest.mark.parametrize(
-    ("labels", "control", "lacking"),
+    ("labels", "beside", "lacking"),
     [
-        ("all", "vanilla-permuted", "vanilla-within-class"),
-        ("all", "vanilla-within-class", None),
-        (100, "vanilla-permuted", None),
-        (100, None, "vanilla-permuted"),
+        ("all", ["supervised", "vanilla-permuted"], "vanilla-within-class"),
+        ("all", ["supervised", "vanilla-within-class"], None),
+        (100, ["supervised", "vanilla-permuted"], None),
+        (100, ["supervised"], "vanilla-permuted"),
+        (100, ["vanilla-permuted"], "supervised"),
+        (100, [], "supervised, vanilla-permuted"),
     ],
 )
-def test_a_grid_without_the_control_that_decides_is_told_so(labels, control, lacking):
-    """With all labels it exchanges targets within classes; with few, where classes are not known, among all images."""
+def test_a_grid_without_what_decides_is_told_so(labels, beside, lacking):
+    """With all labels a control exchanges targets within classes; with few, where classes are not known, among all."""
     config = small()
-    types = ["supervised", "vanilla", *([control] if control else [])]
+    types = ["vanilla", *beside]
     config["grid"] = [config["grid"][0] | {"train_types": types, "labels": [labels]}]
     said = untested(expand(Config.model_validate(config))[0])
     assert [f"the grid lacks {lacking}, so tables" in line for line in said] == ([True] if lacking else [])

@@ -18,6 +18,7 @@ from clipkd.report import overview
 from clipkd.report.figures import figure_stems
 from clipkd.report.pictures import natural_width
 from clipkd.runs.record import FAILED
+from clipkd.tables import made
 from clipkd.tables.comparisons import Comparison
 from clipkd.tables.results import Results
 from clipkd.tables.summary import Difference
@@ -36,7 +37,7 @@ def write(study: Study, path: Path, partial: bool = False) -> Path:
     for stem in figure_stems(study.config):
         (folder / f"{stem}.svg").write_text(SVG.format("720pt" if stem == "cost" else "600"))
     found = Results.collect(study.config, study.results / "runs", study.data, partial)
-    path.write_text(reports.page(found, reports.pictures(found, folder)), encoding="utf-8")
+    path.write_text(reports.page(found, made(found), reports.pictures(found, folder)), encoding="utf-8")
     return path
 
 

@@ -77,8 +77,7 @@ def test_jobs_that_slurm_takes_away_go_on(how, project, local):
 def test_trainings_of_seconds_in_one_job(project, local):
     made = project()
     before = len(made.cluster.queue())
-    flags = ("--groups", "train=students", "tables=summary", "report=summary")
-    flags += ("--group-components", "students=6", "summary=2")
+    flags = ("--groups", "train=students", "--group-components", "students=6")
     # The members of a group run side by side: six with two CPUs each are more than the node has.
     main = made.snakemake(*flags)
     assert main.wait(400) == 1
@@ -86,7 +85,7 @@ def test_trainings_of_seconds_in_one_job(project, local):
     assert len(made.cluster.queue()) == before
     made.snakemake(*flags, "--set-resources", "train:cpus_per_task=1").succeed(900)
     check_equal(made, local)
-    assert len(made.cluster.queue()) - before == 2, "six trainings, and all that follows"
+    assert len(made.cluster.queue()) - before == 2, "six trainings, and the report"
 
 
 def test_without_accounting_a_cancelled_job_is_noticed(project, local):

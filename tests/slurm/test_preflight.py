@@ -368,6 +368,12 @@ def test_the_project_s_own_profile_names_a_site(tmp_path):
         Profile.read(tmp_path / "none")
 
 
+def test_a_cluster_without_gpus_is_asked_for_none():
+    requests = Profile("all", "all", 720, gpu_model="a100").requests("cpu")
+    assert [(one.partition, one.gpus, one.gpu_model) for one in requests] == [("all", 0, "")] * 2
+    assert [one.gpus for one in Profile("all", "all", 720).requests()] == [0, 1]
+
+
 def test_site_values_stand_in_one_place_of_the_profile():
     """Each of the site's words appears once: where it is set."""
     text = (ROOT / "profiles/slurm/config.yaml").read_text()

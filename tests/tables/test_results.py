@@ -172,6 +172,20 @@ def test_bad_paths_are_the_users_to_change(study, verb, capsys):
 
 
 @pytest.mark.slow
+def test_a_report_writes_the_tables_of_clipkd_tables(study, capsys):
+    """To the byte, from one reading of the runs: what the workflow calls."""
+    alone, beside = study.root / "alone", study.root / "beside"
+    assert main(command(study, "tables", "--output", alone, "--summary", alone / "summary.json")) == 0
+    rest = ["--figures", study.root / "figures", "--output", study.root / "report.html"]
+    assert main(command(study, "report", *rest, "--summary", beside / "summary.json")) == 2
+    assert "add --tables FOLDER" in capsys.readouterr().err
+    assert main(command(study, "report", *rest, "--tables", beside, "--summary", beside / "summary.json")) == 0
+    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (alone, beside)]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) > 20
+
+
+@pytest.mark.slow
 def test_a_report_of_an_incomplete_grid_is_asked_for_and_draws_its_figures(study, capsys):
     drawn, page = study.root / "so far", study.root / "report.html"
     shutil.rmtree(study.folder(**EMBED))

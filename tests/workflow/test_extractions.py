@@ -16,7 +16,7 @@ from tests.synthetic import write_study
 from tests.workflow.test_workflow import MINI, copy_workflow, plan, snakemake
 
 CONFIG = ("--configfile", "mini.yaml")
-SHOWN = {"resolve": 1, "tables": 1, "report": 1, "all": 1}
+SHOWN = {"resolve": 1, "report": 1, "all": 1}
 FOLDERS = tuple(f"data/embeddings/digits/digits-vit-s/{number:016x}" for number in range(2))
 # Makes the artefacts that are named in `asked`, in this order; the last one fails while there is a file `failing`.
 FAKE = """\

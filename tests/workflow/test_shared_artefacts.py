@@ -67,4 +67,4 @@ def test_a_teacher_is_not_trained_again_for_a_grid_that_asks_something_else_of_i
     (project / "embeddings.yaml").write_text(grid.replace("supervised", "feature-KD"))
     jobs, said = plan(project, "--configfile", "embeddings.yaml")
     assert "train_teacher" not in jobs, said
-    assert (jobs["extract"], jobs["train"], jobs["tables"]) == (1, 2, 1)
+    assert (jobs["extract"], jobs["train"], jobs["report"]) == (1, 2, 1)

@@ -367,7 +367,7 @@ def test_tables_are_of_the_configs_grid_where_snakemake_has_forgotten_everything
     assert "Nothing to be done" in said.stdout
     mini = project / "mini.yaml"
     mini.write_text(mini.read_text().replace("seeds: [0, 1]", "seeds: [0]"))
-    said = snakemake(project, *CONFIG, "--until", "tables")
+    said = snakemake(project, *CONFIG, "--until", "report")
     assert said.returncode == 0, said.stdout
     assert json.loads((project / "results/config.json").read_text())["grid"][0]["seeds"] == [0]
     assert "(1)" in (project / "results/tables/accuracy-corrected-last-top1.md").read_text()

@@ -118,7 +118,7 @@ def paper_runs(datasets: tuple[str, ...], teachers: tuple[str, ...]) -> set[str]
 
 def expected(datasets: int, teachers: int, train: int, rule: str = "fetch") -> dict[str, int]:
     """Jobs of a grid in which every teacher meets every dataset: nothing but `train` counts students or seeds."""
-    once = {"resolve": 1, "tables": 1, "report": 1, "all": 1}
+    once = {"resolve": 1, "report": 1, "all": 1}
     made = {"download": datasets, rule: teachers, "extract": datasets * teachers}
     return {**made, **once, "train": train}
 
@@ -275,7 +275,7 @@ def test_a_run_that_vanished_is_planned_again(finished: Path, tmp_path: Path) ->
         jobs, said = plan(finished, "--configfile", "mini.yaml")
     finally:
         (tmp_path / "aside").rename(folder)
-    assert jobs == {"train": 1, "tables": 1, "report": 1, "all": 1}, said
+    assert jobs == {"train": 1, "report": 1, "all": 1}, said
 
 
 def test_a_dataset_that_vanished_is_planned_again_for_figures(finished: Path, tmp_path: Path) -> None:
@@ -299,19 +299,19 @@ def test_a_dataset_that_vanished_is_planned_again_for_figures(finished: Path, tm
 )
 def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, int], finished: Path) -> None:
     jobs, said = plan(finished, "--configfile", "mini.yaml", "--config", *changes)
-    assert jobs == trained | {"resolve": 1, "tables": 1, "report": 1, "all": 1}, said
+    assert jobs == trained | {"resolve": 1, "report": 1, "all": 1}, said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "planned"),
     [
-        ("tables/table.py", ["tables", "report"]),
-        ("report/templates/page.html", ["report"]),
-        ("core/lock.py", []),
+        ("tables/table.py", {"report": 1, "all": 1}),
+        ("report/templates/page.html", {"report": 1, "all": 1}),
+        ("core/lock.py", {}),
     ],
 )
-def test_an_edit_plans_what_is_made_by_that_code(module: str, planned: list[str], finished: Path) -> None:
+def test_an_edit_plans_what_is_made_by_that_code(module: str, planned: dict[str, int], finished: Path) -> None:
     path = finished / "clipkd" / module
     before = path.read_text()
     try:
@@ -319,4 +319,4 @@ def test_an_edit_plans_what_is_made_by_that_code(module: str, planned: list[str]
         jobs, said = plan(finished, "--configfile", "mini.yaml", by=with_its_package)
     finally:
         path.write_text(before)
-    assert jobs == (dict.fromkeys([*planned, "all"], 1) if planned else {}), said
+    assert jobs == planned, said

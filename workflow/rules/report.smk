@@ -1,9 +1,27 @@
-# report: the figures, and one page with all tables and figures; from run folders, manifests and stored embeddings.
+# report: the tables, the figures, and one page that shows them; from run folders, manifests and stored embeddings.
 #
+#   results/config.json                         the resolved config: the grid that tables and figures show
+#   results/tables/<table>.{csv,md,tex,html}
+#   results/tables/runs.csv                     a row per run and choice of its epoch
+#   results/summary.json                        the means of all cells, which git keeps (docs/dvc.md)
 #   results/figures/<figure>.{png,svg}
 #   results/report.html
+rule resolve:
+    """Write down the resolved config, so that tables and figures say which grid they show."""
+    output:
+        config=RESOLVED,
+        stamp=RESOLVED_STAMP,
+    log:
+        "logs/report/resolve.log",
+    params:
+        config=RESOLVED_TEXT,
+    shell:
+        "( rm -f results/.config-* && printf '%s\\n' {params.config:q} > {output.config:q}.tmp"
+        " && mv {output.config:q}.tmp {output.config:q} && touch {output.stamp:q} ) 2> {log:q}"
+
+
 rule report:
-    """Draw every figure, and write the page that shows every table and figure, to sort, filter, print and share."""
+    """Write every table, draw every figure, and write the page that shows them, to sort, filter, print and share."""
     input:
         config=RESOLVED,
         runs=all_runs,
@@ -13,10 +31,19 @@ rule report:
         datasets=shown_datasets,
     output:
         [
+            in_report(f"results/tables/{stem}.html", tables.report_entry(stem))
+            for stem in TABLES
+        ],
+        expand(
+            "results/tables/{stem}.{format}", stem=TABLES, format=["csv", "md", "tex"]
+        ),
+        f"results/tables/{tables.RUNS}",
+        [
             in_report(f"results/figures/{stem}.png", figures.report_entry(stem))
             for stem in FIGURES
         ],
         expand("results/figures/{stem}.svg", stem=FIGURES),
+        summary="results/summary.json",
         page="results/report.html",
     log:
         "logs/report/report.log",
@@ -27,4 +54,5 @@ rule report:
     params:
         code=code_digest(CODE_OF_REPORT),
     shell:
-        "exec clipkd report --config {input.config:q} --output {output.page:q} 2>> $(new_log {log:q})"
+        "exec clipkd report --config {input.config:q} --tables results/tables --summary {output.summary:q}"
+        " --output {output.page:q} 2>> $(new_log {log:q})"

@@ -26,6 +26,7 @@ from clipkd.spec.refusals import has_imported, needs_all_labels
 from clipkd.spec.settings import Config
 from clipkd.spec.strength import packed_facts
 from clipkd.tables.results import accuracy_cells
+from clipkd.tables.terms import BASELINE
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\
@@ -90,7 +91,9 @@ def check_controls(cells: Sequence[Cell], config: Config) -> None:
 
 
 def untested(cells: Sequence[Cell]) -> list[str]:
-    """Return a line for each dataset that names train types whose deciding controls its cells lack everywhere."""
+    """Return a line for each dataset that names train types whose deciding controls, or `supervised`, its cells lack
+    everywhere.
+    """
     beside: dict[tuple[Any, ...], set[str]] = {}
     for cell in cells:
         beside.setdefault(row_of(cell), set()).add(cell.train_type)
@@ -99,10 +102,12 @@ def untested(cells: Sequence[Cell]) -> list[str]:
     for cell in {cell.kind: cell for cell in accuracy_cells(cells)}.values():
         facts = packed_facts(cell.dataset_spec, DATA) or {}
         place = cell.dataset, cell.labels != "all" or bool(facts.get("unlabelled"))
-        deciding = methods.deciding(cell.train_type, place[1])
-        if beside[row_of(cell)].issuperset(deciding):
+        there = beside[row_of(cell)] | beside.get((*row_of(cell)[:-1], NO_TEACHER), set())
+        wanted = [] if cell.method.control_of else [BASELINE, *methods.deciding(cell.train_type, place[1])]
+        missing = [name for name in wanted if name not in there]
+        if not missing:
             tested.add((*place, cell.train_type))
-        lacking.setdefault(place, {})[cell.train_type] = deciding
+        lacking.setdefault(place, {})[cell.train_type] = missing
     lines = []
     for (dataset, is_partly_labelled), named in lacking.items():
         left = {name: them for name, them in named.items() if (dataset, is_partly_labelled, name) not in tested}

@@ -23,16 +23,20 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "--profile", type=Path, default=Path("profiles/slurm"), help="the Snakemake profile that names the partitions"
     )
+    child.add_argument(
+        "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: the grid trains without a GPU (training.device)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     findings = check_up(Path())
     if options.slurm:
         profile = Profile.read(options.profile)
-        found, _ = preflight(profile.requests())
+        requests = profile.requests(options.device)
+        found, _ = preflight(requests)
         findings.found += found.found
         if not found.errors:
-            for request in profile.requests():
+            for request in dict.fromkeys(requests):
                 check_node(request, Path(), profile.latency_wait, findings)
     for finding in findings.found:
         print(finding)

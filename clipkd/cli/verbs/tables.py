@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkd.cli.options import file_to_write, folder_to_write, results_options
-from clipkd.core.fingerprint import fingerprint
-from clipkd.runs.trackers import publish
+from clipkd.runs.trackers import publish_tables
 from clipkd.spec.config import resolved
 from clipkd.tables import write_tables
 
@@ -29,6 +28,5 @@ def run(options: argparse.Namespace) -> None:
     output = folder_to_write(options.output)
     summary = options.summary and file_to_write(options.summary, "--summary", "summary.json")
     config = resolved(options.config)
-    names = write_tables(config, options.results, options.data, output, options.partial, summary)
-    files = [*(output / name for name in names), *([summary] if summary else [])]
-    publish(files, output, fingerprint({"tables": config.model_dump(mode="json", exclude_unset=True)}), "tables")
+    files = write_tables(config, options.results, options.data, output, options.partial, summary)
+    publish_tables(files, output, config)

@@ -55,8 +55,8 @@ class Profile:
             )
         return profile
 
-    def requests(self) -> list[Request]:
-        """Return what the profile's jobs ask for."""
+    def requests(self, device: str = "cuda") -> list[Request]:
+        """Return what the profile's jobs ask for; `device`: the config's `training.device`."""
         every = Request(
             self.cpu_partition,
             minutes=self.longest_job,
@@ -65,4 +65,5 @@ class Profile:
             constraint=self.constraint,
             reservation=self.reservation,
         )
-        return [every, replace(every, partition=self.gpu_partition, gpus=1, gpu_model=self.gpu_model)]
+        gpus, model = (0, "") if device == "cpu" else (1, self.gpu_model)
+        return [every, replace(every, partition=self.gpu_partition, gpus=gpus, gpu_model=model)]
