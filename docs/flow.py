@@ -26,7 +26,7 @@ RULES = {
     "fetch": (215, 120, 120, ["the teacher,", "at its commit"]),
     "extract": (215, 252, 120, ["the teacher runs", "once on each view"]),
     "prototypes": (385, 120, 120, ["one vector", "a class"]),
-    "probe": (385, 330, 120, ["class scores", "of each view"]),
+    "probe": (385, 330, 120, ["a linear head:", "class scores"]),
     "train": (565, 252, 120, ["up to eight", "students a job"]),
     "report": (745, 252, 120, ["tables, figures,", "one page"]),
 }

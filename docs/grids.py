@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from typing import Any
 
@@ -42,6 +43,7 @@ def block() -> str:
     per_cell = (plan["cpu_s"] - least["cpu_s"]) / most
     memory = (plan["peak_mb"] - least["peak_mb"]) / most
     main_cpu = sent["cpu_s"] / most
+    epochs = statistics.median(one["epochs_s"] for one in job["rounds"])
     return "\n\n".join(
         [
             f"{result['processor']}, {result['date']}, `{result['command']}`:",
@@ -60,8 +62,8 @@ def block() -> str:
             shown(),
             f"**Overhead of a job beyond its epochs**, on one machine: {job['overhead_s']} s wall time "
             f"({job['lowest_s']} to {job['highest_s']}; process start, import of torch, data checks, evaluation, "
-            f"files, and Snakemake's own work), over {job['jobs']} jobs of one core each, run one after another; "
-            f"{job['processor']}, {job['date']}, `{job['command']}`.",
+            f"files, and Snakemake's own work), over {job['jobs']} jobs of one core each, run one after another; the "
+            f"12 epochs of a job took {epochs:.1f} s. {job['processor']}, {job['date']}, `{job['command']}`.",
         ]
     )
 

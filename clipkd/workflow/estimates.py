@@ -19,7 +19,7 @@ from clipkd.core.typed_json import read_model
 from clipkd.plugins import students
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.students import NetworkSpec, StudentSpec
-from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
+from clipkd.plugins.teachers import FolderTeacher, StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.runs.record import COST, Cost
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
@@ -45,15 +45,22 @@ def student_forward(spec: NetworkSpec) -> float:
 
 
 def teacher_forward(spec: TeacherSpec) -> float:
-    """Return a teacher's operations on one image; those of a large one where the spec does not tell its size.
+    """Return a teacher's operations on one image; those of a large one where nothing tells its size.
 
     One that is trained here is as small as a student: a run's own student, or a ViT-B/16 of its input size.
     """
     if isinstance(spec, StudentTeacher | TrainedCNN):
         return student_forward(student_of(spec))
-    known = (spec.hidden_size, spec.image_size, spec.patch_size)
-    width, size, patch = known if all(known) else LARGEST_TEACHER  # type: ignore[assignment]
-    return vit_flop(width, TEACHER_LAYERS.get(width, 12), size, patch)  # type: ignore[arg-type]
+    if spec.hidden_size and spec.image_size and spec.patch_size:
+        layers = TEACHER_LAYERS.get(spec.hidden_size, 12)
+        return vit_flop(spec.hidden_size, layers, spec.image_size, spec.patch_size)
+    width, size, patch = LARGEST_TEACHER
+    largest = vit_flop(width, TEACHER_LAYERS[width], size, patch)
+    if not isinstance(spec, FolderTeacher):
+        return largest
+    # A multiplication and an addition of each weight, of two bytes, at each place of a grid of 8 pixels: CNNs and
+    # vision transformers have fewer.
+    return min(largest, 2 * spec.weights_bytes / 2 * ((spec.image_size or size) / 8) ** 2)
 
 
 def student_of(spec: StudentTeacher | TrainedCNN) -> NetworkSpec:

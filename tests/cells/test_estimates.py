@@ -8,7 +8,7 @@ import pytest
 
 from clipkd.core.flops import vit_flop
 from clipkd.plugins import students, teachers
-from clipkd.plugins.teachers import StudentTeacher
+from clipkd.plugins.teachers import FolderTeacher, StudentTeacher
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
 from clipkd.workflow import estimates
@@ -67,6 +67,18 @@ def test_the_images_that_are_there_are_counted(digits_folder):
     there = estimates.images_of(Layout(digits_folder).dataset(digits.dataset_spec), 32)
     assert there == 1797
     assert estimates.images_of(Layout().dataset(digits.dataset_spec), 32) == 60_000
+
+
+@pytest.mark.parametrize(
+    ("parameters", "operations"),
+    [(25.6e6, 8.2e9), (4.65e6, 0.8e9), (86.6e6, 35.1e9), (5.7e6, 2.5e9)],
+    ids=["resnet50", "efficientnet_lite0", "vit-b16", "vit-tiny-16"],
+)
+def test_a_teacher_in_a_folder_asks_for_what_its_weights_can_take(parameters, operations):
+    """Never for less than such a model takes at 224 pixels (as published), nor for more than 20 times as much."""
+    folder = FolderTeacher("one", "one", folder="one", weights_bytes=4 * int(parameters))
+    asked = estimates.teacher_forward(folder)
+    assert operations < asked < 20 * operations
 
 
 def test_an_extraction_is_divided_by_its_shards():

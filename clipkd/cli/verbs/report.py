@@ -25,7 +25,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument("--figures", type=Path, default=Path("results/figures"), help="folder to write figures into")
     child.add_argument("--output", type=Path, default=Path("results/report.html"), help="file to write")
     child.add_argument("--tables", type=Path, help="folder to write the tables into, as `clipkd tables` does")
-    child.add_argument("--summary", type=Path, help="with --tables, as of `clipkd tables`")
+    child.add_argument("--summary", type=Path, help="with --tables: JSON file for the mean of every cell")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -35,6 +35,7 @@ class FolderTeacher(TeacherSpec):
     folder: str = ""
     digests: dict[str, str] = field(default_factory=dict)
     """sha256 of each file."""
+    weights_bytes: int = 0
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -61,9 +62,10 @@ def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
     stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in files))
     digests = hashed(folder.resolve(), files, stamps)
     weights = [digest for name, digest in digests.items() if name.endswith(".safetensors")]
+    size = sum(stamp[0] for name, stamp in zip(files, stamps, strict=True) if name.endswith(".safetensors"))
     mark = weights[0] if len(weights) == 1 else sha256("".join(weights).encode()).hexdigest()
     name = f"{slug(folder.resolve().name)}-{mark[:8]}"
-    spec = FolderTeacher(name=name, title=folder.name, folder=str(folder), digests=digests, output=default)
+    spec = FolderTeacher(name, folder.name, folder=str(folder), digests=digests, output=default, weights_bytes=size)
     return giving(spec, output or default)
 
 
