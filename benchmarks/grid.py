@@ -12,6 +12,7 @@ import torch
 from benchmarks.contenders import RECIPE, layout_of, peer_epoch
 from benchmarks.material import Material, add_dataset
 from benchmarks.rounds import Contender, interleaved
+from clipkd.core import environment
 from clipkd.core.errors import ClipkdError
 from clipkd.embeddings import prepare
 from clipkd.runs import workers
@@ -26,7 +27,7 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
     """Return the wall time of an epoch of several students, seeds of embed-KD, and the ratio."""
     if device.type != "cpu":
         return {"not_measured": "a grid on a GPU is a stack: see `stack`"}
-    cores = workers.cores()
+    cores = environment.cores()
     dataset = material.dataset(options.steps * options.batch_size)
     alone = [
         peer_epoch(material, dataset, options.student, "embed-KD", options.batch_size, device) for _ in range(STUDENTS)

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,6 @@ from clipkd.core.verified import Memory, Stamp, stamp
 MANIFEST = "manifest.json"
 FORMAT = 1
 FIELDS = {"format", "kind", "fingerprint", "identity", "facts", "files"}
-
-
-def write_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic], pieces: Iterable[np.ndarray]) -> None:
-    """Write an array of a known shape from its pieces [n, ...], in an artefact that is being built.
-
-    By plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
-    """
-    with path.open("wb") as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for piece in pieces:
-            stream.write(np.ascontiguousarray(piece, dtype).tobytes())
 
 
 @dataclass
@@ -162,11 +150,6 @@ class Artifact:
     @property
     def facts(self) -> dict[str, Any]:
         return self.manifest["facts"]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files together, the manifest not counted."""
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
 
     def file(self, name: str) -> Path:
         """Return the path of one of the artefact's files."""

@@ -21,8 +21,8 @@ def choose(name: str = "auto") -> torch.device:
         raise InputError(f"unknown device '{name}'{nearest(name, KINDS)} (valid: {', '.join(KINDS)})")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not available: torch finds no CUDA GPU; use 'auto' or 'cpu'")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device '{name}' is not available: torch finds no CUDA GPU; use 'auto' or 'cpu'")
     return torch.device(name)
 
 

@@ -1,4 +1,4 @@
-"""Environment variables that could change what a command does, and secrets that must not be logged."""
+"""What a process is given: variables that could change what a command does, secrets that must not be logged, cores."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def check_environment() -> None:
     for name in REFUSED:
         if os.environ.get(name, "0").lower() not in {"", "0", "false", "no", "n"}:
             raise InputError(f"{name} is set: with it, weights could run code; unset it")
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def put_on_path(command: str) -> None:

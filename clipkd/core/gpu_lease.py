@@ -24,11 +24,11 @@ HELD: list[int] = []
 def lease(device: str) -> None:
     """Let this process see one GPU only, of those that several clipkd processes hold the least.
 
-    Does nothing where the device is the CPU or has a number (`cuda:1`), where torchrun gives out the GPUs, and where
+    Does nothing where the device is the CPU, where torchrun gives out the GPUs, and where
     at most one GPU is visible. To be called before torch looks for GPUs: CUDA reads the variable once.
 
     Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, as the user gave it.
+        device: `auto`, `cpu` or `cuda`, as the user gave it.
     """
     if device not in ("auto", "cuda") or "LOCAL_RANK" in os.environ:
         return

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from clipkd.core import images
+from clipkd.core.environment import cores
 from clipkd.core.errors import DataError, all_at_once
-from clipkd.core.images import MOST_THREADS, Decoding, cores, declared_white, is_wide, levels_of, white_above
+from clipkd.core.images import MOST_THREADS, Decoding, declared_white, is_wide, levels_of, white_above
 from clipkd.core.prefetch import prefetch
 
 

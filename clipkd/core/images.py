@@ -109,11 +109,6 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def most_pixels() -> int:
     """Return how many pixels an image may have.
 

@@ -8,21 +8,19 @@ in float64 and on a GPU this is `F.linear`; for S students at once it is one bat
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clipkd.core.device import cpuinfo
+
 
 @cache
 def is_faster_here() -> bool:
     """Return whether this machine's CPU is one on which oneDNN is taken; the same in every run on a machine."""
-    info = Path("/proc/cpuinfo")
-    if not torch.backends.mkldnn.is_available() or not info.exists():
-        return False
-    return "AuthenticAMD" in info.read_text(encoding="utf-8", errors="replace")
+    return torch.backends.mkldnn.is_available() and cpuinfo().get("vendor_id") == "AuthenticAMD"
 
 
 def product(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:

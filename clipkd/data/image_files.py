@@ -11,7 +11,8 @@ import numpy as np
 
 from clipkd.core.accents import written_otherwise
 from clipkd.core.errors import DataError, InputError
-from clipkd.core.images import MOST_THREADS, cores, is_image
+from clipkd.core.environment import cores
+from clipkd.core.images import MOST_THREADS, is_image
 from clipkd.core.prefetch import prefetch
 from clipkd.core.progress import say
 from clipkd.data.preprocessing import Preprocessing

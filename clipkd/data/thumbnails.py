@@ -18,7 +18,8 @@ from clipkd.core.artifacts import Artifact, building
 from clipkd.core.prefetch import prefetch
 from clipkd.data.dataset import Dataset, Ragged
 from clipkd.data.packing import write_even, write_ragged
-from clipkd.core.images import MOST_THREADS, cores
+from clipkd.core.environment import cores
+from clipkd.core.images import MOST_THREADS
 from clipkd.data.pixels import square
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import progress

@@ -165,7 +165,7 @@ def fit(spec: TrainedCNN, model: nn.Module, images: Images, saved: Path, mirrors
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, spec.learning_rate, total_steps=spec.epochs * steps)
     loop = Loop(spec, model, optimiser, schedule, torch.Generator().manual_seed(spec.seed), saved)
     limit, device = max(1, images.size // spec.shift), rows.device
-    is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     for epoch in progress(range(loop.resumed(), spec.epochs), spec.epochs, f"training {spec.title}", unit="epochs"):
         model.train()
         order = rows[torch.randperm(len(rows), generator=loop.generator).to(device)]

@@ -19,7 +19,6 @@ from clipkd.core.errors import DataError
 
 HIGHEST = 32767
 """Codes lie in -HIGHEST to HIGHEST."""
-DTYPES = ("int16", "float16", "float32")
 HOLDS = 2**-12
 """The rounding error of a vector, relative to the vector, up to which int16 is taken. Without outliers it is five to
 ten times smaller; the error of a gradient is about as large, and the tests allow it 1e-4 (docs/embeddings.md)."""

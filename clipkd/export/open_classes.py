@@ -17,19 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipkd.core.artifacts import open_artifact
+from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.typed_json import read_model
 from clipkd.embeddings.text import load_text
-from clipkd.plugins import methods, prototype_forms, recipes, students, teachers
+from clipkd.export.model import load
+from clipkd.plugins import methods, prototype_forms, recipes, teachers
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Heads, Outputs
-from clipkd.plugins.students._saved import student_from
 from clipkd.plugins.teachers import TeacherSpec
-from clipkd.runs.folder import STUDENT, load_student
 from clipkd.runs.nearest_prototype import similarities
-from clipkd.runs.record import METRICS, Metrics
+from clipkd.runs.record import KIND, METRICS, Metrics
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.layout import Layout
 from clipkd.spec.prompts import prompts
@@ -106,9 +105,11 @@ def of_run(folder: Path, layout: Layout, device: torch.device) -> OpenClasses:
     """Return the classes of a finished run, open to more.
 
     Raises:
-        InputError: the run's prototypes are not a text tower's, so a name alone is not enough.
+        InputError: it is an export, or the run's prototypes are not a text tower's, so a name alone is not enough.
         DataError: the run or its prototypes are missing or damaged.
     """
+    if (folder / MANIFEST).exists() and read_manifest(folder)["kind"] != KIND:
+        raise InputError(f"{folder} is an export; to add a class, give the run folder that it was made from")
     metrics = read_model(folder / METRICS, Metrics)
     cell, signal = metrics.cell, metrics.identity["signal"]
     teacher = teachers.get(cell.teacher) if cell.teacher != NO_TEACHER else None
@@ -120,8 +121,8 @@ def of_run(folder: Path, layout: Layout, device: torch.device) -> OpenClasses:
         )
     identity = signal["prototypes"]
     artifact = open_artifact(folder_of(cell.dataset, teacher, identity, layout), "prototypes", identity)
-    spec = students.get(cell.student)
-    student = student_from(load_student(folder / STUDENT), spec, folder / STUDENT).to(device)
+    student = load(folder, device.type).student
+    assert isinstance(student, Heads)
     prototypes = torch.from_numpy(artifact.array("prototypes").copy()).to(device)
     names, recipe = tuple(artifact.facts["class_names"]), recipes.get(cell.recipe)
     return OpenClasses(student, recipe, names, prototypes, teacher, identity, layout)

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from clipkd.export.model import FilePrediction
-
-
-class Writer(Protocol):
-    """Writes predictions one by one."""
-
-    def write(self, prediction: FilePrediction) -> None: ...
-
-    def close(self) -> None: ...
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -79,7 +79,7 @@ def store_folder(subject: Subject, signal: dict[str, Any]) -> Path:
     sampled = signal.get("prototypes", {}).get("embeddings")
     asked = (known or sampled or {"teacher": signal.get("teacher")})["teacher"]
     found = []
-    for path in sorted((subject.data / "embeddings" / subject.dataset.spec.name).glob(f"*/*/{MANIFEST}")):
+    for path in sorted((subject.data / "embeddings" / subject.dataset.spec.name).glob(f"[!.]*/[!.]*/{MANIFEST}")):
         manifest = read_manifest(path.parent)
         identity = manifest["identity"]
         is_store = manifest["kind"] == "embeddings" and "test.npy" in manifest["files"]

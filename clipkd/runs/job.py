@@ -281,7 +281,7 @@ def embedding_targets(job: Job, store: Embeddings, rows: np.ndarray | None, stan
     artifact = open_part(job, "embeddings", store.folder, store.identity)
     vectors, is_standardised = Vectors(artifact, "train"), standardise or job.recipe.standardised
     standardised = Standardisation.of_images(artifact) if is_standardised else None
-    return StoredTargets(vectors, vectors.shape[-1], job.device, rows, job.cell.has_one_view, standardised)
+    return StoredTargets(vectors, job.device, rows, job.cell.has_one_view, standardised)
 
 
 def prototype_targets(job: Job, standardise: bool) -> TeacherTargets:

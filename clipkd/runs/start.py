@@ -8,6 +8,7 @@ from types import FrameType
 
 import torch
 
+from clipkd.core.environment import cores
 from clipkd.core.errors import Interrupted, MachineError
 from clipkd.runs import workers
 from clipkd.runs.assignment import Assignment, train_in_stacks
@@ -31,7 +32,7 @@ def train_several(
     """
     on_gpu = assignments[0].device.startswith("cuda")
     one_process = on_gpu or stack not in (None, 1)
-    count = 1 if one_process else processes or workers.cores()
+    count = 1 if one_process else processes or cores()
     try:
         if count > 1:
             workers.train_in_processes(assignments, count, threads)

@@ -85,7 +85,6 @@ class StoredTargets(TeacherTargets):
     def __init__(
         self,
         array: Vectors,
-        width: int,
         device: torch.device,
         rows: np.ndarray | None = None,
         has_one_view: bool = False,
@@ -95,13 +94,13 @@ class StoredTargets(TeacherTargets):
 
         Args:
             array: what is stored.
-            width: dimensions of the vectors that a projection maps to or from.
             device: where targets go.
             rows: for each image, the one whose targets it gets, of the view of the same number; None: its own.
             has_one_view: whether the first view's targets are those of all views.
             standardised: what is done to vectors; None: nothing.
         """
-        self.array, self.width, self.device, self.rows = array, width, device, rows
+        self.array, self.device, self.rows = array, device, rows
+        self.width: int = array.shape[-1]
         self.has_one_view, self.standardised = has_one_view, standardised
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -161,7 +160,7 @@ class StoredScores(StoredTargets):
         rows: np.ndarray | None = None,
         has_one_view: bool = False,
     ) -> None:
-        super().__init__(array, array.shape[-1], device, rows, has_one_view)
+        super().__init__(array, device, rows, has_one_view)
         self.head = head
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -81,7 +81,10 @@ def train_together(
         try:
             for run in runs.values():
                 stack.callback(end, run)
-                begin(run)
+                try:
+                    begin(run)
+                except ClipkdError as error:
+                    run.failure = error
             train_runs(list(runs.values()), interruption)
         except RuntimeError as error:
             stopped = {number: run for number, run in runs.items() if not run.result}

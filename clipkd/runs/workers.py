@@ -38,11 +38,6 @@ AGAIN_SECONDS = 1.0
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def start_server() -> None:
     """Let the fork server begin to import torch, while this process does something else.
 

@@ -61,12 +61,6 @@ def has_matched_teacher(cell: Cell) -> bool:
     return any(spec and spec.matches_names(cell.dataset) for spec in specs)
 
 
-def has_scored_teacher(cell: Cell) -> bool:
-    """Return whether the own classifier of a cell's one teacher scores the cell's dataset."""
-    spec = cell.teacher_spec
-    return spec is not None and spec.matches_names(cell.dataset)
-
-
 def scored_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that fetch a checkpoint, unless its own classifier can't score the cell's dataset."""
     _, where, output = teachers.parsed(cell.teacher_of_seed)

@@ -1,4 +1,4 @@
-"""The runs stage: one loop trains a student with any method, recipe and teacher signal."""
+"""The protocol number of the training loop: a part of every run's identity."""
 
 PROTOCOL = 3
 """Bumped when a numerical change to the training loop must run all students again."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from clipkd.core.artifacts import MANIFEST, read_manifest
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, MachineError
 from clipkd.core.lock import acquire
 from clipkd.runs.record import FAILED, METRICS, RESUME
 from clipkd.spec.cells import Cell
@@ -19,6 +19,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import list_of, written_before
 from clipkd.tables.measured import file_of
+from clipkd.workflow import session
 from clipkd.workflow.doctor import RESOLVED
 from clipkd.workflow.evaluations import MARK, RESULTS
 from clipkd.workflow.extractions import STAMPS
@@ -69,7 +70,7 @@ def is_shown(config: Config) -> bool:
 
 def shown() -> list[Path]:
     """Return the resolved config and what was made from it; other files beside the tables are somebody else's."""
-    found = [RESOLVED, REPORT, SUMMARY]
+    found = [RESOLVED, REPORT, SUMMARY, *RESOLVED.parent.glob(".config-*")]
     for folder in (TABLES, FIGURES):
         found += [folder / name for name in written_before(folder)] + [list_of(folder)]
     return found
@@ -112,8 +113,10 @@ def delete(paths: Sequence[Path]) -> None:
     What others put into a run folder stays.
 
     Raises:
-        MachineError: a run is being trained; names its process.
+        MachineError: a workflow runs in this folder, or a run is being trained; names its process.
     """
+    if session.FILE.parent.is_dir() and session.another_runs(Path()):
+        raise MachineError("a workflow is running in this folder: wait for it, or stop it")
     with ExitStack() as stack:
         for path in paths:
             if path.is_dir() and RUNS in path.parents:

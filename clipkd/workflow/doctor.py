@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clipkd.core import cache
 from clipkd.core.artifacts import MANIFEST
-from clipkd.core.environment import without_secrets
+from clipkd.core.environment import cores, without_secrets
 from clipkd.core.errors import InputError
 from clipkd.spec.chains import expand
 from clipkd.spec.layout import Layout
@@ -27,7 +27,6 @@ PYTHON = (3, 11)
 WORKFLOW = ("snakemake", "snakemake-executor-plugin-slurm", "dvc")
 FOLDERS = ("data", "results", "logs", ".snakemake")
 LITTLE_SPACE, SLOW_SECONDS = 5e9, 1.0
-UNSAFE = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "PYTHONPATH")
 RESOLVED = Path("results/config.json")
 
 
@@ -85,8 +84,8 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def devices(folder: Path, findings: Findings) -> None:
     """Say which GPUs the driver shows, and what else computes."""
-    cores, memory = len(os.sched_getaffinity(0)), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    findings.ok("processor", f"{cores} cores, {memory / 1e9:.0f} GB of memory")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    findings.ok("processor", f"{cores()} cores, {memory / 1e9:.0f} GB of memory")
     if shutil.which("nvidia-smi") is None:
         findings.ok("gpu", "none here (no nvidia-smi): training.device is `cpu`, or jobs find one on a node")
         return
@@ -160,9 +159,8 @@ def write_seconds(folder: Path) -> float:
 
 def environment(folder: Path, findings: Findings) -> None:
     """Warn of variables that change what is loaded; say whether the hub is used."""
-    for name in UNSAFE:
-        if os.environ.get(name):
-            findings.warn(name, "is set: it changes which code or weights are loaded; unset it")
+    if os.environ.get("PYTHONPATH"):
+        findings.warn("PYTHONPATH", "is set: it changes which code is loaded; unset it")
     if os.environ.get("HF_ENDPOINT"):
         findings.warn(
             "HF_ENDPOINT",
@@ -181,7 +179,7 @@ def dvc_remote(folder: Path, findings: Findings) -> None:
 
 def artefacts(folder: Path, findings: Findings) -> None:
     """Say which datasets and teachers are there, and which the last started grid still lacks."""
-    for kind, pattern in (("datasets", "*"), ("teachers", "*/*")):
+    for kind, pattern in (("datasets", "[!.]*"), ("teachers", "[!.]*/[!.]*")):
         there = sorted({path.relative_to(folder / "data" / kind).parts[0] for path in manifests(folder, kind, pattern)})
         findings.ok(kind, ", ".join(there) if there else "none yet")
     lacking = missing_inputs(folder)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, MachineError
 from clipkd.core.files import write_text
 from clipkd.core.fingerprint import fingerprint
 from clipkd.spec.cells import Cell
@@ -50,9 +51,10 @@ def settle(found: Mapping[str, Cell], protocols: Mapping[str, int]) -> None:
         except DataError:
             one = None
         measures = one.measures if one else {}
-        if one is None or any(measures[key].protocol != protocols[key] for key in protocols if key in measures):
-            stamp.unlink(missing_ok=True)
-        elif not stamp.exists():
-            write_text(stamp, "")
-            made = file_of(cell, RESULTS).stat().st_mtime_ns
-            os.utime(stamp, ns=(made, made))  # what was made from it stays newer
+        with suppress(OSError, MachineError):  # a project that may only be read is planned too
+            if one is None or any(measures[key].protocol != protocols[key] for key in protocols if key in measures):
+                stamp.unlink(missing_ok=True)
+            elif not stamp.exists():
+                write_text(stamp, "")
+                made = file_of(cell, RESULTS).stat().st_mtime_ns
+                os.utime(stamp, ns=(made, made))  # what was made from it stays newer

@@ -13,7 +13,7 @@ from clipkd.core.lock import acquire
 from clipkd.runs.record import METRICS
 from clipkd.spec.config import load
 from clipkd.tables.cleanup import remove_leftovers
-from clipkd.workflow import cleaning
+from clipkd.workflow import cleaning, session
 from tests.synthetic import Study, demo, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,24 @@ def test_nothing_goes_without_an_answer(study: Study, capsys: pytest.CaptureFixt
     assert "add --yes" in shown.err
     assert all(f"results/runs/{cell.folder}\n" in shown.out for cell in study.cells)
     assert files() == before
+
+
+def test_nothing_goes_while_a_workflow_runs(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files()
+    lock = session.take(Path())
+    try:
+        assert clean("--yes", "--data") == 4
+    finally:
+        lock.release()
+    assert "a workflow is running in this folder" in capsys.readouterr().err
+    assert before <= files()
+
+
+def test_what_was_made_from_images_that_are_gone_is_cleaned(study: Study) -> None:
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"datasets": ["mine"], "train_types": ["supervised"]}]
+    Path("mine.yaml").write_text(yaml.safe_dump(config | {"sources": {"mine": "gone/mine"}}))
+    assert clean("--yes") == 0
 
 
 def test_nothing_goes_while_a_run_is_trained(study: Study, capsys: pytest.CaptureFixture[str]) -> None:

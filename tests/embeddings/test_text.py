@@ -432,6 +432,15 @@ def test_a_run_of_another_kind_is_not_open_to_names(tmp_path):
         open_classes.of_run(tmp_path, Layout(tmp_path), CPU)
 
 
+def test_a_class_can_t_be_added_to_an_export(run, tmp_path):
+    _, folder = run
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "scan.png")
+    clipkd("export", folder, tmp_path / "export", "--format", "safetensors")
+    said = clipkd("predict", tmp_path / "export", tmp_path / "scan.png", "--add-class", "zebra", check=False)
+    assert said.returncode == 2
+    assert "is an export; to add a class, give the run folder that it was made from" in said.stderr
+
+
 def test_predict_knows_a_class_that_was_added(run, tmp_path):
     """The real program: a class whose name is that of every image's nearest prototype wins; without it, digits win."""
     root, folder = run

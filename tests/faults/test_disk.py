@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from clipkd.core import disk
-from clipkd.core.artifacts import building, write_array
+from clipkd.core.artifacts import building
 from clipkd.core.download import Checksum, download
 from clipkd.core.errors import MachineError
 from clipkd.core.files import write_text
 from clipkd.core.lock import acquire
+from clipkd.data.packing import write_even
 from clipkd.report.figures import style
 from clipkd.runs.folder import save_student
 from clipkd.runs.logging import CurveWriter
@@ -67,8 +68,8 @@ def locked(folder: Path) -> None:
 WRITERS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: write_text(path, "x" * 5000),
     "array": lambda path: artefact(path, lambda draft: np.save(draft / "a.npy", np.zeros(10_000))),
-    "large array": lambda path: artefact(
-        path, lambda draft: write_array(draft / "a.npy", (10_000,), np.float64, [np.zeros(10_000)])
+    "packed images": lambda path: artefact(
+        path, lambda draft: write_even(draft / "a.npy", [np.zeros((100, 100, 3), np.uint8)] * 8, (8, 100, 100, 3))
     ),
     "safetensors": lambda path: artefact(path, lambda draft: save_file(WEIGHTS, draft / "model.safetensors")),
     "manifest": lambda path: artefact(path, lambda draft: None),

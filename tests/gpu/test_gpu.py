@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here"),
 ]
 NUMBERS = Hyperparameters(epochs=2, batch_size=64, learning_rate=1e-3)
-TYPES = ("embed-KD", "teacher-KD", "vanilla", "supervised")
+TYPES = ("embed-KD", "teacher-KD", "vanilla", "supervised", "embed-KD-onehot")
 
 
 @pytest.fixture(scope="module", params=["fp32", "tf32", "bf16"])

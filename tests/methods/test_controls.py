@@ -90,6 +90,13 @@ def test_a_control_permutes_what_its_method_prepares(prototypes):
     assert torch.equal(found, 2 * methods.get("embed-KD-permuted").class_targets(prototypes, seed=0))
 
 
+@pytest.mark.parametrize("name", [name for name, spec in methods.known().items() if spec.signal == "prototypes"])
+def test_prototypes_stay_on_the_device_where_they_are(name):
+    """A tensor without storage stands for one of a GPU: mixed with one of the CPU it fails."""
+    on_device = torch.empty(CLASSES, WIDTH, device="meta")
+    assert methods.get(name).class_targets(on_device, seed=0).device.type == "meta"
+
+
 def test_onehot_prototypes_are_the_axes(prototypes):
     onehot = methods.get("embed-KD-onehot").class_targets(prototypes, seed=0)
     assert onehot.shape == (CLASSES, WIDTH)

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.embeddings import prepare
 from clipkd.plugins.students._heads import Heads
-from clipkd.runs import loop
+from clipkd.runs import loop, training
 from clipkd.runs.cuda_graph import WARM_UP, GraphedStep
 from clipkd.runs.epochs import close_epoch
 from clipkd.runs.finite_guard import FiniteGuard
@@ -121,6 +121,20 @@ def test_complete_runs_are_left_as_they_are(jobs, tmp_path, capfd):
         path.name: path.stat().st_mtime_ns for path in first.iterdir() if not path.name.startswith(".lock")
     } == before
     assert f"{first} holds the complete result of this run: nothing to do" in capfd.readouterr().err
+
+
+def test_one_that_can_not_go_on_stops_no_other(jobs, tmp_path):
+    """Its teacher's signal has been made again since it was saved: that is found when it is resumed."""
+    broken = RunFolder(tmp_path / "broken")
+    with pytest.MonkeyPatch.context() as patch:
+        real = training.begin
+        patch.setattr(training, "begin", lambda run: refused() if run.folder.path == broken.path else real(run))
+        outcomes = train_together([(jobs[0], broken), (jobs[1], RunFolder(tmp_path / "whole"))])
+    assert [type(outcome) for outcome in outcomes] == [DataError, Metrics]
+
+
+def refused():
+    raise DataError("no sound checkpoint")
 
 
 @pytest.mark.long

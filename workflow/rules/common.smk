@@ -142,7 +142,7 @@ for cell in dict.fromkeys(one.kind for cell in CELLS for one in cell.by_teacher)
     if not cell.teacher_spec.is_imported:
         weights = LAYOUT.teacher(cell.teacher_spec).as_posix()
         TEACHERS[weights] = teachers.checkpoint_of(cell.teacher_of_seed)
-        if cell.method.signal == "scores" and flags.has_scored_teacher(cell):
+        if cell.method.signal == "scores" and flags.has_matched_teacher(cell):
             SCORED.setdefault(weights, cell)
     for kind in LAYOUT.stores(cell):
         share(STORES, cell, lambda c: LAYOUT.stores(c)[kind].folder, kind)
@@ -277,6 +277,8 @@ CODE_OF_REPORT = [
     "core/typed_json.py",
     "runs/record.py",
     "runs/finished.py",
+    "runs/measured.py",
+    "runs/correct.py",
     "spec/*.py",
     "plugins/*/__init__.py",
     "plugins/*/[!_]*.py",

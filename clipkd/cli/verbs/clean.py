@@ -31,7 +31,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     files = check.files_of(options)
-    found = cleaning.made_for(load(files, data=check.DATA), with_data=options.data)
+    found = cleaning.made_for(load(files), with_data=options.data)
     if not found:
         print(f"nothing there that was made for {', '.join(map(str, files))}")
         return

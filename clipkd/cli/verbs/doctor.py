@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkd.core.errors import MachineError
+from clipkd.core.words import counted
 from clipkd.workflow.doctor import check_up
 from clipkd.workflow.slurm.preflight import check_node, preflight
 from clipkd.workflow.slurm.profile import Profile
@@ -41,5 +42,4 @@ def run(options: argparse.Namespace) -> None:
     for finding in findings.found:
         print(finding)
     if findings.errors:
-        failed = "1 check" if len(findings.errors) == 1 else f"{len(findings.errors)} checks"
-        raise MachineError(f"{failed} failed; see the errors above")
+        raise MachineError(f"{counted(len(findings.errors), 'check')} failed; see the errors above")

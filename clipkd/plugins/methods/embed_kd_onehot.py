@@ -10,7 +10,7 @@ class OneHotPrototypes(EmbedKD):
         import torch
 
         classes, dimensions = len(prototypes), prototypes.shape[-1]
-        return torch.eye(classes, max(classes, dimensions), dtype=prototypes.dtype)
+        return torch.eye(classes, max(classes, dimensions), dtype=prototypes.dtype, device=prototypes.device)
 
 
 SPEC = OneHotPrototypes(name="embed-KD-onehot", title="one-hot prototypes", signal="prototypes", control_of="embed-KD")

@@ -170,9 +170,6 @@ class Student(Heads):
         self.ln_post = LayerNorm(width)
         self.add_heads(width, classes, target_width, projection, learnable_scale)
 
-        self.generators: Sequence[torch.Generator | None] = [None]
-        """What draws dropout in training, one for each student; None: the process's own generator."""
-
     def add_drop_path(self, rate: float) -> None:
         blocks = [block for block in self.transformer.resblocks if isinstance(block, ResidualBlock)]
         for number, block in enumerate(blocks):

@@ -32,7 +32,7 @@ RUN = re.compile(
 BY_SEED = re.compile(r"/seed\*@([0-9a-f.-]+)")
 """The end of a run of each seed: SEED-FINGERPRINT.SEED-FINGERPRINT."""
 HEADS = re.compile(rf"{OWN}(@[a-z0-9][a-z0-9-]*)?")
-"""What it may say."""
+"""What `head=` may say: `own`, or `own@DATASET`."""
 HEAD = re.compile(r"[?&]head=([^?&+]*)$")
 """The end of a name that says where class scores come from."""
 

@@ -150,10 +150,7 @@ def described(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         raise InputError(f"{folder} holds a run that is not complete: train it first, or name it as `run:...`")
     else:
         return None
-    if (
-        not isinstance(description, dict)
-        or not {"student", "classes", "preprocessing", "trained"} <= description.keys()
-    ):
+    if not isinstance(description, dict) or not description.keys() >= NEEDED:
         raise DataError(f"{folder} does not say how its student was trained; train or export it again")
     if not weights.is_file():
         raise InputError(

@@ -13,6 +13,8 @@ from clipkd.workflow.slurm.preflight import Request
 
 SHORTEST = 10
 """Minutes."""
+NAMES = ("account", "gpu_model", "qos", "constraint", "reservation")
+"""What a site may leave out."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class Profile:
                 cpu_partition=str(site["cpu_partition"]),
                 gpu_partition=str(site["gpu_partition"]),
                 longest_job=int(site["longest_job"]),
-                account=site.get("account") or "",
-                **{name: str(site.get(name) or "") for name in ("gpu_model", "qos", "constraint", "reservation")},
+                **{name: str(site.get(name) or "") for name in NAMES},
                 latency_wait=int(told.get("latency-wait", cls.latency_wait)),
             )
         except OSError as error:
