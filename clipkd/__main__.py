@@ -7,8 +7,6 @@ if __name__ == "__main__":
     # `python -m` looks for modules in the working folder first: a torch.py that lies there is not meant.
     sys.path[:] = [place for place in sys.path if place not in ("", os.getcwd())]
 
-import atexit
-import gc
 import signal
 
 TYPE_CHECKING = False
@@ -27,6 +25,9 @@ def run() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     open_streams()
+    import atexit
+    import gc
+
     atexit.register(gc.freeze)  # Python would look for garbage among all of torch before it ends: 0.2 to 0.4 s
     try:
         from clipkd.cli import main  # takes a while, in which Ctrl-C may come
