@@ -51,7 +51,7 @@ report: install ## Write results/report.html and results/provenance.html for the
 	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html
 	$(BIN)/snakemake $(CONFIGFILE) --report results/provenance.html
 
-test: install ## Run the tests but the slow ones (5 to 7 minutes on two cores).
+test: install ## Run the tests but the slow ones (4 to 7 minutes on two cores).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow and not long and not slurm and not docs"
 
 test-slow: install ## Run the slow tests, seconds each: DVC, resumed grids, ... CI runs them too (7 minutes).

@@ -5,7 +5,8 @@ config/fashion.yaml and config/fashion-teacher.yaml (docs/few-labels.md); docs/t
 docs/types-fashion-accuracy.csv are teacher-matters.csv and accuracy-modern-flip-selected-top1.csv of the grid of
 config/fashion-types.yaml; docs/losses-fashion.csv and docs/losses-fashion-accuracy.csv are those of
 config/fashion-losses.yaml, docs/small-fashion.csv and docs/small-fashion-accuracy.csv those of
-config/fashion-small.yaml.
+config/fashion-small.yaml, docs/small-losses-fashion.csv and docs/small-losses-fashion-accuracy.csv those of
+config/fashion-small-losses.yaml.
 """
 
 from __future__ import annotations
@@ -125,5 +126,6 @@ if __name__ == "__main__":
         main(ROOT / "docs/few-labels.md", "types", types_block("types-fashion"), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "small", types_block("small-fashion"), str(__doc__)),
         main(ROOT / "docs/few-labels.md", "losses", types_block("losses-fashion"), str(__doc__)),
+        main(ROOT / "docs/few-labels.md", "small-losses", types_block("small-losses-fashion"), str(__doc__)),
     ]
     sys.exit(max(codes))
