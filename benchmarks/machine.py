@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 from benchmarks.material import Material
 from clipkd.core import linear
+from clipkd.core.processor import least_seconds
 from clipkd.plugins import students
 from clipkd.plugins.students import StudentSpec
 from clipkd.runs.folder import environment
@@ -63,43 +63,26 @@ def measure(material: Material, options: argparse.Namespace, device: torch.devic
     """Return GFLOP/s of each matrix product of a student's blocks, by library."""
     if device.type != "cpu":
         return {"not_measured": "MKL and oneDNN are libraries for CPUs"}
-    blas = "mkl" if torch.backends.mkl.is_available() else "blas"
-    libraries = {blas: lambda left, right: left @ right.t()}
+    libraries = {"mkl" if torch.backends.mkl.is_available() else "blas": linear.OWN}
     if torch.backends.mkldnn.is_available():
-        libraries["onednn"] = linear.product
+        libraries["onednn"] = linear.ALL
     found = {}
-    for name, (rows, inner, columns) in shapes(students.get(options.student), options.batch_size).items():
-        left, right = torch.randn(rows, inner), torch.randn(columns, inner)
-        work = 2 * rows * inner * columns / 1e9
-        found[name] = {"shape": [rows, inner, columns]} | {
-            library: round(work / fastest(lambda: product(left, right)), 1)  # noqa: B023  (called at once)
-            for library, product in libraries.items()
-        }
-    return {"products": found}
+    for layer, (rows, inputs, outputs) in shapes(students.get(options.student), options.batch_size).items():
+        x, weight, dy = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs)
+        work = 2 * rows * inputs * outputs / 1e9
+        for name, product in linear.products(x, weight, None, dy).items():
+            took = least_seconds({key: partial(product, chosen) for key, chosen in libraries.items()}, ROUNDS)
+            speeds = {library: round(work / seconds, 1) for library, seconds in took.items()}
+            found[f"{layer}, {name}"] = {"shape": [rows, inputs, outputs]} | speeds
+    return {"products": found, "taken from oneDNN": sorted(linear.chosen_here())}
 
 
 def shapes(spec: StudentSpec, batch_size: int) -> dict[str, tuple[int, int, int]]:
-    """Return each product of a block: rows, inner length, columns."""
+    """Return the linear layers of a block: rows, inputs, outputs."""
     rows, width = batch_size * ((spec.image_size // spec.patch_size) ** 2 + 1), spec.width
-    layers = {
-        "attention in": (width, 3 * width),
-        "attention out": (width, width),
-        "first of MLP": (width, 4 * width),
-        "second of MLP": (4 * width, width),
+    return {
+        "attention in": (rows, width, 3 * width),
+        "attention out": (rows, width, width),
+        "first of MLP": (rows, width, 4 * width),
+        "second of MLP": (rows, 4 * width, width),
     }
-    found = {}
-    for name, (inputs, outputs) in layers.items():
-        found[f"{name}, forward"] = (rows, inputs, outputs)
-        found[f"{name}, input gradient"] = (rows, outputs, inputs)
-        found[f"{name}, weight gradient"] = (outputs, rows, inputs)
-    return found
-
-
-def fastest(work: Callable[[], object]) -> float:
-    """Return the seconds that work takes: the least of several rounds, after one to warm up."""
-    taken = []
-    for _ in range(ROUNDS + 1):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])

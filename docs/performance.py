@@ -78,7 +78,11 @@ def products(result: dict[str, Any]) -> str:
     for name, entry in part["products"].items():
         lines.append(f"| {name} | {' | '.join(f'{entry[one]:.0f}' for one in libraries)} |")
     flags = ", ".join(part["machine"]["processor"].get("flags", [])) or "none of those listed"
-    return f"GFLOP/s in float32, one thread; instructions: {flags}; {origin(part)}.\n\n" + "\n".join(lines)
+    taken = ", ".join(part["taken from oneDNN"]) or "nothing"
+    return (
+        f"GFLOP/s in float32, one thread; instructions: {flags}; clipkd takes {taken} from oneDNN; "
+        f"{origin(part)}.\n\n" + "\n".join(lines)
+    )
 
 
 def training_table(result: dict[str, Any]) -> str:

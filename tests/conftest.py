@@ -80,19 +80,25 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session", autouse=True)
 def known_processor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache folder that says of this processor that it gains nothing by bfloat16.
+    """A cache folder that says of this processor that it gains nothing by bfloat16, and by oneDNN in two products.
 
-    `precision: auto` is then fp32 in every test and in the processes that it starts, on any machine.
+    `precision: auto` is then fp32 in every test and in the processes that it starts, and both libraries multiply, on
+    any machine.
     """
     import matplotlib
 
+    from clipkd.core import linear
     from clipkd.core.files import write_json
+    from clipkd.core.processor import memory
     from clipkd.runs import precision
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds to make
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        write_json(precision.memory(), {"bfloat16_gain": 1.0})
+        path = memory("bfloat16_gain", precision.MEASUREMENT)
+        write_json(path, {"bfloat16_gain": {"product": 1.0}})
+        path = memory("onednn_gains", linear.MEASUREMENT)
+        write_json(path, {"onednn_gains": {"output": 2.0, "input gradient": 1.0, "weight gradient": 2.0}})
         yield
 
 

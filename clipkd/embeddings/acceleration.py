@@ -1,7 +1,7 @@
 """A faster forward pass of a loaded teacher: the same function with less work and faster products.
 
 - Where only the class token of the last block is read, no other token is computed there.
-- Linear layers become those of clipkd.core.linear: oneDNN where that is faster.
+- Linear layers become those of clipkd.core.linear: by the library that is faster here.
 
 Both are compared with the original on a probe batch after loading; if they differ, the original is kept, with a
 message.
@@ -89,7 +89,7 @@ def accelerate(model: nn.Module, title: str, linear_layers: bool, class_token: B
         replace_linear(model, nn.Linear, Linear)
         if not is_close(blocks[-1](probe, None), expected):
             replace_linear(model, Linear, nn.Linear)
-            say(f"{title}: oneDNN's linear layers differ on the probe batch; using torch's own")
+            say(f"{title}: the faster linear layers differ on the probe batch; using torch's own")
     if class_token is None:
         return
     try:
@@ -110,7 +110,7 @@ def accelerate_linear(model: nn.Module, title: str, run: Callable[[], Tensor]) -
     replace_linear(model, nn.Linear, Linear)
     if not is_close(run(), expected):
         replace_linear(model, Linear, nn.Linear)
-        say(f"{title}: oneDNN's linear layers differ on the probe image; using torch's own")
+        say(f"{title}: the faster linear layers differ on the probe image; using torch's own")
 
 
 def replace_linear(model: nn.Module, old: type, new: type) -> None:

@@ -26,6 +26,7 @@ from clipkd.core.environment import recorded
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import write_json, write_text, written_aside
 from clipkd.core.fingerprint import Identity, differences, fingerprint
+from clipkd.core.linear import chosen_here
 from clipkd.core.lock import acquire
 from clipkd.core.progress import say
 from clipkd.core.registry import distributions
@@ -250,12 +251,19 @@ def environment(where: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in [*PACKAGES, *distributions()]},
         "platform": platform.platform(),
-        "device": device.describe(where) | ({"float32_products": device.products()} if where.type == "cuda" else {}),
+        "device": device.describe(where) | multiplication(where),
         "cores": os.cpu_count(),
         "commit": commit(),
         "job": os.environ.get("SLURM_JOB_ID"),
         "variables": recorded(),
     }
+
+
+def multiplication(where: torch.device) -> dict[str, Any]:
+    """Return how products of float32 are computed: on a GPU in which format, on a CPU which of them by oneDNN."""
+    if where.type == "cuda":
+        return {"float32_products": device.products()}
+    return {"onednn": sorted(chosen_here())}
 
 
 def commit() -> str | None:

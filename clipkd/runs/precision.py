@@ -8,20 +8,15 @@ slower if not: on a CPU, `auto` measures it, once per machine. Products that sta
 
 from __future__ import annotations
 
-import math
-import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from pathlib import Path
 
 import torch
 
-from clipkd.core.cache import folder
-from clipkd.core.device import cpuinfo, float32_products, has_tf32, processor_name
-from clipkd.core.errors import ClipkdError, InputError
-from clipkd.core.files import read_json, write_json
-from clipkd.core.fingerprint import digest
+from clipkd.core.device import float32_products, has_tf32
+from clipkd.core.errors import InputError
 from clipkd.core.linear import linear
+from clipkd.core.processor import least_seconds, remembered
 from clipkd.core.progress import say
 from clipkd.plugins.students import NetworkSpec, StudentSpec
 from clipkd.spec.settings import StudentPrecision
@@ -29,10 +24,8 @@ from clipkd.spec.settings import StudentPrecision
 WORTH = 1.3
 """A CPU's bfloat16 products must be this many times faster. A smaller gain is lost to conversions, and could change
 from one measurement to the next, while the precision is a part of the run's identity."""
-PROBE = 1
-"""Bumped when the measurement changes: machines are then measured again."""
-OF_A_PROCESSOR = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")
-"""What Linux says of a processor and what its speed depends on: two of one name may differ in it."""
+MEASUREMENT = 2
+"""Bumped when the measurement changes."""
 
 
 def resolved(asked: StudentPrecision, device: torch.device, student: NetworkSpec) -> StudentPrecision:
@@ -56,7 +49,8 @@ def resolved(asked: StudentPrecision, device: torch.device, student: NetworkSpec
 @cache
 def cpu_gain() -> float:
     """Return how many times faster this CPU multiplies bfloat16 than float32, and say it."""
-    gain = remembered_gain()
+    measured = remembered("bfloat16_gain", MEASUREMENT, ["product"], lambda: {"product": measured_gain()})
+    gain = measured["product"]
     say(
         f"precision: on this CPU products in bfloat16 are {gain:.2f} times as fast as in float32; `auto` takes bf16 "
         f"from {WORTH} on"
@@ -64,61 +58,12 @@ def cpu_gain() -> float:
     return gain
 
 
-def remembered_gain() -> float:
-    """Return the gain as it was measured the first time.
-
-    It is kept in the user's cache folder, by processor and version of torch. Where that can't be written, each command
-    measures it.
-    """
-    try:
-        path = memory()
-    except RuntimeError:  # the user has no home
-        return measured_gain()
-    with suppress(ClipkdError, OSError, TypeError, KeyError, ValueError):
-        gain = float(read_json(path)["bfloat16_gain"])
-        if 0 < gain < math.inf:
-            return gain
-    gain = measured_gain()
-    with suppress(ClipkdError, OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_json(path, {"processor": processor_name(), "torch": torch.__version__, "bfloat16_gain": gain})
-    return gain
-
-
-def memory() -> Path:
-    """Return the file that remembers the gain of this processor with this torch."""
-    said = cpuinfo()
-    found = {"name": processor_name(), "torch": torch.__version__, "probe": PROBE}
-    found |= {key: said[key] for key in OF_A_PROCESSOR if key in said}
-    return folder() / "clipkd" / "processors" / f"{digest(found)[:32]}.json"
-
-
 def measured_gain(size: int = 384, rounds: int = 10) -> float:
-    """Return the ratio of the least times of both formats, on one thread: other processes only ever add to a time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return ratio_of_times(size, rounds)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def ratio_of_times(size: int, rounds: int) -> float:
-    """Return the least time of float32 products by that of bfloat16."""
+    """Return the least time of a product in float32 by that in bfloat16."""
     left = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
-    matrices = {dtype: left.to(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    took: dict[torch.dtype, list[float]] = {dtype: [] for dtype in matrices}
-    for _ in range(rounds + 1):  # the first is for warming up
-        for dtype, matrix in matrices.items():
-            took[dtype].append(seconds_of_product(matrix))
-    return min(took[torch.float32][1:]) / min(took[torch.bfloat16][1:])
-
-
-def seconds_of_product(matrix: torch.Tensor) -> float:
-    """Return the time of a matrix product."""
-    start = time.perf_counter()
-    linear(matrix, matrix)
-    return time.perf_counter() - start
+    reduced = left.bfloat16()
+    took = least_seconds({"float32": lambda: linear(left, left), "bfloat16": lambda: linear(reduced, reduced)}, rounds)
+    return took["float32"] / took["bfloat16"]
 
 
 def autocast(precision: StudentPrecision, device: torch.device) -> AbstractContextManager:

@@ -116,6 +116,6 @@ def test_what_differs_on_the_probe_batch_is_not_used(monkeypatch, capsys):
     monkeypatch.setattr(acceleration, "Linear", Wrong)
     accelerate(model, "Odd", True, VIT.block)
     message = capsys.readouterr().err
-    assert "oneDNN's linear layers differ on the probe batch" in message
+    assert "the faster linear layers differ on the probe batch" in message
     assert "in the last block differs on the probe batch; computing all tokens" in message
     assert torch.equal(model(pixel_values=images).last_hidden_state, expected)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.cli import main
+from clipkd.core import processor
 from clipkd.core.device import products
 from clipkd.core.errors import InputError
 from clipkd.embeddings.teacher import Teacher, load
@@ -136,18 +137,18 @@ def test_what_stays_float32_is_in_tf32_on_a_gpu(asked, device, wanted) -> None:
 
 
 @pytest.fixture
-def unknown_processor(tmp_path, monkeypatch) -> Iterator[None]:
-    """An empty cache folder, and a processor that multiplies bfloat16 three times as fast."""
+def gains(tmp_path, monkeypatch) -> Iterator[list[float]]:
+    """The gains of the next measurements, on a processor that is not remembered yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: 1.0 if matrix.dtype == torch.bfloat16 else 3.0)
+    found = [3.0, 1.0]
+    monkeypatch.setattr(precision, "measured_gain", lambda: found.pop(0))
     precision.cpu_gain.cache_clear()
-    yield
+    yield found
     precision.cpu_gain.cache_clear()
 
 
-def test_a_processor_is_measured_once(unknown_processor, monkeypatch) -> None:
+def test_a_processor_is_measured_once(gains, monkeypatch) -> None:
     assert precision.cpu_gain() == 3.0
-    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: 1.0)
     precision.cpu_gain.cache_clear()
     assert precision.cpu_gain() == 3.0, "it is remembered for the next process"
     monkeypatch.setattr(torch, "__version__", "99.0")
@@ -156,18 +157,32 @@ def test_a_processor_is_measured_once(unknown_processor, monkeypatch) -> None:
 
 
 def test_one_slow_round_changes_nothing(monkeypatch) -> None:
-    took = iter([9.0, 9.0] + [3.0, 1.0] * 9 + [3.0, 50.0])
-    monkeypatch.setattr(precision, "seconds_of_product", lambda matrix: next(took))
+    took = iter([9.0, 9.0] + [1.0, 3.0, 3.0, 1.0] * 4 + [1.0, 3.0] + [3.0, 50.0])
+    monkeypatch.setattr(processor, "seconds_of", lambda work: next(took))
     assert precision.measured_gain() == 3.0
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"bfloat16_gain": "much"}', '{"bfloat16_gain": -1}', None])
-def test_a_memory_that_says_nothing_is_no_memory(unknown_processor, content) -> None:
-    precision.memory().parent.mkdir(parents=True)
+def test_of_two_processes_that_measure_at_once_the_first_is_believed(gains, monkeypatch) -> None:
+    def measured_beside_another() -> float:
+        monkeypatch.setattr(precision, "measured_gain", lambda: 2.0)
+        assert precision.cpu_gain() == 2.0
+        return 1.5
+
+    monkeypatch.setattr(precision, "measured_gain", measured_beside_another)
+    assert precision.cpu_gain.__wrapped__() == 2.0
+
+
+NO_MEMORY = ["", "[]", '{"bfloat16_gain": {"product": "much"}}', '{"bfloat16_gain": {"product": -1}}', "{}", None]
+
+
+@pytest.mark.parametrize("content", NO_MEMORY)
+def test_a_memory_that_says_nothing_is_no_memory(gains, content) -> None:
+    path = processor.memory("bfloat16_gain", precision.MEASUREMENT)
+    path.parent.mkdir(parents=True)
     if content is None:
-        precision.memory().mkdir()  # can't be written either
+        path.mkdir()  # can't be written either
     else:
-        precision.memory().write_text(content)
+        path.write_text(content)
     assert precision.cpu_gain() == 3.0
 
 
