@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,12 @@ def ours(cell: Cell, layout: Layout, batch_size: int, device: torch.device, frac
     os.environ.pop(FRACTION)
     if before is not None:
         os.environ[FRACTION] = before
-    batches.rows = batches.rows.repeat(REPEATS)  # type: ignore[attr-defined]
+    once = job.images
+    shown = replace(once, labelled=once.labelled.repeat(REPEATS), count=once.count * REPEATS)
     generator = torch.Generator().manual_seed(0)
 
     def epoch() -> None:
-        for _ in batches.epoch(batch_size, False, generator):
+        for _ in batches.epoch(batch_size, False, generator, shown=shown):
             pass
 
     return epoch

@@ -182,6 +182,7 @@ def streams(session: Session) -> dict[str, Any]:
                 with torch.cuda.stream(stream):
                     train_step(group, part)
 
+        settled()  # what was made on the default stream is there for the others
         for _ in range(5):  # warms up, and captures
             work()
         steps = 100 if session.device.type == "cuda" else 1

@@ -38,17 +38,18 @@ def has_tf32(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def float32_products(kind: Literal["float32", "tf32"], device: torch.device) -> Iterator[None]:
-    """Compute matrix products of float32 in full, or in TF32, on a GPU; on a CPU they always are in full.
+    """Compute matrix products and convolutions of float32 in full, or in TF32, on a GPU; on a CPU always in full.
 
-    TF32 keeps 10 of the 23 bits of each factor's mantissa, and sums in float32. (Convolutions are torch's choice: TF32,
-    unless it is told otherwise.)
+    TF32 keeps 10 of the 23 bits of each factor's mantissa, and sums in float32. (torch's own choice is full products,
+    and convolutions in TF32.)
     """
-    products = torch.backends.cuda.matmul
-    before, products.allow_tf32 = products.allow_tf32, kind == "tf32" and device.type == "cuda"
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = kind == "tf32" and device.type == "cuda"
     try:
         yield
     finally:
-        products.allow_tf32 = before
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def describe(device: torch.device) -> dict[str, Any]:

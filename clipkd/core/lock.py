@@ -88,17 +88,21 @@ def restarts() -> int:
     return int(count) if count.isdigit() else 0
 
 
+class Busy(MachineError):
+    """Another process writes into a folder, or may do so."""
+
+
 @contextmanager
 def acquire(folder: Path) -> Iterator[None]:
     """Hold the folder's lock while the block lasts.
 
     Raises:
-        MachineError: another process writes into the folder, or may do so; names it.
+        Busy: another process writes into the folder, or may do so; names it.
     """
     try:
         lock = take(folder)
     except Held as held:
-        raise MachineError(f"{folder} is being written by {held.by}: wait for it{held.advice}") from None
+        raise Busy(f"{folder} is being written by {held.by}: wait for it{held.advice}") from None
     try:
         yield
     finally:

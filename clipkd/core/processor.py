@@ -49,7 +49,7 @@ def remembered(
     with suppress(ClipkdError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_json(path, {"processor": processor_name(), "torch": torch.__version__, what: measured})
-    return measured
+    return recalled(path, what, names) or measured
 
 
 def recalled(path: Path, what: str, names: Collection[str]) -> dict[str, float] | None:

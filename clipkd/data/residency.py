@@ -122,7 +122,8 @@ def fraction() -> float:
 def free_memory(device: torch.device) -> int:
     """Return the free bytes of a GPU, or the bytes that the system can give to a process."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held  # torch keeps what was freed, and gives it out again
     try:
         with open("/proc/meminfo", encoding="ascii") as stream:
             (line,) = (line for line in stream if line.startswith("MemAvailable:"))

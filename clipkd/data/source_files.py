@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,16 @@ def changes(packed: Path, given: Path | None = None) -> tuple[Path, Changes] | N
     return base, Changes(len(added), len(removed), len(changed), examples)
 
 
+def trained_on(packed: Path) -> list[Path]:
+    """Return the folders of teachers that were trained on a packed dataset."""
+    found = []
+    for path in sorted(packed.parents[1].glob(f"teachers/[!.]*/[!.]*/{MANIFEST}")):
+        with suppress(DataError):
+            if packed.name in read_manifest(path.parent)["identity"].get("trained_on", {}):
+                found.append(path.parent)
+    return found
+
+
 def stale(packed: Path, given: Path | None = None) -> str | None:
     """Return what to say of a dataset whose source has changed since it was packed; None: nothing to say."""
     try:
@@ -146,6 +157,7 @@ def stale(packed: Path, given: Path | None = None) -> str | None:
         return None
     source, different = found
     made = [packed.parents[1] / kind / packed.name for kind in ("datasets", "thumbnails", "embeddings")]
+    made += trained_on(packed)
     old = " and ".join(str(folder) for folder in made if folder.exists())
     return (
         f"{source} has changed since {packed} was packed from it: {different}. The packed images are used as they "

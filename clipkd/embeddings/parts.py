@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
-from clipkd.core.errors import DataError, MachineError
+from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
-from clipkd.core.lock import acquire
+from clipkd.core.lock import Busy, acquire
 from clipkd.core.progress import say
 from clipkd.embeddings.weights_sha256 import SHOWN, weights_in
 from clipkd.spec.layout import Embeddings
@@ -120,7 +120,7 @@ def taken(store: Embeddings, missing: Sequence[Part], content: str) -> Iterator[
             with ExitStack() as stack:
                 try:
                     stack.enter_context(acquire(lock))
-                except MachineError as error:
+                except Busy as error:
                     busy.append(part)
                     reason = error
                     continue

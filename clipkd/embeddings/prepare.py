@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact
-from clipkd.core.errors import InputError
+from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from clipkd.core.errors import DataError, InputError
 from clipkd.core.scratch import open_near
 from clipkd.data.dataset import Dataset, Opener, open_dataset, prepare_dataset
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
@@ -77,7 +77,8 @@ def teacher(
     if isinstance(spec, StudentTeacher):
         student_teacher(spec, folder)
     elif (folder / MANIFEST).exists():
-        return
+        if isinstance(spec, TrainedCNN):
+            refuse_other_images(spec, layout)
     elif isinstance(spec, TrainedTeacher):
         from clipkd.embeddings.train_teacher import train_teacher
         from clipkd.plugins import datasets
@@ -96,6 +97,17 @@ def teacher(
             folder,
             lambda checkpoint: trial(spec, checkpoint),
             lambda config: check_head(config, spec, scored, layout, source),
+        )
+
+
+def refuse_other_images(spec: TrainedCNN, layout: Layout) -> None:
+    """Raise DataError where a teacher was trained on another content of its dataset than is packed now."""
+    folder, packed = layout.teacher(spec), layout.data / "datasets" / spec.dataset
+    before = read_manifest(folder)["facts"].get("dataset_content")  # older teachers don't say
+    if before and (packed / MANIFEST).exists() and read_manifest(packed)["facts"]["content"] != before:
+        raise DataError(
+            f"teacher '{spec.name}': {folder} was trained on another content of {spec.dataset} than {packed} holds "
+            f"now, perhaps on images that are test images now; delete {folder} to train it again"
         )
 
 

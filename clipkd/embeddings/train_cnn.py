@@ -46,6 +46,11 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
     """
     if dataset.spec.name != spec.dataset or spec.data not in {"", fingerprint(dataset.spec.identity())}:
         raise InputError(f"teacher '{spec.name}' is trained on {spec.dataset}, from another source than this one")
+    if not len(dataset.labelled_training):
+        raise InputError(
+            f"teacher '{spec.name}' learns from labels, and no training image of {dataset.spec.title} has one: take a "
+            "pretrained teacher, or one that is trained on another dataset, as trained:MODEL@PIXELS?on=DATASET"
+        )
     start = time.perf_counter()
     config = config_of(spec, dataset)
     torch.manual_seed(spec.seed)
@@ -63,6 +68,7 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
         save_file(state, draft.path / "model.safetensors", metadata={"format": "pt"})
         parameters = sum(parameter.numel() for parameter in model.parameters())
         draft.facts |= {"source": "trained", "accuracy": right, "parameters": parameters, "seconds": round(seconds, 1)}
+        draft.facts |= {"dataset_content": dataset.content}
     folder.with_name(f".{folder.name}.training.pt").unlink(missing_ok=True)
     say(f"{spec.title}: {right['test']:.1%} test accuracy after {spec.epochs} epochs, {seconds:.0f} s")
 
@@ -117,6 +123,7 @@ class Images:
     def __init__(self, spec: TrainedCNN, dataset: Dataset, device: torch.device) -> None:
         self.side, self.mean, self.std = int(spec.image_size or 0), dataset.spec.mean, dataset.spec.std
         self.size, self.device = dataset.spec.image_size or self.side, device
+        self.content = dataset.content
         self.packed = {split: dataset.images(split) for split in ("train", "test")}
         count = sum(map(len, self.packed.values()))
         is_mapped = device.type == "cpu" and dataset.spec.image_size is not None
@@ -163,7 +170,8 @@ def fit(spec: TrainedCNN, model: nn.Module, images: Images, saved: Path, mirrors
     steps = max(1, len(rows) // spec.batch_size)
     optimiser = torch.optim.AdamW(decayed(model, spec.weight_decay), lr=spec.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, spec.learning_rate, total_steps=spec.epochs * steps)
-    loop = Loop(spec, model, optimiser, schedule, torch.Generator().manual_seed(spec.seed), saved)
+    identity = fingerprint(spec.identity() | {"content": images.content})
+    loop = Loop(identity, spec.title, model, optimiser, schedule, torch.Generator().manual_seed(spec.seed), saved)
     limit, device = max(1, images.size // spec.shift), rows.device
     is_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     for epoch in progress(range(loop.resumed(), spec.epochs), spec.epochs, f"training {spec.title}", unit="epochs"):
@@ -196,9 +204,16 @@ class Loop:
     """The state of a training, saved once a minute."""
 
     def __init__(
-        self, spec: TrainedCNN, model: nn.Module, optimiser: Any, schedule: Any, generator: torch.Generator, path: Path
+        self,
+        identity: str,
+        title: str,
+        model: nn.Module,
+        optimiser: Any,
+        schedule: Any,
+        generator: torch.Generator,
+        path: Path,
     ) -> None:
-        self.identity, self.title = fingerprint(spec.identity()), spec.title
+        self.identity, self.title = identity, title
         self.parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
         self.generator, self.path, self.saved = generator, path, time.monotonic()
 
@@ -209,7 +224,9 @@ class Loop:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(self.path) as aside:
-            random = (self.generator.get_state(), torch.get_rng_state())
+            random = [self.generator.get_state(), torch.get_rng_state()]
+            if torch.cuda.is_available():
+                random.append(torch.cuda.get_rng_state())
             torch.save(state | {"epoch": epoch, "random": random, "identity": self.identity}, aside)
         self.saved = time.monotonic()
 
@@ -228,5 +245,7 @@ class Loop:
             part.load_state_dict(state[name])
         self.generator.set_state(state["random"][0])
         torch.set_rng_state(state["random"][1])
+        if torch.cuda.is_available() and len(state["random"]) > 2:
+            torch.cuda.set_rng_state(state["random"][2])
         say(f"{self.title}: going on after {state['epoch']} epochs")
         return int(state["epoch"])

@@ -102,6 +102,8 @@ def from_npy(path: Path) -> VectorFile:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is damaged, or no array of numbers ({error}){lfs.instead(path)}") from None
+    if not isinstance(vectors, np.ndarray):
+        raise DataError(f"{path} is an archive of arrays (.npz), not one array: write it with numpy.save")
     return VectorFile(path, vectors, names_beside(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def default_file(folder: Path, trained_on: str, dataset: str) -> Path:
     `results/runs/A/B` -> `results/evaluations/A/B.json`; any other folder -> `FOLDER.evaluation.json` beside it.
     `trained_on`, `dataset`: of a dataset that the student was not trained on, the file's name has the name.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.abspath(folder))  # by the path as it is given: results/runs may be a link
     suffix = "" if dataset == trained_on else f"-on-{dataset}"
     above = next((one for one in folder.parents if one.name == RUNS), None)
     if above is None:

@@ -49,15 +49,22 @@ Work = Callable[[Sequence[StepInputs]], None]
 class GraphedStep:
     """Does the same work as the function it wraps, by replaying a graph of it."""
 
-    def __init__(self, work: Work, size: int, capture: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        size: int,
+        capture: Callable[[Callable[[], None]], Callable[[], None]],
+        warm_up: Callable[[Callable[[], None]], None] = lambda work: work(),
+    ) -> None:
         """Wrap a function.
 
         Args:
             work: the device's part of a step.
             size: images in a full batch. Other sizes run without a graph.
             capture: turns the work on fixed tensors into a function that repeats it; must not execute it.
+            warm_up: executes the work, before the capture.
         """
-        self.work, self.size, self.capture = work, size, capture
+        self.work, self.size, self.capture, self.warm_up = work, size, capture, warm_up
         self.static: list[StepInputs] = []
         """The tensors that the graph reads."""
         self.replay: Callable[[], None] | None = None
@@ -74,7 +81,7 @@ class GraphedStep:
                 place.copy_(tensor)
         if self.replay is None and self.warmed < WARM_UP:
             self.warmed += 1
-            on_side_stream(lambda: self.work(self.static))
+            self.warm_up(lambda: self.work(self.static))
             return
         if self.replay is None:
             self.replay = self.capture(lambda: self.work(self.static))
@@ -86,24 +93,31 @@ def is_allowed() -> bool:
     return os.environ.get(VARIABLE) != "never"
 
 
-def on_side_stream(work: Callable[[], None]) -> None:
-    """Do work on a stream of its own, as torch requires before a capture; on a CPU just do it."""
-    if not torch.cuda.is_available():
-        work()
-        return
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
+class SideStream:
+    """A stream of its own for the steps before the capture, as torch requires, and for the capture.
 
+    One for both: what libraries keep by stream, as their workspaces, and the memory that the allocator holds for a
+    stream are then there when the capture begins.
+    """
 
-def captured(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-    """Return a function that replays the work; the generators advance from one replay to the next."""
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    # Threads that prefetch images allocate pinned memory during the capture; only this thread must not.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        work()
-    return graph.replay
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        """`generators`: they advance from one replay to the next."""
+        self.generators = generators
+        self.stream = torch.cuda.Stream()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do the work after what the current stream has to do, and before what it is given next."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            work()
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return a function that replays the work, which this does not do."""
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        # Threads that prefetch images allocate pinned memory during the capture; only this thread must not.
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            work()
+        return graph.replay

@@ -7,7 +7,7 @@ import sys
 from clipkd.core import progress
 from clipkd.plugins.methods import LABELLED, TEACHER_TOP1
 from clipkd.runs.evaluation import score
-from clipkd.runs.failure import is_finite
+from clipkd.runs.failure import failing, is_finite
 from clipkd.runs.record import EpochRecord, Score
 from clipkd.runs.run import Epoch, Run
 
@@ -22,7 +22,12 @@ def close_epoch(run: Run) -> None:
         means[TEACHER_TOP1] /= labelled
     elif TEACHER_TOP1 in means:
         means[TEACHER_TOP1] = 0.0
-    found = score(run, selection) if run.cell.has_labels else None
+    found = None
+    if run.cell.has_labels:
+        with failing(run):
+            found = score(run, selection)
+        if run.failure:
+            return
     record = EpochRecord(epoch=epoch.number, learning_rate=epoch.rate, train=means, val=found, split=selection)
     run.history.append(record)
     run.seconds.append(epoch.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clipkd.core.errors import DataError
 from clipkd.core.top_k import hits
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
@@ -18,6 +20,10 @@ from clipkd.runs.record import Accuracy, Score
 from clipkd.runs.run import Run
 
 EVALUATION_BATCH = 500
+
+
+class NotFiniteError(DataError):
+    """A student's loss is not finite, on images that it is measured on."""
 
 
 def evaluate(
@@ -34,6 +40,9 @@ def evaluate_each(
     """Return the score over a split, and which of its images are classified correctly, bool [N].
 
     Each rank takes its share of the batches; all return the same. The student stays in the mode that it was in.
+
+    Raises:
+        NotFiniteError: the mean loss is not finite.
     """
     ranks = ranks or Ranks()
     was_training = student.training
@@ -51,6 +60,8 @@ def evaluate_each(
         count += len(labels)
     student.train(was_training)
     top1, top5, loss_sum, images = ranks.sum([*sums.tolist(), count])
+    if not math.isfinite(loss_sum):
+        raise NotFiniteError("the loss on the images that the student is measured on is not finite")
     return Score(top1=top1 / images, top5=top5 / images, loss=loss_sum / images), in_order(correct, ranks)
 
 

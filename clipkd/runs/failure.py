@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from clipkd.core.errors import DataError
 from clipkd.data.batches import Batch
 from clipkd.embeddings.teacher import not_finite
+from clipkd.runs.evaluation import NotFiniteError
 from clipkd.runs.folder import FAILED
 from clipkd.runs.run import Run
 
@@ -38,6 +41,17 @@ def has_sound_inputs(run: Run) -> bool:
     if is_changed and run.failure is None:
         run.failure = error or DataError(f"{run.cell.folder}: another rank found a changed file")
     return run.failure is None
+
+
+@contextmanager
+def failing(run: Run) -> Iterator[None]:
+    """Mark a run as failed where its student, when it is measured, has a loss that is not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        message = f"{error}, after epoch {len(run.history) + 1}"
+        run.folder.fail({"message": message, "epoch": len(run.history) + 1})
+        run.failure = DataError(f"{run.cell.folder}: {message}; lower --learning-rate?")
 
 
 def mark_failed(run: Run, step: int) -> DataError:

@@ -153,12 +153,14 @@ class RunFolder:
         `sittings`: the environment of each time that the run was begun or resumed, the last one last.
         """
         identity, texts = record.metrics.identity, record.files()
-        self.empty()
+        # The large file first, while an earlier result still stands: a full disk then leaves that as it is.
+        with written_aside(self.checkpoint) as aside:
+            aside.write_bytes(student_bytes(student, self.checkpoint.suffix))
+            self.empty()
         self.remove_curves(identity, mine=False)
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)
         write_text(self.path / CONFIG, plain)
         write_json(self.path / ENVIRONMENT, {**sittings[-1], "sittings": list(sittings)})
-        save_student(student, self.checkpoint)
         for name in (HISTORY, COST):
             write_text(self.path / name, texts[name])
         if correct is not None:
@@ -218,15 +220,21 @@ def check_checkpoint_name(path: Path) -> None:
 
 def save_student(state: State, path: Path) -> None:
     """Save a student's weights: `.pt` as a plain state dict, `.safetensors` as safetensors."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # Made in memory first: where the disk is full, both libraries raise errors of kinds of their own.
-    content = io.BytesIO()
-    if path.suffix == ".safetensors":
-        content.write(save(state))
-    else:
-        torch.save(state, content)
     with written_aside(path) as aside:
-        aside.write_bytes(content.getbuffer())
+        aside.write_bytes(student_bytes(state, path.suffix))
+
+
+def student_bytes(state: State, suffix: str) -> bytes | memoryview:
+    """Return the content of a file of a student's weights, by its suffix.
+
+    It is made in memory: where the disk is full, both libraries raise errors of kinds of their own.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if suffix == ".safetensors":
+        return save(state)
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getbuffer()
 
 
 def load_student(path: Path) -> State:

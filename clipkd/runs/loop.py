@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import cast
@@ -36,8 +37,10 @@ class Group:
         # Other libraries' students may wait for the device, and ranks exchange messages: neither can be captured.
         can_capture = self.device.type == "cuda" and first.ranks.count == 1 and stackable_shape(first.student)
         if can_capture and cuda_graph.is_allowed():
-            capture = partial(cuda_graph.captured, generators=[run.noise for run in runs])
-            self.graph = GraphedStep(partial(update_students, self), first.numbers.batch_size, capture)
+            stream = cuda_graph.SideStream([run.noise for run in runs])
+            # Without a circle of references, the graph's memory is free as soon as the group is done.
+            work = partial(update_students, weakref.proxy(self))
+            self.graph = GraphedStep(work, first.numbers.batch_size, stream.captured, stream.run)
 
 
 def train_step(group: Group, batches: Sequence[Batch]) -> None:
@@ -106,6 +109,7 @@ def train_epoch(group: Group, until: int, interruption: Interruption) -> None:
     for batches in zip(*(run.rest_of_epoch() for run in runs), strict=True):
         train_step(group, batches)
         if any(is_save_due(run, interruption) for run in runs):
+            wait_for_device(runs)
             share_time()
             for run in runs:
                 save(run)
@@ -116,9 +120,14 @@ def train_epoch(group: Group, until: int, interruption: Interruption) -> None:
                 raise interruption.error(saved(runs))
         if runs[0].epoch.step == until < runs[0].steps_per_epoch:
             break
-    for run in runs:
-        is_finite(run)  # waits for the device, which the clock must not miss
+    wait_for_device(runs)
     share_time()
+
+
+def wait_for_device(runs: Sequence[Run]) -> None:
+    """Wait for the steps that the device has been given, which the clock must not miss."""
+    for run in runs:
+        is_finite(run)
 
 
 def train_runs(runs: Sequence[Run], interruption: Interruption) -> None:

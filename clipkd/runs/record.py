@@ -242,10 +242,13 @@ class DeviceKind(Excerpt):
 
     kind: Text
     name: str = ""
+    onednn: list[str] | None = None
+    """The products that oneDNN takes on a CPU; None: the run does not say."""
 
     def __str__(self) -> str:
         """Return the name; the kind of one that has none."""
-        return " ".join(self.name.split()) or self.kind
+        name = " ".join(self.name.split()) or self.kind
+        return name if self.onednn is None else f"{name} (by oneDNN: {', '.join(self.onednn) or 'nothing'})"
 
 
 class Sitting(Excerpt):

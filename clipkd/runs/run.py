@@ -170,9 +170,11 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on."""
         return {
-            "student": self.student.state_dict(),
+            # Copies: of a view of a stack's tensors, the whole stack's would be written.
+            "student": {name: tensor.clone() for name, tensor in self.student.state_dict().items()},
             "optimiser": self.optimiser.state_dict(),
             "torch": self.ranks.gather_states(torch.get_rng_state()),
+            "cuda": self.ranks.gather_states(torch.cuda.get_rng_state()) if self.job.device.type == "cuda" else [],
             "noise": self.ranks.gather_states(self.noise.get_state()),
             "epoch": vars(self.epoch),
             "history": [epoch.line() for epoch in self.history],
@@ -188,8 +190,6 @@ class Run:
         """Continue from a saved state."""
         self.student.load_state_dict(state["student"])
         self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["torch"][self.ranks.rank])
-        self.noise.set_state(state["noise"][self.ranks.rank])
         self.epoch = Epoch(**state["epoch"])
         self.epoch.totals = {part: total.to(self.job.device) for part, total in self.epoch.totals.items()}
         self.history = [EpochRecord.of(line) for line in state["history"]]
@@ -198,6 +198,21 @@ class Run:
         if best := state["selected"]:
             self.best = best["epoch"], Score(**best["score"]) if best["score"] else None
         self.selected_student = state["selected_student"]
+        self.load_generators(state)
+
+    def load_generators(self, state: dict[str, Any]) -> None:
+        """Continue to draw where the saved state ended; on another kind of device, whose generators differ, anew."""
+        torch.set_rng_state(state["torch"][self.ranks.rank])
+        noise, cuda = state["noise"][self.ranks.rank], state.get("cuda")
+        if noise.shape == self.noise.get_state().shape:
+            self.noise.set_state(noise)
+            if cuda:
+                torch.cuda.set_rng_state(cuda[self.ranks.rank])
+            return
+        seed = int(digest([self.cell.seed, self.ranks.rank, self.steps_taken])[:15], 16)
+        self.noise.manual_seed(seed)
+        torch.manual_seed(seed)
+        self.say(f"{self.cell.folder}: saved on another kind of device: dropout draws other numbers from here on")
 
 
 def selected(best: tuple[int, Score | None] | None) -> dict[str, Any]:

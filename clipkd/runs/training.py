@@ -77,6 +77,8 @@ def train_together(
                 outcomes[number] = in_words(job, folder, error)
         if runs:
             first = next(iter(runs.values()))
+            if first.job.device.type == "cuda":  # of these runs, not of the extraction or the stack before them
+                torch.cuda.reset_peak_memory_stats()
             stack.enter_context(rest(first.numbers.precision, first.job.device))
         try:
             for run in runs.values():

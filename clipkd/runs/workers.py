@@ -96,8 +96,11 @@ def prepare(assignments: list[Assignment], threads: int | None) -> dict[str, Cli
     """Make what the assignments read; return why it could not be made, by name."""
     import torch
 
+    from clipkd.core.linear import chosen_here
+
     if threads:
         torch.set_num_threads(threads)
+    chosen_here()  # a processor that is not known yet is measured by one process, with nothing beside it
     return {one.name: error for one in assignments if (error := one.prepare())}
 
 

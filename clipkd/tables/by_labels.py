@@ -201,8 +201,7 @@ def part_of(one: Comparison | None, name: str) -> float | None:
 
 def half(one: Comparison | None) -> float | None:
     """Return half of the width of a difference's interval; None where it has none."""
-    low, high = part_of(one, "low"), part_of(one, "high")
-    return None if low is None or high is None else (high - low) / 2
+    return one.difference.half if one and one.difference else None
 
 
 def plus_or_minus(value: float | None) -> str:

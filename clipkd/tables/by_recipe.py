@@ -10,11 +10,11 @@ from typing import Any
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.settings import Config
 from clipkd.tables.arms import Arm, arms, difference, unlike
-from clipkd.tables.comparisons import UNLIKE, p_value, signed
+from clipkd.tables.comparisons import UNLIKE, interval_of, p_value, signed
 from clipkd.tables.grouping import AXES
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes, labels
-from clipkd.tables.summary import CONFIDENCE, Difference, Summary, holm, summarise
+from clipkd.tables.summary import Difference, Summary, corrected, summarise, verdict
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, spread, words
 from clipkd.tables.teacher_matters import EPOCHS, plus
 
@@ -44,21 +44,12 @@ class Beside:
     @property
     def verdict(self) -> str:
         """`better`, `worse` or `no difference shown`, corrected; else why there is none of these."""
-        if self.arm is self.first:
-            return ""
-        if self.difference is None:
-            return "not compared"
-        if self.corrected is None:
-            return "nothing can be concluded"
-        if self.corrected > 1 - CONFIDENCE:
-            return "no difference shown"
-        return "better" if self.difference.mean > 0 else "worse"
+        return "" if self.arm is self.first else verdict(self.difference, self.corrected)
 
     @property
     def half(self) -> float | None:
-        """Half of the interval's width: what this number of seeds could have shown; None without an interval."""
-        found = self.difference
-        return None if found is None or found.low is None or found.high is None else (found.high - found.low) / 2
+        """Half of the interval's width; None without an interval."""
+        return self.difference.half if self.difference else None
 
 
 def has_several(config: Config, cells: Iterable[Cell]) -> bool:
@@ -82,8 +73,7 @@ def beside(grid: Iterable[Arm]) -> list[Beside]:
         if len(here) > 1
         for arm in here
     ]
-    p = {index: one.difference.p for index, one in enumerate(found) if one.difference and one.difference.p is not None}
-    for index, value in zip(p, holm(list(p.values())), strict=True):
+    for index, value in corrected({index: one.difference for index, one in enumerate(found)}).items():
         found[index] = replace(found[index], corrected=value)
     return found
 
@@ -169,7 +159,4 @@ def shown(row: Beside) -> Entry:
 
 
 def interval(row: Beside) -> str:
-    found = row.difference
-    if found is None or found.low is None or found.high is None:
-        return NOTHING
-    return f"{signed(found.low)} to {signed(found.high)}"
+    return interval_of(row.difference) or NOTHING

@@ -11,13 +11,12 @@ from itertools import groupby
 
 from clipkd.plugins import methods
 from clipkd.spec.cells import NO_TEACHER
+from clipkd.tables import summary
 from clipkd.tables.arms import Arm, arms, difference, unlike
 from clipkd.tables.results import Results, teacher_title
-from clipkd.tables.summary import CONFIDENCE, Difference, holm
+from clipkd.tables.summary import Difference
 from clipkd.tables.terms import BASELINE
 
-LEVEL = 1 - CONFIDENCE
-"""Of the verdicts: the share of wrong ones in a list where there is nothing to find, at most."""
 QUESTIONS = {
     "help": "does a teacher help",
     "content": "does its content matter",
@@ -91,28 +90,22 @@ class Comparison:
             why = "n = 1 seed" if found.n == 1 else f"n = {found.n} seeds with equal differences"
             return f"{why}, so no interval"
         end = f"n = {found.n} seeds; Holm's p {compared(self.corrected)}"
-        if found.low is None or found.high is None:
+        if (interval := interval_of(found)) is None:
             return end
         sign = "of the difference " if found.mean < 0 else ""
-        return f"95 % CI {sign}{signed(found.low)} to {signed(found.high)}, {end}"
+        return f"95 % CI {sign}{interval}, {end}"
 
     @property
     def verdict(self) -> str:
         """`better`, `worse` or `no difference shown`, corrected; else why there is none of these."""
-        if self.difference is None:
-            return "not compared"
-        p = self.difference.p if self.corrected is None else self.corrected
-        if p is None:
-            return "nothing can be concluded"
-        if p > LEVEL:
-            return "no difference shown"
-        return "better" if self.difference.mean > 0 else "worse"
+        own = self.difference.p if self.difference else None
+        return summary.verdict(self.difference, own if self.corrected is None else self.corrected)
 
     @property
     def outcome(self) -> str:
         """The verdict, and that it is the correction that makes it so, where it is."""
         alone = self.difference.p if self.difference else None
-        if self.verdict == "no difference shown" and alone is not None and alone <= LEVEL:
+        if self.verdict == "no difference shown" and alone is not None and alone <= summary.LEVEL:
             return f"{self.verdict} among {self.listed} comparisons"
         return self.verdict
 
@@ -121,6 +114,13 @@ def signed(value: float) -> str:
     """Return a number with two decimals and a true minus sign; never a negative zero."""
     text = f"{value:.2f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def interval_of(found: Difference | None) -> str | None:
+    """Return a difference's interval as text; None where it has none."""
+    if found is None or found.low is None or found.high is None:
+        return None
+    return f"{signed(found.low)} to {signed(found.high)}"
 
 
 def p_value(value: float | None) -> str:
@@ -231,12 +231,8 @@ def corrected(found: list[Comparison]) -> list[Comparison]:
     """Return the comparisons with p-values that are corrected for the length of their list."""
     made = list(found)
     for questions in LISTS:
-        p = {
-            index: one.difference.p
-            for index, one in enumerate(found)
-            if one.question in questions and one.difference and one.difference.p is not None
-        }
-        for index, value in zip(p, holm(list(p.values())), strict=True):
+        p = summary.corrected({i: one.difference for i, one in enumerate(found) if one.question in questions})
+        for index, value in p.items():
             made[index] = replace(found[index], corrected=value, listed=len(p))
     return made
 

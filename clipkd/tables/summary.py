@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE
+"""Of the verdicts: the share of wrong ones in a list where there is nothing to find, at most."""
 EQUAL = 1e-12
 """Differences closer than this are equal: they differ by rounding only."""
 
@@ -49,11 +51,20 @@ class Difference:
         return replace(self, mean=self.mean * factor, low=low, high=high)
 
     @property
-    def verdict(self) -> str:
-        """`better`, `worse`, `no difference shown`, or `no interval`, by the interval."""
-        if self.low is None or self.high is None:
-            return "no interval"
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
+    def half(self) -> float | None:
+        """Half of the interval's width: what this number of seeds could have shown; None without an interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def verdict(found: Difference | None, p: float | None) -> str:
+    """Return `better`, `worse` or `no difference shown`, by a p-value; else why there is none of these."""
+    if found is None:
+        return "not compared"
+    if p is None:
+        return "nothing can be concluded"
+    if p > LEVEL:
+        return "no difference shown"
+    return "better" if found.mean > 0 else "worse"
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
@@ -117,6 +128,12 @@ def by_student(mean: float, error: float, n: int) -> Difference:
 
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
     return Difference(mean, mean - half, mean + half, n, float(2 * stdtr(n - 1, -abs(mean) / error)))
+
+
+def corrected(differences: Mapping[int, Difference | None]) -> dict[int, float]:
+    """Return the p-values of those differences that have one, corrected by `holm`."""
+    p = {index: one.p for index, one in differences.items() if one is not None and one.p is not None}
+    return dict(zip(p, holm(list(p.values())), strict=True))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipkd.tables.accuracy import chance_notes
-from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, p_value, signed
+from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, interval_of, p_value, signed
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
 from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, words
@@ -91,9 +91,7 @@ def difference(comparison: Comparison) -> Entry:
 
 
 def interval(comparison: Comparison) -> Entry:
-    low, high = part(comparison, "low"), part(comparison, "high")
-    text = NOTHING if low is None or high is None else f"{signed(low)} to {signed(high)}"
-    return Entry(text, is_incomplete=comparison.is_incomplete)
+    return Entry(interval_of(comparison.difference) or NOTHING, is_incomplete=comparison.is_incomplete)
 
 
 def plus(value: float) -> str:

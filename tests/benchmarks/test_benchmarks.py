@@ -118,7 +118,7 @@ def test_operations_of_the_base_student() -> None:
 def test_a_run_gives_every_number(tmp_path: Path) -> None:
     output = tmp_path / "cpu.json"
     output.write_text(json.dumps({"precision": {"kept": True}}))
-    names = ["products", "distillation", "teacher_cost", "grid", "stack"]
+    names = ["products", "distillation", "teacher_cost", "grid", "stack", "data_path"]
     small = ["--teacher", "toy", "--student", "tiny-32", "--batch-size", "32", "--steps", "1", "--rounds", "1"]
     command = [sys.executable, "-m", "benchmarks", *names, *small, "--stack-on-cpu"]
     subprocess.run([*command, "--device", "cpu", "--output", str(output)], check=True, cwd=ROOT, capture_output=True)
@@ -139,6 +139,7 @@ def test_a_run_gives_every_number(tmp_path: Path) -> None:
     assert result["teacher_cost"]["passes"] == 2 * 96 + 12
     assert result["teacher_cost"]["bytes_per_view"] == 32 * 2
     assert result["grid"]["wall_ratio"] > 0
+    assert result["data_path"]["clipkd, in memory"]["images_per_cpu_s"] > 0
     assert result["stack"]["epochs"].keys() == {
         "peer", *(f"clipkd, {name}, {size}" for name in ("fp32", "bf16") for size in ("one", "8 at once"))
     }  # fmt: skip

@@ -86,6 +86,12 @@ def as_npy(path, vectors, names):
     return path / "gpt.npy"
 
 
+def as_npz(path, vectors):
+    with (path / "gpt.npy").open("wb") as stream:
+        np.savez(stream, vectors)
+    return path / "gpt.npy"
+
+
 def as_npy_with_names(path, vectors, names):
     np.save(path / "gpt.npy", vectors.astype(np.float64))
     (path / "gpt.txt").write_text("\n".join(names) + "\n")
@@ -215,6 +221,7 @@ WRONG = {
     ),
     "words": (lambda to, names: table(to, path=names, vector=names), "holds string, not lists of numbers"),
     "three-axes": (lambda to, names: as_npy(to, np.ones((TRAIN, 2, 2)), names), "expected are vectors, numbers .N, D."),
+    "npz": (lambda to, names: as_npz(to, numbers(TRAIN)), "is an archive of arrays"),
     "objects": (lambda to, names: as_npy(to, np.array([{}] * 3), names), "damaged, or no array of numbers"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from clipkd.core.artifacts import read_manifest
-from clipkd.core.errors import DataError
+from clipkd.core.errors import DataError, MachineError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import parts, prepare
 from clipkd.embeddings.extract import extract
@@ -111,6 +112,18 @@ def test_a_damaged_part_is_made_again(whole, small_parts, digits_folder, vit_fol
     assert total(dataset) < teacher.forward_passes <= total(dataset) + VIEWS
     assert done < total(dataset)
     assert contents(store) == whole
+
+
+def test_a_full_disk_is_no_other_process(small_parts, digits_folder, vit_folder, tmp_path):
+    """A lock that can't be written is not one that another process holds: nobody waits for that."""
+    store, dataset, teacher = stage(tmp_path / "data", digits_folder, vit_folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=r"can't write .*lock"):
+            extract(store, dataset, teacher, 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_another_writer_removes_the_parts_first(small_parts, digits_folder, vit_folder, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import torch
 
 from clipkd.cli import main
 from clipkd.cli.options import teacher_of
-from clipkd.core.artifacts import open_artifact
-from clipkd.core.errors import InputError
+from clipkd.core.artifacts import open_artifact, read_manifest, write_manifest
+from clipkd.core.errors import DataError, InputError
 from clipkd.core.fingerprint import fingerprint
 from clipkd.data.dataset import Dataset, Ragged, open_dataset
 from clipkd.data.pixels import enlarged, normalised, planes, unit
-from clipkd.embeddings import train_cnn
+from clipkd.data.source_files import trained_on
+from clipkd.embeddings import prepare, train_cnn
 from clipkd.embeddings.own_head import own_head_of
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import datasets, teachers
@@ -160,6 +162,33 @@ def test_on_the_command_line_the_dataset_is_that_of_the_options(tmp_path: Path, 
     assert teacher_of(options, "trained:resnet18d?on=digits", "flowers") == "trained:resnet18d?on=digits"
     assert main(["fetch", "trained:resnet18d", "--data", str(tmp_path)]) == 2
     assert "add on=DATASET" in capsys.readouterr().err
+
+
+def test_without_a_label_nothing_is_trained(digits: Dataset, tmp_path: Path) -> None:
+    digits.__dict__["training"] = digits.training[:0]
+    with pytest.raises(InputError, match=r"no training image of .* has one"):
+        train_cnn.train_cnn(spec_of(), digits, tmp_path / "teacher", CPU)
+    assert not list(tmp_path.iterdir())
+
+
+def with_facts(folder: Path, facts: dict[str, object]) -> None:
+    """Write an artefact's manifest anew, with other facts."""
+    manifest = read_manifest(folder)
+    write_manifest(folder, manifest["kind"], manifest["identity"], facts, manifest["files"])
+
+
+def test_a_teacher_that_was_trained_on_other_images_is_refused_and_named(digits: Dataset, tmp_path: Path) -> None:
+    """What was trained may be a test image now."""
+    data, spec = Path(shutil.copytree(digits.artifact.path, tmp_path / "datasets/digits")), spec_of(epochs=1)
+    layout = Layout(tmp_path)
+    train_cnn.train_cnn(spec, digits, layout.teacher(spec), CPU)
+    prepare.teacher(spec, layout, CPU)
+    with_facts(data, read_manifest(data)["facts"] | {"content": "other"})
+    with pytest.raises(DataError, match=r"was trained on another content of digits than .* delete .*/teachers/"):
+        prepare.teacher(spec, layout, CPU)
+    assert trained_on(data) == [layout.teacher(spec)], "it is named among what to delete"
+    with_facts(layout.teacher(spec), {})
+    prepare.teacher(spec, layout, CPU)  # an older teacher, which does not say
 
 
 def test_only_the_dataset_that_is_meant_is_trained_on(digits: Dataset, tmp_path: Path) -> None:

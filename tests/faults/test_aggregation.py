@@ -243,7 +243,7 @@ def unmixed(runs: object) -> list[str]:
 
 
 @fault("G10", **{"the ways": replaced("clipkd.tables.mixtures.ways_of_computing", unmixed)})
-@pytest.mark.parametrize("way", ["precision", "device", "resumed"])
+@pytest.mark.parametrize("way", ["precision", "device", "resumed", "products"])
 def test_rows_of_several_precisions_or_devices_are_named(way: str, study: Study) -> None:
     """The config leaves the precision to the machine; the last seed of one row was made on another one."""
     asked = study.config.training.model_copy(update={"precision": "auto"})
@@ -253,6 +253,8 @@ def test_rows_of_several_precisions_or_devices_are_named(way: str, study: Study)
         odd = folder == study.folder(**EMBED)
         gpu = "Tesla V100" if odd and way != "precision" else "NVIDIA A100"
         one = {"packages": {"torch": "2.13.0"}, "device": {"kind": "cuda", "name": gpu}}
+        if way == "products":
+            one["device"] = {"kind": "cpu", "name": "AMD EPYC", "onednn": ["output"] if odd else []}
         first = one | {"device": {"kind": "cuda", "name": "NVIDIA A100"}}
         sittings = {"sittings": [first, one]} if odd and way == "resumed" else {}
         (folder / "env.json").write_text(json.dumps(one | sittings))
@@ -264,6 +266,10 @@ def test_rows_of_several_precisions_or_devices_are_named(way: str, study: Study)
         "resumed": (
             "torch 2.13.0 on NVIDIA A100, resumed with torch 2.13.0 on Tesla V100",
             "torch 2.13.0 on NVIDIA A100",
+        ),
+        "products": (
+            "torch 2.13.0 on AMD EPYC (by oneDNN: output)",
+            "torch 2.13.0 on AMD EPYC (by oneDNN: nothing)",
         ),
     }[way]
     assert f"{odd_run}, 2 threads (1 run)" in note

@@ -58,9 +58,9 @@ def run_of(job: Job, folder: Path) -> Run:
 def captures() -> Iterator[list[int]]:
     """Counts the graphs that are captured."""
     seen: list[int] = []
-    real = cuda_graph.captured
+    real = cuda_graph.SideStream.captured
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_graph, "captured", lambda work, generators: (seen.append(1), real(work, generators))[1])
+        patch.setattr(cuda_graph.SideStream, "captured", lambda self, work: (seen.append(1), real(self, work))[1])
         yield seen
 
 
@@ -103,7 +103,7 @@ def test_the_host_waits_once_a_run_in_an_epoch(several, jobs, tmp_path) -> None:
             train_epoch(group, steps, Interruption())
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [str(warning.message) for warning in told if "synchroniz" in str(warning.message)]
+    waits = [str(warning.message) for warning in told if "called a synchronizing" in str(warning.message)]
     assert steps > 20
     assert 1 <= len(waits) <= several, waits
 

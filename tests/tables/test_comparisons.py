@@ -17,7 +17,7 @@ from clipkd.tables import teacher_matters
 from clipkd.tables.arms import Arm, arms, axes_of
 from clipkd.tables.comparisons import compare, comparisons
 from clipkd.tables.results import Results
-from clipkd.tables.summary import holm, paired_by_image, paired_difference, summarise, variance
+from clipkd.tables.summary import holm, paired_by_image, paired_difference, summarise, variance, verdict
 from tests.synthetic import TEST, Study, demo, seal, top1, write_study
 
 T_2, T_3 = 12.706204736432095, 4.302652729911275
@@ -48,7 +48,7 @@ def test_interval_of_three_seeds():
     half = T_3 * 3.25**0.5 / 3**0.5
     assert found.mean == pytest.approx(2.5)
     assert (found.low, found.high) == (pytest.approx(2.5 - half), pytest.approx(2.5 + half))
-    assert found.verdict == "no difference shown"
+    assert found.half == pytest.approx(half)
     t = 2.5 / (3.25**0.5 / 3**0.5)
     assert found.p == pytest.approx(1 - t / (2 + t * t) ** 0.5)  # Student's distribution with 2 degrees of freedom
 
@@ -71,8 +71,12 @@ def test_interval_of_two_seeds():
     found = paired_difference({0: 10.0, 1: 10.2}, {0: 5.0, 1: 5.0})
     half = T_2 * 0.1 * 2**0.5 / 2**0.5  # s = 0.2 / sqrt(2)
     assert (found.low, found.high) == (pytest.approx(5.1 - half), pytest.approx(5.1 + half))
-    assert found.verdict == "better"
-    assert paired_difference({0: 5.0, 1: 5.0}, {0: 10.0, 1: 10.2}).verdict == "worse"
+    assert verdict(found, found.p) == "better"
+    other = paired_difference({0: 5.0, 1: 5.0}, {0: 10.0, 1: 10.2})
+    assert verdict(other, other.p) == "worse"
+    assert verdict(other, 0.06) == "no difference shown", "by the p-value that is given: the corrected one"
+    assert verdict(other, None) == "nothing can be concluded"
+    assert verdict(None, None) == "not compared"
 
 
 def test_pairing_is_by_seed_and_takes_the_common_ones():
@@ -86,7 +90,7 @@ def test_pairing_is_by_seed_and_takes_the_common_ones():
 def test_no_interval_from_one_seed_or_from_equal_differences(seeds):
     found = paired_difference(dict.fromkeys(range(seeds), 3.0), dict.fromkeys(range(seeds), 1.0))
     assert (found.mean, found.low, found.high) == (2.0, None, None)
-    assert found.verdict == "no interval"
+    assert found.half is None
 
 
 def test_equal_differences_of_three_seeds_have_an_interval_over_images():
@@ -174,7 +178,7 @@ def test_an_interval_without_0_is_no_verdict_among_many_comparisons(tmp_path):
     levels = {(name, seed): 0.8 + gain for name, by_seed in gains.items() for seed, gain in enumerate(by_seed)}
     found = comparisons(study_of(tmp_path, levels, [0, 1, 2], list(gains)))[0]
     (one,) = [row for row in found if (row.method, row.against) == ("embed-KD", "supervised")]
-    assert one.difference.verdict == "better"
+    assert one.difference.low > 0
     assert one.verdict == "no difference shown"
     assert one.sentence.endswith("Holm's p = 0.11): no difference shown among 3 comparisons.")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clipkd.core.errors import DataError
+from clipkd.runs.epochs import close_epoch
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
@@ -112,3 +113,19 @@ def test_a_failed_run_is_named_as_failed_in_what_is_missing(tmp_path):
     with pytest.raises(DataError, match=r"seed 1 \(FAILED: loss or gradient is not finite in epoch 2, step 7 of 9\)"):
         collect(study)
     assert "FAILED: loss or gradient is not finite" in collect(study, partial=True).gaps()[0]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_student_whose_loss_is_not_finite_when_it_is_measured_has_failed(epoch, digits_folder, tmp_path, monkeypatch):
+    """Its last step was sound, and the weights after it are too large for float32."""
+    run = run_of(digits_folder, tmp_path / "run")
+    for number in range(1, epoch + 1):
+        steps(run)
+        if number == epoch:
+            run.student.classifier.weight.data.fill_(3e38)
+        close_epoch(run)
+    assert isinstance(run.failure, DataError)
+    assert f"is not finite, after epoch {epoch}; lower --learning-rate?" in str(run.failure)
+    assert json.loads((tmp_path / "run/failed.json").read_text())["epoch"] == epoch
+    assert len(run.history) == epoch - 1
+    assert not run.is_unfinished

@@ -131,6 +131,7 @@ def test_what_stays_float32_is_in_tf32_on_a_gpu(asked, device, wanted) -> None:
     teacher = Teacher(teachers.get("digits-vit-s"), encoder, CPU)
     with rest(asked, torch.device(device)):
         assert products() == wanted
+        assert torch.backends.cudnn.allow_tf32 == (wanted == "tf32"), "convolutions too"
         teacher.embed(torch.zeros(1, 3, 32, 32))
         assert (seen, products()) == (["float32"], wanted)
     assert products() == "float32"

@@ -213,6 +213,20 @@ def test_stopped_at_the_edge_of_a_step(step, digits_folder, whole, tmp_path):
     check_equal(tmp_path, whole)
 
 
+@pytest.mark.slow
+def test_a_run_that_was_saved_on_another_kind_of_device_goes_on(digits_folder, whole, tmp_path, monkeypatch, capfd):
+    """A GPU's generator has another state: 16 bytes."""
+    stopped_at(5, digits_folder, tmp_path)
+    real = Checkpoints.newest
+    state_of_a_gpu = torch.zeros(16, dtype=torch.uint8)
+    monkeypatch.setattr(Checkpoints, "newest", lambda self: real(self) | {"noise": [state_of_a_gpu]})
+    train(digits_folder, tmp_path)
+    assert "saved on another kind of device: dropout draws other numbers from here on" in capfd.readouterr().err
+    found, wanted = (load_student(path / "student.safetensors") for path in (tmp_path, whole))
+    assert not torch.equal(found["conv1.weight"], wanted["conv1.weight"])
+    assert (found["conv1.weight"] - wanted["conv1.weight"]).abs().max() < 0.1, "the weights that were saved went on"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("part", ["noise", "optimiser", "epoch"])
 def test_control_without_a_part_of_the_state_the_student_differs(part, digits_folder, whole, tmp_path, monkeypatch):
@@ -501,6 +515,27 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(digits_folder, whole, tmp_
     assert [int(path.name) for path in Checkpoints(tmp_path / ".resume", {}).steps()] == [9, 8]
     train(digits_folder, tmp_path)
     check_equal(tmp_path, whole)
+
+
+def test_a_full_disk_at_the_end_leaves_the_earlier_result(digits_folder, whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    real, limits = RunFolder.finish, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def finish(self, *arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # the student has 200 kB
+        real(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "finish", finish)
+        patch.setattr("clipkd.runs.checkpointing.SECONDS_BETWEEN_SAVES", 1e9)
+        try:
+            with pytest.raises(MachineError, match=r"can't write .*/student\.safetensors: "):
+                train(digits_folder, run, epochs=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for name in RESULTS:
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert verify([run]).damaged == []
 
 
 @pytest.mark.slow

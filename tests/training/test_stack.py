@@ -107,6 +107,22 @@ def test_a_student_that_is_not_finite_leaves_the_others_alone() -> None:
     assert not together[2].state_dict()["conv1.weight"].isfinite().all()
 
 
+def test_what_no_loss_reads_stays_as_it_is() -> None:
+    """Without labels nothing reads the classifiers."""
+    group = students("corrected", torch.float32)
+    stack, start = Stack(group), [student.state_dict()["classifier.weight"].clone() for student in group]
+    optimisers = [adamw(student, Hyperparameters(), recipes.get("corrected")) for student in group]
+    outputs = stack([torch.randn(2, 3, 16, 16)] * len(group))
+    torch.stack([out.embedding.square().mean() for out in outputs]).sum().backward()
+    stack.share_gradients()
+    for optimiser in optimisers:
+        optimiser.step()
+    for student, before in zip(group, start, strict=True):
+        assert torch.equal(student.state_dict()["classifier.weight"], before)
+        assert student.conv1.weight.grad is not None
+        assert student.conv1.weight.grad.abs().max() > 0
+
+
 def test_a_students_own_parameters_are_views_of_the_stacks() -> None:
     group = students("corrected", torch.float32)
     stack = Stack(group)

@@ -297,6 +297,11 @@ def test_an_evaluation_never_lies_in_the_run_folder(tmp_path) -> None:
     assert default_file(run, "digits", "digits") == tmp_path / "results/evaluations/corrected/digits/seed0.json"
     assert default_file(run, "digits", "birds").name == "seed0-on-birds.json"
     assert default_file(tmp_path / "mine", "digits", "digits") == tmp_path / "mine.evaluation.json"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/runs").symlink_to(tmp_path / "elsewhere")
+    linked = tmp_path / "project/runs/corrected/digits/seed0"
+    assert default_file(linked, "digits", "digits") == tmp_path / "project/evaluations/corrected/digits/seed0.json"
 
 
 def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_images(

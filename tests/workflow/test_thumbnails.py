@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,18 @@ from clipkd.spec.layout import Layout
 from tests.photos import save_photos
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 
+SUPERVISED = """\
+grid:
+  - name: folder
+    datasets: [photos]
+    teachers: [digits-vit-s]
+    students: [tiny-32]
+    train_types: [supervised]
+    recipes: [corrected]
+    seeds: [0]
+training: {{epochs: 1, batch_size: 16, device: cpu}}
+sources: {{photos: {photos}}}
+"""
 CONFIG = """\
 grid:
   - name: folder
@@ -49,3 +62,26 @@ def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None
     assert not (project / folders[64]).exists()
     again = snakemake(project, "--dry-run", target, *config)
     assert "Nothing to be done" in again.stdout
+
+
+@pytest.mark.slow
+def test_own_images_that_are_to_be_packed_again_are(tmp_path: Path) -> None:
+    """Of a whole grid without a teacher: what the message about changed images says is done is planned."""
+    project = copy_workflow(tmp_path / "project")
+    photos = save_photos(tmp_path / "photos")
+    (project / "photos.yaml").write_text(SUPERVISED.format(photos=photos))
+    config = ("--configfile", "photos.yaml")
+    done = snakemake(project, *config)
+    assert done.returncode == 0, done.stdout
+    assert "Nothing to be done" in snakemake(project, *config).stdout
+    run = next(project.glob("results/runs/**/metrics.json"))
+    before = run.read_bytes()
+    next(photos.glob("train/*/*")).unlink()
+    for kind in ("datasets", "thumbnails"):
+        shutil.rmtree(project / "data" / kind / "photos")
+    jobs, said = plan(project, *config)
+    assert jobs == {"pack": 1, "thumbnails": 1, "train": 1, "report": 1, "all": 1}, said
+    done = snakemake(project, *config)
+    assert done.returncode == 0, done.stdout
+    assert run.read_bytes() != before
+    assert "Nothing to be done" in snakemake(project, *config).stdout

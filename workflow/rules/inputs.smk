@@ -9,6 +9,17 @@ def hub_listing(dataset):
     return dataset_of(dataset).listing(LAYOUT.downloads)
 
 
+def own_datasets(wildcards):
+    """Return the packed datasets whose images lie on this machine: one that was deleted is packed again."""
+    found = {cell.dataset: cell for cell in CELLS}.values()
+    local = [(cell, cell.dataset_spec.local_files(cell.source)) for cell in found]
+    return [
+        manifest(LAYOUT.dataset(cell.dataset_spec))
+        for cell, files in local
+        if files and files.base.is_dir()
+    ]
+
+
 def thumbnails_inputs(wildcards):
     """Return what thumbnails are made from: the packed dataset."""
     output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)
