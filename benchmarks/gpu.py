@@ -8,14 +8,14 @@ that were left. No part begins once the time is up. Teachers are timm's ViTs wit
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,7 @@ from benchmarks.machine import origin, record_name
 from benchmarks.material import Material
 from benchmarks.rounds import matrix_peak, settled
 from clipkd.core import device as devices
+from clipkd.core.device import float32_products
 from clipkd.core.files import read_json, write_json
 from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import load
@@ -94,15 +95,9 @@ class Session:
         return gflop(students.get(self.student))
 
 
-@contextlib.contextmanager
-def products_in(name: str) -> Iterator[None]:
-    """Let products that stay float32 be TF32 on a GPU, unless the format is fp32, as in a training."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def products_in(name: str) -> AbstractContextManager:
+    """Let what stays float32 be TF32 on a GPU, unless the format is fp32, as in a training."""
+    return float32_products("float32" if name == "fp32" else "tf32", devices.choose("auto"))
 
 
 def seconds_of(work: Callable[[], object], rounds: int = 3) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from generated import ROOT, main
 
 from clipkd.runs.correct import CORRECT, unpacked
-from clipkd.tables.summary import paired_by_image
+from clipkd.tables.summary import paired_by_image, verdict
 
 RUNS = ROOT / "results/runs"
 STORES = ROOT / "data/embeddings/digits"
@@ -92,7 +92,7 @@ def five_seeds() -> str:
     for name, folder in others.items():
         found = paired_by_image(own, correct(folder)).times(100)
         interval = "" if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
-        line = f"| {name} | {found.mean:+.2f} | {interval} | {found.n} | {found.verdict} |"
+        line = f"| {name} | {found.mean:+.2f} | {interval} | {found.n} | {verdict(found, found.p)} |"
         lines.append(re.sub(r"-(?=\d)", "\N{MINUS SIGN}", line))
     return "\n".join(lines)
 

@@ -238,6 +238,17 @@ def refuse_held(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_held(folder: Path, name: str = NAME) -> bool:
+    """Return whether another process holds a folder's lock, or may do so, without taking it."""
+    path = newest(folder, name)
+    try:
+        if path is not None:
+            refuse_held(path)
+    except Held:
+        return True
+    return False
+
+
 def release_earlier_boot(folder: Path, name: str = NAME) -> bool:
     """Release a lock whose holder's machine was restarted, as the user says; return whether there was one."""
     path = newest(folder, name)

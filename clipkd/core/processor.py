@@ -16,7 +16,7 @@ import torch
 from clipkd.core.cache import folder
 from clipkd.core.device import cpuinfo, processor_name
 from clipkd.core.errors import ClipkdError
-from clipkd.core.files import read_json, write_json
+from clipkd.core.files import json_text, read_json
 from clipkd.core.fingerprint import digest
 
 OF_A_PROCESSOR = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")
@@ -42,13 +42,15 @@ def remembered(
         return measure()
     if (found := recalled(path, what, names)) is not None:
         return found
+    with suppress(OSError):
+        path.unlink(missing_ok=True)  # it says nothing
     measured = measure()
-    # Of two processes that measured at once, the first to write is believed, so that both compute alike.
-    if (found := recalled(path, what, names)) is not None:
-        return found
-    with suppress(ClipkdError, OSError):
+    text = json_text({"processor": processor_name(), "torch": torch.__version__, what: measured})
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_json(path, {"processor": processor_name(), "torch": torch.__version__, what: measured})
+        with path.open("x", encoding="utf-8") as stream:  # of several that measure at once, one is the first
+            stream.write(text)
+    # What lies there counts, so that all compute alike.
     return recalled(path, what, names) or measured
 
 

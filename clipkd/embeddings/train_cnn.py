@@ -216,6 +216,7 @@ class Loop:
         self.identity, self.title = identity, title
         self.parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
         self.generator, self.path, self.saved = generator, path, time.monotonic()
+        self.device = next(model.parameters()).device
 
     def save(self, epoch: int) -> None:
         """Save the state after an epoch, unless that was done a moment ago."""
@@ -225,8 +226,8 @@ class Loop:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(self.path) as aside:
             random = [self.generator.get_state(), torch.get_rng_state()]
-            if torch.cuda.is_available():
-                random.append(torch.cuda.get_rng_state())
+            if self.device.type == "cuda":
+                random.append(torch.cuda.get_rng_state(self.device))
             torch.save(state | {"epoch": epoch, "random": random, "identity": self.identity}, aside)
         self.saved = time.monotonic()
 
@@ -245,7 +246,7 @@ class Loop:
             part.load_state_dict(state[name])
         self.generator.set_state(state["random"][0])
         torch.set_rng_state(state["random"][1])
-        if torch.cuda.is_available() and len(state["random"]) > 2:
-            torch.cuda.set_rng_state(state["random"][2])
+        if self.device.type == "cuda" and len(state["random"]) > 2:
+            torch.cuda.set_rng_state(state["random"][2], self.device)
         say(f"{self.title}: going on after {state['epoch']} epochs")
         return int(state["epoch"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,14 @@ def evaluate(subject: Subject, score: Score | None, measures: Sequence[Measure])
             not_measured[measure.name] = f"the student does not tell the classes of {subject.dataset.spec.title} apart"
             continue
         try:
-            found[measure.name] = measurement(measure, measure.measure(subject), subject)
+            measured = measure.measure(subject)
         except NotMeasured as reason:
             not_measured[measure.name] = str(reason)
+            continue
+        if all(math.isfinite(number) for number in measured.numbers.values()):
+            found[measure.name] = measurement(measure, measured, subject)
+        else:
+            not_measured[measure.name] = "its numbers are not finite: the student's outputs are too large"
     manifest = subject.model.manifest
     return Evaluation(
         format=FORMAT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipkd.runs.evaluation import score, score_each, score_prototypes
-from clipkd.runs.failure import has_sound_inputs
+from clipkd.runs.failure import failing, has_sound_inputs
 from clipkd.runs.outcome import cost, metrics
 from clipkd.runs.record import Chosen, RunRecord, Selected
 from clipkd.runs.run import Run
@@ -16,8 +16,9 @@ def complete(run: Run) -> None:
     parameters = sum(parameter.numel() for parameter in run.student.parameters())
     if not has_sound_inputs(run):
         return
-    last, selected, correct = measured(run)
-    if not has_sound_inputs(run):
+    with failing(run, len(run.history)):
+        last, selected, correct = measured(run)
+    if run.failure or not has_sound_inputs(run):
         return
     run.result = metrics(run.job, run.source, parameters, last, selected)
     if run.ranks.is_first:

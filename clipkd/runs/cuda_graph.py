@@ -96,8 +96,7 @@ def is_allowed() -> bool:
 class SideStream:
     """A stream of its own for the steps before the capture, as torch requires, and for the capture.
 
-    One for both: what libraries keep by stream, as their workspaces, and the memory that the allocator holds for a
-    stream are then there when the capture begins.
+    One for both: what libraries keep by stream, as their workspaces, is then there when the capture begins.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:

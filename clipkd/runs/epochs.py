@@ -24,7 +24,7 @@ def close_epoch(run: Run) -> None:
         means[TEACHER_TOP1] = 0.0
     found = None
     if run.cell.has_labels:
-        with failing(run):
+        with failing(run, epoch.number):
             found = score(run, selection)
         if run.failure:
             return

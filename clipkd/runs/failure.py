@@ -44,13 +44,13 @@ def has_sound_inputs(run: Run) -> bool:
 
 
 @contextmanager
-def failing(run: Run) -> Iterator[None]:
-    """Mark a run as failed where its student, when it is measured, has a loss that is not finite."""
+def failing(run: Run, epoch: int) -> Iterator[None]:
+    """Mark a run as failed where its student, measured after an epoch, has a loss that is not finite."""
     try:
         yield
     except NotFiniteError as error:
-        message = f"{error}, after epoch {len(run.history) + 1}"
-        run.folder.fail({"message": message, "epoch": len(run.history) + 1})
+        message = f"{error}, after epoch {epoch}"
+        run.folder.fail({"message": message, "epoch": epoch})
         run.failure = DataError(f"{run.cell.folder}: {message}; lower --learning-rate?")
 
 

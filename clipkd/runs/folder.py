@@ -24,7 +24,7 @@ from clipkd.core import device
 from clipkd.core.artifacts import MANIFEST, check_file, entry_of, open_artifact, read_manifest, write_manifest
 from clipkd.core.environment import recorded
 from clipkd.core.errors import DataError, InputError
-from clipkd.core.files import write_json, write_text, written_aside
+from clipkd.core.files import sync, write_json, write_text, written_aside
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.linear import chosen_here
 from clipkd.core.lock import acquire
@@ -156,6 +156,7 @@ class RunFolder:
         # The large file first, while an earlier result still stands: a full disk then leaves that as it is.
         with written_aside(self.checkpoint) as aside:
             aside.write_bytes(student_bytes(student, self.checkpoint.suffix))
+            sync(aside)
             self.empty()
         self.remove_curves(identity, mine=False)
         plain = yaml.safe_dump(tuples_as_lists(settings), sort_keys=True, allow_unicode=True)

@@ -15,7 +15,7 @@ from clipkd.data.preprocessing import Preprocessing
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import NetworkSpec
 from clipkd.plugins.students._saved import student_from
-from clipkd.runs.evaluation import EVALUATION_BATCH, evaluate
+from clipkd.runs.evaluation import EVALUATION_BATCH, NotFiniteError, evaluate
 from clipkd.runs.folder import load_student
 from clipkd.runs.record import Score
 
@@ -26,7 +26,10 @@ def evaluate_file(path: Path, dataset: Dataset, spec: NetworkSpec, recipe: Recip
     found, there = student.classifier.out_features, len(dataset.classes)
     if found != there:
         raise DataError(f"{path} tells {found} classes apart, {dataset.spec.title} has {there}")
-    return evaluate_student(student, dataset, Preprocessing.of(dataset, spec.image_size), recipe, device)
+    try:
+        return evaluate_student(student, dataset, Preprocessing.of(dataset, spec.image_size), recipe, device)
+    except NotFiniteError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def evaluate_student(

@@ -17,7 +17,7 @@ from clipkd.spec.selection import KeptBy, Split
 KIND = "run"
 METRICS, COST, HISTORY, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "env.json"
 FAILED = "failed.json"
-"""In the folder of a run that stopped on a number that is not finite: which epoch, step and images."""
+"""In the folder of a run that stopped on a number that is not finite: in which epoch and, of a step, which."""
 RESUME = ".resume"
 """In the folder of an unfinished run: its checkpoints."""
 FORMAT: Literal[2] = 2

@@ -169,12 +169,13 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on."""
+        device = self.job.device
         return {
             # Copies: of a view of a stack's tensors, the whole stack's would be written.
             "student": {name: tensor.clone() for name, tensor in self.student.state_dict().items()},
             "optimiser": self.optimiser.state_dict(),
             "torch": self.ranks.gather_states(torch.get_rng_state()),
-            "cuda": self.ranks.gather_states(torch.cuda.get_rng_state()) if self.job.device.type == "cuda" else [],
+            "cuda": self.ranks.gather_states(torch.cuda.get_rng_state(device)) if device.type == "cuda" else [],
             "noise": self.ranks.gather_states(self.noise.get_state()),
             "epoch": vars(self.epoch),
             "history": [epoch.line() for epoch in self.history],
@@ -207,7 +208,7 @@ class Run:
         if noise.shape == self.noise.get_state().shape:
             self.noise.set_state(noise)
             if cuda:
-                torch.cuda.set_rng_state(cuda[self.ranks.rank])
+                torch.cuda.set_rng_state(cuda[self.ranks.rank], self.job.device)
             return
         seed = int(digest([self.cell.seed, self.ranks.rank, self.steps_taken])[:15], 16)
         self.noise.manual_seed(seed)

@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from clipkd.core.artifacts import MANIFEST, read_manifest
+from clipkd.core.disk import DiskFull
 from clipkd.core.errors import DataError, MachineError
-from clipkd.core.lock import acquire
+from clipkd.core.lock import acquire, is_held
 from clipkd.runs.record import FAILED, METRICS, RESUME
 from clipkd.spec.cells import Cell
 from clipkd.spec.chains import expand
@@ -120,7 +121,11 @@ def delete(paths: Sequence[Path]) -> None:
     with ExitStack() as stack:
         for path in paths:
             if path.is_dir() and RUNS in path.parents:
-                stack.enter_context(acquire(path))
+                try:
+                    stack.enter_context(acquire(path))
+                except DiskFull:  # what is deleted makes room
+                    if is_held(path):
+                        raise
         for path in paths:
             if path.is_symlink() or path.is_file():
                 path.unlink()

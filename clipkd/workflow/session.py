@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clipkd.core import lock
-from clipkd.core.errors import InputError, MachineError
+from clipkd.core.disk import DiskFull
+from clipkd.core.errors import InputError
 from clipkd.core.files import write_json
 
 FILE = Path(".snakemake/clipkd-main.json")
@@ -49,7 +50,7 @@ def take(folder: Path) -> lock.Lock:
     """Take the lock of a folder's main process.
 
     Raises:
-        MachineError: another main process lives, or may live; names it.
+        Busy: another main process lives, or may live; names it.
     """
     place = folder / FILE.parent
     place.mkdir(exist_ok=True)
@@ -57,7 +58,7 @@ def take(folder: Path) -> lock.Lock:
         return lock.take(place, LOCK)
     except lock.Held as held:
         advice = held.advice.partition(", remove")[0] + ", `clipkd resume --after-restart`"
-        raise MachineError(
+        raise lock.Busy(
             f"{folder.resolve()} has a main process already: {held.by}; one at a time"
             + (advice if held.is_earlier_boot else held.advice)
         ) from None
@@ -69,8 +70,10 @@ def another_runs(folder: Path) -> bool:
         return False
     try:
         take(folder).release()
-    except MachineError:
+    except lock.Busy:
         return True
+    except DiskFull:  # then no lock can be written, and the one before says it
+        return lock.is_held(folder / FILE.parent, LOCK)
     return False
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,18 @@ def test_nothing_goes_while_a_run_is_trained(study: Study, capsys: pytest.Captur
         assert clean("--yes") == 4
     assert f"{folder} is being written" in capsys.readouterr().err
     assert {name for name in files() ^ before if "/.lock" not in name} == set()
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_full_disk_can_be_cleaned(is_held: bool, study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    """No lock can be written there; one that is held still counts."""
+    session.take(Path()).release()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with acquire(study.folder()) if is_held else nullcontext():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        try:
+            code = clean("--yes")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == (4 if is_held else 0), capsys.readouterr().err
+    assert (study.folder() / METRICS).exists() == is_held

@@ -92,6 +92,13 @@ def test_a_training_that_is_cut_off_goes_on_to_the_same_weights(
         (tmp_path / ".other.training.pt").write_bytes(content)
         train_cnn.train_cnn(spec_of(seed=1, epochs=1), digits, tmp_path / "other", CPU)
         assert epochs == [1]
+    # Nor that of a training on other images.
+    epochs.clear()
+    (tmp_path / ".new.training.pt").write_bytes(saved)
+    monkeypatch.setattr(Dataset, "content", property(lambda dataset: "other"))
+    monkeypatch.setattr(train_cnn.Loop, "save", lambda loop, epoch: epochs.append(epoch))
+    train_cnn.train_cnn(spec, digits, tmp_path / "new", CPU)
+    assert epochs == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,18 @@ import pytest
 import torch
 
 from clipkd.core.errors import DataError
+from clipkd.runs import evaluation
 from clipkd.runs.epochs import close_epoch
+from clipkd.runs.evaluation import NotFiniteError
 from clipkd.runs.finite_guard import FiniteGuard
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.optimiser import AdamW
+from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
+from clipkd.runs.training import train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
@@ -129,3 +133,25 @@ def test_a_student_whose_loss_is_not_finite_when_it_is_measured_has_failed(epoch
     assert json.loads((tmp_path / "run/failed.json").read_text())["epoch"] == epoch
     assert len(run.history) == epoch - 1
     assert not run.is_unfinished
+
+
+def test_one_that_is_not_finite_on_the_test_images_alone_stops_no_other(digits_folder, tmp_path, monkeypatch):
+    real = evaluation.score_each
+
+    def score_each(run):
+        if run.folder.path.name == "bad":
+            raise NotFiniteError("the loss on the images that the student is measured on is not finite")
+        return real(run)
+
+    monkeypatch.setattr("clipkd.runs.completion.score_each", score_each)
+    numbers = Hyperparameters(epochs=1, batch_size=256)
+    cells = [Cell("corrected", "digits", "tiny-32", "none", "supervised", seed) for seed in (0, 1)]
+    pairs = [
+        (open_job(cell, numbers, Layout(digits_folder), CPU), RunFolder(tmp_path / name))
+        for cell, name in zip(cells, ("bad", "good"), strict=True)
+    ]
+    bad, good = train_together(pairs)
+    assert isinstance(bad, DataError)
+    assert "is not finite, after epoch 1" in str(bad)
+    assert json.loads((tmp_path / "bad/failed.json").read_text())["epoch"] == 1
+    assert isinstance(good, Metrics)

@@ -95,3 +95,13 @@ def test_the_gains_are_measured_on_this_machine():
     gains = module.gains_once()
     assert gains.keys() == set(PRODUCTS)
     assert all(0.02 < gain < 50 for gain in gains.values())
+
+
+def test_where_onednn_has_no_such_product_torchs_own_is_taken(unknown_processor, monkeypatch):
+    def without(*_):
+        raise NotImplementedError("Could not run 'mkldnn::_linear_pointwise'")
+
+    monkeypatch.setattr(module, "onednn", without)
+    assert module.chosen_here() == OWN
+    x, weight = torch.randn(2, 5), torch.randn(3, 5)
+    assert torch.equal(linear(x, weight), F.linear(x, weight))

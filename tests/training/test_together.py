@@ -29,6 +29,7 @@ from clipkd.runs.job import Job, open_batches, open_job, open_teacher_targets
 from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
+from clipkd.runs.stack import Stack
 from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -291,6 +292,17 @@ def test_a_scale_above_its_maximum_comes_back_in_the_next_step(how, clamps, jobs
     train_epoch(group, STEPS - 1, Interruption())
     for run in runs:
         assert (run.student.logit_scale.item() <= math.log(100) + 1e-6) == clamps
+
+
+def test_what_one_of_several_saves_is_its_own_student(jobs, tmp_path):
+    """Not the stack's tensors, of which its own are views."""
+    runs = [run_of(job, tmp_path / str(number)) for number, job in enumerate(jobs[:3])]
+    group = Group(runs)
+    saved = runs[1].state_dict()["student"]
+    assert isinstance(group.students, Stack)
+    for name, tensor in saved.items():
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
+        assert torch.equal(tensor, runs[1].student.state_dict()[name])
 
 
 def test_control_a_replay_that_forgets_the_batch_differs(jobs, tmp_path):

@@ -10,13 +10,17 @@ def hub_listing(dataset):
 
 
 def own_datasets(wildcards):
-    """Return the packed datasets whose images lie on this machine: one that was deleted is packed again."""
+    """Return the packed datasets whose images lie on this machine: one that was deleted is packed again.
+
+    It was deleted to take in changes of the images, as the message about these says; runs that are there know the
+    images that they saw, and are trained again where these are others.
+    """
     found = {cell.dataset: cell for cell in CELLS}.values()
     local = [(cell, cell.dataset_spec.local_files(cell.source)) for cell in found]
     return [
         manifest(LAYOUT.dataset(cell.dataset_spec))
         for cell, files in local
-        if files and files.base.is_dir()
+        if files and any((files.base / name).exists() for name in files.names)
     ]
 
 

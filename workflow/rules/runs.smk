@@ -43,3 +43,4 @@ rule runs:
     """Every student of the grid, without tables."""
     input:
         all_runs,
+        own_datasets,
