@@ -55,7 +55,7 @@ def forked(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> 
         os._exit(code)
 
 
-CODES = {"InputError": REFUSED, "DataError": REFUSED, "MachineError": REFUSED, "DiskFull": REFUSED}
+CODES = {"InputError": REFUSED, "DataError": REFUSED, "MachineError": REFUSED, "DiskFull": REFUSED, "Busy": REFUSED}
 CODES |= {"Interrupted": SAVED}
 
 
