@@ -47,7 +47,7 @@ def accuracies(arm: Arm, generator: np.random.Generator) -> dict[int, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [("config.yaml",), ("config.yaml", "demo.yaml")], ids=["paper", "demo"])
-@fault("G05", **{"the-correction": replaced("clipkd.tables.comparisons.holm", list)})
+@fault("G05", **{"the-correction": replaced("clipkd.tables.summary.holm", list)})
 def test_a_grid_with_nothing_to_find_says_so(names: tuple[str, ...]) -> None:
     arms, generator = arms_of(*names), np.random.default_rng(0)
     wrong = 0
