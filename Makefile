@@ -18,8 +18,10 @@ help: ## List the targets.
 $(VENV)/.installed: pyproject.toml requirements/lock.txt
 	$(PYTHON) -c 'import sys; sys.exit("clipkd needs Python 3.11 or newer; set its path: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(if $(HASHES),--require-hashes --requirement requirements/hashes.txt,--requirement requirements/lock.txt)
+	$(BIN)/python -m pip install --quiet --no-compile $(if $(HASHES),--require-hashes --requirement requirements/hashes.txt,--requirement requirements/lock.txt)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@# With all cores; pip compiles with one. What is no code for this Python stays as it is, as with pip.
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	touch $@
 
 HASHES ?=

@@ -219,7 +219,7 @@ class Project:
         """Return the tables; of those that hold times and memory, the columns that hold none."""
         found = {path.name: path.read_bytes() for path in (self.folder / "results/tables").iterdir()}
         told: dict[str, object] = {name: text for name, text in found.items() if not name.startswith(TIMED)}
-        for name in (f"{stem}.csv" for stem in TIMED):
+        for name in sorted(found.keys() & {f"{stem}.csv" for stem in TIMED}):
             rows = csv.DictReader(found[name].decode().splitlines())
             told[name] = [{key: row[key] for key in row if not MEASURED.search(key)} for row in rows]
         return told
