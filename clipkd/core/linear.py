@@ -23,6 +23,7 @@ PRODUCTS = ("output", "input gradient", "weight gradient")
 WORTH = 1.1
 """oneDNN must be this many times faster, so that the choice does not change from one measurement to the next."""
 NO_GAIN = 1e-3
+"""Stands for a product that oneDNN does not have on this processor."""
 MEASUREMENT = 1
 """Bumped when the measurement changes."""
 ROWS, WIDTH, ROUNDS = 1024, 256, 5
