@@ -56,10 +56,11 @@ report: install ## Write results/report.html and results/provenance.html for the
 	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html
 	$(BIN)/snakemake $(CONFIGFILE) --report results/provenance.html
 
-test: install ## Run the tests but the slow ones (4 to 7 minutes on two cores).
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not slow and not long and not slurm and not docs"
+SLOW ?=
+test: install ## Run the tests but the slow ones (4 to 7 minutes on two cores); SLOW=1 runs those as well.
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "$(if $(SLOW),,not slow and )not long and not slurm and not docs"
 
-test-slow: install ## Run the slow tests, seconds each: DVC, resumed grids, ... CI runs them too (7 minutes).
+test-slow: install ## Run the slow tests alone, seconds each: DVC, resumed grids, ... (7 minutes).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "slow and not long and not slurm and not docs"
 
 test-long: install ## Run the long tests: 200 kills of a training, interrupted torchrun, more of DVC, ... (minutes).
