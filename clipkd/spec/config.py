@@ -265,7 +265,7 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
             continue  # a later file names another one
         packed = data / "datasets" / name
         if not (packed / MANIFEST).exists():
-            if datasets.is_path(source) and not os.path.exists(path := datasets.path_of(source)):
+            if datasets.is_local(source) and not os.path.exists(path := datasets.path_of(source)):
                 words = f"{short(source)} does not exist, and {packed} is not packed yet{written_otherwise(path)}"
                 raise complaint(("sources", name), words)
             continue

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TIMM = re.compile(
     r"timm:([a-z0-9]\w*(?:\.\w+)?)(?:@([1-9][0-9]{0,3}))?(?:\?pretrained=(.+))?", re.IGNORECASE | re.ASCII
 )
+PROJECTION_HEAD = ("cluster_projection", "logit_scale", "logit_bias")
+"""How the names of a projection head's parameters begin; only distillation uses them."""
 TIMM_SIZE = 32
 """Input side of a timm student that names none, in pixels."""
 

@@ -12,11 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from clipkd.plugins.students import NetworkSpec, StudentSpec, TimmSpec
+from clipkd.plugins.students import PROJECTION_HEAD, NetworkSpec, StudentSpec, TimmSpec
 from clipkd.plugins.students._saved import State
 
-DISTILLATION = ("cluster_projection", "logit_scale", "logit_bias")
-"""Parameters that only training uses; a classifier of timm has no place for them."""
 CLIP_VIT = "vit_base_patch16_clip_quickgelu_224"
 PLAIN = {
     "class_embedding": "cls_token",
@@ -68,7 +66,7 @@ def timm_form(spec: NetworkSpec) -> TimmForm:
 
 def to_timm(state: State, spec: NetworkSpec) -> tuple[State, State]:
     """Return a student's weights under timm's names, and those that only distillation uses under their own."""
-    aside = {name: tensor for name, tensor in state.items() if name.startswith(DISTILLATION)}
+    aside = {name: tensor for name, tensor in state.items() if name.startswith(PROJECTION_HEAD)}
     kept = {name: tensor for name, tensor in state.items() if name not in aside}
     if isinstance(spec, StudentSpec):
         found = {clip_name(name): tensor for name, tensor in kept.items()}
