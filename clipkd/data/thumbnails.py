@@ -15,11 +15,9 @@ import numpy as np
 from PIL import Image
 
 from clipkd.core.artifacts import Artifact, building
-from clipkd.core.prefetch import prefetch
+from clipkd.core.prefetch import by_cores
 from clipkd.data.dataset import Dataset, Ragged
 from clipkd.data.packing import write_even, write_ragged
-from clipkd.core.environment import cores
-from clipkd.core.images import MOST_THREADS
 from clipkd.data.pixels import square
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import progress
@@ -79,9 +77,8 @@ def made(
     dataset: Dataset, split: str, rows: np.ndarray, change: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[np.ndarray]:
     """Yield a split's images in the order of `rows`, each changed, by a few threads."""
-    threads = min(cores(), MOST_THREADS)
     images = dataset.images(split)  # type: ignore[arg-type]
-    for _, image in prefetch(lambda row: change(images[row]), rows.tolist(), threads, 8 * threads):
+    for _, image in by_cores(lambda row: change(images[row]), rows.tolist(), ahead=8):
         yield image
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipkd.core.artifacts import Artifact
-from clipkd.core.errors import InputError
+from clipkd.core.errors import InputError, first_line
 from clipkd.core.files import read_json
 from clipkd.core.timm_weights import classifiers, fill
 from clipkd.embeddings.acceleration import accelerate_linear
@@ -90,8 +90,9 @@ def build(spec: TeacherSpec, config: dict[str, Any]) -> nn.Module:
             name, pretrained=False, pretrained_cfg=cfg | {"architecture": name}, num_classes=int(classes), **arguments
         )
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"teacher '{spec.name}': timm {timm.__version__} can't build {name}: {reason}") from None
+        raise InputError(
+            f"teacher '{spec.name}': timm {timm.__version__} can't build {name}: {first_line(error)}"
+        ) from None
 
 
 def known_name(spec: TeacherSpec, config: dict[str, Any]) -> str:
@@ -122,9 +123,8 @@ def features_of(spec: TeacherSpec, model: Any, images: Tensor) -> Tensor:
     try:
         features = model.forward_features(images)
     except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"teacher '{spec.name}': the model does not take images of {images.shape[-1]} pixels ({reason})"
+            f"teacher '{spec.name}': the model does not take images of {images.shape[-1]} pixels ({first_line(error)})"
         ) from None
     if not isinstance(features, Tensor):
         raise InputError(f"teacher '{spec.name}': the model's features are not one tensor, which is not supported")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipkd.core.artifacts import building
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.errors import DataError, InputError, first_line
 from clipkd.core.files import write_json, written_aside
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import progress, say
@@ -107,10 +107,9 @@ def check_size(spec: TrainedCNN, model: nn.Module, images: Images) -> None:
     try:
         model.train()(images.batch(images.rows["train"][:2], "train"))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"teacher '{spec.name}': {spec.model} can't be trained on images of {spec.image_size} pixels ({reason}); "
-            f"try trained:{spec.model}@{2 * int(spec.image_size or 0)}"
+            f"teacher '{spec.name}': {spec.model} can't be trained on images of {spec.image_size} pixels "
+            f"({first_line(error)}); try trained:{spec.model}@{2 * int(spec.image_size or 0)}"
         ) from None
 
 
