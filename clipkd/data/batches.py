@@ -32,10 +32,8 @@ class Batch:
 
     rows: Tensor
     """Row numbers in the dataset's training split [B], on the CPU."""
-    flips: Tensor
-    """Which images are mirrored, bool [B], on the CPU."""
     views: Tensor
-    """Which stored view of each image, int64 [B], on the CPU."""
+    """Which stored view of each image, int64 [B], on the CPU; of those that only flips tell apart, 1 is mirrored."""
     labels: Tensor
     """Class numbers [B], UNLABELLED where not known; or shares of the classes [B, C] where images are mixed."""
     inputs: Tensor
@@ -47,8 +45,7 @@ class Batch:
     def part(self, here: slice) -> Batch:
         """Return some of the batch's images."""
         native = None if self.native is None else self.native[here]
-        rows, flips, views = self.rows[here], self.flips[here], self.views[here]
-        return Batch(rows, flips, views, self.labels[here], self.inputs[here], native)
+        return Batch(self.rows[here], self.views[here], self.labels[here], self.inputs[here], native)
 
 
 class Turn(NamedTuple):
@@ -179,7 +176,7 @@ class BatchSource:
         flips = plan.flips.to(self.device, non_blocking=True)
         inputs = normalised(unit(flipped(inputs, flips)), self.spec.mean, self.spec.std)
         native = None if native is None else unit(flipped(native, flips))
-        return Batch(plan.rows, plan.flips, plan.views, self.labels_of(plan.places, shown), inputs, native)
+        return Batch(plan.rows, plan.views, self.labels_of(plan.places, shown), inputs, native)
 
     def labels_of(self, rows: np.ndarray, shown: TrainingImages) -> Tensor:
         """Return the class numbers of training images, on the device; UNLABELLED where they may not be seen."""
