@@ -6,7 +6,6 @@ their forms and everything after them are the same. CLIP's own prompt ensembling
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from clipkd.core.files import read_json
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
-from clipkd.embeddings.teacher import not_finite
+from clipkd.embeddings.store import write_sample
+from clipkd.embeddings.teacher import not_finite, opened
 from clipkd.embeddings.transformers_encoder import built
-from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.weights import check_weights, compare, complain
 from clipkd.embeddings.weights_sha256 import as_fact, weights_of
 from clipkd.plugins.teachers import TeacherSpec
@@ -101,11 +100,7 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
         DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or not finite.
         InputError: the checkpoint is of another family.
     """
-    try:
-        artifact = open_artifact(folder, "teacher", spec.identity())
-    except DataError as error:
-        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.typed)}` to download it") from None
-    return text_tower(spec, artifact, device)
+    return text_tower(spec, opened(spec, folder), device)
 
 
 def text_tower(spec: TeacherSpec, artifact: Artifact, device: torch.device) -> TextTower:
@@ -167,15 +162,10 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
         [tower.embed(texts[begin : begin + BATCH]) for begin in progress(begins, len(begins), what)]
     )
     seconds = time.perf_counter() - start
-    statistics = Statistics([vectors])
     with building(store.folder, "embeddings", store.identity) as draft:
-        facts = write_vectors(draft.path / "sample.npy", vectors.shape, store.dtype, lambda: [vectors], statistics)
-        if said := exceptions(facts, what, len(vectors)):
-            say(said)
-        np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(names)), len(views.templates)))
+        write_sample(draft, vectors, np.repeat(np.arange(len(names)), len(views.templates)), store.dtype, what)
         draft.facts |= {
             "forward_passes": len(texts),
-            "formats": {"sample": facts},
             "seconds": round(seconds, 3),
             "device": devices.describe(device)["name"],
             "teacher_parameters": tower.parameters,

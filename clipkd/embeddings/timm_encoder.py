@@ -77,9 +77,7 @@ def settings(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
 
 def build(spec: TeacherSpec, config: dict[str, Any]) -> nn.Module:
     """Return the timm model of a config.json, fresh weights."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     name = known_name(spec, config)
     arguments = arguments_of(spec, config)

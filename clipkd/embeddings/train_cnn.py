@@ -75,9 +75,7 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
 
 def config_of(spec: TrainedCNN, dataset: Dataset) -> dict[str, Any]:
     """Return the config.json of the model, as timm writes it."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     check_timm(spec, spec.model)
     side, classes = spec.image_size, len(dataset.classes)

@@ -70,9 +70,7 @@ def build(spec: TimmSpec, **more: Any) -> nn.Module:
     Raises:
         InputError: timm has no such model, or it does not take the student's input size.
     """
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     base = spec.model.split(".")[0]
     if not timm.is_model(base):

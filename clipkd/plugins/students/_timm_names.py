@@ -48,9 +48,7 @@ class TimmForm:
 
 def timm_form(spec: NetworkSpec) -> TimmForm:
     """Return how timm builds a student."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     if isinstance(spec, StudentSpec):
         size = {"img_size": spec.image_size, "patch_size": spec.patch_size}
@@ -87,7 +85,7 @@ def to_timm(state: State, spec: NetworkSpec) -> tuple[State, State]:
 
 def whole(form: TimmForm, classes: int) -> nn.Module:
     """Return timm's model with fresh weights, its classifier included."""
-    import timm
+    from clipkd.core.timm import timm
 
     return timm.create_model(form.architecture, num_classes=classes, **form.arguments)
 
