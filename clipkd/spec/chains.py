@@ -101,7 +101,7 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
         if cell.kind in kinds:  # seeds have the same teacher
             continue
         kinds.add(cell.kind)
-        for spec in cell.teacher_spec.members if cell.teacher_spec else ():
+        for spec in cell.teacher_specs:
             if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
                 folders.add(spec.run)
                 found.append(cell_of(spec.run, config))
@@ -115,8 +115,8 @@ def generations(found: list[Cell]) -> dict[str, int]:
     @cache
     def generation(folder: str) -> int:
         cell = by_folder.get(folder)
-        members = cell.teacher_spec.members if cell and cell.teacher_spec else ()
-        before = [generation(spec.run) for spec in members if isinstance(spec, StudentTeacher) and spec.settings]
+        specs = cell.teacher_specs if cell else ()
+        before = [generation(spec.run) for spec in specs if isinstance(spec, StudentTeacher) and spec.settings]
         return 1 + max(before) if before else 0
 
     return {folder: generation(folder) for folder in by_folder}
