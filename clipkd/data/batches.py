@@ -156,8 +156,12 @@ def evaluation(
         yield normalised(unit(resized(flat, starts, sizes, side)), spec.mean, spec.std), piece
 
 
+Pixels = tuple[BatchPlan, Tensor, Tensor | None]
+"""A batch's plan, and its images for the student and for a live teacher, uint8 [B, 3, S, S]."""
+
+
 class BatchSource:
-    """What both sources share: the training rows, labels, and the making of a batch."""
+    """What both sources share: the training rows, labels, and the making of batches."""
 
     train: PixelStore
     """The training images, as the student's views are cut from them."""
@@ -170,6 +174,29 @@ class BatchSource:
     def count(self) -> int:
         """Images of an epoch."""
         return self.shown.count
+
+    def epoch(
+        self,
+        size: int,
+        drop_last: bool,
+        generator: torch.Generator,
+        start: int = 0,
+        turn: Turn | None = None,
+        shown: TrainingImages | None = None,
+    ) -> Iterator[Batch]:
+        shown = shown or self.shown
+        for plan, inputs, native in self.pixels(self.plans(size, drop_last, generator, start, shown)):
+            yield self.batch(plan, inputs, native, shown)
+
+    def plans(
+        self, size: int, drop_last: bool, generator: torch.Generator, start: int, shown: TrainingImages
+    ) -> Iterator[BatchPlan]:
+        """Yield the plan of each batch."""
+        return shuffled(shown, size, drop_last, generator, start, self.spec.mirrors)
+
+    def pixels(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
+        """Yield each plan with its images."""
+        raise NotImplementedError
 
     def batch(self, plan: BatchPlan, inputs: Tensor, native: Tensor | None, shown: TrainingImages) -> Batch:
         """Return a batch, given its images, uint8, for the student and for a live teacher."""
@@ -202,21 +229,11 @@ class FlippedBatches(BatchSource):
         self.images = {split: pixel_store(dataset.images(split), device, self.spec.title) for split in SPLITS}
         self.train, self.native = self.images["train"], native
 
-    def epoch(
-        self,
-        size: int,
-        drop_last: bool,
-        generator: torch.Generator,
-        start: int = 0,
-        turn: Turn | None = None,
-        shown: TrainingImages | None = None,
-    ) -> Iterator[Batch]:
-        shown = shown or self.shown
-        plans = shuffled(shown, size, drop_last, generator, start, self.spec.mirrors)
+    def pixels(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
         for plan, flat, starts in self.train.over(plans, lambda plan: plan.places):
             sizes = self.train.sizes[plan.places]
             native = resized(flat, starts, sizes, int(sizes[0, 0])) if self.native else None
-            yield self.batch(plan, resized(flat, starts, sizes, self.size), native, shown)
+            yield plan, resized(flat, starts, sizes, self.size), native
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         places = np.arange(len(self.labels[split])) if rows is None else rows
@@ -257,9 +274,8 @@ class CroppedBatches(BatchSource):
     def plans(
         self, size: int, drop_last: bool, generator: torch.Generator, start: int, shown: TrainingImages
     ) -> Iterator[BatchPlan]:
-        """Yield the plan of each batch."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        for plan in shuffled(shown, size, drop_last, generator, start, self.spec.mirrors):
+        for plan in super().plans(size, drop_last, generator, start, shown):
             crops, places = np.random.default_rng([seed, plan.number]), plan.places
             if self.replay is None:
                 plan.boxes = random_boxes(self.train.sizes[places], crops)
@@ -269,26 +285,15 @@ class CroppedBatches(BatchSource):
                 plan.flips, plan.views = torch.from_numpy(mirrored), torch.from_numpy(views)
             yield plan
 
-    def epoch(
-        self,
-        size: int,
-        drop_last: bool,
-        generator: torch.Generator,
-        start: int = 0,
-        turn: Turn | None = None,
-        shown: TrainingImages | None = None,
-    ) -> Iterator[Batch]:
-        shown = shown or self.shown
-        plans = self.plans(size, drop_last, generator, start, shown)
-        for plan, inputs, native in self.both(plans) if self.large else self.small(plans):
-            yield self.batch(plan, inputs, native, shown)
+    def pixels(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
+        return self.both(plans) if self.large else self.small(plans)
 
-    def small(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, Tensor, None]]:
+    def small(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
         """Yield the crops of each batch at the student's size, uint8 [B, 3, S, S]."""
         for plan, flat, starts in self.train.over(plans, lambda plan: plan.places):
             yield plan, resized(flat, starts, self.train.sizes[plan.places], self.size, plan.boxes), None
 
-    def both(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, Tensor, Tensor]]:
+    def both(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
         """Yield the crops of each batch for the student, and the same regions of the large images for the teacher."""
         assert self.large is not None
         assert self.native is not None

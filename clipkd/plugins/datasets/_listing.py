@@ -280,6 +280,10 @@ class Walk:
             self.problems.append(f"{printable(folder)}: can't be listed ({error.strerror})")
             return []
 
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Return what was left out, as facts of the dataset."""
+        return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
+
     def refuse_problems(self) -> None:
         """Raise DataError where there are problems."""
         if self.problems:

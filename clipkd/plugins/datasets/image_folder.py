@@ -168,10 +168,6 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
         refuse_unlabelled(other)
     training = train.paths + held_out.paths
     reader = spec.reader(lambda: [*training, *test.paths])
-
-    def names(paths: list[Path]) -> list[str]:
-        return [printable(path.relative_to(folder).as_posix()) for path in paths]
-
     used = [name for name in (splits.train, splits.validation, splits.test) if name]
     labels_files = {"labels_files": files} if (files := overridden_splits(folder, used)) else {}
 
@@ -180,8 +176,10 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
 
     return Reading(
         train.classes,
-        Split(np.array(train.labels + held_out.labels, dtype=np.int64), reader.files(training), names(training)),
-        Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths), names(test.paths)),
+        Split(
+            np.array(train.labels + held_out.labels, dtype=np.int64), reader.files(training), names(folder, training)
+        ),
+        Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths), names(folder, test.paths)),
         validation=np.arange(len(train.paths), len(training)) if splits.validation else None,
         complete=complete,
     )
@@ -192,15 +190,18 @@ def read_unlabelled(spec: ImageFolder, folder: Path, root: Path) -> Reading:
     walk = Walk(folder.parent)
     train = walk.without_labels(root)
     reader = spec.reader(lambda: train.paths)
-    names = [printable(path.relative_to(folder).as_posix()) for path in train.paths]
-    skipped = {"skipped": dict(sorted(walk.skipped.items()))} if walk.skipped else {}
     return Reading(
         [],
-        Split(np.array(train.labels, dtype=np.int64), reader.files(train.paths), names),
+        Split(np.array(train.labels, dtype=np.int64), reader.files(train.paths), names(folder, train.paths)),
         Split(np.zeros(0, dtype=np.int64), [], []),
         validation=np.zeros(0, dtype=np.int64),
-        complete=lambda: {"reading": reader.complete() | skipped},
+        complete=lambda: {"reading": reader.complete() | walk.left_out()},
     )
+
+
+def names(folder: Path, paths: list[Path]) -> list[str]:
+    """Return what images are called, from a dataset's folder on."""
+    return [printable(path.relative_to(folder).as_posix()) for path in paths]
 
 
 def overridden_splits(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
@@ -237,6 +238,4 @@ def left_out(splits: Splits, walk: Walk) -> dict[str, Any]:
         found["splits"]["validation"] = splits.validation
     if splits.unused:
         found["beside_the_splits"] = [printable(name) for name in splits.unused[:MOST_NAMED]]
-    if walk.skipped:
-        found["skipped"] = dict(sorted(walk.skipped.items()))
-    return found
+    return found | walk.left_out()
