@@ -74,9 +74,8 @@ class ImageReader:
         return white_above(max(highest, default=0))
 
     def files(self, paths: Iterable[Path]) -> Iterator[np.ndarray]:
-        """Yield the images of files in order, decoded by a few threads a little ahead of their use."""
-        for _, image in by_cores(self.file, paths):
-            yield image
+        """Return the images of files in order, decoded by a few threads a little ahead of their use."""
+        return (image for _, image in by_cores(self.file, paths))
 
     def file(self, path: Path) -> np.ndarray:
         """Return an image file as uint8 [H, W, 3]."""

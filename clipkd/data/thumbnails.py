@@ -76,10 +76,9 @@ def write_thumbnails(dataset: Dataset, side: int, folder: Path, identity: Identi
 def made(
     dataset: Dataset, split: str, rows: np.ndarray, change: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Yield a split's images in the order of `rows`, each changed, by a few threads."""
+    """Return a split's images in the order of `rows`, each changed, by a few threads."""
     images = dataset.images(split)  # type: ignore[arg-type]
-    for _, image in by_cores(lambda row: change(images[row]), rows.tolist(), ahead=8):
-        yield image
+    return (image for _, image in by_cores(lambda row: change(images[row]), rows.tolist(), ahead=8))
 
 
 def open_thumbnails(artifact: Artifact) -> Thumbnails:

@@ -105,17 +105,12 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
 
 def text_tower(spec: TeacherSpec, artifact: Artifact, device: torch.device) -> TextTower:
     """Load the text tower of a checkpoint; raises as `load_text`."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
-
-    import transformers  # isort: skip
-    from tokenizers import Tokenizer  # isort: skip
+    from tokenizers import Tokenizer
 
     family = text_family_of(spec, read_json(artifact.file("config.json")))
     check_weights(spec, artifact.file("model.safetensors"))
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     # Both towers are loaded and checked; the sizes of their projections are in the config of the whole.
-    model, report = built(getattr(transformers, family.model), artifact)
+    model, report = built(family.model, artifact)
     complain(artifact.path, report, POSITIONS)
     compare(artifact.file("model.safetensors"), model)
     artifact.still(artifact.file("model.safetensors"))
