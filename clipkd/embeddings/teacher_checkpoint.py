@@ -142,7 +142,7 @@ def check_digests(teacher: FolderTeacher, folder: Path) -> None:
             )
 
 
-def from_hub(teacher: HubTeacher, check_config: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Path]:
+def from_hub(teacher: HubTeacher, check_config: Callable[[dict[str, Any]], None] | None) -> dict[str, Path]:
     """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not.
 
     The small files come first and are checked: what can't work is refused before its weights are downloaded.
