@@ -69,9 +69,9 @@ def processor_name() -> str:
     return cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
-def cpuinfo(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+def cpuinfo() -> dict[str, str]:
     """Return what Linux says of the first processor; nothing on other systems."""
-    lines = (
-        path.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines() if path.exists() else []
-    )
+    path = Path("/proc/cpuinfo")
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = text.partition("\n\n")[0].splitlines()
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

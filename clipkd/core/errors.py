@@ -76,6 +76,11 @@ class SomeFailed(ClipkdError):
         self.exit_code = next(iter(failures.values())).exit_code
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of a library says; where that is nothing, what it is called."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for the known name closest to `name`, or ""."""
     lowered = {str(candidate).lower(): str(candidate) for candidate in known}

@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file, 64 hex digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """Return the sha256 of a file, computed once per process while the file stays the same."""
+    found = path.stat()
+    return sha256_of(path.resolve(), (found.st_size, found.st_mtime_ns))
+
+
+@cache
+def sha256_of(path: Path, stamps: tuple[int, int]) -> str:
+    """Return the sha256 of a file as it is at these size and time."""
+    return sha256(path)
 
 
 def sync(path: Path) -> None:

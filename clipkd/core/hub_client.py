@@ -84,6 +84,7 @@ def bring(wanted: Wanted, name: str, again: bool = False) -> Path:
             hf_hub_download(
                 wanted.hub_id,
                 name,
+                repo_type=wanted.thing,
                 revision=wanted.revision,
                 etag_timeout=ETAG_TIMEOUT,
                 force_download=again,

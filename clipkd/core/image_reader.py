@@ -16,10 +16,9 @@ import numpy as np
 from PIL import Image
 
 from clipkd.core import images
-from clipkd.core.environment import cores
 from clipkd.core.errors import DataError, all_at_once
-from clipkd.core.images import MOST_THREADS, Decoding, declared_white, is_wide, levels_of, white_above
-from clipkd.core.prefetch import prefetch
+from clipkd.core.images import Decoding, declared_white, is_wide, levels_of, white_above
+from clipkd.core.prefetch import by_cores
 
 
 class ImageReader:
@@ -71,15 +70,12 @@ class ImageReader:
     @cached_property
     def own_white(self) -> int:
         """The highest level of the bits that the dataset's grey images of 16 bits use, where they don't declare it."""
-        threads = min(cores(), MOST_THREADS)
-        highest = (level for _, level in prefetch(highest_level, self.everything(), threads, 4 * threads))
+        highest = (level for _, level in by_cores(highest_level, self.everything()))
         return white_above(max(highest, default=0))
 
     def files(self, paths: Iterable[Path]) -> Iterator[np.ndarray]:
-        """Yield the images of files in order, decoded by a few threads a little ahead of their use."""
-        threads = min(cores(), MOST_THREADS)
-        for _, image in prefetch(self.file, paths, threads, 4 * threads):
-            yield image
+        """Return the images of files in order, decoded by a few threads a little ahead of their use."""
+        return (image for _, image in by_cores(self.file, paths))
 
     def file(self, path: Path) -> np.ndarray:
         """Return an image file as uint8 [H, W, 3]."""

@@ -29,7 +29,6 @@ MOST_PIXELS = 80_000_000
 """An image with more pixels is taken for a decompression bomb (PIL itself warns a little above)."""
 LIMIT = "CLIPKD_MOST_PIXELS"
 """Environment variable: another limit, for larger photographs that can be trusted."""
-MOST_THREADS = 16
 WIDEST = 65_535
 """The highest level of 16 bits."""
 ORIENTATION = 0x0112

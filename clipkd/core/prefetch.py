@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from clipkd.core.environment import cores
+
+MOST_THREADS = 16
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,3 +36,11 @@ def prefetch(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def by_cores(
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 4
+) -> Iterator[tuple[Item, Result]]:
+    """Yield as `prefetch` does, computed by a thread for each core, MOST_THREADS at most, each `ahead` items ahead."""
+    threads = min(cores(), MOST_THREADS)
+    return prefetch(function, items, threads, ahead * threads)

@@ -18,11 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipkd.core.artifacts import Artifact, check_files, files_of, matching_manifest, open_artifact
+from clipkd.core.artifacts import Artifact, check_files, content_of, files_of, matching_manifest, open_artifact
 from clipkd.core.disk import free_bytes
 from clipkd.core.errors import DataError, MachineError
 from clipkd.core.files import written_aside
-from clipkd.core.fingerprint import Identity, digest
+from clipkd.core.fingerprint import Identity
 from clipkd.core.lock import is_free
 from clipkd.core.progress import say
 from clipkd.core.verified import Stamp
@@ -41,8 +41,7 @@ def open_near(
     if base is None:
         return open_artifact(folder, kind, identity, only)
     manifest = matching_manifest(folder, kind, identity)
-    content = digest({name: entry["sha256"] for name, entry in manifest["files"].items()})
-    copy = base / f"{kind}-{content[:32]}"
+    copy = base / f"{kind}-{content_of(manifest)[:32]}"
     try:
         with alone(base / f".{copy.name}.lock", f"another process copies or checks {copy}; waiting"):
             return Artifact(folder, manifest, brought(folder, copy, files_of(manifest, only)), copy)

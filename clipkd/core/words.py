@@ -8,6 +8,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
-def verb(count: int, one: str = "is", several: str = "are") -> str:
-    """Return the form of a verb that goes with a number."""
-    return one if count == 1 else several
+def verb(count: int) -> str:
+    """Return `is` or `are`, as it goes with a number."""
+    return "is" if count == 1 else "are"

@@ -32,10 +32,8 @@ class Batch:
 
     rows: Tensor
     """Row numbers in the dataset's training split [B], on the CPU."""
-    flips: Tensor
-    """Which images are mirrored, bool [B], on the CPU."""
     views: Tensor
-    """Which stored view of each image, int64 [B], on the CPU."""
+    """Which stored view of each image, int64 [B], on the CPU; of those that only flips tell apart, 1 is mirrored."""
     labels: Tensor
     """Class numbers [B], UNLABELLED where not known; or shares of the classes [B, C] where images are mixed."""
     inputs: Tensor
@@ -47,8 +45,7 @@ class Batch:
     def part(self, here: slice) -> Batch:
         """Return some of the batch's images."""
         native = None if self.native is None else self.native[here]
-        rows, flips, views = self.rows[here], self.flips[here], self.views[here]
-        return Batch(rows, flips, views, self.labels[here], self.inputs[here], native)
+        return Batch(self.rows[here], self.views[here], self.labels[here], self.inputs[here], native)
 
 
 class Turn(NamedTuple):
@@ -159,8 +156,12 @@ def evaluation(
         yield normalised(unit(resized(flat, starts, sizes, side)), spec.mean, spec.std), piece
 
 
+Pixels = tuple[BatchPlan, Tensor, Tensor | None]
+"""A batch's plan, and its images for the student and for a live teacher, uint8 [B, 3, S, S]."""
+
+
 class BatchSource:
-    """What both sources share: the training rows, labels, and the making of a batch."""
+    """What both sources share: the training rows, labels, and the making of batches."""
 
     train: PixelStore
     """The training images, as the student's views are cut from them."""
@@ -174,12 +175,35 @@ class BatchSource:
         """Images of an epoch."""
         return self.shown.count
 
+    def epoch(
+        self,
+        size: int,
+        drop_last: bool,
+        generator: torch.Generator,
+        start: int = 0,
+        turn: Turn | None = None,
+        shown: TrainingImages | None = None,
+    ) -> Iterator[Batch]:
+        shown = shown or self.shown
+        for plan, inputs, native in self.pixels(self.plans(size, drop_last, generator, start, shown)):
+            yield self.batch(plan, inputs, native, shown)
+
+    def plans(
+        self, size: int, drop_last: bool, generator: torch.Generator, start: int, shown: TrainingImages
+    ) -> Iterator[BatchPlan]:
+        """Yield the plan of each batch."""
+        return shuffled(shown, size, drop_last, generator, start, self.spec.mirrors)
+
+    def pixels(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
+        """Yield each plan with its images."""
+        raise NotImplementedError
+
     def batch(self, plan: BatchPlan, inputs: Tensor, native: Tensor | None, shown: TrainingImages) -> Batch:
         """Return a batch, given its images, uint8, for the student and for a live teacher."""
         flips = plan.flips.to(self.device, non_blocking=True)
         inputs = normalised(unit(flipped(inputs, flips)), self.spec.mean, self.spec.std)
         native = None if native is None else unit(flipped(native, flips))
-        return Batch(plan.rows, plan.flips, plan.views, self.labels_of(plan.places, shown), inputs, native)
+        return Batch(plan.rows, plan.views, self.labels_of(plan.places, shown), inputs, native)
 
     def labels_of(self, rows: np.ndarray, shown: TrainingImages) -> Tensor:
         """Return the class numbers of training images, on the device; UNLABELLED where they may not be seen."""
@@ -205,21 +229,11 @@ class FlippedBatches(BatchSource):
         self.images = {split: pixel_store(dataset.images(split), device, self.spec.title) for split in SPLITS}
         self.train, self.native = self.images["train"], native
 
-    def epoch(
-        self,
-        size: int,
-        drop_last: bool,
-        generator: torch.Generator,
-        start: int = 0,
-        turn: Turn | None = None,
-        shown: TrainingImages | None = None,
-    ) -> Iterator[Batch]:
-        shown = shown or self.shown
-        plans = shuffled(shown, size, drop_last, generator, start, self.spec.mirrors)
+    def pixels(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
         for plan, flat, starts in self.train.over(plans, lambda plan: plan.places):
             sizes = self.train.sizes[plan.places]
             native = resized(flat, starts, sizes, int(sizes[0, 0])) if self.native else None
-            yield self.batch(plan, resized(flat, starts, sizes, self.size), native, shown)
+            yield plan, resized(flat, starts, sizes, self.size), native
 
     def evaluation(self, split: SplitName, rows: np.ndarray | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         places = np.arange(len(self.labels[split])) if rows is None else rows
@@ -260,9 +274,8 @@ class CroppedBatches(BatchSource):
     def plans(
         self, size: int, drop_last: bool, generator: torch.Generator, start: int, shown: TrainingImages
     ) -> Iterator[BatchPlan]:
-        """Yield the plan of each batch."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        for plan in shuffled(shown, size, drop_last, generator, start, self.spec.mirrors):
+        for plan in super().plans(size, drop_last, generator, start, shown):
             crops, places = np.random.default_rng([seed, plan.number]), plan.places
             if self.replay is None:
                 plan.boxes = random_boxes(self.train.sizes[places], crops)
@@ -272,26 +285,15 @@ class CroppedBatches(BatchSource):
                 plan.flips, plan.views = torch.from_numpy(mirrored), torch.from_numpy(views)
             yield plan
 
-    def epoch(
-        self,
-        size: int,
-        drop_last: bool,
-        generator: torch.Generator,
-        start: int = 0,
-        turn: Turn | None = None,
-        shown: TrainingImages | None = None,
-    ) -> Iterator[Batch]:
-        shown = shown or self.shown
-        plans = self.plans(size, drop_last, generator, start, shown)
-        for plan, inputs, native in self.both(plans) if self.large else self.small(plans):
-            yield self.batch(plan, inputs, native, shown)
+    def pixels(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
+        return self.both(plans) if self.large else self.small(plans)
 
-    def small(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, Tensor, None]]:
+    def small(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
         """Yield the crops of each batch at the student's size, uint8 [B, 3, S, S]."""
         for plan, flat, starts in self.train.over(plans, lambda plan: plan.places):
             yield plan, resized(flat, starts, self.train.sizes[plan.places], self.size, plan.boxes), None
 
-    def both(self, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, Tensor, Tensor]]:
+    def both(self, plans: Iterator[BatchPlan]) -> Iterator[Pixels]:
         """Yield the crops of each batch for the student, and the same regions of the large images for the teacher."""
         assert self.large is not None
         assert self.native is not None

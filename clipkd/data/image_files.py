@@ -11,9 +11,8 @@ import numpy as np
 
 from clipkd.core.accents import written_otherwise
 from clipkd.core.errors import DataError, InputError
-from clipkd.core.environment import cores
-from clipkd.core.images import MOST_THREADS, is_image
-from clipkd.core.prefetch import prefetch
+from clipkd.core.images import is_image
+from clipkd.core.prefetch import by_cores
 from clipkd.core.progress import say
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.plugins.datasets._listing import is_hidden
@@ -73,5 +72,4 @@ def read_images(paths: Iterable[Path], steps: Preprocessing) -> Iterator[tuple[P
         except DataError as error:
             return error
 
-    threads = min(cores(), MOST_THREADS)
-    return prefetch(read, paths, threads, 4 * threads)
+    return by_cores(read, paths)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from clipkd.data.pixels import per_channel
 
 LAYERS, SHARE, MAGNITUDE, DEVIATION, HIGHEST = 2, 0.5, 9.0, 0.5, 10.0
 """Operations an image gets, one after another, each with this probability, at a level of N(9, 0.5), 0 to 10."""
@@ -124,16 +126,9 @@ def blend(plain: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     return (plain + factor.float() * (images.float() - plain)).clamp(0, 255).to(torch.uint8)
 
 
-@cache
-def channels(values: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a number for each colour channel [3, 1, 1]; sent to the device once, as sending makes the host wait."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
-
-
 def grey(images: Tensor) -> Tensor:
     """Return the brightness of each pixel, 0 to 255, int64 [N, 1, S, S]."""
-    weights = channels(GREY, torch.int64, images.device)
+    weights = per_channel(GREY, torch.int64, images.device)
     return (images * weights).sum(1, keepdim=True) + 0x8000 >> 16
 
 
@@ -184,7 +179,7 @@ def affine(images: Tensor, matrix: Tensor, fill: tuple[int, int, int]) -> Tensor
         return first + (second - first) * share[:, None]
 
     upper, lower = (between(old(row, 0), old(row, 1), x - left) for row in (0, 1))
-    outside = channels(tuple(fill), torch.uint8, images.device)
+    outside = per_channel(tuple(fill), torch.uint8, images.device)
     return torch.where(inside[:, None], between(upper, lower, y - top).to(torch.uint8), outside)
 
 

@@ -15,11 +15,9 @@ import numpy as np
 from PIL import Image
 
 from clipkd.core.artifacts import Artifact, building
-from clipkd.core.prefetch import prefetch
+from clipkd.core.prefetch import by_cores
 from clipkd.data.dataset import Dataset, Ragged
 from clipkd.data.packing import write_even, write_ragged
-from clipkd.core.environment import cores
-from clipkd.core.images import MOST_THREADS
 from clipkd.data.pixels import square
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import progress
@@ -78,11 +76,9 @@ def write_thumbnails(dataset: Dataset, side: int, folder: Path, identity: Identi
 def made(
     dataset: Dataset, split: str, rows: np.ndarray, change: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Yield a split's images in the order of `rows`, each changed, by a few threads."""
-    threads = min(cores(), MOST_THREADS)
+    """Return a split's images in the order of `rows`, each changed, by a few threads."""
     images = dataset.images(split)  # type: ignore[arg-type]
-    for _, image in prefetch(lambda row: change(images[row]), rows.tolist(), threads, 8 * threads):
-        yield image
+    return (image for _, image in by_cores(lambda row: change(images[row]), rows.tolist(), ahead=8))
 
 
 def open_thumbnails(artifact: Artifact) -> Thumbnails:

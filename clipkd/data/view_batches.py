@@ -93,6 +93,5 @@ class ViewBatches:
         counters = rows if plan.passes is None else rows + (plan.passes << 40)
         inputs = self.augmentation.for_student(inputs, seed, plan.number, counters)
         labels = self.augmentation.targets(self.source.labels_of(drawn.rows, shown), drawn, self.classes)
-        flips = torch.from_numpy(drawn.flips[: drawn.count])
         native = pixels if self.with_pixels else None
-        return Batch(torch.from_numpy(rows), flips, torch.from_numpy(views), labels, inputs, native)
+        return Batch(torch.from_numpy(rows), torch.from_numpy(views), labels, inputs, native)

@@ -86,10 +86,7 @@ def accelerate(model: nn.Module, title: str, linear_layers: bool, class_token: B
     probe = probe.to(next(model.parameters()).device)
     expected = blocks[-1](probe, None)
     if linear_layers:
-        replace_linear(model, nn.Linear, Linear)
-        if not is_close(blocks[-1](probe, None), expected):
-            replace_linear(model, Linear, nn.Linear)
-            say(f"{title}: the faster linear layers differ on the probe batch; using torch's own")
+        accelerate_linear(model, title, lambda: blocks[-1](probe, None), "batch")
     if class_token is None:
         return
     try:
@@ -104,13 +101,13 @@ def accelerate(model: nn.Module, title: str, linear_layers: bool, class_token: B
 
 
 @torch.inference_mode()
-def accelerate_linear(model: nn.Module, title: str, run: Callable[[], Tensor]) -> None:
-    """Replace a loaded model's linear layers, in place, where `run` gives the same with them."""
+def accelerate_linear(model: nn.Module, title: str, run: Callable[[], Tensor], probe: str = "image") -> None:
+    """Replace a loaded model's linear layers, in place, where `run`, over a probe, gives the same with them."""
     expected = run()
     replace_linear(model, nn.Linear, Linear)
     if not is_close(run(), expected):
         replace_linear(model, Linear, nn.Linear)
-        say(f"{title}: the faster linear layers differ on the probe image; using torch's own")
+        say(f"{title}: the faster linear layers differ on the probe {probe}; using torch's own")
 
 
 def replace_linear(model: nn.Module, old: type, new: type) -> None:

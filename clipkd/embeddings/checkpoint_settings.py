@@ -5,7 +5,7 @@ They ask for no code, and every value is one that a model can have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,18 @@ def check_folder(teacher: FolderTeacher) -> None:
             check_header(folder / name)
         elif name != INDEX:
             refuse_settings(teacher, folder / name)
-    config, asked = read_json(folder / "config.json"), replace(teacher, output=teacher.any_output)
+    check_settings(teacher, read_json(folder / "config.json"), lambda: folder / teacher.files[1])
+
+
+def check_settings(teacher: TeacherSpec, config: dict[str, Any], processor: Callable[[], Path]) -> None:
+    """Raise DataError or InputError where no teacher can be made of what a checkpoint's settings say.
+
+    Args:
+        teacher: whose.
+        config: the content of its config.json.
+        processor: returns the file that describes its image processor, where there has to be one.
+    """
+    asked = replace(teacher, output=teacher.any_output)
     if teacher.reads_names:
         from clipkd.embeddings.text import text_family_of
 
@@ -53,9 +64,10 @@ def check_folder(teacher: FolderTeacher) -> None:
 
         timm_settings(asked, config)
     else:
-        from clipkd.embeddings.transformers_encoder import settings
+        from clipkd.embeddings.transformers_encoder import family_of, settings
 
-        settings(asked, config, folder / teacher.files[1])
+        family_of(asked, config)  # before a processor is fetched
+        settings(asked, config, processor())
 
 
 def check_header(path: Path) -> None:

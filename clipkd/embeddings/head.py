@@ -68,8 +68,8 @@ def write_head(
     dataset: Dataset,
     teacher: Teacher | None,
     device: torch.device,
-    own: OwnHead | None = None,
-    few: FewLabels | None = None,
+    own: OwnHead | None,
+    few: FewLabels | None,
 ) -> None:
     """Make the head artefact: the layer and its accuracy.
 

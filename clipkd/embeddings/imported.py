@@ -19,9 +19,8 @@ from clipkd.core.progress import say
 from clipkd.data.dataset import Dataset, SplitName
 from clipkd.embeddings import vector_files
 from clipkd.embeddings.matching import Match, by_name, by_row, is_of_both
-from clipkd.embeddings.store import write_array
+from clipkd.embeddings.store import write_array, write_sample
 from clipkd.embeddings.vector_files import VectorFile, listed
-from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
 from clipkd.plugins.teachers import ImportedTeacher, TeacherSpec
 from clipkd.spec.class_names import counted
@@ -181,23 +180,14 @@ def import_embeddings(store: Embeddings, dataset: Dataset) -> Artifact:
             },
         }
         if views.of_classes:
-            write_classes(draft, matches["classes"].complete(), store)
+            match = matches["classes"].complete()
+            vectors, labels = match.file.at(match.rows), np.arange(len(match.rows))
+            what = f"{store.dataset.title} classes, {store.teacher.title}"
+            write_sample(draft, vectors, labels, store.dtype, what)
         else:
             write_images(draft, matches, store, dataset)
         draft.facts["seconds"] = round(time.perf_counter() - start, 3)
     return open_artifact(store.folder, "embeddings", store.identity)
-
-
-def write_classes(draft: Draft, match: Match, store: Embeddings) -> None:
-    """Write one vector for each class, as a sample of one."""
-    vectors = match.file.at(match.rows)
-    facts = write_vectors(
-        draft.path / "sample.npy", vectors.shape, store.dtype, lambda: [vectors], Statistics([vectors])
-    )
-    if said := exceptions(facts, f"{store.dataset.title} classes, {store.teacher.title}", len(vectors)):
-        say(said)
-    np.save(draft.path / "sample-labels.npy", np.arange(len(vectors)))
-    draft.facts["formats"] = {"sample": facts}
 
 
 def write_images(draft: Draft, matches: dict[str, Match], store: Embeddings, dataset: Dataset) -> None:

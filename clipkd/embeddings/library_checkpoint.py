@@ -71,9 +71,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def timm_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the config.json of a timm model, as timm writes it; the file's classifier counts the classes."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     cfg = timm.get_pretrained_cfg(teacher.full_name)
     values = {"tag": teacher.model} if cfg is None else cfg.to_dict(remove_source=True, remove_null=True)

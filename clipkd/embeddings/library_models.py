@@ -18,9 +18,7 @@ def check(spec: TeacherSpec) -> None:
 
 def check_timm(spec: TeacherSpec, model: str, tag: str = "") -> None:
     """Raise InputError where timm has no such model, or no weights of this tag."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     who = f"teacher '{spec.name}': timm {timm.__version__}"
     if not timm.is_model(model):

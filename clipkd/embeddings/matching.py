@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from clipkd.core.accents import composed
 from clipkd.core.errors import DataError
 from clipkd.embeddings.vector_files import VectorFile, listed
 
@@ -139,7 +139,7 @@ def is_of_both(file: VectorFile, train: Sequence[str], test: Sequence[str]) -> b
 
 def spelled(name: str) -> str:
     """Return a name in one spelling: `/` between folders, accents composed (macOS decomposes those of files)."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+    return composed(name.replace("\\", "/").removeprefix("./"))
 
 
 def place_of(name: str, places: dict[str, int], may_lead: bool) -> int:

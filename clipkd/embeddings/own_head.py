@@ -119,9 +119,7 @@ def is_published(spec: TeacherSpec) -> bool:
 
 def imagenet_names() -> list[str]:
     """Return what the 1,000 classes of ImageNet-1k are called, in their order."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    from timm.data import ImageNetInfo  # isort: skip
+    from clipkd.core.timm import ImageNetInfo
 
     info = ImageNetInfo()
     return [info.index_to_description(number) for number in range(IMAGENET_CLASSES)]
@@ -136,9 +134,7 @@ def called(classes: Sequence[str], given: ClassNames | None = None) -> list[list
     """Return the ways in which a dataset's classes are called: its own, the user's, WordNet's for ImageNet's ids."""
     ways = [list(classes)] + ([given.of(classes)] if given else [])
     if all(WORDNET.fullmatch(name) for name in classes):
-        from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-        from timm.data import ImageNetInfo  # isort: skip
+        from clipkd.core.timm import ImageNetInfo
 
         ways.append([ImageNetInfo().label_name_to_description(name) or name for name in classes])
     return ways

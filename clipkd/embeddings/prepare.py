@@ -247,9 +247,8 @@ def head(
 def for_training(cell: Cell, layout: Layout, device: torch.device, batch_size: int = BATCH_SIZE) -> None:
     """Make everything that a cell's training reads and that is not there yet."""
     spec = cell.dataset_spec
-    for one in cell.by_teacher:
-        if one.teacher_spec is not None:
-            check_model(one.teacher_spec, layout)
+    for teacher_spec in cell.teacher_specs:
+        check_model(teacher_spec, layout)
     dataset(spec, layout, cell.source, with_images=not spec.has_thumbnails, opener=open_near)
     if spec.has_thumbnails:
         thumbnails(spec, cell.student_spec.image_size, layout, cell.source)

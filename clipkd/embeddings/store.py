@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -43,13 +44,11 @@ def write_array(
     def shaped() -> Iterable[np.ndarray]:
         return (piece if name == "train" else piece[:, 0] for piece in pieces())
 
+    what = f"{store.dataset.title} {name} through {store.teacher.title}"
     try:
-        facts = write_vectors(draft.path / f"{name}.npy", shape, store.dtype, shaped, statistics)
+        write_formatted(draft, name, shape, store.dtype, shaped, statistics, what)
     except DataError as error:
         raise DataError(f"teacher '{store.teacher.name}': {error}") from None
-    draft.facts.setdefault("formats", {})[name] = facts
-    if said := exceptions(facts, f"{store.dataset.title} {name} through {store.teacher.title}", count * views):
-        say(said)
     if name == "train":
         np.save(draft.path / "train-mean.npy", statistics.mean)
         np.save(draft.path / "train-deviation.npy", statistics.deviation)
@@ -62,3 +61,25 @@ def write_array(
         np.save(draft.path / "sample-rows.npy", plan.rows)
         np.save(draft.path / "sample-labels.npy", dataset.train_labels[plan.rows])
         np.save(draft.path / "sample-flips.npy", plan.flips[:, 0])
+
+
+def write_sample(draft: Draft, vectors: np.ndarray, labels: np.ndarray, dtype: str, what: str) -> None:
+    """Write vectors [S, D] of class numbers [S] as a sample of no images; `what` they are, for messages."""
+    write_formatted(draft, "sample", vectors.shape, dtype, lambda: [vectors], Statistics([vectors]), what)
+    np.save(draft.path / "sample-labels.npy", labels)
+
+
+def write_formatted(
+    draft: Draft,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    pieces: Callable[[], Iterable[np.ndarray]],
+    statistics: Statistics,
+    what: str,
+) -> None:
+    """Write an array in a format that holds it, as a fact of the store; say where that is not the one asked for."""
+    facts = write_vectors(draft.path / f"{name}.npy", shape, dtype, pieces, statistics)
+    draft.facts.setdefault("formats", {})[name] = facts
+    if said := exceptions(facts, what, math.prod(shape[:-1])):
+        say(said)

@@ -26,11 +26,9 @@ from clipkd.plugins import students
 from clipkd.plugins.students._saved import State, student_from
 from clipkd.plugins.students._timm_names import from_timm
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec
-from clipkd.plugins.teachers._student import KIND, STUDENT, described, essential
+from clipkd.plugins.teachers._student import CONFIG, KIND, STUDENT, WEIGHTS, described, essential
 from clipkd.spec.identities import as_settings
 from clipkd.spec.layout import RUNS
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def bring(teacher: StudentTeacher, folder: Path) -> None:

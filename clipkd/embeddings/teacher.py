@@ -124,13 +124,18 @@ def load(spec: TeacherSpec, folder: Path, device: torch.device, precision: Teach
             f"embeddings.precision tf32 (--embed-precision): this device ({device}) has no TF32, a GPU from Ampere on "
             "has it; take float32"
         )
-    try:
-        artifact = open_artifact(folder, "teacher", spec.identity())
-    except DataError as error:
-        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.typed)}` to download it") from None
+    artifact = opened(spec, folder)
     check_weights(spec, artifact.file("model.safetensors"))
     encoder = encoder_of(spec, artifact, device, precision in {"float32", "tf32"})
     return Teacher(spec, encoder, device, precision, weights_of(artifact))
+
+
+def opened(spec: TeacherSpec, folder: Path) -> Artifact:
+    """Open the teacher artefact in `folder`; DataError where it is missing or damaged."""
+    try:
+        return open_artifact(folder, "teacher", spec.identity())
+    except DataError as error:
+        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.typed)}` to download it") from None
 
 
 def encoder_of(spec: TeacherSpec, artifact: Artifact, device: torch.device, is_float32: bool) -> Encoder:

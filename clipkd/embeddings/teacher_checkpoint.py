@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from clipkd.core.hub import COMMIT
 from clipkd.core.hub_client import CONVERT, ETAG_TIMEOUT, WEIGHTS, MissingFile, hub_errors, verified_file
 from clipkd.core.progress import say
 from clipkd.core.registry import specs
-from clipkd.embeddings.checkpoint_settings import refuse_settings
+from clipkd.embeddings.checkpoint_settings import check_settings, refuse_settings
 from clipkd.embeddings.weights import check_weights
 from clipkd.plugins import teachers
 from clipkd.plugins.teachers import (
@@ -33,7 +32,6 @@ from clipkd.plugins.teachers import (
     HubTeacher,
     LibraryTeacher,
     TeacherSpec,
-    is_timm,
     nested_processor,
     refuse_nameless,
 )
@@ -144,32 +142,25 @@ def check_digests(teacher: FolderTeacher, folder: Path) -> None:
             )
 
 
-def from_hub(teacher: HubTeacher, check_config: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Path]:
+def from_hub(teacher: HubTeacher, check_config: Callable[[dict[str, Any]], None] | None) -> dict[str, Path]:
     """Return where the files of a hub checkpoint are in the Hugging Face cache, downloaded where they are not.
 
     The small files come first and are checked: what can't work is refused before its weights are downloaded.
     """
     say(f"{teacher.title}: fetching {teacher.hub_id} at {teacher.revision}")
     files = {"config.json": settings_file(teacher, "config.json")}
-    config, asked = read_json(files["config.json"]), replace(teacher, output=teacher.any_output)
+    config = read_json(files["config.json"])
     refuse_nameless(config, f"teacher '{teacher.name}': its config.json")
-    if teacher.reads_names:
-        from clipkd.embeddings.text import text_family_of
 
-        text_family_of(teacher, config)
-        files["tokenizer.json"] = settings_file(teacher, "tokenizer.json")
-    elif is_timm(config):
-        from clipkd.embeddings.timm_encoder import settings as timm_settings
-
-        timm_settings(asked, config)
-    else:
-        from clipkd.embeddings.transformers_encoder import family_of, settings
-
-        family_of(asked, config)
+    def processor() -> Path:
         path = processor_of(teacher)
         refuse_settings(teacher, path)
         files[path.name] = path
-        settings(asked, config, path)
+        return path
+
+    check_settings(teacher, config, processor)
+    if teacher.reads_names:
+        files["tokenizer.json"] = settings_file(teacher, "tokenizer.json")
     if check_config is not None:
         check_config(config)
     return files | weights_of(teacher)
@@ -184,31 +175,31 @@ def settings_file(teacher: HubTeacher, name: str) -> Path:
 
 def weights_of(teacher: HubTeacher) -> dict[str, Path]:
     """Return the file with a hub checkpoint's weights; where there is none, its index and its shards."""
-    try:
-        return {WEIGHTS: verified_file(teacher, WEIGHTS)}
-    except MissingFile as missing:
-        try:
-            index = verified_file(teacher, shards.INDEX)
-        except MissingFile:
-            raise missing from None
-    return {shards.INDEX: index} | {name: verified_file(teacher, name) for name in shards.names(index)}
+    path = either_file(teacher, WEIGHTS, shards.INDEX)
+    parts = shards.names(path) if path.name == shards.INDEX else ()
+    return {path.name: path} | {name: verified_file(teacher, name) for name in parts}
 
 
 def processor_of(teacher: HubTeacher) -> Path:
     """Return the file with the image processor's settings: where the first name is not there, the second."""
-    try:
-        return verified_file(teacher, PROCESSOR)
-    except MissingFile as missing:
-        try:
-            path = verified_file(teacher, NESTED_PROCESSOR)
-        except MissingFile:
-            raise missing from None
-    if nested_processor(path) is None:
+    path = either_file(teacher, PROCESSOR, NESTED_PROCESSOR)
+    if path.name == NESTED_PROCESSOR and nested_processor(path) is None:
         raise InputError(
             f"teacher '{teacher.name}': {teacher.hub_id} has no {PROCESSOR} at {teacher.revision}, and its "
             f"{NESTED_PROCESSOR} no image_processor"
         )
     return path
+
+
+def either_file(teacher: HubTeacher, name: str, other: str) -> Path:
+    """Return one of two files of a hub checkpoint, the first where it is there; with neither, the first is missing."""
+    try:
+        return verified_file(teacher, name)
+    except MissingFile as missing:
+        try:
+            return verified_file(teacher, other)
+        except MissingFile:
+            raise missing from None
 
 
 def pin(teacher_name: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ their forms and everything after them are the same. CLIP's own prompt ensembling
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from clipkd.core.files import read_json
 from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import FAMILIES, POSITIONS, TextFamily, text_family
-from clipkd.embeddings.teacher import not_finite
+from clipkd.embeddings.store import write_sample
+from clipkd.embeddings.teacher import not_finite, opened
 from clipkd.embeddings.transformers_encoder import built
-from clipkd.embeddings.vectors import Statistics, exceptions, write_vectors
 from clipkd.embeddings.weights import check_weights, compare, complain
 from clipkd.embeddings.weights_sha256 import as_fact, weights_of
 from clipkd.plugins.teachers import TeacherSpec
@@ -101,26 +100,17 @@ def load_text(spec: TeacherSpec, folder: Path, device: torch.device) -> TextTowe
         DataError: the artefact is missing or damaged; a weight is missing, unexpected, mis-shaped or not finite.
         InputError: the checkpoint is of another family.
     """
-    try:
-        artifact = open_artifact(folder, "teacher", spec.identity())
-    except DataError as error:
-        raise DataError(f"{error}; run `clipkd fetch {shlex.quote(spec.typed)}` to download it") from None
-    return text_tower(spec, artifact, device)
+    return text_tower(spec, opened(spec, folder), device)
 
 
 def text_tower(spec: TeacherSpec, artifact: Artifact, device: torch.device) -> TextTower:
     """Load the text tower of a checkpoint; raises as `load_text`."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
-
-    import transformers  # isort: skip
-    from tokenizers import Tokenizer  # isort: skip
+    from tokenizers import Tokenizer
 
     family = text_family_of(spec, read_json(artifact.file("config.json")))
     check_weights(spec, artifact.file("model.safetensors"))
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     # Both towers are loaded and checked; the sizes of their projections are in the config of the whole.
-    model, report = built(getattr(transformers, family.model), artifact)
+    model, report = built(family.model, artifact)
     complain(artifact.path, report, POSITIONS)
     compare(artifact.file("model.safetensors"), model)
     artifact.still(artifact.file("model.safetensors"))
@@ -167,15 +157,10 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
         [tower.embed(texts[begin : begin + BATCH]) for begin in progress(begins, len(begins), what)]
     )
     seconds = time.perf_counter() - start
-    statistics = Statistics([vectors])
     with building(store.folder, "embeddings", store.identity) as draft:
-        facts = write_vectors(draft.path / "sample.npy", vectors.shape, store.dtype, lambda: [vectors], statistics)
-        if said := exceptions(facts, what, len(vectors)):
-            say(said)
-        np.save(draft.path / "sample-labels.npy", np.repeat(np.arange(len(names)), len(views.templates)))
+        write_sample(draft, vectors, np.repeat(np.arange(len(names)), len(views.templates)), store.dtype, what)
         draft.facts |= {
             "forward_passes": len(texts),
-            "formats": {"sample": facts},
             "seconds": round(seconds, 3),
             "device": devices.describe(device)["name"],
             "teacher_parameters": tower.parameters,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipkd.core.artifacts import Artifact
-from clipkd.core.errors import InputError
+from clipkd.core.errors import InputError, first_line
 from clipkd.core.files import read_json
 from clipkd.core.timm_weights import classifiers, fill
 from clipkd.embeddings.acceleration import accelerate_linear
@@ -77,9 +77,7 @@ def settings(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
 
 def build(spec: TeacherSpec, config: dict[str, Any]) -> nn.Module:
     """Return the timm model of a config.json, fresh weights."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     name = known_name(spec, config)
     arguments = arguments_of(spec, config)
@@ -90,8 +88,9 @@ def build(spec: TeacherSpec, config: dict[str, Any]) -> nn.Module:
             name, pretrained=False, pretrained_cfg=cfg | {"architecture": name}, num_classes=int(classes), **arguments
         )
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"teacher '{spec.name}': timm {timm.__version__} can't build {name}: {reason}") from None
+        raise InputError(
+            f"teacher '{spec.name}': timm {timm.__version__} can't build {name}: {first_line(error)}"
+        ) from None
 
 
 def known_name(spec: TeacherSpec, config: dict[str, Any]) -> str:
@@ -122,9 +121,8 @@ def features_of(spec: TeacherSpec, model: Any, images: Tensor) -> Tensor:
     try:
         features = model.forward_features(images)
     except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"teacher '{spec.name}': the model does not take images of {images.shape[-1]} pixels ({reason})"
+            f"teacher '{spec.name}': the model does not take images of {images.shape[-1]} pixels ({first_line(error)})"
         ) from None
     if not isinstance(features, Tensor):
         raise InputError(f"teacher '{spec.name}': the model's features are not one tensor, which is not supported")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipkd.core.artifacts import building
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.errors import DataError, InputError, first_line
 from clipkd.core.files import write_json, written_aside
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import progress, say
@@ -75,9 +75,7 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
 
 def config_of(spec: TrainedCNN, dataset: Dataset) -> dict[str, Any]:
     """Return the config.json of the model, as timm writes it."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     check_timm(spec, spec.model)
     side, classes = spec.image_size, len(dataset.classes)
@@ -107,10 +105,9 @@ def check_size(spec: TrainedCNN, model: nn.Module, images: Images) -> None:
     try:
         model.train()(images.batch(images.rows["train"][:2], "train"))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"teacher '{spec.name}': {spec.model} can't be trained on images of {spec.image_size} pixels ({reason}); "
-            f"try trained:{spec.model}@{2 * int(spec.image_size or 0)}"
+            f"teacher '{spec.name}': {spec.model} can't be trained on images of {spec.image_size} pixels "
+            f"({first_line(error)}); try trained:{spec.model}@{2 * int(spec.image_size or 0)}"
         ) from None
 
 

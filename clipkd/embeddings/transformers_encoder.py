@@ -115,12 +115,6 @@ def family_of(spec: TeacherSpec, config: dict[str, Any]) -> VisionFamily:
 
 def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> tuple[nn.Module, nn.Linear | None]:
     """Return the encoder and, where the checkpoint has one on its class token, its classifier."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
-
-    import transformers  # isort: skip
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     with safe_open(artifact.file("model.safetensors"), framework="pt") as weights:
         names = list(weights.keys())
     has_head = "classifier.weight" in names and spec.output == "cls" and family.has_classifier
@@ -132,8 +126,8 @@ def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> t
     options: dict[str, Any] = (
         {"add_pooling_layer": False} if family.pooler == POOLER and not has_pooler and not has_head else {}
     )
-    kind = transformers.AutoModelForImageClassification if has_head else getattr(transformers, family.model)
-    model, report = built(kind, artifact, **options, **family.changes)
+    name = "AutoModelForImageClassification" if has_head else family.model
+    model, report = built(name, artifact, **options, **family.changes)
     # The pooler stands behind the class token and the patches: nothing depends on it but its own output.
     unused = family.unused if spec.output == "pooler" or family.pooler != POOLER else (*family.unused, POOLER)
     unused = tuple(name for name in unused if not (has_head and name == "classifier."))
@@ -143,12 +137,19 @@ def load_model(artifact: Artifact, family: VisionFamily, spec: TeacherSpec) -> t
     return (model.base_model, model.classifier) if has_head else (model, None)
 
 
-def built(kind: Any, artifact: Artifact, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the model of a class of transformers that a checkpoint holds, and the report of how it was loaded.
+def built(name: str, artifact: Artifact, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the model that a checkpoint holds, of a class of transformers, and the report of how it was loaded.
 
     Raises:
         DataError: no such model can be built from its config.json.
     """
+    from clipkd.core.vision import torchvision  # noqa: F401  (transformers imports it: it must work first)
+
+    import transformers  # isort: skip
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    kind = getattr(transformers, name)
     try:
         model, report = kind.from_pretrained(
             artifact.path,
@@ -164,5 +165,5 @@ def built(kind: Any, artifact: Artifact, **options: Any) -> tuple[Any, dict[str,
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         path = artifact.file("config.json")
-        raise DataError(f"{path}: transformers can't build a {kind.__name__} from it ({reason})") from None
+        raise DataError(f"{path}: transformers can't build a {name} from it ({reason})") from None
     return model, report

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from clipkd.core import lfs
-from clipkd.core.errors import DataError
+from clipkd.core.errors import MOST_NAMED, DataError
 from clipkd.plugins.teachers import TeacherSpec
 
 LEVELS = re.compile(
@@ -72,7 +72,7 @@ def complain(folder: Path, report: dict, unused: tuple[str, ...]) -> None:
                 shapes = "" if isinstance(entry, str) else f" (stored {tuple(entry[1])}, model {tuple(entry[2])})"
                 problems.append(f"{kind.removesuffix('_keys')}: {name}{shapes}")
     if problems:
-        listed = "\n  ".join(problems[:20])
+        listed = "\n  ".join(problems[:MOST_NAMED])
         raise DataError(
             f"{folder / 'model.safetensors'} does not fit its config.json, {len(problems)} weights:\n  {listed}"
         )

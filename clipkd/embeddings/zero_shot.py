@@ -20,6 +20,7 @@ from clipkd.data.dataset import Dataset
 from clipkd.embeddings.families import text_family
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import teachers
+from clipkd.plugins.prototype_forms import unit_length
 from clipkd.plugins.teachers import FolderTeacher, TeacherSpec
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
@@ -83,12 +84,12 @@ def zero_shot(cell: Cell, layout: Layout, dataset: Dataset, prototypes: np.ndarr
     if artifact.facts["dataset_content"] != dataset.content:
         raise DataError(f"{store.folder} was made from another content of {dataset.spec.title}; remove it")
     projection = visual_projection(cell, layout)
-    names = unit(prototypes.astype(np.float64))
+    names = unit_length(prototypes.astype(np.float64))
     images, labels = Vectors(artifact, "test"), dataset.test_labels
     right = torch.zeros(2, dtype=torch.long)
     for start in range(0, len(images), ROWS):
         vectors = images[start : start + ROWS].astype(np.float64)
-        cosines = unit(vectors if projection is None else vectors @ projection.T) @ names.T
+        cosines = unit_length(vectors if projection is None else vectors @ projection.T) @ names.T
         right += torch.stack(top_k(torch.from_numpy(cosines), torch.from_numpy(labels[start : start + ROWS].copy())))
     top1, top5 = (count / len(images) for count in right.tolist())
     return {"top1": top1, "top5": top5, "embeddings": f"{store.folder.parent.name}/{store.folder.name}"}
@@ -105,8 +106,3 @@ def visual_projection(cell: Cell, layout: Layout) -> np.ndarray | None:
     name = family.image_projection
     with safe_open(checkpoint.file("model.safetensors"), framework="np") as weights:
         return weights.get_tensor(name).astype(np.float64)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors [N, D] at length 1."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from clipkd.core.artifacts import content_of
 from clipkd.core.device import describe
 from clipkd.core.errors import DataError
 from clipkd.core.files import json_text, write_text
-from clipkd.core.fingerprint import digest
 from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model
 from clipkd.core.version import __version__
@@ -45,7 +45,7 @@ def evaluate(subject: Subject, score: Score | None, measures: Sequence[Measure])
     return Evaluation(
         format=FORMAT,
         fingerprint=manifest["fingerprint"],
-        student=digest({name: entry["sha256"] for name, entry in manifest["files"].items()}),
+        student=content_of(manifest),
         trained=subject.model.trained,
         dataset=subject.dataset.spec.name,
         dataset_content=subject.dataset.content,

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from clipkd.plugins.students import PROJECTION_HEAD
 from clipkd.plugins.students._heads import Heads, Outputs
 from clipkd.plugins.students._vit import Attention, ResidualBlock, Student
 from clipkd.runs.ranks import Ranks
 
-OWN = ("cluster_projection", "logit_scale", "logit_bias")
-"""Parameters outside the body: not every student has them, or of the same shape."""
-
 
 def body(student: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that students share the shape of, by name."""
-    return {name: value for name, value in student.named_parameters() if not name.startswith(OWN)}
+    """Return the parameters that students share the shape of, by name; not every student has the others."""
+    return {name: value for name, value in student.named_parameters() if not name.startswith(PROJECTION_HEAD)}
 
 
 def stackable_shape(student: nn.Module) -> tuple | None:

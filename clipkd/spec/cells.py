@@ -73,6 +73,12 @@ class Cell:
         return None if self.teacher == NO_TEACHER else teachers.get(self.teacher_of_seed)
 
     @property
+    def teacher_specs(self) -> tuple[TeacherSpec, ...]:
+        """Its teachers, one by one."""
+        spec = self.teacher_spec
+        return spec.members if spec else ()
+
+    @property
     def differs_by_seed(self) -> bool:
         """Whether what its teacher says depends on its seed."""
         return self.few_labels is not None or self.teacher_of_seed != self.teacher
@@ -126,8 +132,7 @@ class Cell:
         spec, is_endless = self.dataset_spec, self.dataset_spec.crops or self.draws_views
         if not self.method.is_per_image or not (spec.mirrors or is_endless):
             return False
-        members = [one.teacher_spec for one in self.by_teacher]
-        return any(one and one.is_imported and (is_endless or not one.has_mirrored) for one in members)
+        return any(one.is_imported and (is_endless or not one.has_mirrored) for one in self.teacher_specs)
 
     @property
     def teacher_key(self) -> str:

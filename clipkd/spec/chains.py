@@ -101,7 +101,7 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
         if cell.kind in kinds:  # seeds have the same teacher
             continue
         kinds.add(cell.kind)
-        for spec in cell.teacher_spec.members if cell.teacher_spec else ():
+        for spec in cell.teacher_specs:
             if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
                 folders.add(spec.run)
                 found.append(cell_of(spec.run, config))
@@ -115,8 +115,8 @@ def generations(found: list[Cell]) -> dict[str, int]:
     @cache
     def generation(folder: str) -> int:
         cell = by_folder.get(folder)
-        members = cell.teacher_spec.members if cell and cell.teacher_spec else ()
-        before = [generation(spec.run) for spec in members if isinstance(spec, StudentTeacher) and spec.settings]
+        specs = cell.teacher_specs if cell else ()
+        before = [generation(spec.run) for spec in specs if isinstance(spec, StudentTeacher) and spec.settings]
         return 1 + max(before) if before else 0
 
     return {folder: generation(folder) for folder in by_folder}
@@ -170,7 +170,7 @@ def asks_for(block: Block, cell: Cell, teacher: str, config: Config) -> bool:
     """Return whether a block of the grid has a cell, whose teacher is called `teacher` in its folder."""
     given = known(lambda name: teachers.get(config.resolved(name)), block.teachers)
     return (
-        cell.recipe_spec.name in known(recipes.get, named_recipes(block, config))
+        cell.recipe_spec.name in known(recipes.get, config.recipes_of(block))
         and cell.dataset in {name.lower() for name in block.datasets}
         and cell.student_spec.name in known(students.get, block.students)
         and cell.train_type in known(methods.get, block.train_types)
@@ -189,14 +189,9 @@ def known(get: Callable[[str], Any], names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def named_recipes(block: Block, config: Config) -> list[str]:
-    """Return the recipes of a block, as the command line takes them."""
-    return [recipe for name in block.recipes for recipe in config.named_recipes(name)]
-
-
 def recipe_of(name: str, config: Config) -> str:
     """Return the recipe that a run's folder names, as cells hold it."""
-    given = known(recipes.get, [one for block in config.grid for one in named_recipes(block, config)])
+    given = known(recipes.get, [one for block in config.grid for one in config.recipes_of(block)])
     return recipes.spelled(given.get(name) or config.named_recipes(name)[0])
 
 

@@ -9,6 +9,7 @@ import copy
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,15 @@ def model_at(key: Key) -> type[BaseModel]:
     return model
 
 
+@contextmanager
+def placed(key: Key, complaint: Complaint) -> Iterator[None]:
+    """Have an InputError name the key that it is about."""
+    try:
+        yield
+    except InputError as problem:
+        raise complaint(key, str(problem)) from None
+
+
 def check_names(values: dict[str, Any], config: Config, complaint: Complaint) -> None:
     """Raise the complaint about a name in `values` that is unknown, given the whole config."""
     sources = config.sources
@@ -194,16 +204,12 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
     for name in values.get("teachers", {}):
         if name in teachers.names():
             raise complaint(("teachers", name), f"'{name}' is the name of a built-in teacher; choose another name")
-        try:
+        with placed(("teachers", name), complaint):
             check_head(teachers.get(config.resolved(name)), config)
-        except InputError as problem:
-            raise complaint(("teachers", name), str(problem)) from None
     for name, where in values.get("sources", {}).items():
         if name in datasets.names() and sources[name] == where:
-            try:
+            with placed(("sources", name), complaint):
                 datasets.get(name, where)
-            except InputError as problem:
-                raise complaint(("sources", name), str(problem)) from None
     own: dict[str, Iterable[str]] = {"datasets": sources, "teachers": config.teachers, "recipes": config.recipes}
     for number, block in enumerate(values.get("grid", [])):
         for axis, get in axes.items():
@@ -215,12 +221,10 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
                     raise complaint(("grid", number, axis, index), str(problem).removesuffix(".") + mine) from None
     form = values.get("prototypes", {}).get("form")
     if form is not None:
-        try:
+        with placed(("prototypes", "form"), complaint):
             prototype_forms.get(form)
             if form == config.prototypes.form and shows_images(config):
                 prototype_forms.refuse_too_few(form, config.prototypes.per_class)
-        except InputError as problem:
-            raise complaint(("prototypes", "form"), str(problem)) from None
     asked = {name.lower() for block in config.grid for name in block.datasets} | set(datasets.names())
     for key in ("sources", "class_names"):
         for name in values.get(key, {}):
@@ -235,12 +239,10 @@ def check_recipes(values: dict[str, Any], config: Config, complaint: Complaint) 
     for name in values.get("recipes", {}):
         if name in recipes.names():
             raise complaint(("recipes", name), f"'{name}' is the name of a built-in recipe; choose another name")
-        try:
+        with placed(("recipes", name), complaint):
             forms = [recipes.get(one).prototype_form for one in config.named_recipes(name)]
             for form in forms:
                 prototype_forms.refuse_too_few(form, config.prototypes.per_class)
-        except InputError as problem:
-            raise complaint(("recipes", name), str(problem)) from None
         if config.prototypes.form is not None and "prototype_form" in config.recipes[name].values:
             words = f"prototypes.form, '{config.prototypes.form}', replaces that of every recipe: leave out one"
             raise complaint(("recipes", name, "prototype_form"), words)
@@ -265,14 +267,12 @@ def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, c
             continue  # a later file names another one
         packed = data / "datasets" / name
         if not (packed / MANIFEST).exists():
-            if datasets.is_path(source) and not os.path.exists(path := datasets.path_of(source)):
+            if datasets.is_local(source) and not os.path.exists(path := datasets.path_of(source)):
                 words = f"{short(source)} does not exist, and {packed} is not packed yet{written_otherwise(path)}"
                 raise complaint(("sources", name), words)
             continue
-        try:
+        with placed(("sources", name), complaint):
             datasets.refuse_other_source(datasets.get(name, source), packed, source)
-        except InputError as problem:
-            raise complaint(("sources", name), str(problem)) from None
 
 
 def shows_images(config: Config) -> bool:

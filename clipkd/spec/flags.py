@@ -57,8 +57,7 @@ def head_flags(config: Config, cell: Cell) -> list[Any]:
 
 def has_matched_teacher(cell: Cell) -> bool:
     """Return whether the own classifier of one of a cell's teachers is matched by name."""
-    specs = [one.teacher_spec for one in cell.by_teacher]
-    return any(spec and spec.matches_names(cell.dataset) for spec in specs)
+    return any(spec.matches_names(cell.dataset) for spec in cell.teacher_specs)
 
 
 def scored_flags(config: Config, cell: Cell) -> list[Any]:
@@ -76,9 +75,8 @@ def names_flags(config: Config, cell: Cell) -> list[Any]:
 
 def sample_flags(config: Config, cell: Cell) -> list[Any]:
     """Return the flags that say which images, or prompts, prototypes are made of."""
-    specs = [one.teacher_spec for one in cell.by_teacher]
     flags = []
-    if not all(spec and spec.is_per_class for spec in specs):
+    if not all(spec.is_per_class for spec in cell.teacher_specs):
         flags += config.prototypes.flags("per_class", "seed")
     if reads_names(cell):
         flags += template_flags(config) + names_flags(config, cell)
@@ -87,7 +85,7 @@ def sample_flags(config: Config, cell: Cell) -> list[Any]:
 
 def reads_names(cell: Cell) -> bool:
     """Return whether one of a cell's teachers is a text tower: only the jobs of these depend on prompts."""
-    return any(one.teacher_spec and one.teacher_spec.reads_names for one in cell.by_teacher)
+    return any(spec.reads_names for spec in cell.teacher_specs)
 
 
 def template_flags(config: Config) -> list[Any]:

@@ -87,8 +87,7 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
                 f"no image of dataset '{spec.name}' has a label, in folders of classes or a labels.csv: write "
                 "labels: [none] to train without (docs/few-labels.md)"
             )
-    named = [recipe for name in block.recipes for recipe in config.named_recipes(name)]
-    axes = (named, usable, block.students, block.labels, block.train_types, block.seeds)
+    axes = (config.recipes_of(block), usable, block.students, block.labels, block.train_types, block.seeds)
 
     # Names are looked up, and cells checked, once for all seeds.
     @cache

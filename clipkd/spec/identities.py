@@ -112,8 +112,8 @@ def agree(identity: Identity, settings: Identity) -> bool:
 def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:
     """Return kind -> identity of each artefact that the teacher's signal comes from; of several, by teacher."""
     if len(cell.by_teacher) > 1:
-        specs = [(one, one.teacher_spec) for one in cell.by_teacher]
-        return {spec.name: signal_identities(one, layout) for one, spec in specs if spec}
+        members = zip(cell.teacher_specs, cell.by_teacher, strict=True)
+        return {spec.name: signal_identities(one, layout) for spec, one in members}
     asked, source, teacher = cell.method.signal, cell.teacher_source, cell.teacher_spec
     if asked == "nothing" or teacher is None:
         return {}

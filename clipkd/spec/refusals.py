@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipkd.core.errors import InputError
-from clipkd.plugins import methods, teachers
+from clipkd.plugins import methods
 from clipkd.plugins.teachers import SeveralTeachers, StudentTeacher
-from clipkd.spec.cells import NO_TEACHER, Cell, cacheable
+from clipkd.spec.cells import Cell, cacheable
 from clipkd.spec.strength import planned_strength
 
 
@@ -71,7 +71,7 @@ def with_strength(cell: Cell, data: Path) -> Cell:
 
 def has_imported(cell: Cell) -> bool:
     """Return whether one of the cell's teachers is only embeddings that somebody else computed."""
-    return cell.teacher != NO_TEACHER and any(one.is_imported for one in teachers.get(cell.teacher).members)
+    return any(spec.is_imported for spec in cell.teacher_specs)
 
 
 def refuse_unknown_views(cell: Cell) -> None:
@@ -86,9 +86,8 @@ def refuse_unknown_views(cell: Cell) -> None:
             f"teacher '{cell.teacher}': recipe '{cell.recipe_spec.name}' mixes images, and imported embeddings are of "
             f"one each; for '{cell.train_type}' take a weaker one, as recipe 'modern-randaugment' or 'modern-flip'"
         )
-    every = [one.teacher_spec for one in cell.by_teacher]
     is_endless = cell.method.is_per_image and (cell.dataset_spec.crops or cell.draws_views)
-    if is_endless and not all(one and one.is_imported for one in every):
+    if is_endless and not all(spec.is_imported for spec in cell.teacher_specs):
         raise InputError(
             f"teachers '{cell.teacher}': dataset '{cell.dataset}' is shown in random views, and imported embeddings "
             f"are of whole images; for '{cell.train_type}' use each alone"
@@ -148,9 +147,9 @@ def needs_all_labels(cell: Cell) -> InputError:
 def refuse_other_labels(cell: Cell) -> None:
     """Raise InputError where a run that teaches by few labels saw others than its student may see."""
     few = cell.few_labels
-    for spec in (one.teacher_spec for one in cell.by_teacher if few):
+    for spec in cell.teacher_specs if few else ():
         seen = spec.few_labels if isinstance(spec, StudentTeacher) else None
-        if few and spec and seen and seen[0] == cell.dataset and (seen[2] != few.seed or seen[1] > few.count):
+        if few and seen and seen[0] == cell.dataset and (seen[2] != few.seed or seen[1] > few.count):
             raise InputError(
                 f"teacher '{spec.name}' was trained with {seen[1]} labels of seed {seen[2]}, and its student may see "
                 f"{few.count} of seed {few.seed}: what it says would tell of the others. Name it as "
@@ -182,9 +181,10 @@ def refuse_unstored_views(cell: Cell) -> None:
 
 def refuse_teacher(cell: Cell) -> None:
     """Raise InputError where the cell's teachers can't give what its train type asks for."""
-    for one in cell.by_teacher if cell.teacher != NO_TEACHER else ():
-        if one.teacher_spec and one.teacher_spec.is_per_class and cell.method.signal != "prototypes":
-            what = "reads class names, not images" if one.teacher_spec.reads_names else "has one vector for each class"
+    for one in cell.by_teacher:
+        spec = one.teacher_spec
+        if spec and spec.is_per_class and cell.method.signal != "prototypes":
+            what = "reads class names, not images" if spec.reads_names else "has one vector for each class"
             raise InputError(
                 f"teacher '{one.teacher}' {what}: it gives prototypes, for embed-KD and its controls, not the "
                 f"{cell.method.signal} that '{cell.method.name}' asks for"

@@ -343,6 +343,10 @@ class Config(Settings):
         """Return the recipes that a name in the grid stands for, as the command line takes them."""
         return named(name, self.recipes)
 
+    def recipes_of(self, block: Block) -> list[str]:
+        """Return the recipes of a block of the grid, as the command line takes them."""
+        return [recipe for name in block.recipes for recipe in self.named_recipes(name)]
+
     def hyperparameters(self, epochs: int) -> Hyperparameters:
         """Return the numbers of a run of so many epochs; `precision` as it is given, which may be `auto`."""
         given = {name: getattr(self.training, name) for name in Hyperparameters.model_fields}

@@ -237,7 +237,7 @@ def prototypes_identity(embeddings: Identity, form: str) -> Identity:
     return {"embeddings": embeddings, "form": form, "protocol": PROTOCOL}
 
 
-def head_identity(embeddings: Identity, is_own: bool, names: ClassNames | None = None) -> Identity:
+def head_identity(embeddings: Identity, is_own: bool, names: ClassNames | None) -> Identity:
     """Return what makes a class-score head: the checkpoint's own, or a probe on the embeddings.
 
     Args:

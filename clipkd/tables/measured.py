@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clipkd.core.artifacts import read_manifest
+from clipkd.core.artifacts import content_of, read_manifest
 from clipkd.core.errors import DataError
-from clipkd.core.fingerprint import digest
 from clipkd.core.typed_json import read_model
 from clipkd.core.words import counted, verb
 from clipkd.runs.measured import Evaluation
@@ -55,7 +54,7 @@ def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation
     if not path.exists():
         return None
     found, manifest = read_model(path, Evaluation), read_manifest(results / "runs" / cell.folder)
-    student = digest({name: entry["sha256"] for name, entry in manifest["files"].items()})
+    student = content_of(manifest)
     images = manifest["identity"]["dataset"]["content"]
     is_whole = set(asked) <= {*found.measures, *found.not_measured}
     return found if (found.student, found.dataset_content) == (student, images) and is_whole else None

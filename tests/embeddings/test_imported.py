@@ -294,7 +294,7 @@ def targets(cell, layout, rows, views):
     prepare.for_training(cell, layout, CPU)
     source = open_teacher_targets(open_job(cell, Hyperparameters(epochs=1), layout, CPU))
     rows = torch.tensor(rows)
-    return source(Batch(rows, torch.zeros(len(rows), dtype=torch.bool), torch.tensor(views), rows, rows))
+    return source(Batch(rows, torch.tensor(views), rows, rows))
 
 
 def test_one_vector_for_every_crop_is_named(photos, layout, tmp_path):

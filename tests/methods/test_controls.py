@@ -143,10 +143,10 @@ def test_the_targets_are_those_that_are_stored_of_the_other_image(name, digits_f
     if cell.method.signal == "scores":
         stored = stored @ np.load(full.head()[0] / "weight.npy").T + np.load(full.head()[0] / "bias.npy")
     other = cell.method.target_rows(job.dataset.train_labels, training_rows(job), seed=3)
-    for place, (row, flip) in enumerate(zip(batch.rows.tolist(), batch.flips.tolist(), strict=True)):
+    for place, (row, view) in enumerate(zip(batch.rows.tolist(), batch.views.tolist(), strict=True)):
         given = targets(batch)[place].numpy()
-        np.testing.assert_allclose(given, stored[other[row], int(flip)], rtol=1e-5, atol=1e-5)
-        assert not np.allclose(given, stored[row, int(flip)], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(given, stored[other[row], view], rtol=1e-5, atol=1e-5)
+        assert not np.allclose(given, stored[row, view], rtol=1e-3, atol=1e-3)
 
 
 def test_classes_of_one_image_are_named(digits_folder, vit_folder, capsys, monkeypatch):

@@ -54,7 +54,7 @@ def source(request, photos, data, digits_folder, vit_folder):
 
 
 def assert_equal(one, other) -> None:
-    for name in ("rows", "flips", "views", "labels", "inputs"):
+    for name in ("rows", "views", "labels", "inputs"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     assert (one.native is None) == (other.native is None)
     assert one.native is None or torch.equal(one.native, other.native)

@@ -130,11 +130,11 @@ def test_whole_images_of_many_sizes_have_a_stored_teacher(recipe, augment, flowe
             wanted = teacher.embed(batch.inputs)
         else:
             images = [job.dataset.image("train", int(row)) for row in batch.rows]
-            shown = [image[:, ::-1] if flip else image for image, flip in zip(images, batch.flips, strict=True)]
+            shown = [image[:, ::-1] if view else image for image, view in zip(images, batch.views, strict=True)]
             tensors = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255 for image in shown]
             wanted = torch.cat([teacher.embed(teacher.present(one, None, None)) for one in tensors])
         torch.testing.assert_close(stored(batch), wanted, rtol=1e-4, atol=1e-4)
-        mirrored += int(batch.flips.sum())
+        mirrored += int(batch.views.sum())
     assert (mirrored > 0) == (augment == "flip")
     with pytest.raises(InputError, match="use teacher_source 'cached'"):
         checked(dataclasses.replace(job.cell, teacher_source="live"))

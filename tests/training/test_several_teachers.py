@@ -162,7 +162,7 @@ def test_standardised_targets_are_those_of_float64(train_type, recipe, pair, dig
     cell = checked(Cell(recipe, "digits", "tiny-32", f"{pair}?standardise=true", train_type, 0))
     prepare.for_training(cell, layout, CPU, 256)
     rows = torch.tensor([3, 700, 41])
-    batch = Batch(rows, rows > 0, torch.zeros(3, dtype=torch.long), rows, rows)
+    batch = Batch(rows, torch.zeros(3, dtype=torch.long), rows, rows)
     found = open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))(batch)
     for one, mine in zip(cell.by_teacher, found, strict=True):
         is_sample = train_type == "embed-KD"

@@ -59,7 +59,7 @@ def test_cached_equals_live_in_targets_and_gradients(train_type, recipe, store, 
     _, again, cached = first_batch(cell(vit_folder, train_type, recipe, "cached"), store)
     assert torch.equal(batch.rows, again.rows)
     assert torch.equal(batch.inputs, again.inputs)
-    assert 0 < batch.flips.sum() < len(batch.flips)
+    assert 0 < batch.views.sum() < len(batch.views), "some are mirrored"
     target, stored = live(batch), cached(batch)
     assert live.teacher.forward_passes == len(batch.rows)
     assert cached.teacher is None
@@ -160,9 +160,9 @@ def test_the_teachers_accuracy_is_that_of_the_views_that_are_taught(digits_folde
     stored = Vectors(open_artifact(store.folder, "embeddings"), "train")[:] @ weight.T + bias
     batches = open_batches(job, open_teacher_targets(job)).epoch(256, True, torch.Generator().manual_seed(0))
     right = [
-        int(stored[image, int(flip)].argmax() == label)
+        int(stored[image, view].argmax() == label)
         for batch in batches
-        for image, flip, label in zip(batch.rows.tolist(), batch.flips.tolist(), batch.labels.tolist(), strict=True)
+        for image, view, label in zip(batch.rows.tolist(), batch.views.tolist(), batch.labels.tolist(), strict=True)
     ]
     assert float(row["train_teacher_top1"]) == pytest.approx(np.mean(right), abs=1e-6)
     assert f"teacher top-1 {np.mean(right):.1%} on the views it taught" in capsys.readouterr().err

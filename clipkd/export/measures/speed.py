@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipkd.core.errors import MachineError
 from clipkd.export.measures import Measure, Measured
+from clipkd.plugins.students import PROJECTION_HEAD
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 BATCHES = (1, 64)
 WARM_UP, CALLS, LEAST, SECONDS = 3, 100, 10, 3.0
 """Calls before the measurement; in it at most, and at least; after so many seconds there are no more."""
-UNUSED = ("cluster_projection", "logit_scale", "logit_bias")
-"""Only training uses the projections to the teachers' spaces and their temperatures."""
 
 
 class Speed(Measure):
@@ -46,7 +45,7 @@ class Speed(Measure):
         cpu = torch.device("cpu")
         model = replace(model, student=deepcopy(model.student).cpu().eval(), device=cpu)
         names = [(name, one.numel()) for name, one in model.student.named_parameters()]
-        parameters = sum(count for name, count in names if not name.startswith(UNUSED))
+        parameters = sum(count for name, count in names if not name.startswith(PROJECTION_HEAD))
         details: dict[str, Any] = {"processor": describe(cpu), "torch": of_torch(model)}
         megabytes, missing = {"torch": 4 * parameters / 1e6}, {}
         try:

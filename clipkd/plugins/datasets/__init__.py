@@ -211,7 +211,7 @@ def usual_augmentation(image_size: int | None) -> Augmentation:
 
 def is_local(source: str | None) -> bool:
     """Return whether a source is a folder or file of the user's, so that packing it needs no internet."""
-    return source is not None and not source.startswith(("http://", "https://", *(f"{scheme}:" for scheme in SCHEMES)))
+    return source is not None and "://" not in source and not source.startswith(tuple(f"{name}:" for name in SCHEMES))
 
 
 DOWNLOADS = ".downloads"
@@ -258,11 +258,6 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
     return spec if source is None else spec.of_source(source)
 
 
-def is_path(source: str) -> bool:
-    """Return whether a source is a path on this machine: no address, and no name of the hub or of torchvision."""
-    return "://" not in source and source.partition(":")[0] not in SCHEMES
-
-
 def path_of(source: str) -> str:
     """Return the path that a source names, without its options; a file or folder may have a `?` in its name itself."""
     whole = os.path.expanduser(source)
@@ -273,7 +268,7 @@ def path_of(source: str) -> str:
 def is_packed(spec: DatasetSpec, source: str) -> bool:
     """Return whether a source is the packed dataset itself, which stands for what it was packed from."""
     folder = Path(source)
-    return folder.name == spec.name and os.path.isfile(folder / "manifest.json")
+    return folder.name == spec.name and os.path.isfile(folder / MANIFEST)
 
 
 def refuse_other_source(spec: DatasetSpec, packed: Path, source: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import sha256, write_json
-from clipkd.core.hub_client import ETAG_TIMEOUT, hub_errors
+from clipkd.core.hub_client import ETAG_TIMEOUT, bring, hub_errors
 from clipkd.core.progress import say
 
 HubDataset = Any
@@ -99,21 +99,8 @@ def check_shards(where: str, files: list[tuple[str, str | None]], shards: list[t
 
 def fetch(spec: HubDataset, name: str, expected: str | None) -> Path:
     """Return the path of one file in the Hugging Face cache, downloaded if necessary, its bytes checked."""
-    from huggingface_hub import hf_hub_download
-
     for again in (False, True):
-        with hub_errors(spec, name):
-            path = Path(
-                hf_hub_download(
-                    spec.hub_id,
-                    name,
-                    repo_type="dataset",
-                    revision=spec.revision,
-                    etag_timeout=ETAG_TIMEOUT,
-                    force_download=again,
-                    library_name="clipkd",
-                )
-            )
+        path = bring(spec, name, again)
         actual = sha256(path) if expected else None
         if actual == expected:
             return path

@@ -41,6 +41,11 @@ class Listing:
     lines: dict[str, int] = field(default_factory=dict)
     """Class -> the first line of the file of labels that names it; empty where folders name the classes."""
 
+    def add(self, images: Sequence[Path], label: int) -> None:
+        """Add images, all with one label."""
+        self.paths += images
+        self.labels += [label] * len(images)
+
     def named(self, name: str) -> str:
         """Return a class with the place that names it."""
         return f"{name} ({self.folder / LABELS}, line {self.lines[name]})" if name in self.lines else name
@@ -68,13 +73,17 @@ def printable(path: Path | str) -> str:
     return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
+def folders_in(folder: Path) -> list[str]:
+    """Return the names of what may be data among the folders in a folder, sorted; raise OSError where it can't."""
+    with os.scandir(folder) as found:
+        return sorted(entry.name for entry in found if os.path.isdir(entry.path) and not is_hidden(entry.name))
+
+
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the classes that a split's folder holds, in their order; raise OSError where it can't."""
     if has_labels_file(folder):
         return sorted(set(read_labels(folder / LABELS)[0].values()))
-    with os.scandir(folder) as found:
-        names = [entry.name for entry in found if os.path.isdir(entry.path) and not is_hidden(entry.name)]
-    return sorted({composed(name) for name in names} - set(UNLABELLED_FOLDERS))
+    return sorted(set(map(composed, folders_in(folder))) - set(UNLABELLED_FOLDERS))
 
 
 def unlabelled_folder(folder: Path) -> Path | None:
@@ -86,11 +95,11 @@ def unlabelled_folder(folder: Path) -> Path | None:
 
     if not folder.is_dir():
         return None
-    there = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name)}
+    there = set(folders_in(folder))
     if there & {"test", *VALIDATION}:
         return None
     root = folder / "train" if "train" in there else folder
-    inside = {entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)}
+    inside = set(folders_in(root))
     has_any = bool(inside) or any(entry.is_file() and is_image(Path(entry.path)) for entry in os.scandir(root))
     return root if has_any and inside <= set(UNLABELLED_FOLDERS) and not has_labels_file(root) else None
 
@@ -164,20 +173,16 @@ class Walk:
                 folders[name] = Path(entry.path)
         for number, (name, path) in enumerate(sorted(folders.items())):
             listing.classes.append(name)
-            for found in sorted(self.images(path, str(path)), key=lambda image: (str(image.parent), image.name)):
-                listing.paths.append(found)
-                listing.labels.append(number)
+            listing.add(self.images(path), number)
         for path in unlabelled:
-            images = sorted(self.images(path, str(path)), key=lambda image: (str(image.parent), image.name))
-            listing.paths += images
-            listing.labels += [UNLABELLED] * len(images)
+            listing.add(self.images(path), UNLABELLED)
         self.refuse_problems()
         refuse_few_classes(folder, folders)
         return listing
 
     def without_labels(self, folder: Path) -> Listing:
         """Return all images in and below a folder, in the order of their names, none with a label."""
-        paths = sorted(self.images(folder, str(folder)), key=lambda image: (str(image.parent), image.name))
+        paths = self.images(folder)
         self.refuse_problems()
         if not paths:
             raise DataError(f"{folder} holds no images")
@@ -186,7 +191,7 @@ class Walk:
     def by_file(self, folder: Path) -> Listing:
         """Return a split's images, in the order of their names, with the labels that its file gives."""
         labels, lines = read_labels(folder / LABELS)
-        paths = sorted(self.images(folder, str(folder)), key=lambda image: (str(image.parent), image.name))
+        paths = self.images(folder)
         self.skipped[f"not an image that PIL reads: {Path(LABELS).suffix}"] -= 1
         self.skipped += Counter()  # without what is 0 now
         self.refuse_problems()
@@ -218,7 +223,11 @@ class Walk:
             return None
         return name
 
-    def images(self, folder: Path, owner: str) -> Iterator[Path]:
+    def images(self, folder: Path) -> list[Path]:
+        """Return the images in and below the folder of a class or split, in the order of their names."""
+        return sorted(self.below(folder, str(folder)), key=lambda image: (str(image.parent), image.name))
+
+    def below(self, folder: Path, owner: str) -> Iterator[Path]:
         """Yield the images in and below a folder of a class, its owner; count what is left out."""
         from clipkd.core.images import is_image
 
@@ -232,7 +241,7 @@ class Walk:
             elif not os.path.exists(path):  # also of a link to itself, which `entry.is_dir` would stop at
                 self.problems.append(f"{printable(path)}: a link that leads to no file")
             elif entry.is_dir():
-                yield from self.images(path, owner)
+                yield from self.below(path, owner)
             elif not path.is_file():
                 self.skipped["not a regular file"] += 1
             elif is_image(path):
@@ -271,6 +280,10 @@ class Walk:
             self.problems.append(f"{printable(folder)}: can't be listed ({error.strerror})")
             return []
 
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Return what was left out, as facts of the dataset."""
+        return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
+
     def refuse_problems(self) -> None:
         """Raise DataError where there are problems."""
         if self.problems:
@@ -297,8 +310,7 @@ def overridden(folder: Path) -> list[str]:
     """Return the folders of a split that would be its classes, were there no file of labels beside them."""
     if not has_labels_file(folder):
         return []
-    with os.scandir(folder) as found:
-        names = {entry.name for entry in found if entry.is_dir() and not is_hidden(entry.name)}
+    names = set(folders_in(folder))
     classes = names - set(UNLABELLED_FOLDERS)
     # A single folder is one of images, unless another one beside it is for those without a label.
     return sorted(map(printable, classes)) if len(classes) > 1 or classes < names else []
@@ -356,7 +368,7 @@ def refuse_few_classes(folder: Path, classes: dict[str, Path]) -> None:
     if len(classes) > 1:
         return
     ((name, path),) = classes.items()
-    below = sorted(entry.name for entry in os.scandir(path) if os.path.isdir(entry.path) and not is_hidden(entry.name))
+    below = folders_in(path)
     if len(below) > 1:
         raise DataError(
             f"{folder} has one class folder, '{name}', which holds the folders {', '.join(below[:MOST_NAMED])}: if "

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from clipkd.core.errors import InputError, nearest
-from clipkd.plugins.datasets import Augmentation, usual_augmentation
+from clipkd.core.fingerprint import Identity
+from clipkd.plugins.datasets import DECODING, Augmentation, DatasetSpec, usual_augmentation
+
+if TYPE_CHECKING:
+    from clipkd.core.image_reader import ImageReader
 
 DECODING_OPTIONS = {"exif": "follow", "alpha": "white", "levels": "auto"}
 """The options of a source about images that are more than 8-bit pixels, with their defaults (docs/own.md)."""
 CHOICES = {"exif": ("follow", "ignore"), "alpha": ("white", "black", "drop")}
 PACK_SIZE = 256
 """Images whose short side is longer are packed with this short side, in pixels, where nobody says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedDataset(DatasetSpec):
+    """A dataset of image files; its source says how they are decoded (docs/own.md)."""
+
+    needs_source: bool = True
+    pack_size: int = PACK_SIZE
+    """Images whose short side is longer are packed with this short side, in pixels."""
+    exif: str = "follow"
+    alpha: str = "white"
+    levels: str = "auto"
+
+    def decoding_identity(self) -> Identity:
+        """Return what makes pixels of the image files."""
+        switches = {name: getattr(self, name) for name in DECODING_OPTIONS}
+        return {"pack_size": self.pack_size, "decoding": DECODING} | switches
+
+    def reader(self, everything: Callable[[], Iterable[Path | bytes]] = tuple) -> ImageReader:
+        """Return what decodes the images; `everything`: see `ImageReader`."""
+        from clipkd.core.image_reader import ImageReader
+        from clipkd.core.images import Decoding
+
+        return ImageReader(Decoding.of(self.exif, self.alpha, self.levels), self.pack_size, self.image_size, everything)
 
 
 def options_of(name: str, where: str, known: dict[str, str]) -> tuple[str, dict[str, str]]:

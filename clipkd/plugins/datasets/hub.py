@@ -20,11 +20,12 @@ from clipkd.core import lfs
 from clipkd.core.errors import DataError, InputError, MachineError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.hub import COMMIT, HUB_ID
-from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, Reading, Split
+from clipkd.plugins.datasets import IMAGENET_MEAN, IMAGENET_STD, Reading, Split
 from clipkd.plugins.datasets._hub_files import fetch, files_of, write_listing
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
     PACK_SIZE,
+    DecodedDataset,
     decoding_options,
     options_of,
     size_options,
@@ -38,7 +39,7 @@ ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubDataset(DatasetSpec):
+class HubDataset(DecodedDataset):
     """A repository of parquet files at a commit."""
 
     kind: ClassVar[str] = "dataset"
@@ -55,13 +56,6 @@ class HubDataset(DatasetSpec):
     test: str
     """Splits."""
     validation_fraction: float = 0.1
-    needs_source: bool = True
-    pack_size: int = PACK_SIZE
-    """Images whose short side is longer are packed with this short side, in pixels."""
-    exif: str = "follow"
-    alpha: str = "white"
-    levels: str = "auto"
-    """How images are decoded (docs/own.md)."""
 
     @property
     def source(self) -> str:
@@ -73,9 +67,8 @@ class HubDataset(DatasetSpec):
         return f"hub:{self.hub_id}@{self.revision}{'?' if options else ''}{options}"
 
     def source_identity(self) -> Identity:
-        read = {name: getattr(self, name) for name in (*OWN, "pack_size", *DECODING_OPTIONS)}
         identity = {"hub_dataset": self.hub_id, "revision": self.revision, "size": self.image_size}
-        return identity | {"decoding": DECODING} | read
+        return identity | {name: getattr(self, name) for name in OWN} | self.decoding_identity()
 
     def listing(self, downloads: Path) -> Path:
         return downloads / f"{self.name}.json"
@@ -137,15 +130,9 @@ def read(spec: HubDataset, listing: Path) -> Reading:
         DataError: a file is damaged or another than the hub announced; an image can't be decoded.
         MachineError: no network; pyarrow is not installed.
     """
-    from clipkd.core.image_reader import ImageReader
-    from clipkd.core.images import Decoding
-
     paths = paths_of(spec, listing)
     names = class_names(spec, paths[spec.train])
-    reader = ImageReader(
-        Decoding.of(spec.exif, spec.alpha, spec.levels), spec.pack_size, spec.image_size,
-        everything=lambda: (content for split in paths.values() for content, _ in contents(spec, split)),
-    )  # fmt: skip
+    reader = spec.reader(lambda: (content for split in paths.values() for content, _ in contents(spec, split)))
     train, test = (
         Split(
             labels(spec, paths[split], names),

@@ -24,7 +24,6 @@ from clipkd.core.artifacts import read_manifest
 from clipkd.core.errors import MOST_NAMED, DataError, InputError, nearest
 from clipkd.core.fingerprint import Identity
 from clipkd.plugins.datasets import (
-    DECODING,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,
@@ -49,7 +48,7 @@ from clipkd.plugins.datasets._listing import (
 )
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
-    PACK_SIZE,
+    DecodedDataset,
     decoding_options,
     options_of,
     size_options,
@@ -60,7 +59,7 @@ OPTIONS = {"size": "", "augment": "", "pack": ""} | DECODING_OPTIONS
 
 
 @dataclass(frozen=True)
-class ImageFolder(DatasetSpec):
+class ImageFolder(DecodedDataset):
     """A folder that the user has; it is never downloaded."""
 
     image_size: int | None = None
@@ -70,20 +69,11 @@ class ImageFolder(DatasetSpec):
     augmentation: Augmentation = "crop+flip"
     validation_fraction: float = 0.02
     validation_least: int = 500
-    needs_source: bool = True
-    pack_size: int = PACK_SIZE
-    """Images whose short side is longer are packed with this short side, in pixels."""
-    exif: str = "follow"
-    alpha: str = "white"
-    levels: str = "auto"
-    """As in the source's options (docs/own.md)."""
 
     def source_identity(self) -> Identity:
         # The content is only known once it is read: the packed manifest keeps its digest, and
         # whatever is made from the dataset is checked against that.
-        switches = {name: getattr(self, name) for name in DECODING_OPTIONS}
-        packed = {"pack_size": self.pack_size, "size": self.image_size or "", "decoding": DECODING}
-        return {"image_folder": self.name} | packed | switches
+        return {"image_folder": self.name, "size": self.image_size or ""} | self.decoding_identity()
 
     def of_source(self, source: str) -> DatasetSpec:
         options = packed_options(source) if is_packed(self, source) else options_of_folder(self.name, source)
@@ -167,9 +157,6 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
         DataError: the splits' classes differ (all are listed), or a folder can't be listed. Images that can't be
             decoded are named by `Reading.complete`.
     """
-    from clipkd.core.image_reader import ImageReader
-    from clipkd.core.images import Decoding
-
     if root := unlabelled_folder(folder):
         return read_unlabelled(spec, folder, root)
     splits = splits_of(folder)
@@ -180,12 +167,7 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
         refuse_other_classes(train, other)
         refuse_unlabelled(other)
     training = train.paths + held_out.paths
-    decoding = Decoding.of(spec.exif, spec.alpha, spec.levels)
-    reader = ImageReader(decoding, spec.pack_size, spec.image_size, everything=lambda: [*training, *test.paths])
-
-    def names(paths: list[Path]) -> list[str]:
-        return [printable(path.relative_to(folder).as_posix()) for path in paths]
-
+    reader = spec.reader(lambda: [*training, *test.paths])
     used = [name for name in (splits.train, splits.validation, splits.test) if name]
     labels_files = {"labels_files": files} if (files := overridden_splits(folder, used)) else {}
 
@@ -194,8 +176,10 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
 
     return Reading(
         train.classes,
-        Split(np.array(train.labels + held_out.labels, dtype=np.int64), reader.files(training), names(training)),
-        Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths), names(test.paths)),
+        Split(
+            np.array(train.labels + held_out.labels, dtype=np.int64), reader.files(training), names(folder, training)
+        ),
+        Split(np.array(test.labels, dtype=np.int64), reader.files(test.paths), names(folder, test.paths)),
         validation=np.arange(len(train.paths), len(training)) if splits.validation else None,
         complete=complete,
     )
@@ -203,22 +187,21 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
 
 def read_unlabelled(spec: ImageFolder, folder: Path, root: Path) -> Reading:
     """Read a folder of images none of which has a label: all are training images, and none is held out."""
-    from clipkd.core.image_reader import ImageReader
-    from clipkd.core.images import Decoding
-
     walk = Walk(folder.parent)
     train = walk.without_labels(root)
-    decoding = Decoding.of(spec.exif, spec.alpha, spec.levels)
-    reader = ImageReader(decoding, spec.pack_size, spec.image_size, everything=lambda: train.paths)
-    names = [printable(path.relative_to(folder).as_posix()) for path in train.paths]
-    skipped = {"skipped": dict(sorted(walk.skipped.items()))} if walk.skipped else {}
+    reader = spec.reader(lambda: train.paths)
     return Reading(
         [],
-        Split(np.array(train.labels, dtype=np.int64), reader.files(train.paths), names),
+        Split(np.array(train.labels, dtype=np.int64), reader.files(train.paths), names(folder, train.paths)),
         Split(np.zeros(0, dtype=np.int64), [], []),
         validation=np.zeros(0, dtype=np.int64),
-        complete=lambda: {"reading": reader.complete() | skipped},
+        complete=lambda: {"reading": reader.complete() | walk.left_out()},
     )
+
+
+def names(folder: Path, paths: list[Path]) -> list[str]:
+    """Return what images are called, from a dataset's folder on."""
+    return [printable(path.relative_to(folder).as_posix()) for path in paths]
 
 
 def overridden_splits(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
@@ -255,6 +238,4 @@ def left_out(splits: Splits, walk: Walk) -> dict[str, Any]:
         found["splits"]["validation"] = splits.validation
     if splits.unused:
         found["beside_the_splits"] = [printable(name) for name in splits.unused[:MOST_NAMED]]
-    if walk.skipped:
-        found["skipped"] = dict(sorted(walk.skipped.items()))
-    return found
+    return found | walk.left_out()

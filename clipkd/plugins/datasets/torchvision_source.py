@@ -14,10 +14,10 @@ import numpy as np
 from clipkd.core.errors import DataError, InputError, MachineError, nearest
 from clipkd.core.fingerprint import Identity
 from clipkd.core.progress import say
-from clipkd.plugins.datasets import DECODING, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, LocalFiles, Reading, Split
+from clipkd.plugins.datasets import IMAGENET_MEAN, IMAGENET_STD, LocalFiles, Reading, Split
 from clipkd.plugins.datasets._source_options import (
     DECODING_OPTIONS,
-    PACK_SIZE,
+    DecodedDataset,
     decoding_options,
     options_of,
     size_options,
@@ -70,25 +70,18 @@ NOT_DOWNLOADED = "Error downloading"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchvisionDataset(DatasetSpec):
+class TorchvisionDataset(DecodedDataset):
     """A class of torchvision.datasets; it downloads its files itself and checks their md5."""
 
     dataset: str
     root: str
     """A folder that holds the files already; "": they are downloaded."""
     validation_fraction: float = 0.1
-    needs_source: bool = True
-    pack_size: int = PACK_SIZE
-    """Images whose short side is longer are packed with this short side, in pixels."""
-    exif: str = "follow"
-    alpha: str = "white"
-    levels: str = "auto"
-    """How images are decoded (docs/own.md)."""
 
     def source_identity(self) -> Identity:
         splits = [dict(split) for split in KNOWN[self.dataset][0]]
-        identity = {"torchvision": self.dataset, "splits": splits, "size": self.image_size, "pack_size": self.pack_size}
-        return identity | {"decoding": DECODING} | {name: getattr(self, name) for name in DECODING_OPTIONS}
+        identity = {"torchvision": self.dataset, "splits": splits, "size": self.image_size}
+        return identity | self.decoding_identity()
 
     def local_files(self, source: str | None) -> LocalFiles | None:
         return LocalFiles(Path(expanduser(self.root)), FILES[self.dataset]) if self.root else None
@@ -127,14 +120,11 @@ def read(spec: TorchvisionDataset, root: Path, download: bool) -> Reading:
         MachineError: the files can't be downloaded.
         DataError: they are not there, or damaged.
     """
-    from clipkd.core.image_reader import ImageReader
-    from clipkd.core.images import Decoding
-
     root.mkdir(parents=True, exist_ok=True)
     train, test = (opened(spec, split, root, download) for split in KNOWN[spec.dataset][0])
     labels = [labels_of(split) for split in (train, test)]
     names = [str(name) for name in getattr(train, "classes", None) or range(int(max(map(np.max, labels))) + 1)]
-    reader = ImageReader(Decoding.of(spec.exif, spec.alpha, spec.levels), spec.pack_size, spec.image_size)
+    reader = spec.reader()
     first, second = (Split(labels[part], images(split, spec, reader)) for part, split in enumerate((train, test)))
     return Reading(names, first, second, complete=lambda: {"reading": reader.complete()})
 

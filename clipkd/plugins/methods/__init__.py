@@ -179,7 +179,7 @@ def get(name: str) -> Method:
     return among(known(), "train type", name)
 
 
-def deciding(method: str, is_partly_labelled: bool = False) -> list[str]:
+def deciding(method: str, is_partly_labelled: bool) -> list[str]:
     """Return the controls that a method must be better than for its teacher's content to matter.
 
     Where some images have no label, those of one class are not known: targets of any other image then decide, and on

@@ -139,11 +139,6 @@ def class_similarity(student: ProjectionHead, embedding: Tensor, prototypes: Ten
     return each.logsumexp(dim=2) - math.log(each.shape[2])
 
 
-def contrastive(similarities: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of similarities [B, K] with target columns [B] or target shares [B, K]."""
-    return cross_entropy(similarities, targets)
-
-
 def batch_targets(labels: Tensor, recipe: Recipe) -> Tensor:
     """Return each image's positives among the batch's teacher embeddings.
 

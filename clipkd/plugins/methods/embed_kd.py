@@ -10,7 +10,7 @@ class EmbedKD(Method):
         from clipkd.plugins.methods import _losses as losses
 
         similarity = losses.class_similarity(student, outputs.embedding, signal, recipe)
-        return losses.total(outputs, labels, recipe, contrastive=losses.contrastive(similarity, labels))
+        return losses.total(outputs, labels, recipe, contrastive=losses.cross_entropy(similarity, labels))
 
 
 SPEC = EmbedKD(name="embed-KD", title="CLIP-Embed-KD", signal="prototypes", compared_with=("teacher-KD", "vanilla"))

@@ -10,8 +10,7 @@ class TeacherKD(Method):
         from clipkd.plugins.methods import _losses as losses
 
         similarity = losses.similarity(student, outputs.embedding, signal, recipe)
-        contrastive = losses.contrastive(similarity, losses.batch_targets(labels, recipe))
-        terms = {"contrastive": contrastive}
+        terms = {"contrastive": losses.cross_entropy(similarity, losses.batch_targets(labels, recipe))}
         if recipe.adds_feature:
             terms["feature"] = losses.cosine_distance(student, outputs.embedding, signal, recipe)
         return losses.total(outputs, labels, recipe, **terms)

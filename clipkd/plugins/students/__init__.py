@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import sha256_once
 from clipkd.core.hub import COMMIT, HUB_ID
 from clipkd.core.registry import find, specs
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TIMM = re.compile(
     r"timm:([a-z0-9]\w*(?:\.\w+)?)(?:@([1-9][0-9]{0,3}))?(?:\?pretrained=(.+))?", re.IGNORECASE | re.ASCII
 )
+PROJECTION_HEAD = ("cluster_projection", "logit_scale", "logit_bias")
+"""How the names of a projection head's parameters begin; only distillation uses them."""
 TIMM_SIZE = 32
 """Input side of a timm student that names none, in pixels."""
 
@@ -170,22 +172,14 @@ def origin(name: str, where: str) -> tuple[str, str]:
     path = Path(where)
     if path.suffix == ".safetensors":
         try:
-            stat = path.stat()
+            path.stat()
         except OSError as error:
             raise InputError(f"student '{name}': {path}: {error.strerror or error}") from None
-        return f"sha256:{hashed(path.resolve(), (stat.st_size, stat.st_mtime_ns))}", where
+        return f"sha256:{sha256_once(path)}", where
     raise InputError(
         f"student '{name}': pretrained={where} is neither a .safetensors file nor owner/model@<40 hex digits of a "
         "commit> on the Hugging Face hub; pickled weights (.pt, .pth, .bin) are never opened, since they can run code"
     )
-
-
-@cache
-def hashed(path: Path, stamps: tuple[int, int]) -> str:
-    """Return the sha256 of a file, computed once per process while `stamps` stay the same."""
-    from clipkd.core.files import sha256
-
-    return sha256(path)
 
 
 def spelled(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipkd.core.errors import InputError, nearest
+from clipkd.core.errors import InputError, first_line, nearest
 from clipkd.core.progress import say
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.students._heads import Heads, Outputs, Widths
@@ -70,9 +70,7 @@ def build(spec: TimmSpec, **more: Any) -> nn.Module:
     Raises:
         InputError: timm has no such model, or it does not take the student's input size.
     """
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     base = spec.model.split(".")[0]
     if not timm.is_model(base):
@@ -103,8 +101,7 @@ def feature_width(body: nn.Module, spec: TimmSpec) -> int:
 
 def does_not_fit(spec: TimmSpec, error: Exception) -> str:
     """Return what to tell the user where a model can't be made for the student's input size."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"student '{spec.name}': {spec.model} does not take images of {spec.image_size} pixels; "
-        f"try timm:{spec.model}@{2 * spec.image_size} ({reason})"
+        f"try timm:{spec.model}@{2 * spec.image_size} ({first_line(error)})"
     )

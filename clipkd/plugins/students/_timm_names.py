@@ -12,11 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from clipkd.plugins.students import NetworkSpec, StudentSpec, TimmSpec
+from clipkd.plugins.students import PROJECTION_HEAD, NetworkSpec, StudentSpec, TimmSpec
 from clipkd.plugins.students._saved import State
 
-DISTILLATION = ("cluster_projection", "logit_scale", "logit_bias")
-"""Parameters that only training uses; a classifier of timm has no place for them."""
 CLIP_VIT = "vit_base_patch16_clip_quickgelu_224"
 PLAIN = {
     "class_embedding": "cls_token",
@@ -50,9 +48,7 @@ class TimmForm:
 
 def timm_form(spec: NetworkSpec) -> TimmForm:
     """Return how timm builds a student."""
-    from clipkd.core.vision import torchvision  # noqa: F401  (timm imports it: it must work first)
-
-    import timm  # isort: skip
+    from clipkd.core.timm import timm
 
     if isinstance(spec, StudentSpec):
         size = {"img_size": spec.image_size, "patch_size": spec.patch_size}
@@ -68,7 +64,7 @@ def timm_form(spec: NetworkSpec) -> TimmForm:
 
 def to_timm(state: State, spec: NetworkSpec) -> tuple[State, State]:
     """Return a student's weights under timm's names, and those that only distillation uses under their own."""
-    aside = {name: tensor for name, tensor in state.items() if name.startswith(DISTILLATION)}
+    aside = {name: tensor for name, tensor in state.items() if name.startswith(PROJECTION_HEAD)}
     kept = {name: tensor for name, tensor in state.items() if name not in aside}
     if isinstance(spec, StudentSpec):
         found = {clip_name(name): tensor for name, tensor in kept.items()}
@@ -89,7 +85,7 @@ def to_timm(state: State, spec: NetworkSpec) -> tuple[State, State]:
 
 def whole(form: TimmForm, classes: int) -> nn.Module:
     """Return timm's model with fresh weights, its classifier included."""
-    import timm
+    from clipkd.core.timm import timm
 
     return timm.create_model(form.architecture, num_classes=classes, **form.arguments)
 

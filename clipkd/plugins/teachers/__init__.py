@@ -59,7 +59,6 @@ __all__ = [
     "LOCK",
     "NESTED_PROCESSOR",
     "NO_TEACHER",
-    "OUTPUTS",
     "OWN",
     "PROCESSOR",
     "RUN",

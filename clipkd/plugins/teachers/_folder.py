@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from hashlib import sha256
 from os.path import expanduser
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from clipkd.core import shards
 from clipkd.core.errors import InputError
+from clipkd.core.files import read_json, sha256_once
 from clipkd.core.fingerprint import Identity
 from clipkd.core.shards import INDEX
 from clipkd.plugins.teachers._names import is_folder
@@ -59,10 +59,9 @@ def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
         has_vectors = any(path.suffix in {".npy", ".parquet"} for path in folder.iterdir())
         hint = f"; embeddings alone are named embeddings:{folder}" if has_vectors else ""
         raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}{hint}")
-    stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in ((folder / name).stat() for name in files))
-    digests = hashed(folder.resolve(), files, stamps)
+    digests = {name: sha256_once(folder / name) for name in files}
     weights = [digest for name, digest in digests.items() if name.endswith(".safetensors")]
-    size = sum(stamp[0] for name, stamp in zip(files, stamps, strict=True) if name.endswith(".safetensors"))
+    size = sum((folder / name).stat().st_size for name in files if name.endswith(".safetensors"))
     mark = weights[0] if len(weights) == 1 else sha256("".join(weights).encode()).hexdigest()
     name = f"{slug(folder.resolve().name)}-{mark[:8]}"
     spec = FolderTeacher(name, folder.name, folder=str(folder), digests=digests, output=default, weights_bytes=size)
@@ -71,8 +70,6 @@ def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
 
 def holds_timm(folder: Path) -> bool:
     """Return whether a folder's checkpoint is one of timm, by its config.json."""
-    from clipkd.core.files import read_json
-
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else None
     refuse_nameless(config, str(path))
@@ -100,8 +97,6 @@ def processor_in(folder: Path) -> str:
     if nested is None:
         return PROCESSOR
     if (folder / PROCESSOR).is_file():
-        from clipkd.core.files import read_json
-
         other = read_json(folder / PROCESSOR)
         differ = sorted(key for key in nested.keys() & other.keys() if nested[key] != other[key])
         if differ:
@@ -115,16 +110,6 @@ def processor_in(folder: Path) -> str:
 
 def nested_processor(path: Path) -> dict[str, Any] | None:
     """Return the image processor's settings in a processor_config.json; None where it has none."""
-    from clipkd.core.files import read_json
-
     values = read_json(path) if path.is_file() else None
     nested = values.get("image_processor") if isinstance(values, dict) else None
     return nested if isinstance(nested, dict) else None
-
-
-@cache
-def hashed(folder: Path, files: tuple[str, ...], stamps: tuple) -> dict[str, str]:
-    """Return the sha256 of each of a checkpoint's files, computed once per process while `stamps` stay the same."""
-    from clipkd.core.files import sha256
-
-    return {name: sha256(folder / name) for name in files}

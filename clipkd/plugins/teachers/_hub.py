@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json
 from clipkd.core.fingerprint import Identity
 from clipkd.core.hub import COMMIT, HUB_ID
 from clipkd.plugins.teachers._spec import Output, TeacherSpec, giving, slug
@@ -78,8 +79,6 @@ def pinned(spec: Any) -> TeacherSpec:
 @cache
 def lock(path: Path) -> dict[str, Any]:
     """Return the commits of `clipkd pin`, teacher -> {"revision", "weights_sha256"}; DataError where it is damaged."""
-    from clipkd.core.files import read_json
-
     entries = read_json(path) if path.exists() else {}
     if not isinstance(entries, dict):
         raise DataError(f"{path} is damaged: it holds no map of teachers; remove it and pin them again")

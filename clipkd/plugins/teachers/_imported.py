@@ -8,8 +8,8 @@ from os.path import expanduser
 from pathlib import Path
 
 from clipkd.core.errors import InputError
+from clipkd.core.files import sha256_once
 from clipkd.core.fingerprint import Identity, digest
-from clipkd.plugins.teachers._folder import hashed
 from clipkd.plugins.teachers._names import IMPORTED
 from clipkd.plugins.teachers._spec import Output, TeacherSpec, slug
 
@@ -61,7 +61,7 @@ def imported(where: str, output: Output | None) -> TeacherSpec | None:
     named = {f"{part}{file.suffix}": file for part, file in files.items()}
     texts = {f"{part}{NAMES_SUFFIX}": file.with_suffix(NAMES_SUFFIX) for part, file in files.items()}
     named |= {name: file for name, file in texts.items() if file.is_file()}
-    digests = {name: sha256_of(file) for name, file in named.items()}
+    digests = {name: sha256_once(file) for name, file in named.items()}
     stem = path.resolve().name if path.is_dir() else path.stem
     vectors = {part: str(file) for part, file in files.items()}
     name = f"{slug(stem)}-{digest(digests)[:8]}"
@@ -121,9 +121,3 @@ def of_file(path: Path) -> dict[str, Path]:
     if path.stem in {"test", "train-mirrored"}:
         raise InputError(f"teacher '{IMPORTED}{path}': name the folder, with the training images' vectors as train.*")
     return {"classes" if path.stem == "classes" else "train": path}
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's sha256, computed once per process while the file stays the same."""
-    stat = path.stat()
-    return hashed(path.parent.resolve(), (path.name,), ((stat.st_size, stat.st_mtime_ns),))[path.name]

@@ -8,9 +8,9 @@ from os.path import expanduser
 from pathlib import Path
 
 from clipkd.core.errors import InputError
+from clipkd.core.files import sha256_once
 from clipkd.core.fingerprint import Identity
 from clipkd.core.hub import HUB_ID
-from clipkd.plugins.teachers._folder import hashed
 from clipkd.plugins.teachers._names import LIBRARY
 from clipkd.plugins.teachers._spec import Output, TeacherSpec, giving, slug
 
@@ -67,13 +67,12 @@ def of_library(where: str, output: Output | None) -> TeacherSpec | None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"teacher '{where}': {file} is not a file of weights ({', '.join(SUFFIXES)})")
     try:
-        stat = path.stat()
+        path.stat()
     except OSError as error:
         raise InputError(f"teacher '{where}': {file}: {error.strerror or error}") from None
     if not path.is_file():
         raise InputError(f"teacher '{where}': {file} is not a file")
-    digest = hashed(path.resolve().parent, (path.resolve().name,), ((stat.st_size, stat.st_mtime_ns),))
-    sha256 = digest[path.resolve().name]
+    sha256 = sha256_once(path)
     spec = LibraryTeacher(
         name=f"{slug(f'{model}.{tag}')}-{sha256[:8]}",
         title=f"{model}.{tag}" if tag else model,

@@ -40,11 +40,10 @@ HEAD = re.compile(r"[?&]head=([^?&+]*)$")
 def parsed(name: str) -> tuple[str, str, str]:
     """Return NAME, WHERE and OUTPUT of `[NAME=]WHERE[:OUTPUT][?head=own]`, "" where one is left out."""
     name = HEAD.sub("", name)
-    if is_folder(name) or name.startswith((IMPORTED, TRAINED)):
+    if is_folder(name):
         return "", name, ""
-    if LIBRARY.match(name):
-        return "", *parsed_library(name)
-    alias, _, rest = name.partition("=") if "=" in name else ("", "", name)
+    is_whole = name.startswith((IMPORTED, TRAINED)) or LIBRARY.match(name)  # what is before its first = is no NAME
+    alias, rest = ("", name) if is_whole or "=" not in name else name.split("=", 1)
     if rest.startswith((IMPORTED, TRAINED)):
         return alias, rest, ""
     if LIBRARY.match(rest):

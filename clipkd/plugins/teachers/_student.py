@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import read_json, sha256_once
 from clipkd.core.fingerprint import Identity, digest
-from clipkd.plugins.teachers._folder import hashed
 from clipkd.plugins.teachers._names import RUN, is_folder
 from clipkd.plugins.teachers._spec import OWN, Output, TeacherSpec, slug
 
@@ -98,17 +98,16 @@ def in_grid(where: str) -> StudentTeacher:
 
 def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> StudentTeacher:
     """Return the student in a folder as a teacher."""
-    stat = weights.stat()
-    digests = hashed(weights.parent.resolve(), (weights.name,), ((stat.st_size, stat.st_mtime_ns),))
+    sha256 = sha256_once(weights)
     trained = description["trained"]
-    name = f"{slug(str(trained['student']))}-{slug(str(trained['train_type']))}-{digests[weights.name][:8]}"
+    name = f"{slug(str(trained['student']))}-{slug(str(trained['train_type']))}-{sha256[:8]}"
     return StudentTeacher(
         name=name,
         title=title_of(folder),
         output="pooled",
         head=head_of(trained["dataset"], not description["classes"]),
         folder=str(folder),
-        digests={"weights": digests[weights.name], "description": digest(essential(description))},
+        digests={"weights": sha256, "description": digest(essential(description))},
     )
 
 
@@ -131,7 +130,6 @@ def described(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         DataError: what is said of the student is damaged.
     """
     from clipkd.core.artifacts import MANIFEST, read_manifest
-    from clipkd.core.files import read_json
 
     if (folder / CONFIG).is_file():
         found = None
