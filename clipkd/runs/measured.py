@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from clipkd.core.fingerprint import digest
 from clipkd.core.typed_json import Model, Positive, Text
 from clipkd.runs.record import Device, Score
 
 FORMAT: Literal[1] = 1
+EVALUATIONS = "evaluations"
+"""The folder of evaluations, beside that of runs."""
 
 
 class Measurement(Model):
@@ -29,7 +32,7 @@ class Evaluation(Model):
     fingerprint: Text
     """Of the run, or of the export."""
     student: Text
-    """The digest of the files of the folder that was evaluated."""
+    """`student_digest` of the folder that was evaluated."""
     trained: dict[str, Any]
     """Dataset, recipe, teacher, train type and seed of its run."""
     dataset: Text
@@ -42,6 +45,11 @@ class Evaluation(Model):
     not_measured: dict[Text, Text]
     """Why, by the measure's name."""
 
-    def is_of_the_same(self, other: Evaluation) -> bool:
-        """Return whether both are of one student and the same images."""
-        return (self.student, self.dataset_content) == (other.student, other.dataset_content)
+    def is_of(self, student: str, dataset_content: str) -> bool:
+        """Return whether it is of this student and these images."""
+        return (self.student, self.dataset_content) == (student, dataset_content)
+
+
+def student_digest(manifest: dict[str, Any]) -> str:
+    """Return the digest of the files of a run or an export, by its manifest."""
+    return digest({name: entry["sha256"] for name, entry in manifest["files"].items()})

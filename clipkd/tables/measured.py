@@ -7,11 +7,11 @@ from pathlib import Path
 
 from clipkd.core.artifacts import read_manifest
 from clipkd.core.errors import DataError
-from clipkd.core.fingerprint import digest
 from clipkd.core.typed_json import read_model
 from clipkd.core.words import counted, verb
-from clipkd.runs.measured import Evaluation
+from clipkd.runs.measured import EVALUATIONS, Evaluation, student_digest
 from clipkd.spec.cells import Cell
+from clipkd.spec.layout import RUNS
 
 
 def read_all(asked: Sequence[str], runs: Path, finished: Iterable[Cell]) -> tuple[dict[Cell, Evaluation], list[str]]:
@@ -54,16 +54,15 @@ def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation
     path = file_of(cell, results)
     if not path.exists():
         return None
-    found, manifest = read_model(path, Evaluation), read_manifest(results / "runs" / cell.folder)
-    student = digest({name: entry["sha256"] for name, entry in manifest["files"].items()})
-    images = manifest["identity"]["dataset"]["content"]
+    found, manifest = read_model(path, Evaluation), read_manifest(results / RUNS.name / cell.folder)
+    is_current = found.is_of(student_digest(manifest), manifest["identity"]["dataset"]["content"])
     is_whole = set(asked) <= {*found.measures, *found.not_measured}
-    return found if (found.student, found.dataset_content) == (student, images) and is_whole else None
+    return found if is_current and is_whole else None
 
 
 def file_of(cell: Cell, results: Path) -> Path:
     """Return the file of a run's evaluation, where `clipkd evaluate` writes it."""
-    return results / "evaluations" / f"{cell.folder}.json"
+    return results / EVALUATIONS / f"{cell.folder}.json"
 
 
 def refuse_missing(missing: Sequence[str], asked: Sequence[str], runs: Path) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.errors import MOST_NAMED, DataError, InputError
 from clipkd.core.words import counted, verb
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.finished import FinishedRun, read_failure, read_run
@@ -28,9 +28,6 @@ from clipkd.tables.terms import BASELINE, MARK
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOST_WRONG = 20
-"""Most things that an error names one by one."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +205,9 @@ def together(wrong: list[DataError], runs: Path) -> DataError:
     said = list(dict.fromkeys(map(str, wrong)))
     if len(said) == 1:
         return wrong[0]
-    listed = [text.replace("\n", "\n  ") for text in said[:MOST_WRONG]]
-    if len(said) > MOST_WRONG:
-        listed.append(f"and {len(said) - MOST_WRONG} more")
+    listed = [text.replace("\n", "\n  ") for text in said[:MOST_NAMED]]
+    if len(said) > MOST_NAMED:
+        listed.append(f"and {len(said) - MOST_NAMED} more")
     return DataError("\n  ".join([f"{len(said)} problems in {runs}:", *listed]))
 
 

@@ -22,7 +22,7 @@ from clipkd.plugins.students import NetworkSpec, StudentSpec
 from clipkd.plugins.teachers import FolderTeacher, StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.runs.record import COST, Cost
 from clipkd.spec.cells import Cell
-from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.layout import RUNS, Embeddings, Layout
 
 SPEED = {"cuda": 2e12, "cpu": 1e10}
 """Assumed fp32 operations per second of one GPU or one CPU core: a small network, small batches."""
@@ -134,9 +134,9 @@ def to_ask(seconds: float) -> int:
 
 
 @cache
-def measured_epoch(kind: str, device: str, runs: Path = Path("results/runs")) -> float | None:
+def measured_epoch(kind: str, device: str) -> float | None:
     """Return the seconds of an epoch in a finished run that differs in its seed only; None without one."""
-    for path in (runs / kind).glob(f"seed*/{COST}"):
+    for path in (RUNS / kind).glob(f"seed*/{COST}"):
         try:
             cost = read_model(path, Cost)
         except DataError:

@@ -30,6 +30,7 @@ from clipkd.plugins import recipes
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import agree, as_settings, run_identity
+from clipkd.spec.layout import RUNS
 from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
 from clipkd.workflow import stamps
 
@@ -236,7 +237,7 @@ def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Pa
         raise InputError(f"--ckpt-save-name {name}: several students can't share a file; give a bare name")
     found = {}
     for cell in cells:
-        folder = options.log_folder or Path("results/runs") / cell.folder
+        folder = options.log_folder or RUNS / cell.folder
         if options.log_folder and len(cells) > 1:
             folder = options.log_folder / cell.folder
         found[cell.folder] = (folder, folder / name if is_bare and name else name)
