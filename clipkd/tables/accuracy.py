@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.selection import LEAST_TO_CHOOSE
-from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
+from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Table, plain, significant, spread
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, plain, significant, spread
 from clipkd.tables.terms import EPOCHS
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
         csv = [name for name in CSV if name != "labels" or results.has_few_labels]
         made.records += [{name: plain(getattr(row, name)) for name in csv} for row in rows_of(here)]
     made.rows = list(rows.values())
-    made.notes = notes(results, runs, epoch)
+    made.notes = notes(runs, epoch)
     return made
 
 
@@ -140,6 +140,25 @@ def head_entry(means: pd.DataFrame) -> Entry:
     return Entry(f"{share.iloc[0]:.2f}")
 
 
+def percent_fields(name: str, column: str, heading: Column, entry: Callable[[Any], Entry] | None = None) -> list[Field]:
+    """Return the fields of an accuracy over seeds, in percent.
+
+    Args:
+        name: what their names in the CSV begin with.
+        column: of a row of `over_seeds`.
+        heading: of the column that people read.
+        entry: what they read there; None: mean and deviation.
+    """
+
+    def shown(row: Any) -> Entry:
+        return Entry(spread(*summary_of(row, column), scale=SHARE), is_incomplete=row.n < row.n_asked)
+
+    return [
+        Field(f"{name}mean_percent", heading, entry or shown, lambda row: summary_of(row, column).mean * SHARE),
+        Field(f"{name}deviation_percent", value=lambda row: summary_of(row, column).deviation * SHARE),
+    ]
+
+
 def validation_notes(runs: pd.DataFrame) -> list[str]:
     """Return how many images choose the epoch of each dataset's runs, where a recipe lets them."""
     found = []
@@ -171,7 +190,7 @@ def chance_notes(runs: pd.DataFrame) -> list[str]:
     return found
 
 
-def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
+def notes(runs: pd.DataFrame, epoch: str) -> list[str]:
     """Return the lines that say how the numbers were obtained."""
     shortest, longest = runs.epochs.min(), runs.epochs.max()
     length = f"{shortest} epochs" if shortest == longest else f"{shortest} to {longest} epochs (see the CSV)"

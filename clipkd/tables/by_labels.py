@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables.accuracy import SHARE, train_types_of
-from clipkd.tables.comparisons import Comparison, comparisons, p_value, signed
-from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of
+from clipkd.tables.accuracy import SHARE, percent_fields, train_types_of
+from clipkd.tables.comparisons import Comparison, comparisons, p_value
+from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import by_student
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
-from clipkd.tables.teacher_matters import difference, interval, part
+from clipkd.tables.table import NOTHING, Column, Field, Table, count, filled, spread, words
+from clipkd.tables.teacher_matters import difference, interval, part, plus_or_minus
 from clipkd.tables.terms import BASELINE
 
 if TYPE_CHECKING:
@@ -80,32 +80,32 @@ def table(results: Results) -> Table:
         Field(
             "validation_labels",
             Column("of them validation"),
-            lambda row: whole(row.held_out),
+            lambda row: count(row.held_out),
             lambda row: int(row.held_out),
         ),
         Field(
             "training_labels_per_class",
             Column("trained on, per class"),
-            lambda row: whole(row.of_class, 1),
+            lambda row: count(row.of_class),
             lambda row: row.of_class,
         ),
         words("teacher", "Teacher", lambda row: NOTHING if row.teacher == NO_TEACHER else titles[row.teacher]),
         words("train_type", "Train type"),
-        Field("mean_percent", Column("Test top-1, %"), accuracy_of("top1"), lambda row: row.top1_mean * SHARE),
-        *(Field("deviation_percent", value=lambda row: row.top1_deviation * SHARE), Field("n"), Field("n_asked")),
+        *percent_fields("", "top1", Column("Test top-1, %")),
+        *map(Field, ("n", "n_asked")),
         Field(
             "difference_points",
             Column("to supervised, points"),
             shown(difference),
-            lambda row: part_of(compared(row), "mean"),
+            lambda row: part(compared(row), "mean"),
         ),
-        Field("low_points", Column("95 % CI"), shown(interval), lambda row: part_of(compared(row), "low")),
-        Field("high_points", value=lambda row: part_of(compared(row), "high")),
+        Field("low_points", Column("95 % CI"), shown(interval), lambda row: part(compared(row), "low")),
+        Field("high_points", value=lambda row: part(compared(row), "high")),
         Field(
             "shown_from_points",
             Column("shown from, points"),
-            lambda row: plus_or_minus(half(compared(row))),
-            lambda row: half(compared(row)),
+            lambda row: plus_or_minus(part(compared(row), "half")),
+            lambda row: part(compared(row), "half"),
         ),
         Field(
             "p_holm",
@@ -122,7 +122,7 @@ def table(results: Results) -> Table:
         Field(
             "probe_percent",
             Column("Teacher's head, %"),
-            accuracy_of(HEAD),
+            lambda row: spread(*summary_of(row, HEAD), scale=SHARE),
             lambda row: getattr(row, f"{HEAD}_mean") * SHARE,
         ),
         Field("probe_deviation_percent", value=lambda row: getattr(row, f"{HEAD}_deviation") * SHARE),
@@ -183,33 +183,3 @@ def saw_all_labels(spec: TeacherSpec, dataset: str, runs: dict[str, Cell]) -> bo
 
 def key_of(one: Comparison) -> tuple[str, ...]:
     return one.recipe, one.dataset, one.student, one.labels, one.teacher, one.method
-
-
-def accuracy_of(column: str) -> Any:
-    """Return what makes the entry of an accuracy over seeds."""
-
-    def entry(row: Any) -> Entry:
-        mean, deviation, n = (getattr(row, f"{column}_{part}") for part in ("mean", "deviation", "n"))
-        return Entry(spread(mean, deviation, n, scale=SHARE), is_incomplete=column == "top1" and row.n < row.n_asked)
-
-    return entry
-
-
-def part_of(one: Comparison | None, name: str) -> float | None:
-    return part(one, name) if one else None
-
-
-def half(one: Comparison | None) -> float | None:
-    """Return half of the width of a difference's interval; None where it has none."""
-    return one.difference.half if one and one.difference else None
-
-
-def plus_or_minus(value: float | None) -> str:
-    return NOTHING if value is None else f"± {signed(value)}"
-
-
-def whole(value: Any, digits: int = 0) -> str:
-    """Return a count in full."""
-    if is_missing(value):
-        return NOTHING
-    return f"{value:,.0f}" if value == round(value) else f"{value:,.{digits}f}"

@@ -15,7 +15,7 @@ from clipkd.tables import summary
 from clipkd.tables.arms import Arm, arms, difference, unlike
 from clipkd.tables.results import Results, teacher_title
 from clipkd.tables.summary import Difference
-from clipkd.tables.terms import BASELINE
+from clipkd.tables.terms import BASELINE, of_labels
 
 QUESTIONS = {
     "help": "does a teacher help",
@@ -153,8 +153,7 @@ def compare(grid: list[Arm]) -> tuple[list[Comparison], list[str]]:
             for question, method, against in pairs(list(mine)):
                 second = mine.get(against) or without.get(against)
                 if second is None:
-                    few = "" if labels == "all" else f", {labels} labels"
-                    what = f"{student} on {dataset}{few}, recipe {recipe}"
+                    what = f"{student} on {dataset}{of_labels(labels)}, recipe {recipe}"
                     line = f"No {against} runs of {what}: no comparison for {method}."
                     alone[line] = None
                 else:

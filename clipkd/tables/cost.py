@@ -15,9 +15,11 @@ from clipkd.tables.table import (
     Entry,
     Field,
     Table,
+    count,
     filled,
     is_missing,
     labels_field,
+    marked,
     significant,
     spread,
     words,
@@ -71,10 +73,6 @@ def table(results: Results) -> Table:
     return made
 
 
-def marked(row: Any, text: str) -> Entry:
-    return Entry(text, is_incomplete=row.is_incomplete)
-
-
 def over_seeds(name: str, title: str, group: str, unit: float = 1.0) -> Field:
     """Return the field of a mean over seeds; in the CSV in its own unit."""
     return Field(
@@ -100,13 +98,6 @@ def ratio(row: Any) -> Entry:
     rests_on = not is_missing(row.cached_is_incomplete)
     text = NOTHING if is_missing(row.live_to_cached) else f"{significant(row.live_to_cached)} ×"
     return Entry(text, is_incomplete=rests_on and bool(row.is_incomplete or row.cached_is_incomplete))
-
-
-def count(value: Any) -> str:
-    """Return a count in full; one decimal where it is the mean of counts that differ."""
-    if is_missing(value):
-        return NOTHING
-    return f"{value:,.{0 if value == int(value) else 1}f}"
 
 
 def seconds_text(row: Any) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from clipkd.core.words import counted
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import SHARE
-from clipkd.tables.grouping import AXES, nested_order, over_seeds, rows_of
+from clipkd.tables.grouping import AXES, nested_order, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, significant, spread, words
@@ -67,20 +66,12 @@ def fields_of(name: str) -> list[Field]:
     """Return the fields of a number over seeds."""
     title, group, scale = COLUMNS[name]
 
-    def part(part: str) -> Callable[[Any], Any]:
-        return lambda row: getattr(row, f"{name}_{part}")
-
     def entry(row: Any) -> Entry:
-        mean, deviation, n = (part(one)(row) for one in ("mean", "deviation", "n"))
-        digits = 2 if scale == SHARE or not n else len(significant(mean * scale).partition(".")[2])
-        return Entry(spread(mean, deviation, int(n), digits=digits, scale=scale), is_incomplete=0 < n < row.n_asked)
+        found = summary_of(row, name)
+        digits = 2 if scale == SHARE or not found.n else len(significant(found.mean * scale).partition(".")[2])
+        return Entry(spread(*found, digits=digits, scale=scale), is_incomplete=0 < found.n < row.n_asked)
 
-    return [
-        Field(f"{name}_mean", value=part("mean")),
-        Field(column=Column(title, group), entry=entry),
-        Field(f"{name}_deviation", value=part("deviation")),
-        Field(f"{name}_n", value=part("n")),
-    ]
+    return [Field(f"{name}_mean", Column(title, group), entry), Field(f"{name}_deviation"), Field(f"{name}_n")]
 
 
 def not_measured(results: Results) -> list[str]:

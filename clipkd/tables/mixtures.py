@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from clipkd.runs.finished import FinishedRun
 from clipkd.spec.cells import Cell
+from clipkd.tables.terms import of_labels
 
 NAMED = 5
 """Rows or artefacts that a note names."""
@@ -43,8 +44,7 @@ def ways_of_computing(runs: Runs) -> list[str]:
     if is_mixed:
         note += " Name a training.precision in the config in place of auto: runs in another one are then trained again."
     if mixed:
-        more = f"; and {len(mixed) - NAMED} more" if len(mixed) > NAMED else ""
-        note += f" The seeds of {len(mixed)} of {len(rows)} rows differ in this: {'; '.join(mixed[:NAMED])}{more}."
+        note += f" The seeds of {len(mixed)} of {len(rows)} rows differ in this: {some(mixed)}."
     return [note]
 
 
@@ -72,11 +72,13 @@ def contents_of_signals(runs: Runs) -> list[str]:
     ]
     if not mixed:
         return []
-    more = f"; and {len(mixed) - NAMED} more" if len(mixed) > NAMED else ""
-    return [
-        "NOT COMPARABLE to the last digit: runs learnt from several versions, with other bytes, of "
-        f"{'; '.join(mixed[:NAMED])}{more}."
-    ]
+    return [f"NOT COMPARABLE to the last digit: runs learnt from several versions, with other bytes, of {some(mixed)}."]
+
+
+def some(named: list[str]) -> str:
+    """Return the first of some rows or artefacts, and how many there are besides."""
+    more = f"; and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return "; ".join(named[:NAMED]) + more
 
 
 def precision_of(run: FinishedRun) -> str:
@@ -87,7 +89,7 @@ def precision_of(run: FinishedRun) -> str:
 def row_name(cell: Cell) -> str:
     """Return what a row is for, in words."""
     live = f", {cell.teacher_source} teacher" if cell.is_cost_run else ""
-    labels = f", {cell.labels if cell.has_labels else 'no'} labels" if cell.labels != "all" else ""
+    labels = of_labels(cell.labels if cell.has_labels else "no")
     place = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {cell.train_type}{live}{labels}"
     return f"{place}, recipe {cell.recipe_spec.name}"
 

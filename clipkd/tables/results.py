@@ -24,7 +24,7 @@ from clipkd.tables.measured import numbers, read_all, refuse_missing
 from clipkd.tables.mixtures import formats, mixtures
 from clipkd.tables.settings import labels, shown, with_choices
 from clipkd.tables.teacher_stats import TeacherStats
-from clipkd.tables.terms import BASELINE, MARK
+from clipkd.tables.terms import BASELINE, MARK, of_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,8 +242,8 @@ def teacher_names(cells: Iterable[Cell]) -> list[str]:
 def described(cell: Cell, failure: str | None = None) -> str:
     """Return a cell in words, and why it failed, where it did."""
     train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
-    few = f", {cell.labels if cell.has_labels else 'no'} labels" if cell.labels != "all" else ""
-    run = f"recipe {cell.recipe_spec.name}{few}, seed {cell.seed}"
+    labels = of_labels(cell.labels if cell.has_labels else "no")
+    run = f"recipe {cell.recipe_spec.name}{labels}, seed {cell.seed}"
     words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {train_type}, {run}"
     return f"{words} (FAILED: {failure})" if failure else words
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from clipkd.tables.drawings import Bar, Interval
-from clipkd.tables.terms import MARK
+from clipkd.tables.terms import mark
 
 NOTHING = "–"
 
@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def marked(self) -> str:
-        return f"{self.text} {MARK}" if self.is_incomplete else self.text
+        return mark(self.text, self.is_incomplete)
 
 
 @dataclass
@@ -95,6 +95,11 @@ def filled(fields: Sequence[Field], rows: Iterable[Any]) -> Table:
     return table
 
 
+def marked(row: Any, text: str) -> Entry:
+    """Return the entry of a row that may be incomplete."""
+    return Entry(text, is_incomplete=row.is_incomplete)
+
+
 def plain(value: Any) -> Any:
     """Return a value as the CSV writes it: None where there is none, a truth value as 0 or 1."""
     if is_missing(value):
@@ -118,6 +123,13 @@ def spread(mean: float, deviation: float, n: int, *, digits: int = 2, scale: flo
         return NOTHING
     shown = "" if math.isnan(deviation) else f" ± {deviation * scale:.{digits}f}"
     return f"{mean * scale:.{digits}f}{shown} ({n})"
+
+
+def count(value: Any) -> str:
+    """Return a count in full; one decimal where it is the mean of counts that differ."""
+    if is_missing(value):
+        return NOTHING
+    return f"{value:,.{0 if value == int(value) else 1}f}"
 
 
 def significant(value: Any, digits: int = 3) -> str:
