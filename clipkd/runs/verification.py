@@ -107,7 +107,7 @@ def misplaced(folder: Path, manifest: dict[str, Any]) -> str | None:
         return (
             f"{folder} holds {kind} with the fingerprint {made_of}, which is not in its name: it was moved or renamed"
         )
-    if kind == "run" and RUNS.parts in pairwise(place.parts):
+    if kind == "run" and (RUNS.parent.name, RUNS.name) in pairwise(place.parts):
         cell, named = manifest["identity"]["cell"], place.parts[-6:]
         axes = (recipes.name_in(cell["recipe"]), cell["dataset"], f"seed{cell['seed']}")
         if axes != (named[0], named[1], named[5]) or not named[4].startswith(cell["train_type"]):

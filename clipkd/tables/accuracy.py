@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.selection import LEAST_TO_CHOOSE
-from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of, summary_of
+from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, plain, significant, spread
+from clipkd.tables.table import NOTHING, Column, Entry, Table, plain, significant, spread
 from clipkd.tables.terms import EPOCHS
 
 if TYPE_CHECKING:
@@ -138,25 +138,6 @@ def head_entry(means: pd.DataFrame) -> Entry:
     if share.empty:
         return Entry(is_incomplete=bool(means.needs_head.any()))
     return Entry(f"{share.iloc[0]:.2f}")
-
-
-def percent_fields(name: str, column: str, heading: Column, entry: Callable[[Any], Entry] | None = None) -> list[Field]:
-    """Return the fields of an accuracy over seeds, in percent.
-
-    Args:
-        name: what their names in the CSV begin with.
-        column: of a row of `over_seeds`.
-        heading: of the column that people read.
-        entry: what they read there; None: mean and deviation.
-    """
-
-    def shown(row: Any) -> Entry:
-        return Entry(spread(*summary_of(row, column), scale=SHARE), is_incomplete=row.n < row.n_asked)
-
-    return [
-        Field(f"{name}mean_percent", heading, entry or shown, lambda row: summary_of(row, column).mean * SHARE),
-        Field(f"{name}deviation_percent", value=lambda row: summary_of(row, column).deviation * SHARE),
-    ]
 
 
 def validation_notes(runs: pd.DataFrame) -> list[str]:

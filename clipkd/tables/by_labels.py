@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.tables.accuracy import SHARE, percent_fields, train_types_of
+from clipkd.tables.accuracy import SHARE, train_types_of
 from clipkd.tables.comparisons import Comparison, comparisons, p_value
+from clipkd.tables.fields import percent_fields
 from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import by_student
@@ -61,7 +62,7 @@ def interval_of(mean: float, deviation: float, n: int) -> tuple[float, float] | 
 
 def table(results: Results) -> Table:
     """Return the table: a row per train type, teacher and number of labels."""
-    titles = teacher_titles(results.comparable.teacher.unique())
+    titles = teacher_titles(name for name in results.comparable.teacher.unique() if name != NO_TEACHER)
     found = {
         key_of(one): one for one in comparisons(results)[0] if one.against == BASELINE and one.question != "content"
     }
@@ -89,7 +90,7 @@ def table(results: Results) -> Table:
             lambda row: count(row.of_class),
             lambda row: row.of_class,
         ),
-        words("teacher", "Teacher", lambda row: NOTHING if row.teacher == NO_TEACHER else titles[row.teacher]),
+        words("teacher", "Teacher", lambda row: titles.get(row.teacher, NOTHING)),
         words("train_type", "Train type"),
         *percent_fields("", "top1", Column("Test top-1, %")),
         *map(Field, ("n", "n_asked")),

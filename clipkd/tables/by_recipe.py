@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -11,11 +11,12 @@ from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.settings import Config
 from clipkd.tables.arms import Arm, arms, difference, unlike
 from clipkd.tables.comparisons import UNLIKE, interval_of, p_value
+from clipkd.tables.fields import labels_field
 from clipkd.tables.grouping import AXES
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes, labels
 from clipkd.tables.summary import Difference, Summary, corrected, summarise, verdict
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, marked, spread, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, marked, spread, words
 from clipkd.tables.teacher_matters import EPOCHS, part, plus_or_minus
 from clipkd.tables.teacher_matters import difference as shown
 
@@ -82,13 +83,13 @@ def beside(grid: Iterable[Arm]) -> list[Beside]:
 def table(results: Results) -> Table:
     """Return the table: a row per place and recipe."""
     found = beside(arms(results))
-    titles = teacher_titles(results.comparable.teacher.unique())
+    titles = teacher_titles(name for name in results.comparable.teacher.unique() if name != NO_TEACHER)
     made = filled(
         [
             words("dataset", "Dataset", lambda row: dataset_title(row.arm.dataset, results.config), of("dataset")),
             words("student", "Student", of("student"), of("student")),
-            *[replace(one, entry=of("labels"), value=of("labels")) for one in labels_field(results.has_few_labels)],
-            words("teacher", "Teacher", lambda row: teacher_of(row.arm, titles), of("teacher")),
+            *[replace(one, entry=of("labels"), value=of("labels")) for one in labels_field(results)],
+            words("teacher", "Teacher", lambda row: titles.get(row.arm.teacher, NOTHING), of("teacher")),
             words("train_type", "Train type", of("train_type"), of("train_type")),
             words(
                 "recipe",
@@ -138,10 +139,6 @@ def of(name: str) -> Callable[[Beside], Any]:
 
 def over(row: Beside) -> Summary:
     return summarise(row.arm.points.values())
-
-
-def teacher_of(arm: Arm, titles: Mapping[str, str]) -> str:
-    return NOTHING if arm.teacher == NO_TEACHER else titles[arm.teacher]
 
 
 def accuracy(row: Beside) -> Entry:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from clipkd.tables.costs import MEGABYTE, costs
+from clipkd.tables.fields import place_fields
 from clipkd.tables.grouping import rows_of
-from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.results import Results, teacher_titles
 from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import (
     NOTHING,
@@ -18,7 +19,6 @@ from clipkd.tables.table import (
     count,
     filled,
     is_missing,
-    labels_field,
     marked,
     significant,
     spread,
@@ -31,10 +31,7 @@ def table(results: Results) -> Table:
     rows = costs(results)
     titles = teacher_titles(rows.teacher.unique())
     fields = [
-        words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-        words("student", "Student"),
-        *labels_field(results.has_few_labels),
-        words("teacher", "Teacher", lambda row: titles[row.teacher]),
+        *place_fields(results, titles),
         words("train_type", "Train type"),
         words("recipe", "Recipe"),
         words("teacher_source", "Teacher source"),

@@ -7,10 +7,11 @@ from typing import Any
 from clipkd.core.words import counted
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import SHARE
+from clipkd.tables.fields import place_fields
 from clipkd.tables.grouping import AXES, nested_order, over_seeds, rows_of, summary_of
-from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.results import Results, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, significant, spread, words
+from clipkd.tables.table import Column, Entry, Field, Table, filled, significant, spread, words
 
 COLUMNS: dict[str, tuple[str, str, float]] = {
     "calibration_ece": ("ECE, %", "Calibration", SHARE),
@@ -38,14 +39,11 @@ def table(results: Results) -> Table:
     runs = runs[runs.epoch != "last"]  # the student that is saved is that of the selected epoch
     shown = [name for name in COLUMNS if name in runs and runs[name].notna().any()]
     rows = nested_order(over_seeds(runs, AXES, *shown), "dataset", "student", "recipe", "labels")
-    titles = teacher_titles(runs.teacher.unique())
+    titles = teacher_titles(name for name in runs.teacher.unique() if name != NO_TEACHER)
     made = filled(
         [
             words("recipe", "Recipe"),
-            words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-            words("student", "Student"),
-            *labels_field(results.has_few_labels),
-            words("teacher", "Teacher", lambda row: NOTHING if row.teacher == NO_TEACHER else titles[row.teacher]),
+            *place_fields(results, titles),
             words("train_type", "Train type"),
             *map(Field, ("n", "n_asked")),
             *(field for name in shown for field in fields_of(name)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from clipkd.tables.accuracy import SHARE, percent_fields, teachers_of
+from clipkd.tables.accuracy import SHARE, teachers_of
+from clipkd.tables.fields import percent_fields, place_fields
 from clipkd.tables.grouping import AXES, over_seeds, rows_of
-from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.results import Results, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Field, Table, filled, is_missing, labels_field, words
+from clipkd.tables.table import NOTHING, Column, Field, Table, filled, is_missing, words
 
 
 def table(results: Results) -> Table:
@@ -19,10 +20,7 @@ def table(results: Results) -> Table:
     titles = teacher_titles(teachers_of(runs))
     fields = [
         words("recipe", "Recipe"),
-        words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-        words("student", "Student"),
-        *labels_field(results.has_few_labels),
-        words("teacher", "Teacher", lambda row: titles[row.teacher]),
+        *place_fields(results, titles),
         words("train_type", "Train type"),
         *map(Field, ("epoch", "n", "n_asked")),
         *percent_fields("classifier_", "top1", Column("classifier, %", "Student")),

@@ -10,11 +10,12 @@ import pandas as pd
 from clipkd.plugins import recipes
 from clipkd.spec.own_recipes import merged
 from clipkd.spec.settings import Config
-from clipkd.tables.accuracy import SHARE, percent_fields, validation_notes
+from clipkd.tables.accuracy import SHARE, validation_notes
+from clipkd.tables.fields import labels_field, percent_fields
 from clipkd.tables.grouping import groups, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_title
 from clipkd.tables.settings import PLACE, best, chosen_by_validation, sweeps_of
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, spread, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, spread, words
 
 
 def table(results: Results) -> Table:
@@ -30,7 +31,7 @@ def table(results: Results) -> Table:
             words("student", "Student"),
             words("teacher", "Teacher", lambda row: teacher_title(row.teacher)),
             words("train_type", "Train type"),
-            *labels_field(results.has_few_labels),
+            *labels_field(results),
             Field("teacher_source"),
             words("setting", "Setting", lambda row: Entry(row.setting, row.is_chosen)),
             *map(Field, ("recipe", "epoch", "epochs", "n", "n_asked", "settings_tried")),

@@ -80,11 +80,6 @@ def words(
     return Field(name, Column(title, is_number=False), entry, value)
 
 
-def labels_field(is_shown: bool) -> list[Field]:
-    """Return the field of the number of labels that runs see, where there are runs that do not see all."""
-    return [words("labels", "Labels")] if is_shown else []
-
-
 def filled(fields: Sequence[Field], rows: Iterable[Any]) -> Table:
     """Return a table of some rows, without its title."""
     table = Table("", "", [field.column for field in fields if field.column])

@@ -6,9 +6,10 @@ from typing import Any
 
 from clipkd.tables.accuracy import chance_notes
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, interval_of, p_value, signed
-from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
+from clipkd.tables.fields import place_fields
+from clipkd.tables.results import Results, teacher_names, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, marked, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, marked, words
 
 EPOCHS = {"selected": "the validation-selected epoch", "last": "the last epoch"}
 
@@ -20,10 +21,7 @@ def table(results: Results) -> Table:
     made = filled(
         [
             words("recipe", "Recipe"),
-            words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-            words("student", "Student"),
-            *labels_field(results.has_few_labels),
-            words("teacher", "Teacher", lambda row: titles[row.teacher]),
+            *place_fields(results, titles),
             words("method", "Method"),
             words("against", "Against", lambda row: f"{row.against} {UNLIKE}" if row.unlike else row.against),
             Field("unlike"),
