@@ -67,11 +67,11 @@ def table(results: Results) -> Table:
         key_of(one): one for one in comparisons(results)[0] if one.against == BASELINE and one.question != "content"
     }
 
-    def compared(row: Any) -> Comparison | None:
-        return found.get(tuple(getattr(row, axis) for axis in AXES))
+    rows = in_order(by_labels(results))
+    rows["compared"] = [found.get(place) for place in rows[AXES].itertuples(index=False, name=None)]
 
     def shown(text: Any) -> Any:
-        return lambda row: text(one) if (one := compared(row)) else NOTHING
+        return lambda row: text(row.compared) if row.compared else NOTHING
 
     fields = [
         words("recipe", "Recipe"),
@@ -98,27 +98,27 @@ def table(results: Results) -> Table:
             "difference_points",
             Column("to supervised, points"),
             shown(difference),
-            lambda row: part(compared(row), "mean"),
+            lambda row: part(row.compared, "mean"),
         ),
-        Field("low_points", Column("95 % CI"), shown(interval), lambda row: part(compared(row), "low")),
-        Field("high_points", value=lambda row: part(compared(row), "high")),
+        Field("low_points", Column("95 % CI"), shown(interval), lambda row: part(row.compared, "low")),
+        Field("high_points", value=lambda row: part(row.compared, "high")),
         Field(
             "shown_from_points",
             Column("shown from, points"),
-            lambda row: plus_or_minus(part(compared(row), "half")),
-            lambda row: part(compared(row), "half"),
+            lambda row: plus_or_minus(part(row.compared, "half")),
+            lambda row: part(row.compared, "half"),
         ),
         Field(
             "p_holm",
             Column("p, Holm"),
             shown(lambda one: p_value(one.corrected)),
-            lambda row: one.corrected if (one := compared(row)) else None,
+            lambda row: getattr(row.compared, "corrected", None),
         ),
         words(
             "verdict",
             "Verdict",
             shown(lambda one: one.verdict),
-            lambda row: one.verdict if (one := compared(row)) else None,
+            lambda row: getattr(row.compared, "verdict", None),
         ),
         Field(
             "probe_percent",
@@ -128,7 +128,6 @@ def table(results: Results) -> Table:
         ),
         Field("probe_deviation_percent", value=lambda row: getattr(row, f"{HEAD}_deviation") * SHARE),
     ]
-    rows = in_order(by_labels(results))
     made = filled(fields, rows_of(rows))
     heads = sorted(rows["head"].dropna().unique())
     made.notes = [
