@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.accuracy import SHARE, train_types_of
-from clipkd.tables.comparisons import Comparison, comparisons, p_value
+from clipkd.tables.comparisons import comparisons, p_value, row_of
 from clipkd.tables.fields import percent_fields
 from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
@@ -64,7 +64,7 @@ def table(results: Results) -> Table:
     """Return the table: a row per train type, teacher and number of labels."""
     titles = teacher_titles(name for name in results.comparable.teacher.unique() if name != NO_TEACHER)
     found = {
-        key_of(one): one for one in comparisons(results)[0] if one.against == BASELINE and one.question != "content"
+        row_of(one): one for one in comparisons(results)[0] if one.against == BASELINE and one.question != "content"
     }
 
     rows = in_order(by_labels(results))
@@ -179,7 +179,3 @@ def saw_all_labels(spec: TeacherSpec, dataset: str, runs: dict[str, Cell]) -> bo
         return spec.brings_head(dataset) and not spec.few_labels
     above = cell.teacher_spec.members if cell.teacher_spec else ()
     return (cell.dataset == dataset and not cell.few_labels) or any(saw_all_labels(one, dataset, runs) for one in above)
-
-
-def key_of(one: Comparison) -> tuple[str, ...]:
-    return one.recipe, one.dataset, one.student, one.labels, one.teacher, one.method

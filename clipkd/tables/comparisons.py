@@ -239,8 +239,8 @@ def corrected(found: list[Comparison]) -> list[Comparison]:
 def untested(found: list[Comparison]) -> list[str]:
     """Return a line that names each method and teacher whose controls the grid lacks; none where it has them."""
     helping = [one for one in found if one.question == "help" and methods.deciding(one.method, one.is_partly_labelled)]
-    tested = {(*place_of(one), one.method) for one in found if one.question == "content"}
-    lacking = [one for one in helping if (*place_of(one), one.method) not in tested]
+    tested = {row_of(one) for one in found if one.question == "content"}
+    lacking = [one for one in helping if row_of(one) not in tested]
     if not lacking:
         return []
     tested_with = {(one.method, one.teacher) for one in found if one.question == "content"}
@@ -265,5 +265,6 @@ def beside(found: list[Comparison]) -> list[Comparison]:
     return [one for one in controls if one.against not in methods.deciding(one.method, one.is_partly_labelled)]
 
 
-def place_of(one: Comparison) -> tuple[str, str, str, str, str]:
-    return one.recipe, one.dataset, one.student, one.labels, one.teacher
+def row_of(one: Comparison) -> tuple[str, ...]:
+    """Return the axes of the row of an accuracy table whose runs are compared with others."""
+    return one.recipe, one.dataset, one.student, one.labels, one.teacher, one.method

@@ -23,6 +23,17 @@ def axes_of(cell: Cell) -> tuple[str, ...]:
     return cell.recipe_spec.name, *(str(getattr(cell, axis)) for axis in AXES if axis != "recipe")
 
 
+def place_of(cell: Cell) -> str:
+    """Return in words what a cell's run is of, but for labels, recipe and seed."""
+    live = f", {cell.teacher_source} teacher" if cell.is_cost_run else ""
+    return f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {cell.train_type}{live}"
+
+
+def labels_of(cell: Cell) -> str:
+    """Return how many labels a cell's run sees, where these are few or none, to follow its name."""
+    return of_labels(cell.labels if cell.has_labels else "no")
+
+
 def rows_of(frame: pd.DataFrame) -> list[Any]:
     """Return the rows of a frame, an attribute for each column."""
     return list(frame.itertuples(index=False))

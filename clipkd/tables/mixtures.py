@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from clipkd.runs.finished import FinishedRun
 from clipkd.spec.cells import Cell
-from clipkd.tables.terms import of_labels
+from clipkd.tables.grouping import labels_of, place_of
 
 NAMED = 5
 """Rows or artefacts that a note names."""
@@ -38,7 +38,11 @@ def ways_of_computing(runs: Runs) -> list[str]:
     rows: dict[Cell, list[str]] = {}
     for cell, way in made.items():
         rows.setdefault(replace(cell, seed=0), []).append(way)
-    mixed = [f"{row_name(cell)} ({counted(ways)})" for cell, ways in rows.items() if len(set(ways)) > 1]
+    mixed = [
+        f"{place_of(cell)}{labels_of(cell)}, recipe {cell.recipe_spec.name} ({counted(ways)})"
+        for cell, ways in rows.items()
+        if len(set(ways)) > 1
+    ]
     exact = "" if is_mixed else " to the last digit"
     note = f"NOT COMPARABLE{exact}: these runs were made with {counted(list(made.values()))}."
     if is_mixed:
@@ -84,14 +88,6 @@ def some(named: list[str]) -> str:
 def precision_of(run: FinishedRun) -> str:
     """Return the precision that a student was trained in."""
     return str(run.identity.get("training", {}).get("precision"))
-
-
-def row_name(cell: Cell) -> str:
-    """Return what a row is for, in words."""
-    live = f", {cell.teacher_source} teacher" if cell.is_cost_run else ""
-    labels = of_labels(cell.labels if cell.has_labels else "no")
-    place = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {cell.train_type}{live}{labels}"
-    return f"{place}, recipe {cell.recipe_spec.name}"
 
 
 def counted(words: list[str]) -> str:

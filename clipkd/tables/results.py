@@ -20,11 +20,12 @@ from clipkd.spec.config import resolved
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.consistency import inconsistencies
+from clipkd.tables.grouping import labels_of, place_of
 from clipkd.tables.measured import numbers, read_all, refuse_missing
 from clipkd.tables.mixtures import formats, mixtures
 from clipkd.tables.settings import labels, shown, with_choices
 from clipkd.tables.teacher_stats import TeacherStats
-from clipkd.tables.terms import BASELINE, MARK, of_labels
+from clipkd.tables.terms import BASELINE, MARK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,10 +242,7 @@ def teacher_names(cells: Iterable[Cell]) -> list[str]:
 
 def described(cell: Cell, failure: str | None = None) -> str:
     """Return a cell in words, and why it failed, where it did."""
-    train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
-    labels = of_labels(cell.labels if cell.has_labels else "no")
-    run = f"recipe {cell.recipe_spec.name}{labels}, seed {cell.seed}"
-    words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {train_type}, {run}"
+    words = f"{place_of(cell)}, recipe {cell.recipe_spec.name}{labels_of(cell)}, seed {cell.seed}"
     return f"{words} (FAILED: {failure})" if failure else words
 
 
