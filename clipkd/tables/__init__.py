@@ -118,8 +118,8 @@ def write_tables(
     Raises:
         DataError: a run is missing or damaged; the message names it.
     """
-    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    return save_tables(found, made(found), Path(output), summary)
+    found = Results.collect(config, results / "runs", data, partial)
+    return save_tables(found, made(found), output, summary)
 
 
 def save_tables(found: Results, tables: Sequence[Table], output: Path, summary: Path | None = None) -> list[Path]:

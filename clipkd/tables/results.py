@@ -83,7 +83,7 @@ class Results:
                     finished[cell] = read_run(cell, folder)
                 except DataError as error:
                     wrong.append(error)
-        layout = Layout.of(config, Path(data))
+        layout = Layout.of(config, data)
         stats = TeacherStats(layout)
         wrong += inconsistencies(config, finished, layout, stats)
         if wrong:
