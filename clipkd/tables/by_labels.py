@@ -68,7 +68,8 @@ def table(results: Results) -> Table:
     }
 
     rows = in_order(by_labels(results))
-    rows["compared"] = [found.get(place) for place in rows[AXES].itertuples(index=False, name=None)]
+    compared: list[Any] = [found.get(place) for place in rows[AXES].itertuples(index=False, name=None)]
+    rows["compared"] = compared
 
     def shown(text: Any) -> Any:
         return lambda row: text(row.compared) if row.compared else NOTHING
