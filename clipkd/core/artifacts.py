@@ -171,7 +171,7 @@ class Artifact:
     @property
     def content(self) -> str:
         """The sha256 that stands for the bytes of all files."""
-        return digest({name: entry["sha256"] for name, entry in self.manifest["files"].items()})
+        return content_of(self.manifest)
 
     def changed(self) -> Path | None:
         """Return a file that has other bytes than when it was checked; None: there is none.
@@ -211,6 +211,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if name.startswith("/") or ".." in name.split("/"):
             raise DataError(f"{path} lists '{name}', a file outside of its folder; delete {folder} to regenerate it")
     return manifest
+
+
+def content_of(manifest: dict[str, Any]) -> str:
+    """Return the sha256 that stands for the bytes of all files of a manifest."""
+    return digest({name: entry["sha256"] for name, entry in manifest["files"].items()})
 
 
 def open_artifact(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from clipkd.core.artifacts import content_of
 from clipkd.core.device import describe
 from clipkd.core.errors import DataError
 from clipkd.core.files import json_text, write_text
@@ -17,7 +18,7 @@ from clipkd.core.typed_json import read_model
 from clipkd.core.version import __version__
 from clipkd.export.measures import Measure, Measured, NotMeasured
 from clipkd.export.subject import Subject
-from clipkd.runs.measured import EVALUATIONS, FORMAT, Evaluation, Measurement, student_digest
+from clipkd.runs.measured import EVALUATIONS, FORMAT, Evaluation, Measurement
 from clipkd.runs.record import Device, Score
 from clipkd.spec.layout import RUNS
 
@@ -43,7 +44,7 @@ def evaluate(subject: Subject, score: Score | None, measures: Sequence[Measure])
     return Evaluation(
         format=FORMAT,
         fingerprint=manifest["fingerprint"],
-        student=student_digest(manifest),
+        student=content_of(manifest),
         trained=subject.model.trained,
         dataset=subject.dataset.spec.name,
         dataset_content=subject.dataset.content,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from clipkd.core.fingerprint import digest
 from clipkd.core.typed_json import Model, Positive, Text
 from clipkd.runs.record import Device, Score
 
@@ -32,7 +31,7 @@ class Evaluation(Model):
     fingerprint: Text
     """Of the run, or of the export."""
     student: Text
-    """`student_digest` of the folder that was evaluated."""
+    """The digest of the files of the folder that was evaluated."""
     trained: dict[str, Any]
     """Dataset, recipe, teacher, train type and seed of its run."""
     dataset: Text
@@ -48,8 +47,3 @@ class Evaluation(Model):
     def is_of(self, student: str, dataset_content: str) -> bool:
         """Return whether it is of this student and these images."""
         return (self.student, self.dataset_content) == (student, dataset_content)
-
-
-def student_digest(manifest: dict[str, Any]) -> str:
-    """Return the digest of the files of a run or an export, by its manifest."""
-    return digest({name: entry["sha256"] for name, entry in manifest["files"].items()})

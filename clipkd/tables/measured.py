@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clipkd.core.artifacts import read_manifest
+from clipkd.core.artifacts import content_of, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.typed_json import read_model
 from clipkd.core.words import counted, verb
-from clipkd.runs.measured import EVALUATIONS, Evaluation, student_digest
+from clipkd.runs.measured import EVALUATIONS, Evaluation
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import RUNS
 
@@ -55,9 +55,10 @@ def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation
     if not path.exists():
         return None
     found, manifest = read_model(path, Evaluation), read_manifest(results / RUNS.name / cell.folder)
-    is_current = found.is_of(student_digest(manifest), manifest["identity"]["dataset"]["content"])
+    student = content_of(manifest)
+    images = manifest["identity"]["dataset"]["content"]
     is_whole = set(asked) <= {*found.measures, *found.not_measured}
-    return found if is_current and is_whole else None
+    return found if found.is_of(student, images) and is_whole else None
 
 
 def file_of(cell: Cell, results: Path) -> Path:
