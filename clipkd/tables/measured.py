@@ -11,7 +11,6 @@ from clipkd.core.typed_json import read_model
 from clipkd.core.words import counted, verb
 from clipkd.runs.measured import EVALUATIONS, Evaluation
 from clipkd.spec.cells import Cell
-from clipkd.spec.layout import RUNS
 
 
 def read_all(asked: Sequence[str], runs: Path, finished: Iterable[Cell]) -> tuple[dict[Cell, Evaluation], list[str]]:
@@ -54,7 +53,7 @@ def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation
     path = file_of(cell, results)
     if not path.exists():
         return None
-    found, manifest = read_model(path, Evaluation), read_manifest(results / RUNS.name / cell.folder)
+    found, manifest = read_model(path, Evaluation), read_manifest(results / "runs" / cell.folder)
     student = content_of(manifest)
     images = manifest["identity"]["dataset"]["content"]
     is_whole = set(asked) <= {*found.measures, *found.not_measured}
