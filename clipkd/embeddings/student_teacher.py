@@ -22,9 +22,7 @@ from clipkd.data.preprocessing import Preprocessing
 from clipkd.embeddings.encoder import Encoder, check_output, on_device
 from clipkd.embeddings.processor import Processor
 from clipkd.embeddings.weights import check_weights
-from clipkd.plugins import students
-from clipkd.plugins.students._saved import State, student_from
-from clipkd.plugins.students._timm_names import from_timm
+from clipkd.plugins.students._described import described_student
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec
 from clipkd.plugins.teachers._student import CONFIG, KIND, STUDENT, WEIGHTS, described, essential
 from clipkd.spec.identities import as_settings
@@ -102,18 +100,10 @@ def refuse_retrained(teacher: StudentTeacher, folder: Path) -> None:
 def network(path: Path, description: dict[str, Any]) -> torch.nn.Module:
     """Return the student that a file of weights holds; DataError where it does not fit what is said of it."""
     try:
-        state: State = load_file(path)
+        state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is damaged, or not a safetensors file: {error}") from None
-    spec, names = students.rebuilt(description["student"]), description.get("names", "clipkd")
-    if names not in {"clipkd", "timm"}:
-        raise DataError(f"{path} was exported by an older version of clipkd; export the run again")
-    try:
-        # What only a student's own training uses, its projections, is left out.
-        state = from_timm(state, {}, spec) if names == "timm" else state
-    except KeyError as error:
-        raise DataError(f"{path} does not fit student '{spec.name}': missing: {error.args[0]}") from None
-    student = student_from(state, spec, path)
+    student = described_student(description, state, path)  # without what only its own training uses, its projections
     if student.classifier.out_features != len(description["classes"]):
         raise DataError(f"{path} tells {student.classifier.out_features} classes apart, but names "
                         f"{len(description['classes'])}")  # fmt: skip

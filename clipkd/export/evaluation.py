@@ -18,10 +18,9 @@ from clipkd.core.typed_json import read_model
 from clipkd.core.version import __version__
 from clipkd.export.measures import Measure, Measured, NotMeasured
 from clipkd.export.subject import Subject
-from clipkd.runs.measured import FORMAT, Evaluation, Measurement
+from clipkd.runs.measured import EVALUATIONS, FORMAT, Evaluation, Measurement
 from clipkd.runs.record import Device, Score
-
-RUNS, EVALUATIONS = "runs", "evaluations"
+from clipkd.spec.layout import RUNS
 
 
 def evaluate(subject: Subject, score: Score | None, measures: Sequence[Measure]) -> Evaluation:
@@ -76,7 +75,7 @@ def default_file(folder: Path, trained_on: str, dataset: str) -> Path:
     """
     folder = Path(os.path.abspath(folder))  # by the path as it is given: results/runs may be a link
     suffix = "" if dataset == trained_on else f"-on-{dataset}"
-    above = next((one for one in folder.parents if one.name == RUNS), None)
+    above = next((one for one in folder.parents if one.name == RUNS.name), None)
     if above is None:
         return folder.with_name(f"{folder.name}{suffix}.evaluation.json")
     place = above.with_name(EVALUATIONS) / folder.relative_to(above)
@@ -95,7 +94,7 @@ def save(evaluation: Evaluation, path: Path) -> None:
     """Write an evaluation; what the file holds of other measures of the same student and images stays in it."""
     if path.exists():
         before = read(path)
-        if before.is_of_the_same(evaluation):
+        if before.is_of(evaluation.student, evaluation.dataset_content):
             known = {**before.measures, **evaluation.measures}
             reasons = {**before.not_measured, **evaluation.not_measured}
             reasons = {name: why for name, why in reasons.items() if name not in evaluation.measures}

@@ -20,18 +20,15 @@ from clipkd.core.files import read_json
 from clipkd.data.image_files import read_images
 from clipkd.data.preprocessing import Picture, Preprocessing
 from clipkd.export.files import CONFIG, DISTILLATION, EXPORT, WEIGHTS
-from clipkd.plugins import students
+from clipkd.plugins.students._described import described_student
 from clipkd.plugins.students._heads import Outputs
-from clipkd.plugins.students._timm_names import from_timm
 from clipkd.runs.correct import CORRECT
-from clipkd.runs.folder import load_student
-from clipkd.runs.load_student import student_from
+from clipkd.runs.folder import CHECKPOINTS, load_student
 from clipkd.runs.record import KIND as RUN
 from clipkd.spec.class_names import ClassNames
 
 BATCH_SIZE = 64
 TOP = 5
-CHECKPOINTS = {".safetensors", ".pt", ".pth"}
 
 
 class Prediction(NamedTuple):
@@ -218,16 +215,9 @@ def open_export(folder: Path, manifest: dict[str, Any]) -> StoredStudent:
 
 def build(stored: StoredStudent, device: torch.device) -> Model:
     """Build the student and load its weights."""
-    description = stored.description
-    spec = students.rebuilt(description["student"])
-    state = load_student(stored.weights)
-    names = description.get("names", "clipkd")
-    if names not in {"clipkd", "timm"}:
-        raise DataError(f"{stored.weights} was exported by an older version of clipkd; export the run again")
-    if names == "timm":
-        aside = stored.weights.with_name(DISTILLATION)
-        state = from_timm(state, load_student(aside) if aside.is_file() else {}, spec)
-    student = student_from(state, spec, stored.weights).to(device).eval()
+    description, beside = stored.description, stored.weights.with_name(DISTILLATION)
+    aside = load_student(beside) if beside.is_file() else None
+    student = described_student(description, load_student(stored.weights), stored.weights, aside).to(device).eval()
     steps = Preprocessing.from_facts(description["preprocessing"])
     class_names = description.get("class_names")
     manifest, trained = stored.artifact.manifest, description["trained"]

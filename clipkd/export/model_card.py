@@ -22,12 +22,11 @@ from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.selection import LEAST_TO_CHOOSE
 from clipkd.tables.formats import MARKDOWN
 from clipkd.tables.results import teacher_title
-from clipkd.tables.summary import summarise
+from clipkd.tables.summary import FEW_SEEDS, summarise
 from clipkd.tables.table import spread
 
 MOST_CLASSES = 30
 """Class names in the card; config.json has them all."""
-FEW_SEEDS = 5
 LIBRARIES = {"hf": "timm", "onnx": "onnx"}
 """Format -> the library that the hub shows for it."""
 

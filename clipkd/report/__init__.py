@@ -53,11 +53,11 @@ def write_report(
     """
     from clipkd.report.figures.write import draw_figures
 
-    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
+    found = Results.collect(config, results / "runs", data, partial)
     ready = made(found)
-    files = [] if tables is None else save_tables(found, ready, Path(tables), summary)
-    draw_figures(found, Path(drawn))
-    write_text(output, page(found, ready, pictures(found, Path(drawn))))
+    files = [] if tables is None else save_tables(found, ready, tables, summary)
+    draw_figures(found, drawn)
+    write_text(output, page(found, ready, pictures(found, drawn)))
     return files
 
 

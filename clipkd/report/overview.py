@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from clipkd.core.words import counted
 from clipkd.tables.comparisons import UNLIKE, Comparison, beside, untested
 from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, values
+from clipkd.tables.summary import FEW_SEEDS
 from clipkd.tables.table import NOTHING
 
-FEW_SEEDS = 5
 VERDICTS = ("better", "worse", "no difference shown", "nothing can be concluded", "not compared")
 
 

@@ -19,7 +19,7 @@ from clipkd.tables.results import (
 )
 from clipkd.tables.table import NOTHING, Column, Entry, Table
 from clipkd.tables.teacher_matters import over, plus
-from clipkd.tables.terms import EPOCHS, METRICS
+from clipkd.tables.terms import EPOCHS, METRICS, of_labels
 
 
 @dataclass
@@ -109,9 +109,8 @@ def headline_tables(results: Results) -> list[PageTable]:
                 columns.append(Column(titles[teacher], f"recipe {recipe}, {EPOCHS[mine.epoch.iloc[0]]}"))
                 for name, row in rows.items():
                     row.append(entry(look(student, labels, teacher, name)))
-        caption = f"Test accuracy in percent: {dataset_title(dataset, results.config)}, student {student}"
-        caption += "" if labels == "all" else f", {labels} labels"
-        made.append(PageTable(columns, list(rows.values()), caption))
+        title = f"{dataset_title(dataset, results.config)}, student {student}{of_labels(labels)}"
+        made.append(PageTable(columns, list(rows.values()), f"Test accuracy in percent: {title}"))
     return made
 
 

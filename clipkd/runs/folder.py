@@ -37,6 +37,8 @@ from clipkd.runs.record import COST, ENVIRONMENT, FAILED, HISTORY, KIND, METRICS
 from clipkd.runs.unfinished import Checkpoints
 
 CONFIG, STUDENT = "config.yaml", "student.safetensors"
+CHECKPOINTS = {".safetensors", ".pt", ".pth"}
+"""Endings of a file that a student is saved in."""
 ELSEWHERE = "student"
 """The fact of a run's manifest that says size and sha256 of a student that is saved outside its folder."""
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "safetensors")
@@ -213,7 +215,7 @@ def held_by(folder: Path, what: str, lines: list[str]) -> str:
 
 def check_checkpoint_name(path: Path) -> None:
     """Raise InputError unless the name says how the student is saved."""
-    if path.suffix not in {".pt", ".pth", ".safetensors"}:
+    if path.suffix not in CHECKPOINTS:
         raise InputError(f"checkpoint name '{path.name}': end it in .pt (plain state dict) or .safetensors")
     if path.name == CORRECT:
         raise InputError(f"checkpoint name '{path.name}': the run writes another file of this name")

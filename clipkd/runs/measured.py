@@ -8,6 +8,8 @@ from clipkd.core.typed_json import Model, Positive, Text
 from clipkd.runs.record import Device, Score
 
 FORMAT: Literal[1] = 1
+EVALUATIONS = "evaluations"
+"""The folder of evaluations, beside that of runs."""
 
 
 class Measurement(Model):
@@ -42,6 +44,6 @@ class Evaluation(Model):
     not_measured: dict[Text, Text]
     """Why, by the measure's name."""
 
-    def is_of_the_same(self, other: Evaluation) -> bool:
-        """Return whether both are of one student and the same images."""
-        return (self.student, self.dataset_content) == (other.student, other.dataset_content)
+    def is_of(self, student: str, dataset_content: str) -> bool:
+        """Return whether it is of this student and these images."""
+        return (self.student, self.dataset_content) == (student, dataset_content)

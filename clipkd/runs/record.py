@@ -191,11 +191,11 @@ class Metrics(Model):
     """All that the run's numbers depend on."""
     cell: CellNames
     epochs: Positive
-    classes: Annotated[int, Field(ge=0)]
+    classes: Count
     """0 where no label is seen."""
     train_images: Positive
     """Different images that are trained on. (Where few have a label, an epoch shows these several times.)"""
-    validation_images: Annotated[int, Field(ge=0)] | None = None
+    validation_images: Count | None = None
     """Images that are held out to choose the epoch; None: the run is older than this number."""
     labelled_images: Count | None = None
     """Of the training images, those whose labels are seen; None: all."""

@@ -95,7 +95,9 @@ class Run:
         self.source.use_generator(self.noise)
         self.student.train()
         self.guard = FiniteGuard(self.optimiser, job.device)
-        self.steps_per_epoch = self.count_steps()
+        self.steps_per_epoch = steps_of(
+            job.images.count, self.numbers.batch_size, self.cell, lambda: self.student.has_batch_norm
+        )
         self.epoch = Epoch(1, self.generator.get_state())
         self.history: list[EpochRecord] = []
         self.seconds: list[float] = []
@@ -111,11 +113,6 @@ class Run:
         self.sittings: list[dict[str, Any]] = []
         """With what it was trained: one for each time that it was begun or resumed."""
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
-
-    def count_steps(self) -> int:
-        """Return the steps of an epoch."""
-        count, student = self.job.images.count, self.student
-        return steps_of(count, self.numbers.batch_size, self.cell, lambda: student.has_batch_norm)
 
     @property
     def is_unfinished(self) -> bool:

@@ -15,12 +15,12 @@ from clipkd.core.progress import progress
 from clipkd.core.verified import Memory, stamp
 from clipkd.data.source_files import stale
 from clipkd.plugins import recipes
+from clipkd.runs.record import METRICS
+from clipkd.spec.layout import RUNS
 
 KINDS = ("dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
 PLACES = {"datasets", "thumbnails", "teachers", "embeddings"}
 """The folders of `data/` in which every folder with arrays or weights is an artefact."""
-RESULT = "metrics.json"
-RUNS = ("results", "runs")
 UNFINISHED = (".tmp", ".old")
 
 
@@ -79,7 +79,7 @@ def walk(folder: Path, findings: Findings, seen: set[tuple[int, int]], *, is_art
     seen.add((place.st_dev, place.st_ino))
     files = {child.name for child in children if not child.is_dir()}
     is_hidden = folder.name.startswith(".")
-    if MANIFEST in files or RESULT in files:
+    if MANIFEST in files or METRICS in files:
         is_artefact = True
         yield folder
     elif not (is_artefact or is_hidden or PLACES.isdisjoint(folder.parts)) and any(map(is_data, files)):
@@ -107,7 +107,7 @@ def misplaced(folder: Path, manifest: dict[str, Any]) -> str | None:
         return (
             f"{folder} holds {kind} with the fingerprint {made_of}, which is not in its name: it was moved or renamed"
         )
-    if kind == "run" and RUNS in pairwise(place.parts):
+    if kind == "run" and (RUNS.parent.name, RUNS.name) in pairwise(place.parts):
         cell, named = manifest["identity"]["cell"], place.parts[-6:]
         axes = (recipes.name_in(cell["recipe"]), cell["dataset"], f"seed{cell['seed']}")
         if axes != (named[0], named[1], named[5]) or not named[4].startswith(cell["train_type"]):
@@ -118,7 +118,7 @@ def misplaced(folder: Path, manifest: dict[str, Any]) -> str | None:
 def problems_of(folder: Path, findings: Findings) -> list[str]:
     """Return what is wrong with an artefact or a run, one message a file; remembers the files that are sound."""
     if not (folder / MANIFEST).exists():
-        return [f"{folder} holds a {RESULT} but no {MANIFEST}: delete {folder} to regenerate it"]
+        return [f"{folder} holds a {METRICS} but no {MANIFEST}: delete {folder} to regenerate it"]
     try:
         manifest = read_manifest(folder)
     except DataError as error:

@@ -14,18 +14,18 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipkd.core import progress
 from clipkd.core.disk import explained
 from clipkd.core.errors import ClipkdError, Interrupted, MachineError, SomeFailed
 from clipkd.core.progress import say
-from clipkd.runs.interruption import SIGNALS, heeded
+from clipkd.runs.interruption import SIGNALS, Interruption
 
 if TYPE_CHECKING:
     from clipkd.runs.assignment import Assignment
@@ -87,7 +87,7 @@ def train_in_processes(assignments: Sequence[Assignment], processes: int, thread
         if "preparation" not in pool.failures:
             pool.run([(one.name, train_one, (one, threads or 1)) for one in able], processes)
     if pool.signal:
-        raise Interrupted(pool.signal, f"stopped by {pool.signal.name}; run the same command to resume")
+        raise pool.error("run the same command to resume")
     if pool.failures:
         raise SomeFailed(pool.failures, len(assignments))
 
@@ -177,30 +177,27 @@ def stop_with_parent() -> None:
         os.kill(os.getpid(), signals.SIGTERM)
 
 
-@dataclass
-class Pool:
+class Pool(Interruption):
     """Does tasks in processes of their own; hands every signal on to them."""
 
-    workers: list[Worker] = field(default_factory=list)
-    failures: dict[str, ClipkdError] = field(default_factory=dict)
-    signal: signals.Signals | None = None
-    before: dict[signals.Signals, Any] = field(default_factory=dict)
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: list[Worker] = []
+        self.failures: dict[str, ClipkdError] = {}
 
     def __enter__(self) -> Pool:
         start_server()
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
-            self.before = {number: signals.signal(number, self.forward_signal) for number in heeded()}
+        super().__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signals.signal(number, handler)
+        super().__exit__()
         for worker in self.workers:  # there are some only where an error of our own came between
             worker.process.terminate()
 
-    def forward_signal(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None = None) -> None:
         """Send a signal on to who is at work; nothing new is begun."""
-        self.signal = self.signal or signals.Signals(number)
+        super().note(number, frame)
         for worker in self.workers:
             if worker.process.is_alive():
                 os.kill(worker.process.pid or 0, number)
@@ -214,7 +211,7 @@ class Pool:
             ready = wait([worker.answer for worker in self.workers], timeout=AGAIN_SECONDS)
             if not ready and self.signal == signals.SIGINT:
                 # Processes begin deaf to it (`deaf`): one that was being forked when it came has not heard it.
-                self.forward_signal(signals.SIGINT, None)
+                self.note(signals.SIGINT)
             for worker in [worker for worker in self.workers if worker.answer in ready]:
                 self.workers.remove(worker)
                 failures = worker.failures()
@@ -232,4 +229,4 @@ class Pool:
         theirs.close()
         self.workers.append(Worker(name, process, ours))
         if self.signal:  # it came while the process began, and did not reach it
-            self.forward_signal(self.signal, None)
+            self.note(self.signal)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipkd.core.files import write_text
 from clipkd.spec.cells import Cell
@@ -26,6 +26,35 @@ RUNS = "runs.csv"
 """The frame that all tables are made of: a row per run and choice of its epoch."""
 
 
+class Kind(NamedTuple):
+    """A table that is no accuracy table."""
+
+    title: str
+    is_made: Callable[[Config, Sequence[Cell]], object] = lambda config, cells: True
+    """Whether a config with these cells has it."""
+
+
+KINDS = {
+    "labels": Kind(
+        "Test accuracy by number of labels", lambda config, cells: any(cell.few_labels is not None for cell in cells)
+    ),
+    "sweep": Kind("Settings of sweeps, chosen by validation", sweeps_of),
+    "recipes": Kind("Recipes side by side", lambda config, cells: has_several(config, accuracy_cells(cells))),
+    "evaluation": Kind("Students beyond their accuracy", lambda config, cells: config.evaluation),
+    "teacher-matters": Kind("Does the teacher matter?"),
+    "prototypes": Kind(
+        "The classifier beside the nearest prototype",
+        lambda config, cells: any(cell.method.signal == "prototypes" for cell in cells),
+    ),
+    "cost": Kind("Cost of training and extraction"),
+    "resources": Kind(
+        "The paper's resource figure, published and measured", lambda config, cells: repeats_paper(cells)
+    ),
+    "teachers": Kind("Teachers and their embeddings"),
+}
+"""By the file's name, in the order in which tables are listed."""
+
+
 def table_stems(config: Config, cells: Sequence[Cell] | None = None) -> list[str]:
     """Return the file names, without suffix, of the tables that a config gives; cheap, reads no run.
 
@@ -39,22 +68,7 @@ def table_stems(config: Config, cells: Sequence[Cell] | None = None) -> list[str
         for epoch in choices(recipe)
         for metric in METRICS
     ]
-    sweep = ["sweep"] * bool(sweeps_of(config, cells))
-    few = ["labels"] * any(cell.few_labels is not None for cell in cells)
-    several = ["recipes"] * has_several(config, accuracy_cells(cells))
-    has_prototypes = any(cell.method.signal == "prototypes" for cell in cells)
-    return [
-        *accuracy,
-        *few,
-        *sweep,
-        *several,
-        *["evaluation"] * bool(config.evaluation),
-        "teacher-matters",
-        *["prototypes"] * has_prototypes,
-        "cost",
-        *["resources"] * repeats_paper(cells),
-        "teachers",
-    ]
+    return [*accuracy, *(stem for stem, kind in KINDS.items() if kind.is_made(config, cells))]
 
 
 def table_files(config: Config, cells: Sequence[Cell] | None = None) -> list[str]:
@@ -73,20 +87,9 @@ def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
 
 def title(stem: str) -> str:
     """Return a table's title."""
-    titles = {
-        "labels": "Test accuracy by number of labels",
-        "sweep": "Settings of sweeps, chosen by validation",
-        "recipes": "Recipes side by side",
-        "evaluation": "Students beyond their accuracy",
-        "teacher-matters": "Does the teacher matter?",
-        "prototypes": "The classifier beside the nearest prototype",
-        "cost": "Cost of training and extraction",
-        "resources": "The paper's resource figure, published and measured",
-        "teachers": "Teachers and their embeddings",
-    }
     accuracy = accuracy_stem(stem)
     if accuracy is None:
-        return titles[stem]
+        return KINDS[stem].title
     recipe, epoch, metric = accuracy
     return f"Test accuracy, recipe {recipe}, {EPOCHS[epoch]}, {METRICS[metric]}"
 
@@ -115,8 +118,8 @@ def write_tables(
     Raises:
         DataError: a run is missing or damaged; the message names it.
     """
-    found = Results.collect(config, Path(results) / "runs", Path(data), partial)
-    return save_tables(found, made(found), Path(output), summary)
+    found = Results.collect(config, results / "runs", data, partial)
+    return save_tables(found, made(found), output, summary)
 
 
 def save_tables(found: Results, tables: Sequence[Table], output: Path, summary: Path | None = None) -> list[Path]:

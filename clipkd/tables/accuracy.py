@@ -84,6 +84,7 @@ def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
         if not (here := runs[(runs.student == student) & (runs.labels == few)]).empty
         for teacher in teachers_of(here)
     }
+    csv = [name for name in CSV if name != "labels" or results.has_few_labels]
     for dataset in datasets:
         here = means[means.dataset == dataset]
         look, types = Lookup(here), train_types_of(runs[runs.dataset == dataset])
@@ -92,10 +93,9 @@ def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
             mine = (here.student == student) & (here.labels == few) & (here.teacher == teacher)
             row.append(head_entry(here[mine]))
             row += [entry(look(student, few, teacher, name)) for name in types]
-        csv = [name for name in CSV if name != "labels" or results.has_few_labels]
         made.records += [{name: plain(getattr(row, name)) for name in csv} for row in rows_of(here)]
     made.rows = list(rows.values())
-    made.notes = notes(results, runs, epoch)
+    made.notes = notes(runs, epoch)
     return made
 
 
@@ -171,7 +171,7 @@ def chance_notes(runs: pd.DataFrame) -> list[str]:
     return found
 
 
-def notes(results: Results, runs: pd.DataFrame, epoch: str) -> list[str]:
+def notes(runs: pd.DataFrame, epoch: str) -> list[str]:
     """Return the lines that say how the numbers were obtained."""
     shortest, longest = runs.epochs.min(), runs.epochs.max()
     length = f"{shortest} epochs" if shortest == longest else f"{shortest} to {longest} epochs (see the CSV)"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.accuracy import SHARE, train_types_of
-from clipkd.tables.comparisons import Comparison, comparisons, p_value, signed
-from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of
+from clipkd.tables.comparisons import comparisons, p_value, row_of
+from clipkd.tables.fields import percent_fields
+from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import by_student
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, spread, words
-from clipkd.tables.teacher_matters import difference, interval, part
+from clipkd.tables.table import NOTHING, Column, Field, Table, count, filled, spread, words
+from clipkd.tables.teacher_matters import difference, interval, part, plus_or_minus
 from clipkd.tables.terms import BASELINE
 
 if TYPE_CHECKING:
@@ -61,16 +62,17 @@ def interval_of(mean: float, deviation: float, n: int) -> tuple[float, float] | 
 
 def table(results: Results) -> Table:
     """Return the table: a row per train type, teacher and number of labels."""
-    titles = teacher_titles(results.comparable.teacher.unique())
+    titles = teacher_titles(name for name in results.comparable.teacher.unique() if name != NO_TEACHER)
     found = {
-        key_of(one): one for one in comparisons(results)[0] if one.against == BASELINE and one.question != "content"
+        row_of(one): one for one in comparisons(results)[0] if one.against == BASELINE and one.question != "content"
     }
 
-    def compared(row: Any) -> Comparison | None:
-        return found.get(tuple(getattr(row, axis) for axis in AXES))
+    rows = in_order(by_labels(results))
+    compared: list[Any] = [found.get(place) for place in rows[AXES].itertuples(index=False, name=None)]
+    rows["compared"] = compared
 
     def shown(text: Any) -> Any:
-        return lambda row: text(one) if (one := compared(row)) else NOTHING
+        return lambda row: text(row.compared) if row.compared else NOTHING
 
     fields = [
         words("recipe", "Recipe"),
@@ -80,54 +82,53 @@ def table(results: Results) -> Table:
         Field(
             "validation_labels",
             Column("of them validation"),
-            lambda row: whole(row.held_out),
+            lambda row: count(row.held_out),
             lambda row: int(row.held_out),
         ),
         Field(
             "training_labels_per_class",
             Column("trained on, per class"),
-            lambda row: whole(row.of_class, 1),
+            lambda row: count(row.of_class),
             lambda row: row.of_class,
         ),
-        words("teacher", "Teacher", lambda row: NOTHING if row.teacher == NO_TEACHER else titles[row.teacher]),
+        words("teacher", "Teacher", lambda row: titles.get(row.teacher, NOTHING)),
         words("train_type", "Train type"),
-        Field("mean_percent", Column("Test top-1, %"), accuracy_of("top1"), lambda row: row.top1_mean * SHARE),
-        *(Field("deviation_percent", value=lambda row: row.top1_deviation * SHARE), Field("n"), Field("n_asked")),
+        *percent_fields("", "top1", Column("Test top-1, %")),
+        *map(Field, ("n", "n_asked")),
         Field(
             "difference_points",
             Column("to supervised, points"),
             shown(difference),
-            lambda row: part_of(compared(row), "mean"),
+            lambda row: part(row.compared, "mean"),
         ),
-        Field("low_points", Column("95 % CI"), shown(interval), lambda row: part_of(compared(row), "low")),
-        Field("high_points", value=lambda row: part_of(compared(row), "high")),
+        Field("low_points", Column("95 % CI"), shown(interval), lambda row: part(row.compared, "low")),
+        Field("high_points", value=lambda row: part(row.compared, "high")),
         Field(
             "shown_from_points",
             Column("shown from, points"),
-            lambda row: plus_or_minus(half(compared(row))),
-            lambda row: half(compared(row)),
+            lambda row: plus_or_minus(part(row.compared, "half")),
+            lambda row: part(row.compared, "half"),
         ),
         Field(
             "p_holm",
             Column("p, Holm"),
             shown(lambda one: p_value(one.corrected)),
-            lambda row: one.corrected if (one := compared(row)) else None,
+            lambda row: getattr(row.compared, "corrected", None),
         ),
         words(
             "verdict",
             "Verdict",
             shown(lambda one: one.verdict),
-            lambda row: one.verdict if (one := compared(row)) else None,
+            lambda row: getattr(row.compared, "verdict", None),
         ),
         Field(
             "probe_percent",
             Column("Teacher's head, %"),
-            accuracy_of(HEAD),
+            lambda row: spread(*summary_of(row, HEAD), scale=SHARE),
             lambda row: getattr(row, f"{HEAD}_mean") * SHARE,
         ),
         Field("probe_deviation_percent", value=lambda row: getattr(row, f"{HEAD}_deviation") * SHARE),
     ]
-    rows = in_order(by_labels(results))
     made = filled(fields, rows_of(rows))
     heads = sorted(rows["head"].dropna().unique())
     made.notes = [
@@ -179,37 +180,3 @@ def saw_all_labels(spec: TeacherSpec, dataset: str, runs: dict[str, Cell]) -> bo
         return spec.brings_head(dataset) and not spec.few_labels
     above = cell.teacher_spec.members if cell.teacher_spec else ()
     return (cell.dataset == dataset and not cell.few_labels) or any(saw_all_labels(one, dataset, runs) for one in above)
-
-
-def key_of(one: Comparison) -> tuple[str, ...]:
-    return one.recipe, one.dataset, one.student, one.labels, one.teacher, one.method
-
-
-def accuracy_of(column: str) -> Any:
-    """Return what makes the entry of an accuracy over seeds."""
-
-    def entry(row: Any) -> Entry:
-        mean, deviation, n = (getattr(row, f"{column}_{part}") for part in ("mean", "deviation", "n"))
-        return Entry(spread(mean, deviation, n, scale=SHARE), is_incomplete=column == "top1" and row.n < row.n_asked)
-
-    return entry
-
-
-def part_of(one: Comparison | None, name: str) -> float | None:
-    return part(one, name) if one else None
-
-
-def half(one: Comparison | None) -> float | None:
-    """Return half of the width of a difference's interval; None where it has none."""
-    return one.difference.half if one and one.difference else None
-
-
-def plus_or_minus(value: float | None) -> str:
-    return NOTHING if value is None else f"± {signed(value)}"
-
-
-def whole(value: Any, digits: int = 0) -> str:
-    """Return a count in full."""
-    if is_missing(value):
-        return NOTHING
-    return f"{value:,.0f}" if value == round(value) else f"{value:,.{digits}f}"

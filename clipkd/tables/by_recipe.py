@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -10,13 +10,15 @@ from typing import Any
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.settings import Config
 from clipkd.tables.arms import Arm, arms, difference, unlike
-from clipkd.tables.comparisons import UNLIKE, interval_of, p_value, signed
+from clipkd.tables.comparisons import UNLIKE, interval_of, p_value
+from clipkd.tables.fields import labels_field
 from clipkd.tables.grouping import AXES
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes, labels
 from clipkd.tables.summary import Difference, Summary, corrected, summarise, verdict
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, spread, words
-from clipkd.tables.teacher_matters import EPOCHS, plus
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, marked, spread, words
+from clipkd.tables.teacher_matters import EPOCHS, part, plus_or_minus
+from clipkd.tables.teacher_matters import difference as shown
 
 PLACE = attrgetter(*(axis for axis in AXES if axis != "recipe"))
 """Cell or arm -> what recipes are compared at."""
@@ -47,9 +49,9 @@ class Beside:
         return "" if self.arm is self.first else verdict(self.difference, self.corrected)
 
     @property
-    def half(self) -> float | None:
-        """Half of the interval's width; None without an interval."""
-        return self.difference.half if self.difference else None
+    def is_incomplete(self) -> bool:
+        """Whether runs of either side are missing."""
+        return self.arm.is_incomplete or self.first.is_incomplete
 
 
 def has_several(config: Config, cells: Iterable[Cell]) -> bool:
@@ -81,13 +83,13 @@ def beside(grid: Iterable[Arm]) -> list[Beside]:
 def table(results: Results) -> Table:
     """Return the table: a row per place and recipe."""
     found = beside(arms(results))
-    titles = teacher_titles(results.comparable.teacher.unique())
+    titles = teacher_titles(name for name in results.comparable.teacher.unique() if name != NO_TEACHER)
     made = filled(
         [
             words("dataset", "Dataset", lambda row: dataset_title(row.arm.dataset, results.config), of("dataset")),
             words("student", "Student", of("student"), of("student")),
-            *[replace(one, entry=of("labels"), value=of("labels")) for one in labels_field(results.has_few_labels)],
-            words("teacher", "Teacher", lambda row: teacher_of(row.arm, titles), of("teacher")),
+            *[replace(one, entry=of("labels"), value=of("labels")) for one in labels_field(results)],
+            words("teacher", "Teacher", lambda row: titles.get(row.arm.teacher, NOTHING), of("teacher")),
             words("train_type", "Train type", of("train_type"), of("train_type")),
             words(
                 "recipe",
@@ -101,16 +103,16 @@ def table(results: Results) -> Table:
             Field("mean_percent", Column("Test top-1, %"), accuracy, lambda row: over(row).mean),
             Field("deviation_percent", value=lambda row: over(row).deviation),
             Field("n", value=lambda row: over(row).n),
-            Field("difference_points", Column("to the first, points"), shown, part("mean")),
-            Field("low_points", Column("95 % CI, uncorrected"), interval, part("low")),
-            Field("high_points", value=part("high")),
+            Field("difference_points", Column("to the first, points"), shown, lambda row: part(row, "mean")),
+            Field("low_points", Column("95 % CI, uncorrected"), interval, lambda row: part(row, "low")),
+            Field("high_points", value=lambda row: part(row, "high")),
             Field(
                 "shown_from_points",
                 Column("shown from, points"),
-                lambda row: NOTHING if row.half is None else f"± {signed(row.half)}",
-                lambda row: row.half,
+                lambda row: plus_or_minus(part(row, "half")),
+                lambda row: part(row, "half"),
             ),
-            Field("p", value=part("p")),
+            Field("p", value=lambda row: part(row, "p")),
             Field("p_holm", Column("p, Holm"), lambda row: p_value(row.corrected), lambda row: row.corrected),
             words("verdict", "Verdict", lambda row: row.verdict or NOTHING, lambda row: row.verdict or None),
         ],
@@ -135,27 +137,12 @@ def of(name: str) -> Callable[[Beside], Any]:
     return lambda row: getattr(row.arm, name)
 
 
-def part(name: str) -> Callable[[Beside], Any]:
-    """Return what reads one number of a row's difference; None where there is none."""
-    return lambda row: getattr(row.difference, name, None)
-
-
 def over(row: Beside) -> Summary:
     return summarise(row.arm.points.values())
 
 
-def teacher_of(arm: Arm, titles: Mapping[str, str]) -> str:
-    return NOTHING if arm.teacher == NO_TEACHER else titles[arm.teacher]
-
-
 def accuracy(row: Beside) -> Entry:
-    found = over(row)
-    return Entry(spread(found.mean, found.deviation, found.n), is_incomplete=row.arm.is_incomplete)
-
-
-def shown(row: Beside) -> Entry:
-    text = plus(row.difference.mean) if row.difference else NOTHING
-    return Entry(text, is_incomplete=row.arm.is_incomplete or row.first.is_incomplete)
+    return marked(row.arm, spread(*over(row)))
 
 
 def interval(row: Beside) -> str:

@@ -15,9 +15,9 @@ from clipkd.runs.finished import FinishedRun, read_run
 from clipkd.runs.record import METRICS, Metrics, Score
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import AXES
+from clipkd.tables.costs import MEGABYTE
 from clipkd.tables.table import Column, Entry, Table, significant
 
-MEGABYTE = 1e6
 EXPLAINED = {
     "recipe": ("recipe",),
     "student": ("student",),

@@ -15,7 +15,7 @@ from clipkd.tables import summary
 from clipkd.tables.arms import Arm, arms, difference, unlike
 from clipkd.tables.results import Results, teacher_title
 from clipkd.tables.summary import Difference
-from clipkd.tables.terms import BASELINE
+from clipkd.tables.terms import BASELINE, of_labels
 
 QUESTIONS = {
     "help": "does a teacher help",
@@ -153,8 +153,7 @@ def compare(grid: list[Arm]) -> tuple[list[Comparison], list[str]]:
             for question, method, against in pairs(list(mine)):
                 second = mine.get(against) or without.get(against)
                 if second is None:
-                    few = "" if labels == "all" else f", {labels} labels"
-                    what = f"{student} on {dataset}{few}, recipe {recipe}"
+                    what = f"{student} on {dataset}{of_labels(labels)}, recipe {recipe}"
                     line = f"No {against} runs of {what}: no comparison for {method}."
                     alone[line] = None
                 else:
@@ -240,8 +239,8 @@ def corrected(found: list[Comparison]) -> list[Comparison]:
 def untested(found: list[Comparison]) -> list[str]:
     """Return a line that names each method and teacher whose controls the grid lacks; none where it has them."""
     helping = [one for one in found if one.question == "help" and methods.deciding(one.method, one.is_partly_labelled)]
-    tested = {(*place_of(one), one.method) for one in found if one.question == "content"}
-    lacking = [one for one in helping if (*place_of(one), one.method) not in tested]
+    tested = {row_of(one) for one in found if one.question == "content"}
+    lacking = [one for one in helping if row_of(one) not in tested]
     if not lacking:
         return []
     tested_with = {(one.method, one.teacher) for one in found if one.question == "content"}
@@ -266,5 +265,6 @@ def beside(found: list[Comparison]) -> list[Comparison]:
     return [one for one in controls if one.against not in methods.deciding(one.method, one.is_partly_labelled)]
 
 
-def place_of(one: Comparison) -> tuple[str, str, str, str, str]:
-    return one.recipe, one.dataset, one.student, one.labels, one.teacher
+def row_of(one: Comparison) -> tuple[str, ...]:
+    """Return the axes of the row of an accuracy table whose runs are compared with others."""
+    return one.recipe, one.dataset, one.student, one.labels, one.teacher, one.method

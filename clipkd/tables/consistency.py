@@ -13,6 +13,7 @@ from clipkd.core.errors import MOST_NAMED, DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.embeddings.weights_sha256 import SHOWN
 from clipkd.runs.finished import FinishedRun
+from clipkd.runs.record import HISTORY
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import names, run_identity
 from clipkd.spec.layout import Layout
@@ -121,7 +122,7 @@ def same_seeds(runs: dict[Cell, FinishedRun]) -> Iterator[DataError]:
     """Yield where the runs of two seeds are one: random numbers never give the same losses twice."""
     seen: dict[tuple[Cell, str], Path] = {}
     for cell, run in runs.items():
-        path = run.path / "history.csv"
+        path = run.path / HISTORY
         earlier = seen.setdefault((replace(cell, seed=0), run.history_sha256), path)
         if earlier != path:
             yield DataError(

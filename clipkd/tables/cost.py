@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from clipkd.tables.costs import MEGABYTE, costs
+from clipkd.tables.fields import place_fields
 from clipkd.tables.grouping import rows_of
-from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.results import Results, teacher_titles
 from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import (
     NOTHING,
@@ -15,9 +16,10 @@ from clipkd.tables.table import (
     Entry,
     Field,
     Table,
+    count,
     filled,
     is_missing,
-    labels_field,
+    marked,
     significant,
     spread,
     words,
@@ -29,10 +31,7 @@ def table(results: Results) -> Table:
     rows = costs(results)
     titles = teacher_titles(rows.teacher.unique())
     fields = [
-        words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-        words("student", "Student"),
-        *labels_field(results.has_few_labels),
-        words("teacher", "Teacher", lambda row: titles[row.teacher]),
+        *place_fields(results, titles),
         words("train_type", "Train type"),
         words("recipe", "Recipe"),
         words("teacher_source", "Teacher source"),
@@ -71,10 +70,6 @@ def table(results: Results) -> Table:
     return made
 
 
-def marked(row: Any, text: str) -> Entry:
-    return Entry(text, is_incomplete=row.is_incomplete)
-
-
 def over_seeds(name: str, title: str, group: str, unit: float = 1.0) -> Field:
     """Return the field of a mean over seeds; in the CSV in its own unit."""
     return Field(
@@ -100,13 +95,6 @@ def ratio(row: Any) -> Entry:
     rests_on = not is_missing(row.cached_is_incomplete)
     text = NOTHING if is_missing(row.live_to_cached) else f"{significant(row.live_to_cached)} ×"
     return Entry(text, is_incomplete=rests_on and bool(row.is_incomplete or row.cached_is_incomplete))
-
-
-def count(value: Any) -> str:
-    """Return a count in full; one decimal where it is the mean of counts that differ."""
-    if is_missing(value):
-        return NOTHING
-    return f"{value:,.{0 if value == int(value) else 1}f}"
 
 
 def seconds_text(row: Any) -> str:

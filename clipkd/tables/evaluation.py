@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from clipkd.core.words import counted
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import SHARE
-from clipkd.tables.grouping import AXES, nested_order, over_seeds, rows_of
-from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.fields import place_fields
+from clipkd.tables.grouping import AXES, nested_order, over_seeds, rows_of, summary_of
+from clipkd.tables.results import Results, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, significant, spread, words
+from clipkd.tables.table import Column, Entry, Field, Table, filled, significant, spread, words
 
 COLUMNS: dict[str, tuple[str, str, float]] = {
     "calibration_ece": ("ECE, %", "Calibration", SHARE),
@@ -39,14 +39,11 @@ def table(results: Results) -> Table:
     runs = runs[runs.epoch != "last"]  # the student that is saved is that of the selected epoch
     shown = [name for name in COLUMNS if name in runs and runs[name].notna().any()]
     rows = nested_order(over_seeds(runs, AXES, *shown), "dataset", "student", "recipe", "labels")
-    titles = teacher_titles(runs.teacher.unique())
+    titles = teacher_titles(name for name in runs.teacher.unique() if name != NO_TEACHER)
     made = filled(
         [
             words("recipe", "Recipe"),
-            words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-            words("student", "Student"),
-            *labels_field(results.has_few_labels),
-            words("teacher", "Teacher", lambda row: NOTHING if row.teacher == NO_TEACHER else titles[row.teacher]),
+            *place_fields(results, titles),
             words("train_type", "Train type"),
             *map(Field, ("n", "n_asked")),
             *(field for name in shown for field in fields_of(name)),
@@ -67,20 +64,12 @@ def fields_of(name: str) -> list[Field]:
     """Return the fields of a number over seeds."""
     title, group, scale = COLUMNS[name]
 
-    def part(part: str) -> Callable[[Any], Any]:
-        return lambda row: getattr(row, f"{name}_{part}")
-
     def entry(row: Any) -> Entry:
-        mean, deviation, n = (part(one)(row) for one in ("mean", "deviation", "n"))
-        digits = 2 if scale == SHARE or not n else len(significant(mean * scale).partition(".")[2])
-        return Entry(spread(mean, deviation, int(n), digits=digits, scale=scale), is_incomplete=0 < n < row.n_asked)
+        found = summary_of(row, name)
+        digits = 2 if scale == SHARE or not found.n else len(significant(found.mean * scale).partition(".")[2])
+        return Entry(spread(*found, digits=digits, scale=scale), is_incomplete=0 < found.n < row.n_asked)
 
-    return [
-        Field(f"{name}_mean", value=part("mean")),
-        Field(column=Column(title, group), entry=entry),
-        Field(f"{name}_deviation", value=part("deviation")),
-        Field(f"{name}_n", value=part("n")),
-    ]
+    return [Field(f"{name}_mean", Column(title, group), entry), Field(f"{name}_deviation"), Field(f"{name}_n")]
 
 
 def not_measured(results: Results) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipkd.spec.cells import Cell
-from clipkd.tables.summary import summarise
+from clipkd.tables.summary import Summary, summarise
+from clipkd.tables.terms import of_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,17 @@ def axes_of(cell: Cell) -> tuple[str, ...]:
     return cell.recipe_spec.name, *(str(getattr(cell, axis)) for axis in AXES if axis != "recipe")
 
 
+def place_of(cell: Cell) -> str:
+    """Return in words what a cell's run is of, but for labels, recipe and seed."""
+    live = f", {cell.teacher_source} teacher" if cell.is_cost_run else ""
+    return f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {cell.train_type}{live}"
+
+
+def labels_of(cell: Cell) -> str:
+    """Return how many labels a cell's run sees, where these are few or none, to follow its name."""
+    return of_labels(cell.labels if cell.has_labels else "no")
+
+
 def rows_of(frame: pd.DataFrame) -> list[Any]:
     """Return the rows of a frame, an attribute for each column."""
     return list(frame.itertuples(index=False))
@@ -29,7 +41,7 @@ def rows_of(frame: pd.DataFrame) -> list[Any]:
 
 def with_labels(row: Any) -> str:
     """Return a row's train type, and how many labels are seen where these are few."""
-    return str(row.train_type) if row.labels == "all" else f"{row.train_type}, {row.labels} labels"
+    return f"{row.train_type}{of_labels(row.labels)}"
 
 
 def groups(frame: pd.DataFrame, *by: str) -> list[tuple[Any, pd.DataFrame]]:
@@ -42,18 +54,25 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], *columns: str) -> pd.DataF
 
     `n` counts finished runs, `n_asked` those that the config asks for, `n_failed` those that failed.
     """
+    runs = runs.assign(is_finished=runs.state == "finished", is_failed=runs.state == "failed")
+    states = {
+        "epochs": ("epochs", "first"),
+        "n": ("is_finished", "sum"),
+        "n_asked": ("state", "size"),
+        "n_failed": ("is_failed", "sum"),
+    }
     numbers = {
         f"{column}_{part}": (column, summary)
         for column in columns
         for part, summary in {"mean": mean, "deviation": deviation, "n": "count"}.items()
     }
-    states = {
-        "epochs": ("epochs", "first"),
-        "n": ("state", finished),
-        "n_asked": ("state", "size"),
-        "n_failed": ("state", failed),
-    }
     return runs.groupby(list(by), sort=False).agg(**states, **numbers).reset_index()
+
+
+def summary_of(row: Any, column: str) -> Summary:
+    """Return mean, deviation and count of a column, from a row of `over_seeds`."""
+    mean, deviation, n = (getattr(row, f"{column}_{part}") for part in Summary._fields)
+    return Summary(mean, deviation, int(n))
 
 
 def mean(values: pd.Series) -> float:
@@ -62,14 +81,6 @@ def mean(values: pd.Series) -> float:
 
 def deviation(values: pd.Series) -> float:
     return summarise(values.dropna()).deviation
-
-
-def finished(states: pd.Series) -> int:
-    return int((states == "finished").sum())
-
-
-def failed(states: pd.Series) -> int:
-    return int((states == "failed").sum())
 
 
 def joined(values: pd.Series) -> str:

@@ -9,7 +9,7 @@ from clipkd.core.artifacts import content_of, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.typed_json import read_model
 from clipkd.core.words import counted, verb
-from clipkd.runs.measured import Evaluation
+from clipkd.runs.measured import EVALUATIONS, Evaluation
 from clipkd.spec.cells import Cell
 
 
@@ -57,12 +57,12 @@ def evaluation_of(cell: Cell, results: Path, asked: Sequence[str]) -> Evaluation
     student = content_of(manifest)
     images = manifest["identity"]["dataset"]["content"]
     is_whole = set(asked) <= {*found.measures, *found.not_measured}
-    return found if (found.student, found.dataset_content) == (student, images) and is_whole else None
+    return found if found.is_of(student, images) and is_whole else None
 
 
 def file_of(cell: Cell, results: Path) -> Path:
     """Return the file of a run's evaluation, where `clipkd evaluate` writes it."""
-    return results / "evaluations" / f"{cell.folder}.json"
+    return results / EVALUATIONS / f"{cell.folder}.json"
 
 
 def refuse_missing(missing: Sequence[str], asked: Sequence[str], runs: Path) -> None:

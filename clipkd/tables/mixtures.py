@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from clipkd.runs.finished import FinishedRun
 from clipkd.spec.cells import Cell
+from clipkd.tables.grouping import labels_of, place_of
 
 NAMED = 5
 """Rows or artefacts that a note names."""
@@ -37,14 +38,17 @@ def ways_of_computing(runs: Runs) -> list[str]:
     rows: dict[Cell, list[str]] = {}
     for cell, way in made.items():
         rows.setdefault(replace(cell, seed=0), []).append(way)
-    mixed = [f"{row_name(cell)} ({counted(ways)})" for cell, ways in rows.items() if len(set(ways)) > 1]
+    mixed = [
+        f"{place_of(cell)}{labels_of(cell)}, recipe {cell.recipe_spec.name} ({counted(ways)})"
+        for cell, ways in rows.items()
+        if len(set(ways)) > 1
+    ]
     exact = "" if is_mixed else " to the last digit"
     note = f"NOT COMPARABLE{exact}: these runs were made with {counted(list(made.values()))}."
     if is_mixed:
         note += " Name a training.precision in the config in place of auto: runs in another one are then trained again."
     if mixed:
-        more = f"; and {len(mixed) - NAMED} more" if len(mixed) > NAMED else ""
-        note += f" The seeds of {len(mixed)} of {len(rows)} rows differ in this: {'; '.join(mixed[:NAMED])}{more}."
+        note += f" The seeds of {len(mixed)} of {len(rows)} rows differ in this: {some(mixed)}."
     return [note]
 
 
@@ -72,24 +76,18 @@ def contents_of_signals(runs: Runs) -> list[str]:
     ]
     if not mixed:
         return []
-    more = f"; and {len(mixed) - NAMED} more" if len(mixed) > NAMED else ""
-    return [
-        "NOT COMPARABLE to the last digit: runs learnt from several versions, with other bytes, of "
-        f"{'; '.join(mixed[:NAMED])}{more}."
-    ]
+    return [f"NOT COMPARABLE to the last digit: runs learnt from several versions, with other bytes, of {some(mixed)}."]
+
+
+def some(named: list[str]) -> str:
+    """Return the first of some rows or artefacts, and how many there are besides."""
+    more = f"; and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return "; ".join(named[:NAMED]) + more
 
 
 def precision_of(run: FinishedRun) -> str:
     """Return the precision that a student was trained in."""
     return str(run.identity.get("training", {}).get("precision"))
-
-
-def row_name(cell: Cell) -> str:
-    """Return what a row is for, in words."""
-    live = f", {cell.teacher_source} teacher" if cell.is_cost_run else ""
-    labels = f", {cell.labels if cell.has_labels else 'no'} labels" if cell.labels != "all" else ""
-    place = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {cell.train_type}{live}{labels}"
-    return f"{place}, recipe {cell.recipe_spec.name}"
 
 
 def counted(words: list[str]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from clipkd.tables.accuracy import SHARE, teachers_of
+from clipkd.tables.fields import percent_fields, place_fields
 from clipkd.tables.grouping import AXES, over_seeds, rows_of
-from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.results import Results, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, is_missing, labels_field, spread, words
+from clipkd.tables.table import NOTHING, Column, Field, Table, filled, is_missing, words
 
 
 def table(results: Results) -> Table:
@@ -21,14 +20,11 @@ def table(results: Results) -> Table:
     titles = teacher_titles(teachers_of(runs))
     fields = [
         words("recipe", "Recipe"),
-        words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-        words("student", "Student"),
-        *labels_field(results.has_few_labels),
-        words("teacher", "Teacher", lambda row: titles[row.teacher]),
+        *place_fields(results, titles),
         words("train_type", "Train type"),
         *map(Field, ("epoch", "n", "n_asked")),
-        *accuracy_fields("classifier", "top1", "classifier, %"),
-        *accuracy_fields("nearest_prototype", "nearest_prototype_top1", "nearest prototype, %"),
+        *percent_fields("classifier_", "top1", Column("classifier, %", "Student")),
+        *percent_fields("nearest_prototype_", "nearest_prototype_top1", Column("nearest prototype, %", "Student")),
         Field(
             "zero_shot_percent",
             Column("zero-shot, %", "Teacher"),
@@ -47,16 +43,3 @@ def table(results: Results) -> Table:
         "the teacher is not a text tower, or its vision tower (MODEL:pooler) is not in this grid.",
     ]
     return made
-
-
-def accuracy_fields(name: str, column: str, title: str) -> list[Field]:
-    """Return the fields of a top-1 accuracy over seeds, in percent."""
-
-    def part(part: str) -> Field:
-        return Field(f"{name}_{part}_percent", value=lambda row: getattr(row, f"{column}_{part}") * SHARE)
-
-    def shown(row: Any) -> Entry:
-        mean, deviation, n = (getattr(row, f"{column}_{part}") for part in ("mean", "deviation", "n"))
-        return Entry(spread(mean, deviation, n, scale=SHARE), is_incomplete=row.n < row.n_asked)
-
-    return [part("mean"), Field(column=Column(title, "Student"), entry=shown), part("deviation")]

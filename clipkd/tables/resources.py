@@ -8,7 +8,7 @@ from clipkd.tables.costs import GIGABYTE, costs
 from clipkd.tables.grouping import rows_of, with_labels
 from clipkd.tables.published import FIGURE, HARDWARE, MEMORY_CLAIM, TIME_CLAIM, TRAIN_TYPES, Published
 from clipkd.tables.results import Results, dataset_title, teacher_titles
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, significant, spread, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, marked, significant, spread, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,10 +72,6 @@ def gigabytes(name: str, title: str, number: str) -> Field:
         lambda row: marked(row, significant(getattr(row, f"{number}_mean") / GIGABYTE)),
         lambda row: getattr(row, f"{number}_mean") / GIGABYTE,
     )
-
-
-def marked(row: Any, text: str) -> Entry:
-    return Entry(text, is_incomplete=row.is_incomplete)
 
 
 def accuracy(row: Any) -> Entry:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.errors import MOST_NAMED, DataError, InputError
 from clipkd.core.words import counted, verb
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.finished import FinishedRun, read_failure, read_run
@@ -20,6 +20,7 @@ from clipkd.spec.config import resolved
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.consistency import inconsistencies
+from clipkd.tables.grouping import labels_of, place_of
 from clipkd.tables.measured import numbers, read_all, refuse_missing
 from clipkd.tables.mixtures import formats, mixtures
 from clipkd.tables.settings import labels, shown, with_choices
@@ -28,9 +29,6 @@ from clipkd.tables.terms import BASELINE, MARK
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOST_WRONG = 20
-"""Most things that an error names one by one."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Results:
                     finished[cell] = read_run(cell, folder)
                 except DataError as error:
                     wrong.append(error)
-        layout = Layout.of(config, Path(data))
+        layout = Layout.of(config, data)
         stats = TeacherStats(layout)
         wrong += inconsistencies(config, finished, layout, stats)
         if wrong:
@@ -208,9 +206,9 @@ def together(wrong: list[DataError], runs: Path) -> DataError:
     said = list(dict.fromkeys(map(str, wrong)))
     if len(said) == 1:
         return wrong[0]
-    listed = [text.replace("\n", "\n  ") for text in said[:MOST_WRONG]]
-    if len(said) > MOST_WRONG:
-        listed.append(f"and {len(said) - MOST_WRONG} more")
+    listed = [text.replace("\n", "\n  ") for text in said[:MOST_NAMED]]
+    if len(said) > MOST_NAMED:
+        listed.append(f"and {len(said) - MOST_NAMED} more")
     return DataError("\n  ".join([f"{len(said)} problems in {runs}:", *listed]))
 
 
@@ -244,10 +242,7 @@ def teacher_names(cells: Iterable[Cell]) -> list[str]:
 
 def described(cell: Cell, failure: str | None = None) -> str:
     """Return a cell in words, and why it failed, where it did."""
-    train_type = f"{cell.train_type}, {cell.teacher_source} teacher" if cell.is_cost_run else cell.train_type
-    few = f", {cell.labels if cell.has_labels else 'no'} labels" if cell.labels != "all" else ""
-    run = f"recipe {cell.recipe_spec.name}{few}, seed {cell.seed}"
-    words = f"{cell.dataset}, {cell.student}, teacher {cell.teacher_key}, {train_type}, {run}"
+    words = f"{place_of(cell)}, recipe {cell.recipe_spec.name}{labels_of(cell)}, seed {cell.seed}"
     return f"{words} (FAILED: {failure})" if failure else words
 
 

@@ -17,6 +17,10 @@ EQUAL = 1e-12
 """Differences closer than this are equal: they differ by rounding only."""
 
 
+FEW_SEEDS = 5
+"""Of fewer, a reader is warned."""
+
+
 class Summary(NamedTuple):
     """Mean and sample standard deviation (divisor n - 1; NaN where n = 1)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -10,10 +11,11 @@ from clipkd.plugins import recipes
 from clipkd.spec.own_recipes import merged
 from clipkd.spec.settings import Config
 from clipkd.tables.accuracy import SHARE, validation_notes
-from clipkd.tables.grouping import groups, over_seeds, rows_of
+from clipkd.tables.fields import labels_field, percent_fields
+from clipkd.tables.grouping import groups, over_seeds, rows_of, summary_of
 from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_title
 from clipkd.tables.settings import PLACE, best, chosen_by_validation, sweeps_of
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, spread, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, spread, words
 
 
 def table(results: Results) -> Table:
@@ -29,13 +31,13 @@ def table(results: Results) -> Table:
             words("student", "Student"),
             words("teacher", "Teacher", lambda row: teacher_title(row.teacher)),
             words("train_type", "Train type"),
-            *labels_field(results.has_few_labels),
+            *labels_field(results),
             Field("teacher_source"),
             words("setting", "Setting", lambda row: Entry(row.setting, row.is_chosen)),
             *map(Field, ("recipe", "epoch", "epochs", "n", "n_asked", "settings_tried")),
-            *percent("validation", "validation_top1", "Validation, %"),
+            *percent_fields("validation_", "validation_top1", Column("Validation, %"), shown("validation_top1")),
             Field("is_chosen", Column("Chosen", is_number=False), lambda row: "chosen" if row.is_chosen else NOTHING),
-            *percent("test", "test", "Test, %"),
+            *percent_fields("test_", "test", Column("Test, %"), shown("test")),
         ],
         rows_of(rows),
     )
@@ -60,18 +62,14 @@ def part(config: Config, key: str, of: list[str], runs: pd.DataFrame) -> pd.Data
     return rows.assign(sweep=key, setting=rows.recipe.map(setting), test_n=rows.n.where(rows.is_chosen, 0), **test)
 
 
-def percent(name: str, column: str, title: str) -> list[Field]:
-    """Return the fields of an accuracy over seeds, in percent."""
+def shown(column: str) -> Callable[[Any], Entry]:
+    """Return what makes the entry of an accuracy of a setting; that of the chosen one is bold."""
 
-    def shown(row: Any) -> Entry:
-        mean, deviation, n = (getattr(row, f"{column}_{part}") for part in ("mean", "deviation", "n"))
-        text = spread(mean, deviation, int(n), scale=SHARE)
+    def entry(row: Any) -> Entry:
+        text = spread(*summary_of(row, column), scale=SHARE)
         return Entry(text, row.is_chosen, text != NOTHING and row.n < row.n_asked)
 
-    return [
-        Field(f"{name}_mean_percent", Column(title), shown, lambda row: getattr(row, f"{column}_mean") * SHARE),
-        Field(f"{name}_deviation_percent", value=lambda row: getattr(row, f"{column}_deviation") * SHARE),
-    ]
+    return entry
 
 
 def notes(results: Results, rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from clipkd.tables.drawings import Bar, Interval
-from clipkd.tables.terms import MARK
+from clipkd.tables.terms import mark
 
 NOTHING = "–"
 
@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def marked(self) -> str:
-        return f"{self.text} {MARK}" if self.is_incomplete else self.text
+        return mark(self.text, self.is_incomplete)
 
 
 @dataclass
@@ -80,11 +80,6 @@ def words(
     return Field(name, Column(title, is_number=False), entry, value)
 
 
-def labels_field(is_shown: bool) -> list[Field]:
-    """Return the field of the number of labels that runs see, where there are runs that do not see all."""
-    return [words("labels", "Labels")] if is_shown else []
-
-
 def filled(fields: Sequence[Field], rows: Iterable[Any]) -> Table:
     """Return a table of some rows, without its title."""
     table = Table("", "", [field.column for field in fields if field.column])
@@ -93,6 +88,11 @@ def filled(fields: Sequence[Field], rows: Iterable[Any]) -> Table:
         shown = [field.entry(row) if field.entry else str(field.of(row)) for field in fields if field.column]
         table.rows.append([entry if isinstance(entry, Entry) else Entry(entry) for entry in shown])
     return table
+
+
+def marked(row: Any, text: str) -> Entry:
+    """Return the entry of a row that may be incomplete."""
+    return Entry(text, is_incomplete=row.is_incomplete)
 
 
 def plain(value: Any) -> Any:
@@ -118,6 +118,13 @@ def spread(mean: float, deviation: float, n: int, *, digits: int = 2, scale: flo
         return NOTHING
     shown = "" if math.isnan(deviation) else f" ± {deviation * scale:.{digits}f}"
     return f"{mean * scale:.{digits}f}{shown} ({n})"
+
+
+def count(value: Any) -> str:
+    """Return a count in full; one decimal where it is the mean of counts that differ."""
+    if is_missing(value):
+        return NOTHING
+    return f"{value:,.{0 if value == int(value) else 1}f}"
 
 
 def significant(value: Any, digits: int = 3) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from clipkd.tables.accuracy import chance_notes
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, interval_of, p_value, signed
-from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
+from clipkd.tables.fields import place_fields
+from clipkd.tables.results import Results, teacher_names, teacher_titles
 from clipkd.tables.settings import chosen_notes
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, marked, words
 
 EPOCHS = {"selected": "the validation-selected epoch", "last": "the last epoch"}
 
@@ -18,10 +21,7 @@ def table(results: Results) -> Table:
     made = filled(
         [
             words("recipe", "Recipe"),
-            words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
-            words("student", "Student"),
-            *labels_field(results.has_few_labels),
-            words("teacher", "Teacher", lambda row: titles[row.teacher]),
+            *place_fields(results, titles),
             words("method", "Method"),
             words("against", "Against", lambda row: f"{row.against} {UNLIKE}" if row.unlike else row.against),
             Field("unlike"),
@@ -31,14 +31,14 @@ def table(results: Results) -> Table:
             Field("low_points", Column("95 % CI, uncorrected"), interval, lambda row: part(row, "low")),
             Field("high_points", value=lambda row: part(row, "high")),
             words("interval_over", "Interval over", lambda row: over(row) or NOTHING, over),
-            Field("n", Column("n"), lambda row: Entry(str(seeds(row)), False, row.is_incomplete), seeds),
+            Field("n", Column("n"), lambda row: marked(row, str(seeds(row))), seeds),
             Field("p", value=lambda row: part(row, "p")),
             Field("p_holm", Column("p, Holm"), lambda row: p_value(row.corrected), lambda row: row.corrected),
             Field("verdict"),
             Field(
                 "sentence",
                 Column("In words", is_number=False, is_sentence=True),
-                lambda row: Entry(row.sentence, is_incomplete=row.is_incomplete),
+                lambda row: marked(row, row.sentence),
             ),
             Field("incomplete", value=lambda row: int(row.is_incomplete)),
         ],
@@ -70,9 +70,9 @@ def table(results: Results) -> Table:
     return made
 
 
-def part(comparison: Comparison, name: str) -> float | None:
-    """Return one number of a comparison's difference; None where there is none."""
-    return getattr(comparison.difference, name, None)
+def part(comparison: Any, name: str) -> float | None:
+    """Return one number of a comparison's difference; None where there is none, or no comparison."""
+    return getattr(comparison.difference, name, None) if comparison else None
 
 
 def over(comparison: Comparison) -> str | None:
@@ -85,16 +85,20 @@ def seeds(comparison: Comparison) -> int:
     return comparison.difference.n if comparison.difference else 0
 
 
-def difference(comparison: Comparison) -> Entry:
-    found = comparison.difference
-    return Entry(plus(found.mean) if found else NOTHING, is_incomplete=comparison.is_incomplete)
+def difference(comparison: Any) -> Entry:
+    return marked(comparison, plus(comparison.difference.mean) if comparison.difference else NOTHING)
 
 
 def interval(comparison: Comparison) -> Entry:
-    return Entry(interval_of(comparison.difference) or NOTHING, is_incomplete=comparison.is_incomplete)
+    return marked(comparison, interval_of(comparison.difference) or NOTHING)
 
 
 def plus(value: float) -> str:
     """Return a signed number, with its sign where it is not zero."""
     text = signed(value)
     return text if text.startswith("−") or float(text) == 0 else f"+{text}"
+
+
+def plus_or_minus(half: float | None) -> str:
+    """Return half of an interval's width as text; a dash where there is no interval."""
+    return NOTHING if half is None else f"± {signed(half)}"

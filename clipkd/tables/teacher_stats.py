@@ -237,27 +237,16 @@ class TeacherStats:
 
     def contents(self, cell: Cell) -> Iterator[tuple[Path, StoredFacts, str]]:
         """Yield manifest, facts and the teacher's fingerprint of each artefact that the run reads and that is there."""
-        if len(cell.by_teacher) > 1:
-            for one in cell.by_teacher:
-                yield from self.contents(one)
-            return
-        asked: list[tuple[Path, str, Identity]] = []
-        if needs_sample(cell):
-            store = self.layout.sample_embeddings(cell)
-            folder, identity = self.layout.prototypes(cell)
-            asked += [(store.folder, "embeddings", store.identity), (folder, "prototypes", identity)]
-        if needs_full(cell):
-            store = self.layout.full_embeddings(cell)
-            folder, identity = self.layout.head(cell)
-            asked.append((store.folder, "embeddings", store.identity))
-            asked += [(folder, "head", identity)] if needs_head(cell) else []
-        if needs_replayed(cell):
-            store = self.layout.replayed_embeddings(cell)
-            asked.append((store.folder, "embeddings", store.identity))
-        for folder, kind, identity in asked:
-            found = self.read(folder, kind, identity, StoredFacts)
-            if found is not None:
-                yield folder / MANIFEST, found.facts, teacher_fingerprint(identity)
+        for one in cell.by_teacher:
+            asked = [("embeddings", store.folder, store.identity) for store in self.layout.stores(one).values()]
+            if needs_sample(one):
+                asked.append(("prototypes", *self.layout.prototypes(one)))
+            if needs_head(one):
+                asked.append(("head", *self.layout.head(one)))
+            for kind, folder, identity in asked:
+                found = self.read(folder, kind, identity, StoredFacts)
+                if found is not None:
+                    yield folder / MANIFEST, found.facts, teacher_fingerprint(identity)
 
     def read(
         self, folder: Path, kind: str, identity: Identity, facts: type[AnyFacts], needed: bool = False

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.spec.cells import Cell
+from clipkd.tables.fields import labels_field
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, values, where
-from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, labels_field, significant, words
+from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, significant, words
 from clipkd.tables.teacher_stats import Extraction, Head, Teacher, needs_full, needs_head, needs_sample
 
 SETS = {"full": "Embeddings of every image", "sample": "Embeddings for prototypes"}
@@ -61,7 +62,7 @@ def table(results: Results) -> Table:
         Field("seed", value=lambda row: row.seed),
         words("recipe", "Recipe"),
         words("student", "Student", lambda row: row.student.replace(" ", ", ")),
-        *labels_field(results.has_few_labels),
+        *labels_field(results),
         Field(
             "parameters",
             Column("parameters, M"),

@@ -19,6 +19,16 @@ MARK = "†"
 """Beside a number that rests on fewer runs or files than the config asks for."""
 
 
+def mark(text: str, is_incomplete: bool) -> str:
+    """Return a text, with the mark where it is of an incomplete number."""
+    return f"{text} {MARK}" if is_incomplete else text
+
+
+def of_labels(labels: object) -> str:
+    """Return `, 100 labels`, to follow the name of runs that see so many; nothing where all are seen."""
+    return "" if labels == "all" else f", {labels} labels"
+
+
 def choices(recipe: str) -> tuple[str, str]:
     """Return the epochs that are shown of a recipe's runs: the last, and the one that the recipe selects.
 

@@ -39,10 +39,6 @@ class Findings:
     def errors(self) -> list[Finding]:
         return [finding for finding in self.found if finding.level == "error"]
 
-    @property
-    def warnings(self) -> list[Finding]:
-        return [finding for finding in self.found if finding.level == "warning"]
-
     def refuse_errors(self) -> None:
         """Raise MachineError where something can't work; the message names all of it."""
         if self.errors:

@@ -13,10 +13,11 @@ from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.disk import DiskFull
 from clipkd.core.errors import DataError, MachineError
 from clipkd.core.lock import acquire, is_held
+from clipkd.runs.measured import EVALUATIONS
 from clipkd.runs.record import FAILED, METRICS, RESUME
 from clipkd.spec.cells import Cell
 from clipkd.spec.chains import expand
-from clipkd.spec.layout import Layout
+from clipkd.spec.layout import RUNS, Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.cleanup import list_of, written_before
 from clipkd.tables.measured import file_of
@@ -24,7 +25,7 @@ from clipkd.workflow import session
 from clipkd.workflow.doctor import RESOLVED
 from clipkd.workflow.evaluations import MARK, RESULTS
 from clipkd.workflow.extractions import STAMPS
-from clipkd.workflow.stamps import PREFIX, RUNS
+from clipkd.workflow.stamps import PREFIX
 
 TABLES, FIGURES, REPORT = Path("results/tables"), Path("results/figures"), Path("results/report.html")
 SUMMARY = Path("results/summary.json")
@@ -56,7 +57,7 @@ def of_run(cell: Cell) -> Iterator[Path]:
     file = file_of(cell, RESULTS)
     yield file
     yield from sorted(file.parent.glob(f"{file.stem}{MARK}*"))
-    for root in (LOGS, BENCHMARKS, *(one.with_name("evaluations") for one in (LOGS, BENCHMARKS)), file.parents[5]):
+    for root in (LOGS, BENCHMARKS, *(one.with_name(EVALUATIONS) for one in (LOGS, BENCHMARKS)), file.parents[5]):
         place = root / cell.folder
         yield from sorted(place.parent.glob(f"{place.name}-*"))
 

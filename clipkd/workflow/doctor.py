@@ -180,7 +180,8 @@ def dvc_remote(folder: Path, findings: Findings) -> None:
 def artefacts(folder: Path, findings: Findings) -> None:
     """Say which datasets and teachers are there, and which the last started grid still lacks."""
     for kind, pattern in (("datasets", "[!.]*"), ("teachers", "[!.]*/[!.]*")):
-        there = sorted({path.relative_to(folder / "data" / kind).parts[0] for path in manifests(folder, kind, pattern)})
+        place = folder / "data" / kind
+        there = sorted({path.relative_to(place).parts[0] for path in place.glob(f"{pattern}/{MANIFEST}")})
         findings.ok(kind, ", ".join(there) if there else "none yet")
     lacking = missing_inputs(folder)
     if lacking:
@@ -188,10 +189,6 @@ def artefacts(folder: Path, findings: Findings) -> None:
             "inputs",
             f"{', '.join(lacking)} of the grid in {RESOLVED} not there yet: fetched where the workflow is started",
         )
-
-
-def manifests(folder: Path, kind: str, pattern: str) -> list[Path]:
-    return list((folder / "data" / kind).glob(f"{pattern}/{MANIFEST}"))
 
 
 def missing_inputs(folder: Path) -> list[str]:

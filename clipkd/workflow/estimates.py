@@ -22,7 +22,7 @@ from clipkd.plugins.students import NetworkSpec, StudentSpec
 from clipkd.plugins.teachers import FolderTeacher, StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
 from clipkd.runs.record import COST, Cost
 from clipkd.spec.cells import Cell
-from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.layout import RUNS, Embeddings, Layout
 
 SPEED = {"cuda": 2e12, "cpu": 1e10}
 """Assumed fp32 operations per second of one GPU or one CPU core: a small network, small batches."""
@@ -86,23 +86,21 @@ def training_minutes(cells: Sequence[Cell], layout: Layout, device: str, at_once
 
 def epoch_seconds(cell: Cell, layout: Layout, device: str) -> float:
     """Return the seconds that an epoch of a student may take."""
-    kind = "cpu" if device == "cpu" else "cuda"
-    epoch = measured_epoch(str(Path(cell.folder).parent), kind)
+    epoch = measured_epoch(str(Path(cell.folder).parent), kind_of(device))
     if epoch is not None:
         return epoch
     per_image = 4 * student_forward(cell.student_spec)  # forward, twice that backward, and an evaluation
     if cell.teacher_source in {"live", "lazy"} and cell.teacher_spec is not None:
         per_image += teacher_forward(cell.teacher_spec)
-    return images_of(layout.dataset(cell.dataset_spec), cell.dataset_spec.image_size) * per_image / SPEED[kind]
+    return passes_seconds(cell.dataset_spec, per_image, layout, device)
 
 
 def teacher_training_minutes(
     spec: TrainedTeacher | TrainedCNN, dataset: DatasetSpec, layout: Layout, device: str
 ) -> int:
     """Return the minutes to ask for, to train a teacher on a dataset."""
-    kind = "cpu" if device == "cpu" else "cuda"
-    views = spec.epochs * images_of(layout.dataset(dataset), dataset.image_size)
-    return to_ask(views * 3 * teacher_forward(spec) / SPEED[kind])  # forward, and twice that backward
+    per_image = spec.epochs * 3 * teacher_forward(spec)  # forward, and twice that backward
+    return to_ask(passes_seconds(dataset, per_image, layout, device))
 
 
 def extraction_minutes(stores: Sequence[Embeddings], layout: Layout, device: str, shards: int = 1) -> int:
@@ -114,18 +112,24 @@ def extraction_seconds(store: Embeddings, layout: Layout, device: str) -> float:
     """Return the seconds that a teacher may take for a view set."""
     if store.teacher.reads_names or store.teacher.is_imported:
         return 0  # a few prompts for each class, or a copy
-    kind = "cpu" if device == "cpu" else "cuda"
-    images = images_of(layout.dataset(store.dataset), store.dataset.image_size)
     views = store.views.replays or (2 if store.views.flips else 1)
-    return images * views * teacher_forward(store.teacher) / SPEED[kind]
+    return passes_seconds(store.dataset, views * teacher_forward(store.teacher), layout, device)
 
 
 def evaluation_minutes(cell: Cell, measures: Sequence[str], layout: Layout, device: str) -> int:
     """Return the minutes to ask for, to evaluate a cell's student."""
-    kind = "cpu" if device == "cpu" else "cuda"
     passes = 80 if "corruptions" in measures else 5
-    images = images_of(layout.dataset(cell.dataset_spec), cell.dataset_spec.image_size)
-    return to_ask(passes * images * student_forward(cell.student_spec) / SPEED[kind])
+    return to_ask(passes_seconds(cell.dataset_spec, passes * student_forward(cell.student_spec), layout, device))
+
+
+def kind_of(device: str) -> str:
+    """Return the kind of a device: what is not the CPU is a GPU."""
+    return "cpu" if device == "cpu" else "cuda"
+
+
+def passes_seconds(dataset: DatasetSpec, per_image: float, layout: Layout, device: str) -> float:
+    """Return the seconds of a device for so many operations on each image of a dataset."""
+    return images_of(layout.dataset(dataset), dataset.image_size) * per_image / SPEED[kind_of(device)]
 
 
 def to_ask(seconds: float) -> int:
@@ -134,9 +138,9 @@ def to_ask(seconds: float) -> int:
 
 
 @cache
-def measured_epoch(kind: str, device: str, runs: Path = Path("results/runs")) -> float | None:
+def measured_epoch(kind: str, device: str) -> float | None:
     """Return the seconds of an epoch in a finished run that differs in its seed only; None without one."""
-    for path in (runs / kind).glob(f"seed*/{COST}"):
+    for path in (RUNS / kind).glob(f"seed*/{COST}"):
         try:
             cost = read_model(path, Cost)
         except DataError:

@@ -106,7 +106,7 @@ class Extraction:
             (Path(folder) / MANIFEST).unlink(missing_ok=True)
 
 
-def is_there(folder: str) -> bool:
+def is_there(folder: str | Path) -> bool:
     """Return whether an artefact is there."""
     return (Path(folder) / MANIFEST).exists()
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from clipkd.core import lock
 from clipkd.core.errors import MachineError
 from clipkd.core.progress import say
+from clipkd.spec.layout import RUNS
 from clipkd.workflow import session
 from clipkd.workflow.slurm import jobs
 
-RUNS = Path("results/runs")
 SECONDS_TO_SAVE = 900.0
 SECONDS_ALONE = 60.0
 """How long the Snakemake of a single job may go without a process that works for it before it is taken to hang."""

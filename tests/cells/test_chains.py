@@ -17,7 +17,7 @@ from clipkd.spec.chains import expand
 from clipkd.spec.config import load, resolved
 from clipkd.spec.flags import run_flags
 from clipkd.spec.identities import run_identity
-from clipkd.spec.layout import Layout
+from clipkd.spec.layout import RUNS, Layout
 from clipkd.spec.settings import Config
 from clipkd.workflow import stamps
 
@@ -55,7 +55,7 @@ def test_the_runs_that_teach_are_planned_too(tmp_path: Path) -> None:
     assert [cell.folder for cell in cells] == ["corrected/digits/tiny-32/again/embed-KD/seed0", SECOND, FIRST]
     assert [cell.epochs for cell in cells] == [7, 7, 7]
     assert {job.folders[0] for job in stamps.jobs(cells, config, Layout.of(config), 1).values()} == {
-        stamps.RUNS / cell.folder for cell in cells
+        RUNS / cell.folder for cell in cells
     }
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from clipkd.spec.layout import RUNS
 from clipkd.workflow import session
-from clipkd.workflow.resume import RUNS, living, locked_in
+from clipkd.workflow.resume import living, locked_in
 from tests.faults.checks import FULL, amount, fault
 from tests.workflow.test_resume import BIN
 from tests.workflow.test_workflow import MINI, copy_workflow

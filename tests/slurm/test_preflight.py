@@ -85,9 +85,14 @@ def problems(*requests: Request) -> str:
     return "\n".join(map(str, preflight(requests)[0].errors))
 
 
+def warnings(request_: Request) -> str:
+    """Return the warnings about one request, a line each."""
+    return "\n".join(str(found) for found in preflight([request_])[0].found if found.level == "warning")
+
+
 def test_a_cluster_that_can_do_what_is_asked(fakes):
     findings, command = preflight([Request("cpu", minutes=30), GPU])
-    assert findings.errors == findings.warnings == []
+    assert {finding.level for finding in findings.found} == {"ok"}
     assert command == "sacct"
     assert any("takes jobs of 700 minutes, 4 a100 a node" in finding.text for finding in findings.found)
 
@@ -109,9 +114,8 @@ def test_what_the_site_does_not_have_is_named(request_, expected, fakes):
 
 
 def test_of_a_list_of_partitions_one_must_be_able(fakes):
-    findings = preflight([Request("gpu,long", 1, minutes=60)])[0]
-    assert findings.errors == []
-    assert "does not exist (known: cpu, gpu, urgent)" in findings.warnings[0].text
+    assert problems(request_ := Request("gpu,long", 1, minutes=60)) == ""
+    assert "does not exist (known: cpu, gpu, urgent)" in warnings(request_)
     said = problems(Request("gpu,urgent", 1, minutes=721))
     assert "partition gpu: runs no job longer than 720 minutes" in said
     assert "partition urgent: runs no job longer than 60 minutes" in said
@@ -120,11 +124,9 @@ def test_of_a_list_of_partitions_one_must_be_able(fakes):
 def test_memory_that_only_a_retry_asks_for_is_warned_of(fakes):
     assert "has no node with 70000 MB" in problems(Request("cpu", memory_mb=70000, most_memory_mb=70000))
     for most, is_warned in ((64000, False), (96000, True)):
-        findings = preflight([Request("cpu", memory_mb=32000, most_memory_mb=most)])[0]
-        assert findings.errors == []
-        assert [warning.text.count("ask for 96000 MB when it is retried") for warning in findings.warnings] == [
-            1
-        ] * is_warned
+        request_ = Request("cpu", memory_mb=32000, most_memory_mb=most)
+        assert problems(request_) == ""
+        assert warnings(request_).count("ask for 96000 MB when it is retried") == is_warned
 
 
 def test_what_the_site_asks_for_is_given_to_sbatch(fakes):
@@ -242,9 +244,8 @@ def test_where_nothing_tells_how_jobs_end_no_job_is_submitted(storage, fakes):
 
 def test_preemption_by_cancelling_is_warned_of(fakes):
     fakes.site(preempt="CANCEL")
-    warnings = preflight([Request("cpu")])[0].warnings
-    assert "jobs preempted by jobs in urgent are cancelled (PreemptMode=CANCEL)" in warnings[0].text
-    assert not preflight([Request("urgent")])[0].warnings, "nobody comes before these"
+    assert "jobs preempted by jobs in urgent are cancelled (PreemptMode=CANCEL)" in warnings(Request("cpu"))
+    assert not warnings(Request("urgent")), "nobody comes before these"
 
 
 def test_states_are_plain_and_squeue_is_the_newer_word(fakes, tmp_path):

@@ -88,7 +88,7 @@ def test_bad_images_are_named_and_counted(here, run_folder, mixed) -> None:
     [
         (("nowhere", "x.png"), "nowhere is neither a run folder nor an export"),
         (("RUN", "absent.png"), "image absent.png does not exist"),
-        (("RUN", "absent.png", "--output", "empty"), "--output empty is a folder"),
+        (("RUN", "absent.png", "--output", "empty"), "--output empty: this is a folder"),
         (("RUN", "empty"), "folder empty holds no image"),
         (("RUN", "-"), "standard input lists no image"),
         (("RUN", "x.png", "--top", "0"), "--top"),

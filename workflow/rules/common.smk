@@ -21,7 +21,7 @@ from clipkd.core.environment import put_on_path
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.embeddings import prepare
 from clipkd.spec.config import load
-from clipkd.spec.layout import Layout
+from clipkd.spec.layout import RUNS, Layout
 from clipkd.export import measures
 from clipkd.workflow import evaluations, extractions, stamps
 
@@ -59,7 +59,8 @@ STACK = CONFIG.training.stack
 JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
 MEASURES = {name: measures.get(name).protocol for name in CONFIG.evaluation}
 EVALUATIONS = evaluations.stamps(CELLS, MEASURES, CONFIG, LAYOUT)
-if "--target-jobs" not in sys.argv:  # not in the Snakemake of a single job
+IS_MAIN = "--target-jobs" not in sys.argv  # not the Snakemake of a single job
+if IS_MAIN:
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)
     # Here and not when the jobs start: it is said where nothing is to be done, too.
@@ -77,6 +78,11 @@ WORDS = {word.partition("=")[0] for word in sys.argv}
 IS_FORCED, IS_LOOKED_AT = bool(FORCING & WORDS), bool((FORCING | SHOWING) & WORDS)
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
+RUN_STAMP = f"{RUNS}/{RUN}/{stamps.PREFIX}{{fingerprint}}"
+EVALUATION_STAMP = f"results/evaluations/{RUN}{evaluations.MARK}{{fingerprint}}"
+EXTRACTION_STAMP = (
+    f"{extractions.STAMPS}/{{dataset}}/{{teacher}}/{{fingerprint}}{extractions.SUFFIX}"
+)
 RESOLVED = "results/config.json"
 RESOLVED_TEXT = json.dumps(CONFIG.model_dump(exclude_unset=True), sort_keys=True)
 # Named by the content: Snakemake forgets parameters with its folder .snakemake, and another grid's file must not pass for
@@ -103,10 +109,6 @@ def canonical(cell, folder_of):
         candidate = replace(cell, recipe=recipe, student=student)
         if folder_of(candidate) == folder_of(cell):
             return candidate
-
-
-def prototypes_folder(cell):
-    return LAYOUT.prototypes(cell)[0]
 
 
 # What is made once and shared: folder -> the cell whose flags make it (and the kind of the view set).
@@ -150,7 +152,7 @@ for cell in dict.fromkeys(one.kind for cell in CELLS for one in cell.by_teacher)
             # A teacher's probe accuracy is in the tables beside its students.
             share(HEADS, cell, lambda c: LAYOUT.head(c)[0])
     if cell.method.signal == "prototypes":
-        share(PROTOTYPES, cell, prototypes_folder)
+        share(PROTOTYPES, cell, lambda c: LAYOUT.prototypes(c)[0])
 
 
 def trained_by(spec):
@@ -168,7 +170,7 @@ def job_of_run():
 
 EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by)
 MAKES = {folder: stamp for stamp, one in EXTRACTIONS.items() for folder in one.folders}
-if "--target-jobs" not in sys.argv:
+if IS_MAIN:
     extractions.settle(EXTRACTIONS.values())
 
 
@@ -247,27 +249,17 @@ def teacher_folder(wildcards):
 
 def extraction_of(wildcards):
     """Return what an extraction makes."""
-    return EXTRACTIONS[
-        f"{extractions.STAMPS}/{{dataset}}/{{teacher}}/{{fingerprint}}{extractions.SUFFIX}".format(
-            **wildcards
-        )
-    ]
+    return EXTRACTIONS[EXTRACTION_STAMP.format(**wildcards)]
 
 
 def job_of(wildcards):
     """Return what a training job trains."""
-    return JOBS[
-        f"results/runs/{RUN}/{stamps.PREFIX}{{fingerprint}}".format(**wildcards)
-    ]
+    return JOBS[RUN_STAMP.format(**wildcards)]
 
 
 def evaluated(wildcards):
     """Return the cell whose student an evaluation is of."""
-    return EVALUATIONS[
-        f"results/evaluations/{RUN}{evaluations.MARK}{{fingerprint}}".format(
-            **wildcards
-        )
-    ]
+    return EVALUATIONS[EVALUATION_STAMP.format(**wildcards)]
 
 
 # The code that tables, figures and the report are made of. (Costly rules carry protocol numbers.)

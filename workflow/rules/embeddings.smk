@@ -68,9 +68,7 @@ rule extract:
     input:
         extraction_inputs,
     output:
-        touch(
-            f"{extractions.STAMPS}/{{dataset}}/{{teacher}}/{{fingerprint}}{extractions.SUFFIX}"
-        ),
+        touch(EXTRACTION_STAMP),
     log:
         "logs/embeddings/{dataset}/{teacher}/extract-{fingerprint}.log",
     benchmark:

@@ -8,7 +8,7 @@ rule evaluate:
     input:
         evaluation_inputs,
     output:
-        f"results/evaluations/{RUN}{evaluations.MARK}{{fingerprint}}",
+        EVALUATION_STAMP,
     log:
         f"logs/evaluations/{RUN}-{{fingerprint}}.log",
     benchmark:
@@ -21,7 +21,7 @@ rule evaluate:
         device=DEVICE,
         runtime=evaluate_minutes,
     params:
-        run=lambda wildcards: f"results/runs/{evaluated(wildcards).folder}",
+        run=lambda wildcards: f"{RUNS}/{evaluated(wildcards).folder}",
         measures=",".join(CONFIG.evaluation),
     shell:
         "exec clipkd evaluate {params.run:q} --measures {params.measures:q} --stamp {output:q} "

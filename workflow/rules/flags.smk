@@ -31,7 +31,3 @@ def extraction_commands(wildcards, threads, resources):
 def shard_flags(wildcards):
     cell, views = STORES[STORE.format(**wildcards)]
     return flags.extract_flags(CONFIG, cell, views)
-
-
-def run_flags(cells):
-    return flags.run_flags(CONFIG, cells)

@@ -78,7 +78,7 @@ def shards(wildcards):
     return [
         str(folder.with_name(f".{folder.name}.parts") / f"{number}-of-{count}")
         for folder in folders
-        if not (folder / "manifest.json").exists()
+        if not extractions.is_there(folder)
         for number in range(1, count + 1)
     ]
 
@@ -113,8 +113,8 @@ def teacher_inputs(wildcards):
 def run_of(spec, wildcards):
     """Return the stamp of the run whose student is a teacher; where the teacher is there already, without a wish."""
     stamp = ancient(trained_by(spec))
-    folder = Path(teacher_folder(wildcards))
-    return before_update(stamp) if (folder / "manifest.json").exists() else stamp
+    is_there = extractions.is_there(teacher_folder(wildcards))
+    return before_update(stamp) if is_there else stamp
 
 
 def pixels_inputs(cell):
@@ -190,11 +190,10 @@ def evaluation_inputs(wildcards):
             if not one.teacher_spec.is_per_class:
                 stored += [LAYOUT.full_embeddings(one).folder, LAYOUT.head(one)[0]]
     known = [folder for folder in stored if folder.as_posix() in MAKES]
-    output = f"results/evaluations/{RUN}{evaluations.MARK}{{fingerprint}}"
     return [
         *stamps_of,
         manifest(LAYOUT.dataset(cell.dataset_spec)),
-        *extracted(known, output.format(**wildcards)),
+        *extracted(known, EVALUATION_STAMP.format(**wildcards)),
     ]
 
 

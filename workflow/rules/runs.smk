@@ -17,7 +17,7 @@ rule train:
         pixels=lambda wildcards: pixels_inputs(job_of(wildcards).cells[0]),
         signal=lambda wildcards: signal_inputs(job_of(wildcards)),
     output:
-        f"results/runs/{RUN}/{stamps.PREFIX}{{fingerprint}}",
+        RUN_STAMP,
     log:
         f"logs/runs/{RUN}-{{fingerprint}}.log",
     benchmark:
@@ -32,7 +32,7 @@ rule train:
             1, threads // len(job_of(wildcards).cells)
         ),
     params:
-        runs=lambda wildcards: run_flags(job_of(wildcards).cells),
+        runs=lambda wildcards: flags.run_flags(CONFIG, job_of(wildcards).cells),
         stack=["--stack", STACK] if STACK > 1 and DEVICE == "cuda" else [],
     shell:
         "exec clipkd train {params.runs:q} {params.stack:q} --processes {threads} --overwrite --stamp {output:q} "

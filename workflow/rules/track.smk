@@ -23,7 +23,7 @@ rule track_runs:
     log:
         "logs/track_runs.log",
     params:
-        folders=[f"results/runs/{cell.folder}" for cell in CELLS],
+        folders=[f"{RUNS}/{cell.folder}" for cell in CELLS],
     shell:
         "( command -v dvc > /dev/null || {{ echo 'dvc is not installed here: pip install dvc'; exit 1; }}; "
         "clipkd verify results/runs && dvc add --no-relink {params.folders:q} ) 2>&1 | tee {log:q}"

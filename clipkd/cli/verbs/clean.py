@@ -8,6 +8,7 @@ import sys
 from clipkd.cli.verbs import check
 from clipkd.core.errors import InputError
 from clipkd.spec.config import load
+from clipkd.spec.layout import RUNS
 from clipkd.workflow import cleaning
 
 TEXT = """Delete what the workflow made for a config: its runs, their logs, and its tables, figures and report. Lists
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         size = cleaning.size(path)
         total += size
         print(f"{size / 1e6:10.1f} MB  {path}")
-        for kept in cleaning.of_others(path) if cleaning.RUNS in path.parents else ():
+        for kept in cleaning.of_others(path) if RUNS in path.parents else ():
             print(f"      kept     {kept}")
     question = f"Delete these {len(found)} ({total / 1e6:.1f} MB)?"
     if not options.yes:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, file_to_write, layout_of, refusing
-from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import write_text
 from clipkd.core.progress import say
@@ -140,7 +139,7 @@ def evaluate_folder(options: argparse.Namespace) -> None:
             )
         measure(options, model, dataset, None)
         return
-    trained_on = content_of(options.student_path)
+    trained_on = content_of(model)
     if trained_on not in (None, dataset.content):
         say(
             f"{dataset.artifact.path} holds other images than those that {options.student_path} was trained on: "
@@ -200,11 +199,9 @@ def shown(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if value < 100 else f"{value:,.0f}"
 
 
-def content_of(folder: Path) -> str | None:
+def content_of(model: Model) -> str | None:
     """Return the digest of the images that a run was trained on; None for an export, which does not say it."""
-    if not (folder / MANIFEST).exists():
-        return None
-    manifest = read_manifest(folder)
+    manifest = model.manifest
     return manifest["identity"]["dataset"]["content"] if manifest["kind"] == KIND else None
 
 

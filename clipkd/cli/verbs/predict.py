@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from clipkd.cli.options import device_of, device_options, names_option, positive
+from clipkd.cli.options import device_of, device_options, file_to_write, names_option, positive
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import written_aside
 from clipkd.core.progress import progress, say
@@ -52,8 +52,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.add_class and options.class_names:
         raise InputError("--add-class needs the class names of the run: drop --class-names")
-    if options.output is not None and options.output.is_dir():
-        raise InputError(f"--output {options.output} is a folder; give a file")
+    if options.output is not None:
+        file_to_write(options.output, example=f"predictions.{options.format}")
     from clipkd.data import image_files
     from clipkd.export import model as models
     from clipkd.export import open_classes

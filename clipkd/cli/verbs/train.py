@@ -23,13 +23,14 @@ from clipkd.cli.options import (
     store_options,
 )
 from clipkd.core.errors import InputError, nearest
-from clipkd.core.fingerprint import differences
+from clipkd.core.fingerprint import Identity, differences
 from clipkd.core.progress import say
 from clipkd.embeddings import prepare
 from clipkd.plugins import recipes
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import agree, as_settings, run_identity
+from clipkd.spec.layout import RUNS
 from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
 from clipkd.workflow import stamps
 
@@ -152,12 +153,12 @@ def numbers_of(options: argparse.Namespace, recipe: str) -> Hyperparameters:
 
 def run(options: argparse.Namespace) -> None:
     cells = cells_of(options)
-    place = places(options, cells)
-    if not options.stamp and os.environ.get("RANK", "0") == "0":  # of a workflow's jobs its main process says it
+    place, is_first = places(options, cells), os.environ.get("RANK", "0") == "0"
+    if not options.stamp and is_first:  # of a workflow's jobs its main process says it
         for line in prepare.stale_sources(cells, layout_of(options)):
             say(f"warning: {line}")
     train_all(options, cells, place)
-    if options.stamp and os.environ.get("RANK", "0") == "0":
+    if options.stamp and is_first:
         stamps.write(options.stamp, [place[cell.folder][0] for cell in cells])
 
 
@@ -189,16 +190,22 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
         start.train_several(assignments, options.processes, options.stack, options.threads)
 
 
+def settings_of(assignment: Assignment) -> Identity:
+    """Return what makes a run, but for the content of its images: it is known only once they are packed."""
+    from clipkd.runs.ranks import world_size
+
+    return run_identity(assignment.cell, assignment.numbers, assignment.layout, content="", ranks=world_size())
+
+
 def refuse_other_settings(assignments: list[Assignment]) -> None:
     """Raise InputError where a folder holds a run, finished or not, that these settings would replace.
 
-    The images' content is compared too, but later: it is known only once they are packed.
+    The images' content is compared too, but later.
     """
     from clipkd.runs.folder import held_by, runs_in
-    from clipkd.runs.ranks import world_size
 
     for one in assignments:
-        settings = run_identity(one.cell, one.numbers, one.layout, content="", ranks=world_size())
+        settings = settings_of(one)
         for what, identity in runs_in(one.folder):
             if lines := list(differences(as_settings(identity, settings), settings)):
                 raise InputError(held_by(one.folder, what, lines))
@@ -212,12 +219,11 @@ def with_precision(assignment: Assignment, device: torch.device) -> Assignment:
     """
     from clipkd.runs.folder import runs_in
     from clipkd.runs.precision import resolved
-    from clipkd.runs.ranks import world_size
 
     numbers = assignment.numbers
     if numbers.precision != "auto":
         return assignment
-    settings = run_identity(assignment.cell, numbers, assignment.layout, content="", ranks=world_size())
+    settings = settings_of(assignment)
     held = [
         identity["training"]["precision"] for _, identity in runs_in(assignment.folder) if agree(identity, settings)
     ]
@@ -236,7 +242,7 @@ def places(options: argparse.Namespace, cells: list[Cell]) -> dict[str, tuple[Pa
         raise InputError(f"--ckpt-save-name {name}: several students can't share a file; give a bare name")
     found = {}
     for cell in cells:
-        folder = options.log_folder or Path("results/runs") / cell.folder
+        folder = options.log_folder or RUNS / cell.folder
         if options.log_folder and len(cells) > 1:
             folder = options.log_folder / cell.folder
         found[cell.folder] = (folder, folder / name if is_bare and name else name)

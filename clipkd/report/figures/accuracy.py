@@ -14,7 +14,6 @@ from clipkd.report.figures.style import (
     GREY,
     error_bar,
     legend,
-    mark,
     new_figure,
     rows_axis,
     teacher_colours,
@@ -24,7 +23,7 @@ from clipkd.tables.accuracy import accuracy, train_types_of
 from clipkd.tables.grouping import groups, rows_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.table import spread
-from clipkd.tables.terms import EPOCHS
+from clipkd.tables.terms import EPOCHS, mark, of_labels
 
 BAR, GAP = 1.0, 0.6
 """Height of a bar and of the space between train types, in units of the vertical axis."""
@@ -49,8 +48,7 @@ def draw(results: Results, dataset: str) -> Figure:
             if here is None:
                 axes.set_axis_off()
                 continue
-            few = "" if labels == "all" else f", {labels} labels"
-            axes.set_title(f"{student}{few}, recipe {recipe} ({EPOCHS[here.epoch.iloc[0]]})")
+            axes.set_title(f"{student}{of_labels(labels)}, recipe {recipe} ({EPOCHS[here.epoch.iloc[0]]})")
             panel(axes, here, colours)
             axes.set_ylim(height - GAP - BAR / 3, -BAR * 0.67)  # rows share a scale across recipes
     for axes in grid[-1]:

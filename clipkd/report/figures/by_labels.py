@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from clipkd.report.figures.style import RED, legend, line_style, mark, new_figure
+from clipkd.report.figures.style import RED, legend, line_style, new_figure
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import train_types_of
 from clipkd.tables.by_labels import HEAD, by_labels, interval_of
-from clipkd.tables.grouping import groups, rows_of
+from clipkd.tables.grouping import groups, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
+from clipkd.tables.terms import mark
 
 APART = 1.015
 """Factor between the places of two lines' intervals, so that they can be told apart."""
@@ -78,10 +79,10 @@ def points(axes: Axes, rows: pd.DataFrame, column: str, colour: str, style: str,
     """Draw one line: means over seeds against the number of labels, each with its interval."""
     places, means, lows, highs = [], [], [], []
     for row in rows_of(rows.sort_values("seen")):
-        mean, deviation, n = (getattr(row, f"{column}_{part}") for part in ("mean", "deviation", "n"))
-        if not n:
+        found = summary_of(row, column)
+        if not found.n:
             continue
-        low, high = interval_of(mean, deviation, n) or (mean, mean)
+        mean, (low, high) = found.mean, interval_of(*found) or (found.mean, found.mean)
         places.append(row.seen * shift)
         means.append(100 * mean)
         lows.append(100 * (mean - low))

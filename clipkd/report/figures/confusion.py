@@ -13,6 +13,7 @@ from clipkd.report.figures.style import new_figure
 from clipkd.runs.measured import Evaluation
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.results import Results, dataset_title, teacher_titles, train_types
+from clipkd.tables.terms import of_labels
 
 MEASURE = "classes"
 NAMED = 20
@@ -29,8 +30,8 @@ def draw(results: Results, recipe: str, dataset: str, student: str, labels: str 
     titles = teacher_titles(dict.fromkeys(teacher for _, teacher in panels))
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    title = f"{dataset_title(dataset, results.config)}: confusion of classes, {student}, recipe {recipe}"
-    title += "" if labels == "all" else f", {labels} labels"
+    place = f"{student}, recipe {recipe}{of_labels(labels)}"
+    title = f"{dataset_title(dataset, results.config)}: confusion of classes, {place}"
     figure = new_figure(max(6.0, 3.2 * columns), 0.6 + 3.4 * rows, title)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(panels) :]:

@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from clipkd.report.figures.style import GREY, error_bar, legend, mark, new_figure, plain_rows, rows_axis
+from clipkd.report.figures.style import GREY, error_bar, legend, new_figure, plain_rows, rows_axis
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.costs import costs
 from clipkd.tables.grouping import groups, rows_of, with_labels
 from clipkd.tables.results import Results, dataset_title, teacher_title
 from clipkd.tables.table import is_missing
+from clipkd.tables.terms import mark
 
 COLOURS = {"none": GREY, "cached": "#0072B2", "live": "#D55E00", "lazy": "#E69F00", "replayed": "#56B4E9"}
 LABELS = {

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipkd.report.figures.style import epoch_axes, legend, line_style, mark, new_figure
+from clipkd.report.figures.style import epoch_axes, legend, line_style, new_figure
 from clipkd.runs.record import EpochRecord
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.tables.grouping import AXES, axes_of
@@ -23,6 +23,7 @@ from clipkd.tables.results import (
     train_types,
     where,
 )
+from clipkd.tables.terms import mark, of_labels
 
 
 def draw(results: Results, recipe: str, dataset: str, student: str, labels: str = "all") -> Figure:
@@ -30,8 +31,8 @@ def draw(results: Results, recipe: str, dataset: str, student: str, labels: str 
     cells = cells_of(results, recipe, dataset, student, labels)
     teachers = teacher_names(cells) or [NO_TEACHER]
     titles, types = teacher_titles(teachers), train_types(cells)
-    title = f"{dataset_title(dataset, results.config)}: learning curves of {student}, recipe {recipe}"
-    title += "" if labels == "all" else f", {labels} labels"
+    place = f"{student}, recipe {recipe}{of_labels(labels)}"
+    title = f"{dataset_title(dataset, results.config)}: learning curves of {place}"
     figure = new_figure(max(6.0, 1.2 + 3.4 * len(teachers)), 6.2, title)
     grid = figure.subplots(2, len(teachers), squeeze=False, sharex=True, sharey="row")
     splits = {results.runs[cell].history[0].split for cell in cells if cell in results.runs}

@@ -14,6 +14,7 @@ from clipkd.report.figures.style import GREY, PALETTE, RED, legend, line_style, 
 from clipkd.runs.measured import Evaluation
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, train_types, where
+from clipkd.tables.terms import of_labels
 
 MEASURE = "calibration"
 
@@ -52,8 +53,8 @@ def draw_grid(results: Results, recipe: str, dataset: str, student: str, labels:
     cells = cells_of(results, recipe, dataset, student, labels)
     teachers, types = teacher_names(cells) or [NO_TEACHER], train_types(cells)
     titles = teacher_titles(teachers)
-    title = f"{dataset_title(dataset, results.config)}: reliability of {student}, recipe {recipe}"
-    title += "" if labels == "all" else f", {labels} labels"
+    place = f"{student}, recipe {recipe}{of_labels(labels)}"
+    title = f"{dataset_title(dataset, results.config)}: reliability of {place}"
     figure = new_figure(max(6.0, 1.2 + 3.4 * len(teachers)), 4.6, title)
     (row,) = figure.subplots(1, len(teachers), squeeze=False, sharey=True)
     for axes, teacher in zip(row, teachers, strict=True):

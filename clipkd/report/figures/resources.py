@@ -10,12 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipkd.report.figures.style import GREY, error_bar, mark, new_figure, plain_rows, rows_axis
+from clipkd.report.figures.style import GREY, error_bar, new_figure, plain_rows, rows_axis
 from clipkd.tables.costs import GIGABYTE, LIVE, costs
 from clipkd.tables.grouping import rows_of, with_labels
 from clipkd.tables.published import FIGURE, HARDWARE, TRAIN_TYPES
 from clipkd.tables.results import Results, dataset_title, teacher_title
 from clipkd.tables.table import significant
+from clipkd.tables.terms import mark
 
 PUBLISHED, MEASURED = "#D55E00", "#0072B2"
 PANELS = {"memory": "memory, fp32 weights (GB)", "accuracy": "test top-1 (%)", "seconds": "time per epoch (s)"}

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from clipkd.core.files import written_aside
 from clipkd.plugins import methods
-from clipkd.tables.terms import BASELINE, MARK
+from clipkd.tables.terms import BASELINE
 
 DPI = 150
 GREY = "#6b6b6b"
@@ -153,11 +153,6 @@ def line_style(train_type: str, others: list[str]) -> tuple[str, str]:
         return TRAIN_TYPES[control.control_of][0], "-." if control.target_of == "another image of the class" else "--"
     plugins = [name for name in others if name not in TRAIN_TYPES]
     return PALETTE[plugins.index(train_type) % len(PALETTE)], ":"
-
-
-def mark(text: str, is_incomplete: bool) -> str:
-    """Return a text, marked where runs are missing."""
-    return f"{text} {MARK}" if is_incomplete else text
 
 
 def rows_axis(axes: Axes, labels: list[str], positions: list[float] | None = None) -> None:

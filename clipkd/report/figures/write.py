@@ -47,7 +47,7 @@ def write_figures(config: Config, results: Path, data: Path, output: Path, parti
     Raises:
         DataError: a run, manifest or array is missing or damaged; the message names it.
     """
-    draw_figures(Results.collect(config, Path(results) / "runs", Path(data), partial), Path(output))
+    draw_figures(Results.collect(config, results / "runs", data, partial), output)
 
 
 def draw_figures(found: Results, output: Path) -> None:

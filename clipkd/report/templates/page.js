@@ -61,7 +61,7 @@ function tools(table) {
   const initial = JSON.parse(table.dataset.initial ?? "{}");
   const choices = [];
   headings.forEach((heading, index) => {
-    if (heading.classList.contains("number") || heading.dataset.choice === "no") return;
+    if (heading.classList.contains("number")) return;
     const values = [...new Set(rows.map((row) => value(row, index)))];
     if (values.length < 2 || values.length > MOST_CHOICES) return;
     const title = heading.textContent;
@@ -112,7 +112,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
   if (table.tBodies[0].rows.length > FEW_ROWS) tools(table);
 }
-
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details")) details.open = true;
-});

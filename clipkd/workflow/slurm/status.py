@@ -77,25 +77,19 @@ def states(run: str, folder: Path = Path()) -> dict[str, str]:
     Raises:
         MachineError: neither answers.
     """
-    queued = attempt(lambda: from_squeue(run))
-    accounted = attempt(lambda: from_sacct(run))
-    if isinstance(queued, MachineError) and isinstance(accounted, MachineError):
-        raise queued
-    known: dict[str, str] = {}
-    if not isinstance(accounted, MachineError):
-        known |= accounted
-    if not isinstance(queued, MachineError):
-        known |= queued
-        if isinstance(accounted, MachineError) and "accounting storage is disabled" in str(accounted).lower():
-            known = vanished(run, queued, folder) | known
+    answers: dict[str, dict[str, str]] = {}
+    failures: dict[str, MachineError] = {}
+    for command, look in (("squeue", from_squeue), ("sacct", from_sacct)):
+        try:
+            answers[command] = look(run)
+        except MachineError as error:
+            failures[command] = error
+    if not answers:
+        raise failures["squeue"]
+    known = answers.get("sacct", {}) | answers.get("squeue", {})
+    if "squeue" in answers and "accounting storage is disabled" in str(failures.get("sacct")).lower():
+        known = vanished(run, answers["squeue"], folder) | known
     return final(known)
-
-
-def attempt(look):
-    try:
-        return look()
-    except MachineError as error:
-        return error
 
 
 def from_squeue(run: str) -> dict[str, str]:
