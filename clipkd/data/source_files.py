@@ -137,6 +137,17 @@ def changes(packed: Path, given: Path | None = None) -> tuple[Path, Changes] | N
     return base, Changes(len(added), len(removed), len(changed), examples)
 
 
+def other_origin(packed: Path, given: Path) -> str | None:
+    """Return what a dataset was packed from, where `given` is another place, with nothing there; None: it isn't."""
+    if given.exists() or not (packed / MANIFEST).exists():
+        return None
+    fact = read_manifest(packed)["facts"].get("source")
+    if fact is None:  # packed by an older version
+        return None
+    places = Path(fact["path"]), packed.resolve() / fact["from_here"]
+    return None if given.resolve() in [place.resolve() for place in places] else fact["path"]
+
+
 def trained_on(packed: Path) -> list[Path]:
     """Return the folders of teachers that were trained on a packed dataset."""
     found = []
@@ -148,8 +159,13 @@ def trained_on(packed: Path) -> list[Path]:
 
 
 def stale(packed: Path, given: Path | None = None) -> str | None:
-    """Return what to say of a dataset whose source has changed since it was packed; None: nothing to say."""
+    """Return what to say of a dataset whose source has changed since it was packed, or is another one that is not there.
+
+    None: nothing to say.
+    """
     try:
+        if given is not None and (origin := other_origin(packed, given)):
+            return f"{given} does not exist: {packed}, which was packed from {origin}, is used as it is"
         found = changes(packed, given)
     except DataError:
         return None  # whoever reads the dataset says what is wrong with it

@@ -147,7 +147,8 @@ def settle(planned: Iterable[TrainJob]) -> None:
     for job in planned:
         if str(job.stamp) in noted and not job.stamp.exists():
             job.forget()
-    DELETING.unlink(missing_ok=True)
+    if DELETING.exists():  # a project that can't be written has none
+        DELETING.unlink()
     for job in planned:
         try:
             job.settle()

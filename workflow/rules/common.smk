@@ -45,7 +45,7 @@ def read_config():
             "(--directory, or a folder of your own: docs/install.md)"
         )
     files = [BASE, *(path for path in paths if path.resolve() != BASE.resolve())]
-    return load(files, given.config)
+    return load(files, given.config, data=Path("data"))
 
 
 try:

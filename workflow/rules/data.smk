@@ -5,6 +5,8 @@
 #
 # What needs the internet runs where the internet is; the rest is a job: images of the user's, and of files of the hub
 # that were downloaded before, are packed by a rule of their own.
+#
+# Outputs are marked `update`: Snakemake does not delete them before a job that may fail, and what was packed stays usable.
 PACKED = "|".join(
     name
     for name in CONFIG.sources
@@ -15,7 +17,7 @@ PACKED = "|".join(
 rule download:
     """Download a dataset and pack it. Needs internet."""
     output:
-        "data/datasets/{dataset}/manifest.json",
+        update("data/datasets/{dataset}/manifest.json"),
     log:
         "logs/data/{dataset}.log",
     benchmark:
@@ -47,7 +49,7 @@ rule pack:
     input:
         lambda wildcards: hub_listing(wildcards.dataset) or [],
     output:
-        "data/datasets/{dataset}/manifest.json",
+        update("data/datasets/{dataset}/manifest.json"),
     log:
         "logs/data/{dataset}.log",
     benchmark:
@@ -67,7 +69,7 @@ rule thumbnails:
     input:
         thumbnails_inputs,
     output:
-        "data/thumbnails/{dataset}/{fingerprint}/manifest.json",
+        update("data/thumbnails/{dataset}/{fingerprint}/manifest.json"),
     log:
         "logs/data/{dataset}-{fingerprint}.log",
     benchmark:

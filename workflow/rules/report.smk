@@ -15,6 +15,8 @@ rule resolve:
         "logs/report/resolve.log",
     params:
         config=RESOLVED_TEXT,
+    # First of all, so that a report of what is there (--partial) is one of this grid, wherever the workflow is stopped.
+    priority: 1000
     shell:
         "( rm -f results/.config-* && printf '%s\\n' {params.config:q} > {output.config:q}.tmp"
         " && mv {output.config:q}.tmp {output.config:q} && touch {output.stamp:q} ) 2> {log:q}"
