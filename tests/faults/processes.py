@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import resource
 import signal
 import sys
@@ -122,19 +121,6 @@ def signalled(
 def killed(work: Callable[[], Any], seconds: float, is_time: Callable[[], bool] = lambda: True) -> bool:
     """Do some work in a child, and kill it so many seconds after it is time; return whether it was still at work."""
     return signalled(work, [signal.SIGKILL], seconds, is_time) == -signal.SIGKILL
-
-
-def duration(work: Callable[[], Any]) -> float:
-    """Return how long some work takes in a child that nobody kills."""
-    start = time.monotonic()
-    assert outcome(work) == 0
-    return time.monotonic() - start
-
-
-def moments(count: int, longest: float, seed: int = 0) -> list[float]:
-    """Return random moments between 0 and a little beyond the longest."""
-    draw = random.Random(seed)
-    return [draw.uniform(0, 1.05 * longest) for _ in range(count)]
 
 
 @dataclass

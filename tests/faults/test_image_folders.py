@@ -47,9 +47,9 @@ def prepared(root: Path, data: Path) -> Any:
 @fault("D06", **{"the-counts": replaced("clipkd.data.dataset.check", nothing)})
 def test_classes_that_do_not_agree_are_listed(tmp_path: Path) -> None:
     cases: dict[str, tuple[dict[str, list[str]], tuple[str, ...]]] = {
-        "val lacks one": ({"train": ["a", "b", "c"], "val": ["a", "b"]}, ("c",)),
-        "val has other ones": ({"train": ["a", "b"], "val": ["x", "y"]}, ("a, b", "x, y")),
-        "empty class": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b",)),
+        "val lacks one": ({"train": ["a", "b", "c"], "val": ["a", "b"]}, ("only in ", "/train: c")),
+        "val has other ones": ({"train": ["a", "b"], "val": ["x", "y"]}, ("/train: a, b", "/val: x, y")),
+        "empty class": ({"train": ["a", "b"], "val": ["a", "b"]}, ("image of class 'b'",)),
         "one image": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b", "1 training image,")),
     }
     for name, (classes, parts) in cases.items():

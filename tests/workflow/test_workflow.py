@@ -123,7 +123,7 @@ def expected(datasets: int, teachers: int, train: int, rule: str = "fetch") -> d
     return {**made, **once, "train": train}
 
 
-@pytest.mark.parametrize("entry", ["Snakefile", "workflow/Snakefile"])
+@pytest.mark.parametrize("entry", ["Snakefile", pytest.param("workflow/Snakefile", marks=pytest.mark.long)])
 def test_the_demo_plans_exactly_its_jobs(entry: str, project: Path) -> None:
     jobs, said = plan(project, "--snakefile", entry, "--configfile", "config/demo.yaml", *EACH)
     assert planned_runs(said) == demo_runs()
@@ -187,8 +187,8 @@ def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
         "sources={birds: birds}",
     )
 
-    def memory() -> dict[str, str]:
-        found = re.findall(r"log: (\S+)\n(?:    .*\n)*?    resources: .*?\bmem_mb=(\d+)", plan(project, *arguments)[1])
+    def memory(said: str) -> dict[str, str]:
+        found = re.findall(r"log: (\S+)\n(?:    .*\n)*?    resources: .*?\bmem_mb=(\d+)", said)
         return {log: asked for log, asked in found if log.startswith("logs/runs/")}
 
     jobs, said = plan(project, *arguments)
@@ -202,21 +202,21 @@ def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
     jobs, said = plan(project, *arguments[:-1], hub)
     assert (jobs["download"], jobs["download_files"], jobs["pack"]) == (1, 1, 1)
     assert re.search(r"rule pack:\n    input: data/datasets/.downloads/birds.json\n", said)
-    assert {*memory().values()} == {"8000"}
+    assert {*memory(said).values()} == {"8000"}
     # An earlier job's log: only a retry looks at those of the attempts before it (tests/slurm).
-    one = project / next(iter(memory()))
+    one = project / next(iter(memory(said)))
     one.parent.mkdir(parents=True)
     one.with_suffix(".attempt1.log").write_text("attempt 1 on n1, SLURM job 7\nepoch 1/3\n")
-    assert {*memory().values()} == {"8000"}
+    assert {*memory(plan(project, *arguments)[1]).values()} == {"8000"}
 
 
 @pytest.mark.parametrize(
     ("recipes", "cores", "threads"),
     [
         ("corrected", 8, 4),
-        ("corrected, reference", 8, 4),
         ("corrected, reference", 4, 2),
-        ("corrected, reference", 2, 1),
+        pytest.param("corrected, reference", 8, 4, marks=pytest.mark.long),
+        pytest.param("corrected, reference", 2, 1, marks=pytest.mark.long),
     ],
 )
 def test_trainings_leave_half_of_the_cores_to_other_jobs(recipes, cores, threads, project: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, i
     ("module", "planned"),
     [
         ("tables/table.py", {"report": 1, "all": 1}),
-        ("report/templates/page.html", {"report": 1, "all": 1}),
+        pytest.param("report/templates/page.html", {"report": 1, "all": 1}, marks=pytest.mark.long),
         ("core/lock.py", {}),
     ],
 )
