@@ -17,21 +17,13 @@ from clipkd.core.errors import InputError
 from clipkd.spec.config import load
 from clipkd.spec.settings import Block, Config, EmbeddingSettings
 from clipkd.spec.yaml_source import YamlSource
+from tests.grids import block
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/config.yaml"
 DEMO = ROOT / "config/demo.yaml"
 
-BLOCK = """\
-grid:
-  - name: one
-    datasets: [digits]
-    teachers: [digits-vit-s]
-    students: [tiny-32]
-    train_types: [embed-KD]
-    recipes: [reference]
-    seeds: [0]
-"""
+BLOCK = "grid:\n" + block("one", train_types="[embed-KD]", recipes="[reference]")
 
 
 def read(folder: Path, text: str | bytes, overrides: dict[str, Any] | None = None) -> Config:

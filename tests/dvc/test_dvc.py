@@ -17,32 +17,16 @@ import pytest
 
 from tests import warm
 from tests.conftest import save_vit
+from tests.grids import block, grid
 from tests.workflow.test_workflow import ROOT, copy_workflow, plan
 
 pytestmark = pytest.mark.slow
 
-WITHOUT_SCORES = """\
-grid:
-  - name: shared
-    datasets: [digits]
-    teachers: [toy-a, toy-b]
-    students: [tiny-32]
-    train_types: [embed-KD]
-    recipes: [corrected]
-    seeds: [0]
-training: {epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu, stack: 1}
-prototypes: {per_class: 3}
-"""
-SCORES = """\
-  - name: scores
-    datasets: [digits]
-    teachers: [toy-a]
-    students: [tiny-32]
-    train_types: [vanilla]
-    recipes: [corrected]
-    seeds: [0]
-"""
-GRID = WITHOUT_SCORES.replace("training:", f"{SCORES}training:")
+EMBEDDINGS = block("shared", teachers="[toy-a, toy-b]", train_types="[embed-KD]")
+SCORES = block("scores", teachers="[toy-a]", train_types="[vanilla]")
+WITHOUT_SCORES, GRID = (
+    grid(*blocks) + "prototypes: {per_class: 3}\n" for blocks in ([EMBEDDINGS], [EMBEDDINGS, SCORES])
+)
 CONFIG = ("--configfile", "config/shared.yaml")
 MEASURED = ("cost", "resources", "runs")
 """Tables of seconds, which no two runs share."""

@@ -10,36 +10,25 @@ import pytest
 
 from clipkd.plugins import datasets
 from clipkd.spec.layout import Layout
+from tests.grids import block, grid
 from tests.photos import save_photos
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 
-SUPERVISED = """\
-grid:
-  - name: folder
-    datasets: [photos]
-    teachers: [digits-vit-s]
-    students: [tiny-32]
-    train_types: [supervised]
-    recipes: [corrected]
-    seeds: [0]
-training: {{epochs: 1, batch_size: 16, device: cpu}}
-sources: {{photos: {photos}}}
-"""
-BESIDE = (
-    SUPERVISED.replace("[photos]", "[photos, digits]")
-    .replace("[tiny-32]", "[tiny-32, base-32, base-64]")
-    .replace("device: cpu", "device: cpu, stack: 1")
-)
-"""Sizes and a dataset more."""
+
+def config(photos: Path, more: str = "", **axes: str) -> str:
+    """Return a config of students of a folder of images."""
+    training = f"epochs: 1, batch_size: 16, device: cpu{more}"
+    return grid(block(**{"datasets": "[photos]"} | axes), training=training) + f"sources: {{photos: {photos}}}\n"
 
 
 @pytest.mark.slow
 def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None:
     project = copy_workflow(tmp_path / "project")
     photos = save_photos(tmp_path / "photos")
-    (project / "photos.yaml").write_text(BESIDE.format(photos=photos))
-    config = ("--configfile", "photos.yaml")
-    jobs, said = plan(project, *config)
+    more = {"datasets": "[photos, digits]", "students": "[tiny-32, base-32, base-64]"}
+    (project / "photos.yaml").write_text(config(photos, ", stack: 1", **more))
+    given = ("--configfile", "photos.yaml")
+    jobs, said = plan(project, *given)
     assert jobs["thumbnails"] == 2, "two students of 32 px share theirs; the digits need none"
     assert jobs["train"] == 6
     spec = datasets.get("photos", str(photos))
@@ -50,11 +39,11 @@ def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None
         )
 
     (target,) = re.findall(r"output: (results/runs/corrected/photos/tiny-32/none/supervised/seed0/\S+)", said)
-    done = snakemake(project, target, *config)
+    done = snakemake(project, target, *given)
     assert done.returncode == 0, done.stdout
     assert (project / folders[32] / "manifest.json").exists()
     assert not (project / folders[64]).exists()
-    again = snakemake(project, "--dry-run", target, *config)
+    again = snakemake(project, "--dry-run", target, *given)
     assert "Nothing to be done" in again.stdout
 
 
@@ -63,9 +52,9 @@ def test_own_images_that_are_to_be_packed_again_are(tmp_path: Path) -> None:
     """Of a grid without a teacher: what the message about changed images says is done is planned."""
     project = copy_workflow(tmp_path / "project")
     photos = save_photos(tmp_path / "photos")
-    (project / "photos.yaml").write_text(SUPERVISED.format(photos=photos))
-    config = ("--configfile", "photos.yaml")
-    runs = (*config, "--", "runs")
+    (project / "photos.yaml").write_text(config(photos))
+    given = ("--configfile", "photos.yaml")
+    runs = (*given, "--", "runs")
     done = snakemake(project, *runs)
     assert done.returncode == 0, done.stdout
     run = next(project.glob("results/runs/**/metrics.json"))
@@ -73,7 +62,7 @@ def test_own_images_that_are_to_be_packed_again_are(tmp_path: Path) -> None:
     next(photos.glob("train/*/*")).unlink()
     for kind in ("datasets", "thumbnails"):
         shutil.rmtree(project / "data" / kind / "photos")
-    jobs, said = plan(project, *config)
+    jobs, said = plan(project, *given)
     assert jobs == {"pack": 1, "thumbnails": 1, "train": 1, "resolve": 1, "report": 1, "all": 1}, said
     done = snakemake(project, *runs)
     assert done.returncode == 0, done.stdout

@@ -16,6 +16,7 @@ import pytest
 
 from tests import warm
 from tests.conftest import held
+from tests.grids import block, grid
 
 ROOT = Path(__file__).parents[2]
 Runs = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,17 +25,7 @@ CONTROLS = ("embed-KD-random", "embed-KD-permuted", "embed-KD-onehot")
 EACH = ("--config", "training={stack: 1}")
 """A job for each student, so that a plan names them all."""
 SHA = "0123456789abcdef0123456789abcdef01234567"
-MINI = """\
-grid:
-  - name: mini
-    datasets: [digits]
-    teachers: [digits-vit-s]
-    students: [tiny-32]
-    train_types: [supervised]
-    recipes: [corrected]
-    seeds: [0, 1]
-training: {epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu, stack: 1}
-"""
+MINI = grid(block(seeds="[0, 1]"))
 
 
 def copy_workflow(folder: Path) -> Path:
