@@ -242,6 +242,7 @@ def with_runs(first, tmp_path_factory) -> Clone:
     shutil.copytree(first.folder, folder, symlinks=True)
     a = Clone(folder)
     a.snakemake("track_runs")
+    a.run("clipkd", "tables", "--summary", "results/summary.json")
     a.run("dvc", "push")
     a.run("git", "add", ".")
     a.run("git", "commit", "--quiet", "-m", "runs")
