@@ -63,7 +63,7 @@ test: install ## Run the tests but the slow ones (4 to 7 minutes on two cores); 
 test-slow: install ## Run the slow tests alone, seconds each: DVC, resumed grids, ... (7 minutes).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "slow and not long and not slurm and not docs"
 
-test-long: install ## Run the long tests: 200 kills of a training, interrupted torchrun, more of DVC, ... (minutes).
+test-long: install ## Run the long tests: interrupted torchrun, more of DVC, ... (minutes).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "long and not slurm"
 
 test-faults: install ## Run every case of docs/faults.md with its controls, then update that page (under half an hour).

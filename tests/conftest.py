@@ -124,6 +124,15 @@ def finished_grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "finished-grid", make)
 
 
+@pytest.fixture
+def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which figures are made, and what is done with them, is the same for empty ones, which take no time to draw."""
+    from clipkd.report.figures import write
+    from clipkd.report.figures.style import new_figure
+
+    monkeypatch.setattr(write, "DRAW", dict.fromkeys(write.DRAW, lambda found, *what: new_figure(1, 1, "")))
+
+
 @contextlib.contextmanager
 def held(shared: Path) -> Iterator[None]:
     """Keep other workers from what they share, while one of them changes it."""

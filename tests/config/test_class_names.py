@@ -12,23 +12,13 @@ from clipkd.spec import class_names
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
+from tests.grids import block
 
 BASE = Path(__file__).parents[2] / "config/config.yaml"
 CLASSES = ["n01440764", "n01443537", "n02123045"]
 WORDS = {"n01440764": "tench", "n01443537": "goldfish", "n02123045": "tabby cat"}
-CONFIG = """\
-sources: {fish: images}
-grid:
-  - name: one
-    datasets: [fish]
-    teachers: [digits-vit-s]
-    students: [tiny-32]
-    train_types: [embed-KD]
-    recipes: [corrected]
-    seeds: [0]
-class_names:
-  fish: NAMES
-"""
+FISH = block("one", datasets="[fish]", train_types="[embed-KD]")
+CONFIG = f"sources: {{fish: images}}\ngrid:\n{FISH}class_names:\n  fish: NAMES\n"
 
 FILES = {
     "words.yaml": "\n".join(f"{key}: {name}" for key, name in WORDS.items()),

@@ -1,16 +1,13 @@
-"""Downloads against a real server on this machine that cuts, stalls, lies and redirects."""
+"""Downloads against a real server on this machine that cuts, stalls, lies and redirects; killed: tests/faults."""
 
 from __future__ import annotations
 
 import email.utils
 import hashlib
-import os
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -282,53 +279,3 @@ def test_unwritable_place(served: Site, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder is needed")
     with pytest.raises(MachineError, match="can't write"):
         bring(served, tmp_path / "taken")
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from clipkd.core.download import Checksum, download
-download(sys.argv[1], Path(sys.argv[2]), Checksum("sha256", sys.argv[3]), "")
-"""
-
-
-def start(site: Site, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, f"{site.url}/file.bin", str(folder / "file.bin"), RIGHT.value]
-    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def test_several_processes_end_with_one_right_file(served: Site, tmp_path: Path) -> None:
-    served.bytes_per_second = 6_000_000
-    processes = [start(served, tmp_path) for _ in range(4)]
-    for process in processes:
-        _, complaint = process.communicate(timeout=60)
-        assert process.returncode == 0, complaint
-    assert (tmp_path / "file.bin").read_bytes() == FILE
-    assert visible(tmp_path) == ["file.bin"]
-    assert len(served.requests) == 1
-
-
-def test_killed_download_goes_on(served: Site, tmp_path: Path) -> None:
-    served.bytes_per_second = 2_000_000
-    process = start(served, tmp_path)
-    part = tmp_path / "file.bin.part"
-    while not (part.exists() and part.stat().st_size > 300_000):
-        time.sleep(0.01)
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "file.bin").exists()
-    served.bytes_per_second = None
-    assert bring(served, tmp_path).read_bytes() == FILE
-    assert served.requests[1][1] is not None
-    assert visible(tmp_path) == ["file.bin"]
-
-
-def test_file_system_without_locks(served: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        raise OSError("no locks available")
-
-    monkeypatch.setattr(module.fcntl, "flock", refuse)
-    assert bring(served, tmp_path).read_bytes() == FILE
-    assert visible(tmp_path) == ["file.bin"]

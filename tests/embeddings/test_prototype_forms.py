@@ -151,7 +151,7 @@ def test_all_images_of_a_class(digits_folder, vit_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["kmeans-3", "gaussian"])
+@pytest.mark.parametrize("form", ["kmeans-3", pytest.param("gaussian", marks=pytest.mark.long)])
 def test_a_student_trains_with_any_form(form, digits_folder, vit_folder, tmp_path):
     names = ["--dataset-name", "digits", "--teacher-model", str(vit_folder), "--student", "tiny-32"]
     flags = ["--train-type", "embed-KD", "--epochs", "1", "--batch-size", "256", "--threads", "1", "--per-class", "9"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -69,6 +69,7 @@ def test_a_dimension_that_never_changes(tmp_path):
     np.testing.assert_allclose(found[..., 1], values[..., 1], atol=1e-4)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(arrays(np.float32, (5, 3), elements=st.floats(-1e6, 1e6, width=32)))
 def test_encoding_what_was_decoded_changes_nothing(values):
     grid = grid_of(values.min(axis=0), values.max(axis=0))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import resource
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,25 +105,22 @@ def outcome(work: Callable[[], Any], before: Callable[[], Any] | None = None) ->
     return waited(forked(work, before))
 
 
-def killed(work: Callable[[], Any], seconds: float) -> bool:
-    """Do some work in a child, and kill it after so many seconds; return whether it was still at work."""
+def signalled(
+    work: Callable[[], Any], numbers: Iterable[int], seconds: float, is_time: Callable[[], bool] = lambda: True
+) -> int:
+    """Do some work in a child that gets signals so many seconds after it is time; return its exit code."""
     child = forked(work)
+    while not is_time() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
     time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return waited(child) == -signal.SIGKILL
+    for number in numbers:
+        os.kill(child, number)
+    return waited(child)
 
 
-def duration(work: Callable[[], Any]) -> float:
-    """Return how long some work takes in a child that nobody kills."""
-    start = time.monotonic()
-    assert outcome(work) == 0
-    return time.monotonic() - start
-
-
-def moments(count: int, longest: float, seed: int = 0) -> list[float]:
-    """Return random moments between 0 and a little beyond the longest."""
-    draw = random.Random(seed)
-    return [draw.uniform(0, 1.05 * longest) for _ in range(count)]
+def killed(work: Callable[[], Any], seconds: float, is_time: Callable[[], bool] = lambda: True) -> bool:
+    """Do some work in a child, and kill it so many seconds after it is time; return whether it was still at work."""
+    return signalled(work, [signal.SIGKILL], seconds, is_time) == -signal.SIGKILL
 
 
 @dataclass

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,6 @@ from tests.faults.processes import (
     count_calls,
     forked,
     killed,
-    moments,
     no_file_beyond,
     outcome,
     striking,
@@ -291,6 +292,14 @@ def in_place(url: str, path: Path, part: Path, checksum: Checksum, offline: str)
     return path
 
 
+def has_come(folder: Path, size: int) -> bool:
+    """Return whether so many bytes of the file are on the disk."""
+    try:
+        return any(path.stat().st_size >= size for path in folder.glob("file.bin*"))
+    except FileNotFoundError:  # it has just taken its place
+        return True
+
+
 @fault(
     "D03",
     "R02",
@@ -298,12 +307,13 @@ def in_place(url: str, path: Path, part: Path, checksum: Checksum, offline: str)
 )
 def test_killed_at_any_moment(site: Site, tmp_path: Path, record_property: Any) -> None:
     """SIGKILL at random moments: at the final path lies the file or nothing, and it is brought at last."""
-    tries, hit = amount(5, 50), 0
-    site.bytes_per_second = 2_000_000
-    for number, moment in enumerate(moments(tries, 0.15)):
+    tries, hit, draw = amount(5, 50), 0, random.Random(0)
+    site.bytes_per_second = 1_000_000
+    for number in range(tries):
         folder = tmp_path / str(number)
         folder.mkdir()
-        hit += killed(lambda folder=folder: bring(site, folder), moment)  # type: ignore[misc]
+        is_time = partial(has_come, folder, draw.randrange(3 * len(FILE) // 4))
+        hit += killed(partial(bring, site, folder), draw.uniform(0, 0.02), is_time)
         if (folder / "file.bin").exists():
             assert (folder / "file.bin").read_bytes() == FILE
         assert bring(site, folder).read_bytes() == FILE

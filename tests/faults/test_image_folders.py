@@ -23,6 +23,7 @@ from clipkd.spec import cells, class_names
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
+from tests.data.test_image_folder import bomb
 from tests.faults.checks import fault, nothing, replaced
 
 CPU = torch.device("cpu")
@@ -47,9 +48,9 @@ def prepared(root: Path, data: Path) -> Any:
 @fault("D06", **{"the-counts": replaced("clipkd.data.dataset.check", nothing)})
 def test_classes_that_do_not_agree_are_listed(tmp_path: Path) -> None:
     cases: dict[str, tuple[dict[str, list[str]], tuple[str, ...]]] = {
-        "val lacks one": ({"train": ["a", "b", "c"], "val": ["a", "b"]}, ("c",)),
-        "val has other ones": ({"train": ["a", "b"], "val": ["x", "y"]}, ("a, b", "x, y")),
-        "empty class": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b",)),
+        "val lacks one": ({"train": ["a", "b", "c"], "val": ["a", "b"]}, ("only in ", "/train: c")),
+        "val has other ones": ({"train": ["a", "b"], "val": ["x", "y"]}, ("/train: a, b", "/val: x, y")),
+        "empty class": ({"train": ["a", "b"], "val": ["a", "b"]}, ("image of class 'b'",)),
         "one image": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b", "1 training image,")),
     }
     for name, (classes, parts) in cases.items():
@@ -82,14 +83,12 @@ def bad_images() -> dict[str, bytes]:
     good = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(good, "png")
-    bomb = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(bomb, "png")
     return {
         "empty.png": b"",
         "cut.png": good.getvalue()[:60],
         "no image.png": b"hello",
         "html.jpg": b"<html></html>",
-        "bomb.png": bomb.getvalue(),
+        "bomb.png": bomb(20_000),
         "flipped.png": good.getvalue()[:99] + bytes([good.getvalue()[99] ^ 1]) + good.getvalue()[100:],
         "shell.png": b"%!PS\n(x) run\n",
     }
@@ -104,8 +103,9 @@ def bad_images() -> dict[str, bytes]:
 )
 def test_bad_images_are_named_all_at_once_and_never_skipped(tmp_path: Path) -> None:
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
-    bad = [root / split / name for split, name in zip(("train/b", "val/a") * 4, bad_images(), strict=False)]
-    for path, content in zip(bad, bad_images().values(), strict=True):
+    images = bad_images()
+    bad = [root / split / name for split, name in zip(("train/b", "val/a") * 4, images, strict=False)]
+    for path, content in zip(bad, images.values(), strict=True):
         path.write_bytes(content)
     try:
         prepared(root, tmp_path / "data")

@@ -48,10 +48,7 @@ from tests.faults.processes import (
     REFUSED,
     Disk,
     count_calls,
-    duration,
     forked,
-    killed,
-    moments,
     no_file_beyond,
     outcome,
     striking,
@@ -123,7 +120,13 @@ def opened(folder: Path, kind: str) -> dict[str, bytes]:
 
 
 @fault(
-    "M01", "T01", "R05", "V01", "G03", **{"the-hashes": replaced("clipkd.core.artifacts.check_files", lambda *_: {})}
+    "M01",
+    "T01",
+    "R05",
+    "S05",
+    "V01",
+    "G03",
+    **{"the-hashes": replaced("clipkd.core.artifacts.check_files", lambda *_: {})},
 )
 def test_every_flip_and_truncation_is_found_before_use(made: Path, tmp_path: Path, record_property: Any) -> None:
     data = Path(shutil.copytree(made, tmp_path / "data"))
@@ -437,11 +440,10 @@ def test_another_origin_is_named_field_by_field(tmp_path: Path) -> None:
         open_artifact(tmp_path / "x", "toy", IDENTITY | {"numbers": [1, 3]})
 
 
-def artefact(folder: Path, slowly: float = 0.0) -> None:
+def artefact(folder: Path) -> None:
     """Build an artefact of two arrays."""
     with building(folder, "toy", IDENTITY) as draft:
         np.save(draft.path / "first.npy", np.arange(20_000))
-        time.sleep(slowly)
         np.save(draft.path / "second.npy", np.arange(7.0))
         draft.facts["rows"] = 7
 
@@ -459,34 +461,6 @@ def whole_or_absent(folder: Path) -> bool:
     return True
 
 
-def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mutant: write where the artefact is to lie."""
-    import contextlib
-
-    @contextlib.contextmanager
-    def building_in_place(folder: Path, kind: str, identity: Any) -> Any:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = artifacts.Draft(folder)
-        yield draft
-        artifacts.seal(draft, kind, identity)
-
-    monkeypatch.setitem(globals(), "building", building_in_place)
-
-
-@pytest.mark.slow
-@fault("M03", **{"building-aside": in_place})
-def test_a_killed_writer_leaves_a_whole_entry_or_none(tmp_path: Path, record_property: Any) -> None:
-    longest, hit = duration(lambda: artefact(tmp_path / "timed", 0.05)), 0
-    for number, moment in enumerate(moments(amount(15, 200), longest)):
-        folder = tmp_path / str(number)
-        hit += killed(lambda folder=folder: artefact(folder, 0.05), moment)  # type: ignore[misc]
-        whole_or_absent(folder)
-        artefact(folder)
-        assert whole_or_absent(folder)
-    assert hit > 0
-    record_property("kills", hit)
-
-
 def renamed(aside: Path, folder: Path, kind: str, identity: Any) -> None:
     """The mutant: whoever comes second fails."""
     os.rename(aside, folder)
@@ -498,14 +472,31 @@ def renamed(aside: Path, folder: Path, kind: str, identity: Any) -> None:
     **{"taking-turns": replaced("clipkd.core.artifacts.put_in_place", renamed)},
 )
 def test_eight_writers_of_one_store(tmp_path: Path, record_property: Any) -> None:
+    """Where nothing is yet, and, every other time, over one that is damaged."""
     rounds = amount(4, 50)
     for number in range(rounds):
         folder = tmp_path / str(number)
+        if number % 2:
+            artefact(folder)
+            (folder / "first.npy").write_bytes(b"damaged")
         children = [forked(lambda folder=folder: artefact(folder)) for _ in range(8)]  # type: ignore[misc]
         assert [waited(child) for child in children] == [0] * 8
         assert whole_or_absent(folder)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == sorted(map(str, range(rounds)))
     record_property("races of 8 processes", rounds)
+
+
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: write where the artefact is to lie."""
+
+    @contextlib.contextmanager
+    def building_in_place(folder: Path, kind: str, identity: Any) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = artifacts.Draft(folder)
+        yield draft
+        artifacts.seal(draft, kind, identity)
+
+    monkeypatch.setitem(globals(), "building", building_in_place)
 
 
 def in_place_file(monkeypatch: pytest.MonkeyPatch) -> None:

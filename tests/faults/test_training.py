@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -33,7 +35,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from tests.faults.checks import FULL, amount, fault, nothing, replaced
-from tests.faults.processes import ERROR, REFUSED, SAVED, duration, forked, killed, moments, outcome, waited
+from tests.faults.processes import ERROR, REFUSED, SAVED, forked, killed, outcome, signalled
 
 CPU = torch.device("cpu")
 RESULTS = ("metrics.json", "history.csv", "student.safetensors")
@@ -92,36 +94,63 @@ def from_the_start(self: Checkpoints) -> None:
 NEWEST = Checkpoints.newest
 
 
+def save_in_place(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+    """The mutant: save as many programs do, over what is there, slowly where the disk is slow."""
+    torch.save(state, content := io.BytesIO())
+    shutil.rmtree(self.folder, ignore_errors=True)
+    (self.folder / f"{step:010d}").mkdir(parents=True)
+    with open(self.folder / f"{step:010d}" / STATE, "wb") as stream:
+        for start in range(0, len(content.getbuffer()), 1 << 18):
+            stream.write(content.getbuffer()[start : start + (1 << 18)])
+            stream.flush()
+            time.sleep(0.005)
+
+
+def load_in_place(self: Checkpoints) -> Any:
+    return torch.load(self.steps()[0] / STATE, weights_only=True) if self.steps() else None
+
+
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoints, "save", save_in_place)
+    monkeypatch.setattr(Checkpoints, "newest", load_in_place)
+
+
+def is_saved(folder: Path, step: int) -> bool:
+    """Return whether a training has come so far."""
+    return step == 0 or any(int(path.name) >= step for path in Checkpoints(folder / ".resume", {}).steps())
+
+
+def moment(draw: random.Random, folder: Path) -> tuple[float, Callable[[], bool]]:
+    """Return a random moment of a training, told by its steps and not by the time that this machine needs for them."""
+    return draw.uniform(0, 0.1), partial(is_saved, folder, draw.randint(0, 6))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("train_type", TYPES if FULL else TYPES[:1])
-@fault("R01", "R11", **{"the-generators": replaced("clipkd.runs.unfinished.Checkpoints.newest", from_the_start)})
+@fault(
+    "R01",
+    "R11",
+    **{
+        "the-generators": replaced("clipkd.runs.unfinished.Checkpoints.newest", from_the_start),
+        "saving-aside": in_place,
+    },
+)
 def test_killed_at_random_moments(train_type: str, study: Study, tmp_path: Path, record_property: Any) -> None:
-    """SIGKILL after a random time, again and again; every run ends with the same student, to the bit."""
-    whole = study.whole(train_type)
-    folders = tmp_path / "first", tmp_path / "second"
-    longest = min(duration(partial(study.train, train_type, folder)) for folder in folders)
-    assert all(is_equal(folder, whole) for folder in folders)
-    wanted, hit, number = amount(2, 200), 0, 0
-    draw = iter(moments(10 * wanted, longest, seed=len(train_type)))
-    while hit < wanted:
-        number += 1
+    """SIGKILL after a random step and time, again and again; every run ends with the same student, to the bit."""
+    whole, draw = study.whole(train_type), random.Random(len(train_type))
+    wanted, hit = amount(2, 200), 0
+    for number in range(10 * wanted):
         folder = tmp_path / str(number)
-        for moment in (next(draw), next(draw)):  # a second kill on the way back
-            was_killed = killed(partial(study.train, train_type, folder), moment)
+        for _ in range(2):  # a second kill on the way back
+            was_killed = killed(partial(study.train, train_type, folder), *moment(draw, folder))
             hit += was_killed and (folder / ".resume").exists()  # before the first save nothing is resumed
         assert outcome(partial(study.train, train_type, folder)) == 0
         assert is_equal(folder, whole), f"kill {hit}"
         assert not (folder / ".resume").exists()
+        if hit >= wanted:
+            break
+    assert hit >= wanted
     record_property(f"{train_type}: kills recovered bit-identical", hit)
-
-
-def signalled(study: Study, folder: Path, number: int, after: float) -> int:
-    """Train in a child that gets a signal, twice, after some time; return its exit code."""
-    child = forked(lambda: study.train("supervised", folder))
-    time.sleep(after)
-    for _ in range(2):
-        os.kill(child, number)
-    return waited(child)
 
 
 @pytest.mark.slow
@@ -129,13 +158,12 @@ def signalled(study: Study, folder: Path, number: int, after: float) -> int:
 def test_signals_at_random_moments(study: Study, tmp_path: Path, record_property: Any) -> None:
     """Each signal, twice, at a random moment: saved at a step's edge, and the same student after the next start."""
     whole, numbers, saved = study.whole("supervised"), (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), 0
-    folders = tmp_path / "first", tmp_path / "second"
-    longest = min(duration(partial(study.train, "supervised", folder)) for folder in folders)
-    for at, after in enumerate(moments(amount(2, 50), longest, seed=3)):
-        folder = tmp_path / str(at)
-        code = signalled(study, folder, numbers[at % 3], after)
+    draw = random.Random(3)
+    for at in range(amount(2, 50)):
+        folder, number = tmp_path / str(at), numbers[at % 3]
+        code = signalled(partial(study.train, "supervised", folder), [number] * 2, *moment(draw, folder))
         # Before the training listens, or after its end, the signal has its usual meaning; SIGINT is an exception.
-        is_early = code in {-numbers[at % 3], ERROR} and not (folder / ".resume").exists()
+        is_early = code in {-number, ERROR} and not (folder / ".resume").exists()
         assert code in {0, SAVED} or is_early, code
         saved += code == SAVED
         study.train("supervised", folder)
@@ -161,19 +189,29 @@ def test_a_step_that_is_not_finite_changes_no_weight(study: Study, tmp_path: Pat
     assert not (tmp_path / "metrics.json").exists()
 
 
-def stopped(study: Study, folder: Path) -> None:
-    """Train until the step before last has been saved, then die."""
+def after_a_save(
+    study: Study, folder: Path, strike: Callable[[], object], number: int = 3, train_type: str = "vanilla"
+) -> int:
+    """Train in a process of its own, strike after so many saves, and return how it ends."""
     real, saves = Checkpoints.save, iter(range(1, 100))
 
     def save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
         real(self, step, state)
-        if next(saves) == 6:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if next(saves) == number:
+            strike()
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Checkpoints, "save", save)
-    assert outcome(lambda: study.train("supervised", folder)) == -signal.SIGKILL
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        return outcome(lambda: study.train(train_type, folder))
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stopped(study: Study, folder: Path) -> None:
+    """Train until the step before last has been saved, then die."""
+    assert after_a_save(study, folder, die, 6, "supervised") == -signal.SIGKILL
 
 
 def damaged(path: Path, how: str) -> None:
@@ -186,15 +224,14 @@ def damaged(path: Path, how: str) -> None:
 @fault("R05", **{"the-hashes": replaced("clipkd.core.artifacts.check_files", lambda *_: {})})
 def test_a_damaged_checkpoint_is_passed_over(study: Study, tmp_path: Path) -> None:
     whole = study.whole("supervised")
+    stopped(study, tmp_path / "all")
     for how in ("flipped", "truncated", "empty"):
-        folder = tmp_path / how
-        stopped(study, folder)
+        folder = shutil.copytree(tmp_path / "all", tmp_path / how)
         newest, _ = Checkpoints(folder / ".resume", {}).steps()
         # In the middle of the numbers, so that a reader that does not look would take it.
         damaged(newest / STATE, how)
         assert outcome(lambda folder=folder: study.train("supervised", folder)) == 0  # type: ignore[misc]
         assert is_equal(folder, whole), how
-    stopped(study, tmp_path / "all")
     for path in (tmp_path / "all" / ".resume").glob(f"0*/{STATE}"):
         damaged(path, "flipped")
     assert outcome(lambda: study.train("supervised", tmp_path / "all")) == REFUSED
@@ -440,22 +477,6 @@ def classifier(study: Study) -> Path:
     return study.layout.full_embeddings(study.cell("vanilla")).head()[0] / "weight.npy"
 
 
-def after_a_save(study: Study, folder: Path, strike: Callable[[], object]) -> int:
-    """Train `vanilla` in a process of its own, strike after its third save, and return how it ends."""
-    real, saves = Checkpoints.save, iter(range(1, 100))
-
-    def save(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
-        real(self, step, state)
-        if next(saves) == 3:
-            strike()
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Checkpoints, "save", save)
-    ended = outcome(lambda: study.train("vanilla", folder))
-    patch.undo()
-    return ended
-
-
 @pytest.mark.slow
 @fault("R20", **{"the-look-at-inputs": replaced("clipkd.runs.job.Job.refuse_changed_inputs", nothing)})
 def test_a_head_that_changes_during_a_training_stops_it_and_leaves_the_state_before(
@@ -484,7 +505,7 @@ def test_a_head_that_changes_during_a_training_stops_it_and_leaves_the_state_bef
 def test_a_run_is_not_resumed_with_a_head_that_was_made_again(study: Study, tmp_path: Path) -> None:
     mine = copied(study, tmp_path / "data")
     folder = classifier(mine).parent
-    assert after_a_save(mine, tmp_path / "run", lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    assert after_a_save(mine, tmp_path / "run", die) == -signal.SIGKILL
     manifest = read_manifest(folder)
     np.save(folder / "weight.npy", np.load(folder / "weight.npy")[::-1])
     files = {name: entry_of(folder / name) for name in manifest["files"]}
@@ -496,7 +517,7 @@ def test_a_run_is_not_resumed_with_a_head_that_was_made_again(study: Study, tmp_
 
 def test_a_run_records_each_sitting_and_what_taught_it(study: Study, tmp_path: Path) -> None:
     mine = copied(study, tmp_path / "data")
-    assert after_a_save(mine, tmp_path / "run", lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    assert after_a_save(mine, tmp_path / "run", die) == -signal.SIGKILL
     assert outcome(lambda: mine.train("vanilla", tmp_path / "run")) == 0
     found = json.loads((tmp_path / "run/env.json").read_text())
     assert [(one["epoch"], one["step"], one["packages"]["torch"]) for one in found["sittings"]] == [

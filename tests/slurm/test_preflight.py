@@ -327,13 +327,6 @@ def test_a_job_that_completes_is_waited_for(fakes, tmp_path, monkeypatch):
     assert time.monotonic() - start > 1
 
 
-@pytest.mark.slow
-def test_jobs_that_do_not_end_are_named(fakes, tmp_path):
-    fakes.say("squeue", f"1|clipkd_a|RUNNING|{tmp_path}|rule_train")
-    with pytest.raises(MachineError, match="1 SLURM jobs of this folder don't end: 1"):
-        jobs.end(tmp_path, let_finish=False, seconds=1)
-
-
 # --- reading SLURM's words
 
 

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from clipkd.report.figures import figure_stems, write
-from clipkd.report.figures.style import new_figure
 from clipkd.spec.settings import Config
 from clipkd.tables import table_files, write_tables
 from clipkd.tables.cleanup import list_of, remove_leftovers
@@ -52,10 +51,7 @@ def test_tables_of_an_earlier_grid_go_and_nothing_else(study, tmp_path, capsys):
     assert names(folder) == whole | {"notes.md"}
 
 
-def test_figures_of_an_earlier_grid_go(study, tmp_path, monkeypatch):
-    """Which files are there is the same for empty figures, which take no time to draw."""
-    empty = lambda found, *what: new_figure(1, 1, "")  # noqa: E731
-    monkeypatch.setattr(write, "DRAW", dict.fromkeys(write.DRAW, empty))
+def test_figures_of_an_earlier_grid_go(study, tmp_path, empty_figures):
     folder, small = tmp_path / "figures", one_recipe()
     write.write_figures(study.config, study.results, study.data, folder)
     write.write_figures(small, study.results, study.data, folder)

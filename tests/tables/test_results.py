@@ -87,13 +87,6 @@ def test_every_missing_run_is_listed(study):
     assert "digits, tiny-32, teacher none, supervised, recipe reference, seed 0" in message
 
 
-def test_partial_results_know_what_is_missing(study):
-    shutil.rmtree(study.folder(**EMBED))
-    found = collect(study, partial=True)
-    assert [(cell.train_type, cell.recipe, cell.seed) for cell in found.missing] == [("embed-KD", "corrected", 1)]
-    assert "1 of 42 runs are missing" in found.gaps()[0]
-
-
 def test_every_wrong_run_is_named_at_once(study):
     unreadable = [study.folder(**EMBED | {"seed": seed}) for seed in (0, 1)]
     for folder in unreadable:
@@ -172,7 +165,7 @@ def test_bad_paths_are_the_users_to_change(study, verb, capsys):
 
 
 @pytest.mark.slow
-def test_a_report_writes_the_tables_of_clipkd_tables(study, capsys):
+def test_a_report_writes_the_tables_of_clipkd_tables(study, capsys, empty_figures):
     """To the byte, from one reading of the runs: what the workflow calls."""
     alone, beside = study.root / "alone", study.root / "beside"
     assert main(command(study, "tables", "--output", alone, "--summary", alone / "summary.json")) == 0
@@ -186,7 +179,7 @@ def test_a_report_writes_the_tables_of_clipkd_tables(study, capsys):
 
 
 @pytest.mark.slow
-def test_a_report_of_an_incomplete_grid_is_asked_for_and_draws_its_figures(study, capsys):
+def test_a_report_of_an_incomplete_grid_is_asked_for_and_draws_its_figures(study, capsys, empty_figures):
     drawn, page = study.root / "so far", study.root / "report.html"
     shutil.rmtree(study.folder(**EMBED))
     where = ["--figures", drawn, "--output", page]
@@ -205,12 +198,8 @@ def test_a_report_of_an_incomplete_grid_is_asked_for_and_draws_its_figures(study
 @pytest.mark.parametrize(
     ("name", "key", "value", "field"),
     [
-        ("metrics.json", "last.test.top1", float("nan"), "last.test.top1"),
         ("metrics.json", "last.test.top1", 1.01, "last.test.top1"),
         ("metrics.json", "selected.test.top5", 0.1, "selected.test.top5"),
-        ("metrics.json", "last.test.loss", float("inf"), "last.test.loss"),
-        ("metrics.json", "last.test.top1", "0.9", "last.test.top1"),
-        ("metrics.json", "last.test.top1", True, "last.test.top1"),
         ("metrics.json", "selected.validation.top1", -0.1, "selected.validation.top1"),
         ("metrics.json", "cell.seed", 0, "cell.seed"),
         ("metrics.json", "cell.teacher", "digits-vit-xs", "cell.teacher"),
@@ -287,13 +276,6 @@ def test_a_wrong_history_is_refused(study, old, new, problem):
     (run,) = (run for run in collect(study).runs.values() if run.path == path.parent)
     with pytest.raises(DataError, match=re.escape(problem)):
         run.history  # noqa: B018  (as figures read it)
-
-
-def test_a_file_that_is_not_json_is_refused(study):
-    path = study.folder(**EMBED) / "metrics.json"
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(DataError, match=r"metrics.json is damaged"):
-        collect(study)
 
 
 def test_a_missing_manifest_is_refused_unless_partial(study):

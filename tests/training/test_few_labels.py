@@ -132,7 +132,8 @@ def student_of(cell, layout, folder, monkeypatch, change=None) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "train_type", ["supervised", "vanilla", pytest.param("teacher-KD", marks=pytest.mark.long), "embed-KD"]
+    "train_type",
+    ["vanilla", "embed-KD", *(pytest.param(other, marks=pytest.mark.long) for other in ("supervised", "teacher-KD"))],
 )
 def test_labels_that_a_run_must_not_see_change_not_one_bit(
     train_type, digits_folder, vit_folder, tmp_path, monkeypatch

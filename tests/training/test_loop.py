@@ -114,11 +114,14 @@ def test_reference_trains_on_everything_and_chooses_on_the_test_split(digits_fol
 def test_the_released_flags_work_and_pt_is_a_plain_state_dict(digits_folder, vit_folder, tmp_path):
     flags = ["--dataset-name", "DIGITS", "--teacher-model", vit_folder, "--train-type", "Embed-kd",
              "--log-folder", tmp_path / "L", "--ckpt-save-name", "C.pt"]  # fmt: skip
-    clipkd("train", *flags, "--data", digits_folder, "--student", "tiny-32", "--epochs", 1, "--recipe", "reference")
+    data = ("--data", digits_folder, "--student", "TINY-32", "--recipe", "Reference")
+    assert clipkd("train", *flags, *data, "--epochs", 1).stdout == f"{tmp_path / 'L'}\n"
     state = torch.load(tmp_path / "L" / "C.pt", weights_only=True)
     student = build_student(students.get("tiny-32"), 10, 16, recipes.get("reference"))
     student.load_state_dict(state, strict=True)
     assert metrics(tmp_path / "L")["cell"]["train_type"] == "embed-KD"
+    said = clipkd("evaluate", tmp_path / "L/C.pt", "--dataset-name", "Digits", *data).stdout
+    assert said.startswith(f"top-1 {metrics(tmp_path / 'L')['selected']['test']['top1']:.4f} ")
     cost = json.loads((tmp_path / "L" / "cost.json").read_text())
     assert cost["teacher"] == {"source": "cached", "forward_passes": 0, "weights_bytes": 0}
 
@@ -195,7 +198,7 @@ def test_the_optimiser_is_torchs_adamw_to_the_bit_and_so_is_its_state():
         assert all(torch.equal(state[key], saved[number][key]) for key in state)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_process_imports_no_compiler(digits_folder, tmp_path):
     """torch's own optimisers import it when they are first used: a second of each process."""
     words = ["train", "--data", digits_folder, "--dataset-name", "digits", "--student", "tiny-32", "--epochs", 1]

@@ -203,7 +203,7 @@ def stopped_at(step: int, data: Path, folder: Path, epochs: int = EPOCHS) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [5, 9, 10, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 18, 27))])
+@pytest.mark.parametrize("step", [9, *(pytest.param(step, marks=pytest.mark.long) for step in (1, 5, 10, 18, 27))])
 def test_stopped_at_the_edge_of_a_step(step, digits_folder, whole, tmp_path):
     """There are 9 steps an epoch: the first, within, the last of an epoch, the next's first, the very last."""
     stopped_at(step, digits_folder, tmp_path)
@@ -375,15 +375,6 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(content[: len(content) // 2] if how == "truncated" else b"" if how == "empty" else content)
 
 
-def test_where_no_checkpoint_is_sound_nothing_begins_again(digits_folder, tmp_path):
-    stopped_at(14, digits_folder, tmp_path)
-    for path in (tmp_path / ".resume").glob(f"0*/{STATE}"):
-        damage(path, "flipped")
-    with pytest.raises(DataError, match=r"no checkpoint in .* is sound; remove that folder"):
-        train(digits_folder, tmp_path)
-    assert len(list((tmp_path / ".resume").glob("0*"))) == 2
-
-
 def test_a_planted_pickle_is_not_run(digits_folder, tmp_path):
     """Also where whoever plants it makes the manifest fit."""
     from clipkd.core.artifacts import building, read_manifest
@@ -400,7 +391,7 @@ def test_a_planted_pickle_is_not_run(digits_folder, tmp_path):
         shutil.rmtree(path)
         with building(path, "checkpoint", identity) as draft:
             torch.save({"student": Evil()}, draft.path / STATE)
-    with pytest.raises(DataError, match=r"no checkpoint in .* is sound"):
+    with pytest.raises(DataError, match=r"no checkpoint in .* is sound; remove that folder"):
         train(digits_folder, tmp_path)
     assert not canary.exists()
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,12 +64,16 @@ def jobs(digits_folder, vit_folder) -> list[Job]:
 
 
 @pytest.fixture(scope="module")
-def alone(jobs, tmp_path_factory) -> list[Path]:
-    """What each leaves alone."""
-    folders = [tmp_path_factory.mktemp("alone") for _ in jobs]
-    for job, folder in zip(jobs, folders, strict=True):
-        train(job, RunFolder(folder))
-    return folders
+def alone(jobs, tmp_path_factory) -> Callable[[int], Path]:
+    """Return what a job leaves alone, by its number; it is trained when it is first asked for."""
+
+    @functools.cache
+    def left(number: int) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        train(jobs[number], RunFolder(folder))
+        return folder
+
+    return left
 
 
 def together(jobs: list[Job], folder: Path) -> list[Path]:
@@ -96,7 +103,8 @@ def check_equal_to_rounding(found: Path, wanted: Path) -> None:
 @pytest.mark.long
 def test_each_leaves_what_it_leaves_alone(jobs, alone, tmp_path):
     folders = together(jobs, tmp_path)
-    for found, wanted in zip(folders, alone, strict=True):
+    for number, found in enumerate(folders):
+        wanted = alone(number)
         check_equal_to_rounding(found, wanted)
         ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (found, wanted))
         assert ours["fingerprint"] == theirs["fingerprint"], "how a run is computed is no part of what it is"
@@ -105,7 +113,7 @@ def test_each_leaves_what_it_leaves_alone(jobs, alone, tmp_path):
             path.name for path in wanted.iterdir() if "tfevents" not in path.name
         }
     with pytest.raises(AssertionError):  # the control: another seed
-        check_equal_to_rounding(folders[0], alone[1])
+        check_equal_to_rounding(folders[0], alone(1))
 
 
 def times(run):
@@ -113,14 +121,12 @@ def times(run):
     return {path.name: path.stat().st_mtime_ns for path in run.iterdir() if not path.name.startswith(".lock")}
 
 
-def test_complete_runs_are_left_as_they_are(jobs, tmp_path, capfd):
-    (first,) = together(jobs[1:2], tmp_path / "first")
+def test_complete_runs_are_left_as_they_are(jobs, alone, tmp_path, capfd):
+    first = Path(shutil.copytree(alone(0), tmp_path / "first"))
     before = times(first)
-    outcomes = train_together([(jobs[0], RunFolder(tmp_path / "new")), (jobs[1], RunFolder(first))])
-    assert [outcome.cell.seed for outcome in outcomes] == [0, 1]
-    assert {
-        path.name: path.stat().st_mtime_ns for path in first.iterdir() if not path.name.startswith(".lock")
-    } == before
+    outcomes = train_together([(jobs[1], RunFolder(tmp_path / "new")), (jobs[0], RunFolder(first))])
+    assert [outcome.cell.seed for outcome in outcomes] == [1, 0]
+    assert times(first) == before
     assert f"{first} holds the complete result of this run: nothing to do" in capfd.readouterr().err
 
 
@@ -142,6 +148,7 @@ def refused():
 def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, monkeypatch):
     """Saved in the second epoch; then one goes on alone, the others catch up from where they were."""
     pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]
+    wanted = [alone(number) for number in range(3)]
     taken, update = iter(range(1, 100)), loop.update_students
 
     def interrupted(group, step_inputs):
@@ -174,11 +181,12 @@ def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, mo
         patch.setattr(loop, "update_students", lambda group, inputs: (sizes.append(len(inputs)), update(group, inputs)))
         assert all(isinstance(outcome, Metrics) for outcome in train_together(pairs))
     assert sizes == [2, 2, 3, 3], "two catch up from step 2 to 4, then all go together"
-    for (_, folder), wanted in zip(pairs, alone, strict=False):
-        check_equal_to_rounding(folder.path, wanted)
+    for (_, folder), whole in zip(pairs, wanted, strict=True):
+        check_equal_to_rounding(folder.path, whole)
 
 
 def test_one_that_is_not_finite_fails_alone(jobs, alone, tmp_path, monkeypatch):
+    wanted = {number: alone(number) for number in (0, 2)}
     real, calls = FiniteGuard.check, iter(range(1000))
 
     def check(self, loss, parameters):
@@ -195,8 +203,8 @@ def test_one_that_is_not_finite_fails_alone(jobs, alone, tmp_path, monkeypatch):
     assert "embed-KD/seed1: loss or gradient is not finite in epoch 1, step 3 of 6" in str(outcomes[1])
     assert json.loads((tmp_path / "1/failed.json").read_text())["step"] == 3
     assert not (tmp_path / "1/metrics.json").exists()
-    for number in (0, 2):
-        check_equal_to_rounding(tmp_path / str(number), alone[number])
+    for number, whole in wanted.items():
+        check_equal_to_rounding(tmp_path / str(number), whole)
 
 
 def test_a_folder_that_another_writes_fails_alone(jobs, tmp_path):

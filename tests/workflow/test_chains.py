@@ -8,28 +8,16 @@ import pytest
 
 from clipkd.core.artifacts import read_manifest
 from tests.conftest import save_vit
+from tests.grids import block, grid
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 
 pytestmark = pytest.mark.long
 
 FIRST = "corrected/digits/tiny-32/vit/embed-KD/seed0"
 SECOND = "corrected/digits/tiny-32/first/vanilla/seed0"
-CONFIG = f"""\
-teachers:
-  vit: ./vit
-  first: run:{FIRST}
-  second: run:{SECOND}
-grid:
-  - name: last
-    datasets: [digits]
-    teachers: [second]
-    students: [tiny-32]
-    train_types: [embed-KD, teacher-KD]
-    recipes: [corrected]
-    seeds: [0]
-training: {{epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu, stack: 1}}
-prototypes: {{per_class: 4}}
-"""
+TEACHERS = f"teachers:\n  vit: ./vit\n  first: run:{FIRST}\n  second: run:{SECOND}\n"
+LAST = grid(block(teachers="[second]", train_types="[embed-KD, teacher-KD]"))
+CONFIG = f"{TEACHERS}{LAST}prototypes: {{per_class: 4}}\n"
 
 
 def test_a_chain_is_trained_in_order_by_one_call(tmp_path):

@@ -11,20 +11,12 @@ import pytest
 
 from clipkd.export import measures
 from clipkd.spec.settings import MeasureName
+from tests.grids import block, grid
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 
-CONFIG = """\
-evaluation: [calibration, classes, knn, agreement]
-grid:
-  - name: measured
-    datasets: [digits]
-    teachers: [digits-vit-s-untrained]
-    students: [tiny-32]
-    train_types: [supervised, vanilla]
-    recipes: [corrected]
-    seeds: [0, 1]
-training: {epochs: 2, device: cpu}
-"""
+AXES = {"teachers": "[digits-vit-s-untrained]", "train_types": "[supervised, vanilla]", "seeds": "[0, 1]"}
+UNMEASURED = grid(block(**AXES), training="epochs: 2, device: cpu")
+CONFIG = "evaluation: [calibration, classes, knn, agreement]\n" + UNMEASURED
 
 
 def test_the_config_knows_every_measure():
@@ -70,7 +62,7 @@ def test_what_a_config_asks_to_measure_is_in_tables_and_report(tmp_path):
     assert snakemake(project, "--quiet", "rules", *given).returncode == 0
     assert "probe" in json.loads((place / "seed1.json").read_text())["measures"]
     # Without the key, neither table nor section.
-    (project / "mine.yaml").write_text("".join(CONFIG.splitlines(keepends=True)[1:]))
+    (project / "mine.yaml").write_text(UNMEASURED)
     assert snakemake(project, "--quiet", "rules", *given).returncode == 0
     assert not (project / "results/tables/evaluation.csv").exists()
     assert 'id="evaluation"' not in (project / "results/report.html").read_text(encoding="utf-8")

@@ -9,46 +9,28 @@ import re
 import pytest
 
 from tests import checkpoints
+from tests.grids import block, grid
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 
 pytestmark = pytest.mark.long
 
-CONFIG = """\
-teachers:
-  eyes: {clip}:pooler
-  names: {clip}:text
-grid:
-  - name: names
-    datasets: [digits]
-    teachers: [names]
-    students: [tiny-32]
-    train_types: [embed-KD]
-    recipes: [corrected]
-    seeds: [0]
-  - name: both
-    datasets: [digits]
-    teachers: [eyes+names]
-    students: ["timm:test_resnet@48"]
-    train_types: [embed-KD]
-    recipes: [corrected]
-    seeds: [0]
-  - name: eyes
-    datasets: [digits]
-    teachers: [eyes]
-    students: [tiny-32]
-    train_types: [teacher-KD]
-    recipes: [corrected]
-    seeds: [0]
-training: {{epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu, stack: 1}}
-prototypes: {{per_class: 4, templates: ["a photo of a {{}}.", "this is the {{}}."]}}
-"""
+
+def config(clip: object) -> str:
+    blocks = (
+        block("names", teachers="[names]", train_types="[embed-KD]"),
+        block("both", teachers="[eyes+names]", students='["timm:test_resnet@48"]', train_types="[embed-KD]"),
+        block("eyes", teachers="[eyes]", train_types="[teacher-KD]"),
+    )
+    teachers = f"teachers:\n  eyes: {clip}:pooler\n  names: {clip}:text\n"
+    templates = 'prototypes: {per_class: 4, templates: ["a photo of a {}.", "this is the {}."]}\n'
+    return teachers + grid(*blocks) + templates
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = copy_workflow(tmp_path_factory.mktemp("own"))
     clip = checkpoints.save("clip", root / "my checkpoints+/clip")
-    (root / "mine.yaml").write_text(CONFIG.format(clip=clip.relative_to(root)))
+    (root / "mine.yaml").write_text(config(clip.relative_to(root)))
     return root
 
 

@@ -10,42 +10,25 @@ import pytest
 
 from clipkd.plugins import datasets
 from clipkd.spec.layout import Layout
+from tests.grids import block, grid
 from tests.photos import save_photos
 from tests.workflow.test_workflow import copy_workflow, plan, snakemake
 
-SUPERVISED = """\
-grid:
-  - name: folder
-    datasets: [photos]
-    teachers: [digits-vit-s]
-    students: [tiny-32]
-    train_types: [supervised]
-    recipes: [corrected]
-    seeds: [0]
-training: {{epochs: 1, batch_size: 16, device: cpu}}
-sources: {{photos: {photos}}}
-"""
-CONFIG = """\
-grid:
-  - name: folder
-    datasets: [photos, digits]
-    teachers: [digits-vit-s]
-    students: [tiny-32, base-32, base-64]
-    train_types: [supervised]
-    recipes: [corrected]
-    seeds: [0]
-training: {{epochs: 1, batch_size: 16, device: cpu, stack: 1}}
-sources: {{photos: {photos}}}
-"""
+
+def config(photos: Path, more: str = "", **axes: str) -> str:
+    """Return a config of students of a folder of images."""
+    training = f"epochs: 1, batch_size: 16, device: cpu{more}"
+    return grid(block(**{"datasets": "[photos]"} | axes), training=training) + f"sources: {{photos: {photos}}}\n"
 
 
 @pytest.mark.slow
 def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None:
     project = copy_workflow(tmp_path / "project")
     photos = save_photos(tmp_path / "photos")
-    (project / "photos.yaml").write_text(CONFIG.format(photos=photos))
-    config = ("--configfile", "photos.yaml")
-    jobs, said = plan(project, *config)
+    more = {"datasets": "[photos, digits]", "students": "[tiny-32, base-32, base-64]"}
+    (project / "photos.yaml").write_text(config(photos, ", stack: 1", **more))
+    given = ("--configfile", "photos.yaml")
+    jobs, said = plan(project, *given)
     assert jobs["thumbnails"] == 2, "two students of 32 px share theirs; the digits need none"
     assert jobs["train"] == 6
     spec = datasets.get("photos", str(photos))
@@ -56,32 +39,32 @@ def test_thumbnails_are_made_once_per_size_and_not_again(tmp_path: Path) -> None
         )
 
     (target,) = re.findall(r"output: (results/runs/corrected/photos/tiny-32/none/supervised/seed0/\S+)", said)
-    done = snakemake(project, target, *config)
+    done = snakemake(project, target, *given)
     assert done.returncode == 0, done.stdout
     assert (project / folders[32] / "manifest.json").exists()
     assert not (project / folders[64]).exists()
-    again = snakemake(project, "--dry-run", target, *config)
+    again = snakemake(project, "--dry-run", target, *given)
     assert "Nothing to be done" in again.stdout
 
 
 @pytest.mark.slow
 def test_own_images_that_are_to_be_packed_again_are(tmp_path: Path) -> None:
-    """Of a whole grid without a teacher: what the message about changed images says is done is planned."""
+    """Of a grid without a teacher: what the message about changed images says is done is planned."""
     project = copy_workflow(tmp_path / "project")
     photos = save_photos(tmp_path / "photos")
-    (project / "photos.yaml").write_text(SUPERVISED.format(photos=photos))
-    config = ("--configfile", "photos.yaml")
-    done = snakemake(project, *config)
+    (project / "photos.yaml").write_text(config(photos))
+    given = ("--configfile", "photos.yaml")
+    runs = (*given, "--", "runs")
+    done = snakemake(project, *runs)
     assert done.returncode == 0, done.stdout
-    assert "Nothing to be done" in snakemake(project, *config).stdout
     run = next(project.glob("results/runs/**/metrics.json"))
     before = run.read_bytes()
     next(photos.glob("train/*/*")).unlink()
     for kind in ("datasets", "thumbnails"):
         shutil.rmtree(project / "data" / kind / "photos")
-    jobs, said = plan(project, *config)
-    assert jobs == {"pack": 1, "thumbnails": 1, "train": 1, "report": 1, "all": 1}, said
-    done = snakemake(project, *config)
+    jobs, said = plan(project, *given)
+    assert jobs == {"pack": 1, "thumbnails": 1, "train": 1, "resolve": 1, "report": 1, "all": 1}, said
+    done = snakemake(project, *runs)
     assert done.returncode == 0, done.stdout
     assert run.read_bytes() != before
-    assert "Nothing to be done" in snakemake(project, *config).stdout
+    assert "Nothing to be done" in snakemake(project, *runs).stdout

@@ -16,6 +16,7 @@ import pytest
 
 from tests import warm
 from tests.conftest import held
+from tests.grids import block, grid
 
 ROOT = Path(__file__).parents[2]
 Runs = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,17 +25,7 @@ CONTROLS = ("embed-KD-random", "embed-KD-permuted", "embed-KD-onehot")
 EACH = ("--config", "training={stack: 1}")
 """A job for each student, so that a plan names them all."""
 SHA = "0123456789abcdef0123456789abcdef01234567"
-MINI = """\
-grid:
-  - name: mini
-    datasets: [digits]
-    teachers: [digits-vit-s]
-    students: [tiny-32]
-    train_types: [supervised]
-    recipes: [corrected]
-    seeds: [0, 1]
-training: {epochs: 1, batch_size: 256, learning_rate: 1e-3, device: cpu, stack: 1}
-"""
+MINI = grid(block(seeds="[0, 1]"))
 
 
 def copy_workflow(folder: Path) -> Path:
@@ -123,7 +114,7 @@ def expected(datasets: int, teachers: int, train: int, rule: str = "fetch") -> d
     return {**made, **once, "train": train}
 
 
-@pytest.mark.parametrize("entry", ["Snakefile", "workflow/Snakefile"])
+@pytest.mark.parametrize("entry", ["Snakefile", pytest.param("workflow/Snakefile", marks=pytest.mark.long)])
 def test_the_demo_plans_exactly_its_jobs(entry: str, project: Path) -> None:
     jobs, said = plan(project, "--snakefile", entry, "--configfile", "config/demo.yaml", *EACH)
     assert planned_runs(said) == demo_runs()
@@ -187,8 +178,8 @@ def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
         "sources={birds: birds}",
     )
 
-    def memory() -> dict[str, str]:
-        found = re.findall(r"log: (\S+)\n(?:    .*\n)*?    resources: .*?\bmem_mb=(\d+)", plan(project, *arguments)[1])
+    def memory(said: str) -> dict[str, str]:
+        found = re.findall(r"log: (\S+)\n(?:    .*\n)*?    resources: .*?\bmem_mb=(\d+)", said)
         return {log: asked for log, asked in found if log.startswith("logs/runs/")}
 
     jobs, said = plan(project, *arguments)
@@ -202,21 +193,21 @@ def test_on_a_cluster_what_is_here_is_packed_by_a_job(tmp_path):
     jobs, said = plan(project, *arguments[:-1], hub)
     assert (jobs["download"], jobs["download_files"], jobs["pack"]) == (1, 1, 1)
     assert re.search(r"rule pack:\n    input: data/datasets/.downloads/birds.json\n", said)
-    assert {*memory().values()} == {"8000"}
+    assert {*memory(said).values()} == {"8000"}
     # An earlier job's log: only a retry looks at those of the attempts before it (tests/slurm).
-    one = project / next(iter(memory()))
+    one = project / next(iter(memory(said)))
     one.parent.mkdir(parents=True)
     one.with_suffix(".attempt1.log").write_text("attempt 1 on n1, SLURM job 7\nepoch 1/3\n")
-    assert {*memory().values()} == {"8000"}
+    assert {*memory(plan(project, *arguments)[1]).values()} == {"8000"}
 
 
 @pytest.mark.parametrize(
     ("recipes", "cores", "threads"),
     [
         ("corrected", 8, 4),
-        ("corrected, reference", 8, 4),
         ("corrected, reference", 4, 2),
-        ("corrected, reference", 2, 1),
+        pytest.param("corrected, reference", 8, 4, marks=pytest.mark.long),
+        pytest.param("corrected, reference", 2, 1, marks=pytest.mark.long),
     ],
 )
 def test_trainings_leave_half_of_the_cores_to_other_jobs(recipes, cores, threads, project: Path) -> None:
@@ -307,7 +298,7 @@ def test_a_change_plans_what_it_changes(changes: list[str], trained: dict[str, i
     ("module", "planned"),
     [
         ("tables/table.py", {"report": 1, "all": 1}),
-        ("report/templates/page.html", {"report": 1, "all": 1}),
+        pytest.param("report/templates/page.html", {"report": 1, "all": 1}, marks=pytest.mark.long),
         ("core/lock.py", {}),
     ],
 )
