@@ -1,9 +1,9 @@
 """Views: what a recipe draws of training images beyond a flip, for a batch at once, on the device that it is on.
 
-A view is an image at the student's size: a region, mirrored or not, after RandAugment, mixed with the same view of another
-image. It is what a teacher is asked about. Random erasing comes after it and is the student's alone. Every number is drawn
-by counter (clipkd/data/counters.py) from a seed, the image's row and the view's number: whoever has these three, a run
-that resumes, one that is trained beside others, or the extraction of a store, makes the same view.
+A view is an image at the student's size: a region, mirrored or not, after RandAugment, mixed with the same view of
+another image. It is what a teacher is asked about. Random erasing comes after it and is the student's alone. Every
+number is drawn by counter (clipkd/data/counters.py) from a seed, the image's row and the view's number: whoever has
+these three, a run that resumes, one that is trained beside others, or the extraction of a store, makes the same view.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ class Augmentation:
 def stored_views(seed: int, epoch: int, rows: np.ndarray, count: int) -> np.ndarray:
     """Return which of its `count` stored views each image shows in an epoch, int64 [B].
 
-    Each image goes through its views in an order of its own, and after the last one through another: in `count` epochs it
-    shows each once.
+    Each image goes through its views in an order of its own, and after the last one through another: in `count` epochs
+    it shows each once.
 
     Args:
         seed: the run's.
@@ -163,8 +163,8 @@ def partners(drawn: np.ndarray, rows: np.ndarray, training: np.ndarray) -> np.nd
 def mixing(drawn: np.ndarray, side: int) -> Mix:
     """Return how views are mixed: by mixup or cutmix, half each.
 
-    H. Zhang et al., mixup, https://arxiv.org/abs/1710.09412; S. Yun et al., CutMix, https://arxiv.org/abs/1905.04899, its
-    square cut off at the edges, as in timm.
+    H. Zhang et al., mixup, https://arxiv.org/abs/1710.09412; S. Yun et al., CutMix, https://arxiv.org/abs/1905.04899,
+    its square cut off at the edges, as in timm.
 
     Args:
         drawn: numbers in [0, 1) [4, B]: which of the two, the share, and the square's centre.

@@ -19,9 +19,9 @@ from clipkd.core.device import sent
 from clipkd.data.boxes import random_boxes, scaled
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
 from clipkd.data.labelled import TrainingImages
-from clipkd.data.residency import PixelStore, pixel_store
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
+from clipkd.data.residency import PixelStore, pixel_store
 from clipkd.data.thumbnails import Thumbnails
 from clipkd.plugins.datasets import DatasetSpec
 
@@ -213,9 +213,7 @@ class BatchSource:
 class FlippedBatches(BatchSource):
     """Whole images, resized for the student and, where the dataset allows it, flipped at random."""
 
-    def __init__(
-        self, dataset: Dataset, shown: TrainingImages, size: int, native: bool, device: torch.device
-    ) -> None:
+    def __init__(self, dataset: Dataset, shown: TrainingImages, size: int, native: bool, device: torch.device) -> None:
         """Open a dataset.
 
         Args:

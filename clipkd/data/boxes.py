@@ -35,7 +35,7 @@ def boxes_of(sizes: np.ndarray, drawn: np.ndarray, scale: tuple[float, float]) -
     low, high = np.log(RATIO)
     ratio = np.exp(low + drawn[1] * (high - low))
     width, height = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (0 < width) & (width <= widths) & (0 < height) & (height <= heights)
+    fits = (width > 0) & (width <= widths) & (height > 0) & (height <= heights)
     # A number below 1 times (room + 1), cut off, is an even draw from 0 to room.
     top = (drawn[2] * (heights - height + 1)).astype(np.int64)
     left = (drawn[3] * (widths - width + 1)).astype(np.int64)

@@ -1,8 +1,8 @@
-"""Corruptions: what CIFAR-C does to test images (D. Hendrycks, T. Dietterich, https://arxiv.org/abs/1903.12261), in batches.
+"""Corruptions: what CIFAR-C does to test images, in batches (D. Hendrycks, T. Dietterich, arXiv 1903.12261).
 
 14 of its 15 kinds at its five severities, with the parameters that its authors published for 32 px. All but JPEG are
-made on the device that the images are on. Random numbers are drawn by counter: a corrupted image depends on its row, the
-kind and the severity alone. CIFAR-C itself was drawn with other numbers, so its images are others of the same kind.
+made on the device that the images are on. Random numbers are drawn by counter: a corrupted image depends on its row,
+the kind and the severity alone. CIFAR-C itself was drawn with other numbers, so its images are others of the same kind.
 `frost` is left out: it blends in photographs of frost, which are its authors'.
 """
 
@@ -54,7 +54,7 @@ def gaussian_noise(x: Tensor, draw: Draw, deviation: float) -> Tensor:
 
 
 def shot_noise(x: Tensor, draw: Draw, photons: float) -> Tensor:
-    """Poisson noise: the number of photons at which the distribution of a pixel's 8-bit value reaches a uniform number."""
+    """Poisson noise: the photons at which the distribution of a pixel's 8-bit value reaches a uniform number."""
     values, numbers = (x * 255).round().long(), draw(uniforms, *x.shape[1:]).double()
     counts = torch.arange(1, int(photons + 10 * math.sqrt(photons)) + 1, device=x.device, dtype=torch.float64)
     rates = torch.arange(256, device=x.device, dtype=torch.float64)[:, None] * photons / 255

@@ -12,20 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 
-from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact, read_manifest
+from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
+from clipkd.core.errors import DataError, MachineError
 from clipkd.core.files import sha256
+from clipkd.core.fingerprint import digest
+from clipkd.core.progress import progress, say
 from clipkd.core.unlabelled import FEW_HELD_OUT, UNLABELLED
 from clipkd.data.packing import share_held_out, validation_rows, write_even, write_ragged
 from clipkd.data.source_files import LISTING, listed, packed_from
 from clipkd.data.summary import Seen, pixel_facts, summary
 from clipkd.plugins.datasets import DOWNLOADS, DatasetSpec, Reading, Split, refuse_other_source
-from clipkd.core.errors import DataError, InputError, MachineError
-from clipkd.core.fingerprint import digest
-from clipkd.core.progress import progress, say
 
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, SplitName] = ("train", "test")
@@ -133,9 +133,7 @@ class Dataset:
 Opener = Callable[..., Artifact]
 
 
-def open_dataset(
-    spec: DatasetSpec, folder: Path, with_images: bool = True, opener: Opener = open_artifact
-) -> Dataset:
+def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True, opener: Opener = open_artifact) -> Dataset:
     """Open a packed dataset, every byte checked.
 
     Args:
@@ -222,7 +220,9 @@ def check(spec: DatasetSpec, reading: Reading) -> None:
                 f"{spec.title}: {split} image {wrong[0]} has the label {labels[wrong[0]]}; "
                 f"there are {len(names)} classes, numbered from 0"
             )
-        empty = [names[number] for number in np.flatnonzero(np.bincount(labels[labels >= 0], minlength=len(names)) == 0)]
+        empty = [
+            names[number] for number in np.flatnonzero(np.bincount(labels[labels >= 0], minlength=len(names)) == 0)
+        ]
         if empty:
             raise DataError(f"{spec.title}: no {split} image of class {', '.join(map(repr, empty))}")
 
@@ -249,15 +249,20 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
         share = max(share, FEW_HELD_OUT) if unlabelled else share
         held_out = validation_rows(reading.train.labels, share, reading.classes)
     np.save(draft.path / "validation.npy", held_out)
-    draft.facts |= reading.facts | found | pixel_facts(seen, reading.train.labels) | {
-        "classes": reading.classes,
-        "ragged": spec.image_size is None,
-        "train": len(reading.train.labels),
-        "test": len(reading.test.labels),
-        "validation": len(held_out),
-        **({"unlabelled": unlabelled} if unlabelled else {}),
-        "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
-    }
+    draft.facts |= (
+        reading.facts
+        | found
+        | pixel_facts(seen, reading.train.labels)
+        | {
+            "classes": reading.classes,
+            "ragged": spec.image_size is None,
+            "train": len(reading.train.labels),
+            "test": len(reading.test.labels),
+            "validation": len(held_out),
+            **({"unlabelled": unlabelled} if unlabelled else {}),
+            "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
+        }
+    )
     # After the digest: what the files are called is no part of the content.
     for split in SPLITS:
         names = getattr(reading, split).names

@@ -33,7 +33,7 @@ def uniforms(key: tuple[int, int], rows: Tensor, count: int) -> Tensor:
 
 
 def normals(key: tuple[int, int], rows: Tensor, count: int) -> Tensor:
-    """Return `count` numbers of mean 0 and deviation 1 for each row, float32 [N, count]; arguments as for `uniforms`."""
+    """Return `count` numbers of mean 0 and deviation 1 for each row, float32 [N, count]; see `uniforms`."""
     return torch.special.ndtri(uniforms(key, rows, count))
 
 

@@ -82,8 +82,8 @@ def validation_rows(labels: np.ndarray, fraction: float, names: Sequence[str]) -
         count = max(1, round(fraction * len(rows)))
         if count >= len(rows):
             raise DataError(
-                f"class '{name}' has {len(rows)} training image{'s' * (len(rows) != 1)}, and {count} would be held out for "
-                "validation: add images of it"
+                f"class '{name}' has {len(rows)} training image{'s' * (len(rows) != 1)}, and {count} would be held out "
+                "for validation: add images of it"
             )
         held_out.append(generator.permutation(rows)[:count])
     return np.sort(np.concatenate(held_out))

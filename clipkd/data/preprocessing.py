@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipkd.core.errors import InputError
 from clipkd.core.images import MOST_PIXELS, WIDEST, Decoding, decode, shrunk, to_rgb
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import normalised, planes, square, unit
-from clipkd.core.errors import InputError
 
 Picture = str | Path | Image.Image | np.ndarray
 """An image file, a PIL image, or pixels, uint8 [H, W, 3]."""

@@ -47,9 +47,7 @@ def drawn(uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(used < SHARE, chosen, -1), arguments
 
 
-def rand_augment(
-    images: Tensor, operations: np.ndarray, arguments: np.ndarray, fill: tuple[int, int, int]
-) -> Tensor:
+def rand_augment(images: Tensor, operations: np.ndarray, arguments: np.ndarray, fill: tuple[int, int, int]) -> Tensor:
     """Return images with their operations done, uint8 [N, 3, S, S].
 
     Args:

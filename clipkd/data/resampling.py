@@ -25,9 +25,7 @@ MOST_PIXELS = 1 << 22
 """Regions are resized in pieces of so many pixels at most (float64, 3 colours: 100 MB)."""
 
 
-def resized(
-    flat: Tensor, starts: np.ndarray, sizes: np.ndarray, size: int, boxes: np.ndarray | None = None
-) -> Tensor:
+def resized(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, size: int, boxes: np.ndarray | None = None) -> Tensor:
     """Return images, or regions of them, resized bilinearly with antialiasing.
 
     Args:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipkd.core.prefetch import prefetch
-from clipkd.data.dataset import Ragged
 from clipkd.core.errors import InputError
+from clipkd.core.prefetch import prefetch
 from clipkd.core.progress import say
+from clipkd.data.dataset import Ragged
 
 FRACTION = "CLIPKD_RESIDENT_FRACTION"
 """Environment variable: images stay in memory where they take at most this share of what is free (0: never)."""

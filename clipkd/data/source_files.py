@@ -159,7 +159,7 @@ def trained_on(packed: Path) -> list[Path]:
 
 
 def stale(packed: Path, given: Path | None = None) -> str | None:
-    """Return what to say of a dataset whose source has changed since it was packed, or is another one that is not there.
+    """Return what to say of a dataset whose source has changed since it was packed, or is another and not there.
 
     None: nothing to say.
     """

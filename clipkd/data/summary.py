@@ -116,8 +116,8 @@ def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["ragged"] and (side := facts.get("side")):
         yield (
             f"all images are {side} x {side} pixels: without random crops a teacher's embeddings of them are stored "
-            f"exactly; write ?size={side}&augment=flip after the source, or augment=none where a mirror image is another "
-            "thing"
+            f"exactly; write ?size={side}&augment=flip after the source, or augment=none where a mirror image is "
+            "another thing"
         )
     twice = facts.get("duplicates", {})
     for split, name in (("train", "training"), ("test", "test")):

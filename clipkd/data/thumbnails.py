@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from clipkd.core.artifacts import Artifact, building
+from clipkd.core.fingerprint import Identity
 from clipkd.core.prefetch import by_cores
+from clipkd.core.progress import progress
 from clipkd.data.dataset import Dataset, Ragged
 from clipkd.data.packing import write_even, write_ragged
 from clipkd.data.pixels import square
-from clipkd.core.fingerprint import Identity
-from clipkd.core.progress import progress
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Thumbnails:
 
 
 def thumbnail_sizes(sizes: np.ndarray, side: int) -> np.ndarray:
-    """Return the sizes [N, 2] of images of `sizes` [N, 2] whose short side is brought to `side`, as torchvision does."""
+    """Return the sizes [N, 2] of images whose short side is brought from `sizes` to `side`, as torchvision does."""
     sizes = sizes.astype(np.int64)
     return side * sizes // sizes.min(axis=1, keepdims=True)
 

@@ -66,9 +66,7 @@ class ViewBatches:
         for (plan, views, drawn), flat, starts in self.source.train.over(items, lambda item: item[2].rows):
             yield self.batch(seed, plan, views, drawn, self.augmentation.make(drawn, flat, starts), shown)
 
-    def draw(
-        self, drawing: Augmentation, plan: BatchPlan, seed: int, turn: Turn
-    ) -> tuple[np.ndarray, DrawnViews]:
+    def draw(self, drawing: Augmentation, plan: BatchPlan, seed: int, turn: Turn) -> tuple[np.ndarray, DrawnViews]:
         """Return the number of each image's view [B], and what is shown; `seed`: the epoch's."""
         rows, passes, repeats = plan.places, plan.passes, plan.repeats
         if self.stored is None:

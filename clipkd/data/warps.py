@@ -1,4 +1,4 @@
-"""Blurring, moving and resampling of images in batches, as the libraries of CIFAR-C do it (clipkd/data/corruptions.py)."""
+"""Blurring, moving and resampling of images in batches, as CIFAR-C's libraries do it (clipkd/data/corruptions.py)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def sampled(x: Tensor, along: Tensor, down: Tensor, edge: int) -> Tensor:
 
 
 def fractal(numbers: Tensor, size: int, decay: float) -> Tensor:
-    """Return height maps of the diamond-square algorithm on a torus, from 0 to 1, [B, size, size] of numbers [B, size^2].
+    """Return height maps of the diamond-square algorithm on a torus, 0 to 1, [B, size, size] of numbers [B, size^2].
 
     A step halves the grid: the middles of its squares, then those of its diamonds, are the mean of four neighbours and
     a number of a range that shrinks by `decay`.

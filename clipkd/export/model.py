@@ -20,11 +20,13 @@ from clipkd.core.files import read_json
 from clipkd.data.image_files import read_images
 from clipkd.data.preprocessing import Picture, Preprocessing
 from clipkd.export.files import CONFIG, DISTILLATION, EXPORT, WEIGHTS
+from clipkd.plugins.students import PROJECTION_HEAD
 from clipkd.plugins.students._described import described_student
 from clipkd.plugins.students._heads import Outputs
 from clipkd.runs.correct import CORRECT
 from clipkd.runs.folder import CHECKPOINTS, load_student
 from clipkd.runs.record import KIND as RUN
+from clipkd.runs.record import RESUME
 from clipkd.spec.class_names import ClassNames
 
 BATCH_SIZE = 64
@@ -68,6 +70,12 @@ class Model:
     def names(self) -> list[str]:
         """What predictions call the classes, in the order of the student's scores."""
         return self.class_names or self.classes
+
+    @property
+    def parameters(self) -> int:
+        """The weights that an image's classes depend on, without heads that only its own training used."""
+        named = self.student.named_parameters()
+        return sum(weight.numel() for name, weight in named if not name.startswith(PROJECTION_HEAD))
 
     def predict(
         self, images: Picture | Sequence[Picture], top: int = TOP, batch_size: int = BATCH_SIZE
@@ -168,6 +176,8 @@ def load(path: str | Path, device: str = "auto", class_names: ClassNames | None 
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
+        if (folder / RESUME).is_dir():
+            raise InputError(f"{folder} holds an unfinished run: repeat the command that trains it, or `clipkd resume`")
         raise InputError(f"{folder} is neither a run folder nor an export: it has no {MANIFEST}")
     manifest, where = read_manifest(folder), devices.choose(device)
     if manifest["kind"] == RUN:

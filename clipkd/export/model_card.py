@@ -69,6 +69,7 @@ def card(source: ExportSource, form: str, int8: dict[str, Any] | None = None) ->
         trained_here=trained_here(cell.teacher),
         classes=source.model.names,
         most_classes=MOST_CLASSES,
+        parameters=source.model.parameters,
         metrics=metrics,
         cell=cell,
         identity=identity,

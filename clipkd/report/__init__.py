@@ -20,6 +20,7 @@ from clipkd.tables.html import environment
 from clipkd.tables.published import repeats_paper
 from clipkd.tables.results import Results, dataset_title, train_types, values
 from clipkd.tables.table import Table
+from clipkd.tables.terms import of_labels
 
 TITLE = "Knowledge distillation, measured"
 PAPER_TITLE = "CLIP-Embed-KD, measured"
@@ -67,7 +68,9 @@ def pictures(found: Results, folder: Path) -> dict[str, list[Picture]]:
     datasets = values(found.cells, "dataset")
     for stem, (kind, *what) in figures_of(found.config, found.cells).items():
         caption = KINDS[kind].caption
-        about = ", ".join(dataset_title(part, found.config) if part in datasets else part for part in what)
+        names, labels = (what[:-1], what[-1]) if len(what) == 4 else (what, "all")
+        about = ", ".join(dataset_title(name, found.config) if name in datasets else name for name in names)
+        about += of_labels(labels)
         ready[kind].append(Picture.read(folder / f"{stem}.svg", f"{about}. {caption}" if about else caption))
     return ready
 

@@ -22,8 +22,9 @@ def setting(default: Any, description: str, flag: str | None = None, **limits: A
 
 def distinct(values: list[Any]) -> list[Any]:
     """Return a list whose entries differ."""
-    if len(set(values)) < len(values):
-        raise ValueError("lists something twice")
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"lists {value!r} twice")
     return values
 
 

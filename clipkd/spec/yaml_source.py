@@ -75,7 +75,7 @@ class YamlSource:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-            raise InputError(f"{self.path}{line}: not YAML: {problem}") from None
+            raise InputError(f"{self.path}{line}: not YAML: {problem}{advice(str(problem))}") from None
 
     def value(self, node: yaml.Node, key: Key) -> Any:
         """Return a node's value; note its line (of a map's entry, that of its name)."""
@@ -156,3 +156,14 @@ def spelled(key: Key) -> str:
     """Return a key as a person writes it: grid[0].teachers."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return short(text.removeprefix(".")) or "the config"
+
+
+def advice(problem: str) -> str:
+    """Return what to do about the commonest problems that a YAML parser names in its own words."""
+    if "'\\t'" in problem:
+        return ": indent with spaces, not tabs"
+    if "got '?'" in problem:
+        return ": put a value with a question mark in quotes"
+    if "<block end>" in problem:
+        return ": the line is not indented like those beside it"
+    return ""

@@ -134,7 +134,7 @@ def table(results: Results) -> Table:
     made.notes = [
         "Test top-1 and the teacher's head: mean ± sample standard deviation over seeds (n); each seed has its own "
         "labelled images, the same for all train types.",
-        *[f"Teacher's head: {' or '.join(HEADS[head] for head in heads)}."] * bool(heads),
+        *[f"Teacher's head: {', or '.join(HEADS[head] for head in heads)}."] * bool(heads),
         "Labels: labelled images in all. Those for validation choose the epoch and the penalty of the probe; the "
         "classes have the same number of labels, to within one, unless one has no more.",
         "to supervised: the difference to training without a teacher on the same labels, paired by seed; its interval "

@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
 
-from tests.loopback import Loopback
-
 import numpy as np
 
 from clipkd.plugins.datasets.cifar import Cifar
+from tests.loopback import Loopback
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,13 @@ def test_what_is_erased_is_as_often_and_as_large_as_timms():
     top, left, height, width = boxes[boxes[:, 2] > 0].T
     assert len(top) / 20_000 == pytest.approx(0.25, abs=0.01)
     area = height * width / SIDE**2
-    assert 0.01 < area.min() and area.max() < 0.36
+    assert area.min() > 0.01
+    assert area.max() < 0.36
     assert area.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.01)
-    assert (top >= 0).all() and (left >= 0).all() and (top + height <= SIDE).all() and (left + width <= SIDE).all()
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= SIDE).all()
+    assert (left + width <= SIDE).all()
 
 
 @pytest.mark.parametrize(("share", "y", "x"), [(0.7, 3, 30), (0.05, 16, 16), (0.999, 0, 0), (0.3, 31, 5)])
@@ -112,7 +116,8 @@ def test_a_partner_is_any_other_training_image_and_never_one_that_is_held_out():
     counts = np.stack([np.bincount(found[rows == row], minlength=60) for row in training])
     assert (counts[:, ::7] == 0).all()
     share = counts[counts > 0] / (3000 / (len(training) - 1))
-    assert 0.5 < share.min() and share.max() < 1.6, "each as often"
+    assert share.min() > 0.5, "each as often"
+    assert share.max() < 1.6, "each as often"
 
 
 def test_each_stored_view_comes_once_before_any_comes_again():
@@ -140,7 +145,8 @@ def test_a_strength_does_what_those_before_it_do(inputs):
     assert not torch.equal(made[1], made[2])
     boxes = augmentation("crop", 5000, 100).draw(5, np.arange(5000)).boxes
     area = boxes[:, 2] * boxes[:, 3] / 100**2
-    assert 0.79 < area.min() and area.max() <= 1
+    assert area.min() > 0.79
+    assert area.max() <= 1
     drawn = [RandomResizedCrop.get_params(torch.zeros(3, 100, 100), [0.8, 1], [3 / 4, 4 / 3]) for _ in range(500)]
     theirs = [height * width / 100**2 for _, _, height, width in drawn]
     assert area.mean() == pytest.approx(np.mean(theirs), abs=0.01)

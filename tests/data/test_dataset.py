@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from clipkd.plugins import datasets
-from clipkd.data.dataset import Dataset, open_dataset, prepare_dataset
-from clipkd.plugins.datasets import DatasetSpec, Reading, Split
 from clipkd.core.errors import DataError, MachineError
 from clipkd.core.fingerprint import Identity
+from clipkd.data.dataset import Dataset, open_dataset, prepare_dataset
+from clipkd.plugins import datasets
+from clipkd.plugins.datasets import DatasetSpec, Reading, Split
 
 DIGITS = datasets.get("digits")
 

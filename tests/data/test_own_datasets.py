@@ -15,18 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd.plugins import datasets
-from clipkd.embeddings import prepare
-from clipkd.spec.cells import Cell
-from clipkd.data.dataset import prepare_dataset
-from clipkd.plugins.datasets.torchvision_source import KNOWN
 from clipkd.core.errors import DataError, InputError, MachineError
-from clipkd.spec.layout import Layout
+from clipkd.core.vision import torchvision
+from clipkd.data.dataset import prepare_dataset
+from clipkd.embeddings import prepare
+from clipkd.plugins import datasets
+from clipkd.plugins.datasets.torchvision_source import KNOWN
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_job
 from clipkd.runs.training import train
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
-from clipkd.core.vision import torchvision
 from tests.embeddings.hub_server import Hub, Repository
 
 COMMIT = "c0ffee" + "0" * 34
@@ -212,7 +212,7 @@ def test_what_is_wrong_with_a_source_is_said_in_words(source, words, hub, tmp_pa
 
 def test_a_repository_of_scripts_is_refused_with_advice(hub, tmp_path):
     hub.repositories["datasets/farm/beans"] = Repository(COMMIT, {"beans.py": b"boom", "data.zip": b"PK"})
-    with pytest.raises(InputError, match="no parquet files; .* refs/convert/parquet"):
+    with pytest.raises(InputError, match=r"no parquet files; .* refs/convert/parquet"):
         read(f"hub:farm/beans@{COMMIT}", tmp_path)
 
 

@@ -90,5 +90,6 @@ def test_a_rows_numbers_depend_on_key_and_row_alone():
     assert not np.isin(uniforms((1, 3), rows, 10), found).any()
     assert len(np.unique(found)) == found.size
     many = uniforms((0, 0), np.arange(10_000), 4)
-    assert many.min() >= 0 and many.max() < 1
+    assert many.min() >= 0
+    assert many.max() < 1
     assert many.mean(axis=1) == pytest.approx(0.5, abs=0.01)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from clipkd.core.errors import InputError
 from clipkd.data import residency as module
 from clipkd.data.dataset import Ragged
 from clipkd.data.residency import FRACTION, Resident, Streamed, pixel_store
-from clipkd.core.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -69,7 +69,7 @@ def test_an_error_while_reading_is_raised_where_the_batch_is_due():
     images.shapes[7, 0] = images.pixels.size  # behind the end of the file
     holder = Streamed(images, CPU)
     seen = 0
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match="broadcast"):  # noqa: PT012
         for _ in holder.over([np.array([1]), np.array([2]), np.array([7]), np.array([3])], lambda item: item):
             seen += 1
     assert seen == 2

@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd.core import artifacts
-from clipkd.plugins import datasets
-from clipkd.embeddings import prepare
-from clipkd.core.artifacts import open_artifact
-from clipkd.spec.cells import Cell
 from clipkd.cli import main
+from clipkd.core import artifacts
+from clipkd.core.artifacts import open_artifact
+from clipkd.core.errors import DataError
 from clipkd.data import dataset as packed
 from clipkd.data.thumbnails import open_thumbnails, thumbnail_sizes
-from clipkd.core.errors import DataError
-from clipkd.spec.layout import Layout
+from clipkd.embeddings import prepare
+from clipkd.plugins import datasets
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 from tests.photos import save_photos
 
@@ -82,7 +82,7 @@ def test_labels_are_opened_without_the_images(made, tmp_path):
 
 
 def test_training_wants_no_packed_images_where_thumbnails_are_there(made, tmp_path):
-    spec, layout = made
+    _spec, layout = made
     data = shutil.copytree(layout.data, tmp_path / "data")
     (data / "datasets" / "photos" / "train-images.npy").unlink()
     cell = Cell("corrected", "photos", "tiny-32", "none", "supervised", 0, source="not asked")

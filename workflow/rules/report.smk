@@ -13,10 +13,10 @@ rule resolve:
         stamp=RESOLVED_STAMP,
     log:
         "logs/report/resolve.log",
-    params:
-        config=RESOLVED_TEXT,
     # First of all, so that a report of what is there (--partial) is one of this grid, wherever the workflow is stopped.
     priority: 1000
+    params:
+        config=RESOLVED_TEXT,
     shell:
         "( rm -f results/.config-* && printf '%s\\n' {params.config:q} > {output.config:q}.tmp"
         " && mv {output.config:q}.tmp {output.config:q} && touch {output.stamp:q} ) 2> {log:q}"

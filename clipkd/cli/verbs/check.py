@@ -82,12 +82,17 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
 
 
 def check_controls(cells: Sequence[Cell], config: Config) -> None:
-    """Raise InputError where a control exchanges targets within classes, and a packed dataset is labelled in part."""
+    """Raise InputError where a control exchanges targets within classes, and a dataset is labelled in part."""
     for cell in {(cell.dataset, cell.train_type): cell for cell in cells}.values():
-        facts = packed_facts(cell.dataset_spec, DATA) or {}
-        if facts.get("unlabelled") and cell.method.target_of == "another image of the class":
+        if is_labelled_in_part(cell) and cell.method.target_of == "another image of the class":
             with block_named(cell, config):
                 raise needs_all_labels(cell)
+
+
+def is_labelled_in_part(cell: Cell) -> bool:
+    """Return whether images of a cell's dataset lack labels: as it was packed, or as its source looks before."""
+    facts = packed_facts(cell.dataset_spec, DATA)
+    return cell.dataset_spec.leaves_unlabelled(cell.source) if facts is None else bool(facts.get("unlabelled"))
 
 
 def untested(cells: Sequence[Cell]) -> list[str]:
@@ -100,8 +105,7 @@ def untested(cells: Sequence[Cell]) -> list[str]:
     lacking: dict[tuple[str, bool], dict[str, list[str]]] = {}
     tested = set()
     for cell in {cell.kind: cell for cell in accuracy_cells(cells)}.values():
-        facts = packed_facts(cell.dataset_spec, DATA) or {}
-        place = cell.dataset, cell.labels != "all" or bool(facts.get("unlabelled"))
+        place = cell.dataset, cell.labels != "all" or is_labelled_in_part(cell)
         there = beside[row_of(cell)] | beside.get((*row_of(cell)[:-1], NO_TEACHER), set())
         wanted = [] if cell.method.control_of else [BASELINE, *methods.deciding(cell.train_type, place[1])]
         missing = [name for name in wanted if name not in there]

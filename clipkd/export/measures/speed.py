@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from clipkd.core.errors import MachineError
 from clipkd.export.measures import Measure, Measured
-from clipkd.plugins.students import PROJECTION_HEAD
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,17 +43,15 @@ class Speed(Measure):
 
         cpu = torch.device("cpu")
         model = replace(model, student=deepcopy(model.student).cpu().eval(), device=cpu)
-        names = [(name, one.numel()) for name, one in model.student.named_parameters()]
-        parameters = sum(count for name, count in names if not name.startswith(PROJECTION_HEAD))
         details: dict[str, Any] = {"processor": describe(cpu), "torch": of_torch(model)}
-        megabytes, missing = {"torch": 4 * parameters / 1e6}, {}
+        megabytes, missing = {"torch": 4 * model.parameters / 1e6}, {}
         try:
             for runtime, (found, size) in of_onnx(model).items():
                 details[runtime], megabytes[runtime] = found, size / 1e6
         except MachineError as reason:
             missing = dict.fromkeys(("onnx", "int8"), str(reason))
         numbers: dict[str, float] = {
-            "parameters": parameters,
+            "parameters": model.parameters,
             "macs": multiplications(model.student, model.preprocessing.size),
         }
         for runtime, size in megabytes.items():

@@ -152,6 +152,10 @@ class DatasetSpec:
         """Return what a user should know of the source before it is read, one line each."""
         return []
 
+    def leaves_unlabelled(self, source: str | None) -> bool:
+        """Return whether a look at the source, without reading it, tells that some of its images have no label."""
+        return False
+
     @property
     def counts(self) -> tuple[int, int] | None:
         """How many training images there are and how many of them are held out; None: only packing the data tells."""
@@ -248,7 +252,7 @@ def get(name: str, source: str | None = None) -> DatasetSpec:
     try:
         spec = find(__name__, "dataset", name)
     except InputError as error:
-        hint = "a dataset of your own is named with --dataset-source FOLDER; a config names it under `sources`"
+        hint = "say where a dataset of your own is: under `sources` in a config, with --dataset-source in a command"
         raise InputError(f"{error}; {hint}") from None
     if source is not None and spec.comes_with and not is_packed(spec, source):
         raise InputError(

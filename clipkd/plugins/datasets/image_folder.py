@@ -35,6 +35,7 @@ from clipkd.plugins.datasets import (
     path_of,
 )
 from clipkd.plugins.datasets._listing import (
+    UNLABELLED_FOLDERS,
     VALIDATION,
     Listing,
     Splits,
@@ -109,6 +110,10 @@ class ImageFolder(DecodedDataset):
             return [] if unlabelled_folder(folder) else class_folders(folder / "train") or None
         except OSError:
             return None  # it is packed already, or `read` says what is wrong
+
+    def leaves_unlabelled(self, source: str | None) -> bool:
+        folder = self.folder(source)
+        return folder is not None and any((folder / "train" / name).is_dir() for name in UNLABELLED_FOLDERS)
 
     def remarks(self, source: str | None) -> list[str]:
         folder = self.folder(source)

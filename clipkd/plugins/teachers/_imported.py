@@ -117,6 +117,7 @@ def of_file(path: Path) -> dict[str, Path]:
     if path.suffix not in SUFFIXES:
         raise InputError(
             f"teacher '{IMPORTED}{path}': supported formats are {', '.join(SUFFIXES)}, not '{path.suffix}'"
+            + ("; save its array with np.save" if path.suffix == ".npz" else "")
         )
     if path.stem in {"test", "train-mirrored"}:
         raise InputError(f"teacher '{IMPORTED}{path}': name the folder, with the training images' vectors as train.*")

@@ -34,7 +34,7 @@ KINDS = {
         "Accuracy",
         "Test accuracy by number of labels",
         "Test accuracy against the number of labels: points are means over seeds, bars their 95 % confidence "
-        "intervals; the dotted line is the teacher's own head, fitted to the same labels.",
+        "intervals; dotted: the teacher's own classifier, or one fitted to its embeddings and the same labels.",
     ),
     "learning-curves": Kind(
         "Accuracy",
@@ -99,7 +99,8 @@ def figures(config: Config, cells: Iterable[Cell] | None = None) -> dict[str, tu
         grids = dict.fromkeys((named[cell.recipe], cell.dataset, cell.student, cell.labels) for cell in cells)
         for recipe, dataset, student, seen in grids:
             few = "" if seen == "all" else f"-{seen}-labels"
-            found[f"{kind}-{recipe}-{dataset}-{student}{few}"] = (kind, recipe, dataset, student, str(seen))
+            stem = f"{kind}-{recipe}-{dataset}-{students.get(student).name}{few}"
+            found[stem] = (kind, recipe, dataset, student, str(seen))
     for dataset in values(cells, "dataset"):
         if teacher_names(where(cells, dataset=dataset)):
             found[f"embeddings-{dataset}"] = ("embeddings", dataset)
