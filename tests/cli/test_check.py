@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipkd.cli.verbs.check import untested
+from clipkd.cli.verbs.check import check_controls, untested
+from clipkd.core.errors import InputError
 from clipkd.spec.grid import expand
 from clipkd.spec.settings import Config
 from tests.synthetic import small
@@ -28,3 +29,19 @@ def test_a_grid_without_what_decides_is_told_so(labels, beside, lacking):
     config["grid"] = [config["grid"][0] | {"train_types": types, "labels": [labels]}]
     said = untested(expand(Config.model_validate(config))[0])
     assert [f"the grid lacks {lacking}, so tables" in line for line in said] == ([True] if lacking else [])
+
+
+def test_a_folder_with_unlabelled_images_asks_for_the_control_that_it_can_train(tmp_path, monkeypatch):
+    """Before it is packed, too: `check` must not advise what it refuses after packing."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("unlabeled", "cats", "dogs"):
+        (tmp_path / "photos/train" / name).mkdir(parents=True)
+    config = small() | {"sources": {"photos": "photos"}}
+    types, replayed = ["supervised", "vanilla"], {"datasets": ["photos"], "teacher_source": "replayed"}
+    grid = config["grid"][0] | replayed | {"train_types": types}
+    found = Config.model_validate(config | {"grid": [grid]})
+    (said,) = untested(expand(found)[0])
+    assert "lacks vanilla-permuted," in said
+    found = Config.model_validate(config | {"grid": [grid | {"train_types": ["supervised", "vanilla-within-class"]}]})
+    with pytest.raises(InputError, match="use 'vanilla-permuted'"):
+        check_controls(expand(found)[0], found)

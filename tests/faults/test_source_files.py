@@ -132,6 +132,15 @@ def test_no_complaint(harmless: Callable[[Path, Path], Path], packed: tuple[Path
     assert stale(harmless(*packed)) is None
 
 
+def test_another_source_that_is_not_there_is_named(packed: tuple[Path, Path]) -> None:
+    """Where it is not there, packed images stand for it: a mistyped name must not pass in silence."""
+    source, folder = packed
+    said = str(stale(folder, source.with_name("imagez")))
+    assert f"imagez does not exist: {folder}, which was packed from {source}, is used as it is" in said
+    source.rename(source.with_name("elsewhere"))
+    assert stale(folder, source) is None
+
+
 def test_an_edit_after_the_project_was_moved_is_seen(packed: tuple[Path, Path]) -> None:
     folder = moved_as_a_whole(*packed)
     edited_in_place(folder.parents[2] / "images")

@@ -258,6 +258,16 @@ def test_where_the_tables_compare_another_epoch_the_card_and_the_command_say_so(
         assert ("last epoch" in text) == bool(why)
 
 
+def test_the_card_counts_the_weights_that_classify(run_folder):
+    """A projection to a teacher's space is used in training only, and is not in an export's network."""
+    model, metrics = package.load(run_folder), read_model(run_folder / "metrics.json", Metrics)
+    plain = sum(weight.numel() for weight in model.student.parameters())
+    projecting = students.get("tiny-32").network(10, 16, "student", learnable_scale=True)
+    assert sum(weight.numel() for weight in projecting.parameters()) > plain
+    whole = card(ExportSource(replace(model, student=projecting), metrics, run_folder, "other", []), "hf")
+    assert f"classifier of {plain:,} parameters" in whole
+
+
 def test_the_card_says_that_few_validation_images_chose_no_epoch(run_folder):
     metrics = read_model(run_folder / "metrics.json", Metrics)
     kept = metrics.selected.model_copy(update={"epoch": 8, "by": "last"})

@@ -68,3 +68,13 @@ def test_own_images_that_are_to_be_packed_again_are(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert run.read_bytes() != before
     assert "Nothing to be done" in snakemake(project, *runs).stdout
+
+    # Packing that fails leaves what was packed before.
+    packed = project / "data/datasets/photos/manifest.json"
+    before = packed.read_bytes()
+    photos.rename(tmp_path / "away")
+    (project / "photos.yaml").write_text(config(f"'{photos}?size=48'"))
+    failed = snakemake(project, *runs)
+    assert failed.returncode != 0
+    assert "does not exist" in failed.stdout
+    assert packed.read_bytes() == before
