@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
-from clipkd.core.errors import DataError, InputError
+from clipkd.core.errors import DataError, InputError, nearest
 from clipkd.data.dataset import LABELS
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, recipes, teachers
@@ -71,7 +71,7 @@ def load_embeddings(
         raise InputError(
             f"no embeddings of {dataset} in {root / 'embeddings'}: run `clipkd extract`, or `dvc pull` them"
         )
-    folder = folders.get(teacher) or root / "embeddings" / name / teachers.get(teacher).name
+    folder = folders.get(teacher) or root / "embeddings" / name / known(teacher, dataset, sorted(folders))
     stores = [path.parent for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")) if is_of_all_images(path.parent)]
     if recipe is not None and len(stores) > 1:
         by_teacher = recipes.get(recipe).teacher_normalisation == "teacher"
@@ -88,6 +88,15 @@ def load_embeddings(
         by_recipe = "the recipe, or " * (recipe is None and len(set(map(normalisation, stores))) > 1)
         raise InputError(f"{folder} has several: {told_apart(stores)}; name {by_recipe}one of them (store, --store)")
     return opened(stores[0], root / "datasets" / name)
+
+
+def known(teacher: str, dataset: str, stored: list[str]) -> str:
+    """Return what a teacher's folder is called; InputError names those that are stored, where there is no such one."""
+    try:
+        return teachers.get(teacher).name
+    except InputError:
+        there = f"{', '.join(stored)}{nearest(teacher, stored)}"
+        raise InputError(f"no embeddings of {dataset} by a teacher '{teacher}'; stored are those of {there}") from None
 
 
 def normalisation(store: Path) -> tuple[float, ...]:

@@ -119,7 +119,7 @@ def test_a_setting_teaches_as_a_run_of_the_grid(tmp_path):
         ({"mine": {"base": "corrected", "temprature": 2}}, "unknown key 'temprature'; did you mean 'temperature'?"),
         ({"mine": {"base": "corrected", "temperature": [2, "two"]}}, "mine.temperature[1]: 'two' is not a number"),
         ({"mine": {"base": "corrected", "temperature": 0}}, "mine.temperature: 0 must be greater than 0"),
-        ({"mine": {"base": "corrected", "temperature": [2, 2.0]}}, "lists something twice"),
+        ({"mine": {"base": "corrected", "temperature": [2, 2.0]}}, "lists 2.0 twice"),
         ({"mine": {"base": "corrected", "epochs": []}}, "must have at least 1 entries"),
         ({"mine": {"base": "corrected", "drop_last": 1}}, "mine.drop_last: 1 is not true or false"),
         ({"mine": {"base": "corrected", "augment": "crp"}}, "'crp' is not one of flip, crop"),

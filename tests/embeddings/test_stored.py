@@ -73,6 +73,9 @@ def test_several_stores_are_told_apart_by_the_recipe(layout, vit_folder):
         clipkd.load_embeddings("digits", str(vit_folder), data=layout.data, store="0123")
     with pytest.raises(InputError, match="run `clipkd extract`"):
         clipkd.load_embeddings("cifar10", str(vit_folder), data=layout.data)
+    mistyped = one.artifact.path.parent.name + "x"
+    with pytest.raises(InputError, match=f"stored are those of .*did you mean '{mistyped[:-1]}'"):
+        clipkd.load_embeddings("digits", mistyped, data=layout.data)
 
 
 def test_a_recipe_is_no_advice_where_all_stores_are_of_one(layout, vit_folder, tmp_path):

@@ -69,6 +69,11 @@ def test_own_images_that_are_to_be_packed_again_are(tmp_path: Path) -> None:
     assert run.read_bytes() != before
     assert "Nothing to be done" in snakemake(project, *runs).stdout
 
+    # Another folder is not packed over it.
+    (project / "photos.yaml").write_text(config(save_photos(tmp_path / "others")))
+    refused = snakemake(project, "--dry-run", *runs)
+    assert refused.returncode != 0
+    assert f"was packed from {photos}, not from {tmp_path / 'others'}" in refused.stdout
     # Packing that fails leaves what was packed before.
     packed = project / "data/datasets/photos/manifest.json"
     before = packed.read_bytes()

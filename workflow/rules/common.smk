@@ -45,16 +45,19 @@ def read_config():
             "(--directory, or a folder of your own: docs/install.md)"
         )
     files = [BASE, *(path for path in paths if path.resolve() != BASE.resolve())]
-    return load(files, given.config, data=Path("data"))
+    return load(files, given.config)
 
 
 try:
     CONFIG = read_config()
     CELLS, LEFT_OUT = chains.expand(CONFIG)
+    LAYOUT = Layout.of(CONFIG)
+    for cell in {cell.dataset: cell for cell in CELLS}.values():
+        packed = LAYOUT.dataset(cell.dataset_spec)
+        datasets.refuse_other_source(cell.dataset_spec, packed, cell.source)
 except ClipkdError as error:
     raise WorkflowError(str(error)) from None
 
-LAYOUT = Layout.of(CONFIG)
 STACK = CONFIG.training.stack
 JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
 MEASURES = {name: measures.get(name).protocol for name in CONFIG.evaluation}
