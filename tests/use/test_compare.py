@@ -75,6 +75,7 @@ def test_the_curves_are_the_histories(run_folder, other) -> None:
 
 def test_refused(here, run_folder, other, tmp_path) -> None:
     (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "begun/.resume").mkdir(parents=True)
     for arguments, message in (
         (
             (run_folder, run_folder.parent / "." / run_folder.name / ""),
@@ -82,6 +83,7 @@ def test_refused(here, run_folder, other, tmp_path) -> None:
         ),
         ((run_folder, other, "--output", "README.md"), "README.md is a file, not a folder"),
         ((run_folder, tmp_path), "not the folder of a finished run"),
+        ((run_folder, tmp_path / "begun"), "repeat the command that trains it"),
     ):
         answer = here("compare", *arguments)
         assert (answer.returncode, message in answer.stderr) == (2, True), answer.stderr

@@ -92,6 +92,9 @@ def test_other_sizes_are_brought_to_the_dataset_s_size_first() -> None:
 def test_what_is_refused(run_folder, tmp_path, digits_folder) -> None:
     with pytest.raises(InputError, match=r"neither a run folder nor an export"):
         clipkd.load(tmp_path)
+    (tmp_path / "begun/.resume").mkdir(parents=True)
+    with pytest.raises(InputError, match="unfinished run: repeat the command"):
+        clipkd.load(tmp_path / "begun")
     with pytest.raises(InputError, match="holds dataset, not a trained student"):
         clipkd.load(digits_folder / "datasets/digits")
     with pytest.raises(InputError, match="unknown device 'gpu'"):
