@@ -36,6 +36,7 @@ def test_a_folder_with_unlabelled_images_asks_for_the_control_that_it_can_train(
     monkeypatch.chdir(tmp_path)
     for name in ("unlabeled", "cats", "dogs"):
         (tmp_path / "photos/train" / name).mkdir(parents=True)
+        (tmp_path / "photos/train" / name / "1.png").touch()
     config = small() | {"sources": {"photos": "photos"}}
     types, replayed = ["supervised", "vanilla"], {"datasets": ["photos"], "teacher_source": "replayed"}
     grid = config["grid"][0] | replayed | {"train_types": types}

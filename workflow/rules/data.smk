@@ -6,7 +6,8 @@
 # What needs the internet runs where the internet is; the rest is a job: images of the user's, and of files of the hub
 # that were downloaded before, are packed by a rule of their own.
 #
-# Outputs are marked `update`: Snakemake does not delete them before a job that may fail, and what was packed stays usable.
+# Packed datasets are marked `update`: Snakemake does not delete their manifests before a job that may fail, and what was
+# packed stays usable. Thumbnails are not: the command keeps those that are there, and those of other images must go.
 PACKED = "|".join(
     name
     for name in CONFIG.sources
@@ -69,7 +70,7 @@ rule thumbnails:
     input:
         thumbnails_inputs,
     output:
-        update("data/thumbnails/{dataset}/{fingerprint}/manifest.json"),
+        "data/thumbnails/{dataset}/{fingerprint}/manifest.json",
     log:
         "logs/data/{dataset}-{fingerprint}.log",
     benchmark:

@@ -41,6 +41,7 @@ from clipkd.plugins.datasets._listing import (
     Splits,
     Walk,
     class_folders,
+    has_labels_file,
     labels_note,
     overridden,
     printable,
@@ -113,7 +114,9 @@ class ImageFolder(DecodedDataset):
 
     def leaves_unlabelled(self, source: str | None) -> bool:
         folder = self.folder(source)
-        return folder is not None and any((folder / "train" / name).is_dir() for name in UNLABELLED_FOLDERS)
+        if folder is None or has_labels_file(folder / "train"):
+            return False
+        return any(True for name in UNLABELLED_FOLDERS for _ in (folder / "train" / name).glob("[!.]*"))
 
     def remarks(self, source: str | None) -> list[str]:
         folder = self.folder(source)
