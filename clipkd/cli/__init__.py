@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from clipkd.core import verified
 from clipkd.core.disk import explained
 from clipkd.core.environment import check_environment, masked
-from clipkd.core.errors import ClipkdError, MachineError, lost_device
+from clipkd.core.errors import ClipkdError, MachineError, lost_device, nearest
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
 
@@ -67,10 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
     """Return the options of one command; a wrong one ends the process."""
-    options, unknown = parser(words[:1]).parse_known_args(words)
+    first = "".join(words[:1])
+    if first and not first.startswith("-") and first not in VERBS:
+        VerbParser(prog="clipkd").error(f"unknown verb '{first}'{nearest(first, VERBS)} (valid: {', '.join(VERBS)})")
+    top = parser(words[:1])
+    options, unknown = top.parse_known_args(words)
     if unknown:
-        VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
+        meant = nearest(unknown[0], flags(top)) if unknown[0].startswith("--") else ""
+        VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     return options
+
+
+def flags(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options of a parser's verbs, as a user types them."""
+    verbs = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return [flag for verb in verbs.choices.values() for action in verb._actions for flag in action.option_strings]
 
 
 def commands(words: Sequence[str]) -> list[list[str]]:
@@ -128,7 +139,8 @@ class VerbParser(argparse.ArgumentParser):
     """Says what is wrong and where the help is: a verb's usage is longer than a screen."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\nrun `{self.prog} --help` for every option\n")
+        of_all = "what each does" if self.prog == "clipkd" else "every option"
+        self.exit(2, f"{self.prog}: error: {message}\nrun `{self.prog} --help` for {of_all}\n")
 
 
 def typed(default: Any) -> str:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipkd.runs.optimiser import AdamW
 
 
 class FiniteGuard:
-    """Watches the steps of an epoch. Its numbers stay on the device: reading one would make every step wait."""
+    """Watches a run's steps in an epoch. Its numbers stay on the device: reading one would make every step wait."""
 
     def __init__(self, optimiser: AdamW, device: torch.device) -> None:
-        self.found = torch.zeros((), device=device)
-        """1 from the first bad step on, so that no later step moves the weights either."""
-        self.first = torch.full((), -1, dtype=torch.int64, device=device)
-        self.step = torch.zeros((), dtype=torch.int64, device=device)
-        optimiser.found_inf = self.found
+        self.optimiser = optimiser
+        self.place(
+            torch.zeros((), device=device),
+            torch.full((), -1, dtype=torch.int64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    def place(self, found: Tensor, first: Tensor, step: Tensor) -> None:
+        """Keep the numbers in these tensors [].
+
+        `found`: 1 from the first bad step on, so that no later step moves the weights either. `first`: that step;
+        -1: none. `step`: the next one.
+        """
+        self.found, self.first, self.step = found, first, step
+        self.optimiser.found_inf = found
 
     def reset(self, step: int) -> None:
         """Start to watch at a step of an epoch, from 0."""
@@ -26,18 +36,35 @@ class FiniteGuard:
         self.first.fill_(-1)
         self.step.fill_(step)
 
-    def check(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
-        """Note whether the loss and every gradient are finite. Call it before the optimiser's step."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # A sum of squares is finite only if every term is.
-        total = torch.nn.utils.get_total_norm(gradients)
-        bad = ~(loss.detach().isfinite() & total.isfinite())
-        # In place: a CUDA graph reads and writes these numbers where they were when it was captured.
-        self.first.copy_(torch.where(bad & (self.first < 0), self.step, self.first))
-        self.found.copy_(torch.maximum(self.found, bad.float()))
-        self.step.add_(1)
-
     def first_bad_step(self) -> int | None:
         """Return the first bad step, from 0; None if all were good. Waits for the device."""
         step = int(self.first.item())
         return None if step < 0 else step
+
+
+class FiniteGuards:
+    """The guards of runs that take their steps together: their numbers lie in common tensors [S]."""
+
+    def __init__(self, guards: Sequence[FiniteGuard]) -> None:
+        self.found = torch.stack([guard.found for guard in guards])
+        self.first = torch.stack([guard.first for guard in guards])
+        self.step = torch.stack([guard.step for guard in guards])
+        for guard, *places in zip(guards, self.found, self.first, self.step, strict=True):
+            guard.place(*places)
+        self.counts: list[int] = []
+        self.owners = torch.zeros(0)
+
+    def check(self, losses: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> None:
+        """Note for each run whether its loss and every gradient are finite. Call it before the optimisers' steps."""
+        counts = [len(own) for own in gradients]
+        if counts != self.counts:
+            runs = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+            self.counts, self.owners = counts, runs.to(self.found.device)
+        # A gradient's norm is finite only if all its numbers are, and a sum of norms only if all norms are.
+        norms = torch.stack(torch._foreach_norm([one for own in gradients for one in own]))
+        totals = norms.new_zeros(len(counts)).index_add_(0, self.owners, norms)
+        bad = ~(torch.stack(list(losses)).detach() + totals).isfinite()
+        # In place: a CUDA graph reads and writes these numbers where they were when it was captured.
+        self.first.copy_(torch.where(bad & (self.first < 0), self.step, self.first))
+        self.found.copy_(torch.maximum(self.found, bad.float()))
+        self.step.add_(1)

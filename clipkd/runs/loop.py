@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
+import torch
+from torch import Tensor, nn
+
 from clipkd.core.progress import say
 from clipkd.data.batches import Batch
+from clipkd.plugins.students._heads import clamp_logit_scales
 from clipkd.plugins.students._vit import Student
 from clipkd.runs import cuda_graph
 from clipkd.runs.checkpointing import is_save_due, save
@@ -17,10 +21,11 @@ from clipkd.runs.completion import complete
 from clipkd.runs.cuda_graph import GraphedStep, StepInputs
 from clipkd.runs.epochs import close_epoch
 from clipkd.runs.failure import is_finite
+from clipkd.runs.finite_guard import FiniteGuards
 from clipkd.runs.interruption import Interruption
-from clipkd.runs.objective import objective
+from clipkd.runs.objective import Objective, Objectives
 from clipkd.runs.precision import autocast
-from clipkd.runs.run import Run
+from clipkd.runs.run import Run, add_losses
 from clipkd.runs.stack import OneStudent, Stack, stackable_shape
 
 
@@ -33,6 +38,10 @@ class Group:
         self.device, self.precision = first.job.device, first.numbers.precision
         students = [cast(Student, run.student) for run in runs]
         self.students = Stack(students) if len(runs) > 1 else OneStudent(first.student, first.ranks)
+        self.objectives = Objectives(
+            [Objective(run.cell.method, run.student, run.recipe, run.source.shares) for run in runs]
+        )
+        self.guards = FiniteGuards([run.guard for run in runs])
         self.graph: GraphedStep | None = None
         # Other libraries' students may wait for the device, and ranks exchange messages: neither can be captured.
         can_capture = self.device.type == "cuda" and first.ranks.count == 1 and stackable_shape(first.student)
@@ -68,23 +77,28 @@ def update_students(group: Group, step_inputs: Sequence[StepInputs]) -> None:
     runs, students = group.runs, group.students
     with autocast(group.precision, group.device):
         outputs = students([one.inputs for one in step_inputs])
-    losses = [
-        objective(run.cell.method, run.student, output, one.labels, one.teacher_targets, run.recipe, run.source.shares)
-        for run, output, one in zip(runs, outputs, step_inputs, strict=True)
-    ]
+    losses = group.objectives(
+        outputs, [one.labels for one in step_inputs], [one.teacher_targets for one in step_inputs]
+    )
     for run in runs:
         run.optimiser.zero_grad()
     students.zero_grad()
     # One backward pass for all: no loss depends on another student's weights, so the sum keeps gradients apart.
-    sum(parts["loss"] for parts in losses).backward()
+    torch.stack([parts["loss"] for parts in losses]).sum().backward()
     students.share_gradients()
-    for run, parts, one in zip(runs, losses, step_inputs, strict=True):
+    for run in runs:
         run.ranks.average_gradients(run.student.parameters())
-        # After the averaging, so that all ranks see the same; before the update, which it must be able to stop.
-        run.guard.check(parts["loss"], run.student.parameters())
+    # After the averaging, so that all ranks see the same; before the update, which it must be able to stop.
+    group.guards.check([parts["loss"] for parts in losses], [gradients(run.student) for run in runs])
+    for run in runs:
         run.optimiser.step()
-        run.student.clamp_logit_scales()
-        run.epoch.add_losses(parts, len(one.labels))
+    clamp_logit_scales([run.student for run in runs])
+    add_losses([run.epoch for run in runs], losses, len(step_inputs[0].labels))
+
+
+def gradients(student: nn.Module) -> list[Tensor]:
+    """Return the gradients that a backward pass has left in a student's parameters."""
+    return [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
 
 
 def train_epoch(group: Group, until: int, interruption: Interruption) -> None:

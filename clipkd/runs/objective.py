@@ -1,45 +1,143 @@
-"""The objective: a train type's loss, averaged over the teachers where there are several."""
+"""The objective: a train type's loss, averaged over the teachers where there are several; of several runs at once."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from clipkd.core.errors import InputError
 from clipkd.plugins.methods import Losses, Method
 from clipkd.plugins.recipes import Recipe
+from clipkd.plugins.students import PROJECTION_HEAD
 from clipkd.plugins.students._heads import Heads, Outputs
 
+Targets = Tensor | tuple[Tensor, ...] | None
+"""A teacher's targets for a batch; a tuple only of several teachers."""
 
-def objective(
-    method: Method,
-    student: Heads,
-    outputs: Outputs,
-    labels: Tensor,
-    signal: Tensor | tuple[Tensor, ...] | None,
-    recipe: Recipe,
-    shares: tuple[float, ...] | None = None,
-) -> Losses:
-    """Return the loss of a batch and its parts.
 
-    Of several teachers each has a projection of its own; what they share, the classification, is the same in each
-    one's loss and in their mean. `shares`, with the sum 1, weight that mean; None: the same for each.
+@dataclass
+class Objective:
+    """What a run's student is trained for."""
+
+    method: Method
+    student: Heads
+    recipe: Recipe
+    shares: tuple[float, ...] | None = None
+    """Of several teachers' losses in their mean, with the sum 1; None: the same for each."""
+
+    def __call__(self, outputs: Outputs, labels: Tensor, targets: Targets) -> Losses:
+        """Return the loss of a batch and its parts.
+
+        Of several teachers each has a projection of its own; what they share, the classification, is the same in each
+        one's loss and in their mean.
+        """
+        if not isinstance(targets, tuple):
+            return self.named(self.method.loss(self.student, outputs, labels, targets, self.recipe))
+        each = [
+            self.named(self.method.loss(self.student.projection_head(number), outputs, labels, one, self.recipe))
+            for number, one in enumerate(targets)
+        ]
+        if self.shares is None:
+            return {part: sum(losses[part] for losses in each) / len(each) for part in each[0]}
+        weighted = list(zip(self.shares, each, strict=True))
+        return {part: sum(share * losses[part] for share, losses in weighted) for part in each[0]}
+
+    def named(self, parts: Losses) -> Losses:
+        """Return what a train type returned as its losses; InputError where that is not what it must be (a plug-in)."""
+        if not isinstance(parts, dict) or "loss" not in parts:
+            raise InputError(
+                f"train type '{self.method.name}': its loss() returned {type(parts).__name__}, not a dict of the "
+                "batch's losses with 'loss' in it"
+            )
+        return parts
+
+    def head(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of the student's projection head, by name."""
+        return {name: value for name, value in self.student.named_parameters() if name.startswith(PROJECTION_HEAD)}
+
+
+class Objectives:
+    """The objectives of runs that take their steps together. Those of one form are computed at once.
+
+    A loss is some thirty kernels of a few numbers each: eight students one after the other would take more of them than
+    the bodies of all eight.
     """
-    if not isinstance(signal, tuple):
-        return named(method, method.loss(student, outputs, labels, signal, recipe))
-    each = [
-        named(method, method.loss(student.projection_head(number), outputs, labels, one, recipe))
-        for number, one in enumerate(signal)
-    ]
-    if shares is None:
-        return {part: sum(losses[part] for losses in each) / len(each) for part in each[0]}
-    return {part: sum(share * losses[part] for share, losses in zip(shares, each, strict=True)) for part in each[0]}
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self.objectives = objectives
+        self.one_by_one: set[object] = set()
+        """Forms whose loss can't be computed at once: a plug-in may branch on a number or draw one."""
+
+    def __call__(
+        self, outputs: Sequence[Outputs], labels: Sequence[Tensor], targets: Sequence[Targets]
+    ) -> list[Losses]:
+        """Return each run's losses of its batch; arguments as for one run's, one for each."""
+        batches = list(zip(self.objectives, outputs, labels, targets, strict=True))
+        lots: dict[object, list[int]] = {}
+        for number, (objective, _, known, taught) in enumerate(batches):
+            lots.setdefault(form(objective, known, taught), []).append(number)
+        found: dict[int, Losses] = {}
+        for key, numbers in lots.items():
+            lot = [batches[number] for number in numbers]
+            found |= zip(numbers, self.of_lot(key, lot), strict=True)
+        return [found[number] for number in range(len(batches))]
+
+    def of_lot(self, key: object, lot: Sequence[tuple[Objective, Outputs, Tensor, Targets]]) -> list[Losses]:
+        """Return the losses of runs of one form."""
+        if len(lot) > 1 and key not in self.one_by_one:
+            try:
+                return at_once(*map(list, zip(*lot, strict=True)))
+            except Exception:  # whatever it is: if the loss itself is wrong, it raises the same below
+                self.one_by_one.add(key)
+        return [objective(outputs, labels, targets) for objective, outputs, labels, targets in lot]
 
 
-def named(method: Method, parts: Losses) -> Losses:
-    """Return what a train type returned as its losses; InputError where that is not what it must be (a plug-in)."""
-    if not isinstance(parts, dict) or "loss" not in parts:
-        raise InputError(
-            f"train type '{method.name}': its loss() returned {type(parts).__name__}, not a dict of the batch's losses "
-            "with 'loss' in it"
-        )
-    return parts
+def form(objective: Objective, labels: Tensor, targets: Targets) -> object:
+    """Return what runs have in common whose losses can be computed at once."""
+    taught = [tuple(one.shape) for one in several(targets)]
+    head = [(name, tuple(value.shape)) for name, value in objective.head().items()]
+    return objective.method, objective.shares, tuple(labels.shape), tuple(taught), tuple(head)
+
+
+def several(targets: Targets) -> tuple[Tensor, ...]:
+    """Return targets as a tuple, whatever their number."""
+    return targets if isinstance(targets, tuple) else () if targets is None else (targets,)
+
+
+class Applied(nn.Module):
+    """An objective as a module, for `functional_call`."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.student, self.objective = objective.student, objective
+
+    def forward(self, outputs: Outputs, labels: Tensor, targets: Targets) -> Losses:
+        return self.objective(outputs, labels, targets)
+
+
+def at_once(
+    objectives: Sequence[Objective], outputs: Sequence[Outputs], labels: Sequence[Tensor], targets: Sequence[Targets]
+) -> list[Losses]:
+    """Return the losses of S runs of one form, computed in tensors [S, ...].
+
+    Raises:
+        RuntimeError: torch can't compute this loss for several at once.
+    """
+    first, is_tuple = Applied(objectives[0]), isinstance(targets[0], tuple)
+    heads = [objective.head() for objective in objectives]
+    common = {f"student.{name}": torch.stack([head[name] for head in heads]) for name in heads[0]}
+    embedding = torch.stack([one.embedding for one in outputs])
+    logits = torch.stack([one.logits for one in outputs])
+    taught = tuple(map(torch.stack, zip(*map(several, targets), strict=True)))
+
+    def loss(head: dict[str, Tensor], embedding: Tensor, logits: Tensor, labels: Tensor, *taught: Tensor) -> Losses:
+        own = taught if is_tuple else taught[0] if taught else None
+        return functional_call(first, head, (Outputs(embedding, logits), labels, own))
+
+    losses = torch.vmap(loss)(common, embedding, logits, torch.stack(list(labels)), *taught)
+    each = {part: values.unbind() for part, values in losses.items()}
+    return [{part: values[number] for part, values in each.items()} for number in range(len(objectives))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,11 +48,15 @@ class Epoch:
     passes: int = 0
     """Images that went through a teacher in the process."""
 
-    def add_losses(self, parts: Losses, count: int) -> None:
-        """Add a step's losses, each a mean over `count` images, to the totals."""
+
+def add_losses(epochs: Sequence[Epoch], losses: Sequence[Losses], count: int) -> None:
+    """Add a step's losses, each a mean over `count` images, to the totals of epochs that are trained together."""
+    totals, values = [], []
+    for epoch, parts in zip(epochs, losses, strict=True):
         for part, value in parts.items():
-            total = self.totals.setdefault(part, torch.zeros((), device=value.device))
-            total.add_(value.detach() * count)  # in place, where a CUDA graph adds to it
+            totals.append(epoch.totals.setdefault(part, torch.zeros((), device=value.device)))
+            values.append(value.detach())
+    torch._foreach_add_(totals, torch._foreach_mul(values, count))  # in place, where a CUDA graph adds to it
 
 
 class Run:

@@ -213,7 +213,7 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
     own: dict[str, Iterable[str]] = {"datasets": sources, "teachers": config.teachers, "recipes": config.recipes}
     for number, block in enumerate(values.get("grid", [])):
         for axis, get in axes.items():
-            for index, name in enumerate(block[axis]):
+            for index, name in enumerate(block.get(axis, [])):
                 try:
                     get(name)
                 except InputError as problem:

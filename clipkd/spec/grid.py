@@ -118,6 +118,8 @@ def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iter
         if method.signal == "nothing":
             yield replace(checked_kind(cell.kind), seed=seed)
             continue
+        if not block.teachers:
+            raise InputError(f"train type '{method.name}' needs a teacher: name one under teachers")
         for name in block.teachers:
             teacher, reason = teacher_of(name, spec.name)
             if reason:

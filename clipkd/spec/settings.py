@@ -63,9 +63,8 @@ def own_head(value: str) -> str:
 
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What both torch and numpy take."""
-Names: TypeAlias = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1), AfterValidator(distinct)
-]
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
+Names: TypeAlias = Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
 Template: TypeAlias = Annotated[str, Field(min_length=3, max_length=300, pattern=r"^[^{}]*\{\}[^{}]*$")]
 Key: TypeAlias = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 PerClass: TypeAlias = Annotated[
@@ -100,13 +99,13 @@ class Block(Settings):
     datasets: Names = setting(
         ..., "Names of datasets (clipkd/plugins/datasets/), or of image folders given under `sources`."
     )
-    teachers: Names = setting(
-        ...,
+    teachers: Annotated[list[Name], AfterValidator(distinct)] = setting(
+        list,
         "Names of teachers (clipkd/plugins/teachers/, or keys of `teachers`), `owner/model@commit` on the Hugging Face "
         "hub, folders, or `timm:MODEL?pretrained=FILE`. A suffix says which output is used: `:cls`, `:mean`, "
         "`:pooler`, `:text`, `:pooled` or `:logits`. `A+B`: several teachers at once; "
         "`A+B?weights=2,1&standardise=true`: with these weights of their losses, each dimension of their embeddings at "
-        "mean 0 and deviation 1.",
+        "mean 0 and deviation 1. May be left out where no train type has a teacher.",
     )
     students: Names = setting(
         ...,

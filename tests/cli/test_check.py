@@ -31,6 +31,15 @@ def test_a_grid_without_what_decides_is_told_so(labels, beside, lacking):
     assert [f"the grid lacks {lacking}, so tables" in line for line in said] == ([True] if lacking else [])
 
 
+def test_a_grid_without_a_teacher_need_not_name_one():
+    block = {name: value for name, value in small()["grid"][0].items() if name != "teachers"}
+    config = small() | {"grid": [block | {"train_types": ["supervised"]}]}
+    assert {cell.teacher for cell in expand(Config.model_validate(config))[0]} == {"none"}
+    config["grid"][0]["train_types"] = ["supervised", "vanilla"]
+    with pytest.raises(InputError, match="train type 'vanilla' needs a teacher: name one under teachers"):
+        expand(Config.model_validate(config))
+
+
 def test_a_folder_with_unlabelled_images_asks_for_the_control_that_it_can_train(tmp_path, monkeypatch):
     """Before it is packed, too: `check` must not advise what it refuses after packing."""
     monkeypatch.chdir(tmp_path)

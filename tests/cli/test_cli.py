@@ -96,6 +96,12 @@ def test_then_begins_another_command_and_the_first_that_fails_is_the_last(here) 
     refused(here("list", "then", "lis"), "invalid choice: 'then'")
 
 
+def test_a_misspelt_verb_or_flag_gets_the_nearest_one(here) -> None:
+    refused(here("trian", "--epochs", "3"), "clipkd: error: unknown verb 'trian'; did you mean 'train'? (valid: init, ")
+    refused(here("verify", "absent", "--hlep"), "unrecognized arguments: --hlep; did you mean '--help'?")
+    refused(here("list", "recipes", "extra"), "unrecognized arguments: extra\nrun `clipkd list --help`")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_shows_defaults_as_a_user_types_them(verb: str, here) -> None:
     answer = here(verb, "--help")

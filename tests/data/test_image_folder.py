@@ -118,6 +118,32 @@ def test_missing_folders(folder: Path, tmp_path: Path) -> None:
         prepare_dataset(datasets.get("imagenet"), tmp_path / "packed")
 
 
+def test_a_look_at_the_folders_tells_what_packing_would_refuse(tmp_path: Path) -> None:
+    root = tmp_path / "photos/birds"
+    spec = datasets.get("photos", source=str(root))
+    for split, classes in {"train": ("cat", "dog"), "val": ("cat", "dog"), "test": ("cat", "dog")}.items():
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+    for source in (root, tmp_path / "absent"):  # what is not there is said elsewhere
+        spec.check_source(str(source))
+    with pytest.raises(InputError, match=f"no train/ and no val/ .* it has birds/: did you mean {root}\\?$"):
+        spec.check_source(str(root.parent))
+    (root / "val/cow").mkdir()
+    (root / "train/unlabeled").mkdir()
+    with pytest.raises(DataError, match=f"differ:\n  only in {root}/val: cow$"):
+        spec.check_source(str(root))
+    (root / "val/labels.csv").write_text("file,label\n1.png,cat\n2.png,dgo\n3.png,cat\n4.png,dgo\n")
+    with pytest.raises(InputError, match=r"only in \S+: dgo \(\S+/val/labels.csv, line 3\); did you mean 'dog'\?"):
+        spec.check_source(str(root))
+    (root / "val/labels.csv").unlink()
+    shutil.rmtree(root / "val")
+    (root / "train").rename(tmp_path / "all")
+    (root / "train").mkdir()
+    (tmp_path / "all").rename(root / "train/all")
+    with pytest.raises(DataError, match="has one class folder, 'all', which holds the folders cat, dog"):
+        spec.check_source(str(root))
+
+
 def test_another_folder_for_a_packed_name(folder: Path, tmp_path: Path) -> None:
     project, other = tmp_path / "project", tmp_path / "other"
     project.mkdir()

@@ -172,7 +172,7 @@ def test_signals_at_random_moments(study: Study, tmp_path: Path, record_property
     record_property("signals", amount(2, 50))
 
 
-@fault("R04", **{"the-guard": replaced("clipkd.runs.finite_guard.FiniteGuard.check", nothing)})
+@fault("R04", **{"the-guard": replaced("clipkd.runs.finite_guard.FiniteGuards.check", nothing)})
 def test_a_step_that_is_not_finite_changes_no_weight(study: Study, tmp_path: Path) -> None:
     study.whole("supervised")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from clipkd.plugins import recipes, students
 from clipkd.plugins.students import StudentSpec
 from clipkd.plugins.students import _vit as network
 from clipkd.plugins.students._saved import student_from
-from clipkd.plugins.students._vit import Student, build_student
+from clipkd.plugins.students._vit import Masks, Student, build_student
 from tests.methods import plain
 
 
@@ -51,10 +52,10 @@ def test_a_released_checkpoint_loads_and_gives_the_same_outputs():
     torch.testing.assert_close(outputs.logits.softmax(dim=1), probabilities, rtol=1e-10, atol=1e-12)
 
 
-def test_dropout_falls_on_attention_weights_only():
+def test_dropout_falls_on_attention_weights_only(monkeypatch):
     torch.manual_seed(0)
-    dropped = StudentSpec("toy", 16, 4, 24, 1, 4, attention_dropout=0.999999)
-    student = Student(dropped, 5).double()
+    monkeypatch.setattr(Masks, "draw", lambda masks, share, shape: (torch.zeros(shape, dtype=torch.bool), share))
+    student = Student(StudentSpec("toy", 16, 4, 24, 1, 4), 5).double()
     student.train()
     images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
     with torch.no_grad():
@@ -136,11 +137,13 @@ def test_gradients_with_the_same_dropout_are_the_plain_students(monkeypatch):
     other one does."""
     released, student, images = pair()
     drawn, turn = [], iter(())
-    real = network.kept
+    real = Masks.draw
 
-    def kept(*arguments):
-        drawn.append(real(*arguments))
-        return drawn[-1]
+    def draw(masks, share, shape):
+        mask, kept = real(masks, share, shape)
+        assert kept == pytest.approx(0.9, abs=2**-17)
+        drawn.append(mask.clone())
+        return drawn[-1], 0.9
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **_):
         assert (attn_mask, is_causal, dropout_p) == (None, False, 0.1)
@@ -150,7 +153,7 @@ def test_gradients_with_the_same_dropout_are_the_plain_students(monkeypatch):
         mask[:, :, : ours.shape[2]] = ours  # the last block draws for the class token only: nothing else is read
         return weights * mask / (1 - dropout_p) @ value
 
-    monkeypatch.setattr(network, "kept", kept)
+    monkeypatch.setattr(Masks, "draw", draw)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
     released.train(), student.train()
     found = gradients(student, told(student, images))
@@ -160,25 +163,41 @@ def test_gradients_with_the_same_dropout_are_the_plain_students(monkeypatch):
     assert wanted.keys() == found.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
-    drawn[1][0, 0, 0, :] = 1 - drawn[1][0, 0, 0, :]
+    drawn[1][0, 0, 0, :] ^= True
     turn = iter(drawn)
     wanted = gradients(released, released(images))
     assert not torch.allclose(wanted["conv1.weight"], found["conv1.weight"], rtol=1e-6), "another mask must show"
 
 
 def test_masks_keep_the_right_share_and_are_their_own_generators():
-    def generators(*seeds):
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+    shapes = [(50, 4, 9, 9), (50,), (50, 3, 1, 9)]
 
-    like = torch.empty(2 * 50, 4, 9, 9)
-    mask = network.kept(like, 0.9, generators(1, 2))
-    assert set(mask.unique().tolist()) == {0.0, 1.0}
-    assert mask.mean().item() == pytest.approx(0.9, abs=5 * (0.09 / mask.numel()) ** 0.5)
-    first, second = mask.chunk(2)
-    alone = torch.empty(50, 4, 9, 9)
-    assert torch.equal(network.kept(alone, 0.9, generators(1)), first)
-    assert torch.equal(network.kept(alone, 0.9, generators(2)), second)
-    assert not torch.equal(first, second)
+    def drawn(*seeds):
+        """Return three masks of as many students as there are seeds."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        masks = Masks(generators, sum(map(math.prod, shapes)), torch.device("cpu"))
+        return [masks.draw(share, (len(seeds) * shape[0], *shape[1:]))
+                for share, shape in zip((0.9, 0.5, 0.7), shapes, strict=True)]  # fmt: skip
+
+    together, first, second = drawn(1, 2), drawn(1), drawn(2)
+    for share, (mask, kept), (one, _), (two, _) in zip((0.9, 0.5, 0.7), together, first, second, strict=True):
+        assert kept == pytest.approx(share, abs=2**-17)
+        assert mask.float().mean().item() == pytest.approx(share, abs=5 * (share * (1 - share) / mask.numel()) ** 0.5)
+        assert torch.equal(mask, torch.cat([one, two]))
+        assert not torch.equal(one, two)
+    # Independent masks agree in 0.9 * 0.7 + 0.1 * 0.3 = 0.66 of their numbers; of the same draws, in 0.8.
+    assert first[0][0].flatten()[: 50 * 3 * 9].eq(first[2][0].flatten()).float().mean() < 0.73
+
+
+def test_each_of_a_masks_numbers_is_drawn_evenly():
+    """All 2^16 values come, each as often: a share is kept to within 2^-17, not to within that of fewer bits."""
+    numbers = Masks([torch.Generator().manual_seed(0)], 2**22, torch.device("cpu")).numbers.flatten().long()
+    counts = (numbers + 2**15).bincount(minlength=2**16).double()
+    assert len(counts) == 2**16
+    squares = ((counts - 64) ** 2 / 64).sum().item()  # chi-squared with 2^16 - 1 degrees of freedom
+    assert abs(squares - (2**16 - 1)) < 5 * (2 * (2**16 - 1)) ** 0.5
+    neighbours = torch.corrcoef(torch.stack([numbers[:-1].double(), numbers[1:].double()]))[0, 1].item()
+    assert abs(neighbours) < 5 / len(numbers) ** 0.5
 
 
 def test_patches_are_a_convolutions_inputs():
@@ -208,8 +227,9 @@ def test_drop_path_leaves_out_branches_of_some_images_and_keeps_their_mean(name)
     if name == "small-32":
         assert [block.drop_path for block in student.transformer.resblocks] == pytest.approx([0, 0.4 / 3, 0.8 / 3, 0.4])
         last, tokens = student.transformer.resblocks[-1], torch.ones(500, 3, 128)
-        found = last.dropped(tokens, [torch.Generator().manual_seed(0)])
-        again = last.dropped(tokens, [torch.Generator().manual_seed(0)])
+        found, again = (
+            last.dropped(tokens, Masks([torch.Generator().manual_seed(0)], 500, tokens.device)) for _ in range(2)
+        )
         assert torch.equal(last.dropped(tokens, None), tokens), "nothing is dropped in evaluation"
     else:
         last, tokens = student.body.blocks[-1].drop_path2, torch.ones(500, 3, 128)
@@ -219,7 +239,7 @@ def test_drop_path_leaves_out_branches_of_some_images_and_keeps_their_mean(name)
         again = last(tokens)
         assert torch.equal(last.eval()(tokens), tokens), "nothing is dropped in evaluation"
     assert torch.equal(found, again), "the run's generator draws it"
-    assert {round(value, 4) for value in found.unique().tolist()} == {0, round(1 / 0.6, 4)}
+    assert found.unique().tolist() == pytest.approx([0, 1 / 0.6], rel=1e-4)
     assert torch.equal(found, found[:, :1, :1].expand_as(found)), "an image's branch is left out as a whole"
     assert found.mean().item() == pytest.approx(1, abs=0.1)
 

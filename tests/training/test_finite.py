@@ -12,7 +12,7 @@ from clipkd.core.errors import DataError
 from clipkd.runs import evaluation
 from clipkd.runs.epochs import close_epoch
 from clipkd.runs.evaluation import NotFiniteError
-from clipkd.runs.finite_guard import FiniteGuard
+from clipkd.runs.finite_guard import FiniteGuard, FiniteGuards
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
@@ -55,17 +55,17 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
 
     run = run_of(digits_folder, tmp_path / "run")
     run.batches.epoch = lambda *_, **__: iter(batches)
-    real, count = FiniteGuard.check, iter(range(100))
+    real, count = FiniteGuards.check, iter(range(100))
 
-    def check(self, loss, parameters):
-        parameters, step = list(parameters), next(count)
+    def check(self, losses, gradients):
+        step = next(count)
         if step == 2 and where == "gradient":
-            parameters[5].grad.view(-1)[0] = bad
+            gradients[0][5].view(-1)[0] = bad
         elif step == 2:
-            loss = loss * bad
-        real(self, loss, parameters)
+            losses = [losses[0] * bad]
+        real(self, losses, gradients)
 
-    monkeypatch.setattr(FiniteGuard, "check", check)
+    monkeypatch.setattr(FiniteGuards, "check", check)
     steps(run)
     assert isinstance(run.failure, DataError)
     assert re.search(r"not finite in epoch 1, step 3 of 12, training images \d+, ", str(run.failure))
@@ -76,12 +76,18 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
 
 
 def test_the_first_of_several_bad_steps_is_named():
+    """Of a run with bad losses, of one with a bad gradient and of one without a fault, all checked at once."""
     layer = torch.nn.Linear(1, 1)
-    guard = FiniteGuard(AdamW([(list(layer.parameters()), 0.0)], 1e-3), CPU)
-    guard.reset(3)
-    for loss in (1.0, float("nan"), float("inf"), 1.0):
-        guard.check(torch.tensor(loss), layer.parameters())
-    assert guard.first_bad_step() == 4
+    guards = [FiniteGuard(AdamW([(list(layer.parameters()), 0.0)], 1e-3), CPU) for _ in range(3)]
+    together = FiniteGuards(guards)
+    for guard in guards:
+        guard.reset(3)
+    good, bad = torch.ones(2), torch.tensor([1.0, float("nan")])
+    for step, loss in enumerate((1.0, float("nan"), float("inf"), 1.0)):
+        own = [[good], [good, bad if step >= 2 else good, good], [good, good]]
+        together.check([torch.tensor(loss), torch.tensor(1.0), torch.tensor(1.0)], own)
+        assert [guard.optimiser.found_inf.item() for guard in guards] == [step >= 1, step >= 2, 0]
+    assert [guard.first_bad_step() for guard in guards] == [4, 5, None]
 
 
 @pytest.mark.parametrize("epoch", [1, 2])

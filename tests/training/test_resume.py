@@ -22,14 +22,13 @@ from clipkd.core import lock
 from clipkd.core.errors import DataError, InputError, Interrupted, MachineError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
-from clipkd.runs import precision, training
-from clipkd.runs.finite_guard import FiniteGuard
+from clipkd.runs import loop, precision, training
+from clipkd.runs.finite_guard import FiniteGuards
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job
 from clipkd.runs.load_student import evaluate_file
 from clipkd.runs.ranks import Ranks
 from clipkd.runs.record import Score
-from clipkd.runs.run import Epoch
 from clipkd.runs.unfinished import STATE, Checkpoints
 from clipkd.runs.verification import verify
 from clipkd.spec.cells import Cell
@@ -189,15 +188,15 @@ def test_ranks_that_would_go_on_from_different_steps_are_refused(digits_folder, 
 
 def stopped_at(step: int, data: Path, folder: Path, epochs: int = EPOCHS) -> None:
     """Train until a signal comes in the given step of the whole run."""
-    steps, look = iter(range(1, 10_000)), FiniteGuard.check
+    steps, look = iter(range(1, 10_000)), FiniteGuards.check
 
-    def looked(guard, *arguments):
+    def looked(guards, *arguments):
         if next(steps) == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        look(guard, *arguments)
+        look(guards, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FiniteGuard, "check", looked)
+        patch.setattr(FiniteGuards, "check", looked)
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
             train(data, folder, epochs)
 
@@ -297,13 +296,13 @@ def test_teacher_passes_are_counted_across_a_resume(digits_folder, vit_folder, t
 def test_the_mean_loss_of_an_epoch_is_over_its_images(digits_folder, tmp_path, monkeypatch):
     """The last batch is smaller than the others: a mean over steps would weigh its images more."""
     seen: list[tuple[float, int]] = []
-    real = Epoch.add_losses
+    real = loop.add_losses
 
-    def add_losses(epoch, parts, count):
-        seen.append((parts["loss"].item(), count))
-        real(epoch, parts, count)
+    def add_losses(epochs, losses, count):
+        seen.append((losses[0]["loss"].item(), count))
+        real(epochs, losses, count)
 
-    monkeypatch.setattr(Epoch, "add_losses", add_losses)
+    monkeypatch.setattr(loop, "add_losses", add_losses)
     # `corrected` leaves a smaller last batch out.
     monkeypatch.setattr(sys.modules[__name__], "CELL", replace(CELL, recipe="reference"))
     train(digits_folder, tmp_path, epochs=1)

@@ -22,7 +22,7 @@ from clipkd.plugins.students._vit import build_student
 from clipkd.plugins.teachers import SeveralTeachers
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_job, open_teacher_targets
-from clipkd.runs.objective import objective
+from clipkd.runs.objective import Objective
 from clipkd.runs.training import train
 from clipkd.spec.cells import Cell
 from clipkd.spec.grid import expand
@@ -88,7 +88,7 @@ def test_loss_and_gradients_are_those_of_the_formula(weights, train_type, recipe
     images = drawn(BATCH, 3, 16, 16)
     method = methods.get(train_type)
     shares = SeveralTeachers("a+b", "", weights=weights).shares
-    found = objective(method, student, student(images), LABELS, signals, recipes.get(recipe), shares)["loss"]
+    found = Objective(method, student, recipes.get(recipe), shares)(student(images), LABELS, signals)["loss"]
     expected = by_hand(student, train_type, recipe, images, signals, weights or (1, 1))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     parameters = [value for value in student.parameters() if value.requires_grad]

@@ -19,7 +19,7 @@ from clipkd.plugins.students._vit import build_student
 from clipkd.runs.folder import RunFolder, load_student
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.load_student import evaluate_file
-from clipkd.runs.objective import objective
+from clipkd.runs.objective import Objective
 from clipkd.runs.optimiser import adamw
 from clipkd.runs.run import Run
 from clipkd.runs.training import train
@@ -122,9 +122,10 @@ def test_it_learns_with_every_train_type_and_recipe(train_type, recipe, layout, 
     student = build_student(cell.student_spec, 10, signal.width, cell.recipe_spec)
     optimiser = torch.optim.AdamW(student.parameters(), lr=1e-3)
     batch = next(iter(open_batches(job, signal).epoch(64, True, torch.Generator().manual_seed(0))))
+    objective = Objective(cell.method, student, cell.recipe_spec)
     found = []
     for _ in range(12):
-        parts = objective(cell.method, student, student(batch.inputs), batch.labels, signal(batch), cell.recipe_spec)
+        parts = objective(student(batch.inputs), batch.labels, signal(batch))
         optimiser.zero_grad()
         parts["loss"].backward()
         optimiser.step()

@@ -21,11 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.embeddings import prepare
-from clipkd.plugins.students._heads import Heads
 from clipkd.runs import loop, training
-from clipkd.runs.cuda_graph import WARM_UP, GraphedStep
+from clipkd.runs.cuda_graph import WARM_UP, GraphedStep, StepInputs
 from clipkd.runs.epochs import close_epoch
-from clipkd.runs.finite_guard import FiniteGuard
+from clipkd.runs.finite_guard import FiniteGuards
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Job, open_batches, open_job, open_teacher_targets
@@ -37,6 +36,7 @@ from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
+from tests.training.test_objective import Kernels
 
 CPU = torch.device("cpu")
 NUMBERS = Hyperparameters(epochs=2, batch_size=256, learning_rate=1e-3)
@@ -187,16 +187,15 @@ def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, mo
 
 def test_one_that_is_not_finite_fails_alone(jobs, alone, tmp_path, monkeypatch):
     wanted = {number: alone(number) for number in (0, 2)}
-    real, calls = FiniteGuard.check, iter(range(1000))
+    real, calls = FiniteGuards.check, iter(range(1000))
 
-    def check(self, loss, parameters):
+    def check(self, losses, gradients):
         """Spoil a gradient of the second of three runs in its third step."""
-        parameters = list(parameters)
-        if next(calls) == 2 * 3 + 1:
-            parameters[0].grad[0] = float("nan")
-        real(self, loss, parameters)
+        if next(calls) == 2:
+            gradients[1][0][0] = float("nan")
+        real(self, losses, gradients)
 
-    monkeypatch.setattr(FiniteGuard, "check", check)
+    monkeypatch.setattr(FiniteGuards, "check", check)
     pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:3])]
     outcomes = train_together(pairs)
     assert isinstance(outcomes[1], DataError)
@@ -251,6 +250,26 @@ def test_nothing_waits_for_the_device_inside_an_epoch(several, jobs, tmp_path, m
     assert reads.count > inside[-1], "the guard's own read, once an epoch, is seen: so is any other"
 
 
+def test_another_student_adds_few_operations(jobs, tmp_path):
+    """A GPU launches each as a kernel: its update, and no loss, guard, mask or total of its own."""
+
+    def operations(count: int) -> int:
+        each = [open_job(replace(jobs[0].cell, seed=seed), NUMBERS, jobs[0].layout, CPU) for seed in range(count)]
+        runs = [run_of(job, tmp_path / f"{count}-{job.cell.seed}") for job in each]
+        batches = [next(iter(run.rest_of_epoch())) for run in runs]
+        inputs = [StepInputs(batch.inputs, batch.labels, run.teacher_targets(batch))
+                  for run, batch in zip(runs, batches, strict=True)]  # fmt: skip
+        group = Group(runs)
+        loop.update_students(group, inputs)  # the first step makes the optimiser's state
+        with Kernels() as seen:
+            loop.update_students(group, inputs)
+        return seen.count
+
+    two, six = operations(2), operations(6)
+    assert two > 300
+    assert six - two <= 4 * 10
+
+
 def test_a_step_from_fixed_places_is_the_step(jobs, tmp_path):
     """What a GPU captures and replays: here replaying does the work again, in the same places."""
     job = jobs[0]
@@ -294,7 +313,7 @@ def test_a_scale_above_its_maximum_comes_back_in_the_next_step(how, clamps, jobs
     if how == "as a graph":
         group.graph = GraphedStep(partial(loop.update_students, group), NUMBERS.batch_size, lambda work: work)
     if not clamps:
-        monkeypatch.setattr(Heads, "clamp_logit_scales", lambda student: None)
+        monkeypatch.setattr(loop, "clamp_logit_scales", lambda students: None)
     for run in runs:
         run.student.logit_scale.data.fill_(math.log(100) + 1)
     train_epoch(group, STEPS - 1, Interruption())

@@ -14,7 +14,7 @@ import pytest
 
 from clipkd.core import registry
 from clipkd.core.errors import InputError
-from clipkd.plugins import methods
+from clipkd.plugins import methods, recipes
 from tests import warm
 from tests.docs import test_examples
 from tests.docs.blocks import blocks
@@ -148,7 +148,7 @@ def test_recipes_from_outside_come_after_those_of_clipkd(tmp_path, fresh):
 
 @pytest.mark.parametrize("returned", [3, {"classification": 1.0}])
 def test_a_loss_that_is_none_is_refused_by_its_train_type(returned):
-    from clipkd.runs.objective import named
+    from clipkd.runs.objective import Objective
 
     with pytest.raises(InputError, match=r"train type 'vanilla': its loss\(\) returned (int|dict), not a dict"):
-        named(methods.get("vanilla"), returned)
+        Objective(methods.get("vanilla"), None, recipes.get("modern")).named(returned)

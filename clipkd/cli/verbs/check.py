@@ -169,6 +169,8 @@ def run(options: argparse.Namespace) -> None:
     for reason in left_out:
         print(f"left out: {reason}")
     for cell in {cell.dataset: cell for cell in cells}.values():
+        if packed_facts(cell.dataset_spec, DATA) is None:
+            cell.dataset_spec.check_source(cell.source)
         for line in cell.dataset_spec.remarks(cell.source):
             print(f"{cell.dataset}: {line}")
     for line in prepare.stale_sources(cells, Layout.of(config, DATA)):

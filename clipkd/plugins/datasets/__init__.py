@@ -152,6 +152,13 @@ class DatasetSpec:
         """Return what a user should know of the source before it is read, one line each."""
         return []
 
+    def check_source(self, source: str | None) -> None:
+        """Raise what reading would raise, as far as a look at the source without reading it tells.
+
+        Raises:
+            InputError, DataError: as the source is wrong.
+        """
+
     def leaves_unlabelled(self, source: str | None) -> bool:
         """Return whether a look at the source, without reading it, tells that some of its images have no label."""
         return False

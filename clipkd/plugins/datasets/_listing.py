@@ -86,6 +86,26 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(set(map(composed, folders_in(folder))) - set(UNLABELLED_FOLDERS))
 
 
+def classes_of(folder: Path) -> Listing:
+    """Return a split's classes, no image looked at.
+
+    Raises:
+        InputError: the file of labels is wrong; names its lines.
+        DataError: there are fewer than two class folders.
+    """
+    if has_labels_file(folder):
+        labels, lines = read_labels(folder / LABELS)
+        return Listing(folder, sorted(set(labels.values())), lines=first_lines(labels, lines))
+    found = {composed(name): folder / name for name in folders_in(folder) if name not in UNLABELLED_FOLDERS}
+    refuse_few_classes(folder, found)
+    return Listing(folder, sorted(found))
+
+
+def first_lines(labels: dict[str, str], lines: dict[str, int]) -> dict[str, int]:
+    """Return class -> the first line that names it, of what a file of labels says."""
+    return {label: lines[name] for name, label in reversed(labels.items())}
+
+
 def unlabelled_folder(folder: Path) -> Path | None:
     """Return the folder of a dataset whose images have no labels at all, itself or its `train/`; None of another one.
 
@@ -124,7 +144,9 @@ def splits_of(folder: Path) -> Splits:
     missing = ["no train/"] if "train" not in folders else []
     missing += ["no val/ (nor valid/, validation/ or test/)"] if not found and "test" not in folders else []
     if missing:
-        raise InputError(f"image folder {folder} has {' and '.join(missing)}{has}")
+        below = next((folder / name for name in folders if (folder / name / "train").is_dir()), None)
+        meant = f": did you mean {printable(below)}?" if below else ""
+        raise InputError(f"image folder {folder} has {' and '.join(missing)}{has}{meant}")
     used = {"train", "test", *found}
     unused = tuple(name for name in there if name not in used)
     if "test" not in folders:
@@ -204,8 +226,7 @@ class Walk:
         if len(classes) < 2:
             raise InputError(f"{folder / LABELS} names one class only, '{classes[0]}'; a dataset has at least two")
         numbers = [classes.index(labels[name]) if name in labels else UNLABELLED for name in files]
-        first = {label: lines[name] for name, label in reversed(labels.items())}
-        return Listing(folder, classes, list(files.values()), numbers, first)
+        return Listing(folder, classes, list(files.values()), numbers, first_lines(labels, lines))
 
     def class_name(self, path: Path, folders: dict[str, Path]) -> str | None:
         """Return a class folder's name, its accents composed; None where it can't be one (noted as a problem)."""

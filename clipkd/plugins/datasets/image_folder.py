@@ -41,6 +41,7 @@ from clipkd.plugins.datasets._listing import (
     Splits,
     Walk,
     class_folders,
+    classes_of,
     has_labels_file,
     labels_note,
     overridden,
@@ -111,6 +112,15 @@ class ImageFolder(DecodedDataset):
             return [] if unlabelled_folder(folder) else class_folders(folder / "train") or None
         except OSError:
             return None  # it is packed already, or `read` says what is wrong
+
+    def check_source(self, source: str | None) -> None:
+        folder = self.folder(source)
+        if folder is None or not folder.is_dir() or unlabelled_folder(folder):
+            return
+        splits = splits_of(folder)
+        first, *others = (classes_of(folder / name) for name in (splits.train, splits.test, splits.validation) if name)
+        for other in others:
+            refuse_other_classes(first, other)
 
     def leaves_unlabelled(self, source: str | None) -> bool:
         folder = self.folder(source)

@@ -65,7 +65,15 @@ def distillation(logits: Tensor, teacher_logits: Tensor, recipe: Recipe) -> Tens
         logits, teacher_logits = standardised(logits), standardised(teacher_logits)
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence(student, teacher)
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(exp(t) || exp(s)) of log-probabilities [B, C], the mean over the batch.
+
+    Written out, as torch can't compute its own `kl_div` for several students at once (clipkd/runs/objective.py).
+    """
+    return (teacher.exp() * (teacher - student)).sum() / len(student)
 
 
 def standardised(logits: Tensor) -> Tensor:
@@ -116,7 +124,7 @@ def projected(student: ProjectionHead, embedding: Tensor, targets: Tensor, recip
 def similarity(student: ProjectionHead, embedding: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
     """Return the (scaled) cosines [B, K] of a batch's embeddings [B, W] with K teacher vectors [K, D].
 
-    The scale is CLIP's; `Heads.clamp_logit_scales` keeps it at 100 or below.
+    The scale is CLIP's; `clamp_logit_scales` keeps it at 100 or below.
     """
     embedding, targets = projected(student, embedding, targets, recipe)
     cosines = F.normalize(embedding, dim=1) @ F.normalize(targets, dim=1).T

@@ -13,7 +13,7 @@ class DecoupledKD(Method):
 
     def loss(self, student, outputs, labels, signal, recipe):
         import torch
-        from torch.nn.functional import kl_div, log_softmax
+        from torch.nn.functional import log_softmax
 
         from clipkd.plugins.methods import _losses as losses
 
@@ -27,7 +27,7 @@ class DecoupledKD(Method):
         theirs = torch.where(is_known, theirs, ours)
         binary = [torch.stack([one[:, 0], one[:, 1:].logsumexp(dim=1)], dim=1) for one in (ours, theirs)]
         others = [log_softmax(one[:, 1:], dim=1) for one in (ours, theirs)]
-        target, rest = (kl_div(s, t, reduction="batchmean", log_target=True) for s, t in (binary, others))
+        target, rest = (losses.divergence(s, t) for s, t in (binary, others))
         target, rest = (one * losses.over_known(numbers) for one in (target, rest))
         terms = {"target": TARGET * temperature**2 * target, "others": OTHERS * temperature**2 * rest}
         return losses.total(outputs, labels, recipe, **terms) | losses.accuracy(signal, labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,15 +120,10 @@ class Heads(nn.Module):
         else:
             self.logit_bias = nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS))
 
-    @torch.no_grad()
-    def clamp_logit_scales(self) -> None:
-        """Bring each temperature's parameter back to its maximum. Call it after each step of the optimiser.
-
-        A clamp in the forward pass would give a parameter above the maximum no gradient, and it would stay there.
-        """
-        scales = [self.logit_scale] if hasattr(self, "logit_scale") else getattr(self, "logit_scales", ())
-        for scale in scales:
-            scale.clamp_(max=MAXIMUM_LOGIT_SCALE)
+    @property
+    def temperatures(self) -> list[Tensor]:
+        """The `logit_scale` of each teacher; none where the recipe has none."""
+        return [self.logit_scale] if hasattr(self, "logit_scale") else list(getattr(self, "logit_scales", ()))
 
     def projection_head(self, number: int) -> ProjectionHead:
         """Return the projection head for teacher `number`, from 0."""
@@ -137,6 +132,16 @@ class Heads(nn.Module):
         scale = self.logit_scales[number] if len(self.logit_scales) else None
         bias = self.logit_biases[number] if hasattr(self, "logit_biases") else None
         return HeadOfOneTeacher(self.cluster_projections[number], scale, bias)
+
+
+@torch.no_grad()
+def clamp_logit_scales(students: Iterable[Heads]) -> None:
+    """Bring each temperature's parameter back to its maximum. Call it after each step of the optimiser.
+
+    A clamp in the forward pass would give a parameter above the maximum no gradient, and it would stay there.
+    """
+    if scales := [scale for student in students for scale in student.temperatures]:
+        torch._foreach_clamp_max_(scales, MAXIMUM_LOGIT_SCALE)
 
 
 def linear(width: int, target_width: int, projection: str) -> nn.Linear:
