@@ -73,7 +73,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     top = parser(words[:1])
     options, unknown = top.parse_known_args(words)
     if unknown:
-        meant = nearest(unknown[0], flags(top)) if unknown[0].startswith("--") else ""
+        meant = nearest(unknown[0].partition("=")[0], flags(top)) if unknown[0].startswith("--") else ""
         VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     return options
 

@@ -82,9 +82,9 @@ def first_line(error: Exception) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ", did you mean 'x'?" for the known name closest to `name`, or ""."""
-    lowered = {str(candidate).lower(): str(candidate) for candidate in known}
-    close = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
+    """Return "; did you mean 'x'?" for the known name closest to `name`, or ""; dashes before a flag don't count."""
+    lowered = {str(candidate).lower().lstrip("-"): str(candidate) for candidate in known}
+    close = difflib.get_close_matches(str(name).lower().lstrip("-"), lowered, n=1, cutoff=0.5)
     return f"; did you mean '{lowered[close[0]]}'?" if close else ""
 
 

@@ -55,11 +55,13 @@ def encoded(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def grid_of(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the grid [2, D], float32, whose codes span low to high [D]; a dimension without extent has step 1."""
-    extent = high.astype(np.float64) - low
-    return np.stack([(low.astype(np.float64) + high) / 2, np.where(extent > 0, extent / (2 * HIGHEST), 1.0)]).astype(
-        np.float32
-    )
+    """Return the grid [2, D], float32, whose codes span low to high [D]; a dimension without extent has step 1.
+
+    So has one whose step float32 does not hold: all its values are its middle.
+    """
+    middle = (low.astype(np.float64) + high) / 2
+    step = ((high.astype(np.float64) - low) / (2 * HIGHEST)).astype(np.float32)
+    return np.stack([middle.astype(np.float32), np.where(step > 0, step, np.float32(1))])
 
 
 class Writer:

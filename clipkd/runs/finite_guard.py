@@ -51,18 +51,18 @@ class FiniteGuards:
         self.step = torch.stack([guard.step for guard in guards])
         for guard, *places in zip(guards, self.found, self.first, self.step, strict=True):
             guard.place(*places)
-        self.counts: list[int] = []
-        self.owners = torch.zeros(0)
+        self.owners: dict[tuple[int, ...], Tensor] = {}
+        """Gradients of each run -> which run each gradient is of; kept, as a CUDA graph reads them where they are."""
 
     def check(self, losses: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> None:
         """Note for each run whether its loss and every gradient are finite. Call it before the optimisers' steps."""
-        counts = [len(own) for own in gradients]
-        if counts != self.counts:
+        counts = tuple(len(own) for own in gradients)
+        if counts not in self.owners:
             runs = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-            self.counts, self.owners = counts, runs.to(self.found.device)
+            self.owners[counts] = runs.to(self.found.device)
         # A gradient's norm is finite only if all its numbers are, and a sum of norms only if all norms are.
         norms = torch.stack(torch._foreach_norm([one for own in gradients for one in own]))
-        totals = norms.new_zeros(len(counts)).index_add_(0, self.owners, norms)
+        totals = norms.new_zeros(len(counts)).index_add_(0, self.owners[counts], norms)
         bad = ~(torch.stack(list(losses)).detach() + totals).isfinite()
         # In place: a CUDA graph reads and writes these numbers where they were when it was captured.
         self.first.copy_(torch.where(bad & (self.first < 0), self.step, self.first))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clipkd.core.errors import InputError
+from clipkd.core.errors import InputError, first_line
+from clipkd.core.progress import say
 from clipkd.plugins.methods import Losses, Method
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students import PROJECTION_HEAD
@@ -91,8 +92,14 @@ class Objectives:
         if len(lot) > 1 and key not in self.one_by_one:
             try:
                 return at_once(*map(list, zip(*lot, strict=True)))
-            except Exception:  # whatever it is: if the loss itself is wrong, it raises the same below
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever it is: if the loss itself is wrong, it raises the same below
+                if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                    raise  # the steps before computed it at once
                 self.one_by_one.add(key)
+                name = lot[0][0].method.name
+                say(f"train type '{name}': its loss is computed for one student after another ({first_line(error)})")
         return [objective(outputs, labels, targets) for objective, outputs, labels, targets in lot]
 
 
@@ -100,7 +107,7 @@ def form(objective: Objective, labels: Tensor, targets: Targets) -> object:
     """Return what runs have in common whose losses can be computed at once."""
     taught = [tuple(one.shape) for one in several(targets)]
     head = [(name, tuple(value.shape)) for name, value in objective.head().items()]
-    return objective.method, objective.shares, tuple(labels.shape), tuple(taught), tuple(head)
+    return objective.method.name, objective.shares, tuple(labels.shape), tuple(taught), tuple(head)
 
 
 def several(targets: Targets) -> tuple[Tensor, ...]:
@@ -109,11 +116,19 @@ def several(targets: Targets) -> tuple[Tensor, ...]:
 
 
 class Applied(nn.Module):
-    """An objective as a module, for `functional_call`."""
+    """An objective as a module, for `functional_call`; of the student it has the projection head alone.
+
+    A plug-in's loss that asks for more must not get one student's body for all.
+    """
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
-        self.student, self.objective = objective.student, objective
+        self.student = Heads()
+        self.student.teachers = objective.student.teachers
+        for name, part in (*objective.student.named_children(), *objective.student.named_parameters(recurse=False)):
+            if name.startswith(PROJECTION_HEAD):
+                setattr(self.student, name, part)
+        self.objective = replace(objective, student=self.student)
 
     def forward(self, outputs: Outputs, labels: Tensor, targets: Targets) -> Losses:
         return self.objective(outputs, labels, targets)
@@ -125,7 +140,7 @@ def at_once(
     """Return the losses of S runs of one form, computed in tensors [S, ...].
 
     Raises:
-        RuntimeError: torch can't compute this loss for several at once.
+        Exception: torch can't compute this loss for several at once; of which kind depends on what the loss does.
     """
     first, is_tuple = Applied(objectives[0]), isinstance(targets[0], tuple)
     heads = [objective.head() for objective in objectives]

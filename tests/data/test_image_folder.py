@@ -135,6 +135,9 @@ def test_a_look_at_the_folders_tells_what_packing_would_refuse(tmp_path: Path) -
     (root / "val/labels.csv").write_text("file,label\n1.png,cat\n2.png,dgo\n3.png,cat\n4.png,dgo\n")
     with pytest.raises(InputError, match=r"only in \S+: dgo \(\S+/val/labels.csv, line 3\); did you mean 'dog'\?"):
         spec.check_source(str(root))
+    (root / "val/labels.csv").write_text("file,label\n1.png,cat\n")
+    with pytest.raises(InputError, match="names one class only, 'cat'"):
+        spec.check_source(str(root))
     (root / "val/labels.csv").unlink()
     shutil.rmtree(root / "val")
     (root / "train").rename(tmp_path / "all")

@@ -89,3 +89,13 @@ def test_statistics_in_pieces_are_numpys_on_the_whole(values):
     np.testing.assert_allclose(found.deviation, flat.std(axis=0), rtol=1e-6)
     assert (found.low == flat.min(axis=0)).all()
     assert (found.high == flat.max(axis=0)).all()
+
+
+def test_a_dimension_of_the_smallest_numbers_is_stored_as_its_middle():
+    """Of an extent below 65,534 times float32's smallest number no step can be stored."""
+    values = np.array([[0.0, 1.0], [1e-42, 3.0]], dtype=np.float32)
+    grid = grid_of(values.min(axis=0), values.max(axis=0))
+    with np.errstate(all="raise"):
+        codes = encoded(values, grid)
+    assert codes[:, 0].tolist() == [0, 0]
+    assert np.abs(decoded(codes, grid) - values).max() < 1e-4

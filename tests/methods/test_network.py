@@ -231,6 +231,8 @@ def test_drop_path_leaves_out_branches_of_some_images_and_keeps_their_mean(name)
             last.dropped(tokens, Masks([torch.Generator().manual_seed(0)], 500, tokens.device)) for _ in range(2)
         )
         assert torch.equal(last.dropped(tokens, None), tokens), "nothing is dropped in evaluation"
+        half = last.dropped(tokens.bfloat16(), Masks([torch.Generator().manual_seed(0)], 500, tokens.device))
+        assert torch.equal(half, found.bfloat16()), "the factor is not rounded before it is used"
     else:
         last, tokens = student.body.blocks[-1].drop_path2, torch.ones(500, 3, 128)
         student.generators = [torch.Generator().manual_seed(0)]

@@ -88,6 +88,11 @@ def test_the_first_of_several_bad_steps_is_named():
         together.check([torch.tensor(loss), torch.tensor(1.0), torch.tensor(1.0)], own)
         assert [guard.optimiser.found_inf.item() for guard in guards] == [step >= 1, step >= 2, 0]
     assert [guard.first_bad_step() for guard in guards] == [4, 5, None]
+    # A graph that was captured with other gradients reads its own numbers of them where they were.
+    assert len(together.owners) == 1
+    kept = next(iter(together.owners.values()))
+    together.check([torch.tensor(1.0)] * 3, [[good], [good], [good]])
+    assert next(iter(together.owners.values())) is kept
 
 
 @pytest.mark.parametrize("epoch", [1, 2])

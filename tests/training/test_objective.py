@@ -122,6 +122,18 @@ class Branching(Own):
         return 2.0 if logits.mean().item() > 0 else 3.0
 
 
+class Drawing(Own):
+    def factor(self, logits: Tensor) -> Tensor:
+        return torch.rand(()).double()
+
+
+class Body(Method):
+    """Reads what is no part of the projection head."""
+
+    def loss(self, student, outputs, labels, signal, recipe):
+        return {"loss": student.classifier.weight.square().mean() * outputs.logits.square().mean()}
+
+
 class Failing(Own):
     def factor(self, logits: Tensor) -> float:
         raise KeyError("of the plug-in itself")
@@ -132,11 +144,36 @@ def own() -> Callable[[type[Method]], Method]:
     return lambda kind: kind(**vars(replace(methods.get("supervised"), name="own")))
 
 
-def test_a_loss_that_branches_on_a_number_is_computed_one_by_one(own) -> None:
-    asked = cases(own(Branching), "corrected")
+@pytest.mark.parametrize("kind", [Branching, Body])
+def test_a_loss_that_needs_numbers_or_the_body_is_computed_one_by_one(kind, own, capsys) -> None:
+    asked = cases(own(kind), "corrected")
     objectives = Objectives([one.objective for one in asked])
     check_each_as_alone(objectives, asked)
-    assert objectives.one_by_one
+    check_each_as_alone(objectives, asked)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1, "it is said once"
+    assert said[0].startswith("train type 'own': its loss is computed for one student after another (")
+
+
+def test_a_loss_that_draws_a_number_draws_one_for_each_student(own) -> None:
+    asked = cases(own(Drawing), "corrected")
+    torch.manual_seed(1)
+    found = together(Objectives([one.objective for one in asked]), asked)
+    torch.manual_seed(1)
+    alone = [one.objective(one.outputs, one.labels, one.targets) for one in asked]
+    assert [one["loss"].item() for one in found] == [one["loss"].item() for one in alone]
+
+
+def test_memory_that_runs_out_is_not_tried_again(own, monkeypatch) -> None:
+    asked = cases(own(Branching), "corrected")
+    objectives = Objectives([one.objective for one in asked])
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("clipkd.runs.objective.at_once", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        together(objectives, asked)
 
 
 def test_a_plug_ins_mistake_is_told_as_it_is(own) -> None:

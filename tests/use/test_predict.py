@@ -139,3 +139,5 @@ def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp
     (tmp_path / "zoo").mkdir()
     answer = here("evaluate", run_folder, "--dataset", "pets", "--dataset-source", "zoo")
     assert (answer.returncode, "was packed from" in answer.stderr) == (2, True)
+    answer = here("evaluate", run_folder, "--dataset", "pets", "--data", "elsewhere")
+    assert "or go to the folder of the student's project, where elsewhere/datasets/pets is" in answer.stderr

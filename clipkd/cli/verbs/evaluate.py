@@ -128,7 +128,10 @@ def evaluate_folder(options: argparse.Namespace) -> None:
     if options.dataset_source is None and packed.is_dir():
         spec = datasets.get(name, str(packed))
     else:
-        spec = dataset_of(options, name)
+        try:
+            spec = dataset_of(options, name)
+        except InputError as error:
+            raise InputError(f"{error}; or go to the folder of the student's project, where {packed} is") from None
     dataset = opened(spec, options)
     if dataset.classes != model.classes:
         if options.measures is None:

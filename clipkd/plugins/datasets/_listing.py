@@ -48,7 +48,8 @@ class Listing:
 
     def named(self, name: str) -> str:
         """Return a class with the place that names it."""
-        return f"{name} ({self.folder / LABELS}, line {self.lines[name]})" if name in self.lines else name
+        where = f" ({self.folder / LABELS}, line {self.lines[name]})" if name in self.lines else ""
+        return printable(name) + where
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,23 @@ def classes_of(folder: Path) -> Listing:
     """Return a split's classes, no image looked at.
 
     Raises:
-        InputError: the file of labels is wrong; names its lines.
+        InputError: the file of labels is wrong, or names one class; names its lines.
         DataError: there are fewer than two class folders.
     """
     if has_labels_file(folder):
         labels, lines = read_labels(folder / LABELS)
-        return Listing(folder, sorted(set(labels.values())), lines=first_lines(labels, lines))
+        return Listing(folder, classes_in(folder, labels), lines=first_lines(labels, lines))
     found = {composed(name): folder / name for name in folders_in(folder) if name not in UNLABELLED_FOLDERS}
     refuse_few_classes(folder, found)
     return Listing(folder, sorted(found))
+
+
+def classes_in(folder: Path, labels: dict[str, str]) -> list[str]:
+    """Return the classes that a split's file of labels names; InputError where there is only one."""
+    classes = sorted(set(labels.values()))
+    if len(classes) < 2:
+        raise InputError(f"{folder / LABELS} names one class only, '{classes[0]}'; a dataset has at least two")
+    return classes
 
 
 def first_lines(labels: dict[str, str], lines: dict[str, int]) -> dict[str, int]:
@@ -222,9 +231,7 @@ class Walk:
         if unknown:
             what = f"{folder / LABELS} does not match the images beside it (files are relative to {folder}, with '/')"
             raise InputError(all_at_once(what, unknown))
-        classes = sorted(set(labels.values()))
-        if len(classes) < 2:
-            raise InputError(f"{folder / LABELS} names one class only, '{classes[0]}'; a dataset has at least two")
+        classes = classes_in(folder, labels)
         numbers = [classes.index(labels[name]) if name in labels else UNLABELLED for name in files]
         return Listing(folder, classes, list(files.values()), numbers, first_lines(labels, lines))
 

@@ -77,7 +77,10 @@ class Method:
     def loss(
         self, student: ProjectionHead, outputs: Outputs, labels: Tensor, signal: Tensor | None, recipe: Recipe
     ) -> Losses:
-        """Return the loss of one batch and its parts.
+        """Return the loss of one batch and its parts; a pure function of what it is given.
+
+        On a GPU it is traced and replayed, and computed for several students at once (clipkd/runs/objective.py): it may
+        keep nothing, and draw numbers with torch only.
 
         Args:
             student: the projection head for the teacher: projection and logit scale.

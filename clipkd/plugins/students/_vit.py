@@ -106,7 +106,10 @@ class Masks:
         self.numbers, self.used = words.view(torch.int16), 0
 
     def draw(self, share: float, shape: Sequence[int]) -> tuple[Tensor, float]:
-        """Return a mask, bool of a shape [S * B, ...], and the share that it keeps: `share` to within 2^-17."""
+        """Return a mask, bool of a shape [S * B, ...], and the share that it keeps: the nearest to `share` in 2^-16.
+
+        At least 2^-16 is kept.
+        """
         left_out = min(round((1 - share) * NUMBERS), NUMBERS - 1)
         count = math.prod(shape) // len(self.numbers)
         part = self.numbers[:, self.used : self.used + count]
@@ -143,7 +146,7 @@ class ResidualBlock(nn.Module):
         if masks is None or not self.drop_path:
             return branch
         mask, share = masks.draw(1 - self.drop_path, branch.shape[:-2])
-        return branch * (mask.to(branch.dtype) / share)[..., None, None]
+        return torch.where(mask[..., None, None], branch, branch.new_zeros(())) / share
 
 
 class Transformer(nn.Module):
