@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clipkd.runs.objective import Targets, several
+
 VARIABLE = "CLIPKD_CUDA_GRAPHS"
 """Environment variable: `never` launches every kernel of a step by itself."""
 WARM_UP = 3
@@ -26,14 +28,11 @@ class StepInputs(NamedTuple):
     """Normalised images [B, 3, S, S]."""
     labels: Tensor
     """Class numbers [B], or shares of the classes [B, C]."""
-    teacher_targets: Tensor | tuple[Tensor, ...] | None
-    """One tensor for each teacher; a tuple only for several."""
+    teacher_targets: Targets
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors in a fixed order."""
-        targets = self.teacher_targets
-        several = targets if isinstance(targets, tuple) else () if targets is None else (targets,)
-        return [self.inputs, self.labels, *several]
+        return [self.inputs, self.labels, *several(self.teacher_targets)]
 
     def clone(self) -> StepInputs:
         """Return a copy of every tensor."""

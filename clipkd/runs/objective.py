@@ -64,14 +64,14 @@ class Objective:
 class Objectives:
     """The objectives of runs that take their steps together. Those of one form are computed at once.
 
-    A loss is some thirty kernels of a few numbers each: eight students one after the other would take more of them than
-    the bodies of all eight.
+    A loss is some thirty kernels of a few numbers each, and as many backward: one after the other, those of eight
+    students were a third of all kernels of a step (docs/performance.md).
     """
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self.objectives = objectives
         self.one_by_one: set[object] = set()
-        """Forms whose loss can't be computed at once: a plug-in may branch on a number or draw one."""
+        """Forms whose loss can't be computed at once: a plug-in's may branch on a number or draw one."""
 
     def __call__(
         self, outputs: Sequence[Outputs], labels: Sequence[Tensor], targets: Sequence[Targets]
