@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import itertools
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NoReturn
 
 from clipkd.core import verified
@@ -71,23 +71,28 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     if first and not first.startswith("-") and first not in VERBS:
         VerbParser(prog="clipkd").error(f"unknown verb '{first}'{nearest(first, VERBS)} (valid: {', '.join(VERBS)})")
     top = parser(words[:1])
+    if first in VERBS:
+        refuse_misspelt_flags(top, words)
     options, unknown = top.parse_known_args(words)
     if unknown:
-        meant = nearest(unknown[0].partition("=")[0], flags(top)) if unknown[0].startswith("--") else ""
-        VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        VerbParser(prog=f"clipkd {options.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
     return options
 
 
-def flags(parser: argparse.ArgumentParser) -> list[str]:
-    """Return the options of a parser's verbs, as a user types them."""
-    verbs = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return [flag for verb in verbs.choices.values() for action in verb._actions for flag in action.option_strings]
+def refuse_misspelt_flags(top: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """End the process where a verb has no such flag: argparse would first ask for flags that are missing."""
+    verbs = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    known = [flag for action in verbs.choices[words[0]]._actions for flag in action.option_strings]
+    for word in itertools.takewhile(lambda word: word != "--", words):
+        flag = word.partition("=")[0]
+        if word.startswith("--") and not any(one.startswith(flag) for one in known):
+            VerbParser(prog=f"clipkd {words[0]}").error(f"unrecognized arguments: {word}{nearest(flag, known)}")
 
 
 def commands(words: Sequence[str]) -> list[list[str]]:
     """Return the words of each command: `then` and a verb begin the next one."""
     found: list[list[str]] = [[]]
-    for word, following in pairwise([*words, ""]):
+    for word, following in itertools.pairwise([*words, ""]):
         if word == THEN and following in VERBS:
             found.append([])
         else:

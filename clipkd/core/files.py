@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, aside, synced and renamed; their sha256; JSON in the one form written here."""
+"""Files: written whole or not at all, aside, synced and renamed; names, sha256; JSON in the one form written here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from clipkd.core.disk import room_for
 from clipkd.core.errors import DataError
 
 MOST_JSON_BYTES = 64 << 20
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text that any terminal takes: bytes that aren't UTF-8 as escapes."""
+    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def sha256(path: Path) -> str:

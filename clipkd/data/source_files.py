@@ -19,8 +19,9 @@ import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
 from clipkd.core.errors import DataError
+from clipkd.core.files import printable
 from clipkd.plugins.datasets import LocalFiles
-from clipkd.plugins.datasets._listing import is_hidden, printable
+from clipkd.plugins.datasets._listing import is_hidden
 
 LISTING = "source-files.npy"
 """In a packed dataset: an int64 row for each file of its source, in the order of the first column: hash of its path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,9 @@ class Objective:
             )
         return parts
 
+    @cached_property
     def head(self) -> dict[str, nn.Parameter]:
-        """Return the parameters of the student's projection head, by name."""
+        """The parameters of the student's projection head, by name."""
         return {name: value for name, value in self.student.named_parameters() if name.startswith(PROJECTION_HEAD)}
 
 
@@ -106,7 +108,7 @@ class Objectives:
 def form(objective: Objective, labels: Tensor, targets: Targets) -> object:
     """Return what runs have in common whose losses can be computed at once."""
     taught = [tuple(one.shape) for one in several(targets)]
-    head = [(name, tuple(value.shape)) for name, value in objective.head().items()]
+    head = [(name, tuple(value.shape)) for name, value in objective.head.items()]
     return objective.method.name, objective.shares, tuple(labels.shape), tuple(taught), tuple(head)
 
 
@@ -143,7 +145,7 @@ def at_once(
         Exception: torch can't compute this loss for several at once; of which kind depends on what the loss does.
     """
     first, is_tuple = Applied(objectives[0]), isinstance(targets[0], tuple)
-    heads = [objective.head() for objective in objectives]
+    heads = [objective.head for objective in objectives]
     common = {f"student.{name}": torch.stack([head[name] for head in heads]) for name in heads[0]}
     embedding = torch.stack([one.embedding for one in outputs])
     logits = torch.stack([one.logits for one in outputs])

@@ -24,6 +24,7 @@ from clipkd.core.refusals import reason, short
 from clipkd.plugins import datasets, methods, prototype_forms, recipes, students, teachers
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import chains, class_names
+from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.own_recipes import ONE, SEVERAL
 from clipkd.spec.settings import Block, Config
 from clipkd.spec.yaml_source import Key, YamlSource, meant, no_secret, spelled
@@ -218,6 +219,8 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
                     get(name)
                 except InputError as problem:
                     mine = "" if "did you mean" in str(problem) else nearest(name, own.get(axis, {}))
+                    if axis == "teachers" and name == NO_TEACHER:
+                        mine = "; where no train type has a teacher, leave teachers out"
                     raise complaint(("grid", number, axis, index), str(problem).removesuffix(".") + mine) from None
     form = values.get("prototypes", {}).get("form")
     if form is not None:

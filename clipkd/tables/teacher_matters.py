@@ -49,6 +49,7 @@ def table(results: Results) -> Table:
     used = "; ".join(f"recipe {', '.join(names)}: {EPOCHS[epoch]}" for epoch, names in recipes.items() if names)
     runs = results.comparable
     made.notes = [
+        *["This grid has nothing to compare: no train type has a partner without a teacher."] * (not found),
         *chance_notes(runs[runs.is_headline]),
         *chosen_notes(runs),
         f"Difference in test top-1, in percentage points, paired by seed. Epoch compared: {used or 'none'}.",

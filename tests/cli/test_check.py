@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from clipkd.cli.verbs.check import check_controls, untested
+from clipkd.cli.verbs.check import BASE, check_controls, run, untested
 from clipkd.core.errors import InputError
 from clipkd.spec.grid import expand
 from clipkd.spec.settings import Config
@@ -29,6 +31,12 @@ def test_a_grid_without_what_decides_is_told_so(labels, beside, lacking):
     config["grid"] = [config["grid"][0] | {"train_types": types, "labels": [labels]}]
     said = untested(expand(Config.model_validate(config))[0])
     assert [f"the grid lacks {lacking}, so tables" in line for line in said] == ([True] if lacking else [])
+
+
+def test_check_elsewhere_says_where_to_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"there is no config/config.yaml here: go to the project's folder"):
+        run(argparse.Namespace(base=BASE, files=[]))
 
 
 def test_a_grid_without_a_teacher_need_not_name_one():

@@ -116,6 +116,7 @@ REFUSED = {
     "negative seed": (BLOCK.replace("[0]", "[0, -1]"), "mine.yaml:8", "grid[0].seeds[1]", "-1"),
     "dataset": (BLOCK.replace("[digits]", "[cifar10, cifra100]"), "mine.yaml:3", "datasets[1]", "mean 'cifar100'"),
     "teacher": (BLOCK.replace("digits-vit-s", "digit-vits"), "mine.yaml:4", "teachers[0]", "mean 'digits-vit-s'"),
+    "no teacher": (BLOCK.replace("digits-vit-s", "none"), "mine.yaml:4", "teachers[0]", "leave teachers out"),
     "student": (BLOCK.replace("tiny-32", "tiny-23"), "mine.yaml:5", "'tiny-23'", "mean 'tiny-32'"),
     "train type": (BLOCK.replace("embed-KD", "embed_KD"), "mine.yaml:6", "'embed_KD'", "mean 'embed-KD'"),
     "recipe": (BLOCK.replace("reference", "refrence"), "mine.yaml:7", "'refrence'", "mean 'reference'"),

@@ -32,7 +32,7 @@ class Case:
 
     def leaves(self) -> list[Tensor]:
         """Return what gradients go to."""
-        return [self.outputs.embedding, self.outputs.logits, *self.objective.head().values()]
+        return [self.outputs.embedding, self.outputs.logits, *self.objective.head.values()]
 
 
 def cases(method: Method, recipe: str, teachers: int = 1, mixed: bool = False, count: int = STUDENTS) -> list[Case]:

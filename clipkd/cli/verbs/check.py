@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.core import timm_models
+from clipkd.core.errors import InputError
 from clipkd.core.files import read_json
 from clipkd.core.words import counted
 from clipkd.data.dataset import open_dataset
@@ -164,6 +165,8 @@ def check_teacher(cell: Cell, layout: Layout) -> None:
 
 def run(options: argparse.Namespace) -> None:
     files = files_of(options)
+    if not options.base.exists():
+        raise InputError(f"there is no {options.base} here: go to the project's folder, or name its config with --base")
     config = load(files, data=DATA)
     cells, left_out = expand(config)
     for reason in left_out:

@@ -6,7 +6,6 @@ that is reached twice is noticed. No image is decoded here; a file whose name do
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,9 @@ from pathlib import Path
 
 from clipkd.core.accents import composed, written_otherwise
 from clipkd.core.errors import MOST_NAMED, DataError, InputError, all_at_once
+from clipkd.core.files import printable
 from clipkd.core.unlabelled import UNLABELLED
+from clipkd.plugins.datasets._labels_file import LABELS, classes_in, first_lines, has_labels_file, read_labels
 
 NOT_DATA = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 """What file managers leave behind, beside everything whose name begins with a dot."""
@@ -23,8 +24,6 @@ VALIDATION = ("val", "valid", "validation")
 """What the folder is called that is tested on or, beside `test`, chooses among epochs."""
 UNLABELLED_FOLDERS = ("unlabeled", "unlabelled")
 """What the folder is called, beside those of the classes of `train`, whose images have no label."""
-LABELS = "labels.csv"
-"""The file, in a split's folder, that says which image is of which class in place of folders."""
 LOOP = ""
 """Owner of the folders above a dataset: a link to one of them is only a loop."""
 
@@ -69,11 +68,6 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in NOT_DATA
 
 
-def printable(path: Path | str) -> str:
-    """Return a path as text that any terminal takes: bytes that aren't UTF-8 as escapes."""
-    return str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
 def folders_in(folder: Path) -> list[str]:
     """Return the names of what may be data among the folders in a folder, sorted; raise OSError where it can't."""
     with os.scandir(folder) as found:
@@ -100,19 +94,6 @@ def classes_of(folder: Path) -> Listing:
     found = {composed(name): folder / name for name in folders_in(folder) if name not in UNLABELLED_FOLDERS}
     refuse_few_classes(folder, found)
     return Listing(folder, sorted(found))
-
-
-def classes_in(folder: Path, labels: dict[str, str]) -> list[str]:
-    """Return the classes that a split's file of labels names; InputError where there is only one."""
-    classes = sorted(set(labels.values()))
-    if len(classes) < 2:
-        raise InputError(f"{folder / LABELS} names one class only, '{classes[0]}'; a dataset has at least two")
-    return classes
-
-
-def first_lines(labels: dict[str, str], lines: dict[str, int]) -> dict[str, int]:
-    """Return class -> the first line that names it, of what a file of labels says."""
-    return {label: lines[name] for name, label in reversed(labels.items())}
 
 
 def unlabelled_folder(folder: Path) -> Path | None:
@@ -318,22 +299,6 @@ class Walk:
             raise DataError(all_at_once("the folder of images can't be read as it is", self.problems))
 
 
-def has_labels_file(folder: Path) -> bool:
-    """Return whether a file says which image is of which class.
-
-    One with another header is wrong, and not passed over: beside class folders, all images would count as labelled.
-
-    Raises:
-        InputError: a file has that name in other letters, which is not passed over either.
-    """
-    if (folder / LABELS).is_file():
-        return True
-    for name in os.listdir(folder) if folder.is_dir() else ():
-        if name.casefold() == LABELS:
-            raise InputError(f"{printable(folder / name)}: rename it to {LABELS}, which is what is read")
-    return False
-
-
 def overridden(folder: Path) -> list[str]:
     """Return the folders of a split that would be its classes, were there no file of labels beside them."""
     if not has_labels_file(folder):
@@ -348,45 +313,6 @@ def labels_note(split: str, folders: Sequence[str]) -> str:
     """Return what to say of a split whose file of labels overrides folders."""
     named = ", ".join(folders[:MOST_NAMED]) + (", ..." if len(folders) > MOST_NAMED else "")
     return f"{split}/{LABELS} says the classes; the {len(folders)} folders beside it ({named}) do not"
-
-
-def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Return file -> class of a file of labels, and file -> its line. Files are relative to the file's folder.
-
-    Raises:
-        InputError: it can't be read, has no header `file,label`, names no file or class in a line, a file twice, or
-            nothing at all. All wrong lines are named at once, 20 at most.
-    """
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} can't be read as CSV in UTF-8 ({error})") from None
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    if header != ["file", "label"]:
-        raise InputError(
-            f"{path}, line 1: the header is '{','.join(header)}', not 'file,label': this file says which image has "
-            "which label; if yours is of another kind, move it out of this folder"
-        )
-    labels: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    problems = []
-    for number, row in enumerate(rows[1:], start=2):
-        if not any(cell.strip() for cell in row):
-            continue
-        name, label = (composed(cell.strip()) for cell in (*row, "", "")[:2])
-        name = name.removeprefix("./")
-        if len(row) != 2 or not name or not label:
-            what = f"{len(row)} columns instead of 2" if len(row) != 2 else "no class" if name else "no file"
-            problems.append(f"line {number}: {what}")
-        elif name in labels:
-            problems.append(f"line {number}: '{name}' is in line {lines[name]} already")
-        else:
-            labels[name], lines[name] = label, number
-    if problems:
-        raise InputError(all_at_once(f"{path} is wrong", problems))
-    if not labels:
-        raise InputError(f"{path} labels no image: name at least two classes")
-    return labels, lines
 
 
 def refuse_few_classes(folder: Path, classes: dict[str, Path]) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from clipkd.core.artifacts import read_manifest
 from clipkd.core.errors import MOST_NAMED, DataError, InputError, nearest
+from clipkd.core.files import printable
 from clipkd.core.fingerprint import Identity
 from clipkd.plugins.datasets import (
     IMAGENET_MEAN,
@@ -34,6 +35,7 @@ from clipkd.plugins.datasets import (
     is_packed,
     path_of,
 )
+from clipkd.plugins.datasets._labels_file import has_labels_file
 from clipkd.plugins.datasets._listing import (
     UNLABELLED_FOLDERS,
     VALIDATION,
@@ -42,10 +44,8 @@ from clipkd.plugins.datasets._listing import (
     Walk,
     class_folders,
     classes_of,
-    has_labels_file,
     labels_note,
     overridden,
-    printable,
     splits_of,
     unlabelled_folder,
 )
