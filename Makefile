@@ -18,15 +18,18 @@ help: ## List the targets.
 $(VENV)/.installed: pyproject.toml requirements/lock.txt
 	$(PYTHON) -c 'import sys; sys.exit("clipkd needs Python 3.11 or newer; set its path: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	@# The list is whole, so pip need not solve anything; it does where a platform needs more than is listed.
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps $(LOCK)
-	@$(BIN)/python -m pip check >/dev/null || $(BIN)/python -m pip install --quiet $(LOCK)
+	@# The list is whole, so pip need not solve anything; it does where a platform needs more than is listed. Four at once,
+	@# as each waits for one file after the other. If one fails (255 ends xargs), a single pip goes on or says why.
+	@$(if $(HASHES),false,grep -v '^#' requirements/lock.txt | xargs -P 4 -n 20 \
+		sh -c '$(INSTALL) --no-deps "$$@" || exit 255' install >/dev/null 2>&1) || $(INSTALL) --no-deps $(LOCK)
+	@$(BIN)/python -m pip check >/dev/null || $(INSTALL) $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@# With all cores; pip compiles with one. Packages' own tests and most models of transformers are never imported.
 	@$(BIN)/python -m compileall -q -j 0 -x '/(tests|transformers/models)/' $(VENV)/lib >/dev/null 2>&1 || true
 	touch $@
 
 HASHES ?=
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile
 LOCK = $(if $(HASHES),--require-hashes --requirement requirements/hashes.txt,--requirement requirements/lock.txt)
 install: $(VENV)/.installed ## Create .venv with the pinned, tested versions; HASHES=1 checks each file's sha256.
 

@@ -8,6 +8,7 @@ height, width.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,7 +134,13 @@ class Dataset:
 Opener = Callable[..., Artifact]
 
 
-def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True, opener: Opener = open_artifact) -> Dataset:
+def open_dataset(
+    spec: DatasetSpec,
+    folder: Path,
+    with_images: bool = True,
+    opener: Opener = open_artifact,
+    source: str | None = None,
+) -> Dataset:
     """Open a packed dataset, every byte checked.
 
     Args:
@@ -141,6 +148,7 @@ def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True, open
         folder: where it lies.
         with_images: False where only labels are read: images are then neither needed nor checked.
         opener: `open_artifact`, or `open_near` where images are read over and over.
+        source: where the user says the data are, to tell how to pack them.
 
     Raises:
         DataError: it is missing, damaged, or packed from something else; says how to make it.
@@ -148,8 +156,9 @@ def open_dataset(spec: DatasetSpec, folder: Path, with_images: bool = True, open
     try:
         return Dataset(spec, opener(folder, "dataset", spec.identity(), None if with_images else LABELS))
     except DataError as error:
-        source = " --dataset-source FOLDER" if spec.needs_source else ""
-        raise DataError(f"{error}; run `clipkd download {spec.name}{source}`") from None
+        given = shlex.quote(source) if source else "FOLDER" if spec.needs_source else None
+        where = f" --dataset-source {given}" if given else ""
+        raise DataError(f"{error}; run `clipkd download {spec.name}{where}`") from None
 
 
 def prepare_dataset(

@@ -57,7 +57,8 @@ def images_below(folder: Path) -> list[Path]:
     files = [path for path, parts in found if not any(map(is_hidden, parts))]
     below = [path for path in files if is_image(path)]
     if not below:
-        raise InputError(f"folder {folder} holds no image that PIL reads ({len(files):,} other files)")
+        others = f"; it holds {len(files):,} other file{'s' * (len(files) > 1)}" if files else ""
+        raise InputError(f"folder {folder} holds no image that PIL reads{others}")
     if len(below) < len(files):
         say(f"{folder}: {len(files) - len(below):,} files are not images that PIL reads, and are left out")
     return below

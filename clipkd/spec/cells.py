@@ -124,6 +124,12 @@ class Cell:
         return self.teacher_source in {"live", "lazy"} and cacheable(self)
 
     @property
+    def shown_source(self) -> str:
+        """Its teacher's source for people: `none` where it has neither a teacher nor a teacher's views."""
+        is_alone = self.teacher == NO_TEACHER and self.teacher_source != "replayed"
+        return "none" if is_alone else self.teacher_source
+
+    @property
     def has_one_view(self) -> bool:
         """True where the one vector of an image, which somebody else computed, is the target of all of its views.
 

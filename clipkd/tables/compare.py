@@ -47,6 +47,9 @@ def settings(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[Any]], dict[st
     """Return the settings that differ, name -> value of each run, and those of the main ones that do not."""
     parts = [one.identity for one in runs]
     names = {name: [part["cell"][name] for part in parts] for name in AXES}
+    names["teacher_source"] = [one.cell.shown_source for one in runs]
+    if "none" in names["teacher_source"] and len(set(names["teacher_source"])) <= 2:
+        del names["teacher_source"]  # the teacher says it
     names["recipe"] = list(map(recipes.name_in, names["recipe"]))
     main = names | flat("", [part["training"] for part in parts])
     differ = {name: values for name, values in main.items() if not same(values)}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipkd.runs.finished import FinishedRun
 from clipkd.runs.record import Chosen
-from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.spec.cells import Cell
 from clipkd.tables.grouping import AXES, axes_of
 from clipkd.tables.teacher_stats import TeacherStats, needs_full, needs_head
 from clipkd.tables.terms import BASELINE, choices, headline
@@ -94,7 +94,7 @@ def names(cell: Cell) -> dict[str, Any]:
     """Return a run's place in the grid."""
     return {
         **dict(zip(AXES, axes_of(cell), strict=True)),
-        "teacher_source": "none" if is_alone(cell) else cell.teacher_source,
+        "teacher_source": cell.shown_source,
         "has_one_view": cell.has_one_view,
         "seed": cell.seed,
         "epochs": cell.epochs,
@@ -103,11 +103,6 @@ def names(cell: Cell) -> dict[str, Any]:
         "signal": cell.method.signal,
         "is_cost_run": cell.is_cost_run,
     }
-
-
-def is_alone(cell: Cell) -> bool:
-    """Return whether a run has neither a teacher nor a teacher's views."""
-    return cell.teacher == NO_TEACHER and cell.teacher_source != "replayed"
 
 
 def numbers(run: FinishedRun | None, epoch: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkd.core.errors import MOST_NAMED, DataError, InputError
+from clipkd.core.progress import say
 from clipkd.core.words import counted, verb
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.finished import FinishedRun, read_failure, read_run
@@ -96,6 +97,9 @@ class Results:
                 f"{len(missing)} of {len(cells)} runs are missing below {runs}; "
                 f"make them, or add `--partial` to show what is there:\n  {listed}"
             )
+        if missing:
+            have_failed = f", {len(failed)} of them because they failed" if failed else ""
+            say(f"{len(missing)} of {len(cells)} runs are missing below {runs}{have_failed}")
         for cell in dict.fromkeys(cell.kind for cell in finished):
             stats.used(cell)
             stats.head(cell)

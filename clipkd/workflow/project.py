@@ -45,8 +45,8 @@ def sources() -> dict[PurePosixPath, Path]:
     return shared
 
 
-def lay(folder: Path) -> int:
-    """Copy the files into `folder`, which is created; return their number.
+def lay(folder: Path) -> tuple[int, int]:
+    """Copy the files into `folder`, which is created; return how many are copied, and how many there are.
 
     Raises:
         InputError: one of them is there with another content, or `folder` is a file; nothing was written.
@@ -58,11 +58,12 @@ def lay(folder: Path) -> int:
     if there:
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""
         raise InputError(f"{', '.join(there[:3])}{more} would be overwritten; choose a folder without a project")
-    for name, source in found.items():
+    absent = {name: source for name, source in found.items() if not (folder / name).exists()}
+    for name, source in absent.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    return len(found)
+    return len(absent), len(found)
 
 
 def is_other(path: Path, source: Path) -> bool:

@@ -124,6 +124,8 @@ def test_missing_dataset_says_what_to_run(tmp_path: Path) -> None:
         open_dataset(DIGITS, tmp_path / "absent")
     with pytest.raises(DataError, match=r"run `clipkd download imagenet --dataset-source FOLDER`$"):
         open_dataset(datasets.get("imagenet"), tmp_path / "absent")
+    with pytest.raises(DataError, match=r"run `clipkd download imagenet --dataset-source '/my images'`$"):
+        open_dataset(datasets.get("imagenet"), tmp_path / "absent", source="/my images")
 
 
 def test_arrays_are_read_only(digits: Dataset) -> None:

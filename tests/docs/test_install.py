@@ -106,6 +106,8 @@ def test_init_lays_a_project_that_snakemake_plans_and_overwrites_nothing(install
         text=True,
     )
     assert tracked.returncode or laid == set(tracked.stdout.split()), "[tool.setuptools.data-files] in pyproject.toml"
+    (project / "Snakefile").unlink()
+    assert f"{len(laid)} files, {len(laid) - 1} of them were there already" in run("clipkd", "init", "project").stdout
     (project / "config/config.yaml").write_text("mine")
     (project / "Snakefile").unlink()
     answer = run("clipkd", "init", "project")

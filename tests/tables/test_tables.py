@@ -268,13 +268,14 @@ def test_students_become_rows(tmp_path):
     assert "**" not in " ".join(line(folder, "accuracy-corrected-last-top1", "Digits ViT-S | tiny-32"))
 
 
-def test_missing_runs_are_refused_or_marked(tmp_path):
+def test_missing_runs_are_refused_or_marked(tmp_path, capsys):
     study = write_study(demo(), tmp_path)
     shutil.rmtree(study.folder(recipe="corrected", teacher="digits-vit-s", train_type="embed-KD", seed=1))
     with pytest.raises(DataError, match="1 of 42 runs are missing"):
         written(study, "refused")
     assert not (study.root / "refused").exists()
     folder = written(study, "partial", partial=True)
+    assert capsys.readouterr().err == f"1 of 42 runs are missing below {study.results / 'runs'}\n"
     assert line(folder, "accuracy-corrected-last-top1", "Digits ViT-S ")[5] == "82.00 (1) †"
     assert line(folder, "accuracy-corrected-last-top1", "Digits ViT-XS")[5] == "82.50 ± 0.71 (2)"
     row = record(folder, "accuracy-corrected-last-top1", train_type="embed-KD", teacher="digits-vit-s")

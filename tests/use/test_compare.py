@@ -27,6 +27,7 @@ def test_what_differs_and_what_does_not(run_folder, other) -> None:
     differ, equal = settings(shown)
     assert differ == {"recipe": ["corrected", "reference"], "seed": [0, 3], "epochs": [8, 2]}
     assert equal["dataset"] == "digits"
+    assert "teacher_source" not in equal  # no teacher, no source
     assert label(shown, 1) == "reference, seed 3, epochs 2"
     assert settings([shown[0], shown[0]])[0] == {}
 

@@ -157,7 +157,7 @@ def evaluate_folder(options: argparse.Namespace) -> None:
 
 def opened(spec: DatasetSpec, options: argparse.Namespace) -> Dataset:
     """Return the dataset that a student is measured on; InputError where it has nothing to measure with."""
-    dataset = open_dataset(spec, layout_of(options).dataset(spec))
+    dataset = open_dataset(spec, layout_of(options).dataset(spec), source=options.dataset_source)
     if not len(dataset.test_labels):
         raise InputError(f"{spec.title} has no labelled test images: name a labelled dataset with --dataset")
     return dataset

@@ -21,7 +21,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from clipkd.workflow.project import lay
 
-    folder, count = options.folder, lay(options.folder)
-    print(f"{folder.resolve()}: {count} files. Next, in this folder:")
+    copied, count = lay(options.folder)
+    there = f", {count - copied} of them were there already" if copied < count else ""
+    print(f"{options.folder.resolve()}: {count} files{there}. Next, in this folder:")
     print("  snakemake --cores all --configfile config/demo.yaml    # a few minutes, no network, no GPU")
     print("  config/README.md explains every key of a config of your own")
