@@ -176,7 +176,9 @@ def metrics_of(cell: Cell, accuracy: float, identity: dict[str, Any]) -> dict[st
     """Return the content of a run's metrics.json."""
     best = {"top1": accuracy + 0.005, "top5": 0.99, "loss": 0.5}
     last = {"top1": accuracy, "top5": 0.98, "loss": 0.6}
-    selection = cell.recipe_spec.selection
+    selection = cell.selection
+    if selection == "none":
+        best = last = None
     held_out = {"top1": 0.9, "top5": 1.0, "loss": 0.4} if selection == "validation" else None
     axes = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teacher_source")
     return {
@@ -197,7 +199,7 @@ def metrics_of(cell: Cell, accuracy: float, identity: dict[str, Any]) -> dict[st
 
 def held_out_of(cell: Cell) -> int:
     """Return how many images of a cell's run are held out."""
-    if cell.recipe_spec.selection != "validation":
+    if cell.selection != "validation":
         return 0
     return cell.few_labels.count // 5 if cell.few_labels else VALIDATION
 

@@ -39,5 +39,7 @@ class ExportSource:
             "classes": self.model.classes,
             **({"class_names": names} if names else {}),
             "preprocessing": self.model.preprocessing.facts(),
-            "trained": metrics.cell.model_dump() | {"fingerprint": metrics.fingerprint, "epochs": metrics.epochs},
+            "trained": metrics.cell.model_dump()
+            | {"fingerprint": metrics.fingerprint, "epochs": metrics.epochs}
+            | {"few_labels": metrics.identity.get("few_labels")},
         }

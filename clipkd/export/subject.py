@@ -48,14 +48,16 @@ class Subject:
 
     @property
     def run(self) -> dict[str, Any]:
-        """What made the run; of an export nothing but its own identity is known."""
+        """What made the run; of an export its own identity, and what it says of the run is in `Model.trained`."""
         identity: dict[str, Any] = self.model.manifest["identity"]
         return identity
 
     @property
     def few(self) -> dict[str, Any] | None:
         """How many of the dataset's labels the run saw, and the seed that chose them; None: all may be seen."""
-        return self.run.get("few_labels") if self.model.trained["dataset"] == self.dataset.spec.name else None
+        if self.model.trained["dataset"] != self.dataset.spec.name:
+            return None
+        return self.run.get("few_labels") or self.model.trained.get("few_labels")
 
     @property
     def has_its_classes(self) -> bool:

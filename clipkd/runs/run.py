@@ -184,6 +184,7 @@ class Run:
             "passes": self.passes,
             "signal": self.job.signal(),
             "sittings": self.sittings,
+            "largest_group": self.largest_group,
             "selected": selected(self.best),
             "selected_student": self.selected_student,
         }
@@ -197,6 +198,7 @@ class Run:
         self.history = [EpochRecord.of(line) for line in state["history"]]
         self.seconds, self.passes = state["seconds"], state["passes"]
         self.sittings = list(state.get("sittings", []))
+        self.largest_group = state.get("largest_group", 1)  # absent in checkpoints of older versions
         if best := state["selected"]:
             self.best = best["epoch"], Score(**best["score"]) if best["score"] else None
         self.selected_student = state["selected_student"]

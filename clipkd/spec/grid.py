@@ -67,7 +67,7 @@ def block_named(cell: Cell, config: Config) -> Iterator[None]:
 
 def refuse_mixture(cells: list[Cell]) -> None:
     """Raise InputError where a table's row would hold runs on stored views and runs on ever new ones."""
-    rows = {cell: replace(cell, teacher_source="cached", strength=None) for cell in cells}
+    rows = {cell: replace(cell, teacher_source="cached", strength=None, epochs=0, seed=0) for cell in cells}
     fresh = {row for cell, row in rows.items() if cell.teacher_source != "replayed"}
     for cell, row in rows.items():
         if cell.teacher_source == "replayed" and row in fresh:

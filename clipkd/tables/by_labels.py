@@ -177,6 +177,6 @@ def saw_all_labels(spec: TeacherSpec, dataset: str, runs: dict[str, Cell]) -> bo
         return isinstance(spec, TrainedCNN | TrainedTeacher) and spec.dataset == dataset and spec.epochs > 0
     cell = runs.get(spec.run)
     if cell is None:
-        return spec.brings_head(dataset) and not spec.few_labels
+        return spec.brings_head(dataset) and spec.says_labels and not spec.few_labels
     above = cell.teacher_spec.members if cell.teacher_spec else ()
     return (cell.dataset == dataset and not cell.few_labels) or any(saw_all_labels(one, dataset, runs) for one in above)

@@ -34,6 +34,7 @@ def costs(results: Results) -> pd.DataFrame:
     rows = over_seeds(runs, keys, *NUMBERS)
     once = runs.groupby(keys).agg(
         role=("role", "first"),
+        signal=("signal", "first"),
         is_cost_run=("is_cost_run", "first"),
         epoch=("epoch", "first"),
         device=("device", joined),

@@ -82,7 +82,10 @@ def frame(
     nullable = {name: "Int64" for name, kind in kinds.items() if kind == {int, type(None)}}
     empty = {name: "float64" for name, kind in kinds.items() if kind == {type(None)}}
     found = found.astype(nullable | empty)
-    held_out = found.groupby(["recipe", "dataset"]).validation_images.transform("min").astype("float64")
+    # Runs without labels choose nothing: they have no say in which epoch is compared.
+    has_labels = found.labels != "none"
+    held_out = found.validation_images.where(has_labels).groupby([found.recipe, found.dataset]).transform("min")
+    held_out = held_out.where(has_labels, 0).astype("float64")
     given = {cell.recipe_spec.name: cell.recipe for cell in cells}
     chosen = [headline(given[name], images) for name, images in zip(found.recipe, held_out, strict=True)]
     found["is_headline"] = found.epoch == chosen

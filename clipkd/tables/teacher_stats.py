@@ -210,7 +210,9 @@ class TeacherStats:
             each = [self.used(one) for one in cell.by_teacher]
             return together([one for one in each if one]) if all(each) else None
         if needs_replayed(cell):
-            return self.extraction(self.layout.replayed_embeddings(cell), True)
+            parts = [self.extraction(self.layout.replayed_embeddings(cell), True)]
+            parts += [self.full(cell)] if needs_head(cell) else []  # its head stands on every image
+            return together([one for one in parts if one]) if all(parts) else None
         return self.sample(cell) if needs_sample(cell) else self.full(cell) if needs_full(cell) else None
 
     def teacher(self, cell: Cell) -> Teacher | None:

@@ -103,6 +103,16 @@ def test_one_run_with_few_validation_images_decides_for_all_it_is_compared_with(
     assert set(runs[runs.is_headline & (runs.recipe == "corrected")].epoch) == {"last"}
 
 
+def test_a_run_without_labels_has_no_say_in_the_epoch_of_those_with_labels(tmp_path):
+    config = small()
+    config["grid"].append(config["grid"][0] | {"train_types": ["feature-KD"], "recipes": ["corrected"]})
+    config["grid"][1]["labels"] = ["none"]
+    runs = pd.read_csv(written(write_study(config, tmp_path / "study", lambda cell: 0.8), "tables") / "runs.csv")
+    assert set(runs[runs.labels == "none"].validation_images) == {0}
+    compared = runs[runs.is_headline & (runs.recipe == "corrected") & (runs.labels == "all")]
+    assert (set(compared.epoch), len(compared)) == ({"selected"}, 4)
+
+
 @pytest.mark.parametrize(("level", "is_said"), [(0.14, True), (0.16, False)])
 def test_students_near_chance_are_named_where_they_are_compared(level, is_said, tmp_path):
     folder = written(write_study(small(), tmp_path / "study", lambda cell: level), "tables")

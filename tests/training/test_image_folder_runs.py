@@ -180,6 +180,8 @@ def test_replayed_runs_have_a_folder_of_their_own_and_never_share_a_row(flowers,
     assert not cell.is_cost_run
     with pytest.raises(InputError, match="split them into two grids"):
         cells(block, block | {"teacher_source": "live"})
+    with pytest.raises(InputError, match="split them into two grids"):  # a row has seeds of any number of epochs
+        cells(block, block | {"teacher_source": "live", "epochs": 2, "seeds": [1]})
     both = block | {"train_types": ["supervised", "embed-KD"]}
     assert [cell.folder.split("/")[-2] for cell in cells(both)] == ["supervised-replayed", "embed-KD-replayed"]
     with pytest.raises(InputError, match="none/supervised-replayed/seed0 and for the same run on views that are new"):

@@ -185,6 +185,21 @@ def test_stopped_together_they_go_on_together_or_alone(jobs, alone, tmp_path, mo
         check_equal_to_rounding(folder.path, whole)
 
 
+def test_one_that_goes_on_alone_says_with_how_many_it_was_trained(jobs, tmp_path):
+    pairs = [(job, RunFolder(tmp_path / str(number))) for number, job in enumerate(jobs[:2])]
+    update = loop.update_students
+
+    def interrupted(group, step_inputs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        update(group, step_inputs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "update_students", interrupted)
+        train_together(pairs)
+    train(*pairs[0])
+    assert json.loads((tmp_path / "0/cost.json").read_text())["side_by_side"] == 2
+
+
 def test_one_that_is_not_finite_fails_alone(jobs, alone, tmp_path, monkeypatch):
     wanted = {number: alone(number) for number in (0, 2)}
     real, calls = FiniteGuards.check, iter(range(1000))

@@ -21,13 +21,16 @@ from clipkd.embeddings import prepare, student_teacher
 from clipkd.embeddings.student_teacher import StudentProcessor
 from clipkd.embeddings.vectors import Vectors
 from clipkd.export import formats
+from clipkd.export.subject import Subject
 from clipkd.export.teacher_store import TeacherStore
 from clipkd.export.write import export
 from clipkd.plugins import teachers
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
-from tests.use.conftest import CELL
+from clipkd.tables.by_labels import saw_all_labels
+from tests.use.conftest import CELL, trained
 
 CPU = torch.device("cpu")
 
@@ -56,6 +59,23 @@ def test_a_student_in_a_folder_teaches_what_it_says(
     scores = torch.from_numpy(TeacherStore(embeddings, head, None).scores()).softmax(dim=1).numpy()
     np.testing.assert_allclose(scores, student.probabilities(images), atol=1e-5)
     assert head.facts["head"] == "checkpoint"
+
+
+def test_a_student_of_few_labels_tells_none_to_one_that_may_see_others(
+    digits_folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    """Wherever its run lies, and exported; such an export is measured by the labels of its run."""
+    run = trained(replace(CELL, labels=100, epochs=1), digits_folder, tmp_path / "few")
+    exported = export(run, formats.get("safetensors"), tmp_path / "exported", digits_folder, "mit")
+    taught = replace(CELL, train_type="vanilla", labels=100)
+    for folder in (run, exported):
+        checked(replace(taught, teacher=str(folder), seed=0))
+        with pytest.raises(InputError, match="trained with 100 labels of seed 0, and its student may see 100 of seed 1"):
+            checked(replace(taught, teacher=str(folder), seed=1))
+        spec = teachers.get(str(folder))
+        assert not saw_all_labels(spec, "digits", {})
+        subject = Subject(package.load(folder, "cpu"), digits, digits_folder)
+        assert (len(subject.labelled.training), len(subject.labelled.validation)) == (80, 20)
 
 
 def test_a_run_of_the_grid_teaches_when_it_is_done_and_stays_the_same(

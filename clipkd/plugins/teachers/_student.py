@@ -23,6 +23,8 @@ from clipkd.plugins.teachers._spec import OWN, Output, TeacherSpec, slug
 
 KIND, STUDENT, WEIGHTS, CONFIG = "run", "student.safetensors", "model.safetensors", "config.json"
 """Of a run folder, and of an export."""
+FEW_LABELS = "few_labels"
+"""In a run's identity, and in what an export says of the training: number and seed of the labels; None: all."""
 
 FEW = re.compile(r"^[^/]+/([^/]+)/.*-(\d+)-labels/seed(\d+)$")
 """A run's folder, where it saw few labels: dataset, number, seed."""
@@ -44,12 +46,10 @@ class StudentTeacher(TeacherSpec):
     """The folder that holds it, where it is named by that."""
     digests: dict[str, str] = field(default_factory=dict)
     """sha256 of the folder's weights, and digest of what is said of them."""
-
-    @property
-    def few_labels(self) -> tuple[str, int, int] | None:
-        """Dataset, number and seed of the few labels that it was trained with; None: all, or it does not say."""
-        found = FEW.search(self.run or self.title)
-        return (found[1], int(found[2]), int(found[3])) if found else None
+    few_labels: tuple[str, int, int] | None = None
+    """Dataset, number and seed of the few labels that it was trained with; None: all, or it does not say."""
+    says_labels: bool = True
+    """False of an export that an older version wrote, which does not say whether it saw all labels."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def in_grid(where: str) -> StudentTeacher:
     name = f"{slug(run)[:70]}-{(settings if len(settings) == 16 else digest(settings))[:8]}"
     return StudentTeacher(
         name=name, title=run, output="pooled", head=head_of(run.split("/")[1], bool(UNLABELLED.search(run))),
-        run=run, settings=settings,
+        run=run, settings=settings, few_labels=few_labels_in(run),
     )  # fmt: skip
 
 
@@ -100,6 +100,7 @@ def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> Stude
     """Return the student in a folder as a teacher."""
     sha256 = sha256_once(weights)
     trained = description["trained"]
+    few = trained.get(FEW_LABELS)
     name = f"{slug(str(trained['student']))}-{slug(str(trained['train_type']))}-{sha256[:8]}"
     return StudentTeacher(
         name=name,
@@ -108,7 +109,15 @@ def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> Stude
         head=head_of(trained["dataset"], not description["classes"]),
         folder=str(folder),
         digests={"weights": sha256, "description": digest(essential(description))},
+        few_labels=(trained["dataset"], few["labels"], few["seed"]) if few else None,
+        says_labels=FEW_LABELS in trained,
     )
+
+
+def few_labels_in(run: str) -> tuple[str, int, int] | None:
+    """Return dataset, number and seed of the few labels that a run saw, from its place in the grid; None: all."""
+    found = FEW.search(run)
+    return (found[1], int(found[2]), int(found[3])) if found else None
 
 
 def head_of(dataset: str, is_without: bool) -> str:
@@ -164,7 +173,8 @@ def of_run(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not {"classes", "preprocessing"} <= facts.keys():
         raise DataError(f"{folder} was written before runs kept their classes and preprocessing; train it again")
     kept = {name: facts[name] for name in ("classes", "preprocessing")}
-    return kept | {"student": identity["student"], "trained": identity["cell"]}
+    trained = identity["cell"] | {FEW_LABELS: identity.get(FEW_LABELS)}
+    return kept | {"student": identity["student"], "trained": trained}
 
 
 def essential(description: dict[str, Any]) -> dict[str, Any]:
