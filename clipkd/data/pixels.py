@@ -52,6 +52,12 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     return (images - centre) / scale
 
 
+def unnormalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return images * std + mean, per channel: the pixels in [0, 1] that were normalised."""
+    centre, scale = (per_channel(tuple(values), images.dtype, images.device) for values in (mean, std))
+    return images * scale + centre
+
+
 @cache
 def per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return numbers as a tensor [1, 3, 1, 1]; sent to a device once, as the host waits for that."""

@@ -24,7 +24,7 @@ from clipkd.data.thumbnails import Thumbnails, open_thumbnails
 from clipkd.data.view_batches import Stored, ViewBatches
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.prototypes import OTHER_FORM, sampled, without_direction
-from clipkd.embeddings.teacher import load
+from clipkd.embeddings.teacher import Teacher, load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.embeddings.weights_sha256 import teacher_fingerprint, weights_of
 from clipkd.plugins import prototype_forms, recipes
@@ -35,6 +35,7 @@ from clipkd.runs.standardisation import Standardisation
 from clipkd.runs.teacher_targets import (
     LazyTargets,
     LiveTargets,
+    Presentation,
     PrototypeTargets,
     SampledPrototypes,
     SeveralTargets,
@@ -266,14 +267,21 @@ def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False)
     job.inputs.append(open_artifact(folder, "teacher", spec.identity()))
     teacher = load(spec, folder, device, job.layout.precision)
     if source == "lazy":
-        return LazyTargets(teacher, cell.recipe_spec.teacher_view == "native", layer, len(job.dataset.train_labels))
-    if cell.draws_views:
-        shown = normalisation(cell.recipe_spec, cell.dataset_spec, spec)
-        return LiveTargets(teacher, True, layer, shown["mean"] or teacher.mean, shown["std"] or teacher.std)
-    native = cell.recipe_spec.teacher_view == "native"
-    # Random crops come at the teacher's own size: its processor must not crop them again.
-    own = (teacher.mean, teacher.std) if cell.dataset_spec.crops else (None, None)
-    return LiveTargets(teacher, native, layer, *own)
+        return LazyTargets(teacher, presentation(cell, teacher), layer, len(job.dataset.train_labels))
+    return LiveTargets(teacher, presentation(cell, teacher), layer)
+
+
+def presentation(cell: Cell, teacher: Teacher) -> Presentation:
+    """Return how a live teacher is shown a batch: as the views of its store are made (`clipkd.spec.views`)."""
+    recipe, dataset, side = cell.recipe_spec, cell.dataset_spec, cell.student_spec.image_size
+    is_own, native = recipe.teacher_normalisation == "teacher", cell.draws_views or recipe.teacher_view == "native"
+    students = (dataset.mean, dataset.std) if is_own and not native else None
+    # Random crops come at their size: its processor must not crop them again.
+    is_whole = not (cell.draws_views or dataset.crops) and (native or side == dataset.image_size)
+    if is_own and is_whole:
+        return Presentation(native, students=students)
+    shown = normalisation(recipe, dataset, teacher.spec)
+    return Presentation(native, shown["mean"] or teacher.mean, shown["std"] or teacher.std, students)
 
 
 def embedding_targets(job: Job, store: Embeddings, rows: np.ndarray | None, standardise: bool) -> TeacherTargets:

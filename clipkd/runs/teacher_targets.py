@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from clipkd.core.device import sent
 from clipkd.data.batches import Batch
+from clipkd.data.pixels import unnormalised
 from clipkd.embeddings.teacher import Teacher
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins.students._heads import Widths
@@ -111,36 +112,43 @@ class StoredTargets(TeacherTargets):
         return sent(torch.from_numpy(vectors), self.device).float()
 
 
+@dataclass(frozen=True)
+class Presentation:
+    """How a live teacher is shown a batch: as its stored views are made."""
+
+    native: bool
+    """Whether it gets `Batch.native`, in place of the student's normalised input."""
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    """What pixels are normalised with; None: its processor presents them."""
+    students: tuple[Sequence[float], Sequence[float]] | None = None
+    """Mean and deviation to take off the student's input, where the teacher gets that with its own; None: as it is."""
+
+    def __call__(self, batch: Batch, teacher: Teacher) -> Tensor:
+        if self.native:
+            assert batch.native is not None
+            return teacher.present(batch.native, self.mean, self.std)
+        if self.students is None:
+            return batch.inputs  # `embed` enlarges it
+        return teacher.present(unnormalised(batch.inputs, *self.students), self.mean, self.std)
+
+
 class LiveTargets(TeacherTargets):
     """The teacher runs on every batch: embeddings [B, D] or, through a head, class scores [B, C]."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        native: bool,
-        head: Callable[[Tensor], Tensor] | None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, teacher: Teacher, presented: Presentation, head: Callable[[Tensor], Tensor] | None) -> None:
         """Wrap a teacher.
 
         Args:
             teacher: who looks at each batch.
-            native: whether it gets `Batch.native`, in place of the student's normalised input.
+            presented: how it is shown one.
             head: what turns its vectors into class scores; None: vectors are the targets.
-            mean, std: what `native` is normalised with; None: its processor presents it.
         """
-        self.teacher, self.native, self.width, self.head = teacher, native, teacher.width, head
-        self.normalisation = mean, std
+        self.teacher, self.presented, self.width, self.head = teacher, presented, teacher.width, head
 
     def __call__(self, batch: Batch) -> Tensor:
         assert self.teacher is not None
-        if self.native:
-            assert batch.native is not None
-            inputs = self.teacher.present(batch.native, *self.normalisation)
-        else:
-            inputs = batch.inputs  # the student's normalised input; `embed` enlarges it
-        vectors = self.teacher.embed(inputs)
+        vectors = self.teacher.embed(self.presented(batch, self.teacher))
         # Inference-mode tensors can't take part in a graph; a copy can.
         return vectors.clone() if self.head is None else self.head(vectors.clone())
 
@@ -170,8 +178,10 @@ class StoredScores(StoredTargets):
 class LazyTargets(LiveTargets):
     """A live teacher that embeds each view once and keeps the embeddings in memory, float32 [N, V, D]."""
 
-    def __init__(self, teacher: Teacher, native: bool, head: Callable[[Tensor], Tensor] | None, count: int) -> None:
-        super().__init__(teacher, native, None)
+    def __init__(
+        self, teacher: Teacher, presented: Presentation, head: Callable[[Tensor], Tensor] | None, count: int
+    ) -> None:
+        super().__init__(teacher, presented, None)
         self.then = head or (lambda vectors: vectors)
         # Pages of the memory are taken as views come up.
         self.kept = torch.empty(count, 2, teacher.width)

@@ -125,7 +125,17 @@ def signal_identities(cell: Cell, layout: Layout) -> dict[str, Any]:
     elif source == "cached":
         found["embeddings"] = layout.full_embeddings(cell).identity
     elif source in {"live", "lazy"}:
-        found["teacher"] = live_identity(teacher, layout.precision)
+        found["teacher"] = live_identity(teacher, layout.precision) | presented_identity(cell)
     if asked == "scores":
         found["head"] = layout.head(cell)[1]
     return found
+
+
+def presented_identity(cell: Cell) -> Identity:
+    """Return what a recipe that mixes whose view and whose normalisation adds to a live teacher's identity.
+
+    Older versions took both from one side: runs of such a recipe had other targets.
+    """
+    recipe = cell.recipe_spec
+    is_mixed = (recipe.teacher_view == "native") != (recipe.teacher_normalisation == "teacher")
+    return {"normalisation": recipe.teacher_normalisation} if is_mixed and not cell.draws_views else {}

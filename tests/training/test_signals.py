@@ -76,6 +76,23 @@ def test_cached_equals_live_in_targets_and_gradients(train_type, recipe, store, 
         assert (gradients(job, batch, cached(wrong), live.width) - right).norm() > 1e-3 * right.norm()
 
 
+@pytest.mark.parametrize("source", ["live", "lazy"])
+@pytest.mark.parametrize("side", ["tiny-32", "base-64"])
+@pytest.mark.parametrize("recipe", ["corrected?teacher_normalisation=student", "reference?teacher_normalisation=teacher"])
+def test_a_live_teacher_is_shown_what_is_stored_by_a_recipe_that_mixes_its_input(
+    recipe, side, source, store, vit_folder
+):
+    def targets(recipe, source):
+        one = dataclasses.replace(cell(vit_folder, "teacher-KD", recipe, source), student=side)
+        _, batch, ask = first_batch(one, store)
+        return ask(batch)
+
+    stored = targets(recipe, "cached")
+    torch.testing.assert_close(targets(recipe, source), stored, rtol=1e-4, atol=2e-5)
+    # The control: the recipe that it is made from shows the teacher something else.
+    assert not torch.allclose(targets(recipe.partition("?")[0], "cached"), stored, atol=1e-2)
+
+
 @pytest.mark.parametrize("recipe", ["reference", "corrected"])
 @pytest.mark.parametrize("train_type", ["teacher-KD", "vanilla"])
 def test_a_lazy_teacher_looks_once_at_each_view(train_type, recipe, store, vit_folder):
