@@ -36,6 +36,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def may_have_gpu() -> bool:
+    """Return whether CUDA (or ROCm) may find a GPU here; without torch, whose import takes a second."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in {"", "-1"}:
+        return False
+    return any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev", name).exists() for name in ("kfd", "dxg"))
+
+
 def put_on_path(command: str) -> None:
     """Let processes that this one starts find a command of its environment."""
     if shutil.which(command) is None:

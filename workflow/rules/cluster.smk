@@ -27,15 +27,24 @@ def all_cores():
         return 1
 
 
+def takes_gpu():
+    """Return whether what computes here does so on a GPU."""
+    return DEVICE == "cuda" or (DEVICE == "auto" and may_have_gpu())
+
+
 def train_threads(wildcards):
     """Return the cores that a job's trainings take: on a CPU a process for each student.
 
     On one machine they take at most half of its cores: jobs of one core, such as a teacher's training, run beside them.
+    Where `auto` finds no GPU, one job at a time asks for the GPU that is not there, and may take all. (A cluster's main
+    process has no cores to give, and does not see the GPUs; its jobs have what it asked for.)
     """
     cells, cores = job_of(wildcards).cells, all_cores()
-    if DEVICE != "cpu":
+    if takes_gpu():
         return 1
-    if cores == 1 or len(JOBS) == 1:
+    if DEVICE == "auto":
+        return min(len(cells), cores)
+    if cores == 1 or len(JOBS) == 1 or not IS_MAIN:
         return len(cells)
     return min(len(cells), cores // 2)
 
@@ -107,15 +116,18 @@ def most_memory(jobs):
 
 
 def forget_forced(dag):
-    """Restart the trainings and extractions that --forcerun or --forceall names; otherwise commands skip what is complete.
+    """Restart the trainings, extractions and teachers that --forcerun or --forceall names; else commands skip what is there.
 
     Jobs that Snakemake forces itself, because it did not see them end, are not restarted: they may be complete.
     """
     known = {"train": JOBS, "extract": EXTRACTIONS}
     for job in dag.needrun_jobs():
-        is_forced = job.rule in dag.forcerules
-        if is_forced and job.rule.name in known:
+        if job.rule not in dag.forcerules:
+            continue
+        if job.rule.name in known:
             known[job.rule.name][str(job.output[0])].forget()
+        elif job.rule.name in ("fetch", "train_teacher"):
+            Path(job.output[0]).unlink(missing_ok=True)
 
 
 def requests(dag):
@@ -179,6 +191,32 @@ def ask_for_states(status):
     for name in names:
         setattr(plugin, name, lambda run: f"{command} {shlex.quote(run)}")
     plugin.Executor.get_status_command = lambda executor: status
+
+
+def refuse_rest():
+    """Raise WorkflowError where students that the call was for are still to be trained.
+
+    Snakemake looks at nothing behind a job that it makes again though its output is there (forced, or because its command
+    has changed since), and is content.
+    """
+    is_asked = any(job.rule.name in ("all", "runs") for job in workflow.dag.jobs)
+    if not is_asked or WORDS & {"--until", "-U", "--omit-from", "-O", "--batch"}:
+        return
+    left = [
+        cell
+        for stamp, job in JOBS.items()
+        if not Path(stamp).exists()
+        for cell in job.cells
+    ]
+    if left:
+        raise WorkflowError(
+            f"{len(left)} students are still to be trained ({left[0].folder}, ...): Snakemake made something again that they "
+            "are made from, and did not look further. Give the same command once more"
+        )
+
+
+onsuccess:
+    refuse_rest()
 
 
 onstart:

@@ -17,7 +17,7 @@ from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.plugins.teachers import StudentTeacher
 from clipkd.report import figures
 from clipkd import tables
-from clipkd.core.environment import put_on_path
+from clipkd.core.environment import may_have_gpu, put_on_path
 from clipkd.core.errors import ClipkdError, InputError
 from clipkd.embeddings import prepare
 from clipkd.spec.config import load
@@ -51,6 +51,9 @@ def read_config():
 try:
     CONFIG = read_config()
     CELLS, LEFT_OUT = chains.expand(CONFIG)
+    if not CELLS:
+        listed = "".join(f"\n  {reason}" for reason in LEFT_OUT)
+        raise InputError(f"nothing is left of the grid:{listed}")
     LAYOUT = Layout.of(CONFIG)
     for cell in {cell.dataset: cell for cell in CELLS}.values():
         packed = LAYOUT.dataset(cell.dataset_spec)
@@ -78,7 +81,11 @@ if IS_MAIN:
 FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
 SHOWING = {"--report", "--dag", "--rulegraph", "--filegraph", "--archive"}
 WORDS = {word.partition("=")[0] for word in sys.argv}
-IS_FORCED, IS_LOOKED_AT = bool(FORCING & WORDS), bool((FORCING | SHOWING) & WORDS)
+# Also as one of several letters, or with what it forces: -nF, -Fc4, -Rextract.
+IS_FORCED = bool(FORCING & WORDS) or any(
+    re.match("-[nkpt]*[FfR]", word) for word in WORDS
+)
+IS_LOOKED_AT = IS_FORCED or bool(SHOWING & WORDS)
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
 RUN_STAMP = f"{RUNS}/{RUN}/{stamps.PREFIX}{{fingerprint}}"

@@ -7,7 +7,8 @@
 #   results/extractions/<dataset>/<teacher>/<fingerprint>.made      all of these that the grid asks for are there
 #
 # A checkpoint from the internet (or from a run or folder here, which takes a second) and one that is trained are two rules:
-# the first runs where the internet is.
+# the first runs where the internet is. Both are marked `update`: Snakemake does not delete what is there before a job that
+# may fail, or that a change of the grid asks for.
 TRAINED = "|".join(
     re.escape(Path(folder).parent.name)
     for folder, name in TEACHERS.items()
@@ -20,7 +21,7 @@ rule fetch:
     input:
         teacher_inputs,
     output:
-        "data/teachers/{teacher}/{fingerprint}/manifest.json",
+        update("data/teachers/{teacher}/{fingerprint}/manifest.json"),
     log:
         "logs/embeddings/{teacher}/fetch-{fingerprint}.log",
     benchmark:
@@ -43,7 +44,7 @@ rule train_teacher:
     input:
         teacher_inputs,
     output:
-        "data/teachers/{teacher}/{fingerprint}/manifest.json",
+        update("data/teachers/{teacher}/{fingerprint}/manifest.json"),
     log:
         "logs/embeddings/{teacher}/train-{fingerprint}.log",
     benchmark:

@@ -1,16 +1,16 @@
 # flags: what rules put on clipkd's command lines; clipkd.spec.flags spells them.
 
 
-def source_flag(wildcards):
+# Snakemake makes nothing again for params that depend on `threads`: a dataset and a teacher are what their folders are
+# named by, whatever other grids ask of them and wherever their images lie.
+
+
+def source_flag(wildcards, threads):
     return flags.source_flags(CONFIG, wildcards.dataset)
 
 
 def fetch_flags(wildcards, threads):
-    """Return what brings a teacher: its name, and which images it is trained on or which classes it is to score.
-
-    Snakemake makes nothing again for params that depend on `threads`: a teacher is what its folder is named by, whatever
-    other grids ask of it and wherever its images lie.
-    """
+    """Return what brings a teacher: its name, and which images it is trained on or which classes it is to score."""
     name = teacher_name(wildcards)
     spec = teachers.get(name)
     if scored := SCORED.get(teacher_folder(wildcards)):

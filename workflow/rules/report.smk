@@ -16,7 +16,7 @@ rule resolve:
     # First of all, so that a report of what is there (--partial) is one of this grid, wherever the workflow is stopped.
     priority: 1000
     params:
-        config=RESOLVED_TEXT,
+        config=lambda wildcards: RESOLVED_TEXT,  # a plain text's {words} would be wildcards
     shell:
         "( rm -f results/.config-* && printf '%s\\n' {params.config:q} > {output.config:q}.tmp"
         " && mv {output.config:q}.tmp {output.config:q} && touch {output.stamp:q} ) 2> {log:q}"
@@ -31,22 +31,29 @@ rule report:
         extractions=all_extractions,
         names=class_names_files,
         datasets=shown_datasets,
+    # `update`: what an earlier report wrote stays where this one fails.
     output:
         [
-            in_report(f"results/tables/{stem}.html", tables.report_entry(stem))
+            update(in_report(f"results/tables/{stem}.html", tables.report_entry(stem)))
             for stem in TABLES
         ],
-        expand(
-            "results/tables/{stem}.{format}", stem=TABLES, format=["csv", "md", "tex"]
+        update(
+            expand(
+                "results/tables/{stem}.{format}",
+                stem=TABLES,
+                format=["csv", "md", "tex"],
+            )
         ),
-        f"results/tables/{tables.RUNS}",
+        update(f"results/tables/{tables.RUNS}"),
         [
-            in_report(f"results/figures/{stem}.png", figures.report_entry(stem))
+            update(
+                in_report(f"results/figures/{stem}.png", figures.report_entry(stem))
+            )
             for stem in FIGURES
         ],
-        expand("results/figures/{stem}.svg", stem=FIGURES),
-        summary="results/summary.json",
-        page="results/report.html",
+        update(expand("results/figures/{stem}.svg", stem=FIGURES)),
+        summary=update("results/summary.json"),
+        page=update("results/report.html"),
     log:
         "logs/report/report.log",
     benchmark:

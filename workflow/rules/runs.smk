@@ -33,7 +33,10 @@ rule train:
         ),
     params:
         runs=lambda wildcards: flags.run_flags(CONFIG, job_of(wildcards).cells),
-        stack=["--stack", STACK] if STACK > 1 and DEVICE == "cuda" else [],
+        # With `threads`, as a job that is complete is no other for it.
+        stack=lambda wildcards, threads: (
+            ["--stack", STACK] if STACK > 1 and takes_gpu() else []
+        ),
     shell:
         "exec clipkd train {params.runs:q} {params.stack:q} --processes {threads} --overwrite --stamp {output:q} "
         "--device {resources.device:q} --threads {resources.threads_each:q} > /dev/null 2>> $(new_log {log:q})"
