@@ -90,7 +90,7 @@ def cost(
         teacher=TeacherCost(source=source, forward_passes=passes, weights_bytes=teacher_bytes),
         student_weights_bytes=student_bytes,
         weights_bytes=student_bytes + teacher_bytes,
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if on_gpu else peak_process_memory(),
+        peak_memory_bytes=torch.cuda.max_memory_allocated(job.device) if on_gpu else peak_process_memory(),
         peak_memory_of="cuda" if on_gpu else "process",
     )
 

@@ -80,6 +80,21 @@ def test_names_and_categories():
     assert all((captions / f"{entry['caption']}.rst").is_file() for entry in entries)
 
 
+def test_names_that_hold_a_dash_give_each_figure_a_file():
+    """Recipe `flip` with dataset `more-photos`, recipe `flip-more` with dataset `photos`."""
+    config = small()
+    config["recipes"] = {name: {"base": "corrected"} for name in ("flip", "flip-more")}
+    config["sources"] = dict.fromkeys(("photos", "more-photos"), ".")
+    axes = {"datasets": ["photos", "more-photos"], "recipes": ["flip", "flip-more"], "train_types": ["supervised"]}
+    config["grid"] = [config["grid"][0] | axes]
+    stems = figure_stems(Config.model_validate(config))
+    assert sorted(stem for stem in stems if stem.startswith("learning-curves-flip-more-")) == [
+        "learning-curves-flip-more-more-photos-tiny-32",
+        "learning-curves-flip-more-photos-tiny-32",
+        "learning-curves-flip-more-photos-tiny-32-2",
+    ]
+
+
 @pytest.mark.slow
 def test_every_figure_is_drawn(study, figures):
     names = {path.name for path in figures.iterdir()}

@@ -135,7 +135,8 @@ def test_a_store_more_trains_no_student_again(project: Path) -> None:
     assert plan(project, *CONFIG)[0] == SHOWN
 
 
-def test_forced_extractions_make_everything(project: Path) -> None:
-    jobs, said = plan(project, "--printshellcmds", *CONFIG, "--forcerun", "extract")
+@pytest.mark.parametrize("forced", [["--forcerun", "extract"], ["-pRextract"]])
+def test_forced_extractions_make_everything(forced: list[str], project: Path) -> None:
+    jobs, said = plan(project, "--printshellcmds", *CONFIG, *forced)
     assert jobs["extract"] == 1
     assert sorted(commands(said)) == ["extract full", "extract sample", "probe", "prototypes"]

@@ -44,6 +44,12 @@ def test_a_profile_names_rules_that_exist(name):
     assert {"train", "extract", "train_teacher"} <= profile(name)["set-resources"].keys() <= rules
 
 
+def test_slurm_gets_as_many_cpus_as_lsf():
+    """Of which a real submission is looked at, below."""
+    slurm, lsf = (profile(name)["set-resources"]["train"]["cpus_per_task"] for name in ("slurm", "lsf"))
+    assert slurm == lsf == "max(2, threads)"
+
+
 def test_htcondor_gets_the_memory_that_the_rules_ask_for():
     found = profile("htcondor")
     given = dict.fromkeys(memory(), found["default-resources"]["htcondor_request_mem_mb"])
@@ -65,7 +71,8 @@ def test_lsf_is_asked_for_time_memory_cpus_and_a_gpu(tmp_path: Path):
     """The real plugin, up to the command that it calls."""
     pytest.importorskip("snakemake_executor_plugin_lsf")
     project = copy_workflow(tmp_path)
-    (project / "grid.yaml").write_text(MINI)
+    # On a CPU each student of a job has a core.
+    (project / "grid.yaml").write_text(MINI.replace("[0, 1]", "[0, 1, 2, 3, 4]").replace("stack: 1", "stack: 8"))
     parameters = project / "lsf/lsbatch/here/configdir/lsb.params"
     parameters.parent.mkdir(parents=True)
     parameters.write_text("DEFAULT_QUEUE = normal\n")
@@ -91,5 +98,5 @@ def test_lsf_is_asked_for_time_memory_cpus_and_a_gpu(tmp_path: Path):
     process.wait()
     assert submitted.exists(), (project / "said").read_text()
     line = next(line for line in submitted.read_text().splitlines() if "rule_train" in line)
-    for asked in ("-q gpu", "-n 2", "-gpu num=1", "mem=4000", "-W "):
+    for asked in ("-q gpu", "-n 5", "-gpu num=1", "mem=2300", "-W "):
         assert asked in line, (asked, line)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkd.core.environment import may_have_gpu
 from tests import warm
 from tests.conftest import held
 from tests.grids import block, grid
@@ -220,6 +221,31 @@ def test_trainings_leave_half_of_the_cores_to_other_jobs(recipes, cores, threads
     assert found == [[str(threads)]] * len(recipes.split())
 
 
+def test_where_auto_finds_no_gpu_each_student_has_a_core(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = MINI.replace("[0, 1]", "[0, 1, 2, 3]").replace("stack: 1", "stack: 4").replace("device: cpu", "device: auto")
+    (project / "auto.yaml").write_text(grid)
+    for devices, processes in (("", 3), ("-1", 3), (None, 1 if may_have_gpu() else 3)):
+        if devices is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+        _, said = plan(project, "--configfile", "auto.yaml", "--cores", "3", "--printshellcmds")
+        assert f" --processes {processes} " in said
+
+
+def test_a_scratch_folder_may_be_named_by_a_variable(project: Path) -> None:
+    (project / "scratch.yaml").write_text(MINI.replace("training: {", "training: {scratch: '${TMPDIR}', "))
+    assert plan(project, "--configfile", "scratch.yaml")[0]["train"] == 2
+
+
+def test_a_grid_of_which_nothing_is_left_is_refused(project: Path) -> None:
+    (project / "none.yaml").write_text(MINI.replace("[digits]", "[imagenet]"))
+    answer = snakemake(project, "--dry-run", "--configfile", "none.yaml")
+    assert answer.returncode != 0
+    assert re.search(r"nothing is left of the grid:\n  .*imagenet", answer.stdout), answer.stdout
+    assert "Traceback" not in answer.stdout
+
+
 def test_a_bad_config_is_refused_before_any_work(project: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("training:\n  epochs: 3\n  epoch: 4\n")
     answer = snakemake(project, "--configfile", str(tmp_path / "bad.yaml"))
@@ -278,6 +304,40 @@ def test_a_dataset_that_vanished_is_planned_again_for_figures(finished: Path, tm
     finally:
         (tmp_path / "aside").rename(folder)
     assert jobs["download"] == jobs["report"] == 1, said
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished grid, to be changed freely."""
+    return shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+
+
+def test_a_report_that_fails_leaves_the_one_before(copied: Path) -> None:
+    history = next(copied.rglob("history.csv"))
+    history.write_text(history.read_text() + "1,2\n")
+    results = copied / "results"
+    kept = [path for path in results.glob("*") if path.is_file() and not path.name.startswith(".")]
+    kept += [path for name in ("tables", "figures") for path in (results / name).iterdir()]
+    before = {path: path.read_bytes() for path in kept}
+    assert {results / "report.html", results / "summary.json"} < before.keys()
+    answer = snakemake(copied, "--configfile", "mini.yaml", "--forcerun", "report")
+    assert answer.returncode != 0, answer.stdout
+    assert {path: path.read_bytes() for path in kept if path.exists()} == before
+
+
+@pytest.mark.slow
+def test_what_snakemake_leaves_out_is_said_and_made_by_the_same_command(copied: Path) -> None:
+    """It looks at nothing behind a job whose command has changed though its output is there."""
+    rules = copied / "workflow/rules/data.smk"
+    rules.write_text(rules.read_text().replace("exec clipkd download", "exec  clipkd download"))
+    (copied / "mini.yaml").write_text(MINI.replace("[0, 1]", "[0, 1, 2]"))
+    answer = snakemake(copied, "--configfile", "mini.yaml")
+    if answer.returncode:  # the control: it does leave it out
+        assert "1 students are still to be trained (corrected/digits/tiny-32/none/supervised/seed2" in answer.stdout
+        assert not next(copied.rglob("seed2/metrics.json"), None)
+        answer = snakemake(copied, "--configfile", "mini.yaml")
+    assert answer.returncode == 0, answer.stdout
+    assert next(copied.rglob("seed2/metrics.json"), None)
 
 
 @pytest.mark.parametrize(

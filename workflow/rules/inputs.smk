@@ -90,8 +90,16 @@ def tracked(wildcards):
         folder
         for folder in folders
         if not any(part.startswith(".") for part in folder.parts)
-        and "hub" not in read_manifest(folder)["identity"]
+        and not is_of_hub(folder)
     ]
+
+
+def is_of_hub(folder):
+    """Return whether an artefact says that the hub keeps it; of a damaged one `clipkd verify` says more."""
+    try:
+        return "hub" in read_manifest(folder)["identity"]
+    except ClipkdError:
+        return False
 
 
 def teacher_inputs(wildcards):

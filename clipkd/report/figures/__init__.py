@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 from clipkd.plugins import students
@@ -93,19 +94,25 @@ def figures(config: Config, cells: Iterable[Cell] | None = None) -> dict[str, tu
         for student, recipe, seen in panels:
             few = "" if seen == "all" else f"-{seen}-labels"
             stem = f"learning-curves-{recipe}-{dataset}-{students.get(student).name}{few}"
-            found[stem] = ("learning-curves", recipe, dataset, student, str(seen))
+            found[free(stem, found)] = ("learning-curves", recipe, dataset, student, str(seen))
     evaluated = {"calibration": "reliability", "classes": "confusion"}
     for kind in (evaluated[one] for one in config.evaluation if one in evaluated):
         grids = dict.fromkeys((named[cell.recipe], cell.dataset, cell.student, cell.labels) for cell in cells)
         for recipe, dataset, student, seen in grids:
             few = "" if seen == "all" else f"-{seen}-labels"
             stem = f"{kind}-{recipe}-{dataset}-{students.get(student).name}{few}"
-            found[stem] = (kind, recipe, dataset, student, str(seen))
+            found[free(stem, found)] = (kind, recipe, dataset, student, str(seen))
     for dataset in values(cells, "dataset"):
         if teacher_names(where(cells, dataset=dataset)):
             found[f"embeddings-{dataset}"] = ("embeddings", dataset)
     found["cost"] = ("cost",)
     return found | ({"resources": ("resources",)} if repeats_paper(every) else {})
+
+
+def free(stem: str, taken: Container[str]) -> str:
+    """Return a file name that no other figure has: names may hold the `-` that joins them."""
+    numbered = (f"{stem}-{number}" for number in itertools.count(2))
+    return stem if stem not in taken else next(name for name in numbered if name not in taken)
 
 
 def figure_stems(config: Config) -> list[str]:
