@@ -41,11 +41,17 @@ class Draft:
 
 
 @contextlib.contextmanager
-def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
+def building(folder: Path, kind: str, identity: Identity, replace: bool = False) -> Iterator[Draft]:
     """Build the artefact `folder`; it appears, complete, when the block ends without an error.
 
     Where two processes build the same artefact, the first to finish wins and the other's equal
     result is dropped.
+
+    Args:
+        folder: where it appears.
+        kind: what it is.
+        identity: what it is made from.
+        replace: take the place of one with the same identity too, where that does not say all that is in the files.
 
     Raises:
         MachineError: the disk is full; names `folder`.
@@ -58,7 +64,7 @@ def building(folder: Path, kind: str, identity: Identity) -> Iterator[Draft]:
             draft = Draft(aside)
             yield draft
             seal(draft, kind, identity)
-            put_in_place(aside, folder, kind, identity)
+            put_in_place(aside, folder, kind, identity, replace)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -100,31 +106,31 @@ def entry_of(path: Path) -> dict[str, Any]:
     return entry
 
 
-def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity) -> None:
-    """Rename a sealed folder to its final name, over an empty, unfinished or outdated one."""
-    while True:  # until this artefact or another writer's equal one is there
-        try:
-            os.rename(aside, folder)  # also replaces an empty folder, which Snakemake may have made
-            break
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-                raise
-        try:
-            open_artifact(folder, kind, identity)
-            return  # another writer was first, with the same content
-        except (DataError, FileNotFoundError):  # not found: another writer has just moved the outdated one away
-            move_away(folder)
-    sync(folder.parent)
+def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity, replace: bool) -> None:
+    """Rename a sealed folder to its final name, over an empty, unfinished or outdated one; with `replace`, any."""
+    with contextlib.ExitStack() as outdated:  # what was there is deleted last, when its replacement is in place
+        while True:  # until this artefact or another writer's equal one is there
+            try:
+                os.rename(aside, folder)  # also replaces an empty folder, which Snakemake may have made
+                break
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise
+            if not replace:
+                # Not found: another writer has just moved the outdated one away.
+                with contextlib.suppress(DataError, FileNotFoundError):
+                    open_artifact(folder, kind, identity)
+                    return  # another writer was first, with the same content
+            move_away(folder, outdated)
+        sync(folder.parent)
 
 
-def move_away(folder: Path) -> None:
-    """Remove what stands at an artefact's place; another writer may have done so at the same time."""
-    outdated = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(folder, outdated / folder.name)
-    finally:
-        shutil.rmtree(outdated, ignore_errors=True)
+def move_away(folder: Path, outdated: contextlib.ExitStack) -> None:
+    """Move what stands at an artefact's place aside, to be deleted when `outdated` ends; another writer may have."""
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    outdated.callback(shutil.rmtree, place, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, place / folder.name)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +12,10 @@ import numpy as np
 
 from clipkd.core.accents import written_otherwise
 from clipkd.core.errors import DataError, InputError
-from clipkd.core.images import is_image
 from clipkd.core.prefetch import by_cores
 from clipkd.core.progress import say
 from clipkd.data.preprocessing import Preprocessing
-from clipkd.plugins.datasets._listing import is_hidden
+from clipkd.plugins.datasets._listing import Walk
 
 LIST = "-"
 
@@ -34,6 +34,8 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
     found: list[Path] = []
     for name in names:
         if name == LIST:
+            if isinstance(lines, io.TextIOWrapper):
+                lines.reconfigure(errors="surrogateescape")  # a file name need not be UTF-8
             listed_here = [Path(line) for line in lines.read().splitlines() if line.strip()]
             if not listed_here:
                 raise InputError("standard input lists no image: give one path a line")
@@ -48,19 +50,20 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images in and below a folder, by name; says how many other files it holds.
+    """Return the images in and below a folder, by name, behind links too, as packing does; says what it leaves out.
 
     Raises:
         InputError: there is no image.
     """
-    found = ((path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.is_file())
-    files = [path for path, parts in found if not any(map(is_hidden, parts))]
-    below = [path for path in files if is_image(path)]
+    walk = Walk(folder.resolve().parent)
+    below = sorted(walk.below(folder, str(folder)))
+    for problem in walk.problems:
+        say(f"skipped: {problem}")
+    left_out = ", ".join(f"{count:,} ({why})" for why, count in sorted(walk.skipped.items()))
     if not below:
-        others = f"; it holds {len(files):,} other file{'s' * (len(files) > 1)}" if files else ""
-        raise InputError(f"folder {folder} holds no image that PIL reads{others}")
-    if len(below) < len(files):
-        say(f"{folder}: {len(files) - len(below):,} files are not images that PIL reads, and are left out")
+        raise InputError(f"folder {folder} holds no image that PIL reads{left_out and f'; left out: {left_out}'}")
+    if left_out:
+        say(f"{folder}: left out: {left_out}")
     return below
 
 

@@ -51,7 +51,8 @@ def export_embeddings(stored: StoredEmbeddings, form: str, folder: Path, license
         "embeddings": artifact.manifest["fingerprint"],
         "has_labels": stored.labels is not None,
     }
-    with building(folder, EMBEDDINGS_EXPORT, identity) as draft:
+    # Names of classes and files are the packed dataset's: they change without the identity.
+    with building(folder, EMBEDDINGS_EXPORT, identity, replace=True) as draft:
         for split in splits:
             vectors = Vectors(artifact, split)
             if form == "npy":

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, errors
 
 from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
-from clipkd.core.environment import redacted
+from clipkd.core.environment import masked, redacted
 from clipkd.core.errors import InputError, MachineError
 from clipkd.core.hub import HUB_ID
 from clipkd.export.files import CARD, EMBEDDINGS_EXPORT, EXPORT
@@ -25,7 +25,8 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     Every byte is checked against the folder's manifest first, the model card excepted: it may be edited.
 
     Raises:
-        InputError: the folder is not an export for the hub; the hub refuses the repository's name or the token.
+        InputError: the folder is not an export for the hub; the hub refuses the repository's name, the token or the
+            card's header.
         DataError: a file is damaged.
         MachineError: the hub can't be reached or fails.
     """
@@ -54,7 +55,7 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
 
 @contextmanager
 def hub_errors(repository: str) -> Iterator[None]:
-    """Turn the hub's errors into ours; its own messages are not passed on, as they may hold the token."""
+    """Turn the hub's errors into ours; its own messages are passed on of the card only: others may hold the token."""
     hub = redacted(constants.ENDPOINT)
     try:
         yield
@@ -64,6 +65,10 @@ def hub_errors(repository: str) -> Iterator[None]:
         raise InputError(f"no token for {hub}: set HF_TOKEN, or run `hf auth login`") from None
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         cause = error.__cause__ or error
+        if isinstance(cause, errors.BadRequestError):  # with its list of what is wrong in the card's header
+            raise InputError(
+                f"{hub} refuses {CARD}: mend its header, or export again with another --license. {masked(str(error))}"
+            ) from None
         response = getattr(error, "response", None) or getattr(cause, "response", None)
         status = getattr(response, "status_code", None)
         if status in (401, 403, 404):

@@ -77,7 +77,8 @@ def export(
     }
     if class_names:
         identity["class_names"] = class_names.identity()
-    with building(folder, EXPORT, identity) as draft:
+    # The card also tells of runs beside this one, so an unchanged identity may have other files.
+    with building(folder, EXPORT, identity, replace=True) as draft:
         draft.facts |= form.write(source, draft.path)
     say(epochs_of(metrics))
     return folder

@@ -18,7 +18,10 @@ from clipkd.plugins import recipes
 from clipkd.runs.record import METRICS
 from clipkd.spec.layout import RUNS
 
-KINDS = ("dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint")
+KINDS = (
+    "dataset", "thumbnails", "teacher", "embeddings", "part", "prototypes", "head", "run", "checkpoint", "export",
+    "embeddings-export",
+)  # fmt: skip
 PLACES = {"datasets", "thumbnails", "teachers", "embeddings"}
 """The folders of `data/` in which every folder with arrays or weights is an artefact."""
 UNFINISHED = (".tmp", ".old")

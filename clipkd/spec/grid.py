@@ -35,14 +35,19 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
         for cell in placed(block_cells(block, config, left_out), where):
             earlier, other = cells.setdefault(cell.folder, (cell, where))
             if earlier != cell:
-                axes = {"recipes": "recipe", "students": "student", "teachers": "teacher", "epochs": "epochs"}
-                pairs = {name: (getattr(cell, axis), getattr(earlier, axis)) for name, axis in axes.items()}
-                asked = "; ".join(f"{one} and {two} {name}" for name, (one, two) in pairs.items() if one != two)
                 advice = "; give each a name of its own under `teachers`" if cell.teacher != earlier.teacher else ""
+                asked = differing(cell, earlier)
                 raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {asked}{advice}")
     found = [cell for cell, _ in cells.values()]
     refuse_mixture(found)
     return found, list(left_out)
+
+
+def differing(one: Cell, other: Cell) -> str:
+    """Return, in words, in what two cells differ that would share a folder."""
+    axes = {"recipes": "recipe", "students": "student", "teachers": "teacher", "epochs": "epochs"}
+    pairs = {name: (getattr(one, axis), getattr(other, axis)) for name, axis in axes.items()}
+    return "; ".join(f"{mine} and {its} {name}" for name, (mine, its) in pairs.items() if mine != its)
 
 
 def placed(cells: Iterator[Cell], where: str) -> Iterator[Cell]:

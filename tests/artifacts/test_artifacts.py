@@ -131,6 +131,15 @@ def test_an_outdated_folder_is_replaced(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["toy"]
 
 
+def test_what_is_outdated_is_deleted_when_its_replacement_is_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = []
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: there.append((folder / "manifest.json").exists()))
+    build(folder, IDENTITY | {"numbers": [3]})
+    assert there == [True, True], "of the old one, and of the place where the new one was made"
+
+
 @pytest.mark.parametrize("what", ["empty folder", "folder of rubbish", "file"])
 def test_what_stands_in_the_way_is_replaced(what: str, tmp_path: Path) -> None:
     folder = tmp_path / "toy"

@@ -41,11 +41,11 @@ def picture(number, side=20, form="PNG"):
     return stream.getvalue(), pixels
 
 
-def parquet(rows, names=NAMES, image="image", label="label", side=20):
+def parquet(rows, names=NAMES, image="image", label="label", side=20, feature=None):
     """A parquet file as the `datasets` library writes it: bytes and path, features in the schema's metadata."""
     contents = [{"bytes": picture(number, side)[0], "path": f"{number}.png"} for number, _ in rows]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
+    features = {image: {"_type": "Image"}, label: feature or {"names": names, "_type": "ClassLabel"}}
     table = pyarrow.table(
         {image: pyarrow.array(contents, kind), label: pyarrow.array([value for _, value in rows])}
     ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})} if names else {})
@@ -285,3 +285,38 @@ def test_every_known_name_is_one_of_torchvision():
     for known, (splits, _) in KNOWN.items():
         parameters = inspect.signature(getattr(torchvision.datasets, known).__init__).parameters
         assert all(key in parameters for split in splits for key in split), known
+
+
+def test_classes_with_several_names_have_the_first(tmp_path):
+    """torchvision calls each class of Imagenette by a tuple; the folders are WordNet's ids, in their order."""
+    ids = "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257"
+    for split in ("train", "val"):
+        for number, wnid in enumerate(ids.split()):
+            folder = tmp_path / "imagenette2" / split / wnid
+            folder.mkdir(parents=True)
+            for name in "ab":
+                (folder / f"{wnid}_{name}.JPEG").write_bytes(picture(number, form="JPEG")[0])
+    dataset = read(f"torchvision:Imagenette?root={tmp_path}", tmp_path, "nette")
+    assert dataset.classes[:3] == ["tench", "English springer", "cassette player"]
+    assert dataset.classes[9] == "parachute"
+    identities = [datasets.get("mine", f"torchvision:{name}").source_identity() for name in ("Imagenette", "MNIST")]
+    assert ["names" in identity for identity in identities] == [True, False]  # packed again, and not
+
+
+def test_damaged_files_of_torchvision_are_no_fault_of_the_network(fashion, tmp_path):
+    labels = fashion / "FashionMNIST/raw/train-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:3])
+    (tmp_path / "usps.bz2").write_bytes(b"not bzip2")
+    for source in (f"FashionMNIST?root={fashion}", f"USPS?root={tmp_path}"):
+        with pytest.raises(DataError, match="give the folder that holds its files") as refused:
+            read(f"torchvision:{source}", tmp_path, "mine")
+        assert "network" not in str(refused.value)
+
+
+def test_a_column_of_lists_is_no_label(hub, tmp_path):
+    """The `datasets` library describes it by a list."""
+    rows, feature = [(number, [number % 2]) for number in range(6)], [{"names": NAMES, "_type": "ClassLabel"}]
+    files = {f"data/{split}-00000-of-00001.parquet": parquet(rows, feature=feature) for split in ("train", "test")}
+    hub.repositories["datasets/farm/beans"] = Repository(COMMIT, files)
+    with pytest.raises(DataError, match=r"row 0 has the label \[0\], neither a whole number nor a word"):
+        read(f"hub:farm/beans@{COMMIT}", tmp_path)

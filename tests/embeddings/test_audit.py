@@ -19,6 +19,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample
 from tests import checkpoints
 from tests.conftest import save_vit
+from tests.photos import save_photos
 
 pytestmark = pytest.mark.usefixtures("mirrored_digits")
 
@@ -208,3 +209,14 @@ def test_each_bound_of_an_audit_holds_alone(precision, deviation, direction, bou
     for share, is_wrong in ((0.99, False), (1.01, True)):
         stored = VECTOR + share * bound * np.array([direction])
         assert compared(stored, VECTOR, deviation, precision)[3].tolist() == [is_wrong]
+
+
+def test_a_teacher_that_was_trained_on_images_of_ones_own_is_audited(tmp_path, capsys):
+    """Its store is found, by the name that it is extracted with."""
+    photos, data, name = save_photos(tmp_path / "photos"), tmp_path / "data", "trained:test_resnet@32?epochs=1"
+    places = ["--dataset-source", str(photos), "--data", str(data), "--device", "cpu"]
+    words = ["extract", "--dataset-name", "flowers", "--teacher-model", name, "--student", "tiny-32"]
+    assert main([*words, "--views", "full", "--recipe", "reference", *places]) == 0
+    capsys.readouterr()
+    assert main(["audit", "flowers", name, *places]) == 0
+    assert capsys.readouterr().out.count(": right\n") == 1

@@ -22,8 +22,9 @@ from clipkd.embeddings import prepare
 from clipkd.embeddings.stored import StoredEmbeddings
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
-from clipkd.export.embeddings import write_table
+from clipkd.export.embeddings import export_embeddings, write_table
 from clipkd.plugins import datasets, recipes, students, teachers
+from clipkd.runs.verification import verify
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import Sample, full_views, prototype_views
 from tests.use.upload_server import Upload
@@ -176,6 +177,20 @@ def test_an_export_is_pushed_as_a_dataset_with_its_card(layout, vit_folder, tmp_
     assert "None was given at export" in card.text
     assert main(["push", str(exported(layout, vit_folder, tmp_path / "npy", "npy")), "me/vectors"]) == 2
     assert "not an export for the hub" in capsys.readouterr().err
+
+
+def test_an_export_again_has_the_names_of_now(tmp_path):
+    """The vectors are the same, and what the packed dataset calls its classes and files is not."""
+    with building(tmp_path / "e/flowers/net/f", "embeddings", {}) as draft:
+        np.save(draft.path / "train.npy", np.eye(2, dtype=np.float32))
+        draft.facts["dataset_content"] = "0" * 64
+    artifact, labels = open_artifact(tmp_path / "e/flowers/net/f", "embeddings"), {"train": np.array([0, 1])}
+    for classes in (["a", "b"], ["aster", "bellis"]):
+        files = {"train": [f"{name}/1.png" for name in classes]}
+        out = export_embeddings(StoredEmbeddings(artifact, labels, classes, files), "npy", tmp_path / "out")
+        assert json.loads((out / "classes.json").read_text()) == classes
+        assert json.loads((out / "train-files.json").read_text()) == files["train"]
+        assert verify([out]).damaged == []
 
 
 def test_an_export_replaces_only_one_like_it(layout, vit_folder, tmp_path):

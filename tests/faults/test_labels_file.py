@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkd.core.errors import InputError
+from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins import datasets
@@ -169,3 +169,13 @@ def test_a_file_of_labels_in_other_letters_is_not_passed_over(tmp_path: Path) ->
     (tmp_path / "photos/train/Labels.CSV").write_text("file,label\ncat/0.png,cat\ndog/10.png,dog\n")
     with pytest.raises(InputError, match=r"train/Labels.CSV: rename it to labels.csv"):
         packed(tmp_path / "photos", tmp_path / "data")
+
+
+def test_files_whose_names_look_the_same_are_named(tmp_path: Path) -> None:
+    """Accents composed and decomposed: a file of labels means either."""
+    root = flat(tmp_path / "images", SOUND)
+    for number, name in enumerate(("caf\u00e9", "cafe\u0301")):
+        images_in(root / "train", 1, 200 + number)
+        (root / f"train/{200 + number}.png").rename(root / f"train/{name}.png")
+    with pytest.raises(DataError, match=r"can't tell apart '.*cafe\\u0301.png' and '.*caf\\xe9.png'"):
+        packed(root, tmp_path / "data")

@@ -183,6 +183,15 @@ def test_the_cells_are_the_product_of_the_values(vit_folder):
     assert len(cells_of(options("--train-type", "supervised", "--seed", "3", "3"))) == 1
 
 
+def test_two_combinations_are_never_one_run():
+    """A name of one's own hides the values that differ."""
+    recipes = ["fast=corrected?learning_rate=1e-3", "fast=corrected?learning_rate=1e-2"]
+    with pytest.raises(InputError, match=r"fast/digits/.*learning_rate=0.001 and fast=.*=0.01 recipes: give each"):
+        cells_of(options("--train-type", "supervised", "--recipe", *recipes))
+    same = options("--train-type", "supervised", "--recipe", recipes[0], recipes[0].replace("1e-3", "0.001"))
+    assert len(cells_of(same)) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -22,6 +22,7 @@ from clipkd.export.source import ExportSource
 from clipkd.export.write import epochs_of, export
 from clipkd.plugins import students
 from clipkd.runs.record import Metrics
+from clipkd.runs.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +337,20 @@ def test_the_card_counts_the_seeds_that_lie_beside_it(labels, run_folder, tmp_pa
     assert "None was given at export" in text
 
 
+def test_an_export_again_tells_of_the_seeds_trained_since(here, run_folder, tmp_path) -> None:
+    """The run is the same, and what its card says of others is not."""
+    shutil.copytree(run_folder, tmp_path / "runs/seed0")
+    assert here("export", "runs/seed0", "out", "--format", "hf").returncode == 0
+    assert "Seeds: 0." in (tmp_path / "out/README.md").read_text()
+    other = json.loads((run_folder / "metrics.json").read_text())
+    other["cell"]["seed"] = other["identity"]["cell"]["seed"] = 1
+    (tmp_path / "runs/seed1").mkdir()
+    (tmp_path / "runs/seed1/metrics.json").write_text(json.dumps(other))
+    assert here("export", "runs/seed0", "out", "--format", "hf").returncode == 0
+    assert "Seeds: 0, 1." in (tmp_path / "out/README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
+
+
 def test_the_onnx_card_s_code_runs(exported, scans, tmp_path, monkeypatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (exported["onnx"] / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
@@ -419,3 +434,12 @@ def test_an_export_replaces_nothing_but_an_unchanged_export(here, run_folder, tm
     refused("error: /proc/out: ", run_folder, "/proc/out", "--format", "safetensors", code=4)
     refused("out is an export; give the run folder", "out", "again", "--format", "hf")
     refused("'pickle'", run_folder, "out", "--format", "pickle")
+
+
+def test_verify_compares_every_file_of_an_export(exported, tmp_path) -> None:
+    out = Path(shutil.copytree(exported["hf"], tmp_path / "out"))
+    sound = verify([out])
+    assert (sound.damaged, sound.sound, sound.files) == ([], 1, len(list(out.iterdir())) - 1)
+    card = (out / "README.md").read_text()
+    (out / "README.md").write_text(card.replace("seed", "sead"))
+    assert ["README.md is damaged" in problem for problem in verify([tmp_path]).damaged] == [True]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import clipkd as package
+from clipkd.data import image_files
 from clipkd.export.model import FilePrediction, Prediction
 from clipkd.export.prediction import CsvWriter
 
@@ -141,3 +145,47 @@ def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp
     assert (answer.returncode, "was packed from" in answer.stderr) == (2, True)
     answer = here("evaluate", run_folder, "--dataset", "pets", "--data", "elsewhere")
     assert "or go to the folder of the student's project, where elsewhere/datasets/pets is" in answer.stderr
+
+
+def test_a_packed_dataset_is_evaluated_on_whatever_it_was_packed_from(here, run_folder, digits, tmp_path) -> None:
+    """USPS of torchvision, here with images of digits: its classes have the digits' names."""
+    shown = [Image.fromarray(np.asarray(digits.image("test", row))).resize((16, 16)) for row in range(60)]
+    pixels = np.stack([np.asarray(image)[:, :, 0].clip(0, 254) for image in shown])
+    numbers = [int(number) for number in digits.test_labels[:60]]
+    values = (pixels.reshape(60, -1) + 0.5) / 127.5 - 1  # torchvision cuts what is behind the point
+    lines = [
+        " ".join([str(number + 1), *(f"{place}:{value:.6f}" for place, value in enumerate(row, start=1))])
+        for number, row in zip(numbers, values, strict=True)
+    ]
+    for name in ("usps.bz2", "usps.t.bz2"):
+        (tmp_path / name).write_bytes(bz2.compress("\n".join(lines).encode()))
+    made = here("download", "usps", "--dataset-source", f"torchvision:USPS?root={tmp_path}")
+    assert made.returncode == 0, made.stderr
+    answer = here("evaluate", run_folder, "--dataset", "usps", "--measures", "knn")
+    assert answer.returncode == 0, answer.stderr
+    probabilities = package.load(run_folder).probabilities([np.repeat(one[:, :, None], 3, axis=2) for one in pixels])
+    right = probabilities.argmax(axis=1) == numbers
+    assert right.mean() > 0.3
+    assert answer.stdout.startswith(f"top-1 {right.mean():.4f} ")
+
+
+def test_a_folder_s_images_lie_behind_links_too(tmp_path, scans, capsys) -> None:
+    (tmp_path / "photos/.thumbnails").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for place in ("photos/b.png", "photos/.thumbnails/b.png", "elsewhere/c.png"):
+        (tmp_path / place).write_bytes(scans[0].read_bytes())
+    (tmp_path / "photos/a").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere/round").symlink_to("../photos")
+    (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
+    found = image_files.listed([str(tmp_path / "photos")], io.StringIO())
+    assert found == [tmp_path / "photos/a/c.png", tmp_path / "photos/b.png"]
+    said = capsys.readouterr().err
+    assert "gone.png: a link that leads to no file" in said
+    assert "1 (hidden, or made by a file manager)" in said
+
+
+def test_a_list_may_hold_any_file_name(tmp_path) -> None:
+    """As Python opens standard input with PYTHONIOENCODING=utf-8: what is no UTF-8 is an error."""
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    lines = io.TextIOWrapper(io.BytesIO(name + b"\n"), encoding="utf-8")
+    assert [os.fsencode(path) for path in image_files.listed(["-"], lines)] == [name]

@@ -124,3 +124,12 @@ def test_a_push_while_the_hub_is_switched_off_says_so(push, hub, folder, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     answer = push(folder, "me/student", url="http://127.0.0.1:9")
     assert (answer.returncode, "HF_HUB_OFFLINE is set; unset it" in answer.stderr) == (4, True), answer.stderr
+
+
+def test_a_card_that_the_hub_refuses_is_named_with_what_is_wrong(push, hub, folder) -> None:
+    hub.card_errors = ['"license" must be one of [apache-2.0, mit]', f"no {TOKEN} here"]
+    answer = push(folder, "me/student")
+    assert answer.returncode == 2, answer.stderr
+    for part in ("README.md", "--license", '"license" must be one of [apache-2.0, mit]', "no *** here"):
+        assert part in answer.stderr, answer.stderr
+    assert hub.repositories == {"me/student": {}}

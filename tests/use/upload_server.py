@@ -24,6 +24,8 @@ class Upload(Loopback):
     token: str
     is_broken: bool = False
     """True: every commit is answered with status 500."""
+    card_errors: list[str] = field(default_factory=list)
+    """What is wrong with a card's header, as the hub says it."""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: dict[str, bool] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
@@ -57,7 +59,8 @@ class Upload(Loopback):
     def take(self, command: str, path: str, body: bytes) -> tuple[int, object]:
         """Return status and answer."""
         if path == "/api/validate-yaml":
-            return 200, {"errors": [], "warnings": []}
+            listed = [{"message": message} for message in self.card_errors]
+            return (400 if listed else 200), {"errors": listed, "warnings": []}
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked.get('organization', 'me')}/{asked['name']}"

@@ -15,6 +15,7 @@ from clipkd.cli.options import (
     layout_of,
     positive,
     seed,
+    teacher_of,
 )
 from clipkd.core.errors import DataError, InputError
 from clipkd.data.dataset import Dataset, open_dataset
@@ -47,7 +48,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    layout, teacher_spec = layout_of(options), teachers.get(options.teacher)
+    layout, spec = layout_of(options), dataset_of(options, options.dataset)
+    teacher_spec = teachers.get(teacher_of(options, options.teacher, spec.name))
     if len(teacher_spec.members) > 1:
         raise InputError(f"teacher '{options.teacher}': an audit takes one teacher; name one of them")
     if teacher_spec.is_imported:
@@ -56,7 +58,6 @@ def run(options: argparse.Namespace) -> None:
             "somebody else computed (the sha256 of their files is in the store's identity, so changed files are "
             "another store)"
         )
-    spec = dataset_of(options, options.dataset)
     folder = layout.data / "embeddings" / spec.name / teacher_spec.name
     if not folder.is_dir():
         raise InputError(f"no embeddings of {spec.title} by teacher '{teacher_spec.name}': {folder} does not exist")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, file_to_write, layout_of, refusing
+from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import write_text
 from clipkd.core.progress import say
-from clipkd.data.dataset import open_dataset
+from clipkd.data.dataset import Opener, open_dataset
 from clipkd.export import measures
 from clipkd.plugins import datasets, recipes, students
 from clipkd.runs.record import KIND, Score
 
 if TYPE_CHECKING:
+    from clipkd.core.fingerprint import Identity
     from clipkd.data.dataset import Dataset
     from clipkd.export.model import Model
     from clipkd.plugins.datasets import DatasetSpec
@@ -124,15 +127,8 @@ def evaluate_folder(options: argparse.Namespace) -> None:
         if given is not None:
             raise InputError(f"{options.student_path} already defines its {name[2:]}; drop {name}")
     name = options.dataset_name or model.trained["dataset"]
-    packed = options.data / "datasets" / name  # a packed folder of images needs no source
-    if options.dataset_source is None and packed.is_dir():
-        spec = datasets.get(name, str(packed))
-    else:
-        try:
-            spec = dataset_of(options, name)
-        except InputError as error:
-            raise InputError(f"{error}; or go to the folder of the student's project, where {packed} is") from None
-    dataset = opened(spec, options)
+    spec, opener = dataset_here(options, name)
+    dataset = opened(spec, options, opener)
     if dataset.classes != model.classes:
         if options.measures is None:
             its = f"has the classes {listed(model.classes)}" if model.classes else "was trained without classes"
@@ -155,9 +151,25 @@ def evaluate_folder(options: argparse.Namespace) -> None:
         measure(options, model, dataset, score)
 
 
-def opened(spec: DatasetSpec, options: argparse.Namespace) -> Dataset:
+def dataset_here(options: argparse.Namespace, name: str) -> tuple[DatasetSpec, Opener]:
+    """Return a dataset as it lies packed, or else from where the options say it is; and what opens it."""
+    packed = options.data / "datasets" / name
+    if options.dataset_source is None and packed.is_dir():
+        return datasets.get(name, str(packed)), open_artifact if name in datasets.names() else as_packed
+    try:
+        return dataset_of(options, name), open_artifact
+    except InputError as error:
+        raise InputError(f"{error}; or go to the folder of the student's project, where {packed} is") from None
+
+
+def as_packed(folder: Path, kind: str, _: Identity, only: Collection[str] | None) -> Artifact:
+    """Open a packed dataset whatever its source: without `--dataset-source` only its manifest says what that was."""
+    return open_artifact(folder, kind, only=only)
+
+
+def opened(spec: DatasetSpec, options: argparse.Namespace, opener: Opener = open_artifact) -> Dataset:
     """Return the dataset that a student is measured on; InputError where it has nothing to measure with."""
-    dataset = open_dataset(spec, layout_of(options).dataset(spec), source=options.dataset_source)
+    dataset = open_dataset(spec, layout_of(options).dataset(spec), opener=opener, source=options.dataset_source)
     if not len(dataset.test_labels):
         raise InputError(f"{spec.title} has no labelled test images: name a labelled dataset with --dataset")
     return dataset

@@ -29,6 +29,7 @@ from clipkd.embeddings import prepare
 from clipkd.plugins import recipes
 from clipkd.runs import workers
 from clipkd.spec.cells import Cell
+from clipkd.spec.grid import differing
 from clipkd.spec.identities import agree, as_settings, run_identity
 from clipkd.spec.layout import RUNS
 from clipkd.spec.settings import Block, EmbeddingSettings, Hyperparameters
@@ -111,7 +112,7 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     """Return the cell of each combination, each once: without a teacher, one cell for all teachers.
 
     Raises:
-        InputError: a combination is impossible (with --only: one of those), or --only names none.
+        InputError: a combination is impossible (with --only: one of those), two are one run, or --only names none.
     """
     cells: dict[str, Cell] = {}
     problem: InputError | None = None
@@ -125,7 +126,12 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
                 raise
             problem = problem or error
             continue
-        cells.setdefault(cell.folder, cell)
+        earlier = cells.setdefault(cell.folder, cell)
+        if earlier != cell:
+            raise InputError(
+                f"two of the combinations are the run {cell.folder}, with {differing(earlier, cell)}: give each a name "
+                "of its own, as NAME=... before it"
+            )
     if options.only is None:
         return list(cells.values())
     if unknown := [name for name in options.only if name not in cells]:

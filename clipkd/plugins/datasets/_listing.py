@@ -206,8 +206,15 @@ class Walk:
         paths = self.images(folder)
         self.skipped[f"not an image that PIL reads: {Path(LABELS).suffix}"] -= 1
         self.skipped += Counter()  # without what is 0 now
+        files: dict[str, Path] = {}
+        for path in paths:
+            other = files.setdefault(composed(path.relative_to(folder).as_posix()), path)
+            if other != path:
+                self.problems.append(
+                    f"{LABELS} can't tell apart {str(other)!a} and {str(path)!a}, which look the same, one with "
+                    "composed and one with decomposed accents; rename one"
+                )
         self.refuse_problems()
-        files = {composed(path.relative_to(folder).as_posix()): path for path in paths}
         unknown = [f"line {lines[name]}: there is no image '{name}'" for name in labels if name not in files]
         if unknown:
             what = f"{folder / LABELS} does not match the images beside it (files are relative to {folder}, with '/')"

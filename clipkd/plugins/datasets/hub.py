@@ -179,9 +179,9 @@ def class_names(spec: HubDataset, paths: list[Path]) -> list[str]:
         features = json.loads(written.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     except ValueError:
         raise DataError(f"{paths[0]}: its description of features is not JSON") from None
-    names = features.get(spec.label, {}).get("names")
-    if names:
-        return [str(name) for name in names]
+    feature = features.get(spec.label)
+    if isinstance(feature, dict) and feature.get("names"):  # that of a column of lists is a list
+        return [str(name) for name in feature["names"]]
     values = column(spec, paths)
     if all(isinstance(value, str) for value in values):
         return sorted(set(values))

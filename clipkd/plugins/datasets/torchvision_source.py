@@ -59,6 +59,8 @@ FILES = {name: (name,) for name in ("FashionMNIST", "KMNIST", "MNIST")} | {
     "USPS": ("usps.bz2", "usps.t.bz2"),
 }
 """What torchvision reads of the folder that it is given, in which other datasets may lie too."""
+SYNONYMS = {"Imagenette"}
+"""Datasets whose classes torchvision calls by several words each: the first is the name."""
 UNMIRRORED = {"KMNIST": "none", "MNIST": "none", "SVHN": "none", "USPS": "none", "GTSRB": "crop"}
 """Where a mirrored image is another symbol or none: what is done to training images instead."""
 LABELS = ("targets", "labels", "_labels")
@@ -67,6 +69,9 @@ SILENCE = 30.0
 """Seconds after which a server that sends nothing to torchvision is given up."""
 NOT_DOWNLOADED = "Error downloading"
 """How the message begins that torchvision raises where each mirror of a file has failed: of MNIST and its kin."""
+
+DAMAGE = (OSError, RuntimeError, ValueError, AssertionError, LookupError, EOFError)
+"""What torchvision raises where files are missing or damaged; urllib's errors and those of bz2 are OSErrors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,8 @@ class TorchvisionDataset(DecodedDataset):
     def source_identity(self) -> Identity:
         splits = [dict(split) for split in KNOWN[self.dataset][0]]
         identity = {"torchvision": self.dataset, "splits": splits, "size": self.image_size}
-        return identity | self.decoding_identity()
+        names = {"names": "first"} if self.dataset in SYNONYMS else {}
+        return identity | names | self.decoding_identity()
 
     def local_files(self, source: str | None) -> LocalFiles | None:
         return LocalFiles(Path(expanduser(self.root)), FILES[self.dataset]) if self.root else None
@@ -123,7 +129,8 @@ def read(spec: TorchvisionDataset, root: Path, download: bool) -> Reading:
     root.mkdir(parents=True, exist_ok=True)
     train, test = (opened(spec, split, root, download) for split in KNOWN[spec.dataset][0])
     labels = [labels_of(split) for split in (train, test)]
-    names = [str(name) for name in getattr(train, "classes", None) or range(int(max(map(np.max, labels))) + 1)]
+    classes: Any = getattr(train, "classes", None) or range(int(max(map(np.max, labels))) + 1)
+    names = [str(one[0] if spec.dataset in SYNONYMS else one) for one in classes]
     reader = spec.reader()
     first, second = (Split(labels[part], images(split, spec, reader)) for part, split in enumerate((train, test)))
     return Reading(names, first, second, complete=lambda: {"reading": reader.complete()})
@@ -142,13 +149,12 @@ def opened(spec: TorchvisionDataset, split: dict[str, Any], root: Path, download
     socket.setdefaulttimeout(SILENCE)  # torchvision's own downloads would wait for ever
     try:
         return kind(root, download=download, **split)
-    except OSError as error:  # urllib's errors are OSErrors
-        raise MachineError(f"{where}: {error}; is there a network?") from error
-    except (RuntimeError, ValueError) as error:
-        if download and str(error).startswith(NOT_DOWNLOADED):
+    except DAMAGE as error:
+        if download and (isinstance(error, OSError) or str(error).startswith(NOT_DOWNLOADED)):
             raise MachineError(f"{where}: {' '.join(str(error).split())}; is there a network?") from error
+        why = str(error) or "a file is damaged"  # an assertion of torchvision has no words
         advice = "" if download else "; give the folder that holds its files, or leave ?root= out to download them"
-        raise DataError(f"{where}: {error}{advice}") from error
+        raise DataError(f"{where}: {why}{advice}") from error
     finally:
         socket.setdefaulttimeout(before)
 
