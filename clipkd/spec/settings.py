@@ -216,8 +216,8 @@ class EmbeddingSettings(Settings):
     )
     shards: int = setting(
         1,
-        "Jobs that `snakemake extract_shards` divides each extraction into, for a cluster to run side by side; the store "
-        "is the same for any number.",
+        "Jobs that `snakemake extract_shards` divides each extraction into, for a cluster to run side by side; the "
+        "store is the same for any number.",
         ge=1,
         le=10_000,
     )

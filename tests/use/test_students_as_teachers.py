@@ -70,7 +70,7 @@ def test_a_student_of_few_labels_tells_none_to_one_that_may_see_others(
     taught = replace(CELL, train_type="vanilla", labels=100)
     for folder in (run, exported):
         checked(replace(taught, teacher=str(folder), seed=0))
-        with pytest.raises(InputError, match="trained with 100 labels of seed 0, and its student may see 100 of seed 1"):
+        with pytest.raises(InputError, match="with 100 labels of seed 0, and its student may see 100 of seed 1"):
             checked(replace(taught, teacher=str(folder), seed=1))
         spec = teachers.get(str(folder))
         assert not saw_all_labels(spec, "digits", {})
