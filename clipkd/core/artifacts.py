@@ -108,29 +108,42 @@ def entry_of(path: Path) -> dict[str, Any]:
 
 def put_in_place(aside: Path, folder: Path, kind: str, identity: Identity, replace: bool) -> None:
     """Rename a sealed folder to its final name, over an empty, unfinished or outdated one; with `replace`, any."""
-    with contextlib.ExitStack() as outdated:  # what was there is deleted last, when its replacement is in place
-        while True:  # until this artefact or another writer's equal one is there
-            try:
-                os.rename(aside, folder)  # also replaces an empty folder, which Snakemake may have made
-                break
-            except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-                    raise
-            if not replace:
-                # Not found: another writer has just moved the outdated one away.
-                with contextlib.suppress(DataError, FileNotFoundError):
-                    open_artifact(folder, kind, identity)
-                    return  # another writer was first, with the same content
-            move_away(folder, outdated)
-        sync(folder.parent)
+    outdated: list[Path] = []  # deleted last, when what takes their place is there
+    while not is_renamed(aside, folder):
+        if not replace and is_artifact(folder, kind, identity):
+            break  # another writer was first, with the same content
+        outdated.append(move_away(folder))
+    sync(folder.parent)
+    for place in outdated:
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def move_away(folder: Path, outdated: contextlib.ExitStack) -> None:
-    """Move what stands at an artefact's place aside, to be deleted when `outdated` ends; another writer may have."""
+def is_renamed(aside: Path, folder: Path) -> bool:
+    """Rename a folder, also over an empty one, which Snakemake may have made; False where something else is there."""
+    try:
+        os.rename(aside, folder)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise
+        return False
+    return True
+
+
+def is_artifact(folder: Path, kind: str, identity: Identity) -> bool:
+    """Return whether a sound artefact of that identity is there; not where another writer has just moved it away."""
+    try:
+        open_artifact(folder, kind, identity)
+    except (DataError, FileNotFoundError):
+        return False
+    return True
+
+
+def move_away(folder: Path) -> Path:
+    """Move what stands at an artefact's place into a folder beside it, and return that; another writer may have."""
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-    outdated.callback(shutil.rmtree, place, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, place / folder.name)
+    return place
 
 
 @dataclass(frozen=True)
