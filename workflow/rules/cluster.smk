@@ -194,24 +194,22 @@ def ask_for_states(status):
 
 
 def refuse_rest():
-    """Raise WorkflowError where students that the call was for are still to be trained.
+    """Raise WorkflowError where something that the call was for is still to be made.
 
     Snakemake looks at nothing behind a job that it makes again though its output is there (forced, or because its command
     has changed since), and is content.
     """
-    is_asked = any(job.rule.name in ("all", "runs") for job in workflow.dag.jobs)
-    if not is_asked or WORDS & {"--until", "-U", "--omit-from", "-O", "--batch"}:
+    narrowed = {"--until", "-U", "--omit-from", "-O", "--batch"}
+    if workflow.executor_plugin.name == "touch" or WORDS & narrowed:
         return
-    left = [
-        cell
-        for stamp, job in JOBS.items()
-        if not Path(stamp).exists()
-        for cell in job.cells
-    ]
+    asked = {job.rule.name for job in workflow.dag.jobs} & {"all", "runs"}
+    wanted = [*JOBS] if asked else []
+    wanted += [*EVALUATIONS, RESOLVED_STAMP] if "all" in asked else []
+    left = [stamp for stamp in wanted if not Path(stamp).exists()]
     if left:
         raise WorkflowError(
-            f"{len(left)} students are still to be trained ({left[0].folder}, ...): Snakemake made something again that they "
-            "are made from, and did not look further. Give the same command once more"
+            f"{len(left)} results are still to be made, as {Path(left[0]).parent}: Snakemake made something again that they "
+            "depend on, and did not look further. Give the same command once more"
         )
 
 
