@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.embeddings.vectors import Vectors
 from clipkd.export.subject import Subject
+from clipkd.plugins import teachers
 from clipkd.runs.record import KIND as RUN
 from clipkd.runs.standardisation import Standardisation
+from clipkd.spec.views import OF_TEXT, POOLING
 
 KINDS = {"prototypes", "embeddings", "teacher", "head"}
 """What a run's signal may be made from; of several teachers it is one of these for each."""
@@ -78,12 +82,16 @@ def store_folder(subject: Subject, signal: dict[str, Any]) -> Path:
     known = signal.get("head", {}).get("embeddings") or signal.get("embeddings")
     sampled = signal.get("prototypes", {}).get("embeddings")
     asked = (known or sampled or {"teacher": signal.get("teacher")})["teacher"]
+    pooling = pooling_of(known or sampled, subject)
+    if pooling == OF_TEXT:
+        raise NoStore("a text tower taught it, which says nothing of an image")
     found = []
     for path in sorted((subject.data / "embeddings" / subject.dataset.spec.name).glob(f"[!.]*/[!.]*/{MANIFEST}")):
         manifest = read_manifest(path.parent)
         identity = manifest["identity"]
-        is_store = manifest["kind"] == "embeddings" and "test.npy" in manifest["files"]
-        if is_store and identity["teacher"].items() <= asked.items():
+        if manifest["kind"] != "embeddings" or "test.npy" not in manifest["files"]:
+            continue
+        if pooling in (None, identity["views"]["pooling"]) and identity["teacher"].items() <= asked.items():
             found.append((path.parent, identity))
     exact = [folder for folder, identity in found if identity in (known, sampled)]
     alike = [folder for folder, identity in found if normalised_as(identity, known or sampled)]
@@ -109,6 +117,15 @@ def that_taught(folders: list[Path], subject: Subject) -> list[Path]:
     folders = sorted(folders, key=lambda folder: not any(folder.parent.glob(f"{folder.name}-head-*")))  # with one first
     taught = [folder for folder in folders if contents[folder] in named]
     return taught[:1] or (folders[:1] if len(set(contents.values())) == 1 else folders)
+
+
+def pooling_of(known: Identity | None, subject: Subject) -> str | None:
+    """Return which of its teacher's outputs taught a run, as identities have it; None where nothing tells."""
+    if known is not None:
+        return str(known["views"]["pooling"])
+    with suppress(InputError):  # a live teacher, which may not be known here
+        return POOLING.get(teachers.get(subject.model.trained["teacher"]).output)
+    return None
 
 
 def normalised_as(identity: Identity, known: Identity | None) -> bool:

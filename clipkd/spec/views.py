@@ -33,6 +33,8 @@ POOLING = {
     "logits": "the model's own class scores",
 }
 """What is taken of an image, in the words of identities."""
+OF_TEXT = "the text tower's own"
+"""What is taken of a class's name."""
 BILINEAR, OWN = "bilinear, antialiased", "size, crop and filter of the checkpoint's image processor, antialiased"
 
 
@@ -122,7 +124,7 @@ class Prompts:
 
     def identity(self) -> Identity:
         names = self.names.identity() if self.names else "the dataset's"
-        return {"templates": list(self.templates), "class_names": names, "pooling": "the text tower's own"}
+        return {"templates": list(self.templates), "class_names": names, "pooling": OF_TEXT}
 
     def of(self, classes: list[str]) -> list[str]:
         """Return what each of a dataset's classes is called."""

@@ -33,6 +33,7 @@ from clipkd.report.figures import reliability as diagram
 from clipkd.runs.measured import Evaluation
 from clipkd.runs.record import Score
 from clipkd.spec.layout import Layout
+from clipkd.spec.views import OF_TEXT
 from tests.photos import save_photos
 from tests.use.conftest import CELL, trained
 from tests.use.test_students_as_teachers import store_of
@@ -121,6 +122,35 @@ def test_agreement_is_with_the_runs_own_teacher(run_folder, digits, digits_folde
     vectors = teacher.embed(images)
     lengths = np.linalg.norm(mapped, axis=1) * np.linalg.norm(vectors, axis=1)
     assert found["cosine"] == pytest.approx(((mapped * vectors).sum(axis=1) / lengths).mean(), abs=1e-4)
+    for name in ("RKD", "embed-KD-onehot"):  # no projection of theirs leads among the teacher's vectors
+        other = replace(model, trained=model.trained | {"train_type": name})
+        measured = measures.get("agreement").measure(Subject(other, digits, digits_folder))
+        assert measured.numbers.keys() == {"top1_agreement", "kl"}
+        assert "into no space of the teacher's vectors" in measured.details["not_measured"]["cosine"]
+
+
+def test_agreement_is_with_the_output_that_taught(run_folder, digits, digits_folder, tmp_path) -> None:
+    """Of a run whose own store is of other images: prototypes are made of a sample's."""
+    store = store_of(Layout(digits_folder, dtype="float32"), str(run_folder))
+    views = store.identity["views"]
+    sampled = store.identity | {"views": views | {"sample": {"per_class": 5, "seed": 0}}}
+    model = package.load(run_folder, "cpu")
+    identity = model.manifest["identity"] | {"signal": {"prototypes": {"embeddings": sampled}}}
+    subject = Subject(replace(model, manifest=model.manifest | {"identity": identity}), digits, tmp_path / "data")
+    folders = {}
+    for pooling in ("mean of the last layer's patch tokens", views["pooling"]):
+        folders[pooling] = tmp_path / f"data/embeddings/digits/teacher/{len(folders)}"
+        identity = store.identity | {"views": views | {"pooling": pooling}}
+        with building(folders[pooling], "embeddings", identity) as draft:
+            draft.facts |= read_manifest(store.folder)["facts"]
+            np.save(draft.path / "test.npy", np.load(store.folder / "test.npy"))
+    assert find_store(subject).embeddings.path == folders[views["pooling"]]
+    shutil.rmtree(folders[views["pooling"]])
+    with pytest.raises(NoStore, match="no embeddings of the test split"):
+        find_store(subject)
+    sampled["views"]["pooling"] = OF_TEXT
+    with pytest.raises(NoStore, match="a text tower taught it"):
+        find_store(subject)
 
 
 def test_of_several_stores_of_a_teacher_agreement_is_with_the_one_that_taught(
@@ -305,7 +335,7 @@ def test_an_evaluation_never_lies_in_the_run_folder(tmp_path) -> None:
 
 
 def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_images(
-    here, run_folder, digits_folder, vit_folder, tmp_path
+    here, run_folder, digits_folder, vit_folder, tmp_path, monkeypatch
 ) -> None:
     """Embeddings of another data set's images, too, as of any student whose classes are others."""
     cell = replace(CELL, train_type="feature-KD", teacher=str(vit_folder), labels="none", epochs=1)
@@ -333,6 +363,10 @@ def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_im
     model = package.load(run, "cpu")
     with pytest.raises(InputError, match="no classes to predict"):
         demo.serve(model, 5, None)
+    monkeypatch.setattr(speed, "times", lambda call, size: {"ms": 2.0, "ms_p95": 3.5, "images_per_second": 500})
+    answer = here("benchmark", run)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("not measured: the student was trained without labels") == 2
     dataset = open_dataset(cell.dataset_spec, Layout(digits_folder).dataset(cell.dataset_spec))
     near = KNeighborsClassifier(20, metric="cosine", weights=lambda far: np.exp(-far / 0.07))
     known = dataset.training

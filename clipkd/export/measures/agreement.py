@@ -33,9 +33,11 @@ class Agreement(Measure):
             missing["top1_agreement, kl"] = store.without_head
         else:
             numbers |= of_scores(subject.test.logits, store.scores())
-        train_type = subject.model.trained["train_type"]
-        if methods.get(train_type).signal == "scores":  # its projection, if it has one, is that of its first weights
-            missing["cosine"] = f"{train_type} compares no embeddings: the student's projection is untrained"
+        method = methods.get(subject.model.trained["train_type"])
+        if method.signal == "scores":  # its projection, if it has one, is that of its first weights
+            missing["cosine"] = f"{method.name} compares no embeddings: the student's projection is untrained"
+        elif not method.in_teachers_space:
+            missing["cosine"] = f"{method.name} brings the student's embeddings into no space of the teacher's vectors"
         else:
             numbers["cosine"] = cosine(subject, store)
         if not numbers:
@@ -74,4 +76,4 @@ def cosine(subject: Subject, store: TeacherStore) -> float:
     return float(found.double().mean())
 
 
-SPEC = Agreement(name="agreement", title="agreement with the teacher", protocol=1)
+SPEC = Agreement(name="agreement", title="agreement with the teacher", protocol=2)

@@ -101,11 +101,13 @@ def of_onnx(model: Model) -> dict[str, tuple[dict[str, dict[str, float]], float]
     The 8-bit graph's ranges are those of noise: they make no difference to its times.
 
     Raises:
-        MachineError: a package for ONNX is not installed.
+        MachineError: a package for ONNX is not installed, or there is no classifier.
     """
     from clipkd.export import int8
     from clipkd.export.formats.onnx import GRAPH, check_packages, write_graph
 
+    if not model.classes:
+        raise MachineError("the student was trained without labels: it has no classifier to export")
     check_packages()
     import numpy as np
 
@@ -150,5 +152,8 @@ def times(call: Callable[[], object], images: int) -> dict[str, float]:
 
 
 SPEC = Speed(
-    name="speed", title="parameters, MACs, sizes, and times on the CPU in torch, ONNX Runtime and its int8", protocol=2
+    name="speed",
+    title="parameters, MACs, sizes, and times on the CPU in torch, ONNX Runtime and its int8",
+    protocol=2,
+    needs_classes=False,
 )

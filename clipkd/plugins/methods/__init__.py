@@ -55,6 +55,9 @@ class Method:
     """Another image's embeddings or scores are looked up, so they must be stored."""
     needs_labels: bool = False
     """Whether the teacher's terms need an image's class, although the teacher is asked about the image."""
+    in_teachers_space: bool = True
+    """Of a method that is given embeddings or prototypes: whether the student's embeddings, projected, come to lie
+    among the teacher's vectors, so that the cosine of the two says how near they are."""
     learns_bias: bool = False
     """Whether the projection head has a `logit_bias`, beside the recipe's logit scale."""
     protocol: int = 1

@@ -13,4 +13,10 @@ class OneHotPrototypes(EmbedKD):
         return torch.eye(classes, max(classes, dimensions), dtype=prototypes.dtype, device=prototypes.device)
 
 
-SPEC = OneHotPrototypes(name="embed-KD-onehot", title="one-hot prototypes", signal="prototypes", control_of="embed-KD")
+SPEC = OneHotPrototypes(
+    name="embed-KD-onehot",
+    title="one-hot prototypes",
+    signal="prototypes",
+    control_of="embed-KD",
+    in_teachers_space=False,
+)

@@ -47,5 +47,6 @@ SPEC = RelationalKD(
     title="Relational KD",
     signal="embeddings",
     compared_with=("teacher-KD",),
+    in_teachers_space=False,
     protocol=2,  # cosines by the law of cosines: other last digits
 )
