@@ -7,10 +7,11 @@ declared as outputs. Its job declares a stamp beside them instead, `.done-<finge
 - a job without its stamp is not necessarily a training: the command looks at the run folder, and only trains what is
   not complete.
 
-The settings are what the config says. What is known only once data are there (the digest of a dataset's content, what
-`precision: auto` stands for) is not among them: the tables check it.
+The settings are what the config says. What is known only once data are there is not among them: what `precision: auto`
+stands for, which the tables check, and the digest of a dataset's content.
 
-A stamp holds the sha256 of each metrics.json that it stands for. No torch here: the Snakefile reads this.
+A stamp holds the sha256 of each metrics.json that it stands for, and the content that the runs saw: where another one
+is packed now, whoever packed it, the stamp goes. No torch here: the Snakefile reads this.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from clipkd.core.artifacts import read_manifest
@@ -34,6 +37,8 @@ from clipkd.spec.layout import RUNS, Layout
 from clipkd.spec.settings import Config
 
 PREFIX = ".done-"
+CONTENT = "dataset "
+"""Begins a stamp's last line: the digest of the dataset's content that the runs saw."""
 DELETING = Path(".snakemake/clipkd-deleting")
 """Lists the stamps that were there when `--delete-all-output` was given."""
 
@@ -61,22 +66,29 @@ class TrainJob:
         made_of = {"settings": found[0] if len(set(found)) == 1 else found, "seeds": seeds}
         return self.folders[0] / f"{PREFIX}{fingerprint(made_of)}"
 
-    def settle(self) -> None:
+    def settle(self, content: str | None = None) -> None:
         """Make the stamp agree with the run folders.
 
         It goes where a result is missing or was changed. It is written where all runs are complete and have these
         settings, whoever trained them: by hand, in other company, or with a version that wrote no stamps.
+
+        Args:
+            content: the digest of the dataset's content that is packed now; None: there is none.
         """
         found, recorded = checksums(self.folders), read(self.stamp)
-        if recorded is not None and recorded == found:
+        if recorded is not None and found is not None and is_current(recorded, found, content):
             return
-        if found is not None and all(map(is_complete, self.cells, self.settings)):
-            write_text(self.stamp, found)
+        seen = [] if found is None else list(map(seen_by, self.cells, self.settings))
+        is_whole = bool(seen) and None not in seen
+        if is_whole and len(set(seen)) == 1 and content in (None, seen[0]):
+            write_text(self.stamp, f"{found}{CONTENT}{seen[0]}\n")
             newest = max((folder / METRICS).stat().st_mtime_ns for folder in self.folders)
             os.utime(self.stamp, ns=(newest, newest))  # what was made from these results stays newer
         elif recorded is not None:
             self.stamp.unlink(missing_ok=True)
-            say(f"{self.stamp.parent}: {METRICS} is missing, damaged or of other settings; it will be trained again")
+            others = f"trained on other images than those of '{self.cells[0].dataset}' that are packed now"
+            why = others if is_whole else f"{METRICS} is missing, damaged or of other settings"
+            say(f"{self.stamp.parent}: {why}; it will be trained again")
 
     def forget(self) -> None:
         """Have the students trained from the beginning."""
@@ -85,16 +97,24 @@ class TrainJob:
             shutil.rmtree(folder / RESUME, ignore_errors=True)
 
 
-def is_complete(cell: Cell, settings: Identity) -> bool:
-    """Return whether a cell's run folder holds a sound result with these settings, of any seed."""
+def is_current(recorded: str, found: str, content: str | None) -> bool:
+    """Return whether a stamp says what its runs' files are now, and which content they saw: the packed one."""
+    if content is None:
+        return recorded.partition(CONTENT)[0] == found
+    return recorded == f"{found}{CONTENT}{content}\n"
+
+
+def seen_by(cell: Cell, settings: Identity) -> str | None:
+    """Return the content that a cell's run saw; None where its folder holds no sound result with these settings."""
     folder = RUNS / cell.folder
     try:
         manifest = read_manifest(folder)
         is_sound = manifest["files"][METRICS]["sha256"] == sha256(folder / METRICS)
         wanted = settings | {"cell": settings["cell"] | {"seed": cell.seed}}
-        return manifest["kind"] == KIND and is_sound and agree(manifest["identity"], wanted)
+        is_whole = manifest["kind"] == KIND and is_sound and agree(manifest["identity"], wanted)
+        return str(manifest["identity"]["dataset"]["content"]) if is_whole else None
     except (DataError, KeyError, TypeError):
-        return False
+        return None
 
 
 def jobs(cells: Iterable[Cell], config: Config, layout: Layout, size: int) -> dict[str, TrainJob]:
@@ -137,11 +157,22 @@ def expect_deletion(planned: Iterable[TrainJob]) -> None:
     write_text(DELETING, "".join(f"{job.stamp}\n" for job in planned if job.stamp.exists()))
 
 
-def settle(planned: Iterable[TrainJob]) -> None:
+def settle(planned: Iterable[TrainJob], layout: Layout | None = None) -> None:
     """Make the stamps agree with the run folders; where those can't be written, leave the stamps as they are.
 
     Runs whose stamps `--delete-all-output` has deleted are trained again from the beginning.
+
+    Args:
+        planned: the jobs.
+        layout: where the packed datasets lie, which the runs must have seen; None: they are not looked at.
     """
+
+    @cache
+    def packed(name: str) -> str | None:
+        with suppress(DataError, KeyError):
+            return str(read_manifest(layout.data / "datasets" / name)["facts"]["content"]) if layout else None
+        return None
+
     planned = list(planned)
     noted = set((read(DELETING) or "").splitlines())
     for job in planned:
@@ -151,7 +182,7 @@ def settle(planned: Iterable[TrainJob]) -> None:
         DELETING.unlink()
     for job in planned:
         try:
-            job.settle()
+            job.settle(packed(job.cells[0].dataset))
         except (OSError, MachineError):
             continue
 
@@ -160,6 +191,7 @@ def write(stamp: Path, folders: Sequence[Path]) -> None:
     """Write a stamp for complete runs; those of other settings beside it go."""
     text = checksums(folders)
     assert text is not None, "the runs are complete"
+    text += f"{CONTENT}{read_manifest(folders[0])['identity']['dataset']['content']}\n"
     for other in stamp.parent.glob(f"{PREFIX}*"):
         other.unlink(missing_ok=True)
     write_text(stamp, text)

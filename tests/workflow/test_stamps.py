@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkd.core.artifacts import entry_of, read_manifest, write_manifest
 from clipkd.runs.folder import RunFolder
 from clipkd.spec.grid import expand
 from clipkd.spec.layout import Layout
@@ -151,12 +152,30 @@ def test_settings_decide_which_stamp_it_is(changes: dict, is_same: bool, study: 
     assert job.stamp.exists() == is_same
 
 
-def test_a_run_on_another_content_of_the_dataset_is_the_tables_matter(study: Study) -> None:
-    """The content is not known before the data are there."""
-    job = jobs_of(study.config)[0]
-    study.change(job.folders[0], "metrics.json", "identity.dataset.content", "f" * 64)
-    job.settle()
-    assert job.stamp.exists()
+@pytest.mark.parametrize("is_stamped", [True, False])
+def test_a_run_on_other_images_than_are_packed_now_is_trained_again(is_stamped: bool, study: Study, capsys) -> None:
+    """Whoever packed them; where none are packed, as after a pull of the results, the run stays."""
+    layout, found = Layout.of(study.config), jobs_of(study.config)
+    if is_stamped:
+        stamps.settle(found, layout)
+    packed = layout.data / "datasets/digits"
+    manifest = read_manifest(packed)
+    files = {path.name: entry_of(path) for path in packed.iterdir() if path.name != "manifest.json"}
+    write_manifest(packed, "dataset", manifest["identity"], manifest["facts"] | {"content": "f" * 64}, files)
+    stamps.settle(found, layout)
+    assert not any(job.stamp.exists() for job in found)
+    assert ("trained on other images than those of 'digits'" in capsys.readouterr().err) == is_stamped
+    (packed / "manifest.json").unlink()
+    stamps.settle(found, layout)
+    assert all(job.stamp.exists() for job in found)
+
+
+def test_a_stamp_of_an_older_version_stays_where_the_run_saw_what_is_packed(study: Study) -> None:
+    job, layout = stamped(study), Layout.of(study.config)
+    before = job.stamp.read_text()
+    job.stamp.write_text(before.partition("dataset ")[0])
+    stamps.settle([job], layout)
+    assert job.stamp.read_text() == before
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

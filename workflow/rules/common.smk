@@ -72,7 +72,7 @@ if IS_MAIN:
     # Here and not when the jobs start: it is said where nothing is to be done, too.
     for line in prepare.stale_sources(CELLS, LAYOUT):
         print(f"warning: {line}", file=sys.stderr)
-    stamps.settle(JOBS.values())
+    stamps.settle(JOBS.values(), LAYOUT)
     evaluations.settle(EVALUATIONS, MEASURES)
     if "--delete-all-output" in sys.argv:
         stamps.expect_deletion(JOBS.values())
