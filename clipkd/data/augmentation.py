@@ -118,9 +118,12 @@ class Augmentation:
         return pixels if views.mix is None else mixed(pixels[: views.count], pixels[views.count :], views.mix)
 
     def targets(self, labels: Tensor, views: DrawnViews, classes: int) -> Tensor:
-        """Return what is taught of views whose R images have these class numbers: labels [B], or shares [B, C]."""
-        if views.mix is None:
-            return labels
+        """Return what is taught of views whose R images have these class numbers: labels [B], or shares [B, C].
+
+        Without classes there are no shares: labels, all of them UNLABELLED.
+        """
+        if views.mix is None or not classes:
+            return labels[: views.count]
         shares = torch.from_numpy(views.mix.shares).to(labels.device, torch.float32, non_blocking=True)
         return mixed_targets(labels[: views.count], labels[views.count :], classes, shares[:, None])
 

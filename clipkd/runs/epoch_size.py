@@ -15,7 +15,7 @@ from clipkd.spec.settings import Config
 from clipkd.spec.strength import packed_facts
 
 
-def steps_of(count: int, size: int, cell: Cell, has_batch_norm: Callable[[], bool]) -> int:
+def steps_of(count: int, size: int, cell: Cell, has_batch_norm: Callable[[], bool], ranks: int = 1) -> int:
     """Return the steps of an epoch.
 
     Args:
@@ -23,10 +23,12 @@ def steps_of(count: int, size: int, cell: Cell, has_batch_norm: Callable[[], boo
         size: images of a batch.
         cell: the run.
         has_batch_norm: whether its student has batch normalisation; asked only where that matters.
+        ranks: processes that train the student together.
 
     Raises:
-        InputError: the batch size does not go with so many images.
+        InputError: the batch size does not go with so many images, or with so many processes.
     """
+    refuse_batches_below(ranks, count, size, cell.recipe_spec.drop_last)
     if cell.recipe_spec.drop_last:
         if count < size:
             raise InputError(
@@ -41,6 +43,29 @@ def steps_of(count: int, size: int, cell: Cell, has_batch_norm: Callable[[], boo
             "size by one"
         )
     return math.ceil(count / size)
+
+
+def refuse_batches_below(ranks: int, count: int, size: int, drop_last: bool) -> None:
+    """Raise InputError where a batch of an epoch has no image for some rank: a network can't compute none.
+
+    Args:
+        ranks: processes that each batch is divided among.
+        count: images of an epoch.
+        size: images of a batch.
+        drop_last: a smaller last batch is left out.
+    """
+
+    def smallest(whole: int) -> int:
+        return whole if drop_last else count % whole or whole
+
+    if smallest(size) >= ranks:
+        return
+    sound = [whole for whole in range(ranks, count + 1) if smallest(whole) >= ranks]
+    advice = f"take --batch-size {min(sound, key=lambda whole: abs(whole - size))}, or " if sound else ""
+    raise InputError(
+        f"the smallest batch of an epoch has {smallest(size)} of the {count:,} training images (batch size {size}); "
+        f"each of the {ranks} processes needs one: {advice}start fewer processes"
+    )
 
 
 def check(cells: Iterable[Cell], config: Config, data: Path) -> None:

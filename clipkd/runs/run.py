@@ -75,8 +75,9 @@ class Run:
             ranks: the processes that train the student together; None: only this one.
 
         Raises:
-            InputError: the batch is larger than the dataset, the student can't be trained by several ranks, or it has
-                batch normalisation and the last batch of an epoch would be one image.
+            InputError: the batch is larger than the dataset, the student can't be trained by several ranks, a batch has
+                fewer images than there are ranks, or the student has batch normalisation and the last batch of an epoch
+                would be one image.
         """
         self.job, self.folder, self.source, self.batches, self.ranks = job, folder, source, batches, ranks or Ranks()
         self.cell, self.numbers, self.recipe = job.cell, job.numbers, job.recipe
@@ -100,7 +101,11 @@ class Run:
         self.student.train()
         self.guard = FiniteGuard(self.optimiser, job.device)
         self.steps_per_epoch = steps_of(
-            job.images.count, self.numbers.batch_size, self.cell, lambda: self.student.has_batch_norm
+            job.images.count,
+            self.numbers.batch_size,
+            self.cell,
+            lambda: self.student.has_batch_norm,
+            self.ranks.count,
         )
         self.epoch = Epoch(1, self.generator.get_state())
         self.history: list[EpochRecord] = []

@@ -96,8 +96,8 @@ class MLflow(Tracker):
         if before:
             self.run = before[0].info.run_id
             self.client.update_run(self.run, "RUNNING")
-        else:
-            self.run = self.client.create_run(experiment, run_name=name, tags={self.tag: run}).info.run_id
+            return  # it has its parameters, and MLflow refuses others: it may resume on another device
+        self.run = self.client.create_run(experiment, run_name=name, tags={self.tag: run}).info.run_id
         for key, value in settings.items():
             self.client.log_param(self.run, key, str(value)[:500])
 

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from clipkd.runs.trackers import Trackers
 from tests import warm
 
 TRAIN = ["train", "--dataset-name", "digits", "--student", "tiny-32", "--train-type", "supervised", "--epochs", "2"]
@@ -110,6 +112,38 @@ def test_mlflow_has_the_history_and_the_tables(digits_folder, tmp_path) -> None:
     assert run.data.metrics["Test acc."] == pytest.approx(metrics["selected"]["test"]["top1"])
     assert (run.info.status, run.data.tags["clipkd.run"]) == ("FINISHED", metrics["fingerprint"])
     assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"history.csv", "metrics.json", "cost.json"}
+
+
+def test_mlflow_goes_on_with_a_run_that_resumes_on_another_device(tmp_path, monkeypatch) -> None:
+    """A client in memory that refuses what MLflow refuses: another value of a parameter."""
+    runs, parameters, curve, statuses = [], {}, [], []
+
+    def create_run(experiment: str, run_name: str, tags: dict[str, str]) -> SimpleNamespace:
+        runs.append(SimpleNamespace(info=SimpleNamespace(run_id=tags["clipkd.run"])))
+        return runs[0]
+
+    def log_param(run: str, key: str, value: str) -> None:
+        if parameters.setdefault(key, value) != value:
+            raise ValueError(f"Changing param values is not allowed: {key}")
+
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1"),
+        search_runs=lambda experiments, wanted, max_results: runs,
+        create_run=create_run,
+        update_run=lambda run, status: statuses.append(status),
+        set_terminated=lambda run, status: statuses.append(status),
+        log_param=log_param,
+        log_metric=lambda run, name, value, step: curve.append((step, value)),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=lambda: client))
+    monkeypatch.setenv("CLIPKD_MLFLOW", "digits")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # set by what is tested: put back after it
+    for epoch, device in ((1, "cuda"), (2, "cpu")):
+        trackers = Trackers(tmp_path, "run", "name", {"device": device})
+        trackers.add(epoch, {"Train loss": 1 / epoch})
+        trackers.end(epoch == 2, {})
+    assert (len(runs), parameters, curve) == (1, {"device": "cuda"}, [(1, 1.0), (2, 0.5)])
+    assert statuses == ["KILLED", "RUNNING", "FINISHED"]
 
 
 def test_trackio_has_the_history(digits_folder, tmp_path) -> None:

@@ -347,8 +347,17 @@ def test_what_needs_classes_is_refused_without_labels(train_type, recipe, words,
     assert checked(no_labels("feature-KD-permuted", vit_folder)).folder.endswith("/feature-KD-permuted-no-labels/seed0")
 
 
-@pytest.mark.parametrize("place", [".", "train", "unlabeled", "train/unlabeled"])
-def test_a_folder_of_images_without_labels_trains_a_student(place, vit_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("place", "recipe"),
+    [
+        (".", "corrected"),
+        ("train", "corrected"),
+        ("unlabeled", "corrected"),
+        ("train/unlabeled", "corrected"),
+        ("unlabeled", "modern-full"),  # mixes images, but has no labels to mix
+    ],
+)
+def test_a_folder_of_images_without_labels_trains_a_student(place, recipe, vit_folder, tmp_path):
     folder = tmp_path / "scraps" / place
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 5, 5, 3), dtype=np.uint8)
@@ -358,7 +367,7 @@ def test_a_folder_of_images_without_labels_trains_a_student(place, vit_folder, t
     if place == "train":
         for path in folder.iterdir():
             Image.open(path).resize((32, 32)).save(path)
-    cell = replace(no_labels("feature-KD", vit_folder), dataset="scraps", source=source)
+    cell = replace(no_labels("feature-KD", vit_folder, recipe), dataset="scraps", source=source)
     cell = checked(replace(cell, teacher_source="cached" if place == "train" else "replayed"))
     layout = Layout(tmp_path / "data", views=2)
     prepare.for_training(cell, layout, CPU, 256)

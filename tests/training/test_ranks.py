@@ -17,7 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from clipkd.core.errors import InputError
+from clipkd.runs.folder import RunFolder
+from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.ranks import Ranks, join
+from clipkd.runs.run import Run
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
+from clipkd.spec.settings import Hyperparameters
 from tests import warm
 from tests.training.ranks_worker import correct, gradients
 
@@ -100,6 +106,26 @@ def test_two_ranks_train_one_student(source, digits_folder, vit_folder, tmp_path
     cost = json.loads((tmp_path / "cost.json").read_text())
     images = cost["images_per_epoch"] * 2
     assert cost["teacher"]["forward_passes"] == (images if source == "live" else 0), "each image once, in one rank"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "ranks", "advice"),
+    [
+        ("reference", 131, 2, "take --batch-size 130, or start fewer processes"),  # 1,442 images: one is left
+        ("reference", 131, 1, ""),
+        ("reference", 130, 2, ""),
+        ("corrected", 97, 2, ""),  # 1,262 images: the last batch, of one, is left out
+        ("corrected", 2, 3, "take --batch-size 3, or start fewer processes"),
+    ],
+)
+def test_a_batch_with_no_image_for_a_rank_is_refused_before_the_first_step(
+    recipe, size, ranks, advice, digits_folder, tmp_path
+):
+    cell, cpu = Cell(recipe, "digits", "tiny-32", "none", "supervised", 0, epochs=1), torch.device("cpu")
+    job = open_job(cell, Hyperparameters(epochs=1, batch_size=size), Layout(digits_folder), cpu)
+    source = open_teacher_targets(job)
+    with pytest.raises(InputError, match=advice) if advice else contextlib.nullcontext():
+        Run(job, RunFolder(tmp_path), source, open_batches(job, source), Ranks(0, ranks))
 
 
 @pytest.mark.long
