@@ -9,6 +9,7 @@ from typing import Any
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import read_model
 from clipkd.plugins import datasets, recipes
 from clipkd.runs.finished import FinishedRun, read_run
@@ -47,6 +48,7 @@ def settings(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[Any]], dict[st
     """Return the settings that differ, name -> value of each run, and those of the main ones that do not."""
     parts = [one.identity for one in runs]
     names = {name: [part["cell"][name] for part in parts] for name in AXES}
+    names["labels"] = list(map(labels_in, parts))
     names["teacher_source"] = [one.cell.shown_source for one in runs]
     if "none" in names["teacher_source"] and len(set(names["teacher_source"])) <= 2:
         del names["teacher_source"]  # the teacher says it
@@ -58,6 +60,12 @@ def settings(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[Any]], dict[st
             found = flat(f"{part} ", [identity.get(part, {}) for identity in parts])
             differ |= {name: values for name, values in found.items() if not same(values)}
     return differ, {name: values[0] for name, values in main.items() if same(values)}
+
+
+def labels_in(identity: Identity) -> int | str:
+    """Return how many labels a run saw: `all`, a number, or `none`."""
+    few = identity.get("few_labels")
+    return few["labels"] if few else "none" if "no_labels" in identity else "all"
 
 
 def same(values: Sequence[Any]) -> bool:

@@ -7,10 +7,11 @@ the rule's output is a stamp beside it (as in clipkd/workflow/stamps.py). No tor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import DataError, MachineError
 from clipkd.core.files import write_text
 from clipkd.core.fingerprint import fingerprint
@@ -22,6 +23,8 @@ from clipkd.tables.measured import evaluation_of, file_of, is_evaluated
 
 RESULTS = Path("results")
 MARK = ".measured-"
+AGREEMENT = "agreement"
+"""The measure that waits for what is stored of a teacher."""
 
 
 def stamps(cells: Iterable[Cell], protocols: Mapping[str, int], config: Config, layout: Layout) -> dict[str, Cell]:
@@ -42,8 +45,15 @@ def stamps(cells: Iterable[Cell], protocols: Mapping[str, int], config: Config, 
     return found
 
 
-def settle(found: Mapping[str, Cell], protocols: Mapping[str, int]) -> None:
-    """Make each stamp agree with its evaluation: written where that is complete, whoever made it, else deleted."""
+def settle(found: Mapping[str, Cell], protocols: Mapping[str, int], layout: Layout, made: Container[str]) -> None:
+    """Make each stamp agree with its evaluation: written where that is complete, whoever made it, else deleted.
+
+    Args:
+        found: stamp -> the cell whose student is evaluated.
+        protocols: name of each measure that the config asks for -> its protocol number.
+        layout: where data lie.
+        made: folders of the artefacts that the grid asks for.
+    """
     for name, cell in found.items():
         stamp = Path(name)
         try:
@@ -51,10 +61,23 @@ def settle(found: Mapping[str, Cell], protocols: Mapping[str, int]) -> None:
         except DataError:
             one = None
         measures = one.measures if one else {}
+        is_current = one is not None and not (AGREEMENT in one.not_measured and has_newer(cell, layout, made))
         with suppress(OSError, MachineError):  # a project that may only be read is planned too
-            if one is None or any(measures[key].protocol != protocols[key] for key in protocols if key in measures):
+            if not is_current or any(measures[key].protocol != protocols[key] for key in protocols if key in measures):
                 stamp.unlink(missing_ok=True)
             elif not stamp.exists():
                 write_text(stamp, "")
-                made = file_of(cell, RESULTS).stat().st_mtime_ns
-                os.utime(stamp, ns=(made, made))  # what was made from it stays newer
+                written = file_of(cell, RESULTS).stat().st_mtime_ns
+                os.utime(stamp, ns=(written, written))  # what was made from it stays newer
+
+
+def has_newer(cell: Cell, layout: Layout, made: Container[str]) -> bool:
+    """Return whether the grid's stores of a teacher are to be made, or were after its student was evaluated."""
+    evaluated = file_of(cell, RESULTS).stat().st_mtime_ns
+    for one in cell.by_teacher if cell.method.signal != "nothing" else ():
+        if one.teacher_spec is not None and not one.teacher_spec.is_per_class:
+            path = layout.full_embeddings(one).folder / MANIFEST
+            is_new = path.stat().st_mtime_ns > evaluated if path.exists() else path.parent.as_posix() in made
+            if is_new:
+                return True
+    return False

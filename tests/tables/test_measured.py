@@ -1,12 +1,38 @@
 """Evaluations of runs: whose they are."""
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from clipkd.core.artifacts import read_manifest
 from clipkd.core.files import write_json
 from clipkd.core.fingerprint import digest
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 from clipkd.tables.measured import evaluation_of, file_of
-from tests.synthetic import CONTENT, demo, write_study
+from clipkd.workflow import evaluations
+from tests.synthetic import CONTENT, Study, demo, write_study
+
+
+def evaluation(study: Study, cell: Cell) -> dict[str, Any]:
+    """Return the content of a run's evaluation of which nothing is measured."""
+    files = read_manifest(study.results / "runs" / cell.folder)["files"]
+    return {
+        "format": 1,
+        "fingerprint": "f",
+        "student": digest({name: entry["sha256"] for name, entry in files.items()}),
+        "trained": {},
+        "dataset": cell.dataset,
+        "dataset_content": CONTENT,
+        "test_images": 10,
+        "score": None,
+        "measures": {},
+        "not_measured": {},
+    }
 
 
 @pytest.mark.parametrize(("key", "value"), [("student", "0" * 64), ("dataset_content", "0" * 64)])
@@ -16,22 +42,36 @@ def test_an_evaluation_of_another_student_or_of_other_images_is_not_the_runs(key
     config["grid"] = config["grid"][:1]
     study = write_study(config, tmp_path)
     cell = study.cells[0]
-    files = read_manifest(study.results / "runs" / cell.folder)["files"]
     knn = {"protocol": 1, "numbers": {"top1": 0.5}, "details": {}, "clipkd": "1", "torch": "1"}
-    found = {
-        "format": 1,
-        "fingerprint": "f",
-        "student": digest({name: entry["sha256"] for name, entry in files.items()}),
-        "trained": {},
-        "dataset": cell.dataset,
-        "dataset_content": CONTENT,
-        "test_images": 10,
-        "score": None,
-        "measures": {"knn": knn | {"device": {"kind": "cpu", "name": "a processor", "threads": 1}}},
-        "not_measured": {},
-    }
+    knn |= {"device": {"kind": "cpu", "name": "a processor", "threads": 1}}
+    found = evaluation(study, cell) | {"measures": {"knn": knn}}
     write_json(file_of(cell, study.results), found)
     assert evaluation_of(cell, study.results, ["knn"]).measures["knn"].numbers == {"top1": 0.5}
     assert evaluation_of(cell, study.results, ["knn", "probe"]) is None
     write_json(file_of(cell, study.results), found | {key: value})
     assert evaluation_of(cell, study.results, ["knn"]) is None
+
+
+def test_what_was_not_measured_for_want_of_a_store_is_measured_when_the_grid_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = demo() | {"evaluation": ["agreement"]}
+    config["grid"] = config["grid"][:1]
+    study = write_study(config, Path())
+    layout, protocols = Layout.of(study.config), {"agreement": 2}
+    planned = evaluations.stamps(study.cells, protocols, study.config, layout)
+    stamp, cell = next((stamp, cell) for stamp, cell in planned.items() if cell.train_type == "embed-KD")
+    write_json(file_of(cell, study.results), evaluation(study, cell) | {"not_measured": {"agreement": "no store"}})
+    store = layout.full_embeddings(cell).folder / "manifest.json"
+    written = file_of(cell, study.results).stat().st_mtime
+
+    def is_done(made: set[str]) -> bool:
+        evaluations.settle({stamp: cell}, protocols, layout, made)
+        return Path(stamp).exists()
+
+    os.utime(store, (written - 1, written - 1))
+    assert is_done(made=set()), "it was there, and did not help"
+    os.utime(store, (written + 1, written + 1))
+    assert not is_done(made=set()), "it came later"
+    store.unlink()
+    assert is_done(made=set()), "nobody makes it"
+    assert not is_done(made={store.parent.as_posix()})

@@ -29,7 +29,14 @@ def test_what_differs_and_what_does_not(run_folder, other) -> None:
     assert equal["dataset"] == "digits"
     assert "teacher_source" not in equal  # no teacher, no source
     assert label(shown, 1) == "reference, seed 3, epochs 2"
+    assert equal["labels"] == "all"
     assert settings([shown[0], shown[0]])[0] == {}
+
+
+def test_numbers_of_labels_differ(run_folder):
+    first, second = read(run_folder), read(run_folder)
+    second.identity["few_labels"] = {"labels": 20, "seed": 0, "protocol": 1}
+    assert settings([first, second])[0] == {"labels": ["all", 20]}
 
 
 def test_a_switch_is_named_where_no_name_tells_it(run_folder, other) -> None:

@@ -73,7 +73,6 @@ if IS_MAIN:
     for line in prepare.stale_sources(CELLS, LAYOUT):
         print(f"warning: {line}", file=sys.stderr)
     stamps.settle(JOBS.values(), LAYOUT)
-    evaluations.settle(EVALUATIONS, MEASURES)
     if "--delete-all-output" in sys.argv:
         stamps.expect_deletion(JOBS.values())
 
@@ -182,6 +181,7 @@ EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by)
 MAKES = {folder: stamp for stamp, one in EXTRACTIONS.items() for folder in one.folders}
 if IS_MAIN:
     extractions.settle(EXTRACTIONS.values())
+    evaluations.settle(EVALUATIONS, MEASURES, LAYOUT, MAKES)
 
 
 wildcard_constraints:

@@ -216,7 +216,14 @@ def shown_datasets(wildcards):
     return [manifest(LAYOUT.dataset(cell.dataset_spec)) for cell in cells.values()]
 
 
-def class_names_files(wildcards):
+def class_names_files(wildcards=None):
     """Return the files that say what classes are called: figures show names."""
     given = CONFIG.class_names.values()
     return [one for one in given if isinstance(one, str)]
+
+
+def names_digest():
+    """Return a digest of these files; "" where there is none."""
+    paths = [Path(one) for one in class_names_files()]
+    content = b"".join(path.read_bytes() for path in paths if path.is_file())
+    return hashlib.sha256(content).hexdigest()[:16] if paths else ""

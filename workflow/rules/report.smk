@@ -62,6 +62,7 @@ rule report:
         mem_mb=memory("report", 8000),
     params:
         code=code_digest(CODE_OF_REPORT),
+        names=names_digest(),  # an older file may take a newer one's place
     shell:
         "exec clipkd report --config {input.config:q} --tables results/tables --summary {output.summary:q}"
         " --output {output.page:q} 2>> $(new_log {log:q})"
