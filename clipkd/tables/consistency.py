@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from clipkd.core.artifacts import MANIFEST
+from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import MOST_NAMED, DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.embeddings.weights_sha256 import SHOWN
+from clipkd.plugins import teachers
+from clipkd.plugins.teachers import StudentTeacher
+from clipkd.plugins.teachers._student import STUDENT
 from clipkd.runs.finished import FinishedRun
 from clipkd.runs.record import HISTORY
-from clipkd.spec.cells import Cell
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.identities import names, run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
@@ -97,12 +100,14 @@ def identity_of(cell: Cell, config: Config, layout: Layout, content: str, precis
 def other_weights(runs: dict[Cell, FinishedRun], kinds: dict[Cell, Cell], contents: Contents) -> Iterator[DataError]:
     """Yield where one teacher has several weights: trained here, it has others on each machine, and one fingerprint."""
     said: dict[str, dict[str, dict[Path, None]]] = {}
+    told: list[tuple[Path, str, str | None]] = []
     for cell, run in runs.items():
-        told = [(run.path / MANIFEST, one.teacher, one.weights_sha256) for one in run.signal]
+        told += [(run.path / MANIFEST, one.teacher, one.weights_sha256) for one in run.signal]
         told += [(path, teacher, facts.weights_sha256) for path, facts, teacher in contents[kinds[cell]]]
-        for path, teacher, sha256 in told:
-            if sha256 is not None:  # older manifests do not say
-                said.setdefault(teacher, {}).setdefault(sha256, {})[path] = None
+    told += students_that_teach(runs, {cell.folder: run.path for cell, run in runs.items()})
+    for path, teacher, sha256 in told:
+        if sha256 is not None:  # older manifests do not say
+            said.setdefault(teacher, {}).setdefault(sha256, {})[path] = None
     for found in said.values():
         if len(found) > 1:
             lines = [f"sha256 {sha256[:SHOWN]}...: {some(list(paths))}" for sha256, paths in found.items()]
@@ -110,6 +115,23 @@ def other_weights(runs: dict[Cell, FinishedRun], kinds: dict[Cell, Cell], conten
                 "two teachers of one name, with other weights, must not be averaged or compared as one; keep what is "
                 "of one of them, and delete the folders of the others to regenerate them:\n  " + "\n  ".join(lines)
             )
+
+
+def students_that_teach(cells: Iterable[Cell], placed: dict[str, Path]) -> Iterator[tuple[Path, str, str]]:
+    """Yield manifest, fingerprint and sha256 of the weights of each run that teaches a cell, as its student is now.
+
+    Args:
+        cells: who is taught.
+        placed: a cell's folder -> that of its finished run.
+    """
+    taught_by = dict.fromkeys(cell.teacher_of_seed for cell in cells)
+    specs = [one for name in taught_by if name != NO_TEACHER for one in teachers.get(name).members]
+    for one in specs:
+        if isinstance(one, StudentTeacher) and one.run in placed:
+            path = placed[one.run] / MANIFEST
+            files = read_manifest(path.parent)["files"]
+            if STUDENT in files:
+                yield path, fingerprint(one.identity()), files[STUDENT]["sha256"]
 
 
 def some(paths: list[Path]) -> str:

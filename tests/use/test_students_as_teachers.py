@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 import clipkd as package
 from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.files import sha256
 from clipkd.core.fingerprint import fingerprint
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import normalised, planes, unit
@@ -25,11 +27,13 @@ from clipkd.export.subject import Subject
 from clipkd.export.teacher_store import TeacherStore
 from clipkd.export.write import export
 from clipkd.plugins import teachers
+from clipkd.runs.record import SignalContent
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
 from clipkd.tables.by_labels import saw_all_labels
+from clipkd.tables.consistency import other_weights
 from tests.use.conftest import CELL, trained
 
 CPU = torch.device("cpu")
@@ -102,6 +106,21 @@ def test_a_run_of_the_grid_teaches_when_it_is_done_and_stays_the_same(
     with pytest.raises(DataError, match="was trained again"):
         prepare.teacher(spec, layout, CPU)
     assert (place / "manifest.json").read_text() == manifest
+
+
+def test_tables_refuse_students_of_an_earlier_training_of_the_run_that_taught_them(run_folder: Path) -> None:
+    taught = replace(CELL, teacher=f"run:{CELL.folder}@{'1' * 16}", train_type="vanilla")
+    now, teacher = sha256(run_folder / "student.safetensors"), fingerprint(teachers.get(taught.teacher).identity())
+
+    def wrong(weights: str) -> list[DataError]:
+        signal = SignalContent(kind="head", fingerprint="f", sha256="s", teacher=teacher, weights_sha256=weights)
+        runs = {CELL: (run_folder, ()), taught: (Path("taught"), (signal,))}
+        found = {cell: SimpleNamespace(path=path, signal=signals) for cell, (path, signals) in runs.items()}
+        return list(other_weights(found, {cell: cell for cell in found}, dict.fromkeys(found, ())))
+
+    assert wrong(now) == []
+    (error,) = wrong("0" * 64)
+    assert all(name in str(error) for name in (f"{run_folder}/manifest.json", "taught/manifest.json", now[:12]))
 
 
 def retrained(run: Path):  # type: ignore[no-untyped-def]
