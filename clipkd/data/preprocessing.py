@@ -14,8 +14,9 @@ from torch import Tensor
 
 from clipkd.core.errors import InputError
 from clipkd.core.images import MOST_PIXELS, WIDEST, Decoding, decode, shrunk, to_rgb
-from clipkd.data.dataset import Dataset
+from clipkd.data.dataset import Dataset, SplitName
 from clipkd.data.pixels import normalised, planes, square, unit
+from clipkd.data.resampling import squared
 
 Picture = str | Path | Image.Image | np.ndarray
 """An image file, a PIL image, or pixels, uint8 [H, W, 3]."""
@@ -83,6 +84,19 @@ class Preprocessing:
         if self.dataset_size is not None:
             pixels = square(pixels, self.dataset_size)
         return square(pixels, self.size)
+
+    def packed(self, dataset: Dataset, split: SplitName, rows: np.ndarray, as_trained: bool) -> np.ndarray:
+        """Return packed images as the student's size asks, uint8 [B, S, S, 3].
+
+        Args:
+            dataset: the images.
+            split: which of them.
+            rows: their rows in the split.
+            as_trained: they are those of the student's own training, which read them from no thumbnails: they are
+                resized as there, where PIL may differ by a level (clipkd/data/resampling.py).
+        """
+        images = [np.asarray(dataset.image(split, int(row))) for row in rows]
+        return squared(images, self.size) if as_trained else np.stack([self.read(image) for image in images])
 
     def inputs(self, images: Sequence[np.ndarray], device: torch.device) -> Tensor:
         """Return images [S, S, 3] as a student's input, float32 [B, 3, S, S]."""

@@ -10,6 +10,7 @@ tensors, which has coarser weights, they differ by one level at most.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -48,6 +49,15 @@ def resized(flat: Tensor, starts: np.ndarray, sizes: np.ndarray, size: int, boxe
     table = torch.from_numpy(np.stack([first, sizes[:, 1], boxes[:, 2], boxes[:, 3]]).astype(np.int64))
     pieces = table.to(flat.device, non_blocking=True).split(count, dim=1)
     return torch.cat([piece_of(flat.view(-1, 3), piece, tallest, widest, size) for piece in pieces])
+
+
+def squared(images: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Return 8-bit images [H, W, 3] resized as above, uint8 [B, size, size, 3]."""
+    lengths = [image.size for image in images]
+    flat = torch.from_numpy(np.concatenate([image.ravel() for image in images]))
+    starts = np.cumsum([0, *lengths[:-1]])
+    made = resized(flat, starts, np.array([image.shape[:2] for image in images]), size)
+    return made.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def picked(flat: Tensor, starts: np.ndarray, size: int) -> Tensor:

@@ -60,6 +60,12 @@ class Subject:
         return self.run.get("few_labels") or self.model.trained.get("few_labels")
 
     @property
+    def as_trained(self) -> bool:
+        """Whether these are the run's own images, which it read from no thumbnails; of an export that is not known."""
+        content = self.run.get("dataset", {}).get("content")
+        return content == self.dataset.content and not self.run.get("thumbnails")
+
+    @property
     def has_its_classes(self) -> bool:
         """Whether the student tells the dataset's classes apart."""
         return self.model.classes == self.dataset.classes
@@ -87,8 +93,7 @@ class Subject:
 
     def images(self, split: SplitName, rows: np.ndarray) -> np.ndarray:
         """Return images at the student's size, as its test images are prepared, uint8 [B, S, S, 3]."""
-        read = self.model.preprocessing.read
-        return np.stack([read(np.asarray(self.dataset.image(split, int(row)))) for row in rows])
+        return self.model.preprocessing.packed(self.dataset, split, rows, self.as_trained)
 
     def batches(self, rows: np.ndarray, size: int = EVALUATION_BATCH) -> Iterator[np.ndarray]:
         """Yield the rows, some at a time."""

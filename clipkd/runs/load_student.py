@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,20 +26,26 @@ def evaluate_file(path: Path, dataset: Dataset, spec: NetworkSpec, recipe: Recip
     if found != there:
         raise DataError(f"{path} tells {found} classes apart, {dataset.spec.title} has {there}")
     try:
-        return evaluate_student(student, dataset, Preprocessing.of(dataset, spec.image_size), recipe, device)
+        steps, as_trained = Preprocessing.of(dataset, spec.image_size), not dataset.spec.has_thumbnails
+        return evaluate_student(student, dataset, steps, recipe, device, as_trained)
     except NotFiniteError as error:
         raise DataError(f"{path}: {error}") from None
 
 
 def evaluate_student(
-    student: nn.Module, dataset: Dataset, steps: Preprocessing, recipe: Recipe, device: torch.device
+    student: nn.Module,
+    dataset: Dataset,
+    steps: Preprocessing,
+    recipe: Recipe,
+    device: torch.device,
+    as_trained: bool,
 ) -> Score:
-    """Return a student's score on the test split, its images prepared by `steps`."""
+    """Return a student's score on the test split, its images prepared by `steps` (see `Preprocessing.packed`)."""
     labels = torch.from_numpy(dataset.test_labels.copy())
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for rows in torch.arange(len(labels)).split(EVALUATION_BATCH):
-            images = [steps.read(np.asarray(dataset.image("test", int(row)))) for row in rows]
-            yield steps.inputs(images, device), labels[rows].to(device)
+            images = steps.packed(dataset, "test", rows.numpy(), as_trained)
+            yield steps.inputs(list(images), device), labels[rows].to(device)
 
     return evaluate(student, batches(), recipe)

@@ -119,6 +119,7 @@ def refuse_output(path: Path, folder: Path) -> None:
 def evaluate_folder(options: argparse.Namespace) -> None:
     """Measure the student of a run folder or an export, which say what student it is."""
     from clipkd.export.model import load
+    from clipkd.export.subject import Subject
     from clipkd.runs.load_student import evaluate_student
 
     device = device_of(options)
@@ -145,7 +146,8 @@ def evaluate_folder(options: argparse.Namespace) -> None:
             "some of its training images may be among the test images"
         )
     recipe, steps = recipes.get(model.trained["recipe"]), model.preprocessing
-    score = evaluate_student(model.student, dataset, steps, recipe, device)
+    as_trained = Subject(model, dataset, options.data).as_trained
+    score = evaluate_student(model.student, dataset, steps, recipe, device, as_trained)
     show(score, spec.title)
     if options.measures is not None:
         measure(options, model, dataset, score)
