@@ -45,6 +45,7 @@ from clipkd.plugins.datasets._listing import (
     class_folders,
     classes_of,
     labels_note,
+    names_some_only,
     overridden,
     splits_of,
     unlabelled_folder,
@@ -124,8 +125,10 @@ class ImageFolder(DecodedDataset):
 
     def leaves_unlabelled(self, source: str | None) -> bool:
         folder = self.folder(source)
-        if folder is None or has_labels_file(folder / "train"):
+        if folder is None:
             return False
+        if has_labels_file(folder / "train"):
+            return names_some_only(folder / "train")
         return any(True for name in UNLABELLED_FOLDERS for _ in (folder / "train" / name).glob("[!.]*"))
 
     def remarks(self, source: str | None) -> list[str]:
