@@ -237,6 +237,8 @@ def refuse_other_classes(one: Listing, other: Listing) -> None:
         alone = sorted(set(here.classes) - set(there.classes))
         named = [here.named(name) + (nearest(name, there.classes) if here.lines else "") for name in alone]
         lines += [f"only in {here.folder}: {', '.join(named)}"] if named else []
+        if not here.lines and any(name.casefold() in UNLABELLED_FOLDERS for name in alone):
+            lines.append(f"images without a label lie in a folder named `{UNLABELLED_FOLDERS[0]}`")
     if lines:
         kind = InputError if one.lines or other.lines else DataError
         raise kind(f"the classes of {one.folder} and {other.folder} differ:\n  " + "\n  ".join(lines))
