@@ -202,7 +202,7 @@ def prepare_dataset(
     except OSError as error:
         raise MachineError(f"{spec.title}: can't write {folder}: {error.strerror or error}") from error
     packed = open_dataset(spec, folder)
-    say(summary(spec.title, packed.artifact.facts))
+    say(summary(spec, packed.artifact.facts))
     return packed
 
 

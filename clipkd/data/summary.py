@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipkd.core.words import counted
+from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.datasets._listing import labels_note
 
 DARK = 64
@@ -61,18 +62,18 @@ def pixel_facts(seen: Mapping[Any, Seen], labels: np.ndarray) -> dict[str, Any]:
     return found | ({"brightest": brightest} if brightest < DARK else {})
 
 
-def summary(title: str, facts: Mapping[str, Any]) -> str:
+def summary(spec: DatasetSpec, facts: Mapping[str, Any]) -> str:
     """Return what was packed, and what a user should know of it, one line each."""
     reading = facts.get("reading", {})
     lines = [
-        f"{title}: packed {facts['train']:,} training images ({facts['validation']:,} of them for validation) and "
+        f"{spec.title}: packed {facts['train']:,} training images ({facts['validation']:,} of them for validation) and "
         f"{facts['test']:,} test images of {len(facts['classes']):,} classes"
     ]
     if not facts["classes"]:
-        lines = [f"{title}: packed {facts['train']:,} images without any label"]
+        lines = [f"{spec.title}: packed {facts['train']:,} images without any label"]
     elif unlabelled := facts.get("unlabelled"):
         lines.append(f"  {counted(unlabelled, 'training image')} of {facts['train']:,} without a label")
-    lines += [f"  {line}" for line in (*folder_lines(reading), *file_lines(reading), *pixel_lines(facts))]
+    lines += [f"  {line}" for line in (*folder_lines(reading), *file_lines(reading), *pixel_lines(spec, facts))]
     return "\n".join(lines)
 
 
@@ -109,11 +110,11 @@ def file_lines(reading: Mapping[str, Any]) -> Iterator[str]:
         yield f"several frames or pages: {counted(count, 'image')}, of which the first one is used"
 
 
-def pixel_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+def pixel_lines(spec: DatasetSpec, facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the pixels themselves tell."""
     if "brightest" in facts:
         yield f"warning: the images are dark, their brightest pixel is {facts['brightest']} of 255"
-    if facts["ragged"] and (side := facts.get("side")):
+    if facts["ragged"] and spec.crops and (side := facts.get("side")):
         yield (
             f"all images are {side} x {side} pixels: without random crops a teacher's embeddings of them are stored "
             f"exactly; write ?size={side}&augment=flip after the source, or augment=none where a mirror image is "

@@ -26,7 +26,7 @@ from clipkd.plugins.students._heads import Outputs
 from clipkd.runs.correct import CORRECT
 from clipkd.runs.folder import CHECKPOINTS, load_student
 from clipkd.runs.record import KIND as RUN
-from clipkd.runs.record import RESUME
+from clipkd.runs.record import RESUME, how_to_finish
 from clipkd.spec.class_names import ClassNames
 
 BATCH_SIZE = 64
@@ -177,7 +177,7 @@ def load(path: str | Path, device: str = "auto", class_names: ClassNames | None 
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         if (folder / RESUME).is_dir():
-            raise InputError(f"{folder} holds an unfinished run: repeat the command that trains it, or `clipkd resume`")
+            raise InputError(f"{folder} holds an unfinished run: {how_to_finish(folder)}")
         raise InputError(f"{folder} is neither a run folder nor an export: it has no {MANIFEST}")
     manifest, where = read_manifest(folder), devices.choose(device)
     if manifest["kind"] == RUN:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import statistics
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
@@ -12,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from clipkd.core.files import json_text
 from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import Count, Excerpt, Model, NonNegative, Positive, Share, Text
+from clipkd.spec.layout import RUNS
 from clipkd.spec.selection import KeptBy, Split
 
 KIND = "run"
@@ -22,6 +25,12 @@ RESUME = ".resume"
 """In the folder of an unfinished run: its checkpoints."""
 FORMAT: Literal[2] = 2
 """Of metrics.json; 2: a manifest.json lies beside it."""
+
+
+def how_to_finish(folder: Path) -> str:
+    """Return what finishes an unfinished run: `clipkd resume` knows only a workflow's, which lie in its place."""
+    is_in_place = Path(os.path.abspath(folder)).match(f"{RUNS}/*/*/*/*/*/seed*")
+    return "repeat the command that trains it" + is_in_place * " (`clipkd resume`, where the workflow does)"
 
 
 class Accuracy(Model):

@@ -8,6 +8,7 @@ import pytest
 
 from clipkd.cli.verbs.check import BASE, check_controls, run, untested
 from clipkd.core.errors import InputError
+from clipkd.plugins import datasets
 from clipkd.spec.grid import expand
 from clipkd.spec.settings import Config
 from tests.synthetic import small
@@ -63,3 +64,15 @@ def test_a_folder_with_unlabelled_images_asks_for_the_control_that_it_can_train(
     found = Config.model_validate(config | {"grid": [grid | {"train_types": ["supervised", "vanilla-within-class"]}]})
     with pytest.raises(InputError, match="use 'vanilla-permuted'"):
         check_controls(expand(found)[0], found)
+
+
+def test_a_file_that_labels_some_images_only_counts_as_unlabelled_images_do(tmp_path):
+    train = tmp_path / "photos/train"
+    train.mkdir(parents=True)
+    for name in ("1", "2", "3"):
+        (train / f"{name}.png").touch()
+    lines = "file,label\n1.png,cat\n2.png,dog\n"
+    spec = datasets.get("photos", str(train.parent))
+    for more, is_in_part in (("", True), ("3.png,dog\n", False)):
+        (train / "labels.csv").write_text(lines + more)
+        assert spec.leaves_unlabelled(str(train.parent)) == is_in_part

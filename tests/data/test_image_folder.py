@@ -132,6 +132,10 @@ def test_a_look_at_the_folders_tells_what_packing_would_refuse(tmp_path: Path) -
     (root / "train/unlabeled").mkdir()
     with pytest.raises(DataError, match=f"differ:\n  only in {root}/val: cow$"):
         spec.check_source(str(root))
+    (root / "train/Unlabeled").mkdir()
+    with pytest.raises(DataError, match=r"Unlabeled\n  images without a label lie in a folder named `unlabeled`$"):
+        spec.check_source(str(root))
+    (root / "train/Unlabeled").rmdir()
     (root / "val/labels.csv").write_text("file,label\n1.png,cat\n2.png,dgo\n3.png,cat\n4.png,dgo\n")
     with pytest.raises(InputError, match=r"only in \S+: dgo \(\S+/val/labels.csv, line 3\); did you mean 'dog'\?"):
         spec.check_source(str(root))

@@ -401,6 +401,9 @@ def test_a_folder_of_equal_squares_is_stored_exactly(tmp_path: Path, capsys: Any
     root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
     prepared(root, tmp_path / "ragged")
     assert "write ?size=8&augment=flip after the source, or augment=none" in capsys.readouterr().err
+    uncropped = f"{root}?augment=none"
+    prepare_dataset(datasets.get("mine", uncropped), tmp_path / "uncropped", uncropped)
+    assert "augment" not in capsys.readouterr().err, "the source says it already"
     spec = datasets.get("mine", f"{root}?size=8")
     assert (spec.augmentation, spec.crops) == ("flip", False)
     dataset = prepare_dataset(spec, tmp_path / "even", f"{root}?size=8")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipkd.cli import parser
+from clipkd.cli.verbs import train as train_verb
 from clipkd.cli.verbs.train import cells_of
 from clipkd.core import lock
 from clipkd.core.errors import InputError
@@ -181,6 +182,24 @@ def test_the_cells_are_the_product_of_the_values(vit_folder):
     # supervised has no teacher: 2 recipes x 2 seeds, and 2 x 2 x 2 teachers of embed-KD.
     assert len(cells) == len({cell.folder for cell in cells}) == 4 + 8
     assert len(cells_of(options("--train-type", "supervised", "--seed", "3", "3"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "unused"),
+    [
+        (["supervised", "--teacher-model", "digits-vit-s"], True),
+        (["supervised", "vanilla", "--teacher-model", "digits-vit-s"], False),
+        (["supervised"], False),
+        (["supervised", "--teacher-model", "digits-vit-s", "--stamp", "stamp"], False),  # a workflow's job
+    ],
+)
+def test_a_teacher_that_no_train_type_uses_is_named(flags, unused, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_verb, "train_all", lambda *_: None)
+    monkeypatch.setattr(train_verb.stamps, "write", lambda *_: None)
+    train_verb.run(options("--student", "tiny-32", "--train-type", *flags))
+    said = "none of the train types uses a teacher, so --teacher-model digits-vit-s is not used"
+    assert (said in capsys.readouterr().err) == unused
 
 
 def test_two_combinations_are_never_one_run():

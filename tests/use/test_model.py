@@ -93,8 +93,12 @@ def test_what_is_refused(run_folder, tmp_path, digits_folder) -> None:
     with pytest.raises(InputError, match=r"neither a run folder nor an export"):
         clipkd.load(tmp_path)
     (tmp_path / "begun/.resume").mkdir(parents=True)
-    with pytest.raises(InputError, match="unfinished run: repeat the command"):
+    with pytest.raises(InputError, match=r"unfinished run: repeat the command that trains it$"):
         clipkd.load(tmp_path / "begun")
+    begun = tmp_path / "results/runs/corrected/digits/tiny-32/none/supervised/seed0"
+    (begun / ".resume").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"trains it \(`clipkd resume`, where the workflow does\)$"):
+        clipkd.load(begun)
     with pytest.raises(InputError, match="holds dataset, not a trained student"):
         clipkd.load(digits_folder / "datasets/digits")
     with pytest.raises(InputError, match="unknown device 'gpu'"):

@@ -85,7 +85,7 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
 def check_controls(cells: Sequence[Cell], config: Config) -> None:
     """Raise InputError where a control exchanges targets within classes, and a dataset is labelled in part."""
     for cell in {(cell.dataset, cell.train_type): cell for cell in cells}.values():
-        if is_labelled_in_part(cell) and cell.method.target_of == "another image of the class":
+        if cell.method.target_of == "another image of the class" and is_labelled_in_part(cell):
             with block_named(cell, config):
                 raise needs_all_labels(cell)
 
@@ -103,10 +103,11 @@ def untested(cells: Sequence[Cell]) -> list[str]:
     beside: dict[tuple[Any, ...], set[str]] = {}
     for cell in cells:
         beside.setdefault(row_of(cell), set()).add(cell.train_type)
+    in_part = {cell.dataset: is_labelled_in_part(cell) for cell in {cell.dataset: cell for cell in cells}.values()}
     lacking: dict[tuple[str, bool], dict[str, list[str]]] = {}
     tested = set()
     for cell in {cell.kind: cell for cell in accuracy_cells(cells)}.values():
-        place = cell.dataset, cell.labels != "all" or is_labelled_in_part(cell)
+        place = cell.dataset, cell.labels != "all" or in_part[cell.dataset]
         there = beside[row_of(cell)] | beside.get((*row_of(cell)[:-1], NO_TEACHER), set())
         wanted = [] if cell.method.control_of else [BASELINE, *methods.deciding(cell.train_type, place[1])]
         missing = [name for name in wanted if name not in there]

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     if before == manifest.read_bytes():
         say(f"{spec.title} was packed before: its source is not read again. To do so, delete {manifest.parent}")
     if not is_one_stream():  # the packing said so in the log; here it is seen
-        print(summary(spec.title, read_manifest(layout.dataset(spec))["facts"]))
+        print(summary(spec, read_manifest(layout.dataset(spec))["facts"]))
 
 
 def is_one_stream() -> bool:

@@ -26,9 +26,9 @@ from clipkd.core.errors import InputError, nearest
 from clipkd.core.fingerprint import Identity, differences
 from clipkd.core.progress import say
 from clipkd.embeddings import prepare
-from clipkd.plugins import recipes
+from clipkd.plugins import methods, recipes
 from clipkd.runs import workers
-from clipkd.spec.cells import Cell
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.grid import differing
 from clipkd.spec.identities import agree, as_settings, run_identity
 from clipkd.spec.layout import RUNS
@@ -163,9 +163,18 @@ def run(options: argparse.Namespace) -> None:
     if not options.stamp and is_first:  # of a workflow's jobs its main process says it
         for line in prepare.stale_sources(cells, layout_of(options)):
             say(f"warning: {line}")
+        if named := unused_teachers(options):
+            say(f"none of the train types uses a teacher, so --teacher-model {' '.join(named)} is not used")
     train_all(options, cells, place)
     if options.stamp and is_first:
         stamps.write(options.stamp, [place[cell.folder][0] for cell in cells])
+
+
+def unused_teachers(options: argparse.Namespace) -> list[str]:
+    """Return the teachers that the options name for nothing, since no train type learns from one."""
+    if any(methods.get(name).signal != "nothing" for name in options.train_type):
+        return []
+    return [name for name in options.teacher_model if name != NO_TEACHER]
 
 
 def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, tuple[Path, Path | None]]) -> None:

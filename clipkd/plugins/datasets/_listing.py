@@ -306,6 +306,11 @@ class Walk:
             raise DataError(all_at_once("the folder of images can't be read as it is", self.problems))
 
 
+def names_some_only(folder: Path) -> bool:
+    """Return whether a split's file of labels names fewer images than lie in and below its folder."""
+    return len(read_labels(folder / LABELS)[0]) < len(Walk(folder.parent).images(folder))
+
+
 def overridden(folder: Path) -> list[str]:
     """Return the folders of a split that would be its classes, were there no file of labels beside them."""
     if not has_labels_file(folder):

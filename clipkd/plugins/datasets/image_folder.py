@@ -45,6 +45,7 @@ from clipkd.plugins.datasets._listing import (
     class_folders,
     classes_of,
     labels_note,
+    names_some_only,
     overridden,
     splits_of,
     unlabelled_folder,
@@ -124,8 +125,10 @@ class ImageFolder(DecodedDataset):
 
     def leaves_unlabelled(self, source: str | None) -> bool:
         folder = self.folder(source)
-        if folder is None or has_labels_file(folder / "train"):
+        if folder is None:
             return False
+        if has_labels_file(folder / "train"):
+            return names_some_only(folder / "train")
         return any(True for name in UNLABELLED_FOLDERS for _ in (folder / "train" / name).glob("[!.]*"))
 
     def remarks(self, source: str | None) -> list[str]:
@@ -234,6 +237,8 @@ def refuse_other_classes(one: Listing, other: Listing) -> None:
         alone = sorted(set(here.classes) - set(there.classes))
         named = [here.named(name) + (nearest(name, there.classes) if here.lines else "") for name in alone]
         lines += [f"only in {here.folder}: {', '.join(named)}"] if named else []
+        if not here.lines and any(name.casefold() in UNLABELLED_FOLDERS for name in alone):
+            lines.append(f"images without a label lie in a folder named `{UNLABELLED_FOLDERS[0]}`")
     if lines:
         kind = InputError if one.lines or other.lines else DataError
         raise kind(f"the classes of {one.folder} and {other.folder} differ:\n  " + "\n  ".join(lines))
