@@ -7,16 +7,22 @@ import csv
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import clipkd as package
 from clipkd.data import image_files
+from clipkd.embeddings import prepare
 from clipkd.export.model import FilePrediction, Prediction
 from clipkd.export.prediction import CsvWriter
+from clipkd.spec.layout import Layout
+from tests.photos import save_photos
+from tests.use.conftest import CELL, trained
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -125,6 +131,19 @@ def test_evaluate_knows_what_a_folder_is(here, run_folder, digits_folder) -> Non
         answer = evaluate(*arguments)
         assert (answer.returncode, message in answer.stderr) == (code, True), answer.stderr
         assert len(answer.stderr.splitlines()) < 8
+
+
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_evaluate_finds_what_the_training_found(augment, here, tmp_path) -> None:
+    """On images of many sizes, which are resized as the training did it, from thumbnails or not."""
+    photos = save_photos(tmp_path / "photos", train=160)
+    cell = replace(CELL, dataset="photos", source=f"{photos}?augment={augment}", epochs=1)
+    prepare.for_training(cell, Layout(tmp_path / "data"), torch.device("cpu"), 8)
+    run = trained(cell, tmp_path / "data", tmp_path / "run")
+    assert here("evaluate", run, "--measures", "classes", "--output", "e.json").returncode == 0
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["score"] == pytest.approx(json.loads((run / "metrics.json").read_text())["selected"]["test"], rel=1e-6)
+    assert found["measures"]["classes"]["numbers"]["mean_class_accuracy"] == pytest.approx(found["score"]["top1"])
 
 
 def test_evaluate_on_a_dataset_of_other_classes_is_refused(here, run_folder, tmp_path) -> None:
