@@ -65,6 +65,7 @@ def a_split_that_was_not_there(source: Path) -> None:
 def nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     none = (np.zeros(0, np.int64),) * 3
     monkeypatch.setattr("clipkd.data.source_files.compare", lambda before, now: none)
+    monkeypatch.setattr("clipkd.data.source_files.rewritten", lambda local, sample: none[0])
 
 
 EDITS: dict[Callable[[Path], object], tuple[int, int, int]] = {
@@ -152,6 +153,32 @@ def test_a_copied_source_with_another_size_is_seen(packed: tuple[Path, Path]) ->
     copied(source, folder)
     an_image(source).write_bytes(an_image(source).read_bytes() + b"\0")
     assert "files 1 changed (" in str(stale(folder))
+
+
+def test_images_that_are_all_made_again_with_the_same_sizes_are_seen(packed: tuple[Path, Path]) -> None:
+    """As by a script that writes a format without compression: only their content tells them from a copy."""
+    source, folder = packed
+    images = sorted(source.rglob("*.png"))
+    for path in images:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found = changes(folder)
+    assert found is not None
+    assert found[1].changed == len(images)
+
+
+def test_a_copied_file_of_labels_with_other_labels_is_seen(tmp_path: Path) -> None:
+    source = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"]})
+    for split in ("train", "val"):
+        lines = [f"{name}/{number}.png,{name}" for name in "ab" for number in range(3)]
+        (source / split / "labels.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+    folder = tmp_path / "data/datasets/mine"
+    prepare_dataset(datasets.get("mine", str(source)), folder, str(source))
+    copied(source, folder)
+    assert stale(folder) is None
+    labels = source / "train/labels.csv"
+    labels.write_text(labels.read_text().replace(",a", ",x").replace(",b", ",a").replace(",x", ",b"))
+    assert "files 1 changed (train/labels.csv)" in str(stale(folder))
 
 
 @pytest.mark.parametrize("verb", ["check", "verify", "download", "train", "workflow"])
