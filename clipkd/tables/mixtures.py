@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from clipkd.runs.finished import FinishedRun
@@ -14,9 +15,16 @@ NAMED = 5
 Runs = dict[Cell, FinishedRun]
 
 
-def mixtures(runs: Runs) -> list[str]:
-    """Return the notes on runs that were made in different ways; none where all were made in one."""
-    return [*ways_of_computing(runs), *contents_of_signals(runs)]
+Contents = Mapping[tuple[str, str], str]
+"""Kind and fingerprint of an artefact -> sha256 of its files together."""
+
+
+def mixtures(runs: Runs, stored: Contents) -> list[str]:
+    """Return the notes on runs that were made in different ways; none where all were made in one.
+
+    `stored`: what lies in data/ now.
+    """
+    return [*ways_of_computing(runs), *contents_of_signals(runs, stored)]
 
 
 def ways_of_computing(runs: Runs) -> list[str]:
@@ -63,8 +71,8 @@ def formats(runs: Runs) -> list[str]:
     return [f"Number formats of the students' matrix products (training.precision): {listed}."]
 
 
-def contents_of_signals(runs: Runs) -> list[str]:
-    """Return the note on runs that read other bytes of what one teacher with the same weights gave."""
+def contents_of_signals(runs: Runs, stored: Contents) -> list[str]:
+    """Return the notes on runs that read other bytes of what one teacher with the same weights gave, or gives now."""
     found: dict[tuple[str, str], Counter[str]] = {}
     for run in runs.values():
         for signal in run.signal:
@@ -74,9 +82,19 @@ def contents_of_signals(runs: Runs) -> list[str]:
         for (kind, fingerprint), contents in found.items()
         if len(contents) > 1
     ]
-    if not mixed:
-        return []
-    return [f"NOT COMPARABLE to the last digit: runs learnt from several versions, with other bytes, of {some(mixed)}."]
+    replaced = [
+        f"{kind} {fingerprint} ({sum(contents.values())} of the runs)"
+        for (kind, fingerprint), contents in found.items()
+        if stored.get((kind, fingerprint), next(iter(contents))) not in contents
+    ]
+    notes = []
+    if mixed:
+        several = "runs learnt from several versions, with other bytes"
+        notes.append(f"NOT COMPARABLE to the last digit: {several}, of {some(mixed)}.")
+    if replaced:
+        again = "Made again since, with other bytes than runs learnt from"
+        notes.append(f"{again}: {some(replaced)}. What is stored now may say something else.")
+    return notes
 
 
 def some(named: list[str]) -> str:

@@ -144,7 +144,7 @@ class Results:
     @cached_property
     def mixed(self) -> list[str]:
         """The lines on runs that were made in different ways."""
-        return mixtures(self.runs)
+        return mixtures(self.runs, self.teachers.stored)
 
     def remarks(self) -> list[str]:
         """Return the lines below every table: what a reader must know, and nothing is wrong with."""

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from clipkd.core.artifacts import MANIFEST, open_artifact, read_manifest
+from clipkd.core.artifacts import MANIFEST, content_of, open_artifact, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, differences, fingerprint
 from clipkd.core.typed_json import Count, Excerpt, NonNegative, Positive, Share, Text, validated
@@ -236,6 +236,11 @@ class TeacherStats:
             return None
         facts, disk_bytes = found.facts, sum(entry.bytes for entry in found.files.values())
         return Extraction(facts.seconds, facts.forward_passes, " ".join(facts.device.split()), disk_bytes)
+
+    @property
+    def stored(self) -> dict[tuple[str, str], str]:
+        """Kind and fingerprint of each artefact that was read -> sha256 of its files together."""
+        return {(one["kind"], one["fingerprint"]): content_of(one) for one in self.manifests.values() if one}
 
     def contents(self, cell: Cell) -> Iterator[tuple[Path, StoredFacts, str]]:
         """Yield manifest, facts and the teacher's fingerprint of each artefact that the run reads and that is there."""

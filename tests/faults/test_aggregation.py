@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from clipkd.cli import main
-from clipkd.core.artifacts import read_manifest, write_manifest
+from clipkd.core.artifacts import content_of, read_manifest, write_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.typed_json import Model
@@ -229,13 +229,32 @@ def test_students_of_two_teachers_of_one_name_are_not_averaged(study: Study) -> 
     assert len(collect(study).runs) == 12
 
 
-@fault("G10", **{"the bytes": replaced("clipkd.tables.mixtures.contents_of_signals", lambda runs: [])})
+@fault("G10", **{"the bytes": replaced("clipkd.tables.mixtures.contents_of_signals", lambda runs, stored: [])})
 def test_runs_that_learnt_from_other_bytes_are_marked(study: Study) -> None:
     for seed, content in enumerate("cd"):
         taught_by(study, "a", content, seed=seed)
     assert "learnt from several versions, with other bytes, of prototypes" in " ".join(collect(study).gaps())
     taught_by(study, "a", "c", seed=1)
     assert collect(study).gaps() == []
+
+
+def test_what_was_made_again_with_other_bytes_is_named(study: Study) -> None:
+    """As on another machine, or of classes that are called otherwise now."""
+    folder = study.folder(train_type="embed-KD", recipe="corrected", seed=0)
+    cell = next(cell for cell in study.cells if study.results / "runs" / cell.folder == folder)
+    made, identity = Layout.of(study.config, study.data).prototypes(cell)
+    metrics = json.loads((folder / "metrics.json").read_text())["identity"]
+
+    def notes(sha256: str) -> list[str]:
+        signal = {"kind": "prototypes", "fingerprint": fingerprint(identity), "sha256": sha256, "teacher": "2" * 16}
+        facts = {"signal": [signal | {"weights_sha256": None}]}
+        write_manifest(folder, "run", metrics, facts, read_manifest(folder)["files"])
+        return collect(study).gaps()
+
+    assert notes(content_of(read_manifest(made))) == []
+    (note,) = notes("0" * 64)
+    assert note.startswith("Made again since, with other bytes than runs learnt from: prototypes ")
+    assert f"prototypes {fingerprint(identity)} (1 of the runs)" in note
 
 
 def unmixed(runs: object) -> list[str]:
