@@ -122,7 +122,8 @@ def forget_forced(dag):
     """
     known = {"train": JOBS, "extract": EXTRACTIONS}
     for job in dag.needrun_jobs():
-        if job.rule not in dag.forcerules:
+        is_forced = job.rule in dag.forcerules
+        if not is_forced:
             continue
         if job.rule.name in known:
             known[job.rule.name][str(job.output[0])].forget()
