@@ -56,7 +56,7 @@ resume: install ## Resume an interrupted workflow, on this machine or on SLURM.
 
 report: install ## Write results/report.html and results/provenance.html for the full paper grid, or CONFIG=FILE.
 	$(BIN)/clipkd check $(CONFIG)
-	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html
+	$(BIN)/snakemake --cores $(CORES) $(CONFIGFILE) -- results/report.html results/.reported
 	$(BIN)/snakemake $(CONFIGFILE) --report results/provenance.html
 
 SLOW ?=

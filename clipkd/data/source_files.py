@@ -121,7 +121,7 @@ def rewritten(local: LocalFiles, sample: dict[str, str]) -> np.ndarray:
 def compare(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the keys of the files that were added, removed and changed between two listings.
 
-    Where the times of all files differ, the source was copied, and only sizes count.
+    Where the times of all files differ, the source was copied, and only sizes count here (and then some contents).
     """
     _, old, new = np.intersect1d(before[:, 0], now[:, 0], return_indices=True)
     sizes, others = before[old, 1] != now[new, 1], other_times(before[old, 2], now[new, 2])

@@ -29,6 +29,7 @@ from clipkd.core.errors import DataError, MachineError
 from clipkd.core.files import sha256, write_text
 from clipkd.core.fingerprint import Identity, digest, fingerprint
 from clipkd.core.progress import say
+from clipkd.plugins.datasets import DatasetSpec
 from clipkd.runs.record import KIND, METRICS, RESUME
 from clipkd.spec.cells import Cell
 from clipkd.spec.chains import generations
@@ -168,9 +169,14 @@ def settle(planned: Iterable[TrainJob], layout: Layout | None = None) -> None:
     """
 
     @cache
-    def packed(name: str) -> str | None:
+    def packed(spec: DatasetSpec) -> str | None:
+        """Return the content of a dataset; None where none is packed, or another one by its name."""
+        if layout is None:
+            return None
         with suppress(DataError, KeyError):
-            return str(read_manifest(layout.data / "datasets" / name)["facts"]["content"]) if layout else None
+            manifest = read_manifest(layout.dataset(spec))
+            if manifest["fingerprint"] == fingerprint(spec.identity()):
+                return str(manifest["facts"]["content"])
         return None
 
     planned = list(planned)
@@ -182,7 +188,7 @@ def settle(planned: Iterable[TrainJob], layout: Layout | None = None) -> None:
         DELETING.unlink()
     for job in planned:
         try:
-            job.settle(packed(job.cells[0].dataset))
+            job.settle(packed(job.cells[0].dataset_spec))
         except (OSError, MachineError):
             continue
 

@@ -161,7 +161,12 @@ def test_a_run_on_other_images_than_are_packed_now_is_trained_again(is_stamped: 
     packed = layout.data / "datasets/digits"
     manifest = read_manifest(packed)
     files = {path.name: entry_of(path) for path in packed.iterdir() if path.name != "manifest.json"}
-    write_manifest(packed, "dataset", manifest["identity"], manifest["facts"] | {"content": "f" * 64}, files)
+    facts = manifest["facts"] | {"content": "f" * 64}
+    if is_stamped:  # the options of another config's source: its name is the same, its images are not the run's
+        write_manifest(packed, "dataset", manifest["identity"] | {"size": 48}, facts, files)
+        stamps.settle(found, layout)
+        assert all(job.stamp.exists() for job in found)
+    write_manifest(packed, "dataset", manifest["identity"], facts, files)
     stamps.settle(found, layout)
     assert not any(job.stamp.exists() for job in found)
     assert ("trained on other images than those of 'digits'" in capsys.readouterr().err) == is_stamped

@@ -323,6 +323,7 @@ def test_a_report_that_fails_leaves_the_one_before(copied: Path) -> None:
     answer = snakemake(copied, "--configfile", "mini.yaml", "--forcerun", "report")
     assert answer.returncode != 0, answer.stdout
     assert {path: path.read_bytes() for path in kept if path.exists()} == before
+    assert plan(copied, "--configfile", "mini.yaml")[0] == {"report": 1, "all": 1}, "and is not taken for done"
 
 
 @pytest.mark.slow

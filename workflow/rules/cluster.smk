@@ -32,6 +32,24 @@ def takes_gpu():
     return DEVICE == "cuda" or (DEVICE == "auto" and may_have_gpu())
 
 
+def given_stack(is_on_gpu):
+    """Return the flag that has a job's students computed at once, as a GPU does."""
+    return ["--stack", STACK] if STACK > 1 and is_on_gpu else []
+
+
+def stack_flag(wildcards, threads):
+    """Return the same for `auto`. (With `threads`: where it says something else, nothing is made again.)"""
+    # Processes, of --set-threads, and a stack exclude each other.
+    return given_stack(threads == 1 and takes_gpu())
+
+
+def trains_on_cpu():
+    """Return whether trainings surely compute on the CPU. (A cluster's main process, without cores, sees no GPUs.)"""
+    return DEVICE == "cpu" or (
+        DEVICE == "auto" and all_cores() > 1 and not may_have_gpu()
+    )
+
+
 def train_threads(wildcards):
     """Return the cores that a job's trainings take: on a CPU a process for each student.
 
@@ -122,7 +140,9 @@ def forget_forced(dag):
     """
     known = {"train": JOBS, "extract": EXTRACTIONS}
     for job in dag.needrun_jobs():
-        is_forced = job.rule in dag.forcerules
+        is_forced = job.rule in dag.forcerules or not dag.forcefiles.isdisjoint(
+            job.output
+        )
         if not is_forced:
             continue
         if job.rule.name in known:
@@ -200,8 +220,11 @@ def refuse_rest():
     Snakemake looks at nothing behind a job that it makes again though its output is there (forced, or because its command
     has changed since), and is content.
     """
-    narrowed = {"--until", "-U", "--omit-from", "-O", "--batch"}
-    if workflow.executor_plugin.name == "touch" or WORDS & narrowed:
+    narrowed = {"--until", "-U", "--omit-from", "-O", "--batch", "--allowed-rules"}
+    is_narrowed = WORDS & narrowed or any(
+        re.match("-[nkpt]*[UO]", word) for word in WORDS
+    )
+    if workflow.executor_plugin.name == "touch" or is_narrowed:
         return
     asked = {job.rule.name for job in workflow.dag.jobs} & {"all", "runs"}
     wanted = [*JOBS] if asked else []

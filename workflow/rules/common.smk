@@ -19,6 +19,7 @@ from clipkd.report import figures
 from clipkd import tables
 from clipkd.core.environment import may_have_gpu, put_on_path
 from clipkd.core.errors import ClipkdError, InputError
+from clipkd.core.fingerprint import fingerprint
 from clipkd.embeddings import prepare
 from clipkd.spec.config import load
 from clipkd.spec.layout import RUNS, Layout
@@ -99,6 +100,8 @@ RESOLVED_TEXT = json.dumps(CONFIG.model_dump(exclude_unset=True), sort_keys=True
 RESOLVED_STAMP = (
     f"results/.config-{hashlib.sha256(RESOLVED_TEXT.encode()).hexdigest()[:16]}"
 )
+# There while the last report was written to its end.
+REPORTED = "results/.reported"
 TABLES = tables.table_stems(CONFIG)
 FIGURES = figures.figure_stems(CONFIG)
 DEVICE = CONFIG.training.device

@@ -27,6 +27,7 @@ rule download:
         dataset=f"(?!(?:{PACKED})/)[a-z0-9-]+" if PACKED else "[a-z0-9-]+",
     params:
         source=source_flag,
+        made_of=made_of,
     shell:
         "exec clipkd download {wildcards.dataset:q} {params.source:q} 2>> $(new_log {log:q})"
 
@@ -61,6 +62,7 @@ rule pack:
         mem_mb=memory("pack", 8000),
     params:
         source=source_flag,
+        made_of=made_of,
     shell:
         "exec clipkd download {wildcards.dataset:q} {params.source:q} 2>> $(new_log {log:q})"
 
@@ -78,7 +80,7 @@ rule thumbnails:
     resources:
         mem_mb=memory("thumbnails", 8000),
     params:
-        source=source_flag,
+        source=lambda wildcards: flags.source_flags(CONFIG, wildcards.dataset),
         side=thumbnails_side,
     shell:
         "exec clipkd thumbnails {wildcards.dataset:q} --side {params.side:q} {params.source:q} "

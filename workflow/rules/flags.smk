@@ -9,6 +9,11 @@ def source_flag(wildcards, threads):
     return flags.source_flags(CONFIG, wildcards.dataset)
 
 
+def made_of(wildcards):
+    """Return what a packed dataset is, which options of its source change, and not where it lies."""
+    return fingerprint(dataset_of(wildcards.dataset).identity())
+
+
 def fetch_flags(wildcards, threads):
     """Return what brings a teacher: its name, and which images it is trained on or which classes it is to score."""
     name = teacher_name(wildcards)

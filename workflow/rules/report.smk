@@ -31,7 +31,7 @@ rule report:
         extractions=all_extractions,
         names=class_names_files,
         datasets=shown_datasets,
-    # `update`: what an earlier report wrote stays where this one fails.
+    # `update`: what an earlier report wrote stays where this one fails; the last file, which goes, has it written again.
     output:
         [
             update(in_report(f"results/tables/{stem}.html", tables.report_entry(stem)))
@@ -54,6 +54,7 @@ rule report:
         update(expand("results/figures/{stem}.svg", stem=FIGURES)),
         summary=update("results/summary.json"),
         page=update("results/report.html"),
+        whole=touch(REPORTED),
     log:
         "logs/report/report.log",
     benchmark:

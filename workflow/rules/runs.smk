@@ -8,7 +8,7 @@
 #
 # On a CPU each student of a job is a process of its own, with memory of its own.
 AT_ONCE = max((len(job.cells) for job in JOBS.values()), default=1)
-TRAIN_MB = max(8000, 4000 + 1500 * AT_ONCE) if DEVICE == "cpu" else 8000
+TRAIN_MB = max(8000, 4000 + 1500 * AT_ONCE) if trains_on_cpu() else 8000
 
 
 rule train:
@@ -33,10 +33,7 @@ rule train:
         ),
     params:
         runs=lambda wildcards: flags.run_flags(CONFIG, job_of(wildcards).cells),
-        # With `threads`, as a job that is complete is no other for it.
-        stack=lambda wildcards, threads: (
-            ["--stack", STACK] if STACK > 1 and takes_gpu() else []
-        ),
+        stack=stack_flag if DEVICE == "auto" else given_stack(DEVICE == "cuda"),
     shell:
         "exec clipkd train {params.runs:q} {params.stack:q} --processes {threads} --overwrite --stamp {output:q} "
         "--device {resources.device:q} --threads {resources.threads_each:q} > /dev/null 2>> $(new_log {log:q})"
