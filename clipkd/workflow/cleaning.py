@@ -72,7 +72,7 @@ def is_shown(config: Config) -> bool:
 
 def shown() -> list[Path]:
     """Return the resolved config and what was made from it; other files beside the tables are somebody else's."""
-    found = [RESOLVED, REPORT, SUMMARY, *RESOLVED.parent.glob(".config-*")]
+    found = [RESOLVED, REPORT, SUMMARY, *RESOLVED.parent.glob(".config-*"), RESOLVED.with_name(".reported")]
     for folder in (TABLES, FIGURES):
         found += [folder / name for name in written_before(folder)] + [list_of(folder)]
     return found
