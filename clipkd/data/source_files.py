@@ -105,6 +105,8 @@ def digests(local: LocalFiles, names: Iterable[str]) -> dict[str, str]:
     """Return the key of a path, as text -> what stands for the content of its file; without what can't be read."""
     found = {}
     for name in names:
+        if not (local.base / name).is_file():  # to open a pipe would wait for whoever writes it
+            continue
         with suppress(OSError), open(local.base / name, "rb") as stream:
             content = stream.read() if Path(name).name == LABELS else stream.read(HEAD)
             found[str(key(name))] = hashlib.sha256(content).hexdigest()[:16]

@@ -32,15 +32,14 @@ def takes_gpu():
     return DEVICE == "cuda" or (DEVICE == "auto" and may_have_gpu())
 
 
-def given_stack(is_on_gpu):
-    """Return the flag that has a job's students computed at once, as a GPU does."""
-    return ["--stack", STACK] if STACK > 1 and is_on_gpu else []
-
-
 def stack_flag(wildcards, threads):
-    """Return the same for `auto`. (With `threads`: where it says something else, nothing is made again.)"""
-    # Processes, of --set-threads, and a stack exclude each other.
-    return given_stack(threads == 1 and takes_gpu())
+    """Return the flag that has a job's students computed at once, as a GPU does.
+
+    With `threads`: how students are computed makes nothing again. Processes, of --set-threads, and a stack exclude each
+    other.
+    """
+    is_stacked = DEVICE == "cuda" or (threads == 1 and takes_gpu())
+    return ["--stack", STACK] if STACK > 1 and is_stacked else []
 
 
 def trains_on_cpu():
@@ -140,9 +139,7 @@ def forget_forced(dag):
     """
     known = {"train": JOBS, "extract": EXTRACTIONS}
     for job in dag.needrun_jobs():
-        is_forced = job.rule in dag.forcerules or not dag.forcefiles.isdisjoint(
-            job.output
-        )
+        is_forced = job.rule in dag.forcerules
         if not is_forced:
             continue
         if job.rule.name in known:

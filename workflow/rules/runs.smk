@@ -33,7 +33,7 @@ rule train:
         ),
     params:
         runs=lambda wildcards: flags.run_flags(CONFIG, job_of(wildcards).cells),
-        stack=stack_flag if DEVICE == "auto" else given_stack(DEVICE == "cuda"),
+        stack=stack_flag,
     shell:
         "exec clipkd train {params.runs:q} {params.stack:q} --processes {threads} --overwrite --stamp {output:q} "
         "--device {resources.device:q} --threads {resources.threads_each:q} > /dev/null 2>> $(new_log {log:q})"
