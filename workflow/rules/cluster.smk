@@ -7,6 +7,7 @@ from snakemake.io import apply_wildcards
 from clipkd.workflow import attempts, estimates, session
 from clipkd.core.errors import ClipkdError
 from clipkd.core.scratch import SCRATCH
+from clipkd.core.words import counted, verb
 from clipkd.workflow.slurm.preflight import Request, preflight
 
 
@@ -38,8 +39,7 @@ def stack_flag(wildcards, threads):
     With `threads`: how students are computed makes nothing again. Processes, of --set-threads, and a stack exclude each
     other.
     """
-    is_stacked = DEVICE == "cuda" or (threads == 1 and takes_gpu())
-    return ["--stack", STACK] if STACK > 1 and is_stacked else []
+    return ["--stack", STACK] if STACK > 1 and threads == 1 and takes_gpu() else []
 
 
 def trains_on_cpu():
@@ -218,10 +218,7 @@ def refuse_rest():
     has changed since), and is content.
     """
     narrowed = {"--until", "-U", "--omit-from", "-O", "--batch", "--allowed-rules"}
-    is_narrowed = WORDS & narrowed or any(
-        re.match("-[nkpt]*[UO]", word) for word in WORDS
-    )
-    if workflow.executor_plugin.name == "touch" or is_narrowed:
+    if workflow.executor_plugin.name == "touch" or is_given(narrowed, "UO"):
         return
     asked = {job.rule.name for job in workflow.dag.jobs} & {"all", "runs"}
     wanted = [*JOBS] if asked else []
@@ -229,7 +226,7 @@ def refuse_rest():
     left = [stamp for stamp in wanted if not Path(stamp).exists()]
     if left:
         raise WorkflowError(
-            f"{len(left)} results are still to be made, as {Path(left[0]).parent}: Snakemake made something again that they "
+            f"{counted(len(left), 'result')} {verb(len(left))} still to be made, as {Path(left[0]).parent}: Snakemake made something again that they "
             "depend on, and did not look further. Give the same command once more"
         )
 

@@ -81,10 +81,16 @@ if IS_MAIN:
 FORCING = {"--force", "-f", "--forceall", "-F", "--forcerun", "-R"}
 SHOWING = {"--report", "--dag", "--rulegraph", "--filegraph", "--archive"}
 WORDS = {word.partition("=")[0] for word in sys.argv}
-# Also as one of several letters, or with what it forces: -nF, -Fc4, -Rextract.
-IS_FORCED = bool(FORCING & WORDS) or any(
-    re.match("-[nkpt]*[FfR]", word) for word in WORDS
-)
+
+
+def is_given(names, letters):
+    """Return whether the command line has one of some flags, also among letters or with its value: -nF, -Rextract."""
+    return bool(names & WORDS) or any(
+        re.match(f"-[nkpt]*[{letters}]", word) for word in WORDS
+    )
+
+
+IS_FORCED = is_given(FORCING, "FfR")
 IS_LOOKED_AT = IS_FORCED or bool(SHOWING & WORDS)
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
