@@ -132,10 +132,15 @@ def submitted(cells: int) -> dict[str, Any]:
         return {"seconds": round(seconds, 1), "per_second": round(cells / seconds, 1)} | cost | {"memory_mb": memory}
 
 
+FIELDS = {"cpu family": "family", "model": "model"}
+
+
 def processor() -> str:
-    """Return the CPU's name. (No torch here: a child's peak memory begins with its parent's.)"""
-    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    """Return the CPU's name, family and model. (No torch here: a child's peak memory begins with its parent's.)"""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0].splitlines()
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    more = ", ".join(f"{name} {said[key]}" for key, name in FIELDS.items() if key in said)
+    return said.get("model name", platform.machine()) + (f" ({more})" if more else "")
 
 
 def resident_mb(pid: int) -> int:

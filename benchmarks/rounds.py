@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,22 +64,37 @@ def settled() -> None:
         torch.cuda.synchronize()
 
 
-def timed(times: Times, contender: Contender) -> None:
-    """Run a contender once and note what it took."""
+def timed(times: Times, contender: Contender, repeats: int = 1) -> None:
+    """Run a contender and note what it took: once, or one of several runs after one that is not counted."""
+    if repeats > 1:
+        contender()
     settled()
     wall, cpu = time.perf_counter(), cpu_seconds()
-    contender()
+    for _ in range(repeats):
+        contender()
     settled()
-    times.wall.append(time.perf_counter() - wall)
-    times.cpu.append(cpu_seconds() - cpu)
+    times.wall.append((time.perf_counter() - wall) / repeats)
+    times.cpu.append((cpu_seconds() - cpu) / repeats)
 
 
-def interleaved(contenders: dict[str, Contender], rounds: int) -> dict[str, Times]:
-    """Run every contender once to warm up, then `rounds` times in turn."""
+def interleaved(
+    contenders: dict[str, Contender], rounds: int, repeats: Mapping[str, int] | None = None
+) -> dict[str, Times]:
+    """Run every contender once to warm up, then `rounds` times in turn.
+
+    Args:
+        contenders: what is timed, by name.
+        rounds: how many times.
+        repeats: the runs in each round of a contender that is much shorter than those beside it. What ran before leaves
+            the processor's caches and the freed memory to its first one, which does not count.
+    """
     times = {name: Times() for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
-            timed(Times() if number == 0 else times[name], contender)
+            if number == 0:
+                timed(Times(), contender)
+            else:
+                timed(times[name], contender, (repeats or {}).get(name, 1))
         print(f"  round {number} of {rounds}: {', '.join(contenders)}", file=sys.stderr, flush=True)
     return times
 

@@ -73,6 +73,20 @@ def test_seconds_of_a_child_count_while_it_runs() -> None:
     assert rounds.running_seconds(child.pid) == 0, "one that has ended is counted with the ended"
 
 
+def test_a_short_contender_is_timed_without_its_first_run_after_a_long_one() -> None:
+    """Which finds the processor's caches and the freed memory as the long one leaves them."""
+    order: list[str] = []
+
+    def short() -> None:
+        time.sleep(0.01 if order[-1:] == ["short"] else 0.3)
+        order.append("short")
+
+    times = rounds.interleaved({"short": short, "long": lambda: order.append("long")}, 2, {"short": 3})
+    assert order == ["short", "long", *(["short"] * 4 + ["long"]) * 2]
+    assert max(times["short"].wall) < 0.1
+    assert len(times["short"].wall) == 2
+
+
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 def test_a_library_student_has_the_size_and_heads_of_the_plain_one(library: str) -> None:
     spec = students.get("tiny-32")

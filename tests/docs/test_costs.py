@@ -28,7 +28,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch):
 
 def record(name: str, ratio: float) -> dict:
     """Return the committed record as one of another processor."""
-    found = json.loads((ROOT / "benchmarks/results/amd-epyc.json").read_text(encoding="utf-8"))
+    found = json.loads((ROOT / "benchmarks/results/amd-epyc-family-26-model-2.json").read_text(encoding="utf-8"))
     found["distillation"]["machine"]["processor"] = {"family": "6", "model": name}
     found["distillation"]["embed-KD"]["peer"]["cpu_ratio"] = ratio
     return found
@@ -54,3 +54,13 @@ def test_ratios_are_ranges_over_the_processors_measured(scripts) -> None:
     said = performance.ranges([record("1", 2.1), record("2", 1.3)])
     assert "| embed-KD | released protocol's loop | 1.30 to 2.10 | 2 |" in said
     assert "AMD EPYC (family 6, model 1); AMD EPYC (family 6, model 2)" in said
+
+
+def test_ratios_to_the_default_precision_are_beside_those_in_fp32(scripts) -> None:
+    _, performance = scripts
+    found = record("1", 2.0)
+    found["distillation"]["embed-KD"]["clipkd, cached, bf16"]["cpu_ratio"] = 0.5
+    said = performance.ranges([found])
+    assert "| embed-KD | released protocol's loop | 2.00 | 1 |" in said
+    assert "| embed-KD, clipkd in bf16 | released protocol's loop | 4.00 | 1 |" in said
+    assert "clipkd, cached" not in said
