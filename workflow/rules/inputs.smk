@@ -191,7 +191,6 @@ def all_evaluations(wildcards):
 def evaluation_inputs(wildcards):
     """Return what an evaluation reads: the run, the packed images and, for the agreement, what is stored of the teacher."""
     cell = evaluated(wildcards)
-    stamps_of = [stamp for stamp, job in JOBS.items() if cell in job.cells]
     stored = []
     if "agreement" in CONFIG.evaluation and cell.method.signal != "nothing":
         for one in cell.by_teacher:
@@ -199,7 +198,7 @@ def evaluation_inputs(wildcards):
                 stored += [LAYOUT.full_embeddings(one).folder, LAYOUT.head(one)[0]]
     known = [folder for folder in stored if folder.as_posix() in MAKES]
     return [
-        *stamps_of,
+        job_of_run()[cell.folder],
         manifest(LAYOUT.dataset(cell.dataset_spec)),
         *extracted(known, EVALUATION_STAMP.format(**wildcards)),
     ]
