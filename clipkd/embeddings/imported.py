@@ -64,7 +64,7 @@ def open_source(teacher: TeacherSpec) -> Source:
             two files have vectors of different lengths.
     """
     assert isinstance(teacher, ImportedTeacher)
-    files = {part: vector_files.read(Path(path)) for part, path in teacher.vectors.items()}
+    files = {part: vector_files.read(Path(path), part == "classes") for part, path in teacher.vectors.items()}
     for part, file in files.items():
         if sha256(file.path) != teacher.digests[f"{part}{file.path.suffix}"]:
             raise DataError(f"{file.path} has changed since this command began; run it again")

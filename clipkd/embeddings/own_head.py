@@ -208,7 +208,8 @@ def unmatched(head: OwnHead, spec: TeacherSpec, ways: list[list[str]], dataset: 
         also = f" (nor {len(missing) - 1} others of {len(best)})" if len(missing) > 1 else ""
         close = nearest(missing[0], head.names)
         return f"it has no class '{missing[0]}'{close}{also}; it has {listed(head.names)}; {advice}"
-    twice = next(name for name in best if mine.count(simple(name)) > 1 or best.count(name) > 1)
+    asked = [simple(name) for name in best]
+    twice = next(name for name in best if mine.count(simple(name)) > 1 or asked.count(simple(name)) > 1)
     return f"two of its classes are called '{twice}'; {advice}"
 
 

@@ -73,11 +73,18 @@ def load_embeddings(
         )
     folder = folders.get(teacher) or root / "embeddings" / name / known(teacher, dataset, sorted(folders))
     stores = [path.parent for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")) if is_of_all_images(path.parent)]
-    if recipe is not None and len(stores) > 1:
+    if recipe is not None:
         by_teacher = recipes.get(recipe).teacher_normalisation == "teacher"
         source = None if name in datasets.names() else str(root / "datasets" / name)  # which one makes no difference
         of_dataset = tuple(datasets.get(name, source).mean)
-        stores = [store for store in stores if (normalisation(store) != of_dataset) == by_teacher]
+        others = [one for one in stores if normalisation(one) != of_dataset and "imported" not in facts_of(one)]
+        if stores and others == stores and not by_teacher:
+            raise InputError(
+                f"{folder} has embeddings of images that were normalised as the teacher expects it, and none of those "
+                f"of recipe '{recipe}': run `clipkd extract` with --recipe {recipe}, or name another recipe"
+            )
+        if len(stores) > 1:
+            stores = [one for one in stores if (one in others) == by_teacher]
     if not stores:
         raise InputError(f"no embeddings of every image in {folder}: run `clipkd extract`, or `dvc pull` them")
     if store is not None:
@@ -102,6 +109,11 @@ def known(teacher: str, dataset: str, stored: list[str]) -> str:
 def normalisation(store: Path) -> tuple[float, ...]:
     """Return the mean that the teacher's input of a store was normalised by: recipes differ in no more."""
     return tuple(read_manifest(store)["identity"]["views"].get("mean") or ())
+
+
+def facts_of(store: Path) -> dict[str, Any]:
+    """Return what the manifest of a store says of its making."""
+    return dict(read_manifest(store)["facts"])
 
 
 def told_apart(stores: list[Path]) -> str:

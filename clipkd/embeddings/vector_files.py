@@ -79,15 +79,22 @@ def listed(names: Any) -> str:
     return ", ".join(every[:MOST_NAMED]) + more
 
 
-def read(path: Path) -> VectorFile:
+def read(path: Path, is_of_classes: bool = False) -> VectorFile:
     """Open a file of vectors, its form checked; `VectorFile.check` looks at the numbers.
+
+    Args:
+        path: the file.
+        is_of_classes: its vectors are of classes, not of images.
 
     Raises:
         DataError: it is damaged, or holds something else than vectors of one length; says what.
         InputError: a parquet file has no column of vectors.
         MachineError: pyarrow is not installed.
     """
-    found = {".npy": from_npy, ".safetensors": from_safetensors, ".parquet": from_parquet}[path.suffix](path)
+    if path.suffix == ".parquet":
+        found = from_parquet(path, is_of_classes)
+    else:
+        found = {".npy": from_npy, ".safetensors": from_safetensors}[path.suffix](path)
     vectors = found.vectors
     if vectors.ndim != 2 or not vectors.size or vectors.dtype.kind not in "fiu":
         raise DataError(f"{path} holds {vectors.dtype} {list(vectors.shape)}; expected are vectors, numbers [N, D]")
@@ -113,7 +120,7 @@ def names_beside(path: Path) -> list[str] | None:
     if not beside.is_file():
         return None
     try:
-        return beside.read_text(encoding="utf-8").splitlines()
+        return beside.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{beside} is no text in UTF-8 ({error})") from None
 
@@ -140,8 +147,11 @@ def from_safetensors(path: Path) -> VectorFile:
     return VectorFile(path, np.stack(list(tensors.values())), list(tensors))
 
 
-def from_parquet(path: Path) -> VectorFile:
-    """Open a table with a column of vectors and one of file names or rows."""
+def from_parquet(path: Path, is_of_classes: bool = False) -> VectorFile:
+    """Open a table with a column of vectors and one of file names or rows.
+
+    Of images, a column `class` beside a column of rows says what each shows, and not what the vector is of.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
@@ -166,7 +176,8 @@ def from_parquet(path: Path) -> VectorFile:
     if vectors is None:
         has = ", ".join(map(repr, table.column_names))
         raise InputError(f"{path} has no column {' or '.join(map(repr, VECTOR_COLUMNS))}; it has {has}")
-    names, rows = column(NAME_COLUMNS), column(ROW_COLUMNS)
+    rows = column(ROW_COLUMNS)
+    names = column(NAME_COLUMNS if is_of_classes or rows is None else NAME_COLUMNS[:-1])
     if names is not None:
         return VectorFile(path, as_array(path, vectors), [str(name) for name in names.to_pylist()])
     if rows is not None and not pyarrow.types.is_integer(rows.type):
@@ -188,4 +199,4 @@ def as_array(path: Path, lists: Any) -> np.ndarray:
     flat = lists.flatten()
     if flat.null_count:
         raise DataError(f"{path}: {flat.null_count:,} numbers in the column of vectors are empty")
-    return flat.to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+    return flat.to_numpy(zero_copy_only=False).reshape(len(lists), lengths[0] if len(lists) else 0)

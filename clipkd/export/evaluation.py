@@ -87,7 +87,9 @@ def read(path: Path) -> Evaluation:
     try:
         return read_model(path, Evaluation)
     except DataError as error:
-        raise DataError(f"{str(error).partition(';')[0]}; it is no evaluation: name another --output") from None
+        raise DataError(
+            f"{str(error).partition(';')[0]}; it is no evaluation: delete it, or name another --output"
+        ) from None
 
 
 def save(evaluation: Evaluation, path: Path) -> None:

@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipkd.core.errors import InputError
+from clipkd.core.errors import DataError, InputError
+from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.export.source import ExportSource
@@ -157,7 +158,11 @@ def over_seeds(folder: Path) -> tuple[dict[str, str], list[int]]:
     own = read_model(folder / METRICS, Metrics)
     alike = {}
     for path in [folder / METRICS, *folder.parent.glob(f"seed*/{METRICS}")]:
-        other = read_model(path, Metrics)
+        try:
+            other = read_model(path, Metrics)
+        except DataError as error:
+            say(f"not among the seeds of the model card: {error}")
+            continue
         if without_seed(other) == without_seed(own):
             alike[other.cell.seed] = other.selected.test
     summaries = {name: summarise(getattr(score, name) for score in alike.values()) for name in ("top1", "top5")}

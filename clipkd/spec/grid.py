@@ -71,7 +71,15 @@ def block_named(cell: Cell, config: Config) -> Iterator[None]:
 
 
 def refuse_mixture(cells: list[Cell]) -> None:
-    """Raise InputError where a table's row would hold runs on stored views and runs on ever new ones."""
+    """Raise InputError where a table's row would hold runs on stored views and on new ones, or of several lengths."""
+    lengths: dict[Cell, Cell] = {}
+    for cell in cells:
+        other = lengths.setdefault(replace(cell, strength=None, epochs=0, seed=0), cell)
+        if other.epochs != cell.epochs:
+            raise InputError(
+                f"the grid asks for {other.folder} with {other.epochs} epochs and for {cell.folder} with "
+                f"{cell.epochs}: they would share one table row; give all the same epochs, or split them into two grids"
+            )
     rows = {cell: replace(cell, teacher_source="cached", strength=None, epochs=0, seed=0) for cell in cells}
     fresh = {row for cell, row in rows.items() if cell.teacher_source != "replayed"}
     for cell, row in rows.items():

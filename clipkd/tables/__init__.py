@@ -38,7 +38,9 @@ KINDS = {
     "labels": Kind(
         "Test accuracy by number of labels", lambda config, cells: any(cell.few_labels is not None for cell in cells)
     ),
-    "sweep": Kind("Settings of sweeps, chosen by validation", sweeps_of),
+    "sweep": Kind(
+        "Settings of sweeps, chosen by validation", lambda config, cells: sweeps_of(config, accuracy_cells(cells))
+    ),
     "recipes": Kind("Recipes side by side", lambda config, cells: has_several(config, accuracy_cells(cells))),
     "evaluation": Kind("Students beyond their accuracy", lambda config, cells: config.evaluation),
     "teacher-matters": Kind("Does the teacher matter?"),

@@ -114,10 +114,17 @@ def with_heads(means: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return rows of `accuracy` in percent, with the accuracy of the teacher's own head beside them."""
     metric = means.metric.iloc[0]
     keys = ["dataset", "student", "labels", "teacher"]
-    heads = runs.groupby(keys).agg(
+    # Train types of one seed share a head: it counts once.
+    each = runs.groupby([*keys, "seed"], sort=False).agg(
         teacher_head=("teacher_head", "first"),
-        teacher_head_percent=(f"teacher_head_{metric}", only_or_mean),
+        share=(f"teacher_head_{metric}", "first"),
         needs_head=("needs_head", "any"),
+    )
+    each = each.assign(lacks_head=each.needs_head & each.share.isna())
+    heads = each.groupby(keys).agg(
+        teacher_head=("teacher_head", "first"),
+        teacher_head_percent=("share", only_or_mean),
+        lacks_head=("lacks_head", "any"),
     )
     heads["teacher_head_percent"] *= SHARE
     percent = means.assign(mean_percent=means["mean"] * SHARE, deviation_percent=means.deviation * SHARE)
@@ -134,10 +141,8 @@ def only_or_mean(values: pd.Series) -> float | None:
 
 def head_entry(means: pd.DataFrame) -> Entry:
     """Return the accuracy of a teacher's own head; several teachers have one each, and none together."""
-    share = means.teacher_head_percent.dropna()
-    if share.empty:
-        return Entry(is_incomplete=bool(means.needs_head.any()))
-    return Entry(f"{share.iloc[0]:.2f}")
+    share, is_incomplete = means.teacher_head_percent.dropna(), bool(means.lacks_head.any())
+    return Entry(is_incomplete=is_incomplete) if share.empty else Entry(f"{share.iloc[0]:.2f}", False, is_incomplete)
 
 
 def validation_notes(runs: pd.DataFrame) -> list[str]:

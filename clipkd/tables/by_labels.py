@@ -36,7 +36,9 @@ def by_labels(results: Results) -> pd.DataFrame:
     runs = runs[runs.is_headline]
     rows = over_seeds(runs, AXES, "top1", HEAD)
     # All labels make one probe of a teacher, which all seeds share, unless each has a teacher of its own.
-    one_for_all = {axes_of(cell) for cell in results.cells if not cell.differs_by_seed}
+    one_for_all = {
+        (results.labels[cell.recipe], *axes_of(cell)[1:]) for cell in results.cells if not cell.differs_by_seed
+    }
     is_shared = rows[AXES].apply(tuple, axis=1).isin(one_for_all) & (rows[f"{HEAD}_n"] > 0)
     rows.loc[is_shared, [f"{HEAD}_n", f"{HEAD}_deviation"]] = [1, float("nan")]
     counts = runs.groupby(AXES).agg(

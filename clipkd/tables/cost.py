@@ -61,7 +61,8 @@ def table(results: Results) -> Table:
         *chosen_notes(results.shown),
         "s per epoch: training without evaluation, median over a run's epochs; mean ± sample standard deviation over "
         "seeds (n).",
-        "live / cached: seconds per epoch with the teacher run on every batch, over those with stored embeddings.",
+        "live / cached: seconds per epoch with the teacher run on every batch, over those with stored embeddings; of a "
+        "sweep only where both are of the same setting.",
         "teacher passes: images through the teacher; in training, of one whole run (for its epochs see the CSV).",
         "Extraction happens once and is shared by all runs that read the same embeddings; disk is the size of these.",
         "weights: student and live teacher at 4 bytes per parameter, the paper's measure of memory. 1 MB = 1e6 bytes.",

@@ -36,6 +36,7 @@ def costs(results: Results) -> pd.DataFrame:
         role=("role", "first"),
         signal=("signal", "first"),
         is_cost_run=("is_cost_run", "first"),
+        setting=("setting", "first"),
         epoch=("epoch", "first"),
         device=("device", joined),
         peak_memory_of=("peak_memory_of", joined),
@@ -52,10 +53,13 @@ def costs(results: Results) -> pd.DataFrame:
 
 
 def with_cached(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the costs; beside those with a live teacher, the same runs with a cached one: `cached_*`."""
+    """Return the costs; beside those with a live teacher, the same runs with a cached one: `cached_*`.
+
+    Of a sweep both are shown with the setting that was chosen for them: where these differ, they are not the same runs.
+    """
     numbers = ["seconds_per_epoch_mean", "epochs", "is_incomplete"]
-    cached = rows.loc[rows.teacher_source == "cached", [*AXES, *numbers]]
-    found = rows.merge(cached, on=AXES, how="left", suffixes=("", "_cached"))
+    cached = rows.loc[rows.teacher_source == "cached", [*AXES, "setting", *numbers]]
+    found = rows.merge(cached, on=[*AXES, "setting"], how="left", suffixes=("", "_cached"))
     is_live = found.teacher_source.isin(LIVE)
     for number in numbers:
         found[f"cached_{number}"] = found.pop(f"{number}_cached").where(is_live)

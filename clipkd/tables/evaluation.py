@@ -32,6 +32,9 @@ COLUMNS: dict[str, tuple[str, str, float]] = {
 }
 """Column of runs.csv -> title, group, and factor in the table; what is measured beside these is in runs.csv only."""
 
+SPEED = "speed"
+"""The measure that depends on the machine."""
+
 
 def table(results: Results) -> Table:
     """Return the table: a row per kind of student."""
@@ -56,6 +59,7 @@ def table(results: Results) -> Table:
         "selected epoch. Recipes that select on the test split, as reference, are optimistic. What each measure is: "
         "docs/evaluation.md.",
         *not_measured(results),
+        *measured_differently(results),
     ]
     return made
 
@@ -70,6 +74,27 @@ def fields_of(name: str) -> list[Field]:
         return Entry(spread(*found, digits=digits, scale=scale), is_incomplete=0 < found.n < row.n_asked)
 
     return [Field(f"{name}_mean", Column(title, group), entry), Field(f"{name}_deviation"), Field(f"{name}_n")]
+
+
+def measured_differently(results: Results) -> list[str]:
+    """Return, of each measure, where students were measured by several protocols; of speed, on which machines."""
+    protocols: dict[str, set[int]] = {}
+    machines: dict[str, None] = {}
+    for found in results.evaluations.values():
+        for name, one in found.measures.items():
+            if name in results.config.evaluation:
+                protocols.setdefault(name, set()).add(one.protocol)
+            if name == SPEED:
+                machines[one.device.detail] = None
+    lines = [
+        f"MIXED: {name} was measured by the protocols {' and '.join(map(str, sorted(found)))}, which give other "
+        f"numbers: `clipkd evaluate RUN --measures {name}` measures a student anew."
+        for name, found in protocols.items()
+        if len(found) > 1
+    ]
+    if len(machines) > 1:
+        lines.append(f"MIXED: speed was measured on several machines: {'; '.join(machines)}.")
+    return lines
 
 
 def not_measured(results: Results) -> list[str]:

@@ -76,7 +76,7 @@ def notes(results: Results, rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]
     """Return the lines that say how settings were chosen, and among how many."""
     found = []
     axes = "dataset, student, labels" if results.has_few_labels else "dataset, student"
-    for key, of in sweeps_of(results.config, results.cells).items():
+    for key, of in sweeps_of(results.config, accuracy_cells(results.cells)).items():
         mine = rows[rows.sweep == key]
         places, count = mine.groupby(PLACE).ngroups, int(mine.settings_tried.max())
         if not chosen_by_validation(of):

@@ -414,3 +414,11 @@ def test_a_head_of_its_own_is_part_of_what_makes_a_vanilla_run() -> None:
     assert probe == probe_of_named
     assert on_digits == own
     assert len({probe, own, named}) == 3
+
+
+def test_seeds_of_one_row_are_trained_alike() -> None:
+    """Their mean would be one of students of several lengths, and say nothing of it."""
+    short, longer = block(epochs=4, seeds=[0, 1]), block(epochs=8, seeds=[2, 3])
+    with pytest.raises(InputError, match=r"seed0 with 4 epochs and for .*seed2 with 8: they would share one table row"):
+        cells(short, longer)
+    assert cells(short, longer | {"train_types": ["vanilla"]})

@@ -155,6 +155,12 @@ def test_an_own_classifier_of_other_classes_is_refused(head, words):
         rows(head, spec, "digits", NUMBERS, None)
 
 
+def test_two_classes_of_a_dataset_that_differ_in_a_stroke_are_one_for_a_classifier():
+    spec = dataclasses.replace(teachers.get("digits-vit-s"), head="own")
+    with pytest.raises(InputError, match="two of its classes are called 't-shirt'"):
+        rows(OwnHead(3, ("cat", "dog", "t shirt"), True), spec, "photos", ["t-shirt", "t_shirt", "cat"], None)
+
+
 def test_imagenets_ids_are_matched_with_words():
     words = ["tench, Tinca tinca", "goldfish, Carassius auratus"]
     spec = dataclasses.replace(teachers.get("digits-vit-s"), head="own")

@@ -184,6 +184,21 @@ def test_a_short_name_of_both_splits_is_refused_where_the_file_has_test_images(t
         matching.is_of_both(file, ["train/cat/1.png", "train/cat/2.png"], ["val/cat/1.png", "val/cat/3.png"])
 
 
+def test_beside_rows_a_column_of_classes_says_what_images_show(photos, layout, tmp_path):
+    """As in the tables that `clipkd export-embeddings` writes; of vectors of classes it says what they are of."""
+    vectors = numbers(TRAIN)
+    columns = {"row": range(TRAIN)[::-1], "class": ["class-0"] * TRAIN, "embedding": list(vectors[::-1])}
+    np.testing.assert_array_equal(stored(photos, layout, table(tmp_path, **columns)), vectors[:, None])
+    of_classes = table(tmp_path, index=[0, 1], **{"class": ["class-1", "class-0"]}, vector=list(vectors[:2]))
+    assert vector_files.read(of_classes, is_of_classes=True).names == ["class-1", "class-0"]
+
+
+def test_a_mark_of_the_bytes_order_is_no_part_of_a_name(tmp_path):
+    np.save(tmp_path / "train.npy", numbers(2))
+    (tmp_path / "train.txt").write_text("train/a/1.png\ntrain/a/2.png\n", encoding="utf-8-sig")
+    assert vector_files.read(tmp_path / "train.npy").names == ["train/a/1.png", "train/a/2.png"]
+
+
 def with_value(value, row=7):
     vectors = numbers(TRAIN)
     vectors[row] = value
@@ -218,6 +233,12 @@ WRONG = {
     "uneven": (
         lambda to, names: table(to, path=names, vector=[[1.0] * (2 + (row == 9)) for row in range(TRAIN)]),
         "row 9 has 3 dimensions, row 0 has 2",
+    ),
+    "no-rows": (
+        lambda to, names: table(
+            to, path=pyarrow.array([], "string"), vector=pyarrow.array([], pyarrow.list_(pyarrow.float32()))
+        ),
+        "expected are vectors, numbers .N, D.",
     ),
     "words": (lambda to, names: table(to, path=names, vector=names), "holds string, not lists of numbers"),
     "three-axes": (lambda to, names: as_npy(to, np.ones((TRAIN, 2, 2)), names), "expected are vectors, numbers .N, D."),

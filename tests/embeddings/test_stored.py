@@ -91,6 +91,15 @@ def test_a_recipe_is_no_advice_where_all_stores_are_of_one(layout, vit_folder, t
             clipkd.load_embeddings("digits", str(vit_folder), recipe, tmp_path / "data")
 
 
+def test_a_recipe_whose_embeddings_are_not_stored_is_not_another_ones(layout, vit_folder, tmp_path):
+    shutil.copytree(layout.data, tmp_path / "data")
+    other = clipkd.load_embeddings("digits", str(vit_folder), "reference", tmp_path / "data")
+    shutil.rmtree(other.artifact.path)
+    assert clipkd.load_embeddings("digits", str(vit_folder), "corrected", tmp_path / "data").train.size
+    with pytest.raises(InputError, match="and none of those of recipe 'reference': run `clipkd extract`"):
+        clipkd.load_embeddings("digits", str(vit_folder), "reference", tmp_path / "data")
+
+
 def test_labels_are_those_of_the_images_or_none(layout, tmp_path):
     (folder,) = (layout.data / "embeddings/digits").iterdir()
     shutil.copytree(folder, tmp_path / "embeddings/digits" / folder.name)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
+from clipkd.core.artifacts import read_manifest, write_manifest
 from clipkd.report.figures import by_labels as figure
 from clipkd.report.figures import figure_stems
 from clipkd.report.figures.style import styled
 from clipkd.spec.config import load
-from clipkd.tables import by_labels, table_stems, teachers
+from clipkd.spec.layout import Layout
+from clipkd.tables import accuracy, by_labels, table_stems, teachers
 from clipkd.tables.results import Results
+from clipkd.tables.terms import MARK
 from tests.synthetic import demo, write_study
 
 CONFIGS = Path(__file__).parents[2] / "config"
@@ -105,3 +109,35 @@ def test_nothing_speaks_of_labels_where_all_are_seen(tmp_path):
     found = Results.collect(study.config, study.results / "runs", study.data)
     assert "labels" not in table_stems(study.config)
     assert not {"labels", "labelled_images"} & set(found.every_run.columns)
+
+
+def few(tmp_path, heads: dict[int, float]) -> Results:
+    """Return runs with few labels: three seeds of `vanilla`, one of `DKD`; and each seed's probe."""
+    config = demo()
+    common = config["grid"][0] | {"recipes": ["corrected"], "teachers": ["digits-vit-s"], "labels": [100]}
+    three = common | {"train_types": ["supervised", "vanilla"], "seeds": SEEDS}
+    config["grid"] = [three, common | {"name": "one", "train_types": ["DKD"], "seeds": [0]}]
+    study = write_study(config, tmp_path, lambda cell: 0.5)
+    for cell in study.cells:
+        if cell.train_type == "vanilla":
+            folder = Layout.of(study.config, study.data).head(cell)[0]
+            if cell.seed not in heads:
+                shutil.rmtree(folder)
+                continue
+            manifest = read_manifest(folder)
+            facts = manifest["facts"] | {"accuracy": {"test": heads[cell.seed]}}
+            write_manifest(folder, "head", manifest["identity"], facts, manifest["files"])
+    return Results.collect(study.config, study.results / "runs", study.data, partial=True)
+
+
+def test_a_seeds_probe_counts_once_however_many_train_types_it_taught(tmp_path):
+    made = accuracy.table(few(tmp_path, {0: 0.6, 1: 0.8, 2: 0.9}), "corrected", "last", "top1")
+    assert {round(row["teacher_head_percent"], 6) for row in made.records if row["train_type"] != "supervised"} == {
+        round(100 * (0.6 + 0.8 + 0.9) / 3, 6)
+    }
+    assert [entry.marked for entry in made.rows[0]].count("76.67") == 1
+
+
+def test_a_mean_of_probes_of_which_one_is_missing_is_marked(tmp_path):
+    made = accuracy.table(few(tmp_path, {0: 0.6, 2: 0.9}), "corrected", "last", "top1")
+    assert f"75.00{MARK}" in [entry.marked.replace(" ", "") for entry in made.rows[0]]

@@ -13,7 +13,9 @@ from clipkd.core.files import write_json
 from clipkd.core.fingerprint import digest
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
+from clipkd.tables.evaluation import table
 from clipkd.tables.measured import evaluation_of, file_of
+from clipkd.tables.results import Results
 from clipkd.workflow import evaluations
 from tests.synthetic import CONTENT, Study, demo, write_study
 
@@ -75,3 +77,26 @@ def test_what_was_not_measured_for_want_of_a_store_is_measured_when_the_grid_mak
     store.unlink()
     assert is_done(made=set()), "nobody makes it"
     assert not is_done(made={store.parent.as_posix()})
+
+
+def test_what_was_measured_in_several_ways_is_said(tmp_path):
+    config = demo() | {"evaluation": ["speed", "agreement"]}
+    config["grid"] = [config["grid"][0] | {"train_types": ["supervised", "embed-KD"], "seeds": [0, 1]}]
+    study = write_study(config, tmp_path)
+
+    def note(protocols: list[int], names: list[str]) -> list[str]:
+        for cell in study.cells:
+            device = {"kind": "cpu", "name": names[cell.seed], "threads": 1}
+            common = {"details": {}, "clipkd": "1", "torch": "1", "device": device}
+            speed = common | {"protocol": 2, "numbers": {"torch_ms_1": 1.0}}
+            agreement = common | {"protocol": protocols[cell.seed], "numbers": {"kl": 1.0}}
+            measures = {"speed": speed, "agreement": agreement}
+            write_json(file_of(cell, study.results), evaluation(study, cell) | {"measures": measures})
+        results = Results.collect(study.config, study.results / "runs", study.data)
+        return [line for line in table(results).notes if line.startswith("MIXED")]
+
+    assert note([2, 2], ["A", "A"]) == []
+    (mixed,) = note([1, 2], ["A", "A"])
+    assert "agreement was measured by the protocols 1 and 2" in mixed
+    (mixed,) = note([2, 2], ["A", "B"])
+    assert "speed was measured on several machines: A, 1 thread; B, 1 thread" in mixed

@@ -165,3 +165,43 @@ def test_settings_whose_teachers_views_are_stored_in_two_ways_are_one_choice(tmp
     rows = pd.read_csv(written(study, partial=True) / "sweep.csv")
     assert list(rows.teacher_source) == ["cached", "replayed"]
     assert list(rows.is_chosen) == [1, 0]
+
+
+@pytest.mark.parametrize("axes", [{"labels": ["none"]}, {"teacher_source": "live"}])
+def test_a_sweep_without_accuracies_has_no_table_and_stops_no_other(axes, tmp_path):
+    config = demo()
+    plain = config["grid"][0] | {"teachers": ["digits-vit-s"], "train_types": ["supervised"], "recipes": ["corrected"]}
+    swept = plain | {"name": "swept", "train_types": ["teacher-KD"], "recipes": ["mine"]} | axes
+    config["grid"], config["recipes"] = [plain, swept], {"mine": SWEEP}
+    study = write_study(config, tmp_path)
+    assert "sweep" not in table_stems(study.config)
+    assert (written(study) / "cost.csv").exists()
+
+
+def test_live_and_cached_costs_are_compared_at_one_setting(tmp_path):
+    config = demo()
+    cached = config["grid"][0] | {
+        "teachers": ["digits-vit-s"], "train_types": ["supervised", "teacher-KD"], "recipes": ["mine"], "seeds": [0, 1]
+    }  # fmt: skip
+    live = cached | {"name": "live", "train_types": ["teacher-KD"], "teacher_source": "live"}
+    config["grid"], config["recipes"] = [cached, live], {"mine": {"base": "corrected", "batch_size": [32, 128]}}
+    study = write_study(config, tmp_path)
+
+    def ratios(live_best: int) -> list[float]:
+        """Return the ratios, where validation chooses batch size 128 of the cached runs."""
+        for cell in study.cells:
+            best = live_best if cell.is_cost_run else 128
+            top1 = 0.9 if cell.recipe_spec.batch_size == best else 0.5
+            study.change(study.results / "runs" / cell.folder, "metrics.json", "selected.validation.top1", top1)
+        costs = pd.read_csv(written(study) / "cost.csv")
+        return costs.live_to_cached[costs.teacher_source == "live"].dropna().tolist()
+
+    assert len(ratios(128)) == 1
+    assert ratios(32) == []
+
+
+def test_one_probe_of_all_labels_is_one_beside_a_sweep_too(tmp_path):
+    study = study_of(tmp_path, labels=[1000, "all"], train_types=["supervised", "vanilla"], seeds=[0, 1, 2])
+    probes = pd.read_csv(written(study) / "labels.csv").query("train_type == 'vanilla'").set_index("labels")
+    assert probes.probe_deviation_percent.loc["1000"] == pytest.approx(0)
+    assert pd.isna(probes.probe_deviation_percent.loc["all"])

@@ -348,6 +348,11 @@ def test_an_export_again_tells_of_the_seeds_trained_since(here, run_folder, tmp_
     (tmp_path / "runs/seed1/metrics.json").write_text(json.dumps(other))
     assert here("export", "runs/seed0", "out", "--format", "hf").returncode == 0
     assert "Seeds: 0, 1." in (tmp_path / "out/README.md").read_text()
+    (tmp_path / "runs/seed1/metrics.json").write_text("{")
+    damaged = here("export", "runs/seed0", "out", "--format", "hf")
+    assert "not among the seeds of the model card: runs/seed1/metrics.json is damaged" in damaged.stderr
+    assert damaged.returncode == 0
+    assert "Seeds: 0." in (tmp_path / "out/README.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
 
 

@@ -22,7 +22,7 @@ from clipkd.data.dataset import Dataset, open_dataset
 from clipkd.embeddings import prepare
 from clipkd.export import demo, measures
 from clipkd.export.evaluation import default_file, evaluate
-from clipkd.export.measures import speed
+from clipkd.export.measures import calibration, speed
 from clipkd.export.measures.agreement import of_scores
 from clipkd.export.measures.calibration import reliability
 from clipkd.export.measures.knn import votes
@@ -310,7 +310,11 @@ def test_what_the_command_refuses(here, run_folder, digits_folder, tmp_path) -> 
         ((run_folder, "--output", "e.json"), 2, "--output is the file of --measures"),
         ((run_folder / "student.safetensors", "--measures", "all"), 2, "--measures needs a run folder or an export"),
         ((run_folder, "--measures", "all", "--output", "."), 2, "this is a folder"),
-        ((run_folder, "--measures", "classes", "--output", "mine.json", *data), 2, "it is no evaluation: name another"),
+        (
+            (run_folder, "--measures", "classes", "--output", "mine.json", *data),
+            2,
+            "it is no evaluation: delete it, or name",
+        ),
         (
             (run_folder, "--measures", "knn", "--output", run_folder / "e.json", *data),
             2,
@@ -320,6 +324,22 @@ def test_what_the_command_refuses(here, run_folder, digits_folder, tmp_path) -> 
         answer = here("evaluate", *arguments)
         assert (answer.returncode, message in answer.stderr) == (code, True), answer.stderr
     assert (tmp_path / "mine.json").read_text() == "{}"
+
+
+def test_an_evaluation_that_cannot_be_read_is_found_before_anything_is_measured(
+    here, run_folder, digits_folder, tmp_path, monkeypatch
+) -> None:
+    run = tmp_path / "results/runs/seed0"
+    shutil.copytree(run_folder, run)
+    written = default_file(run, "digits", "digits")
+    written.parent.mkdir()
+    written.write_text("<<<<<<< HEAD")
+    monkeypatch.setattr(calibration.Calibration, "measure", lambda self, subject: pytest.fail("it was measured"))
+    answer = here("evaluate", run, "--measures", "calibration", "--data", digits_folder)
+    assert "seed0.json is damaged" in answer.stderr
+    assert "delete it, or name another --output" in answer.stderr
+    assert answer.returncode == 2
+    assert written.read_text() == "<<<<<<< HEAD"
 
 
 def test_an_evaluation_never_lies_in_the_run_folder(tmp_path) -> None:

@@ -104,11 +104,16 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def refuse_output(path: Path, folder: Path) -> None:
-    """Raise InputError where an evaluation can't go to a file, before anything is measured."""
-    from clipkd.export.evaluation import read
-
+    """Raise InputError where an evaluation can't go to a file that the user names, before anything is measured."""
     if folder.resolve() in path.resolve().parents:
         raise InputError(f"--output {path} lies in {folder}, whose files are those of its manifest: name another place")
+    refuse_unreadable(path)
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raise InputError where a file that more is to be added to is no evaluation, before anything is measured."""
+    from clipkd.export.evaluation import read
+
     if path.exists():
         try:
             read(path)
@@ -187,6 +192,7 @@ def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: 
     name = dataset.spec.name
     path = options.output or default_file(options.student_path, model.trained["dataset"], name)
     file_to_write(path, example="evaluation.json")
+    refuse_unreadable(path)
     evaluation = measured(Subject(model, dataset, options.data), score, options.measures)
     for one in options.measures:
         print(f"{one.name}: {line(one, evaluation)}")
