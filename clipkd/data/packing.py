@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from clipkd.core.errors import DataError
+from clipkd.core.words import counted
 
 VALIDATION_SEED = 0
 MOST_HELD_OUT = 0.1
@@ -82,8 +83,8 @@ def validation_rows(labels: np.ndarray, fraction: float, names: Sequence[str]) -
         count = max(1, round(fraction * len(rows)))
         if count >= len(rows):
             raise DataError(
-                f"class '{name}' has {len(rows)} training image{'s' * (len(rows) != 1)}, and {count} would be held out "
-                "for validation: add images of it"
+                f"class '{name}' has {counted(len(rows), 'labelled training image')}, and {count} would be held out "
+                "for validation: add labelled images of it"
             )
         held_out.append(generator.permutation(rows)[:count])
     return np.sort(np.concatenate(held_out))

@@ -1,8 +1,8 @@
 """The files of a local source: listed when a dataset is packed, and compared with what lies there later. No torch here.
 
-Names, sizes and times are looked at, so that it costs seconds where reading the images costs hours; where the times of
-all files are others, as in a copy, also the content of some. The packed dataset is sound whatever becomes of its
-source: a difference is said, and refused nowhere.
+Names, sizes and times are looked at, and the content of some, so that it costs seconds where reading the images costs
+hours. Where the times of all files are others, as in a copy, they do not count. The packed dataset is sound whatever
+becomes of its source: a difference is said, and refused nowhere.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ size in bytes, time of its last change in ns."""
 SAMPLED, HEAD = 64, 1 << 20
 """So many files tell a copy from images that were made again: of each, so many bytes; a file of labels as a whole."""
 SECOND = 10**9
+IF_SAME = ", which is right if the files hold what they held"
 SHOWN = 3
 """Files that a message names."""
 
@@ -43,11 +44,19 @@ class Changes:
     changed: int
     examples: tuple[str, ...]
     """Some files that were added or changed."""
+    touched: int = 0
+    """Changed files of which only the time is known to be another."""
 
     def __str__(self) -> str:
         counts = {"added": self.added, "removed": self.removed, "changed": self.changed}
         files = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        files += f" (of {self.touched:,} only the time, not the size)" if self.touched else ""
         return f"files {files}" + (f" ({', '.join(self.examples)})" if self.examples else "")
+
+    @property
+    def may_be_none(self) -> bool:
+        """Whether all of it are files with another time, which may hold what they held."""
+        return self.touched == self.added + self.removed + self.changed
 
 
 def walk(local: LocalFiles) -> Iterator[tuple[str, os.stat_result]]:
@@ -120,16 +129,16 @@ def rewritten(local: LocalFiles, sample: dict[str, str]) -> np.ndarray:
     return np.array([int(one) for one, digest in now.items() if digest != sample[one]], dtype=np.int64)
 
 
-def compare(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the keys of the files that were added, removed and changed between two listings.
+def compare(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the keys of the files that were added, removed and changed between two listings, and those only touched.
 
     Where the times of all files differ, the source was copied, and only sizes count here (and then some contents).
     """
     _, old, new = np.intersect1d(before[:, 0], now[:, 0], return_indices=True)
     sizes, others = before[old, 1] != now[new, 1], other_times(before[old, 2], now[new, 2])
-    changed = sizes if others.all() else sizes | others
+    touched = np.zeros_like(sizes) if others.all() else others & ~sizes
     added, removed = np.setdiff1d(now[:, 0], before[:, 0]), np.setdiff1d(before[:, 0], now[:, 0])
-    return added, removed, now[new][changed, 0]
+    return added, removed, now[new][sizes, 0], now[new][touched, 0]
 
 
 def other_times(before: np.ndarray, now: np.ndarray) -> np.ndarray:
@@ -163,15 +172,16 @@ def changes(packed: Path, given: Path | None = None) -> tuple[Path, Changes] | N
     if not len(now) or hashlib.sha256(now.tobytes()).hexdigest() == fact["listing"]:
         return None
     before = open_artifact(packed, "dataset", only=(LISTING,)).array(LISTING.removesuffix(".npy"))
-    added, removed, changed = compare(before, now)
-    if not len(added) + len(removed) + len(changed):
-        changed = rewritten(local, fact.get("sample", {}))  # older versions have none
+    added, removed, changed, touched = compare(before, now)
+    sample = fact.get("sample", {})  # older versions have none
+    touched = np.setdiff1d(touched, list(map(int, sample)))  # of the others the content is known, and decides
+    changed = np.union1d(np.union1d(changed, touched), rewritten(local, sample))
     if not len(added) + len(removed) + len(changed):
         return None
     wanted = {*added.tolist(), *changed.tolist()}
     names = sorted(name for name, _ in walk(local) if key(name) in wanted) if wanted else []
     examples = tuple(map(printable, names[:SHOWN])) + (("...",) if len(names) > SHOWN else ())
-    return base, Changes(len(added), len(removed), len(changed), examples)
+    return base, Changes(len(added), len(removed), len(changed), examples, len(touched))
 
 
 def other_origin(packed: Path, given: Path) -> str | None:
@@ -214,5 +224,5 @@ def stale(packed: Path, given: Path | None = None) -> str | None:
     old = " and ".join(str(folder) for folder in made if folder.exists())
     return (
         f"{source} has changed since {packed} was packed from it: {different}. The packed images are used as they "
-        f"are; to take the changes in, delete {old} and run the command again"
+        f"are{IF_SAME if different.may_be_none else ''}; to take the changes in, delete {old} and run the command again"
     )

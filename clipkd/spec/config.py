@@ -256,8 +256,9 @@ def check_head(teacher: TeacherSpec, config: Config) -> None:
     _, _, dataset = teacher.head.partition("@")
     asked = {name.lower() for block in config.grid for name in block.datasets}
     if dataset and dataset not in asked:
-        option = "on=" if isinstance(teacher, teachers.TrainedCNN) else "head"
-        raise InputError(f"{option}: no block of the grid has a dataset '{dataset}'{nearest(dataset, asked)}")
+        if isinstance(teacher, teachers.TrainedCNN):
+            raise InputError(f"on=: no block of the grid has a dataset '{dataset}': add one, or correct the name")
+        raise InputError(f"head: no block of the grid has a dataset '{dataset}'{nearest(dataset, asked)}")
 
 
 def check_sources(sources: dict[str, str], merged: dict[str, str], data: Path, complaint: Complaint) -> None:

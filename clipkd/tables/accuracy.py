@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipkd.core.words import counted, verb
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.spec.selection import LEAST_TO_CHOOSE
 from clipkd.tables.grouping import AXES, ROLES, groups, nested_order, over_seeds, rows_of
+from clipkd.tables.informed import informed_notes
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Table, plain, significant, spread
@@ -95,7 +97,7 @@ def table(results: Results, recipe: str, epoch: str, metric: str) -> Table:
             row += [entry(look(student, few, teacher, name)) for name in types]
         made.records += [{name: plain(getattr(row, name)) for name in csv} for row in rows_of(here)]
     made.rows = list(rows.values())
-    made.notes = notes(runs, epoch)
+    made.notes = [*informed_notes(results.cells, results.config), *notes(runs, epoch)]
     return made
 
 
@@ -158,7 +160,8 @@ def validation_notes(runs: pd.DataFrame) -> list[str]:
         few = "; these are few, so the last epoch is kept and compared" if images < LEAST_TO_CHOOSE else ""
         few = few or "; comparisons use the last epoch, as with the fewest labels" * bool(least < LEAST_TO_CHOOSE)
         of = f"{images + training:,}" if labels == "all" else f"the {labels} that are labelled"
-        found.append(f"{dataset}: {images:,} images are held out of {of} to choose the epoch{few}.")
+        held_out = f"{counted(images, 'image')} {verb(images)}"
+        found.append(f"{dataset}: {held_out} held out of {of} to choose the epoch{few}.")
     return found
 
 

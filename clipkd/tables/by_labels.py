@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from clipkd.plugins.teachers import StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
-from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import SHARE, train_types_of
 from clipkd.tables.comparisons import comparisons, p_value, row_of
 from clipkd.tables.fields import percent_fields
 from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows_of, summary_of
+from clipkd.tables.informed import informed_notes
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import by_student
 from clipkd.tables.table import NOTHING, Column, Field, Table, count, filled, spread, words
@@ -142,7 +142,7 @@ def table(results: Results) -> Table:
         "to supervised: the difference to training without a teacher on the same labels, paired by seed; its interval "
         "is not corrected, p is, as in the table teacher-matters. shown from: half of the interval's width; a smaller "
         "difference could not have been told from 0 with this n, before any correction.",
-        *informed_notes(results),
+        *informed_notes(results.cells, results.config),
     ]
     return made
 
@@ -152,33 +152,3 @@ def in_order(rows: pd.DataFrame) -> pd.DataFrame:
     teachers = [NO_TEACHER, *(name for name in rows.teacher.unique() if name != NO_TEACHER)]
     axes = ("recipe", "dataset", "student", "labels", "teacher", "train_type")
     return nested_order(rows, *axes, teacher=teachers, train_type=train_types_of(rows))
-
-
-def informed_notes(results: Results) -> list[str]:
-    """Return the note on teachers of few-label students that have seen all labels themselves; none without any."""
-    runs = {cell.folder: cell for cell in results.cells}
-    found = {
-        (spec.title, cell.dataset): None
-        for cell in results.cells
-        for spec in (cell.teacher_spec.members if cell.few_labels and cell.teacher_spec else ())
-        if saw_all_labels(spec, cell.dataset, runs)
-    }
-    return [
-        f"{title} was trained with all labels of {dataset_title(dataset, results.config)}: what its students learn "
-        "from it is not the result of few labels."
-        for title, dataset in found
-    ]
-
-
-def saw_all_labels(spec: TeacherSpec, dataset: str, runs: dict[str, Cell]) -> bool:
-    """Return whether a teacher, or one of those that taught it, was trained with all labels of a dataset.
-
-    `runs`: folder -> cell of each run that may have taught.
-    """
-    if not isinstance(spec, StudentTeacher):
-        return isinstance(spec, TrainedCNN | TrainedTeacher) and spec.dataset == dataset and spec.epochs > 0
-    cell = runs.get(spec.run)
-    if cell is None:
-        return spec.brings_head(dataset) and spec.says_labels and not spec.few_labels
-    above = cell.teacher_spec.members if cell.teacher_spec else ()
-    return (cell.dataset == dataset and not cell.few_labels) or any(saw_all_labels(one, dataset, runs) for one in above)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,17 @@ def notes(runs: Sequence[FinishedRun], differ: dict[str, list[Any]], equal: dict
     if not same([one.cost.device.detail for one in runs]):
         lines.append("The machines differ: seconds can't be compared.")
     if "seed" in differ:
-        lines.append("One run per setting says nothing about the spread over seeds: see the table teacher-matters.")
+        others = zip(*(map(str, values) for name, values in differ.items() if name != "seed"), strict=True)
+        is_repeated = max(Counter(others).values(), default=len(runs)) > 1
+        lines.append(
+            "Each run is a row of its own: for means over seeds and their intervals see the table teacher-matters."
+            if is_repeated
+            else "One run per setting says nothing about the spread over seeds: see the table teacher-matters."
+        )
+    if "student" not in differ and not same([one.metrics.student_parameters for one in runs]):
+        lines.append(
+            "The student is the same: parameters and weights count its projection onto the teacher's vectors, too."
+        )
     return lines
 
 

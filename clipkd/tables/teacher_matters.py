@@ -7,6 +7,7 @@ from typing import Any
 from clipkd.tables.accuracy import chance_notes
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, comparisons, interval_of, p_value, signed
 from clipkd.tables.fields import place_fields
+from clipkd.tables.informed import informed_notes
 from clipkd.tables.results import Results, teacher_names, teacher_titles
 from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, marked, words
@@ -52,6 +53,7 @@ def table(results: Results) -> Table:
         *["This grid has nothing to compare: no train type has a partner without a teacher."] * (not found),
         *chance_notes(runs[runs.is_headline]),
         *chosen_notes(runs),
+        *informed_notes(results.cells, results.config),
         f"Difference in test top-1, in percentage points, paired by seed. Epoch compared: {used or 'none'}.",
         "Interval: of a paired bootstrap over seeds and images, if all runs kept which test images are correct; else "
         "Student's t over the seeds' differences, which covers the choice of seed only, on one test set. It is not "

@@ -34,6 +34,15 @@ def test_a_grid_without_what_decides_is_told_so(labels, beside, lacking):
     assert [f"the grid lacks {lacking}, so tables" in line for line in said] == ([True] if lacking else [])
 
 
+def test_rows_without_what_others_have_are_named():
+    config = small()
+    block = config["grid"][0] | {"train_types": ["supervised", "vanilla", "vanilla-within-class"]}
+    other = block | {"name": "other", "students": ["small-32"], "train_types": ["vanilla"]}
+    config["grid"] = [block, other]
+    (said,) = untested(expand(Config.model_validate(config))[0])
+    assert "2 rows of the tables lack supervised, vanilla-within-class for vanilla, which others have: small-32" in said
+
+
 def test_check_elsewhere_says_where_to_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"there is no config/config.yaml here: go to the project's folder"):

@@ -254,7 +254,9 @@ def even(made: Reading, size: int | None) -> Reading:
         ),
         pytest.param(Made(reading=reading(train_labels=(0, 0, 0))), "no train image of class 'dog'", id="no train"),
         pytest.param(Made(reading=reading(test_labels=(1, 1))), "no test image of class 'cat'", id="no test"),
-        pytest.param(Made(reading=reading(train_labels=(0, 0, 1))), "class 'dog' has 1 training", id="one image"),
+        pytest.param(
+            Made(reading=reading(train_labels=(0, 0, 1))), "class 'dog' has 1 labelled training image, ", id="one image"
+        ),
         pytest.param(Made(reading=reading([image(8, 8)] * 5)), "5 images, but 6 labels", id="few images"),
         pytest.param(Made(reading=reading([image(8, 8)] * 7)), "7 images, but 6 labels", id="many images"),
         pytest.param(Made(image_size=8, reading=reading([image(8, 8)] * 5)), "5 images, but 6 labels", id="few, even"),

@@ -63,7 +63,7 @@ def a_split_that_was_not_there(source: Path) -> None:
 
 
 def nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    none = (np.zeros(0, np.int64),) * 3
+    none = (np.zeros(0, np.int64),) * 4
     monkeypatch.setattr("clipkd.data.source_files.compare", lambda before, now: none)
     monkeypatch.setattr("clipkd.data.source_files.rewritten", lambda local, sample: none[0])
 
@@ -128,9 +128,31 @@ def notes_beside(source: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("harmless", [copied, moved, archived, moved_as_a_whole, of_an_older_version, notes_beside])
+def touched(source: Path, folder: Path) -> Path:
+    os.utime(an_image(source))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "harmless", [copied, touched, moved, archived, moved_as_a_whole, of_an_older_version, notes_beside]
+)
 def test_no_complaint(harmless: Callable[[Path, Path], Path], packed: tuple[Path, Path]) -> None:
     assert stale(harmless(*packed)) is None
+
+
+def test_of_a_file_whose_content_is_not_known_only_the_time_is_said_to_differ(packed: tuple[Path, Path]) -> None:
+    """Of many images the content of some is known."""
+    source, folder = packed
+    manifest = read_manifest(folder)
+    facts = manifest["facts"] | {"source": manifest["facts"]["source"] | {"sample": {}}}
+    write_manifest(folder, "dataset", manifest["identity"], facts, manifest["files"])
+    os.utime(an_image(source))
+    said = str(stale(folder))
+    assert "files 1 changed (of 1 only the time, not the size)" in said
+    assert "used as they are, which is right if the files hold what they held; to take the changes in" in said
+    an_image(source, "val").unlink()
+    assert "1 removed" in str(stale(folder))
+    assert "which is right if" not in str(stale(folder))
 
 
 def test_another_source_that_is_not_there_is_named(packed: tuple[Path, Path]) -> None:

@@ -15,7 +15,7 @@ from clipkd.report.figures import figure_stems
 from clipkd.report.figures.style import styled
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
-from clipkd.tables import accuracy, by_labels, table_stems, teachers
+from clipkd.tables import accuracy, by_labels, table_stems, teacher_matters, teachers
 from clipkd.tables.results import Results
 from clipkd.tables.terms import MARK
 from tests.synthetic import demo, write_study
@@ -63,6 +63,13 @@ def test_each_train_type_stands_beside_supervised_on_the_same_labels(results):
     # Each seed has a probe of its own on few labels; all labels make one, which all seeds share.
     assert few["probe_deviation_percent"] == pytest.approx(0)
     assert found["all", "vanilla"]["probe_deviation_percent"] is None
+
+
+def test_a_teacher_that_saw_all_labels_is_named_wherever_its_students_are_compared(results):
+    said = "was trained with all labels of Digits: what its students learn from it is not the result of few labels."
+    tables = [by_labels.table(results), teacher_matters.table(results)]
+    for made in [*tables, accuracy.table(results, "corrected", "last", "top1")]:
+        assert sum(said in note for note in made.notes) == 1
 
 
 def test_the_figure_has_a_line_for_each_train_type_and_the_probe(results):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipkd.runs.finished import FinishedRun
 from clipkd.tables.compare import label, read, settings, table
 from tests.use.conftest import CELL, trained
 
@@ -47,6 +48,22 @@ def test_a_switch_is_named_where_no_name_tells_it(run_folder, other) -> None:
     assert differ["recipe temperature"] == [4.0, 1.0]
     assert set(differ) == {"recipe temperature", "dataset content"}
     assert any("not measured on the same images" in note for note in table([first, second]).notes)
+
+
+def test_what_is_said_of_seeds_and_of_the_projection(run_folder):
+    def run(seed: int, recipe: str = "corrected", parameters: int = 9) -> FinishedRun:
+        found = read(run_folder)
+        found.identity["cell"] |= {"seed": seed, "recipe": recipe}
+        return replace(found, metrics=found.metrics.model_copy(update={"student_parameters": parameters}))
+
+    def notes(*runs: FinishedRun) -> str:
+        return "\n".join(table(runs).notes)
+
+    assert "One run per setting says nothing" in notes(run(0), run(1, "reference"))
+    assert "Each run is a row of its own" in notes(run(0), run(1))
+    assert "Each run is a row of its own" in notes(run(0), run(1), run(0, "reference"))
+    assert "count its projection" not in notes(run(0), run(1))
+    assert "count its projection onto the teacher's vectors, too" in notes(run(0), run(1, parameters=10))
 
 
 def test_the_command(here, run_folder, other, tmp_path) -> None:

@@ -32,8 +32,8 @@ from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
-from clipkd.tables.by_labels import saw_all_labels
 from clipkd.tables.consistency import other_weights
+from clipkd.tables.informed import saw_all_labels
 from tests.use.conftest import CELL, trained
 
 CPU = torch.device("cpu")

@@ -26,6 +26,8 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.refusals import has_imported, needs_all_labels
 from clipkd.spec.settings import Config
 from clipkd.spec.strength import packed_facts
+from clipkd.tables.grouping import labels_of
+from clipkd.tables.informed import informed_notes
 from clipkd.tables.results import accuracy_cells
 from clipkd.tables.terms import BASELINE
 
@@ -36,6 +38,8 @@ examples:
   clipkd check config/demo.yaml
 """
 BASE = Path("config/config.yaml")
+MOST_ROWS = 3
+"""A note names so many rows of tables."""
 DATA = Path("data")
 """Where the workflow keeps its data."""
 
@@ -97,33 +101,50 @@ def is_labelled_in_part(cell: Cell) -> bool:
 
 
 def untested(cells: Sequence[Cell]) -> list[str]:
-    """Return a line for each dataset that names train types whose deciding controls, or `supervised`, its cells lack
-    everywhere.
+    """Return lines that name train types whose deciding controls, or `supervised`, a dataset's rows of tables lack:
+    everywhere, or some of them.
     """
     beside: dict[tuple[Any, ...], set[str]] = {}
     for cell in cells:
         beside.setdefault(row_of(cell), set()).add(cell.train_type)
     in_part = {cell.dataset: is_labelled_in_part(cell) for cell in {cell.dataset: cell for cell in cells}.values()}
-    lacking: dict[tuple[str, bool], dict[str, list[str]]] = {}
-    tested = set()
+    lacking: dict[tuple[str, bool], dict[str, dict[Cell, list[str]]]] = {}
     for cell in {cell.kind: cell for cell in accuracy_cells(cells)}.values():
+        if cell.method.control_of:
+            continue
         place = cell.dataset, cell.labels != "all" or in_part[cell.dataset]
         there = beside[row_of(cell)] | beside.get((*row_of(cell)[:-1], NO_TEACHER), set())
-        wanted = [] if cell.method.control_of else [BASELINE, *methods.deciding(cell.train_type, place[1])]
+        wanted = [BASELINE, *methods.deciding(cell.train_type, place[1])]
         missing = [name for name in wanted if name not in there]
-        if not missing:
-            tested.add((*place, cell.train_type))
-        lacking.setdefault(place, {})[cell.train_type] = missing
+        lacking.setdefault(place, {}).setdefault(cell.train_type, {})[cell] = missing
     lines = []
     for (dataset, is_partly_labelled), named in lacking.items():
-        left = {name: them for name, them in named.items() if (dataset, is_partly_labelled, name) not in tested}
-        controls = ", ".join(dict.fromkeys(control for them in left.values() for control in them))
         where = f"{dataset}, {'few' if is_partly_labelled else 'all'} labels"
-        said = (
-            f"note: {where}: the grid lacks {controls}, so tables will not tell whether the teacher's content matters "
-        )
-        lines += [f"{said}for {', '.join(left)}"] if left else []
+        everywhere = {name: rows for name, rows in named.items() if all(rows.values())}
+        if everywhere:
+            lines.append(
+                f"{where}: the grid lacks {controls_of(everywhere)}, so tables will not tell whether the teacher's "
+                f"content matters for {', '.join(everywhere)}"
+            )
+        some = {name: rows for name, rows in named.items() if any(rows.values()) and name not in everywhere}
+        if some:
+            rows = dict.fromkeys(in_words(cell) for them in some.values() for cell, missing in them.items() if missing)
+            shown = "; ".join(list(rows)[:MOST_ROWS]) + f"; and {len(rows) - MOST_ROWS} more" * (len(rows) > MOST_ROWS)
+            lines.append(
+                f"{where}: {counted(len(rows), 'row')} of the tables {'lacks' if len(rows) == 1 else 'lack'} "
+                f"{controls_of(some)} for {', '.join(some)}, which others have: {shown}"
+            )
     return lines
+
+
+def controls_of(named: dict[str, dict[Cell, list[str]]]) -> str:
+    """Return the names of the train types that rows lack, each once."""
+    return ", ".join(dict.fromkeys(name for rows in named.values() for missing in rows.values() for name in missing))
+
+
+def in_words(cell: Cell) -> str:
+    """Return what the row of a cell is for."""
+    return f"{cell.student} with {cell.teacher_key}, recipe {cell.recipe_spec.name}{labels_of(cell)}"
 
 
 def row_of(cell: Cell) -> tuple[Any, ...]:
@@ -184,6 +205,6 @@ def run(options: argparse.Namespace) -> None:
     check_models(cells, config, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)
-    for line in untested(cells):
-        print(line)
+    for line in [*untested(cells), *informed_notes(cells, config)]:
+        print(f"note: {line}")
     print(f"{', '.join(map(str, files))}: {counted(len(cells), 'run')}")

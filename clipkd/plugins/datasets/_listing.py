@@ -120,6 +120,8 @@ def splits_of(folder: Path) -> Splits:
     Raises:
         InputError: there is no such folder, no train/ or no val/ or test/ in it, or two that are called alike.
     """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: name the folder that holds the images' train/ and val/")
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist{written_otherwise(folder)}")
     try:
