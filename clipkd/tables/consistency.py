@@ -156,5 +156,5 @@ def same_seeds(runs: dict[Cell, FinishedRun]) -> Iterator[DataError]:
 def mismatch(path: Path, other: Path, lines: list[str]) -> DataError:
     listed = "\n  ".join(lines)
     return DataError(
-        f"{path} does not match the config and {other} (below); delete {path.parent} to regenerate it:\n  {listed}"
+        f"{path} does not match the config and {other} (below); snakemake with this config trains it again:\n  {listed}"
     )

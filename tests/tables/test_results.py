@@ -101,7 +101,9 @@ def test_every_wrong_run_is_named_at_once(study):
         collect(study, partial=True)
     message = str(error.value)
     assert message.startswith(f"3 problems in {study.results / 'runs'}:\n  ")
-    assert all(f"delete {folder} " in message for folder in [*unreadable, other])
+    assert all(f"delete {folder} " in message for folder in unreadable)
+    assert f"{other / 'manifest.json'} does not match the config" in message
+    assert "snakemake with this config trains it again" in message
 
 
 def test_a_long_list_of_wrong_runs_ends_in_a_count(study):
