@@ -163,7 +163,9 @@ def changes(packed: Path, given: Path | None = None) -> tuple[Path, Changes] | N
     fact = manifest["facts"].get("source", {})
     if LISTING not in manifest["files"] or "names" not in fact:  # packed by an older version
         return None
-    places = [*([given] if given else []), Path(fact["path"]), packed.resolve() / fact["from_here"]]
+    # A copied project is compared with its own images, though those of the first one may still be there.
+    beside = Path(os.path.normpath(packed.resolve() / fact["from_here"]))
+    places = [*([given] if given else []), beside, Path(fact["path"])]
     base = next((place for place in places if place.is_dir() and not place.samefile(packed)), None)
     if base is None:
         return None

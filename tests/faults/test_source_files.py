@@ -170,6 +170,16 @@ def test_an_edit_after_the_project_was_moved_is_seen(packed: tuple[Path, Path]) 
     assert "1 changed" in str(stale(folder))
 
 
+def test_a_copied_project_is_compared_with_its_own_images(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    source, folder = packed
+    shutil.copytree(source.parent, tmp_path / "copy", symlinks=True)
+    copy = tmp_path / "copy" / folder.relative_to(source.parent)
+    an_image(source).unlink()
+    assert stale(copy) is None
+    an_image(tmp_path / "copy" / source.name, "val").unlink()
+    assert "files 1 removed" in str(stale(copy))
+
+
 def test_a_copied_source_with_another_size_is_seen(packed: tuple[Path, Path]) -> None:
     source, folder = packed
     copied(source, folder)
