@@ -51,7 +51,7 @@ def test_classes_that_do_not_agree_are_listed(tmp_path: Path) -> None:
         "val lacks one": ({"train": ["a", "b", "c"], "val": ["a", "b"]}, ("only in ", "/train: c")),
         "val has other ones": ({"train": ["a", "b"], "val": ["x", "y"]}, ("/train: a, b", "/val: x, y")),
         "empty class": ({"train": ["a", "b"], "val": ["a", "b"]}, ("image of class 'b'",)),
-        "one image": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b", "1 training image,")),
+        "one image": ({"train": ["a", "b"], "val": ["a", "b"]}, ("b", "1 labelled training image,")),
     }
     for name, (classes, parts) in cases.items():
         root = folder_of_images(tmp_path / name, classes)
