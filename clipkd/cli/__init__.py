@@ -62,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # PIL warns of images that our own limit refuses by name, or that the user allowed (clipkd.core.images).
     warnings.filterwarnings("ignore", message=r"Image size .* could be decompression bomb")
     os.umask(os.umask(0o077) | 0o002)  # whatever the user's umask: nobody else may change what we write
-    return next((code for code in map(run, asked) if code), 0)
+    for options in asked:
+        if code := run(options):
+            return code
+    return 0
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:

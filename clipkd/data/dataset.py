@@ -213,6 +213,10 @@ def check(spec: DatasetSpec, reading: Reading) -> None:
         raise DataError(f"{spec.title} has {spec.classes} classes, its source names {len(names)}")
     if not names and not len(reading.test.labels) and (reading.train.labels == UNLABELLED).all():
         return  # a folder of images, none of which has a label
+    if reading.validation is not None and not len(reading.validation):
+        raise DataError(
+            f"{spec.title}: there is no validation image; without that split some training images are held out"
+        )
     if len(names) < 2:
         raise DataError(f"{spec.title} has one class only, {names}; a dataset has at least two")
     repeated = sorted({name for name in names if names.count(name) > 1})

@@ -83,6 +83,8 @@ def divided(count: int, training: int, validation: int, classes: int, title: str
     def held_out_of(labels: int) -> int:
         return min(few_held_out(labels), validation)
 
+    if not validation:
+        raise InputError(f"labels: {count}: no labelled image of {title} is held out for validation")
     held_out = held_out_of(count)
     kept, labels = count - held_out, training + validation
     if kept > training:

@@ -72,7 +72,8 @@ def walk(local: LocalFiles) -> Iterator[tuple[str, os.stat_result]]:
                 yield name, status
             elif (status.st_dev, status.st_ino) not in seen:  # else a link into itself
                 seen.add((status.st_dev, status.st_ino))
-                waiting += [f"{name}/{entry}" for entry in sorted(os.listdir(path)) if not is_hidden(entry)]
+                inside = [entry for entry in sorted(os.listdir(path)) if not is_hidden(entry)]
+                waiting += inside if name == "." else [f"{name}/{entry}" for entry in inside]
         except OSError:  # not there, or not readable: packing says so
             continue
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clipkd.core.words import counted
 from clipkd.tables.comparisons import UNLIKE, Comparison, beside, untested
-from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_names, teacher_titles, values
+from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, values
 from clipkd.tables.summary import FEW_SEEDS
 from clipkd.tables.table import NOTHING
 
@@ -66,7 +66,7 @@ def facts(results: Results) -> dict[str, str]:
         "Students": ", ".join(values(cells, "student")),
         "Train types": str(len(values(cells, "train_type"))),
         "Recipes": ", ".join(dict.fromkeys(results.labels[cell.recipe] for cell in cells)),
-        "Seeds": str(len(values(accuracy_cells(cells), "seed"))),
+        "Seeds": str(len(values([cell for cell in cells if not cell.is_cost_run], "seed"))),
         "Epochs": " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1])))),
         "Computed on": "; ".join(devices) or NOTHING,
     }

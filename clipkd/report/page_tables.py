@@ -144,7 +144,8 @@ def runs_table(results: Results) -> PageTable:
         row = [Entry(str(text)) for text in texts]
         if run.state == "finished":
             tops = (run.top1, headline.top1)
-            row += [Entry(f"{100 * top1:.2f}") if run.is_chosen else Entry() for top1 in tops]
+            is_shown = run.is_chosen and run.labels != "none"
+            row += [Entry(f"{100 * top1:.2f}") if is_shown else Entry() for top1 in tops]
             state = "finished" if run.is_chosen else "finished, setting not chosen"
             row += [Entry(f"{run.seconds_per_epoch:.3g}"), Entry(state)]
         else:

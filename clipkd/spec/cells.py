@@ -18,6 +18,8 @@ from clipkd.spec.settings import Config, Hyperparameters, TeacherSource
 
 NO_TEACHER = teachers.NO_TEACHER
 """Name of the teacher, in paths and tables, of a method without one."""
+ONE_VIEW = "-one-view"
+"""In the folder of a run to whom one vector of each image stands for all its views."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Cell:
         # The mathematics of these differ from, or the cost is not that of, the run with the plain name.
         is_marked = self.is_cost_run or self.teacher_source == "replayed"
         train_type = f"{self.train_type}-{self.teacher_source}" if is_marked else self.train_type
-        train_type += "-one-view" if self.has_one_view else ""
+        train_type += ONE_VIEW if self.has_one_view else ""
         train_type += {"all": "", "none": "-no-labels"}.get(str(self.labels), f"-{self.labels}-labels")
         place = f"{self.recipe_spec.name}/{self.dataset}/{self.student_spec.name}"
         return f"{place}/{self.teacher_key}/{train_type}/seed{self.seed}"

@@ -19,7 +19,7 @@ from clipkd.core.fingerprint import fingerprint
 from clipkd.plugins import methods, recipes, students, teachers
 from clipkd.plugins.teachers import RUN, StudentTeacher
 from clipkd.spec import grid, refusals
-from clipkd.spec.cells import NO_TEACHER, Cell
+from clipkd.spec.cells import NO_TEACHER, ONE_VIEW, Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Block, Config, OwnTeacher, TeacherSource
@@ -105,6 +105,7 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
             if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
                 folders.add(spec.run)
                 found.append(cell_of(spec.run, config))
+    grid.refuse_mixture(found)
     return found, left_out
 
 
@@ -130,7 +131,7 @@ def cell_of(run: str, config: Config) -> Cell:
     """
     names = dict(zip(AXES, run.split("/"), strict=True))
     named = LABELS.search(names["train_type"])
-    method, source = train_type(LABELS.sub("", names["train_type"]))
+    method, source = train_type(LABELS.sub("", names["train_type"]).removesuffix(ONE_VIEW))
     teacher = NO_TEACHER if names["teacher"] == NO_TEACHER else teacher_of(names["teacher"], names["dataset"], config)
     if (methods.get(method).signal != "nothing") == (teacher == NO_TEACHER):
         raise InputError(f"train type '{method}' has {'a' if teacher == NO_TEACHER else 'no'} teacher")

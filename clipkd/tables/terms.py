@@ -26,7 +26,7 @@ def mark(text: str, is_incomplete: bool) -> str:
 
 def of_labels(labels: object) -> str:
     """Return `, 100 labels`, to follow the name of runs that see so many; nothing where all are seen."""
-    return "" if labels == "all" else f", {labels} labels"
+    return "" if labels == "all" else f", {'no' if labels == 'none' else labels} labels"
 
 
 def choices(recipe: str) -> tuple[str, str]:

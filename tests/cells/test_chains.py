@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clipkd.cli import parser
@@ -204,3 +205,40 @@ def test_teachers_of_a_chain_can_be_several(tmp_path: Path) -> None:
         both,
     ]
     assert [len(cell.by_teacher) for cell in cells] == [2, 2]
+
+
+def test_a_run_that_teaches_is_as_long_as_those_beside_it(tmp_path: Path) -> None:
+    """The grid names its first seed with epochs of its own; the chain adds the second one."""
+    mine = """
+teachers: {first: "run:corrected/digits/tiny-32/none/supervised/seed*"}
+grid:
+  - {name: a, datasets: [digits], students: [tiny-32], train_types: [supervised], recipes: [corrected], seeds: [0],
+     epochs: 2}
+  - {name: b, datasets: [digits], teachers: [first], students: [tiny-32], train_types: [vanilla], recipes: [corrected],
+     seeds: [0, 1]}
+training: {epochs: 4}
+"""
+    (tmp_path / "mine.yaml").write_text(mine)
+    with pytest.raises(InputError, match=r"supervised/seed0 with 2 epochs and for .*supervised/seed1 with 4"):
+        expand(load([BASE, tmp_path / "mine.yaml"]))
+
+
+def test_a_student_of_vectors_of_one_view_teaches(tmp_path: Path) -> None:
+    run = "corrected/digits/tiny-32/mine/feature-KD-one-view/seed0"
+    np.save(tmp_path / "train.npy", np.eye(4, dtype=np.float32))
+    mine = f"""
+teachers: {{mine: "embeddings:{tmp_path}", first: "run:{run}"}}
+sources: {{photos: "{tmp_path}"}}
+grid:
+  - {{name: a, datasets: [photos], teachers: [mine], students: [tiny-32], train_types: [feature-KD],
+     recipes: [corrected], seeds: [0]}}
+  - {{name: b, datasets: [photos], teachers: [first], students: [tiny-32], train_types: [vanilla], recipes: [corrected],
+     seeds: [0]}}
+""".replace("/digits/", "/photos/")
+    (tmp_path / "mine.yaml").write_text(mine)
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+    assert run.replace("/digits/", "/photos/") in {
+        cell.folder for cell in expand(load([BASE, tmp_path / "mine.yaml"]))[0]
+    }

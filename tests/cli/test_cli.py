@@ -370,3 +370,14 @@ def test_a_run_that_is_not_there_is_named_by_evaluate(here):
 def test_a_line_of_progress_counts_in_words(total, said, capsys):
     assert list(progress(range(total), total, "work")) == list(range(total))
     assert f"work: {said}" in capsys.readouterr().err
+
+
+def test_no_error_of_a_command_passes_for_the_end_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A StopIteration ends a loop over an iterator in silence."""
+
+    def ends(options: object) -> int:
+        raise StopIteration
+
+    monkeypatch.setattr("clipkd.cli.run", ends)
+    with pytest.raises(StopIteration):
+        main(["list", "teachers"])

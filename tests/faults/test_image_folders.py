@@ -433,3 +433,22 @@ def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: 
     with pytest.raises(DataError, match="made from another content of mine"):
         open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))
     assert open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)).content
+
+
+def test_a_validation_split_without_images_is_refused_where_there_is_a_test_split(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images", {"train": ["a", "b"], "val": ["a", "b"], "test": ["a", "b"]})
+    for path in (root / "val").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="there is no validation image"):
+        prepared(root, tmp_path / "data")
+
+
+def test_what_lies_beside_a_folder_of_images_without_labels_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "images"
+    folder_of_images(root, {"train": ["unlabeled"]})
+    (root / "unlabeled").mkdir()
+    shutil.copy(root / "train/unlabeled/0.png", root / "unlabeled/more.png")
+    prepared(root, tmp_path / "data")
+    assert "beside the splits: unlabeled" in capsys.readouterr().err

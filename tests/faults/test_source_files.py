@@ -155,6 +155,17 @@ def test_of_a_file_whose_content_is_not_known_only_the_time_is_said_to_differ(pa
     assert "which is right if" not in str(stale(folder))
 
 
+def test_an_image_added_to_a_folder_without_labels_is_seen(tmp_path: Path) -> None:
+    source, folder = tmp_path / "scraps", tmp_path / "data/datasets/mine"
+    source.mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(source / f"{number}.png")
+    prepare_dataset(datasets.get("mine", str(source)), folder, str(source))
+    assert stale(folder) is None
+    shutil.copy(source / "0.png", source / "new.png")
+    assert "files 1 added (new.png)" in str(stale(folder))
+
+
 def test_another_source_that_is_not_there_is_named(packed: tuple[Path, Path]) -> None:
     """Where it is not there, packed images stand for it: a mistyped name must not pass in silence."""
     source, folder = packed

@@ -14,7 +14,7 @@ import pytest
 
 from clipkd import report as reports
 from clipkd.core.files import write_json
-from clipkd.report import overview
+from clipkd.report import overview, page_tables
 from clipkd.report.figures import figure_stems
 from clipkd.report.pictures import natural_width
 from clipkd.runs.record import FAILED
@@ -301,3 +301,15 @@ def test_missing_runs_are_named_at_the_top(visit, hostile) -> None:
     choose(page, "runs", "State", "missing")
     assert column(page, "runs", "Train type") == ["vanilla"]
     assert "†" in page.locator("#overview table").inner_text()
+
+
+def test_runs_without_labels_are_counted_and_have_no_accuracy(tmp_path: Path) -> None:
+    config = demo()
+    block = config["grid"][0] | {"teachers": ["digits-vit-s"], "recipes": ["corrected"], "seeds": [0, 1, 2]}
+    config["grid"] = [block | {"train_types": ["teacher-KD"], "labels": ["none"]}]
+    study = write_study(config, tmp_path)
+    results = Results.collect(study.config, study.results / "runs", study.data)
+    rows = [[entry.text for entry in row] for row in page_tables.runs_table(results).rows]
+    assert {row[0] for row in rows} == {"teacher-KD, no labels"}
+    assert not [text for row in rows for text in row if "nan" in text]
+    assert overview.facts(results)["Seeds"] == "3"

@@ -11,6 +11,7 @@ import pytest
 from clipkd.core.artifacts import read_manifest
 from clipkd.core.files import write_json
 from clipkd.core.fingerprint import digest
+from clipkd.report.figures import confusion as confusion_figure
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.tables.evaluation import table
@@ -100,3 +101,19 @@ def test_what_was_measured_in_several_ways_is_said(tmp_path):
     assert "agreement was measured by the protocols 1 and 2" in mixed
     (mixed,) = note([2, 2], ["A", "B"])
     assert "speed was measured on several machines: A, 1 thread; B, 1 thread" in mixed
+
+
+def test_the_confusion_of_classes_is_drawn_with_the_names_that_the_config_gives(tmp_path):
+    names = [f"number {digit}" for digit in range(10)]
+    config = demo() | {"evaluation": ["classes"], "class_names": {"digits": names}}
+    config["grid"] = [config["grid"][0] | {"train_types": ["supervised"], "recipes": ["corrected"]}]
+    study = write_study(config, tmp_path)
+    confusion = {str(digit): {str(digit): 1} for digit in range(10)}
+    device = {"kind": "cpu", "name": "a processor", "threads": 1}
+    found = {"protocol": 1, "numbers": {}, "details": {"confusion": confusion}, "clipkd": "1", "torch": "1"}
+    for cell in study.cells:
+        measures = {"classes": found | {"device": device}}
+        write_json(file_of(cell, study.results), evaluation(study, cell) | {"measures": measures})
+    results = Results.collect(study.config, study.results / "runs", study.data)
+    drawn = confusion_figure.draw(results, "corrected", "digits", "tiny-32")
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == names

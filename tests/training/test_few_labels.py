@@ -17,7 +17,7 @@ from clipkd.core.unlabelled import UNLABELLED
 from clipkd.data.augmentation import mixed_targets
 from clipkd.data.batches import order
 from clipkd.data.dataset import open_dataset
-from clipkd.data.labelled import evenly, labelled_rows, training_images
+from clipkd.data.labelled import divided, evenly, labelled_rows, training_images
 from clipkd.embeddings import head, prepare, prototypes
 from clipkd.plugins import methods, recipes
 from clipkd.plugins.methods import _losses as losses
@@ -78,6 +78,11 @@ def test_a_fifth_of_the_labels_is_for_validation_and_none_beside_them_is_seen(da
 def test_impossible_numbers_of_labels_are_refused(count, words, dataset):
     with pytest.raises(InputError, match=words):
         labelled_rows(dataset, count)
+
+
+def test_without_a_labelled_image_to_validate_on_few_labels_are_refused():
+    with pytest.raises(InputError, match="no labelled image of Photos is held out for validation"):
+        divided(6, 20, 0, 2, "Photos")
 
 
 @pytest.mark.parametrize("share", [0, 1 / 8, 0.5])

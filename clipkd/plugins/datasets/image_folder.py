@@ -44,6 +44,7 @@ from clipkd.plugins.datasets._listing import (
     Walk,
     class_folders,
     classes_of,
+    is_hidden,
     labels_note,
     names_some_only,
     overridden,
@@ -92,7 +93,7 @@ class ImageFolder(DecodedDataset):
         if folder is None:
             return None
         if unlabelled_folder(folder) == folder:
-            return LocalFiles(folder, tuple(sorted(path.name for path in folder.iterdir())))
+            return LocalFiles(folder, (".",))
         return LocalFiles(folder, ("train", "test", *VALIDATION))
 
     def has_fewer_images(self, source: str | None, count: int) -> bool:
@@ -211,12 +212,14 @@ def read_unlabelled(spec: ImageFolder, folder: Path, root: Path) -> Reading:
     walk = Walk(folder.parent)
     train = walk.without_labels(root)
     reader = spec.reader(lambda: train.paths)
+    others = sorted(path.name for path in folder.iterdir() if path != root and not is_hidden(path.name))
+    beside = {"beside_the_splits": list(map(printable, others[:MOST_NAMED]))} if others and root != folder else {}
     return Reading(
         [],
         Split(np.array(train.labels, dtype=np.int64), reader.files(train.paths), names(folder, train.paths)),
         Split(np.zeros(0, dtype=np.int64), [], []),
         validation=np.zeros(0, dtype=np.int64),
-        complete=lambda: {"reading": reader.complete() | walk.left_out()},
+        complete=lambda: {"reading": reader.complete() | walk.left_out() | beside},
     )
 
 

@@ -37,11 +37,13 @@ def draw(results: Results, recipe: str, dataset: str, student: str, labels: str 
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     picture = None
+    called = results.teachers.layout.prompts(cells[0].dataset_spec)
     for axes, (train_type, teacher) in zip(grid.flat, panels, strict=False):
         shown = [one for one in cells if (one.train_type, one.teacher) == (train_type, teacher)]
         names, shares = together([results.evaluations[one] for one in shown if one in results.evaluations])
         axes.set_title(train_type if teacher == NO_TEACHER else f"{train_type}\n{titles[teacher]}")
         if names:
+            names = [str(name) for name in called.of(names)]
             picture = axes.imshow(100 * shares, vmin=0, vmax=100, cmap="Blues")
             ticks = range(len(names)) if len(names) <= NAMED else []
             axes.set_xticks(ticks, names if ticks else [], rotation=90)
