@@ -265,7 +265,7 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
     draft.facts |= (
         reading.facts
         | found
-        | pixel_facts(seen, reading.train.labels)
+        | pixel_facts(seen, reading.train.labels, {split: getattr(reading, split).names for split in SPLITS})
         | {
             "classes": reading.classes,
             "ragged": spec.image_size is None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from clipkd.plugins.datasets._listing import labels_note
 
 DARK = 64
 """A dataset without a brighter pixel is nearly black, of 255."""
+SHOWN = 3
+"""So many pairs of equal images are named."""
 
 
 class Seen:
@@ -37,12 +39,15 @@ def hash_of(image: np.ndarray) -> int:
     return hash((image.shape, image.tobytes()))
 
 
-def pixel_facts(seen: Mapping[Any, Seen], labels: np.ndarray) -> dict[str, Any]:
+def pixel_facts(
+    seen: Mapping[Any, Seen], labels: np.ndarray, names: Mapping[Any, Sequence[str] | None]
+) -> dict[str, Any]:
     """Return what the pixels themselves tell, as facts of the dataset: duplicates, one size, and whether they are dark.
 
     Args:
         seen: split -> its images.
         labels: of the training images [N]; below 0 where they have none.
+        names: split -> the images' files; None where there are none.
     """
     train, test = (np.array(seen[split].hashes, dtype=np.int64) for split in ("train", "test"))
     known = labels >= 0
@@ -55,11 +60,37 @@ def pixel_facts(seen: Mapping[Any, Seen], labels: np.ndarray) -> dict[str, Any]:
             "test_in_train": int(np.isin(test, train).sum()),
         }
     }
+    if names["train"] is not None and names["test"] is not None:
+        same = equal_files(train, test, labels, names["train"], names["test"])
+        found |= {"equal_files": same} if any(same.values()) else {}
     sizes = set().union(*(one.sizes for one in seen.values()))
     if len(sizes) == 1 and len(set(*sizes)) == 1:
         found["side"] = max(*sizes)
     brightest = max(one.brightest for one in seen.values())
     return found | ({"brightest": brightest} if brightest < DARK else {})
+
+
+def equal_files(
+    train: np.ndarray, test: np.ndarray, labels: np.ndarray, train_names: Sequence[str], test_names: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return examples of files with equal images, those that should not be: of two classes, and of both splits.
+
+    `train`, `test`: hashes of the images.
+    """
+    first: dict[int, int] = {}
+    of_two_classes = []
+    for row, found in enumerate(train.tolist()):
+        other = first.setdefault(found, row)
+        if min(labels[row], labels[other]) >= 0 and labels[row] != labels[other]:
+            of_two_classes.append(f"{train_names[other]} and {train_names[row]}")
+    both = [f"{test_names[row]} and {train_names[first[one]]}" for row, one in enumerate(test.tolist()) if one in first]
+    return {"train_of_other_classes": of_two_classes[:SHOWN], "test_in_train": both[:SHOWN]}
+
+
+def examples(facts: Mapping[str, Any], kind: str) -> str:
+    """Return `, for example FILE and FILE` of equal images, to end a line; nothing where files are not known."""
+    found = facts.get("equal_files", {}).get(kind, [])
+    return f", for example {'; '.join(found)}" if found else ""
 
 
 def summary(spec: DatasetSpec, facts: Mapping[str, Any]) -> str:
@@ -125,10 +156,11 @@ def pixel_lines(spec: DatasetSpec, facts: Mapping[str, Any]) -> Iterator[str]:
         if twice.get(split):
             yield f"duplicates: {counted(twice[split], f'{name} image')}, equal to another one pixel by pixel"
     if other := twice.get("train_of_other_classes"):
-        yield f"warning: equal training images in different classes: {other:,}"
+        named = examples(facts, "train_of_other_classes")
+        yield f"warning: equal training images in different classes: {other:,}{named}"
     if both := twice.get("test_in_train"):
         of_test = "all" if both == facts["test"] else f"{both:,} of the {facts['test']:,}"
         yield (
             f"warning: {of_test} test images are also among the training or validation images, pixel by pixel: the "
-            "accuracy on them says nothing about new images"
+            f"accuracy on them says nothing about new images{examples(facts, 'test_in_train')}"
         )

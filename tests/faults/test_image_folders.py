@@ -325,7 +325,8 @@ def test_images_that_are_there_twice_are_counted(tmp_path: Path, capsys: Any) ->
     assert facts["duplicates"] == {"train": 1, "train_of_other_classes": 1, "test": 0, "test_in_train": 1}
     told = capsys.readouterr().err
     assert "1 of the 9 test images are also among the training" in told
-    assert "equal training images in different classes: 1" in told
+    assert "says nothing about new images, for example val/a/copy.bmp and train/a/1.png" in told
+    assert "equal training images in different classes: 1, for example train/a/0.png and train/b/copy.png" in told
 
 
 def test_three_splits_have_three_uses(tmp_path: Path) -> None:
