@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cpuinfo
 from clipkd.core.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,17 +132,6 @@ def submitted(cells: int) -> dict[str, Any]:
         return {"seconds": round(seconds, 1), "per_second": round(cells / seconds, 1)} | cost | {"memory_mb": memory}
 
 
-FIELDS = {"cpu family": "family", "model": "model"}
-
-
-def processor() -> str:
-    """Return the CPU's name, family and model. (No torch here: a child's peak memory begins with its parent's.)"""
-    lines = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0].splitlines()
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    more = ", ".join(f"{name} {said[key]}" for key, name in FIELDS.items() if key in said)
-    return said.get("model name", platform.machine()) + (f" ({more})" if more else "")
-
-
 def resident_mb(pid: int) -> int:
     """Return a process's resident memory; 0 where it is gone."""
     try:
@@ -176,7 +165,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(["python -m benchmarks.grids", *sys.argv[1:]]),
-        "processor": processor(),
+        "processor": cpuinfo.name(),
         "grids": {},
     }
     for cells in options.cells:

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grids import ROOT, ended, processor, project, snakemake
+from benchmarks import cpuinfo
+from benchmarks.grids import ROOT, ended, project, snakemake
 from clipkd.core.files import write_json
 
 RESULT = ROOT / "benchmarks/results/jobs.json"
@@ -55,7 +56,7 @@ def main() -> int:
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(["python -m benchmarks.jobs", *sys.argv[1:]]),
-        "processor": processor(),
+        "processor": cpuinfo.name(),
         "jobs": options.jobs,
         "rounds": rounds,
         "overhead_s": round(statistics.median(beyond), 2),

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import cpuinfo
 from benchmarks.material import Material
 from clipkd.core import linear
 from clipkd.core.processor import least_seconds
@@ -22,12 +23,10 @@ from clipkd.plugins import students
 from clipkd.plugins.students import StudentSpec
 from clipkd.runs.folder import environment
 
-CPUINFO = Path("/proc/cpuinfo")
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16")
 """Instructions that matrix products may use."""
 VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "LD_PRELOAD")
 """Of the environment, what may change a benchmark's numbers."""
-FIELDS = {"vendor_id": "vendor", "cpu family": "family", "model": "model", "stepping": "stepping"}
 ROUNDS = 5
 
 
@@ -39,15 +38,11 @@ def origin(device: torch.device, module: str) -> dict[str, Any]:
     return {"date": datetime.now(UTC).date().isoformat(), "command": command, "machine": here}
 
 
-def processor(cpuinfo: Path = CPUINFO) -> dict[str, Any]:
+def processor(path: Path = cpuinfo.CPUINFO) -> dict[str, Any]:
     """Return the processor's vendor, family, model, stepping and flags, as far as the system says."""
-    if not cpuinfo.exists():
-        return {}
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set(said.get("flags", said.get("Features", "")).split())
-    found = {name: said[key] for key, name in FIELDS.items() if key in said}
-    return found | {"flags": [flag for flag in FLAGS if flag in flags]}
+    told = cpuinfo.said(path)
+    flags = set(told.get("flags", told.get("Features", "")).split())
+    return cpuinfo.fields(told) | {"flags": [flag for flag in FLAGS if flag in flags]} if told else {}
 
 
 def record_name(machine: dict[str, Any]) -> str:
@@ -55,7 +50,7 @@ def record_name(machine: dict[str, Any]) -> str:
     device, found = machine["device"], machine["processor"]
     words = [device["name"]]
     if device["kind"] == "cpu":
-        words += [f"{name} {found[name]}" for name in ("family", "model") if name in found]
+        words += [f"{name} {found[name]}" for name in cpuinfo.NAMING if name in found]
     return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 

@@ -13,7 +13,8 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.grids import TYPES, ended, processor
+from benchmarks import cpuinfo
+from benchmarks.grids import TYPES, ended
 from clipkd.core.files import write_json
 from tests.synthetic import small, write_study
 
@@ -59,7 +60,7 @@ def main() -> int:
             "command": " ".join(["python -m benchmarks.tables", *sys.argv[1:]]),
             "date": datetime.now(UTC).date().isoformat(),
             "epochs": EPOCHS,
-            "processor": processor(),
+            "processor": cpuinfo.name(),
             "rows": rows,
         },
     )

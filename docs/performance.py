@@ -71,7 +71,8 @@ def ranges(records: list[dict[str, Any]]) -> str:
     caption = (
         f"Medians of rounds, clipkd with stored embeddings = 1; measured on {names}. They are properties of code and "
         "processor: on another one, of the same displayed name too, they differ. `make bench` adds the record of yours."
-        " Where the processor multiplies in bf16, this is the default, but for recipe `reference`."
+        " Where the processor multiplies in bf16, this is the default, but for recipe `reference`; the "
+        "others compute in float32, as they do by default."
     )
     return caption + "\n\n" + "\n".join(lines)
 

@@ -84,7 +84,7 @@ def first_line(error: Exception) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the known name closest to `name`, or ""; dashes before a flag don't count."""
     lowered = {str(candidate).lower().lstrip("-"): str(candidate) for candidate in known}
-    if str(name).lower() == "gpu" and "cuda" in lowered:
+    if str(name).lower() == "gpu" and "cuda" in lowered:  # its letters are nearer to "cpu"
         return "; did you mean 'cuda'?"
     close = difflib.get_close_matches(str(name).lower().lstrip("-"), lowered, n=1, cutoff=0.5)
     return f"; did you mean '{lowered[close[0]]}'?" if close else ""
