@@ -105,7 +105,7 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
             if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
                 folders.add(spec.run)
                 found.append(cell_of(spec.run, config))
-    grid.refuse_mixture(found)
+    grid.refuse_mixture(found, config)
     return found, left_out
 
 

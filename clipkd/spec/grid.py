@@ -39,7 +39,7 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
                 asked = differing(cell, earlier)
                 raise InputError(f"{where} and {other} both ask for the run {cell.folder}, with {asked}{advice}")
     found = [cell for cell, _ in cells.values()]
-    refuse_mixture(found)
+    refuse_mixture(found, config)
     return found, list(left_out)
 
 
@@ -70,24 +70,26 @@ def block_named(cell: Cell, config: Config) -> Iterator[None]:
         raise
 
 
-def refuse_mixture(cells: list[Cell]) -> None:
+def refuse_mixture(cells: list[Cell], config: Config) -> None:
     """Raise InputError where a table's row would hold runs on stored views and on new ones, or of several lengths."""
     lengths: dict[Cell, Cell] = {}
     for cell in cells:
         other = lengths.setdefault(replace(cell, strength=None, epochs=0, seed=0), cell)
         if other.epochs != cell.epochs:
-            raise InputError(
-                f"the grid asks for {other.folder} with {other.epochs} epochs and for {cell.folder} with "
-                f"{cell.epochs}: they would share one table row; give all the same epochs, or split them into two grids"
-            )
+            with block_named(cell, config):
+                raise InputError(
+                    f"{cell.folder} has {cell.epochs} epochs and {other.folder} {other.epochs}: they would share one "
+                    "table row; give all the same epochs, or split them into two grids"
+                )
     rows = {cell: replace(cell, teacher_source="cached", strength=None, epochs=0, seed=0) for cell in cells}
     fresh = {row for cell, row in rows.items() if cell.teacher_source != "replayed"}
     for cell, row in rows.items():
         if cell.teacher_source == "replayed" and row in fresh:
-            raise InputError(
-                f"the grid asks for {cell.folder} and for the same run on views that are new in every epoch: they "
-                "differ in their mathematics but would share one table row; split them into two grids"
-            )
+            with block_named(cell, config):
+                raise InputError(
+                    f"the grid asks for {cell.folder} and for the same run on views that are new in every epoch: they "
+                    "differ in their mathematics but would share one table row; split them into two grids"
+                )
 
 
 def block_cells(block: Block, config: Config, left_out: dict[str, None]) -> Iterator[Cell]:

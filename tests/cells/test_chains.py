@@ -219,7 +219,7 @@ grid:
 training: {epochs: 4}
 """
     (tmp_path / "mine.yaml").write_text(mine)
-    with pytest.raises(InputError, match=r"supervised/seed0 with 2 epochs and for .*supervised/seed1 with 4"):
+    with pytest.raises(InputError, match=r"supervised/seed1 has 4 epochs and .*supervised/seed0 2: they would share"):
         expand(load([BASE, tmp_path / "mine.yaml"]))
 
 
