@@ -419,8 +419,6 @@ def test_a_head_of_its_own_is_part_of_what_makes_a_vanilla_run() -> None:
 def test_seeds_of_one_row_are_trained_alike() -> None:
     """Their mean would be one of students of several lengths, and say nothing of it."""
     short, longer = block(epochs=4, seeds=[0, 1]), block(epochs=8, seeds=[2, 3])
-    with pytest.raises(
-        InputError, match=r"^grid\[1\] .*seed2 has 8 epochs and .*seed0 4: they would share"
-    ):
+    with pytest.raises(InputError, match=r"^grid\[1\] .*seed2 has 8 epochs and .*seed0 4: they would share"):
         cells(short, longer)
     assert cells(short, longer | {"train_types": ["vanilla"]})
