@@ -7,15 +7,27 @@ import errno
 import importlib
 import itertools
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 from clipkd.core import verified
 from clipkd.core.disk import explained
 from clipkd.core.environment import check_environment, masked
-from clipkd.core.errors import ClipkdError, MachineError, lost_device, nearest
+from clipkd.core.errors import (
+    ClipkdError,
+    Interrupted,
+    MachineError,
+    first_line,
+    lacks_memory,
+    lost_device,
+    nearest,
+)
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
 
@@ -109,7 +121,8 @@ def run(options: argparse.Namespace) -> int:
         os.environ[verified.ALWAYS] = "always"
     try:
         check_environment()
-        options.run(options)
+        with heeding_sigterm():
+            options.run(options)
         sys.stdout.flush()
     except ClipkdError as error:
         say(masked(f"clipkd {options.verb}: error: {error}"))
@@ -117,10 +130,8 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say(f"clipkd {options.verb}: stopped")
         return 130
-    except RuntimeError as error:
-        if not (first := lost_device(error)):
-            raise
-        say(f"clipkd {options.verb}: error: the GPU failed ({first}): try again, or take another one")
+    except (MemoryError, RuntimeError) as error:
+        say(f"clipkd {options.verb}: error: {of_machine(error)}")
         return MachineError.exit_code
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EIO) and not error.filename:  # nobody reads any more, or no terminal
@@ -129,6 +140,37 @@ def run(options: argparse.Namespace) -> int:
         say(masked(f"clipkd {options.verb}: error: {explained(error)}"))
         return MachineError.exit_code
     return 0
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """Have SIGTERM end the work as Ctrl-C does, with a message: a job's log then tells it from one that was killed.
+
+    Where others heed it, such as torchrun, and where a training does, it stays theirs.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.SIGTERM, "stopped by SIGTERM")
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def of_machine(error: MemoryError | RuntimeError) -> str:
+    """Return what to tell the user where memory ran out or a GPU failed; raise any other error."""
+    if isinstance(error, RuntimeError) and (first := lost_device(error)):
+        return f"the GPU failed ({first}): try again, or take another one"
+    if not lacks_memory(error):
+        raise error
+    return f"out of memory ({first_line(error)}): take a smaller batch or image size, or a machine with more memory"
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

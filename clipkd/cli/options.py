@@ -309,9 +309,17 @@ def folder_to_write(path: Path, option: str = "--output") -> Path:
     return path
 
 
+def is_stream(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or a process's open file: a file can't be renamed to it."""
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    return is_special or path.absolute().parts[1:2] in {("dev",), ("proc",)}
+
+
 def file_to_write(path: Path, option: str = "--output", example: str = "report.html") -> Path:
-    """Return the file of an option; InputError where it is a folder, or a folder above it is a file."""
+    """Return the file of an option; InputError where it is a folder or a stream, or a folder above it is a file."""
     if path.is_dir():
         raise InputError(f"{option} {path}: this is a folder; name a file in it, for example {path / example}")
+    if is_stream(path):
+        raise InputError(f"{option} {path}: this is a device or a pipe; name a file, for example {example}")
     folder_to_write(path.parent, option)
     return path

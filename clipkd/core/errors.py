@@ -55,6 +55,12 @@ def lost_device(error: RuntimeError) -> str:
     return first if is_devices and any(word in first.lower() for word in LOST) else ""
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Return whether Python, numpy or torch says that memory ran out, the computer's or a GPU's."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torchs
+
+
 class Interrupted(ClipkdError):
     """A signal stopped the work; it was saved, and the same command goes on with it."""
 

@@ -215,7 +215,10 @@ def number_of(path: Path) -> int:
 
 def refuse_held(path: Path) -> None:
     """Raise Held unless a lock file's holder has given it back, or is provably dead."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:  # two others have taken and given back the lock meanwhile
+        raise Held(path, None, is_certain=True) from None
     try:
         text = os.pread(descriptor, 4096, 0).decode(errors="replace")
         if text == RELEASED:

@@ -25,7 +25,7 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
 
     Args:
         names: files; folders, for all images in and below them by name; "-", for paths read from `lines`.
-        lines: one path a line.
+        lines: one path a line, or separated by null characters, as `find -print0` writes them.
 
     Raises:
         InputError: a file or folder that is named does not exist, a folder holds no image, or the list is empty. (What
@@ -36,14 +36,19 @@ def listed(names: Sequence[str], lines: TextIO) -> list[Path]:
         if name == LIST:
             if isinstance(lines, io.TextIOWrapper):
                 lines.reconfigure(errors="surrogateescape")  # a file name need not be UTF-8
-            listed_here = [Path(line) for line in lines.read().splitlines() if line.strip()]
+            text = lines.read().removeprefix("\ufeff")
+            # A name may hold every other character that str.splitlines() splits at.
+            lines_here = text.split("\0") if "\0" in text else [line.removesuffix("\r") for line in text.split("\n")]
+            listed_here = [Path(line) for line in lines_here if line.strip()]
             if not listed_here:
                 raise InputError("standard input lists no image: give one path a line")
             found += listed_here
         elif os.path.isdir(name):
             found += images_below(Path(name))
-        elif os.path.exists(name):
+        elif os.path.isfile(name):
             found.append(Path(name))
+        elif os.path.exists(name):
+            raise InputError(f"image {name} is a device or a pipe: name a file, or - for a list on standard input")
         else:
             raise InputError(f"image {name} does not exist{written_otherwise(name)}")
     return found

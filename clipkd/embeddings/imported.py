@@ -23,7 +23,7 @@ from clipkd.embeddings.store import write_array, write_sample
 from clipkd.embeddings.vector_files import VectorFile, listed
 from clipkd.embeddings.view_plans import ViewPlan, small_classes, view_plans
 from clipkd.plugins.teachers import ImportedTeacher, TeacherSpec
-from clipkd.spec.class_names import counted
+from clipkd.spec.class_names import by_numbers
 from clipkd.spec.layout import Embeddings
 from clipkd.spec.views import ImportedViews
 
@@ -142,7 +142,7 @@ def order_warnings(matches: dict[str, Match], dataset: Dataset) -> list[str]:
         if part == "classes" or match.file.names is not None:
             continue
         names = dataset.names("test" if part == "test" else "train") or []
-        pair = next(((a, b) for a, b in pairwise(names) if a < b and counted(a) > counted(b)), None)
+        pair = next(((a, b) for a, b in pairwise(names) if a < b and by_numbers(a) > by_numbers(b)), None)
         if pair:
             return [
                 f"warning: {match.file.path} gives vectors by row, and the rows are in the order of the files' names "

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import torch
 
-from clipkd.core.errors import ClipkdError, MachineError, lost_device
+from clipkd.core.errors import ClipkdError, MachineError, first_line, lacks_memory, lost_device
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import say
 from clipkd.core.typed_json import read_model
@@ -73,7 +73,7 @@ def train_together(
                 runs[number] = Run(job, folder, source, batches, ranks)
             except ClipkdError as error:
                 outcomes[number] = error
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 outcomes[number] = in_words(job, folder, error)
         if runs:
             first = next(iter(runs.values()))
@@ -88,7 +88,7 @@ def train_together(
                 except ClipkdError as error:
                     run.failure = error
             train_runs(list(runs.values()), interruption)
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             stopped = {number: run for number, run in runs.items() if not run.result}
             outcomes |= {number: in_words(run.job, run.folder, error) for number, run in stopped.items()}
     for number, run in runs.items():
@@ -130,9 +130,9 @@ def end(run: Run) -> None:
         run.curves.close(run.result)
 
 
-def in_words(job: Job, folder: RunFolder, error: RuntimeError) -> MachineError:
+def in_words(job: Job, folder: RunFolder, error: MemoryError | RuntimeError) -> MachineError:
     """Return what to tell the user if the GPU failed, or memory ran out; raise any other error."""
-    first = lost_device(error)
+    first = lost_device(error) if isinstance(error, RuntimeError) else ""
     if not first:
         return out_of_memory(job, error)
     step = folder.checkpoints(job.identity).last_step()
@@ -143,11 +143,11 @@ def in_words(job: Job, folder: RunFolder, error: RuntimeError) -> MachineError:
     )
 
 
-def out_of_memory(job: Job, error: RuntimeError) -> MachineError:
+def out_of_memory(job: Job, error: MemoryError | RuntimeError) -> MachineError:
     """Return what to tell the user if memory ran out; raise any other error."""
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    if not lacks_memory(error):
         raise error
-    first = str(error).splitlines()[0]
+    first = first_line(error)
     return MachineError(
         f"out of memory on {job.device} with batch size {job.numbers.batch_size}: take a smaller --batch-size, or "
         f"fewer students at once ({first})"

@@ -18,6 +18,7 @@ import yaml
 from clipkd.core.accents import composed, written_otherwise
 from clipkd.core.errors import InputError, nearest
 from clipkd.core.fingerprint import digest
+from clipkd.core.words import counted
 
 MAX_BYTES = 5_000_000
 MAX_LENGTH = 200
@@ -49,7 +50,7 @@ class ClassNames:
             InputError: a class has no name, or a name has no class, or a list could mean two orders; says which.
         """
         if self.classes is None:
-            by_number = sorted(classes, key=counted)
+            by_number = sorted(classes, key=by_numbers)
             if by_number != list(classes) and sorted(classes) == list(classes):
                 # torchvision's order of folders is the alphabet's; a person who writes a list counts.
                 first, second = next(pair for pair in zip(classes, by_number, strict=True) if pair[0] != pair[1])
@@ -60,8 +61,8 @@ class ClassNames:
                 )
             if len(self.names) != len(classes):
                 raise InputError(
-                    f"{self.where}: a list of {len(self.names)} names, but there are {len(classes)} classes: "
-                    f"{listed(classes)}"
+                    f"{self.where}: a list of {counted(len(self.names), 'name')}, but there are {len(classes)} "
+                    f"classes: {listed(classes)}"
                 )
             return list(self.names)
         # Folders' names may come from a system that composes accents in another way than who writes the map.
@@ -181,7 +182,7 @@ def made(values: Any, where: str, lines: dict[Any, int]) -> ClassNames:
     return ClassNames(where, tuple(key for key, _ in entries) if isinstance(values, dict) else None, names)
 
 
-def counted(name: str) -> list[tuple[int, str]]:
+def by_numbers(name: str) -> list[tuple[int, str]]:
     """Return the sort key under which `2` is before `10`, and `class_2` before `class_10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 

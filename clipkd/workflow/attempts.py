@@ -15,8 +15,8 @@ MOST = 3
 """Memory grows to so many times a job's usual one, at most."""
 JOB = re.compile(r"\Aattempt \d+ on .*, SLURM job (\d+)$", re.MULTILINE)
 LAST_WORDS = re.compile(r"^(clipkd [a-z]+: |Traceback \(most recent call last\))", re.MULTILINE)
-KILLED_WITHIN = re.compile(r"was killed by SIGKILL|^MemoryError", re.MULTILINE)
-"""One of the processes of a command that goes on; Python's own word for it."""
+KILLED_WITHIN = re.compile(r"was killed by SIGKILL|out of memory (on cpu|\((?!CUDA|HIP))")
+"""One of the processes of a command that goes on; or the command says itself that the computer's memory ran out."""
 
 
 def memory_mb(usual: int, log: Path, attempt: int) -> int:

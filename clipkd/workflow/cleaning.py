@@ -42,13 +42,30 @@ def made_for(config: Config, *, with_data: bool = False) -> list[Path]:
         with_data: include datasets, thumbnails, teachers and embeddings. Other configs may use them too.
     """
     cells, _ = expand(config)
-    found = [path for cell in cells for path in of_run(cell)]
+    found = [path for cell in cells if not is_of_other_settings(cell, config) for path in of_run(cell)]
     if is_shown(config):
         found += shown()
     if with_data:
         layout = Layout.of(config)
         found += [path for cell in cells for path in data_of(cell, layout)]
-    return [path for path in dict.fromkeys(found) if path.exists() or path.is_symlink()]
+    return [path for path in dict.fromkeys(found) if (path.exists() or path.is_symlink()) and not is_left(path)]
+
+
+def of_other_settings(config: Config) -> list[Path]:
+    """Return the run folders of a config's cells whose runs were made with other settings: they are kept."""
+    return [RUNS / cell.folder for cell in expand(config)[0] if is_of_other_settings(cell, config)]
+
+
+def is_of_other_settings(cell: Cell, config: Config) -> bool:
+    """Return whether a cell's folder holds runs, complete or saved, and none has the config's hyperparameters."""
+    wanted = cell.hyperparameters(config).model_dump()
+    if wanted["precision"] == "auto":  # a run says what that was
+        del wanted["precision"]
+    found = []
+    for place in (RUNS / cell.folder, *(RUNS / cell.folder / RESUME).glob("[0-9]*")):
+        with suppress(DataError, KeyError):
+            found.append(read_manifest(place)["identity"]["training"])
+    return bool(found) and not any(wanted.items() <= one.items() for one in found)
 
 
 def of_run(cell: Cell) -> Iterator[Path]:
@@ -56,8 +73,9 @@ def of_run(cell: Cell) -> Iterator[Path]:
     yield RUNS / cell.folder
     file = file_of(cell, RESULTS)
     yield file
-    yield from sorted(file.parent.glob(f"{file.stem}{MARK}*"))
-    for root in (LOGS, BENCHMARKS, *(one.with_name(EVALUATIONS) for one in (LOGS, BENCHMARKS)), file.parents[5]):
+    for name in (f"{file.stem}{MARK}*", f"{file.stem}-reliability.*"):
+        yield from sorted(file.parent.glob(name))
+    for root in (LOGS, BENCHMARKS, *(one.with_name(EVALUATIONS) for one in (LOGS, BENCHMARKS))):
         place = root / cell.folder
         yield from sorted(place.parent.glob(f"{place.name}-*"))
 
@@ -107,6 +125,14 @@ def of_others(run: Path) -> list[Path]:
     with suppress(DataError):
         own |= read_manifest(run)["files"].keys()
     return [path for path in sorted(run.iterdir()) if path.name not in own and not path.name.startswith(WRITTEN)]
+
+
+def is_left(path: Path) -> bool:
+    """Return whether a path is a run folder in which nothing is left but what others put there."""
+    if RUNS not in path.parents or not path.is_dir():
+        return False
+    there = list(path.iterdir())
+    return bool(there) and len(of_others(path)) == len(there)
 
 
 def delete(paths: Sequence[Path]) -> None:

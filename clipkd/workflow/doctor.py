@@ -17,7 +17,8 @@ from pathlib import Path
 from clipkd.core import cache
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.environment import cores, without_secrets
-from clipkd.core.errors import InputError
+from clipkd.core.errors import ClipkdError, InputError
+from clipkd.core.words import verb
 from clipkd.spec.chains import expand
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
@@ -109,6 +110,9 @@ def folders(folder: Path, findings: Findings) -> None:
     for name in FOLDERS:
         # What is not there yet will be made here: looking leaves nothing behind.
         path = folder / name if (folder / name).exists() else folder
+        if path == folder and (folder / name).is_symlink():
+            findings.error(name, f"{folder / name} is a link to {(folder / name).readlink()}, which does not exist")
+            continue
         try:
             taken = write_seconds(path)
         except OSError as error:
@@ -183,11 +187,16 @@ def artefacts(folder: Path, findings: Findings) -> None:
         place = folder / "data" / kind
         there = sorted({path.relative_to(place).parts[0] for path in place.glob(f"{pattern}/{MANIFEST}")})
         findings.ok(kind, ", ".join(there) if there else "none yet")
-    lacking = missing_inputs(folder)
+    try:
+        lacking = missing_inputs(folder)
+    except (ClipkdError, OSError) as error:
+        findings.warn("inputs", str(error))
+        return
     if lacking:
         findings.warn(
             "inputs",
-            f"{', '.join(lacking)} of the grid in {RESOLVED} not there yet: fetched where the workflow is started",
+            f"{', '.join(lacking)} of the grid in {RESOLVED} {verb(len(lacking))} not there yet: fetched where the "
+            "workflow is started",
         )
 
 

@@ -58,6 +58,9 @@ def lay(folder: Path) -> tuple[int, int]:
     if there:
         more = f" and {len(there) - 3} more" if len(there) > 3 else ""
         raise InputError(f"{', '.join(there[:3])}{more} would be overwritten; choose a folder without a project")
+    for above in {above for name in found for above in name.parents}:
+        if (folder / above).exists() and not (folder / above).is_dir():
+            raise InputError(f"{folder / above} is a file where a folder of the project belongs: move it away")
     absent = {name: source for name, source in found.items() if not (folder / name).exists()}
     for name, source in absent.items():
         target = folder / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from clipkd.workflow.slurm import jobs
 SECONDS_TO_SAVE = 900.0
 SECONDS_ALONE = 60.0
 """How long the Snakemake of a single job may go without a process that works for it before it is taken to hang."""
+DIRECTORY = {"--directory", "-d"}
+"""Snakemake's options for a working folder that is not the one it is called in."""
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 
@@ -49,7 +52,15 @@ def prepare(folder: Path, let_finish: bool, after_restart: bool = False) -> tupl
     unlock = [*SNAKEMAKE, "--unlock", *started.arguments]
     answer = subprocess.run(unlock, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if answer.returncode != 0:
-        raise MachineError(f"snakemake --unlock failed:\n{answer.stdout.strip()}")
+        said = answer.stdout.strip()
+        if any(word.partition("=")[0] in DIRECTORY for word in started.arguments):
+            given = shlex.join(started.arguments)
+            raise MachineError(
+                "this workflow was started elsewhere, with --directory: its files may not be found from here. "
+                f"What it left has ended: there, give `snakemake --unlock {given}`, then `snakemake {given}`"
+                f"\n{said}"
+            )
+        raise MachineError(f"snakemake --unlock failed:\n{said}")
     return command, held
 
 
@@ -147,7 +158,13 @@ def is_training(words: list[str]) -> bool:
     """Return whether a command line is `clipkd train`'s, for the workflow's run folders."""
     if not any(Path(command).name == "clipkd" and verb == "train" for command, verb in pairwise(words)):
         return False
-    folders = [Path(folder) for flag, folder in pairwise(words) if flag == "--log-folder"]
+    # argparse takes --log-folder=X, and flags that are cut short.
+    flags = [word.partition("=") for word in words]
+    folders = [
+        Path(value if sign else following)
+        for (flag, sign, value), following in zip(flags, [*words[1:], ""], strict=True)
+        if flag.startswith("--lo") and "--log-folder".startswith(flag)
+    ]
     return all(RUNS in folder.parents for folder in folders)
 
 

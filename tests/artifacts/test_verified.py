@@ -132,6 +132,11 @@ def test_verify_lists_what_is_damaged(store, capsys) -> None:
     assert ".digits.x.tmp" in said
 
 
-def test_verify_needs_folders_that_are_there(tmp_path, capsys) -> None:
+def test_verify_needs_folders_that_are_there(tmp_path, capsys, monkeypatch) -> None:
     assert main(["verify", str(tmp_path / "nowhere")]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify"]) == 2
+    assert "there is neither data nor results here" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()  # a project without results yet
+    assert main(["verify"]) == 0

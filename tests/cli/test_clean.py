@@ -116,3 +116,26 @@ def test_a_full_disk_can_be_cleaned(is_held: bool, study: Study, capsys: pytest.
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == (4 if is_held else 0), capsys.readouterr().err
     assert (study.folder() / METRICS).exists() == is_held
+
+
+def test_runs_with_other_settings_stay(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two configs that differ in epochs share their run folders; what is there is the other one's."""
+    mine, other = demo(), "results/runs/reference/digits/tiny-32/none/supervised/seed0"
+    mine["training"]["epochs"] += 1
+    Path("mine.yaml").write_text(yaml.safe_dump(mine))
+    by_hand = Path("results/evaluations/reference/digits/tiny-32/none/supervised/seed0-on-birds.json")
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_text("{}")
+    before = files()
+    assert clean("--yes") == 0
+    assert f"kept: {other}, trained with other settings\n" in capsys.readouterr().out
+    runs_with_own_epochs = {name for name in before - files() if name.endswith(METRICS)}
+    assert {Path(name).parents[1].name for name in runs_with_own_epochs} == {"vanilla-live", "teacher-KD-live"}
+    assert by_hand.exists()
+
+
+def test_a_folder_in_which_only_a_note_is_left_is_not_listed_again(study: Study, capsys) -> None:
+    assert clean("--yes") == 0
+    capsys.readouterr()
+    assert clean("--yes") == 0
+    assert capsys.readouterr().out == "nothing there that was made for mine.yaml\n"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clipkd.cli import VERBS, main
+from clipkd.cli.verbs import verify
 from clipkd.core.artifacts import write_manifest
 from clipkd.core.progress import progress
 from clipkd.plugins import datasets, methods, recipes, students, teachers
@@ -381,3 +385,22 @@ def test_no_error_of_a_command_passes_for_the_end_of_all(monkeypatch: pytest.Mon
     monkeypatch.setattr("clipkd.cli.run", ends)
     with pytest.raises(StopIteration):
         main(["list", "teachers"])
+
+
+def test_sigterm_ends_a_verb_with_a_message(here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler's: by its log, the job was not killed, and its next attempt asks for no more memory."""
+    monkeypatch.setattr(verify, "run", lambda options: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(10))
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a training in this process has left its own
+    try:
+        refused(here("verify"), "clipkd verify: error: stopped by SIGTERM", code=143)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_out_of_memory_is_a_message_for_every_verb(here, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(options: object) -> None:
+        np.zeros((1 << 45, 1 << 10))
+
+    monkeypatch.setattr(verify, "run", full)
+    refused(here("verify"), "clipkd verify: error: out of memory (Unable to allocate", code=4)

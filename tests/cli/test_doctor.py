@@ -96,6 +96,17 @@ def test_what_the_last_grid_lacks_is_named(tmp_path, digits_folder):
     assert doctor.missing_inputs(tmp_path) == ["digits", "digits-vit-xs"]
     (tmp_path / "data").symlink_to(digits_folder)
     assert doctor.missing_inputs(tmp_path) == ["digits-vit-xs"]
+    config["grid"][0]["teachers"] = [str(tmp_path / "damaged")]
+    (tmp_path / "results/config.json").write_text(json.dumps(config))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/config.json").write_text("{")
+    found = {finding.what: finding for finding in doctor.check_up(tmp_path).found}
+    assert (found["inputs"].level, "damaged" in found["inputs"].text) == ("warning", True)
+
+
+def test_a_folder_that_is_a_link_to_nothing_is_an_error(tmp_path):
+    (tmp_path / "data").symlink_to("nowhere")
+    assert levels(tmp_path)["data"] == "error"
 
 
 def test_slurm_without_slurm(tmp_path, run, monkeypatch):

@@ -114,6 +114,12 @@ def test_init_lays_a_project_that_snakemake_plans_and_overwrites_nothing(install
     assert (answer.returncode, "would be overwritten" in answer.stderr) == (2, True)
     assert (project / "config/config.yaml").read_text() == "mine"
     assert not (project / "Snakefile").exists()
+    other = project.with_name("other")
+    other.mkdir()
+    (other / "profiles").write_text("a note")
+    answer = run("clipkd", "init", "other")
+    assert "profiles is a file where a folder of the project belongs" in answer.stderr
+    assert [path.name for path in other.iterdir()] == ["profiles"]
 
 
 def test_one_version_everywhere():

@@ -430,9 +430,13 @@ def test_ctrl_c_at_any_moment_is_one_line(study: Study, tmp_path: Path) -> None:
 
 @fault("R07", **{"our-words": replaced("clipkd.runs.training.out_of_memory", unworded)})
 def test_out_of_memory_is_told_with_the_batch_size(study: Study, tmp_path: Path) -> None:
-    """A stand-in for the device's memory: both errors that torch raises for it."""
+    """A stand-in for the device's memory: both errors that torch raises for it, and numpy's."""
     study.whole("supervised")
-    errors = (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    errors = (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 2 TiB"),
+    )
     for number, error in enumerate(errors):
 
         def full(*_: Any, error: Exception = error) -> None:

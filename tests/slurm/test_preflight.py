@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -159,9 +160,12 @@ def test_squeue_and_sacct_are_asked_for_the_users_own_jobs(fakes, tmp_path):
         (["epoch 1/3\nclipkd train: error: stopped by SIGTERM; run the same command to resume"], 0),
         (["Traceback (most recent call last):\n  File\nKeyError: 1"], 0),
         (["seed1: error: its process was killed by SIGKILL\nclipkd train: error: 1 of 2 students failed"], 1),
+        (["clipkd train: error: out of memory on cpu with batch size 256: take"], 1),
+        (["clipkd extract: error: out of memory (Unable to allocate 2 TiB): take"], 1),
+        (["clipkd train: error: out of memory on cuda with batch size 256: take (CUDA out of memory. Tried"], 0),
+        (["clipkd evaluate: error: out of memory (CUDA out of memory. Tried to allocate): take"], 0),
         (["epoch 1/3", "epoch 2/3", "epoch 2/3", "epoch 2/3"], 4),
     ],
-    ids=["first", "killed", "refused", "out of time", "a mistake", "one of its processes", "again and again"],
 )
 def test_memory_grows_only_after_an_attempt_that_was_killed(logs, killed, tmp_path):
     for number, text in enumerate(logs, 1):
@@ -317,7 +321,7 @@ def test_a_job_that_completes_is_waited_for(fakes, tmp_path, monkeypatch):
     fakes.say("squeue", f"1|clipkd_a|COMPLETING|{tmp_path}|rule_train\n2|clipkd_a|PENDING|{tmp_path}|rule_train")
     done = fakes.folder / "cancelled"
     fakes.put("scancel", f'echo "$@" >> {done}; sed -i "/^2|/d" {fakes.folder}/squeue.said')
-    with pytest.raises(MachineError, match="1 SLURM jobs of this folder don't end: 1"):
+    with pytest.raises(MachineError, match="1 SLURM job of this folder is still there: 1"):
         jobs.end(tmp_path, let_finish=False, seconds=0.3)
     done.unlink(missing_ok=True)
     threading.Timer(1, lambda: fakes.say("squeue", "")).start()
@@ -344,6 +348,8 @@ def test_times_and_gpus_as_slurm_writes_them():
     assert site.gpus("(null)") == {}
     assert site.gpus("gpu:2") == {"": 2}
     assert site.gpus("gpu:a100:4(S:0-1),gpu:v100:2(S:0),shard:8") == {"a100": 4, "v100": 2}
+    assert site.gpus("gpu:nvidia_a100-sxm4-80gb:8(S:0-1)") == {"nvidia_a100-sxm4-80gb": 8}
+    assert site.gpus("gpu:2080ti:8,gpu:3090:2,gpu:1g.5gb:7") == {"2080ti": 8, "3090": 2, "1g.5gb": 7}
 
 
 def test_the_project_s_own_profile_names_a_site(tmp_path):
@@ -360,6 +366,25 @@ def test_the_project_s_own_profile_names_a_site(tmp_path):
             Profile.read(tmp_path)
     with pytest.raises(InputError, match="give the profile's folder with --profile"):
         Profile.read(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("line", "changed", "said"),
+    [
+        ("longest_job: 720", "longest_job: 12:00:00", "12:00:00 is not a number of minutes"),
+        ("longest_job: 720", "longest_job: 1-0", "1-0 is not a number of minutes"),
+        ("cpu_partition: cpu", "cpu_partition: [cpu, long]", 'names with commas in quotes, "cpu,long"'),
+        ("gpu_partition: gpu", "gpu_partition: null", "gpu_partition is empty"),
+        ("account: null", "account: 007", "account: YAML reads 7 here, not a name"),
+        ("account: null", "account: yes", "account: YAML reads True here, not a name"),
+        ("gpu_model: null", "gpu_model: a100-sxm4", "choose the nodes by `constraint`"),
+    ],
+)
+def test_what_yaml_reads_otherwise_than_it_looks_is_refused_by_its_key(tmp_path, line, changed, said):
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace(line, changed, 1))
+    with pytest.raises(InputError, match=re.escape(said)):
+        Profile.read(tmp_path)
 
 
 def test_a_cluster_without_gpus_is_asked_for_none():

@@ -118,6 +118,8 @@ def test_8_bits_need_onnx_and_the_test_split(here, run_folder, digits_folder, sc
     ):
         answer = here("export", run_folder, "out", "--int8", *arguments)
         assert (answer.returncode, message in answer.stderr) == (2, True), answer.stderr
+    answer = here("export", run_folder, "out", "--format", "safetensors", "--check-on", scans[0])
+    assert (answer.returncode, "--check-on is for --format onnx" in answer.stderr) == (2, True), answer.stderr
     assert list(tmp_path.iterdir()) == []
 
 

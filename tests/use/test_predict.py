@@ -89,7 +89,7 @@ def test_bad_images_are_named_and_counted(here, run_folder, mixed) -> None:
     assert "skipped: image absent.png does not exist" in listed.stderr
     assert answer.stdout.splitlines()[-1] == listed.stdout.splitlines()[-1]  # the others do not shift it
     answer = here("predict", run_folder, *mixed[1:4], "--format", "json")
-    assert (answer.returncode, "none of 3 images" in answer.stderr) == (3, True), answer.stderr
+    assert (answer.returncode, "no image could be read" in answer.stderr) == (3, True), answer.stderr
     assert ["error" in item for item in json.loads(answer.stdout)] == [True] * 3
 
 
@@ -201,6 +201,34 @@ def test_a_folder_s_images_lie_behind_links_too(tmp_path, scans, capsys) -> None
     said = capsys.readouterr().err
     assert "gone.png: a link that leads to no file" in said
     assert "1 (hidden, or made by a file manager)" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a.png\0b\nc.png\0", ["a.png", "b\nc.png"]),
+        ("\ufeffa.png\r\nb.png\r\n", ["a.png", "b.png"]),
+        ("a\u2028b.png\n", ["a\u2028b.png"]),
+    ],
+    ids=["find -print0", "a spreadsheet's", "other line separators"],
+)
+def test_a_list_is_read_as_programs_write_it(text, names) -> None:
+    assert image_files.listed(["-"], io.StringIO(text)) == [Path(name) for name in names]
+
+
+def test_predictions_may_go_to_a_pipe_or_device_and_stay_one(here, run_folder, scans, tmp_path) -> None:
+    """As root, a file renamed to /dev/null would take its place."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    answer = here("predict", run_folder, scans[0], "--top", "1", "--output", "pipe")
+    assert answer.returncode == 0, answer.stderr
+    assert str(scans[0]).encode() in os.read(reader, 1 << 16)
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    refused = here("evaluate", run_folder, "--measures", "calibration", "--output", "/dev/null")
+    assert (refused.returncode, "this is a device or a pipe" in refused.stderr) == (2, True), refused.stderr
+    pipe = here("predict", run_folder, "pipe")
+    assert (pipe.returncode, "image pipe is a device or a pipe" in pipe.stderr) == (2, True), pipe.stderr
 
 
 def test_a_list_may_hold_any_file_name(tmp_path) -> None:

@@ -195,6 +195,8 @@ def test_after_a_restart_one_option_gives_every_lock_back(tmp_path):
         (["clipkd", "train", "--seed", "0", "1"], True),
         (["snakemake", "--mode", "subprocess", "--target-jobs", "train:seed=0"], True),
         (["clipkd", "train", "--log-folder", "results/mine"], False),
+        (["clipkd", "train", "--log-folder=results/mine"], False),
+        (["clipkd", "train", "--log", "results/mine"], False),
         (["clipkd", "tables"], False),
         (["snakemake", "-n"], False),
     ],

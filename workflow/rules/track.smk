@@ -13,7 +13,8 @@ rule track:
         folders=tracked,
     shell:
         "( command -v dvc > /dev/null || {{ echo 'dvc is not installed here: pip install dvc'; exit 1; }}; "
-        "clipkd verify data && dvc add --no-relink {params.folders:q} ) 2>&1 | tee {log:q}"
+        "set -- {params.folders:q}; [ $# -gt 0 ] || {{ echo 'nothing in data/ to track yet'; exit 1; }}; "
+        "clipkd verify data && dvc add --no-relink \"$@\" ) 2>&1 | tee {log:q}"
 
 
 rule track_runs:

@@ -32,7 +32,10 @@ def add_options(child: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     files = check.files_of(options)
-    found = cleaning.made_for(load(files), with_data=options.data)
+    config = load(files)
+    for folder in cleaning.of_other_settings(config):
+        print(f"kept: {folder}, trained with other settings")
+    found = cleaning.made_for(config, with_data=options.data)
     if not found:
         print(f"nothing there that was made for {', '.join(map(str, files))}")
         return

@@ -53,10 +53,12 @@ def run(options: argparse.Namespace) -> None:
     from clipkd.data import image_files
     from clipkd.export import write
 
-    form, images = exports.get(options.format), image_files.listed(options.check_on or [], sys.stdin)
-    if options.int8:
-        if not isinstance(form, Onnx):
-            raise InputError(f"--int8 is for --format onnx, not {options.format}")
+    form = exports.get(options.format)
+    for flag, is_given in (("--int8", options.int8), ("--check-on", options.check_on)):
+        if is_given and not isinstance(form, Onnx):
+            raise InputError(f"{flag} is for --format onnx, not {options.format}")
+    images = image_files.listed(options.check_on or [], sys.stdin)
+    if isinstance(form, Onnx) and options.int8:
         form = replace(form, int8=True)
     print(
         write.export(

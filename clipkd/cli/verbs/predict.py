@@ -11,7 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from clipkd.cli.options import device_of, device_options, file_to_write, names_option, positive
+from clipkd.cli.options import (
+    device_of,
+    device_options,
+    file_to_write,
+    is_stream,
+    names_option,
+    positive,
+)
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import written_aside
 from clipkd.core.progress import progress, say
@@ -52,7 +59,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.add_class and options.class_names:
         raise InputError("--add-class needs the class names of the run: drop --class-names")
-    if options.output is not None:
+    if options.output is not None and not is_stream(options.output):
         file_to_write(options.output, example=f"predictions.{options.format}")
     from clipkd.data import image_files
     from clipkd.export import model as models
@@ -75,14 +82,18 @@ def run(options: argparse.Namespace) -> None:
             writer.write(prediction)
         writer.close()
     if unreadable == len(paths):
-        raise DataError(f"none of {unreadable} images could be read; see the messages above")
+        raise DataError("no image could be read; see the messages above")
     if unreadable:
-        say(f"{unreadable} of {len(paths)} images could not be read; see the messages above")
+        say(f"{unreadable:,} of {len(paths):,} images could not be read; see the messages above")
 
 
 @contextlib.contextmanager
 def output(path: Path | None) -> Iterator[TextIO]:
-    """Yield the stream to write to: a file that appears when it is complete, or standard output."""
+    """Yield the stream to write to: a file that appears when it is complete, a device or pipe, or standard output."""
+    if path is not None and is_stream(path):
+        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            yield stream
+        return
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # a file name need not be UTF-8

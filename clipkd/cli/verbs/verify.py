@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.words import counted
 from clipkd.runs.verification import verify
 
 TEXT = "Check every byte of all artefacts and results against their manifests."
@@ -19,15 +20,22 @@ FOLDERS = [Path("data"), Path("results")]
 
 def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
-        "folders", nargs="*", type=Path, default=FOLDERS, metavar="FOLDER", help="where to look, with all below it"
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="where to look, with all below it (default: data and results, where they are)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    for folder in options.folders:
+    folders = options.folders or [folder for folder in FOLDERS if folder.is_dir()]
+    if not folders:
+        raise InputError("there is neither data nor results here: name a folder")
+    for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder")
-    findings = verify(options.folders)
+    findings = verify(folders)
     for path in findings.left:
         print(f"unfinished and unused, safe to delete: {path}")
     for line in findings.stale:
@@ -39,4 +47,4 @@ def run(options: argparse.Namespace) -> None:
         f"{findings.bytes / 1e6:,.1f} MB were compared with their hashes"
     )
     if findings.damaged:
-        raise DataError(f"{len(findings.damaged)} damaged files; see the list above")
+        raise DataError(f"{counted(len(findings.damaged), 'damaged file')}; see the list above")

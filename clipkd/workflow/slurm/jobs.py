@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipkd.core.errors import MachineError
 from clipkd.core.progress import say
+from clipkd.core.words import counted, verb
 from clipkd.workflow.slurm.commands import ask
 
 PREFIX = "clipkd_"
@@ -65,8 +66,9 @@ def end(folder: Path, let_finish: bool, seconds: float = SECONDS_TO_END) -> int:
     limit = time.monotonic() + seconds
     while there := jobs_of(folder):
         if time.monotonic() > limit and not let_finish:
+            numbers = ", ".join(job.number for job in there[:8])
             raise MachineError(
-                f"{len(there)} SLURM jobs of this folder don't end: {', '.join(job.number for job in there[:8])}; "
+                f"{counted(len(there), 'SLURM job')} of this folder {verb(len(there))} still there: {numbers}; "
                 "look at them with squeue, then try again"
             )
         time.sleep(PAUSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ SHORTEST = 10
 """Minutes."""
 NAMES = ("account", "gpu_model", "qos", "constraint", "reservation")
 """What a site may leave out."""
+REQUESTABLE = re.compile(r"[A-Za-z0-9_.]*")
+"""GPU types that Snakemake's plugin for SLURM can ask for."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,29 @@ class Profile:
         """Read a profile's `config.yaml`; InputError where it does not name the site."""
         path = folder / "config.yaml"
         try:
-            told: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            told: dict[str, Any] = yaml.safe_load(text)
             site = told["__variables__"]
+            minutes = whole_minutes(site["longest_job"], yaml.load(text, yaml.BaseLoader)["__variables__"], path)
             profile = cls(
-                cpu_partition=str(site["cpu_partition"]),
-                gpu_partition=str(site["gpu_partition"]),
-                longest_job=int(site["longest_job"]),
-                **{name: str(site.get(name) or "") for name in NAMES},
+                cpu_partition=name_in(site, "cpu_partition", path),
+                gpu_partition=name_in(site, "gpu_partition", path),
+                longest_job=minutes,
+                **{name: name_in(site, name, path) for name in NAMES},
                 latency_wait=int(told.get("latency-wait", cls.latency_wait)),
             )
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; give the profile's folder with --profile") from None
         except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} does not name the site under `__variables__` ({error!r})") from None
+        for name in ("cpu_partition", "gpu_partition"):
+            if not getattr(profile, name):
+                raise InputError(f"{path}: {name} is empty; `sinfo` lists the partitions")
+        if not REQUESTABLE.fullmatch(profile.gpu_model):
+            raise InputError(
+                f"{path}: gpu_model: Snakemake's plugin can't ask SLURM for '{profile.gpu_model}', only for letters, "
+                "digits, '_' and '.'; leave it at null and choose the nodes by `constraint`"
+            )
         if profile.longest_job < SHORTEST:
             raise InputError(
                 f"{path}: longest_job is {profile.longest_job} minutes; jobs save a checkpoint 5 minutes before "
@@ -68,3 +81,19 @@ class Profile:
         )
         gpus, model = (0, "") if device == "cpu" else (1, self.gpu_model)
         return [every, replace(every, partition=self.gpu_partition, gpus=gpus, gpu_model=model)]
+
+
+def name_in(site: dict[str, Any], key: str, path: Path) -> str:
+    """Return a name of the site, "" for null; InputError where YAML reads something else than text in it."""
+    value = site[key] if key.endswith("_partition") else site.get(key)
+    if value is None or isinstance(value, str):
+        return value or ""
+    wanted = 'names with commas in quotes, "cpu,long"' if isinstance(value, list) else "put the name in quotes"
+    raise InputError(f"{path}: {key}: YAML reads {value!r} here, not a name; {wanted}")
+
+
+def whole_minutes(value: Any, written: dict[str, str], path: Path) -> int:
+    """Return the longest job's minutes; InputError where another form is written: YAML reads 12:00 as 720."""
+    if not isinstance(value, int) or written["longest_job"] != str(value):
+        raise InputError(f"{path}: longest_job: {written['longest_job']} is not a number of minutes, such as 720")
+    return value

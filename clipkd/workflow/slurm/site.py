@@ -56,10 +56,10 @@ def partitions() -> dict[str, Partition]:
 def gpus(gres: str) -> dict[str, int]:
     """Return the GPUs that a node's generic resources name: type -> count.
 
-    SLURM writes `gpu:2`, `gpu:a100:4(S:0-1)`, or `(null)`; several with commas.
+    SLURM writes `gpu:2`, `gpu:a100:4(S:0-1)`, `gpu:nvidia_a100-sxm4-80gb:8`, or `(null)`; several with commas.
     """
     found: dict[str, int] = {}
-    for kind, count in re.findall(r"(?:^|,)gpu(?::([A-Za-z_][\w.]*))?:(\d+)", gres):
+    for kind, count in re.findall(r"(?:^|,)gpu(?::([^:,()]+))?:(\d+)(?=[(,]|$)", gres):
         found[kind] = found.get(kind, 0) + int(count)
     return found
 
