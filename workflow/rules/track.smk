@@ -14,7 +14,7 @@ rule track:
     shell:
         "( command -v dvc > /dev/null || {{ echo 'dvc is not installed here: pip install dvc'; exit 1; }}; "
         "set -- {params.folders:q}; [ $# -gt 0 ] || {{ echo 'nothing in data/ to track yet'; exit 1; }}; "
-        "clipkd verify data && dvc add --no-relink \"$@\" ) 2>&1 | tee {log:q}"
+        'clipkd verify data && dvc add --no-relink "$@" ) 2>&1 | tee {log:q}'
 
 
 rule track_runs:
