@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipkd.core import images
+from clipkd.core import images, orientation
 from clipkd.core.errors import DataError, all_at_once
 from clipkd.core.images import Decoding, declared_white, is_wide, levels_of, white_above
 from clipkd.core.prefetch import by_cores
@@ -63,6 +63,7 @@ class ImageReader:
         """Return the level of white that an image declares, or that of the whole dataset."""
         declared = declared_white(image)
         if declared is not None:
+            self.note("16-bit declared")
             return declared
         with self.scan_lock:
             return self.own_white
@@ -131,5 +132,6 @@ def highest_level(source: Path | bytes) -> int:
     # A damaged image is named when it is read.
     with suppress(Exception), Image.open(file, formats=images.here(images.FORMATS)) as image:
         if is_wide(image, image.format) and declared_white(image) is None:
+            orientation.load(image)
             return levels_of(image)[1]
     return 0

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from clipkd.core import lfs
+from clipkd.core import lfs, orientation
 from clipkd.core.errors import DataError, InputError
 
 FORMATS = (
@@ -31,18 +31,6 @@ LIMIT = "CLIPKD_MOST_PIXELS"
 """Environment variable: another limit, for larger photographs that can be trusted."""
 WIDEST = 65_535
 """The highest level of 16 bits."""
-ORIENTATION = 0x0112
-"""The EXIF tag; also TIFF's own."""
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the stored pixels upright (Exif 3.0, 4.6.5.1.6, tag Orientation)."""
 BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
 
 
@@ -79,6 +67,11 @@ class Decoding:
         if self.white is None:
             return declared_white(image) or white_above(levels_of(image)[1])
         return self.white(image) if callable(self.white) else self.white
+
+
+def declared_or(level: int) -> Callable[[Image.Image], int]:
+    """Return what gives the level of white that an image declares, and `level` for one that declares none."""
+    return lambda image: declared_white(image) or level
 
 
 USUAL = Decoding()
@@ -199,18 +192,19 @@ def to_rgb(image: Image.Image, where: str, decoding: Decoding = USUAL, notes: No
     Raises:
         DataError: pixels of 32 bits, which have no defined range.
     """
-    format_name, raw, turned = image.format, raw_mode(image), tiff_orientation(image)
-    image.load()  # before EXIF is read: PIL may load for it, and its errors there are not those of the pixels
-    left = orientation(image)
+    format_name, raw, tiff = image.format, raw_mode(image), orientation.tiff_orientation(image)
+    orientation.load(image)  # before EXIF is read: PIL may load for it, and its errors there are not those of pixels
+    left = orientation.exif_orientation(image)
     if getattr(image, "is_animated", False) and format_name != "MPO":  # a photograph with previews of itself
         notes("more frames")
     if ";16" in raw and image.mode in {"RGB", "RGBA", "LA"}:
         notes("16-bit colour")
+        if isinstance(image.info.get("transparency"), tuple):  # a colour of 16 bits, as PIL leaves it
+            image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
     flat = eight_bits(image, format_name, where, decoding, notes)
-    if left in UPRIGHT or turned in UPRIGHT:
+    if left in orientation.UPRIGHT or tiff in orientation.UPRIGHT:
         notes("turned")
-        if decoding.exif == "follow" and left in UPRIGHT:
-            flat = flat.transpose(UPRIGHT[left])
+        flat = orientation.turned(flat, tiff, left, decoding.exif)
     return without_alpha(flat, decoding, notes)
 
 
@@ -219,18 +213,6 @@ def raw_mode(image: Image.Image) -> str:
     tiles = getattr(image, "tile", None)
     found = tiles[0][3] if tiles else ""
     return str(found[0] if isinstance(found, tuple) and found else found)
-
-
-def tiff_orientation(image: Image.Image) -> int:
-    """Return the orientation of a TIFF, which PIL itself follows when it loads the pixels; 1 for any other file."""
-    return int(getattr(image, "tag_v2", {}).get(ORIENTATION, 1)) if image.format == "TIFF" else 1
-
-
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of loaded pixels, 1 to 8; 1 where there is none or it can't be read."""
-    with suppress(Exception):  # damaged EXIF raises nearly anything, and the pixels may be sound
-        return int(image.getexif().get(ORIENTATION, 1))
-    return 1
 
 
 def is_wide(image: Image.Image, format_name: str | None) -> bool:
@@ -246,8 +228,13 @@ def eight_bits(
         lowest, highest = levels_of(image)
         white = decoding.white_of(image)
         notes("16-bit grey", lowest, highest)
-        levels = np.minimum(np.asarray(image).astype(np.uint32), white)
-        return Image.fromarray(((levels * 255 + white // 2) // white).astype(np.uint8))
+        levels = np.asarray(image)
+        within = np.minimum(levels.astype(np.uint32), white)
+        grey = Image.fromarray(((within * 255 + white // 2) // white).astype(np.uint8))
+        clear = image.info.get("transparency")
+        if not isinstance(clear, int):
+            return grey
+        return Image.merge("LA", (grey, Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8))))
     if image.mode in {"I", "F"}:
         raise DataError(f"{where}: 32-bit pixels (PIL's mode {image.mode}) have no defined range; save it with 8 or 16")
     return image

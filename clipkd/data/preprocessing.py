@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipkd.core.errors import InputError
-from clipkd.core.images import MOST_PIXELS, WIDEST, Decoding, decode, shrunk, to_rgb
+from clipkd.core.images import MOST_PIXELS, WIDEST, Decoding, declared_or, decode, rgb, shrunk
 from clipkd.data.dataset import Dataset, SplitName
 from clipkd.data.pixels import normalised, planes, square, unit
 from clipkd.data.resampling import squared
@@ -41,15 +41,22 @@ class Preprocessing:
     alpha: str = "white"
     white: int | None = None
     """How an image file is decoded (clipkd.core.images.Decoding)."""
+    declared_first: bool = False
+    """Whether the level of white that a file declares goes before `white`."""
 
     @classmethod
     def of(cls, dataset: Dataset, size: int) -> Preprocessing:
         """Return what a student of input side `size` that was trained on a dataset needs."""
         spec = dataset.spec
-        white = dataset.artifact.facts.get("reading", {}).get("levels", {}).get("white")
-        decoding = {name: getattr(spec, name) for name in ("exif", "alpha") if hasattr(spec, name)}
+        decoding: dict[str, Any] = {name: getattr(spec, name) for name in ("exif", "alpha") if hasattr(spec, name)}
+        levels = getattr(spec, "levels", "auto")
+        if levels == "auto":
+            white = dataset.artifact.facts.get("reading", {}).get("levels", {}).get("white")
+            decoding |= {"white": white, "declared_first": white is not None}
+        else:
+            decoding["white"] = Decoding.of(**decoding, levels=levels).white
         pack_size = getattr(spec, "pack_size", None)
-        return cls(pack_size, spec.image_size, size, tuple(spec.mean), tuple(spec.std), white=white, **decoding)
+        return cls(pack_size, spec.image_size, size, tuple(spec.mean), tuple(spec.std), **decoding)
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Preprocessing:
@@ -59,11 +66,13 @@ class Preprocessing:
     @property
     def decoding(self) -> Decoding:
         """How an image file becomes 8-bit RGB, as in training."""
-        return Decoding(self.exif, self.alpha, self.white)  # type: ignore[arg-type]
+        white = declared_or(self.white) if self.declared_first and self.white else self.white
+        return Decoding(self.exif, self.alpha, white)  # type: ignore[arg-type]
 
     def facts(self) -> dict[str, Any]:
-        """Return the steps as plain data."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        """Return the steps as plain data; those of students that were trained before a field came stay as they were."""
+        found = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        return {name: value for name, value in found.items() if name != "declared_first" or value}
 
     def read(self, picture: Picture) -> np.ndarray:
         """Return an image as the student's size asks, uint8 [S, S, 3].
@@ -76,7 +85,7 @@ class Preprocessing:
         if isinstance(picture, str | Path):
             pixels = decode(Path(picture), longest, self.decoding)
         elif isinstance(picture, Image.Image):
-            pixels = np.asarray(shrunk(to_rgb(picture, "image", self.decoding), longest))
+            pixels = rgb(picture, str(getattr(picture, "filename", "") or "image"), longest, self.decoding)
         else:
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
                 raise InputError(f"an image is {picture.dtype} {picture.shape}, not uint8 [H, W, 3]")

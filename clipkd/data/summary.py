@@ -133,7 +133,10 @@ def file_lines(reading: Mapping[str, Any]) -> Iterator[str]:
         yield f"transparency: {counted(count, 'image')}, {done}"
     if count := reading.get("16_bit_grey"):
         levels = reading["levels"]
+        declared = reading.get("16_bit_declared", 0)
+        verb = "declares" if declared == 1 else "declare"
         white = f"{levels['white']:,} is white" if levels["white"] else "white is as each file declares"
+        white += f" where a file declares none ({declared:,} {verb} one)" if levels["white"] and declared else ""
         yield f"grey images of 16 bits: {count:,}, levels {levels['lowest']:,} to {levels['highest']:,}; {white}"
     if count := reading.get("16_bit_colour"):
         yield f"colour images of 16 bits: {count:,}; PIL reads their upper 8 bits"

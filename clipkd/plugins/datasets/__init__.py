@@ -19,7 +19,7 @@ from clipkd.core.registry import find, specs
 
 PROTOCOL = 1
 """Bumped when the packed arrays of an unchanged source change."""
-DECODING = 2
+DECODING = 3
 """Bumped when image files become other pixels: in folders, on the hub and in torchvision."""
 THUMBNAILS_PROTOCOL = 1
 """Bumped when the thumbnails of an unchanged dataset change."""
