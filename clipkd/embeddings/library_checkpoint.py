@@ -17,10 +17,14 @@ from clipkd.core.hub_client import WEIGHTS
 from clipkd.core.progress import say
 from clipkd.core.timm_weights import classifiers
 from clipkd.embeddings import library_models
+from clipkd.embeddings.torchvision_encoder import built, layers_of
 from clipkd.plugins.teachers import LibraryTeacher
+from clipkd.plugins.teachers._library import TRANSFORMED
 
 NESTED = ("state_dict", "model_state_dict", "model")
 """Where training scripts put the weights within a pickled file."""
+VIT_SIDE = 224
+"""The input side of torchvision's ViTs where nobody names another."""
 
 
 def write(teacher: LibraryTeacher, folder: Path) -> None:
@@ -92,6 +96,7 @@ def torchvision_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> d
     from clipkd.core.vision import torchvision
 
     known = {weights.name: weights for weights in torchvision.models.get_model_weights(teacher.model)}
+    name, layer = classifier_of(teacher.model)
     of_file = [name for name, weights in known.items() if f"-{teacher.sha256[:8]}." in weights.url]
     tag = teacher.tag or next(iter(of_file), "") or (next(iter(known)) if len(known) == 1 else "")
     if tag not in known:
@@ -100,7 +105,6 @@ def torchvision_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> d
             f"?pretrained=...{nearest(tag, known) if tag else ''} (known tags: {', '.join(known)})"
         )
     preset = known[tag].transforms()
-    names = [name for name, tensor in tensors.items() if tensor.ndim >= 2]
     values = {
         "tag": tag,
         "input_size": [3, preset.crop_size[0], preset.crop_size[0]],
@@ -111,6 +115,26 @@ def torchvision_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> d
     }
     return {
         "torchvision": teacher.model,
-        "num_classes": len(tensors[names[-1]]) if names else 0,
+        "num_classes": len(tensors.get(f"{name}.weight", layer.weight)),
         "pretrained_cfg": values,
+        **arguments_of(teacher.model, preset.crop_size[0], is_published=bool(teacher.tag or of_file)),
     }
+
+
+def classifier_of(model: str) -> tuple[str, Any]:
+    """Return the name of a torchvision model's classifier, and the layer itself without values."""
+    try:
+        with torch.device("meta"):
+            return layers_of(built(model)).popitem()
+    except NotImplementedError:  # RegNets compute their sizes with tensors
+        return layers_of(built(model)).popitem()
+
+
+def arguments_of(model: str, side: int, is_published: bool) -> dict[str, Any]:
+    """Return what torchvision gives the function that builds a model when it loads published weights of its own.
+
+    Those of GoogLeNet and Inception v3 were trained on inputs of another range, to which the model brings them itself.
+    """
+    if model in TRANSFORMED and is_published:
+        return {"transform_input": True}
+    return {"image_size": side} if model.startswith("vit_") and side != VIT_SIDE else {}

@@ -14,7 +14,7 @@ from clipkd.core.errors import InputError, nearest
 from clipkd.core.files import read_json
 from clipkd.core.hub_client import WEIGHTS
 from clipkd.embeddings.families import vision_family
-from clipkd.plugins.teachers import HubTeacher, LibraryTeacher, TeacherSpec
+from clipkd.plugins.teachers import HubTeacher, LibraryTeacher, TeacherSpec, TrainedCNN
 from clipkd.spec.class_names import ClassNames, listed
 
 UNNAMED = re.compile(r"LABEL_\d+")
@@ -169,7 +169,7 @@ def rows(
     if head is None:
         raise InputError(f"{start}: the checkpoint has none; {PROBE}")
     if not head.is_linear:
-        raise InputError(f"{start}: it is not a linear layer on the embedding that is stored ({spec.output}); {PROBE}")
+        raise not_linear(spec, dataset)
     ways = called(classes, given)
     found = next((found for names in ways if (found := places(head, names)) is not None), None)
     if spec.head_for == dataset and (found is None or len(classes) != head.classes):
@@ -180,6 +180,14 @@ def rows(
     if found is None:
         raise InputError(f"{start}: {unmatched(head, spec, ways, dataset)}, or {PROBE}")
     return found
+
+
+def not_linear(spec: TeacherSpec, dataset: str) -> InputError:
+    advice = "take another model" if isinstance(spec, TrainedCNN) else PROBE
+    return InputError(
+        f"teacher '{spec.name}': its own classifier can't score {dataset}: it is not a linear layer on the embedding "
+        f"that is stored ({spec.output}); {advice}"
+    )
 
 
 def where_to_name(spec: TeacherSpec) -> str:

@@ -192,7 +192,7 @@ def embeddings(
         extract_names(store, names, layout.teacher(store.teacher), device)
         return
     from clipkd.embeddings.extract import extract
-    from clipkd.embeddings.own_head import own_head_of, rows
+    from clipkd.embeddings.own_head import not_linear, own_head_of, rows
     from clipkd.embeddings.teacher import load
 
     check_model(store.teacher, layout)
@@ -205,6 +205,8 @@ def embeddings(
         own = own_head_of(layout.teacher(store.teacher), store.teacher)
         rows(own, store.teacher, store.dataset.name, images.classes, store.class_names)
     loaded = load(store.teacher, layout.teacher(store.teacher), device, store.precision)
+    if is_scored and loaded.head is None:
+        raise not_linear(store.teacher, store.dataset.name)
     extract(store, images, loaded, batch_size, shard)
 
 

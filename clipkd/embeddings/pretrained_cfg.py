@@ -11,6 +11,7 @@ from typing import Any
 from clipkd.core.errors import DataError, InputError
 from clipkd.embeddings.processor import Processor
 from clipkd.plugins.teachers import TeacherSpec
+from clipkd.plugins.teachers._folder import FILTER
 
 CROP_PCT = 0.875
 """timm's, where a checkpoint gives none."""
@@ -40,7 +41,7 @@ def processor_of(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
         raise DataError(f"teacher '{spec.name}': crop_pct in its config.json is {share!r}, not a number above 0")
     if size[0] != 3 or size[1] != size[2]:
         raise refusal(spec, f"an input of {' x '.join(map(str, size))} (square colour images are supported)")
-    side, filter_, mode = int(size[1]), values.get("interpolation", "bilinear"), values.get("crop_mode") or "center"
+    side, filter_, mode = int(size[1]), values.get("interpolation") or FILTER, values.get("crop_mode") or "center"
     if filter_ not in FILTERS:
         raise refusal(spec, f"interpolation {filter_!r} (known: {', '.join(FILTERS)})")
     if mode not in ("center", "squash"):

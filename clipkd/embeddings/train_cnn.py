@@ -24,9 +24,11 @@ from clipkd.core.progress import progress, say
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import enlarged, flipped, normalised, planes, squares, unit
 from clipkd.data.residency import fraction, free_memory
+from clipkd.embeddings.encoder import width_of
 from clipkd.embeddings.head import accuracy
 from clipkd.embeddings.library_models import check_timm
-from clipkd.embeddings.timm_encoder import build
+from clipkd.embeddings.own_head import not_linear
+from clipkd.embeddings.timm_encoder import build, head_of, output_of
 from clipkd.embeddings.train_teacher import shifted
 from clipkd.plugins.teachers import TrainedCNN
 
@@ -41,7 +43,8 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
     mirrored. On a GPU that has bfloat16 its convolutions are computed in it.
 
     Raises:
-        InputError: the dataset is another, or timm has no such model for images of this size.
+        InputError: the dataset is another, timm has no such model for images of this size, or its classifier can't give
+            class scores from stored embeddings.
         DataError: the training ended in numbers that are not finite.
     """
     if dataset.spec.name != spec.dataset or spec.data not in {"", fingerprint(dataset.spec.identity())}:
@@ -57,6 +60,8 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
     model = build(spec, config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = Images(spec, dataset, device)
     check_size(spec, model, images)
+    if spec.brings_head(spec.dataset) and not has_head(spec, model.eval(), device):
+        raise not_linear(spec, dataset.spec.name)
     fit(spec, model, images, folder.with_name(f".{folder.name}.training.pt"), dataset.spec.mirrors)
     right = {part: images.accuracy(model, part) for part in ("validation", "test")}
     seconds = time.perf_counter() - start
@@ -109,6 +114,12 @@ def check_size(spec: TrainedCNN, model: nn.Module, images: Images) -> None:
             f"teacher '{spec.name}': {spec.model} can't be trained on images of {spec.image_size} pixels "
             f"({first_line(error)}); try trained:{spec.model}@{2 * int(spec.image_size or 0)}"
         ) from None
+
+
+def has_head(spec: TrainedCNN, model: nn.Module, device: torch.device) -> bool:
+    """Return whether a model's classifier is one linear layer on its embedding."""
+    run = output_of(spec, model, torch.empty(0))
+    return head_of(spec, model, width_of(spec, run, int(spec.image_size or 0), device)) is not None
 
 
 class Images:

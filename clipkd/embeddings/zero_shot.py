@@ -104,5 +104,5 @@ def visual_projection(cell: Cell, layout: Layout) -> np.ndarray | None:
     if family is None or not family.image_projection:
         return None
     name = family.image_projection
-    with safe_open(checkpoint.file("model.safetensors"), framework="np") as weights:
-        return weights.get_tensor(name).astype(np.float64)
+    with safe_open(checkpoint.file("model.safetensors"), framework="pt") as weights:  # numpy has no bfloat16
+        return weights.get_tensor(name).double().numpy()

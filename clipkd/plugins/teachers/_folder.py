@@ -27,6 +27,9 @@ from clipkd.plugins.teachers._spec import (
     slug,
 )
 
+FILTER = "bicubic"
+"""timm's, where a config.json names none."""
+
 
 @dataclass(frozen=True)
 class FolderTeacher(TeacherSpec):
@@ -36,13 +39,15 @@ class FolderTeacher(TeacherSpec):
     digests: dict[str, str] = field(default_factory=dict)
     """sha256 of each file."""
     weights_bytes: int = 0
+    filter: str = ""
+    """The filter of a timm checkpoint that names none, which was once another here; "": it names one."""
 
     @property
     def files(self) -> tuple[str, ...]:
         return tuple(self.digests) or super().files
 
     def identity(self) -> Identity:
-        return {"folder": self.digests}
+        return {"folder": self.digests} | ({"interpolation": self.filter} if self.filter else {})
 
 
 def in_folder(where: str, output: Output | None) -> TeacherSpec | None:
@@ -64,7 +69,10 @@ def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
     size = sum((folder / name).stat().st_size for name in files if name.endswith(".safetensors"))
     mark = weights[0] if len(weights) == 1 else sha256("".join(weights).encode()).hexdigest()
     name = f"{slug(folder.resolve().name)}-{mark[:8]}"
-    spec = FolderTeacher(name, folder.name, folder=str(folder), digests=digests, output=default, weights_bytes=size)
+    spec = FolderTeacher(
+        name, folder.resolve().name, folder=str(folder), digests=digests, output=default, weights_bytes=size,
+        filter=FILTER if default == "pooled" and names_no_filter(folder) else "",
+    )  # fmt: skip
     return giving(spec, output or default)
 
 
@@ -74,6 +82,12 @@ def holds_timm(folder: Path) -> bool:
     config = read_json(path) if path.is_file() else None
     refuse_nameless(config, str(path))
     return is_timm(config)
+
+
+def names_no_filter(folder: Path) -> bool:
+    """Return whether the config.json of a folder's timm checkpoint leaves the filter to timm."""
+    cfg = read_json(folder / "config.json").get("pretrained_cfg")
+    return isinstance(cfg, dict) and "interpolation" not in cfg
 
 
 def files_in(folder: Path, output: Output) -> tuple[str, ...]:

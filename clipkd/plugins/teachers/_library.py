@@ -17,6 +17,8 @@ from clipkd.plugins.teachers._spec import Output, TeacherSpec, giving, slug
 FORM = re.compile(r"(timm|torchvision):([a-z0-9]\w*)(?:\.(\w+))?\?pretrained=(.+)", re.IGNORECASE | re.ASCII)
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 """Pickled files are opened for tensors only (`weights_only`), and kept as safetensors."""
+TRANSFORMED = ("googlenet", "inception_v3")
+"""Models of torchvision that transform their own input where their weights are published ones."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class LibraryTeacher(TeacherSpec):
         return ("config.json", "model.safetensors")
 
     def identity(self) -> Identity:
-        return {self.library: self.model, "tag": self.tag, "weights": self.sha256}
+        # Before, models that transform their input were built without it.
+        built = {"protocol": 2} if self.library == "torchvision" and self.model in TRANSFORMED else {}
+        return {self.library: self.model, "tag": self.tag, "weights": self.sha256} | built
 
 
 def of_library(where: str, output: Output | None) -> TeacherSpec | None:

@@ -134,7 +134,9 @@ def giving(spec: TeacherSpec, output: Output) -> TeacherSpec:
     # The files of the two towers differ, so that they are two checkpoints.
     checkpoint = f"{spec.name}-text" if output == "text" else spec.name
     title = f"{spec.title} ({output})"
-    return replace(spec, name=f"{spec.name}-{output}", title=title, output=output, checkpoint=checkpoint)
+    given = replace(spec, name=f"{spec.name}-{output}", title=title, output=output, checkpoint=checkpoint)
+    # Its own classifier is one of what it usually gives, or has given the scores themselves.
+    return given if output == "logits" else replace(given, head="", head_for=None)
 
 
 def is_timm(config: Any) -> bool:
