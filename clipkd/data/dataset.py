@@ -233,11 +233,15 @@ def check(spec: DatasetSpec, reading: Reading) -> None:
                 f"{spec.title}: {split} image {wrong[0]} has the label {labels[wrong[0]]}; "
                 f"there are {len(names)} classes, numbered from 0"
             )
-        empty = [
-            names[number] for number in np.flatnonzero(np.bincount(labels[labels >= 0], minlength=len(names)) == 0)
-        ]
+        held_out = reading.validation if split == "train" else None
+        empty = without_image(labels if held_out is None else np.delete(labels, held_out), names)
         if empty:
             raise DataError(f"{spec.title}: no {split} image of class {', '.join(map(repr, empty))}")
+
+
+def without_image(labels: np.ndarray, names: list[str]) -> list[str]:
+    """Return the classes of which no image has the label."""
+    return [names[number] for number in np.flatnonzero(np.bincount(labels[labels >= 0], minlength=len(names)) == 0)]
 
 
 def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
@@ -255,6 +259,7 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
             np.save(draft.path / f"{split}-shapes.npy", write_ragged(path, images, len(read.labels)))
     found = reading.complete()
     held_out, unlabelled = reading.validation, int((reading.train.labels < 0).sum())
+    lacks = [] if held_out is None else without_image(reading.train.labels[held_out], reading.classes)
     if held_out is None:
         known = len(reading.train.labels) - unlabelled
         share = share_held_out(spec.validation_fraction, spec.validation_least, known)
@@ -269,10 +274,12 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
         | {
             "classes": reading.classes,
             "ragged": spec.image_size is None,
+            "augmentation": spec.augmentation,
             "train": len(reading.train.labels),
             "test": len(reading.test.labels),
             "validation": len(held_out),
             **({"unlabelled": unlabelled} if unlabelled else {}),
+            **({"validation_lacks": lacks} if lacks else {}),
             "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
         }
     )

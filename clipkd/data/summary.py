@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clipkd.core.errors import MOST_NAMED
 from clipkd.core.words import counted
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.datasets._listing import labels_note
@@ -101,9 +102,13 @@ def summary(spec: DatasetSpec, facts: Mapping[str, Any]) -> str:
         f"{facts['test']:,} test images of {len(facts['classes']):,} classes"
     ]
     if not facts["classes"]:
-        lines = [f"{spec.title}: packed {facts['train']:,} images without any label"]
+        lines = [f"{spec.title}: packed {counted(facts['train'], 'image')} without any label"]
     elif unlabelled := facts.get("unlabelled"):
         lines.append(f"  {counted(unlabelled, 'training image')} of {facts['train']:,} without a label")
+    if lacks := facts.get("validation_lacks"):
+        more = f" and {len(lacks) - MOST_NAMED:,} others" if len(lacks) > MOST_NAMED else ""
+        named = ", ".join(map(repr, lacks[:MOST_NAMED]))
+        lines.append(f"  no validation image of class {named}{more}: epochs are chosen without it")
     lines += [f"  {line}" for line in (*folder_lines(reading), *file_lines(reading), *pixel_lines(spec, facts))]
     return "\n".join(lines)
 

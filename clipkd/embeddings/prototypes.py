@@ -44,7 +44,7 @@ def write_prototypes(
     """Make the prototypes artefact of a form from a stored sample, or of labelled images (see `sampled`)."""
     sample = open_artifact(store.folder, "embeddings", store.identity)
     vectors, labels = sampled(sample, labelled, dataset)
-    classes = int(labels.max()) + 1
+    classes = len(dataset.classes) if dataset else int(labels.max()) + 1
     folder, identity = store.prototypes(form, labelled)
     with building(folder, "prototypes", identity) as draft:
         made = prototype_forms.get(form).prototypes(vectors, labels, classes)

@@ -62,7 +62,7 @@ class HubDataset(DecodedDataset):
         """What `--dataset-source` takes: `hub:OWNER/NAME@COMMIT?option=value&...`."""
         given = {name: getattr(self, name) for name in (*OWN, *DECODING_OPTIONS)}
         given |= {"size": str(self.image_size or ""), "augment": self.training_identity().get("augmentation", "")}
-        given["pack"] = str(self.pack_size if self.pack_size > max(PACK_SIZE, self.image_size or 0) else "")
+        given["pack"] = str(self.pack_size if self.pack_size != max(PACK_SIZE, self.image_size or 0) else "")
         options = "&".join(f"{name}={value}" for name, value in given.items() if value != OPTIONS[name])
         return f"hub:{self.hub_id}@{self.revision}{'?' if options else ''}{options}"
 

@@ -160,10 +160,11 @@ def options_of_folder(name: str, source: str) -> dict[str, str]:
 def packed_options(folder: str) -> dict[str, str]:
     """Return the options that a dataset was packed with, the usual ones where it is damaged or older."""
     try:
-        source = read_manifest(Path(folder))["identity"].get("source", {})
+        manifest = read_manifest(Path(folder))
     except DataError:
         return dict(OPTIONS)
-    packed = source | {"pack": source.get("pack_size", "")}
+    source = manifest["identity"].get("source", {})
+    packed = source | {"pack": source.get("pack_size", ""), "augment": manifest["facts"].get("augmentation", "")}
     return {name: str(packed.get(name, usual)) for name, usual in OPTIONS.items()}
 
 
@@ -209,7 +210,7 @@ def read(spec: ImageFolder, folder: Path) -> Reading:
 
 def read_unlabelled(spec: ImageFolder, folder: Path, root: Path) -> Reading:
     """Read a folder of images none of which has a label: all are training images, and none is held out."""
-    walk = Walk(folder.parent)
+    walk = Walk(folder.resolve().parent)
     train = walk.without_labels(root)
     reader = spec.reader(lambda: train.paths)
     others = sorted(path.name for path in folder.iterdir() if path != root and not is_hidden(path.name))

@@ -124,9 +124,15 @@ def read(spec: TorchvisionDataset, root: Path, download: bool) -> Reading:
 
     Raises:
         MachineError: the files can't be downloaded.
+        InputError: the folder that is to hold them does not exist.
         DataError: they are not there, or damaged.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    if download:
+        root.mkdir(parents=True, exist_ok=True)
+    elif not root.is_dir():
+        raise InputError(
+            f"dataset '{spec.name}': folder {root} does not exist; leave ?root= out to download {spec.dataset}"
+        )
     train, test = (opened(spec, split, root, download) for split in KNOWN[spec.dataset][0])
     labels = [labels_of(split) for split in (train, test)]
     classes: Any = getattr(train, "classes", None) or range(int(max(map(np.max, labels))) + 1)
