@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,12 +162,11 @@ def from_parquet(path: Path, is_of_classes: bool = False) -> VectorFile:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged, or no parquet file ({error}){lfs.instead(path)}") from None
 
-    def column(names: tuple[str, ...]) -> Any:
-        name = next((name for name in names if name in table.column_names), None)
-        if name is None:
-            return None
-        found = table[name].combine_chunks()
-        if found.null_count:
+    def column(names: tuple[str, ...], wanted: Callable[[Any], Any] = lambda found: found) -> Any:
+        there = {name: table[name].combine_chunks() for name in names if name in table.column_names}
+        usable = ((name, wanted(found)) for name, found in there.items())
+        name, found = next(((name, found) for name, found in usable if found is not None), ("", None))
+        if found is not None and found.null_count:
             row = found.is_null().to_pylist().index(True)
             raise DataError(f"{path}: column '{name}' has {found.null_count:,} empty cells, the first in row {row}")
         return found
@@ -177,12 +176,29 @@ def from_parquet(path: Path, is_of_classes: bool = False) -> VectorFile:
         has = ", ".join(map(repr, table.column_names))
         raise InputError(f"{path} has no column {' or '.join(map(repr, VECTOR_COLUMNS))}; it has {has}")
     rows = column(ROW_COLUMNS)
-    names = column(NAME_COLUMNS if is_of_classes or rows is None else NAME_COLUMNS[:-1])
+    names = column(NAME_COLUMNS if is_of_classes or rows is None else NAME_COLUMNS[:-1], named_by)
     if names is not None:
         return VectorFile(path, as_array(path, vectors), [str(name) for name in names.to_pylist()])
     if rows is not None and not pyarrow.types.is_integer(rows.type):
         raise DataError(f"{path}: the column of rows holds {rows.type}, not whole numbers")
     return VectorFile(path, as_array(path, vectors), None, None if rows is None else rows.to_numpy().astype(np.int64))
+
+
+def named_by(cells: Any) -> Any:
+    """Return what a parquet column says of names: words or numbers, or the `path` of an image that is stored itself.
+
+    None where it holds something else, as the bytes of images.
+    """
+    import pyarrow.types as kinds
+
+    if kinds.is_struct(cells.type):
+        if cells.type.get_field_index("path") < 0:
+            return None
+        cells = cells.field("path")
+        return None if cells.null_count == len(cells) else named_by(cells)
+    kind = cells.type.value_type if kinds.is_dictionary(cells.type) else cells.type
+    is_word = any(is_kind(kind) for is_kind in (kinds.is_string, kinds.is_large_string, kinds.is_string_view))
+    return cells if is_word or kinds.is_integer(kind) else None
 
 
 def as_array(path: Path, lists: Any) -> np.ndarray:

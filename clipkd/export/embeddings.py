@@ -146,6 +146,7 @@ def card(stored: StoredEmbeddings, form: str, splits: list[str], license: str) -
         form=form,
         models=hub_models(identity),
         facts=artifact.facts,
+        imported=artifact.facts.get("imported"),
         identity=identity,
         views=identity.get("views", {}),
         shapes={split: Vectors(artifact, split).shape for split in splits},

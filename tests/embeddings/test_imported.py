@@ -23,8 +23,10 @@ from clipkd.data.dataset import open_dataset, prepare_dataset
 from clipkd.embeddings import matching, prepare, vector_files
 from clipkd.embeddings.imported import import_embeddings, open_source, order_warnings
 from clipkd.embeddings.matching import Match
+from clipkd.embeddings.stored import StoredEmbeddings
 from clipkd.embeddings.vector_files import VectorFile
 from clipkd.embeddings.vectors import Vectors
+from clipkd.export.embeddings import export_embeddings
 from clipkd.plugins import datasets, teachers
 from clipkd.runs.job import open_job, open_teacher_targets
 from clipkd.spec.cells import Cell
@@ -499,3 +501,32 @@ def test_a_folder_of_vectors_named_as_a_checkpoint_is_told_its_name(tmp_path):
     np.save(tmp_path / "train.npy", numbers(3))
     with pytest.raises(InputError, match=f"embeddings alone are named embeddings:{tmp_path}"):
         teachers.get(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", [["val/class-1/0001.png", "val/class-0/0000.png"], None])
+def test_stored_images_in_a_table_name_its_rows_by_their_path(path, tmp_path):
+    """A table of the `datasets` library: a column of names without words is none."""
+    images = [{"bytes": b"PNG", "path": path and path[row]} for row in range(2)]
+    table = {"image": images, "name": ["first", "second"], "vector": list(numbers(2))}
+    parquet.write_table(pyarrow.table(table), tmp_path / "gpt.parquet")
+    assert vector_files.read(tmp_path / "gpt.parquet").names == (path or ["first", "second"])
+    rows = {"image": [b"PNG"] * 2, "row": [1, 0], "vector": list(numbers(2))}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "gpt.parquet")
+    found = vector_files.read(tmp_path / "gpt.parquet")
+    assert (found.names, found.rows.tolist()) == (None, [1, 0])
+
+
+def test_the_card_of_imported_vectors_claims_no_extraction(photos, names, layout, tmp_path):
+    np.save(tmp_path / "gpt.npy", numbers(TRAIN + TEST))
+    test = [f"val/class-{number % 2}/{number:04d}.png" for number in range(TEST)]
+    (tmp_path / "gpt.txt").write_text("\n".join([*names, *test]))
+    (tmp_path / "gpt.yaml").write_text("model: gpt-vision\nresolution: 512\n")
+    store = layout.full_embeddings(cell_of(photos, tmp_path / "gpt.npy"))
+    prepare.embeddings(store, layout, photos[2], CPU)
+    artifact = open_artifact(store.folder, "embeddings", store.identity)
+    export_embeddings(StoredEmbeddings(artifact, None, None), "npy", tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| How the vectors were made | model: gpt-vision; resolution: 512 |" in card
+    for claim in ("extracted", "went through", "Precision of the teacher", "the teacher's own preprocessing"):
+        assert claim not in card
+    assert "\n\n|" not in card.partition("## Origin")[2].partition("Vectors are")[0].strip()
