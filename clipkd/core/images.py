@@ -31,6 +31,8 @@ LIMIT = "CLIPKD_MOST_PIXELS"
 """Environment variable: another limit, for larger photographs that can be trusted."""
 WIDEST = 65_535
 """The highest level of 16 bits."""
+SMALL_GREY = {"L;2": 85, "L;4": 17}
+"""How PIL calls grey pixels of fewer than 8 bits -> by what it multiplies them."""
 BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
 
 
@@ -199,13 +201,21 @@ def to_rgb(image: Image.Image, where: str, decoding: Decoding = USUAL, notes: No
         notes("more frames")
     if ";16" in raw and image.mode in {"RGB", "RGBA", "LA"}:
         notes("16-bit colour")
-        if isinstance(image.info.get("transparency"), tuple):  # a colour of 16 bits, as PIL leaves it
-            image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
+    scale_transparency(image, raw)
     flat = eight_bits(image, format_name, where, decoding, notes)
     if left in orientation.UPRIGHT or tiff in orientation.UPRIGHT:
         notes("turned")
         flat = orientation.turned(flat, tiff, left, decoding.exif)
     return without_alpha(flat, decoding, notes)
+
+
+def scale_transparency(image: Image.Image, raw: str) -> None:
+    """Bring a PNG's transparent colour to 8 bits, as its pixels are: PIL leaves it as the file writes it."""
+    clear = image.info.get("transparency")
+    if raw == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    elif raw in SMALL_GREY and isinstance(clear, int):
+        image.info["transparency"] = clear * SMALL_GREY[raw]
 
 
 def raw_mode(image: Image.Image) -> str:

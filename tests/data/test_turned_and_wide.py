@@ -42,7 +42,8 @@ def png(depth: int, kind: int, row: tuple[int, ...], clear: tuple[int, ...]) -> 
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     width = len(row) // len(clear)
-    values = struct.pack(f">{len(row)}{'H' if depth == 16 else 'B'}", *row)
+    bits = "".join(f"{value:0{depth}b}" for value in row)
+    values = int(bits, 2).to_bytes(len(bits) // 8)
     parts = [
         chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0)),
         chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)),
@@ -57,6 +58,11 @@ def test_a_transparent_colour_of_sixteen_bits_is_laid_on_white() -> None:
     np.testing.assert_array_equal(grey[0, :, 0], [255, 4, 255])
     colour = decoded(png(16, 2, (30_000, 0, 0, 1_000, 0, 0), (30_000, 0, 0)), "colour", 256)
     np.testing.assert_array_equal(colour[0], [[255, 255, 255], [3, 0, 0]])
+
+
+def test_a_transparent_level_of_few_bits_is_laid_on_white() -> None:
+    np.testing.assert_array_equal(decoded(png(4, 0, (8, 0, 15, 4), (8,)), "grey", 256)[0, :, 0], [255, 0, 255, 68])
+    np.testing.assert_array_equal(decoded(png(2, 0, (1, 0, 3, 2), (1,)), "grey", 256)[0, :, 0], [255, 0, 255, 170])
 
 
 def test_a_level_that_a_file_declares_goes_before_the_dataset_s(tmp_path: Path, capsys: Any) -> None:
