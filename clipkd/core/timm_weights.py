@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def load_exactly(model: nn.Module, fitted: dict[str, Tensor], path: Path, name: 
     if problems:
         listed = "\n  ".join(problems[:MOST_NAMED])
         raise DataError(f"{path} does not hold the weights of {name}, {len(problems)} differ:\n  {listed}")
-    model.load_state_dict(fitted)
+    current = OrderedDict(fitted)
+    current._metadata = wanted._metadata  # type: ignore[attr-defined]  # MNASNets refuse weights without a version
+    model.load_state_dict(current)
 
 
 def renamed(stored: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ from clipkd.plugins.teachers._library import TRANSFORMED
 
 NESTED = ("state_dict", "model_state_dict", "model")
 """Where training scripts put the weights within a pickled file."""
+RENAMED = (
+    (re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
+    (re.compile(r"(\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(\.mlp)\.linear_2\."), r"\1.3."),
+)
+"""What parts of weights were called in earlier versions of torchvision, and what they are called now."""
 VIT_SIDE = 224
 """The input side of torchvision's ViTs where nobody names another."""
 
@@ -40,6 +47,8 @@ def write(teacher: LibraryTeacher, folder: Path) -> None:
         raise DataError(f"{path} has changed: sha256 expected {teacher.sha256}, found {found}")
     library_models.check(teacher)
     tensors = read(path)
+    if teacher.library == "torchvision":
+        tensors = renamed(tensors)
     config = timm_config(teacher, tensors) if teacher.library == "timm" else torchvision_config(teacher, tensors)
     values = config["pretrained_cfg"]
     say(
@@ -71,6 +80,20 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise DataError(f"{path} holds no weights by name (a state_dict)")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of torchvision by the names that its models have now; files that it published keep older ones.
+
+    Those are of DenseNets and ViTs, and of batch normalisation without a count of batches, which evaluation never uses.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        for pattern, now in RENAMED:
+            name = pattern.sub(now, name)
+        found[name] = tensor
+    counts = {name.replace("running_mean", "num_batches_tracked") for name in found if name.endswith("running_mean")}
+    return found | {name: torch.zeros((), dtype=torch.long) for name in sorted(counts - found.keys())}
 
 
 def timm_config(teacher: LibraryTeacher, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,3 +150,24 @@ def test_a_projection_in_bfloat16_is_read(tmp_path: Path, monkeypatch: Any) -> N
     found = zero_shot.visual_projection(cell, layout)
     assert found is not None
     assert found.tolist() == [[1.0, 0.5], [0.25, 2.0]]
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "densenet121"])
+def test_published_files_of_torchvision_have_older_names(name: str, tmp_path: Path) -> None:
+    """Those of DenseNet: `norm.1` for `norm1`, and no count of batches; of MNASNet: no version beside the weights."""
+    model = built(name, num_classes=3).eval()
+    old = {re.sub(r"(norm|conv)([12])\.", r"\1.\2.", key): value for key, value in model.state_dict().items()}
+    counted = {key for key in old if key.endswith("num_batches_tracked")}
+    torch.save({key: value for key, value in old.items() if key not in counted}, tmp_path / "weights.pth")
+    teacher = taken(f"torchvision:{name}.IMAGENET1K_V1?pretrained={tmp_path / 'weights.pth'}:logits", tmp_path)
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.embed(images), model(images))
+
+
+def test_published_vits_of_torchvision_have_older_names() -> None:
+    old = {"encoder.layers.encoder_layer_0.mlp.linear_1.bias": torch.ones(1)}
+    old |= {"encoder.layers.encoder_layer_0.mlp.linear_2.bias": torch.ones(1)}
+    with torch.device("meta"):
+        names = built("vit_b_32").state_dict()
+    assert set(library_checkpoint.renamed(old)) <= set(names)
