@@ -20,6 +20,7 @@ PAST_THE_LIBRARY = {
     "core/download.py:no_link": "opens the two below",
     "core/download.py:part_of": "an empty lock file",
     "core/download.py:take": "the unfinished `.part`, which no one reads before its checksum fits",
+    "cli/verbs/predict.py:output": "a device or a pipe, which nothing can be renamed to",
     "workflow/doctor.py:write_seconds": "a file that only measures the disk",
     "embeddings/vectors.py:__init__": "writes into a draft, whose path it is given",
     "export/embeddings.py:write_arrays": "writes into a draft, whose folder it is given",

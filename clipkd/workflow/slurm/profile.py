@@ -42,7 +42,7 @@ class Profile:
             text = path.read_text(encoding="utf-8")
             told: dict[str, Any] = yaml.safe_load(text)
             site = told["__variables__"]
-            minutes = whole_minutes(site["longest_job"], yaml.load(text, yaml.BaseLoader)["__variables__"], path)
+            minutes = whole_minutes(site["longest_job"], written(text)["longest_job"], path)
             profile = cls(
                 cpu_partition=name_in(site, "cpu_partition", path),
                 gpu_partition=name_in(site, "gpu_partition", path),
@@ -92,8 +92,14 @@ def name_in(site: dict[str, Any], key: str, path: Path) -> str:
     raise InputError(f"{path}: {key}: YAML reads {value!r} here, not a name; {wanted}")
 
 
-def whole_minutes(value: Any, written: dict[str, str], path: Path) -> int:
+def written(text: str) -> dict[str, Any]:
+    """Return the site's values as the file writes them."""
+    (variables,) = (value for key, value in yaml.compose(text, yaml.SafeLoader).value if key.value == "__variables__")
+    return {key.value: value.value for key, value in variables.value}
+
+
+def whole_minutes(value: Any, text: Any, path: Path) -> int:
     """Return the longest job's minutes; InputError where another form is written: YAML reads 12:00 as 720."""
-    if not isinstance(value, int) or written["longest_job"] != str(value):
-        raise InputError(f"{path}: longest_job: {written['longest_job']} is not a number of minutes, such as 720")
+    if not isinstance(value, int) or text != str(value):
+        raise InputError(f"{path}: longest_job: {text} is not a number of minutes, such as 720")
     return value
