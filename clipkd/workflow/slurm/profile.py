@@ -93,8 +93,10 @@ def name_in(site: dict[str, Any], key: str, path: Path) -> str:
 
 
 def written(text: str) -> dict[str, Any]:
-    """Return the site's values as the file writes them."""
-    (variables,) = (value for key, value in yaml.compose(text, yaml.SafeLoader).value if key.value == "__variables__")
+    """Return the site's values as the file, which has been read, writes them."""
+    profile = yaml.compose(text, yaml.SafeLoader)
+    assert profile is not None
+    (variables,) = (value for key, value in profile.value if key.value == "__variables__")
     return {key.value: value.value for key, value in variables.value}
 
 
