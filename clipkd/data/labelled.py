@@ -7,7 +7,9 @@ among the larger one's. No labels beside these are in reach of what trains (`Tra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -63,8 +65,11 @@ def labelled_rows(dataset: Dataset, count: int | None = None, seed: int = 0) -> 
     if count is None:
         return parts
     numbers = divided(count, len(parts.training), len(parts.validation), len(dataset.classes), dataset.spec.title)
-    wanted = zip(parts, numbers, strict=True)
-    return Labelled(*(evenly(dataset.train_labels, rows, number, seed) for rows, number in wanted))
+    return Labelled(
+        evenly(dataset.train_labels, parts.training, numbers[0], seed),
+        # From the other end, so that what is left over in both parts is not of the same classes.
+        evenly(dataset.train_labels, parts.validation, numbers[1], seed, from_last_class=True),
+    )
 
 
 def divided(count: int, training: int, validation: int, classes: int, title: str) -> tuple[int, int]:
@@ -102,10 +107,11 @@ def divided(count: int, training: int, validation: int, classes: int, title: str
     return kept, held_out
 
 
-def evenly(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+def evenly(labels: np.ndarray, rows: np.ndarray, count: int, seed: int, *, from_last_class: bool = False) -> np.ndarray:
     """Return `count` of the rows, ascending: of each class the same number, to within one, while it has any left.
 
-    The first of each class in a random order, then the second of each, and so on.
+    The first of each class in a random order of classes, then the second of each, and so on; `from_last_class`: in the
+    reverse of that order.
     """
     of_row = labels[rows]
     drawn = uniforms((seed, IMAGES), rows, 1)[0]
@@ -114,7 +120,8 @@ def evenly(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.nd
     place = np.empty(len(rows), dtype=np.int64)
     place[order] = np.arange(len(rows)) - starts
     among_classes = uniforms((seed, CLASSES), np.arange(labels.max() + 1), 1)[0]
-    return np.sort(rows[np.lexsort((among_classes[of_row], place))[:count]])
+    place_of_class = -among_classes if from_last_class else among_classes
+    return np.sort(rows[np.lexsort((place_of_class[of_row], place))[:count]])
 
 
 def training_images(
@@ -141,5 +148,6 @@ def training_images(
 
 def images_shown(labelled: int, others: int, share: float) -> int:
     """Return the images of an epoch: each of the others once, labelled ones as often as their share takes."""
-    repeats = -(-share * others // ((1 - share) * max(1, labelled)))
-    return others + labelled * max(1, int(repeats))
+    exactly = Fraction(str(share))
+    repeats = math.ceil(exactly * others / ((1 - exactly) * max(1, labelled)))
+    return others + labelled * max(1, repeats)

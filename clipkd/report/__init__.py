@@ -99,7 +99,7 @@ def page(found: Results, ready: Sequence[Table], drawn: dict[str, list[Picture]]
         runs=page_tables.runs_table(found),
         tables={
             name: PageTable.of(tables[name])
-            for name in ("labels", "sweep", "evaluation", "cost", "resources", "teachers")
+            for name in ("labels", "sweep", "recipes", "prototypes", "evaluation", "cost", "resources", "teachers")
             if name in tables
         },
         matters=without_gaps(tables["teacher-matters"].notes),

@@ -71,6 +71,7 @@ def comparisons_table(results: Results, found: list[Comparison]) -> PageTable:
     """Return every comparison with a drawing of its interval."""
     titles = teacher_titles(teacher_names(results.cells))
     columns = words("Method", "Against", "Question", "Teacher", "Dataset", "Student", "Recipe")
+    columns += words("Labels") * results.has_few_labels
     columns += map(Column, ("Points", "95 % interval, uncorrected", "Seeds", "p, Holm"))
     columns += words("Interval over", "Verdict")
     rows, limit = [], reach(found)
@@ -79,7 +80,7 @@ def comparisons_table(results: Results, found: list[Comparison]) -> PageTable:
         against = f"{comparison.against} {UNLIKE}" if comparison.unlike else comparison.against
         texts = (comparison.method, against, QUESTIONS[comparison.question], titles[comparison.teacher])
         place = (dataset_title(comparison.dataset, results.config), comparison.student, comparison.recipe)
-        row = [Entry(text) for text in (*texts, *place)]
+        row = [Entry(text) for text in (*texts, *place, *[comparison.labels] * results.has_few_labels)]
         tone = comparison.verdict if comparison.verdict in ("better", "worse") else ""
         if difference is None:
             row += [Entry(), Entry(), Entry("0")]

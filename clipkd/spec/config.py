@@ -200,7 +200,7 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
         "teachers": lambda name: teachers.get(config.resolved(name)),
         "students": students.get,
         "train_types": methods.get,
-        "recipes": lambda name: [recipes.get(one) for one in config.named_recipes(name)],
+        "recipes": lambda name: check_recipe(name, config),
     }
     for name in values.get("teachers", {}):
         if name in teachers.names():
@@ -235,6 +235,17 @@ def check_names(values: dict[str, Any], config: Config, complaint: Complaint) ->
                 raise complaint((key, name), f"no block of the grid has a dataset '{name}'{nearest(name, asked)}")
     for name, given in values.get("class_names", {}).items():
         check_class_names(name, given, sources.get(name), complaint)
+
+
+def check_recipe(name: str, config: Config) -> None:
+    """Raise InputError where a name of the grid is no recipe, or asks for class prototypes that can't be made."""
+    found = [recipes.get(one) for one in config.named_recipes(name)]
+    if config.prototypes.form is None:
+        for recipe in found:
+            prototype_forms.refuse_too_few(recipe.prototype_form, config.prototypes.per_class)
+    elif "prototype_form=" in name:
+        words = f"prototypes.form, '{config.prototypes.form}', replaces that of every recipe: leave out one"
+        raise InputError(f"recipe '{name}': {words}")
 
 
 def check_recipes(values: dict[str, Any], config: Config, complaint: Complaint) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from clipkd.core.fingerprint import Identity
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Bumped when other images are chosen, or when an epoch shows others (clipkd/data/labelled.py)."""
 
 

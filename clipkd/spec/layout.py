@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipkd.core.fingerprint import Identity, fingerprint
+from clipkd.plugins import prototype_forms
 from clipkd.plugins.datasets import DOWNLOADS, DatasetSpec
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import class_names
@@ -111,7 +112,7 @@ class Layout:
             data,
             stored.dtype,
             Sample(prototypes.per_class, prototypes.seed),
-            prototypes.form,
+            prototypes.form and prototype_forms.get(prototypes.form).name,
             stored.views,
             stored.precision,
             tuple(prototypes.templates),

@@ -7,7 +7,7 @@ flags that the workflow's rules pass are all made from these fields. A new key i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, PrivateAttr, WithJsonSchema
 
@@ -28,6 +28,11 @@ StoreDtype = Literal["int16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
 MeasureName = Literal["agreement", "calibration", "classes", "corruptions", "knn", "probe", "speed"]
 """Files in clipkd/export/measures/."""
+
+
+def all_measures(value: Any) -> Any:
+    """Return a list of measures, where `all` stands for every one."""
+    return list(get_args(MeasureName)) if value in ("all", ["all"]) else value
 
 
 def per_class(value: Any) -> int | Literal["all"]:
@@ -298,10 +303,10 @@ class Config(Settings):
         "Your own recipes: `base`, and the switches and hyperparameters that differ. A list of values makes the recipe "
         "a sweep: a name of it in a grid means one run for each combination of its lists (docs/sweeps.md).",
     )
-    evaluation: Annotated[list[MeasureName], AfterValidator(distinct)] = setting(
+    evaluation: Annotated[list[MeasureName], BeforeValidator(all_measures), AfterValidator(distinct)] = setting(
         list,
         "Measures of every trained student beside its accuracy (docs/evaluation.md), for a table, the report and "
-        "runs.csv: `agreement`, `calibration`, `classes`, `corruptions`, `knn`, `probe`, `speed`.",
+        "runs.csv: `agreement`, `calibration`, `classes`, `corruptions`, `knn`, `probe`, `speed`; or `all`.",
     )
     sources: dict[Key, Annotated[str, Field(min_length=1)]] = setting(
         dict,

@@ -20,6 +20,7 @@ from clipkd.spec.flags import run_flags
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import RUNS, Layout
 from clipkd.spec.settings import Config
+from clipkd.tables.informed import informed_notes
 from clipkd.workflow import stamps
 
 BASE = Path(__file__).parents[2] / "config/config.yaml"
@@ -242,3 +243,12 @@ grid:
     assert run.replace("/digits/", "/photos/") in {
         cell.folder for cell in expand(load([BASE, tmp_path / "mine.yaml"]))[0]
     }
+
+
+@pytest.mark.parametrize(("recipe", "is_named"), [("reference", True), ("corrected", False)])
+def test_a_teacher_whose_epoch_the_test_split_chose_is_named(recipe: str, is_named: bool, tmp_path: Path) -> None:
+    """Also where the run only stands above the one that teaches."""
+    config = read(tmp_path, first=FIRST.replace("corrected", recipe))
+    cells, _ = expand(config)
+    notes = [note for note in informed_notes(cells, config) if "best accuracy on the test images" in note]
+    assert len(notes) == 2 * is_named

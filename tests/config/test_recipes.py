@@ -152,6 +152,28 @@ def test_a_form_of_prototypes_that_the_config_replaces_is_refused(tmp_path):
         load([tmp_path / "form.yaml"])
 
 
+@pytest.mark.parametrize(
+    ("name", "prototypes", "said"),
+    [
+        ("corrected?prototype_form=mean", {"form": "gaussian"}, "'gaussian', replaces that of every recipe"),
+        ("corrected?prototype_form=meen", {}, "did you mean 'mean'"),
+        ("corrected?prototype_form=kmeans-200", {"per_class": 100}, "makes 200 vectors per class of 100 images"),
+    ],
+)
+def test_a_form_within_a_recipe_s_name_is_checked_as_well(name, prototypes, said, tmp_path):
+    grid = [GRID | {"recipes": [name], "train_types": ["embed-KD"]}]
+    (tmp_path / "form.yaml").write_text(json.dumps({"grid": grid, "prototypes": prototypes}))
+    with pytest.raises(InputError, match=r"grid\[0\].recipes\[0\].*" + said):
+        load([tmp_path / "form.yaml"])
+
+
+def test_the_form_of_all_prototypes_has_one_spelling(tmp_path):
+    (tmp_path / "form.yaml").write_text(
+        json.dumps({"grid": [GRID | {"recipes": ["corrected"]}], "prototypes": {"form": "Unit-Mean"}})
+    )
+    assert Layout.of(load([tmp_path / "form.yaml"])).form == "unit-mean"
+
+
 def test_epochs_of_a_block_and_of_its_recipe_are_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"a block of the grid sets epochs to 5, its recipe 'mine' to 3: leave out one"

@@ -11,6 +11,7 @@ from matplotlib import rcParams
 from matplotlib.text import Text
 from PIL import Image
 
+from clipkd.core.artifacts import read_manifest, write_manifest
 from clipkd.core.errors import DataError
 from clipkd.report.figures import (
     FORMATS,
@@ -164,6 +165,18 @@ def test_projection_puts_prototypes_among_their_class(study):
     dots, stars = plane[: len(cloud.labels)], plane[len(cloud.labels) :]
     nearest = np.linalg.norm(dots[:, None] - stars[None], axis=2).argmin(axis=1)
     assert (nearest == cloud.labels).mean() > 0.9
+
+
+def test_a_teacher_without_vectors_of_test_images_is_drawn_by_those_of_its_prototypes(tmp_path):
+    """Of imported vectors, those of the test images may be missing."""
+    study = write_study(small(), tmp_path)
+    for path in study.data.glob("embeddings/digits/digits-vit-s/*/manifest.json"):
+        found = read_manifest(path.parent)
+        found["files"].pop("test.npy", None)
+        write_manifest(path.parent, *(found[key] for key in ("kind", "identity", "facts", "files")))
+    read = results(study)
+    cloud = embeddings.cloud_of(read, where(read.cells, teacher="digits-vit-s"))
+    assert cloud.what == "training images of the prototypes, recipe corrected"
 
 
 def test_a_class_name_is_text_not_mathematics():

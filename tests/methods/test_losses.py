@@ -223,6 +223,16 @@ MODERN = {
 """The second terms of recipe `modern`, of scores, targets [B, C], cosines with the teacher's vectors, its scores."""
 
 
+def test_two_scores_are_not_standardised():
+    """Their z-scores are +-1 over the square root of 2, whatever they are: nothing would be learnt from a teacher."""
+    recipe = recipes.get("modern")
+    student, teacher = torch.tensor([[0.3, -0.2]], requires_grad=True), torch.tensor([[2.0, 0.5]])
+    found = losses.distillation(student, teacher, recipe)
+    assert found.item() == pytest.approx(plain.kullback_leibler(student, teacher, 2.0).item(), rel=1e-5)
+    found.backward()
+    assert student.grad.abs().min() > 0.1
+
+
 @pytest.mark.parametrize("train_type", MODERN)
 def test_losses_of_modern_are_the_plain_formulas(train_type, batch):
     recipe, method = recipes.get("modern-full"), methods.get(train_type)

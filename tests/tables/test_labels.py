@@ -10,12 +10,13 @@ import pytest
 from scipy import stats
 
 from clipkd.core.artifacts import read_manifest, write_manifest
+from clipkd.report import page_tables
 from clipkd.report.figures import by_labels as figure
 from clipkd.report.figures import figure_stems
 from clipkd.report.figures.style import styled
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
-from clipkd.tables import accuracy, by_labels, table_stems, teacher_matters, teachers
+from clipkd.tables import accuracy, by_labels, comparisons, table_stems, teacher_matters, teachers
 from clipkd.tables.results import Results
 from clipkd.tables.terms import MARK
 from tests.synthetic import demo, write_study
@@ -70,6 +71,12 @@ def test_a_teacher_that_saw_all_labels_is_named_wherever_its_students_are_compar
     tables = [by_labels.table(results), teacher_matters.table(results)]
     for made in [*tables, accuracy.table(results, "corrected", "last", "top1")]:
         assert sum(said in note for note in made.notes) == 1
+
+
+def test_the_page_s_comparisons_say_of_how_many_labels_they_are(results):
+    table = page_tables.comparisons_table(results, comparisons.comparisons(results)[0])
+    place = [column.title for column in table.columns].index("Labels")
+    assert {row[place].text for row in table.rows} == {"100", "all"}
 
 
 def test_the_figure_has_a_line_for_each_train_type_and_the_probe(results):

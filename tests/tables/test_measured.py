@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipkd.core.artifacts import read_manifest
+from clipkd.core.artifacts import read_manifest, write_manifest
 from clipkd.core.files import write_json
 from clipkd.core.fingerprint import digest
 from clipkd.report.figures import confusion as confusion_figure
@@ -103,8 +103,9 @@ def test_what_was_measured_in_several_ways_is_said(tmp_path):
     assert "speed was measured on several machines: A, 1 thread; B, 1 thread" in mixed
 
 
-def test_the_confusion_of_classes_is_drawn_with_the_names_that_the_config_gives(tmp_path):
-    names = [f"number {digit}" for digit in range(10)]
+def test_the_confusion_of_classes_is_drawn_in_their_order_with_the_names_that_the_config_gives(tmp_path):
+    """The dataset begins with 9; an evaluation's file is sorted by name."""
+    names = [f"number {digit}" for digit in reversed(range(10))]
     config = demo() | {"evaluation": ["classes"], "class_names": {"digits": names}}
     config["grid"] = [config["grid"][0] | {"train_types": ["supervised"], "recipes": ["corrected"]}]
     study = write_study(config, tmp_path)
@@ -115,5 +116,13 @@ def test_the_confusion_of_classes_is_drawn_with_the_names_that_the_config_gives(
         measures = {"classes": found | {"device": device}}
         write_json(file_of(cell, study.results), evaluation(study, cell) | {"measures": measures})
     results = Results.collect(study.config, study.results / "runs", study.data)
-    drawn = confusion_figure.draw(results, "corrected", "digits", "tiny-32")
-    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == names
+
+    def drawn() -> list[str]:
+        (axes, *_) = confusion_figure.draw(results, "corrected", "digits", "tiny-32").axes
+        return [label.get_text() for label in axes.get_yticklabels()]
+
+    assert drawn() == list("0123456789"), "a list of names means nothing without the dataset's order"
+    folder = results.teachers.layout.dataset(study.cells[0].dataset_spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(folder, "dataset", {}, {"classes": list("9876543210")}, {})
+    assert drawn() == names

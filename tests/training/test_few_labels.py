@@ -17,7 +17,7 @@ from clipkd.core.unlabelled import UNLABELLED
 from clipkd.data.augmentation import mixed_targets
 from clipkd.data.batches import order
 from clipkd.data.dataset import open_dataset
-from clipkd.data.labelled import divided, evenly, labelled_rows, training_images
+from clipkd.data.labelled import divided, evenly, images_shown, labelled_rows, training_images
 from clipkd.embeddings import head, prepare, prototypes
 from clipkd.plugins import methods, recipes
 from clipkd.plugins.methods import _losses as losses
@@ -61,6 +61,29 @@ def test_smaller_choices_are_part_of_larger_ones_and_even_over_the_classes():
         assert (taken[~short].max(initial=0) - taken[~short].min(initial=900) <= 1) or short.all()
         assert taken[short].max(initial=0) <= taken[~short].max(initial=900)
     assert set(evenly(labels, rows, 100, seed=6)) != set(evenly(labels, rows, 100, seed=5))
+
+
+def test_both_parts_together_are_even_over_the_classes(dataset):
+    for number in (103, 107, 153):
+        chosen = np.concatenate(labelled_rows(dataset, number, 3))
+        taken = np.bincount(dataset.train_labels[chosen])
+        assert taken.sum() == number
+        assert taken.max() - taken.min() == 1
+
+
+@pytest.mark.parametrize(
+    ("labelled", "others", "share", "shown"),
+    [
+        (400, 100, 0.8, 500),
+        (900, 100, 0.9, 1000),
+        (401, 100, 0.8, 501),
+        (399, 100, 0.8, 898),
+        (100, 700, 1 / 8, 800),
+        (100, 701, 1 / 8, 901),
+    ],
+)
+def test_labelled_images_are_repeated_only_where_their_share_is_too_small(labelled, others, share, shown):
+    assert images_shown(labelled, others, share) == shown
 
 
 def test_a_fifth_of_the_labels_is_for_validation_and_none_beside_them_is_seen(dataset):

@@ -32,6 +32,7 @@ from clipkd.plugins import students
 from clipkd.report.figures import reliability as diagram
 from clipkd.runs.measured import Evaluation
 from clipkd.runs.record import Score
+from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
 from clipkd.spec.views import OF_TEXT
 from tests.photos import save_photos
@@ -394,3 +395,12 @@ def test_a_student_without_labels_is_judged_by_its_embeddings_on_any_labelled_im
     right = (near.predict(model.embed(list(dataset.images("test")))) == dataset.test_labels).mean()
     assert found.measures["knn"].numbers["top1"] == pytest.approx(right, abs=0.01)
     assert 0.2 < found.measures["probe"].numbers["top1"] <= 1  # far above chance
+
+
+def test_all_is_every_measure_in_a_list_too(tmp_path: Path) -> None:
+    assert [one.name for one in measures.chosen("knn, all")] == measures.names()
+    grid = {"name": "x", "datasets": ["digits"], "students": ["tiny-32"], "train_types": ["supervised"]}
+    grid |= {"recipes": ["corrected"], "seeds": [0]}
+    for given in ("all", ["all"]):
+        (tmp_path / "mine.yaml").write_text(json.dumps({"grid": [grid], "evaluation": given}))
+        assert load([tmp_path / "mine.yaml"]).evaluation == measures.names()

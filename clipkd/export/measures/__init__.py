@@ -65,5 +65,5 @@ def chosen(text: str) -> list[Measure]:
         InputError: one is unknown.
     """
     asked = [word.strip() for word in text.split(",")]
-    wanted = set(names()) if [word.lower() for word in asked] == [ALL] else {get(word).name for word in asked}
+    wanted = {name for word in asked for name in (names() if word.lower() == ALL else [get(word).name])}
     return [get(name) for name in names() if name in wanted]

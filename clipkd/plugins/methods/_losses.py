@@ -61,7 +61,7 @@ def distillation(logits: Tensor, teacher_logits: Tensor, recipe: Recipe) -> Tens
     if recipe.distillation == "soft-cross-entropy":
         return F.cross_entropy(scores(logits, recipe), teacher_logits.softmax(dim=1))
     temperature = recipe.temperature
-    if recipe.standardised:
+    if recipe.standardised and logits.shape[1] > 2:  # of two scores only the larger one would be left
         logits, teacher_logits = standardised(logits), standardised(teacher_logits)
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)

@@ -87,11 +87,12 @@ class Recipe:
     """Share of all steps, at the end, at that lowest learning rate."""
     standardised: bool = False
     """Teachers' embeddings get mean 0 and deviation 1 in each dimension, over the store; class scores, teacher's and
-    student's, over the classes of an image (S. Sun et al., https://arxiv.org/abs/2403.01427)."""
+    student's, over the classes of an image, if there are more than two (S. Sun et al.,
+    https://arxiv.org/abs/2403.01427)."""
     scores_weight: Weight | None = None
     """Of `vanilla`'s term; None: w."""
     feature_weight: Weight | None = None
-    """Of `feature-KD`'s term; None: w."""
+    """Of the term of `feature-KD` and of `feature-KD-mse`; None: w."""
     adds_feature: bool = False
     """`teacher-KD`: with `feature-KD`'s term too."""
     classification_weight: Weight = 1.0

@@ -19,5 +19,5 @@ SPEC = replace(
     scores_weight=10.0,
     feature_weight=5.0,
     adds_feature=True,
-    protocol=2,
+    protocol=3,
 )

@@ -172,10 +172,9 @@ def origin(name: str, where: str) -> tuple[str, str]:
     path = Path(where)
     if path.suffix == ".safetensors":
         try:
-            path.stat()
+            return f"sha256:{sha256_once(path)}", where
         except OSError as error:
             raise InputError(f"student '{name}': {path}: {error.strerror or error}") from None
-        return f"sha256:{sha256_once(path)}", where
     raise InputError(
         f"student '{name}': pretrained={where} is neither a .safetensors file nor owner/model@<40 hex digits of a "
         "commit> on the Hugging Face hub; pickled weights (.pt, .pth, .bin) are never opened, since they can run code"

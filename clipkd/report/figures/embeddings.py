@@ -114,7 +114,9 @@ def recipe_cloud(results: Results, cells: list[Cell]) -> Cloud | None:
     if full is not None:
         test = opened(layout.full_embeddings(full).folder, "embeddings", ["test", "test-grid"], partial)
         dataset = opened(layout.dataset(full.dataset_spec), "dataset", ["test-labels"], partial)
-        if test and dataset:
+        if (
+            test and dataset and "test.npy" in test.manifest["files"]
+        ):  # of imported vectors there may be none of test images
             title = f"test images, recipe {recipe}"
             return Cloud(Vectors(test, "test"), dataset.array("test-labels"), prototypes, title)
     if sampled is not None:
