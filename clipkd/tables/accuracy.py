@@ -32,20 +32,22 @@ CSV = [
 
 
 def accuracy(
-    runs: pd.DataFrame, metric: str = "top1", best_of: Sequence[str] = ("recipe", "dataset", "labels")
+    runs: pd.DataFrame, metric: str = "top1", best_of: Sequence[str] = ("recipe", "dataset", "student", "labels")
 ) -> pd.DataFrame:
     """Return a row per student, teacher and train type: its accuracy over seeds, and whether it is the best.
 
     Args:
         runs: rows of the frame, one choice of epoch for each run.
         metric: `top1` or `top5`.
-        best_of: in which groups the highest mean is marked; equal prints are equally good.
+        best_of: in which groups of several the highest mean is marked; equal prints are equally good.
     """
     means = over_seeds(runs, [*AXES, "epoch"], metric)
     means = means.rename(columns={f"{metric}_mean": "mean", f"{metric}_deviation": "deviation"})
     printed = (means["mean"] * SHARE).map("{:.2f}".format)
-    highest = (means.groupby(list(best_of))["mean"].transform("max") * SHARE).map("{:.2f}".format)
-    return means.assign(metric=metric, is_best=(printed == highest) & (means.n > 0))
+    of_group = means.groupby(list(best_of))["mean"]
+    highest = (of_group.transform("max") * SHARE).map("{:.2f}".format)
+    is_best = (printed == highest) & (means.n > 0) & (of_group.transform("size") > 1)
+    return means.assign(metric=metric, is_best=is_best)
 
 
 def entry(row: Any) -> Entry:
@@ -183,6 +185,8 @@ def notes(runs: pd.DataFrame, epoch: str) -> list[str]:
     """Return the lines that say how the numbers were obtained."""
     shortest, longest = runs.epochs.min(), runs.epochs.max()
     length = f"{shortest} epochs" if shortest == longest else f"{shortest} to {longest} epochs (see the CSV)"
+    named = {"dataset": "dataset", "student": "student", "labels": "number of labels"}
+    groups_of_best = [name for axis, name in named.items() if axis == "dataset" or runs[axis].nunique() > 1]
     own = " or ".join(sorted(runs.teacher_head.dropna().unique())) or "linear probe"
     replayed = runs[runs.teacher_source == "replayed"]
     limited = [
@@ -203,7 +207,7 @@ def notes(runs: pd.DataFrame, epoch: str) -> list[str]:
         *validation_notes(runs),
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). "
         f"Runs of {length}; {EPOCHS[epoch]}.",
-        f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a dataset.",
+        f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a {' and '.join(groups_of_best)}.",
         f"teacher: test accuracy of the teacher's {own} on its stored embeddings; – if this grid stores none.",
         "supervised has no teacher: each row shows the same runs. Names with permuted, within-class, random or "
         "onehot are controls: their method, with other targets than the teacher's for an image.",

@@ -103,6 +103,12 @@ def table(results: Results) -> Table:
             shown(difference),
             lambda row: part(row.compared, "mean"),
         ),
+        words(
+            "verdict",
+            "Verdict",
+            shown(lambda one: one.verdict),
+            lambda row: getattr(row.compared, "verdict", None),
+        ),
         Field("low_points", Column("95 % CI"), shown(interval), lambda row: part(row.compared, "low")),
         Field("high_points", value=lambda row: part(row.compared, "high")),
         Field(
@@ -116,12 +122,6 @@ def table(results: Results) -> Table:
             Column("p, Holm"),
             shown(lambda one: p_value(one.corrected)),
             lambda row: getattr(row.compared, "corrected", None),
-        ),
-        words(
-            "verdict",
-            "Verdict",
-            shown(lambda one: one.verdict),
-            lambda row: getattr(row.compared, "verdict", None),
         ),
         Field(
             "probe_percent",

@@ -55,9 +55,9 @@ def table(results: Results) -> Table:
     )
     made.notes = [
         *chosen_notes(runs),
-        "Mean ± sample standard deviation over seeds (n), on the test split, of the student that is saved: that of the "
-        "selected epoch. Recipes that select on the test split, as reference, are optimistic. What each measure is: "
-        "docs/evaluation.md.",
+        "Mean ± sample standard deviation over seeds (n), on the test split, of the student that is saved: at the "
+        "epoch that validation chose, or at the last one if its images are too few. Recipes that select on the test "
+        "split, as reference, are optimistic. What each measure is: docs/evaluation.md.",
         *not_measured(results),
         *measured_differently(results),
     ]

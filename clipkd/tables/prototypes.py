@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipkd.tables.accuracy import SHARE, teachers_of
+from clipkd.tables.accuracy import SHARE, teachers_of, validation_notes
 from clipkd.tables.fields import percent_fields, place_fields
 from clipkd.tables.grouping import AXES, over_seeds, rows_of
 from clipkd.tables.results import Results, teacher_titles
@@ -35,8 +35,9 @@ def table(results: Results) -> Table:
     made = filled(fields, rows_of(rows))
     made.notes = [
         *chosen_notes(runs),
-        "Test top-1: mean ± sample standard deviation over seeds (n); recipe reference at its last epoch, recipe "
-        "corrected at the validation-selected epoch, or at the last where fewer than 100 images choose it.",
+        *validation_notes(runs),
+        "Test top-1: mean ± sample standard deviation over seeds (n), at the epoch that comparisons use: recipe "
+        "reference at its last one, others at the one that validation chose, unless its images are too few.",
         "nearest prototype: the class whose prototype is most similar to the student's embedding, with the trained "
         "projection and without the classifier.",
         f"zero-shot: the teacher's image embeddings against those of the class names, without training; {NOTHING} if "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from clipkd.tables.accuracy import chance_notes
@@ -13,6 +14,8 @@ from clipkd.tables.settings import chosen_notes
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, marked, words
 
 EPOCHS = {"selected": "the validation-selected epoch", "last": "the last epoch"}
+FAR_BELOW = 5
+"""Points."""
 
 
 def table(results: Results) -> Table:
@@ -54,6 +57,7 @@ def table(results: Results) -> Table:
         *chance_notes(runs[runs.is_headline]),
         *chosen_notes(runs),
         *informed_notes(results.cells, results.config),
+        *too_short_notes(found),
         f"Difference in test top-1, in percentage points, paired by seed. Epoch compared: {used or 'none'}.",
         "Interval: of a paired bootstrap over seeds and images, if all runs kept which test images are correct; else "
         "Student's t over the seeds' differences, which covers the choice of seed only, on one test set. It is not "
@@ -105,3 +109,17 @@ def plus(value: float) -> str:
 def plus_or_minus(half: float | None) -> str:
     """Return half of an interval's width as text; a dash where there is no interval."""
     return NOTHING if half is None else f"± {signed(half)}"
+
+
+def too_short_notes(found: Sequence[Comparison]) -> list[str]:
+    """Return the line on train types far below training without a teacher; none where there are none."""
+    methods = [
+        one.method for one in found if one.question == "help" and one.difference and one.difference.mean <= -FAR_BELOW
+    ]
+    if not methods:
+        return []
+    return [
+        f"{', '.join(dict.fromkeys(methods))}: {FAR_BELOW} points or more below training without a teacher. A student "
+        "that imitates a teacher may need many more epochs than one that learns from labels alone: train longer before "
+        "you conclude that the teacher harms (docs/faq.md)."
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.disk import DiskFull
 from clipkd.core.errors import DataError, MachineError
+from clipkd.core.fingerprint import Identity, differences
 from clipkd.core.lock import acquire, is_held
+from clipkd.core.words import counted, verb
 from clipkd.runs.measured import EVALUATIONS
 from clipkd.runs.record import FAILED, METRICS, RESUME
 from clipkd.spec.cells import Cell
@@ -58,14 +60,41 @@ def of_other_settings(config: Config) -> list[Path]:
 
 def is_of_other_settings(cell: Cell, config: Config) -> bool:
     """Return whether a cell's folder holds runs, complete or saved, and none has the config's hyperparameters."""
-    wanted = cell.hyperparameters(config).model_dump()
-    if wanted["precision"] == "auto":  # a run says what that was
-        del wanted["precision"]
-    found = []
-    for place in (RUNS / cell.folder, *(RUNS / cell.folder / RESUME).glob("[0-9]*")):
-        with suppress(DataError, KeyError):
-            found.append(read_manifest(place)["identity"]["training"])
+    places = (RUNS / cell.folder, *(RUNS / cell.folder / RESUME).glob("[0-9]*"))
+    found = [made_with for place in places if (made_with := hyperparameters_of(place))]
+    wanted = hyperparameters(cell, config)
     return bool(found) and not any(wanted.items() <= one.items() for one in found)
+
+
+def replaced(cells: Iterable[Cell], config: Config) -> list[str]:
+    """Return the line on finished runs that a workflow trains again and replaces, as theirs are other settings."""
+    found = {}
+    for cell in cells:
+        wanted, made_with = hyperparameters(cell, config), hyperparameters_of(RUNS / cell.folder)
+        if made_with and not wanted.items() <= made_with.items():
+            found[RUNS / cell.folder] = "; ".join(differences({name: made_with.get(name) for name in wanted}, wanted))
+    if not found:
+        return []
+    first, why = next(iter(found.items()))
+    one = len(found) == 1
+    return [
+        f"{counted(len(found), 'finished run')} with other settings {verb(len(found))} trained again, and then replaced"
+        f"{'' if one else ', the first'}: {first} ({why}). To keep both, give the setting in a recipe of your own, "
+        "whose runs have folders of their own (docs/sweeps.md)"
+    ]
+
+
+def hyperparameters(cell: Cell, config: Config) -> Identity:
+    """Return the hyperparameters of a cell's run, without what `precision: auto` stands for."""
+    wanted = cell.hyperparameters(config).model_dump()
+    return {name: value for name, value in wanted.items() if (name, value) != ("precision", "auto")}
+
+
+def hyperparameters_of(place: Path) -> Identity:
+    """Return those of the run, complete or saved, in a folder; none where there is no sound one."""
+    with suppress(DataError, KeyError):
+        return dict(read_manifest(place)["identity"]["training"])
+    return {}
 
 
 def of_run(cell: Cell) -> Iterator[Path]:

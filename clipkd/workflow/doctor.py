@@ -53,6 +53,13 @@ def versions(folder: Path, findings: Findings) -> None:
             findings.error(name, f"{version} is too old, needed is {least}: `make install`")
         else:
             findings.ok(name, version)
+    torch, torchvision = version_of("torch") or "", version_of("torchvision") or ""
+    if torch.endswith("+cpu") and "+" not in torchvision and sys.platform == "linux":
+        findings.warn(
+            "torchvision",
+            f"{torchvision} is a build for CUDA, beside torch {torch}: clipkd works with both, but outside of it "
+            "`import timm` may fail; install the two from one place (docs/install.md)",
+        )
     for name in WORKFLOW:
         version = version_of(name)
         if version:

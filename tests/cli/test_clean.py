@@ -13,6 +13,7 @@ import yaml
 from clipkd.cli import main
 from clipkd.core.lock import acquire
 from clipkd.runs.record import METRICS
+from clipkd.spec.chains import expand
 from clipkd.spec.config import load
 from clipkd.tables.cleanup import remove_leftovers
 from clipkd.workflow import cleaning, session
@@ -126,6 +127,10 @@ def test_runs_with_other_settings_stay(study: Study, capsys: pytest.CaptureFixtu
     by_hand = Path("results/evaluations/reference/digits/tiny-32/none/supervised/seed0-on-birds.json")
     by_hand.parent.mkdir(parents=True)
     by_hand.write_text("{}")
+    config = load([Path("mine.yaml")])
+    (warned,) = cleaning.replaced(expand(config)[0], config)
+    assert warned.startswith("40 finished runs with other settings are trained again, and then replaced, the first: ")
+    assert "(epochs: found 4, wanted 5)" in warned
     before = files()
     assert clean("--yes") == 0
     assert f"kept: {other}, trained with other settings\n" in capsys.readouterr().out

@@ -58,6 +58,15 @@ def test_old_and_missing_packages_are_named(tmp_path, monkeypatch):
     assert found["numpy"].level == "ok"
 
 
+@pytest.mark.parametrize(("torchvision", "warned"), [("0.28.0", True), ("0.28.0+cpu", False)])
+def test_a_torchvision_for_another_torch_is_named(torchvision, warned, tmp_path, monkeypatch):
+    real, asked = doctor.version_of, {"torch": "2.13.0+cpu", "torchvision": torchvision}
+    monkeypatch.setattr(doctor, "version_of", lambda name: asked.get(name) or real(name))
+    monkeypatch.setattr("sys.platform", "linux")
+    said = [one.text for one in doctor.check_up(tmp_path).found if one.level == "warning"]
+    assert any("`import timm` may fail" in text for text in said) == warned
+
+
 @pytest.mark.parametrize("name", ["PYTHONPATH", "HF_ENDPOINT"])
 def test_variables_that_change_what_is_loaded_are_warned_of(name, tmp_path, monkeypatch):
     monkeypatch.delenv(name, raising=False)

@@ -21,9 +21,10 @@ from clipkd.cli import main
 from clipkd.core.errors import DataError
 from clipkd.core.files import write_json
 from clipkd.spec.settings import Config
-from clipkd.tables import report_entry, table_files, table_stems, write_tables
+from clipkd.tables import report_entry, table_files, table_stems, teacher_matters, write_tables
 from clipkd.tables.accuracy import accuracy
 from clipkd.tables.cost import count
+from clipkd.tables.results import Results
 from clipkd.tables.teacher_stats import class_cosine
 from tests import synthetic
 from tests.synthetic import Study, demo, small, top1, write_run, write_study
@@ -275,7 +276,8 @@ def test_students_become_rows(tmp_path):
         "90.50 ± 0.71 (2)",
         "**94.50 ± 0.71 (2)**",
     ]
-    assert "**" not in " ".join(line(folder, "accuracy-corrected-last-top1", "Digits ViT-S | tiny-32"))
+    # Each student has a best one of its own.
+    assert line(folder, "accuracy-corrected-last-top1", "Digits ViT-S | tiny-32")[4] == "**84.50 ± 0.71 (2)**"
 
 
 def test_missing_runs_are_refused_or_marked(tmp_path, capsys):
@@ -387,3 +389,17 @@ def test_names_come_without_heavy_imports(study):
     )
     command = [sys.executable, "-c", code, study.config.model_dump_json()]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_train_types_far_below_training_without_a_teacher_are_told_to_train_longer(tmp_path):
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"recipes": ["corrected"]}]
+
+    def notes(points: float) -> list[str]:
+        study = write_study(config, tmp_path / str(points), lambda cell: 0.8 - points * (cell.train_type == "vanilla"))
+        made = teacher_matters.table(Results.collect(study.config, study.results / "runs", study.data))
+        return [note for note in made.notes if "train longer" in note]
+
+    assert notes(0.03) == []
+    (note,) = notes(0.07)
+    assert note.startswith("vanilla: 5 points or more below training without a teacher.")

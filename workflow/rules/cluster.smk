@@ -4,7 +4,7 @@ import shlex
 
 from snakemake.io import apply_wildcards
 
-from clipkd.workflow import attempts, estimates, session
+from clipkd.workflow import attempts, cleaning, estimates, session
 from clipkd.core.errors import ClipkdError
 from clipkd.core.scratch import SCRATCH
 from clipkd.core.words import counted, verb
@@ -180,6 +180,11 @@ def start():
     if executor == "touch":
         return
     is_resumed = session.hold(Path(), session.Started(sys.argv[1:], executor))
+    missing = [job for stamp, job in JOBS.items() if not Path(stamp).exists()]
+    for line in cleaning.replaced(
+        [cell for job in missing for cell in job.cells], CONFIG
+    ):
+        print(f"warning: {line}", file=sys.stderr)
     if executor == "slurm":
         findings, status = preflight(requests(dag))
         for finding in findings.found:
@@ -233,6 +238,8 @@ def refuse_rest():
 
 onsuccess:
     refuse_rest()
+    if any(job.rule.name == "all" for job in workflow.dag.jobs):
+        print("Report: results/report.html", file=sys.stderr)
 
 
 onstart:

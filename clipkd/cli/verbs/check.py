@@ -30,6 +30,7 @@ from clipkd.tables.grouping import labels_of
 from clipkd.tables.informed import informed_notes
 from clipkd.tables.results import accuracy_cells
 from clipkd.tables.terms import BASELINE
+from clipkd.workflow import cleaning
 
 TEXT = "Check config files before Snakemake reads them: a config file can make Snakemake run code."
 EXAMPLES = """\
@@ -198,7 +199,7 @@ def run(options: argparse.Namespace) -> None:
             cell.dataset_spec.check_source(cell.source)
         for line in cell.dataset_spec.remarks(cell.source):
             print(f"{cell.dataset}: {line}")
-    for line in prepare.stale_sources(cells, Layout.of(config, DATA)):
+    for line in [*prepare.stale_sources(cells, Layout.of(config, DATA)), *cleaning.replaced(cells, config)]:
         print(f"warning: {line}")
     epoch_size.check(cells, config, DATA)
     check_controls(cells, config)
