@@ -185,8 +185,9 @@ def notes(runs: pd.DataFrame, epoch: str) -> list[str]:
     """Return the lines that say how the numbers were obtained."""
     shortest, longest = runs.epochs.min(), runs.epochs.max()
     length = f"{shortest} epochs" if shortest == longest else f"{shortest} to {longest} epochs (see the CSV)"
-    named = {"dataset": "dataset", "student": "student", "labels": "number of labels"}
-    groups_of_best = [name for axis, name in named.items() if axis == "dataset" or runs[axis].nunique() > 1]
+    parts = {"student": "student", "labels": "number of labels"}
+    apart = [name for axis, name in parts.items() if runs[axis].nunique() > 1]
+    best_of = " and ".join(["dataset", *apart]) if len(apart) < 2 else f"dataset, {' and '.join(apart)}"
     own = " or ".join(sorted(runs.teacher_head.dropna().unique())) or "linear probe"
     replayed = runs[runs.teacher_source == "replayed"]
     limited = [
@@ -207,7 +208,7 @@ def notes(runs: pd.DataFrame, epoch: str) -> list[str]:
         *validation_notes(runs),
         f"Test accuracy in percent: mean ± sample standard deviation over seeds (n). "
         f"Runs of {length}; {EPOCHS[epoch]}.",
-        f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a {' and '.join(groups_of_best)}.",
+        f"Student: {', '.join(runs.student.unique())}. Bold: the highest mean of a {best_of}.",
         f"teacher: test accuracy of the teacher's {own} on its stored embeddings; – if this grid stores none.",
         "supervised has no teacher: each row shows the same runs. Names with permuted, within-class, random or "
         "onehot are controls: their method, with other targets than the teacher's for an image.",
