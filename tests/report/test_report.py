@@ -119,8 +119,8 @@ def choose(page: Any, section: str, label: str, value: str) -> None:
 
 def search(page: Any, section: str, text: str) -> str:
     """Type into a table's search field; return the count of rows beside it."""
-    page.locator(f"#{section}").get_by_label("Search").fill(text)
-    return page.locator(f"#{section} .count").inner_text()
+    page.locator(f"#{section}").get_by_label("Search").first.fill(text)
+    return page.locator(f"#{section} .count").first.inner_text()
 
 
 def test_no_torch_and_no_matplotlib() -> None:
@@ -187,9 +187,9 @@ def test_overview_first_and_its_numbers(page) -> None:
 
 
 def test_a_heading_sorts_both_ways(page) -> None:
-    assert page.locator("#accuracy .count").inner_text() == "20 of 80 rows"
+    assert page.locator("#accuracy .count").first.inner_text() == "20 of 80 rows"
     assert set(column(page, "accuracy", "Shown as")) == {"headline"}
-    page.get_by_role("button", name="Show 5 more rows").click()
+    page.get_by_role("button", name="Show 5 more rows").first.click()
     everything = numbers(column(page, "accuracy", "Test accuracy, %"))
     assert len(everything) == 20
     assert everything != sorted(everything)
@@ -213,8 +213,8 @@ def test_a_choice_and_a_search_hide_rows(page) -> None:
     assert search(page, "accuracy", "") == "10 of 80 rows"
     assert search(page, "accuracy", "embed-KD vit-xs") == "1 of 80 rows"
     assert column(page, "accuracy", "Train type") == ["embed-KD"]
-    page.locator("#accuracy").get_by_role("button", name="Show all").click()
-    assert page.locator("#accuracy .count").inner_text() == "80 of 80 rows"
+    page.locator("#accuracy").get_by_role("button", name="Show all").first.click()
+    assert page.locator("#accuracy .count").first.inner_text() == "80 of 80 rows"
     assert set(column(page, "accuracy", "Recipe")) == {"corrected", "reference"}
 
 
@@ -249,7 +249,7 @@ def test_a_phone_needs_no_sideways_scrolling(visit, report) -> None:
     assert not page.evaluate(WIDE)
     label = page.evaluate("getComputedStyle(document.querySelector('#accuracy tbody td'), '::before').content")
     assert label == '"Train type"'
-    assert len([row for row in page.locator("#accuracy tbody tr").all() if row.is_visible()]) == 6
+    assert len([row for row in page.locator("#accuracy table").first.locator("tbody tr").all() if row.is_visible()]) == 6
     page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<p style=width:600px>wide</p>')")
     assert page.evaluate(WIDE)  # the control
 
@@ -264,7 +264,7 @@ def test_paper_shows_every_row_and_no_controls(page) -> None:
 
 
 def test_without_scripts_everything_is_there(visit, report) -> None:
-    rows = visit(report, java_script_enabled=False).locator("#accuracy tbody tr")
+    rows = visit(report, java_script_enabled=False).locator("#accuracy table").first.locator("tbody tr")
     assert rows.count() == 80
     assert rows.last.is_visible()
 
