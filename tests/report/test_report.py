@@ -249,7 +249,8 @@ def test_a_phone_needs_no_sideways_scrolling(visit, report) -> None:
     assert not page.evaluate(WIDE)
     label = page.evaluate("getComputedStyle(document.querySelector('#accuracy tbody td'), '::before').content")
     assert label == '"Train type"'
-    assert len([row for row in page.locator("#accuracy table").first.locator("tbody tr").all() if row.is_visible()]) == 6
+    rows = page.locator("#accuracy table").first.locator("tbody tr").all()
+    assert len([row for row in rows if row.is_visible()]) == 6
     page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<p style=width:600px>wide</p>')")
     assert page.evaluate(WIDE)  # the control
 
