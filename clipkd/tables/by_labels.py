@@ -26,6 +26,9 @@ HEADS = {
     "checkpoint": "the teacher's own classifier, whatever labels it was trained with",
 }
 
+SHORT = {"linear probe": "linear probe", "checkpoint": "own classifier"}
+"""What scores the teacher's embeddings -> its short name."""
+
 
 def by_labels(results: Results) -> pd.DataFrame:
     """Return a row per train type and number of labels: accuracies over seeds, as shares of 1, and label counts.
@@ -83,7 +86,7 @@ def table(results: Results) -> Table:
         Field("labels", Column("Labels")),
         Field(
             "validation_labels",
-            Column("of them validation"),
+            Column("of these, validation"),
             lambda row: count(row.held_out),
             lambda row: int(row.held_out),
         ),
@@ -113,7 +116,7 @@ def table(results: Results) -> Table:
         Field("high_points", value=lambda row: part(row.compared, "high")),
         Field(
             "shown_from_points",
-            Column("shown from, points"),
+            Column("detectable from, points"),
             lambda row: plus_or_minus(part(row.compared, "half")),
             lambda row: part(row.compared, "half"),
         ),
@@ -125,7 +128,7 @@ def table(results: Results) -> Table:
         ),
         Field(
             "probe_percent",
-            Column("Teacher's head, %"),
+            Column("Teacher's classifier, %"),
             lambda row: spread(*summary_of(row, HEAD), scale=SHARE),
             lambda row: getattr(row, f"{HEAD}_mean") * SHARE,
         ),
@@ -134,14 +137,14 @@ def table(results: Results) -> Table:
     made = filled(fields, rows_of(rows))
     heads = sorted(rows["head"].dropna().unique())
     made.notes = [
-        "Test top-1 and the teacher's head: mean ± sample standard deviation over seeds (n); each seed has its own "
-        "labelled images, the same for all train types.",
-        *[f"Teacher's head: {', or '.join(HEADS[head] for head in heads)}."] * bool(heads),
+        "Test top-1 and the teacher's classifier: mean ± sample standard deviation over seeds (n); each seed has its "
+        "own labelled images, the same for all train types.",
+        *[f"Teacher's classifier: {', or '.join(HEADS[head] for head in heads)}."] * bool(heads),
         "Labels: labelled images in all. Those for validation choose the epoch and the penalty of the probe; the "
         "classes have the same number of labels, to within one, unless one has no more.",
         "to supervised: the difference to training without a teacher on the same labels, paired by seed; its interval "
-        "is not corrected, p is, as in the table teacher-matters. shown from: half of the interval's width; a smaller "
-        "difference could not have been told from 0 with this n, before any correction.",
+        "is not corrected, p is, as in the table teacher-matters. detectable from: half of the interval's width; a "
+        "smaller difference could not have been told from 0 with this n, before any correction.",
         *informed_notes(results.cells, results.config),
     ]
     return made

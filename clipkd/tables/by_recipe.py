@@ -108,7 +108,7 @@ def table(results: Results) -> Table:
             Field("high_points", value=lambda row: part(row, "high")),
             Field(
                 "shown_from_points",
-                Column("shown from, points"),
+                Column("detectable from, points"),
                 lambda row: plus_or_minus(part(row, "half")),
                 lambda row: part(row, "half"),
             ),
@@ -124,8 +124,8 @@ def table(results: Results) -> Table:
         f"Test top-1: mean ± sample standard deviation over seeds, at {' or '.join(used) or 'no epoch'} (CSV: epoch).",
         "to the first: the difference to the first recipe of the same train type, in the config's order, paired by "
         "seed. Intervals are those of the table teacher-matters; p is corrected by Holm's method for all differences "
-        "of this table. shown from: half of the interval's width; a smaller difference could not have been told from "
-        "0 with these seeds, before any correction.",
+        "of this table. detectable from: half of the interval's width; a smaller difference could not have been told "
+        "from 0 with these seeds, before any correction.",
         "no difference shown does not prove equality.",
         *[f"{UNLIKE}: {text}." for text in dict.fromkeys(row.unlike for row in found if row.unlike)],
     ]

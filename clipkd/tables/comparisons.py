@@ -71,7 +71,7 @@ class Comparison:
         direction = "above" if found.mean > 0 else "below"
         if self.question == "content":
             limit = "at least" if found.mean > 0 else "at most"
-            level = f"{limit} {size} points {direction} each of {self.against}"
+            level = f"{direction} each of {self.against}, by {limit} {size} points"
             if size == "0.00":
                 level = f"level with the better of {self.against}"
             elif found.p == 1:  # not one-way: it is no better than one of them, and no worse than another

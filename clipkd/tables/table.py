@@ -117,7 +117,7 @@ def spread(mean: float, deviation: float, n: int, *, digits: int = 2, scale: flo
     if n == 0:
         return NOTHING
     shown = "" if math.isnan(deviation) else f" ± {deviation * scale:.{digits}f}"
-    return f"{mean * scale:.{digits}f}{shown} ({n})"
+    return f"{mean * scale:.{digits}f}{shown} ({n})".replace("-", "−")
 
 
 def count(value: Any) -> str:
@@ -137,4 +137,4 @@ def significant(value: Any, digits: int = 3) -> str:
     decimals = (
         max(0, digits - len(f"{int(abs(rounded))}")) if abs(rounded) >= 1 else digits - 1 - int(f"{rounded:e}"[-3:])
     )
-    return f"{rounded:,.{decimals}f}"
+    return f"{rounded:,.{decimals}f}".replace("-", "−")

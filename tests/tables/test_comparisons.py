@@ -262,8 +262,8 @@ def test_images_that_contradict_the_accuracy_are_refused(content, said, tmp_path
 @pytest.mark.parametrize(
     ("embed_kd", "said"),
     [
-        ((84.0, 84.5, 85.0), "at least 4.00 points above each of supervised and embed-KD-permuted ("),
-        ((70.0, 70.5, 71.0), "at most 10.00 points below each of supervised and embed-KD-permuted ("),
+        ((84.0, 84.5, 85.0), "above each of supervised and embed-KD-permuted, by at least 4.00 points ("),
+        ((70.0, 70.5, 71.0), "below each of supervised and embed-KD-permuted, by at most 10.00 points ("),
         ((78.0, 78.5, 79.0), "2.00 points below the better of supervised and embed-KD-permuted ("),
         ((75.0, 75.5, 76.0), "5.00 points below the better of supervised and embed-KD-permuted ("),
         ((80.0, 80.6, 80.9), "level with the better of supervised and embed-KD-permuted ("),

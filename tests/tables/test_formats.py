@@ -100,6 +100,7 @@ def test_markdown_escapes_and_names_the_group(table):
         (9.996, "10.0"),
         (0.0012345, "0.00123"),
         (2.5, "2.50"),
+        (-0.0447, "−0.0447"),
     ],
 )
 def test_significant_digits(value, text):
@@ -109,6 +110,7 @@ def test_significant_digits(value, text):
 def test_spread():
     assert spread(0.8249, 0.0071, 3, scale=100) == "82.49 ± 0.71 (3)"
     assert spread(0.5, math.nan, 1, scale=100) == "50.00 (1)"
+    assert spread(-0.04, 0.01, 3) == "−0.04 ± 0.01 (3)"
     assert spread(math.nan, math.nan, 0) == "–"
 
 

@@ -105,6 +105,11 @@ def test_a_teacher_of_each_seed_has_its_rows_and_its_own_classifier(tmp_path):
     notes = "\n".join(by_labels.table(found).notes)
     assert "whatever labels it was trained with" in notes
     assert "probe of its embeddings" not in notes
+    with styled():
+        drawn = figure.draw(found, "digits")
+    low, high = drawn.axes[0].get_xlim()
+    assert low < 100 / 1.3 < 100 * 1.3 < high  # points of a single number of labels lie near its tick
+    assert "the teacher's own classifier" in {text.get_text() for text in drawn.legends[0].get_texts()}
 
 
 def test_teachers_of_each_seed_are_several_with_all_labels_too(tmp_path):

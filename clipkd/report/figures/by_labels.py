@@ -1,4 +1,4 @@
-"""Accuracy against the number of labels: a line for each train type and for the teacher's own head."""
+"""Accuracy against the number of labels: a line for each train type and for the teacher's classifier."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from clipkd.report.figures.style import RED, legend, line_style, new_figure
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import train_types_of
-from clipkd.tables.by_labels import HEAD, by_labels, interval_of
+from clipkd.tables.by_labels import HEAD, SHORT, by_labels, interval_of
 from clipkd.tables.grouping import groups, rows_of, summary_of
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.terms import mark
 
 APART = 1.015
 """Factor between the places of two lines' intervals, so that they can be told apart."""
+
+ALONE = 1.5
+"""Factor from a single number of labels to either end of the axis."""
 
 
 def draw(results: Results, dataset: str) -> Figure:
@@ -72,6 +75,8 @@ def panel(axes: Axes, rows: pd.DataFrame, types: list[str]) -> None:
     seen = {row.seen: row.labels for row in rows_of(rows) if row.seen == row.seen}
     axes.xaxis.set_major_locator(FixedLocator(sorted(seen)))
     axes.xaxis.set_minor_locator(NullLocator())
+    if len(seen) == 1:  # the points lie at their tick, not across the width
+        axes.set_xlim(min(seen) / ALONE, min(seen) * ALONE)
     axes.set_xticklabels([f"{count:,.0f}" + "\nall" * (seen[count] == "all") for count in sorted(seen)])
 
 
@@ -99,5 +104,5 @@ def handles(rows: pd.DataFrame, types: list[str]) -> list[Any]:
         mine = rows[rows.train_type == name]
         label = mark(name, bool((mine.n < mine.n_asked).any()))
         found.append(Line2D([], [], color=colour, ls=style, marker="o", ms=4, label=label))
-    heads = " or ".join(sorted(rows["head"].dropna().unique()))
+    heads = " or ".join(SHORT[head] for head in sorted(rows["head"].dropna().unique()))
     return found + [Line2D([], [], color=RED, ls=":", marker="o", ms=4, label=f"the teacher's {heads}")] * bool(heads)
