@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clipkd.core import lfs, orientation
 from clipkd.core.errors import DataError, InputError
@@ -34,6 +34,15 @@ WIDEST = 65_535
 SMALL_GREY = {"L;2": 85, "L;4": 17}
 """How PIL calls grey pixels of fewer than 8 bits -> by what it multiplies them."""
 BACKGROUNDS = {"white": (255, 255, 255, 255), "black": (0, 0, 0, 255)}
+
+CUT_OFF = ("truncated", "unexpected end of file")
+DAMAGED = (
+    "could not create decoder object",
+    "broken data stream",
+    "unrecognized data stream",
+    "failed to read next frame",
+)
+"""What PIL says of a file that ends too early, and of one whose pixels it can't read."""
 
 
 class Notes(Protocol):
@@ -151,18 +160,35 @@ def read(
     limit = most_pixels()
     try:
         with Image.open(source, formats=here(FORMATS)) as image:
-            return rgb(image, where, pack_size, decoding, notes)
+            return rgb(image, where, pack_size, decoding, notes, advice)
     except DataError:
         raise
     except Image.DecompressionBombError:
         raise DataError(too_large(where, f"more than {2 * (Image.MAX_IMAGE_PIXELS or limit):,} pixels")) from None
     except Exception as error:  # PIL's decoders raise nearly anything on damaged bytes
         advice = lfs.instead(source) or advice
-        raise DataError(f"{where} can't be decoded as an image ({type(error).__name__}: {error}){advice}") from error
+        raise DataError(f"{where} can't be decoded as an image ({wrong_in(error)}){advice}") from error
+
+
+def wrong_in(error: Exception) -> str:
+    """Return what is wrong with an image, in plain words where PIL's are known."""
+    text = str(error).lower()
+    if isinstance(error, UnidentifiedImageError):
+        return "it is damaged, or of a format that is not read"
+    if any(words in text for words in CUT_OFF):
+        return "it is cut off"
+    if any(words in text for words in DAMAGED):
+        return "it is damaged or cut off"
+    return f"{type(error).__name__}: {error}"
 
 
 def rgb(
-    image: Image.Image, where: str, pack_size: int, decoding: Decoding = USUAL, notes: Notes = no_notes
+    image: Image.Image,
+    where: str,
+    pack_size: int,
+    decoding: Decoding = USUAL,
+    notes: Notes = no_notes,
+    advice: str = "",
 ) -> np.ndarray:
     """Return an opened image as uint8 [H, W, 3], its short side at most `pack_size` pixels.
 
@@ -177,7 +203,7 @@ def rgb(
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{where} can't be decoded as an image ({type(error).__name__}: {error})") from error
+        raise DataError(f"{where} can't be decoded as an image ({wrong_in(error)}){advice}") from error
 
 
 def too_large(where: str, size: str) -> str:

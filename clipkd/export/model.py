@@ -26,7 +26,7 @@ from clipkd.plugins.students._heads import Outputs
 from clipkd.runs.correct import CORRECT
 from clipkd.runs.folder import CHECKPOINTS, load_student
 from clipkd.runs.record import KIND as RUN
-from clipkd.runs.record import RESUME, how_to_finish
+from clipkd.runs.record import RESUME, how_to_finish, runs_below
 from clipkd.spec.class_names import ClassNames
 
 BATCH_SIZE = 64
@@ -178,7 +178,7 @@ def load(path: str | Path, device: str = "auto", class_names: ClassNames | None 
     if not (folder / MANIFEST).is_file():
         if (folder / RESUME).is_dir():
             raise InputError(f"{folder} holds an unfinished run: {how_to_finish(folder)}")
-        raise InputError(f"{folder} is neither a run folder nor an export: it has no {MANIFEST}")
+        raise InputError(f"{folder} is neither a run folder nor an export: it has no {MANIFEST}{runs_below(folder)}")
     manifest, where = read_manifest(folder), devices.choose(device)
     if manifest["kind"] == RUN:
         model = build(open_run(folder, manifest), where)

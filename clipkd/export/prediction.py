@@ -49,11 +49,21 @@ class JsonWriter:
             entry["predictions"] = [
                 {"class": label, "probability": round(probability, 6)} for label, probability in prediction.predictions
             ]
-        self.stream.write(self.before + json.dumps(entry))
+        self.stream.write(self.before + as_json(entry, self.stream))
         self.before = ",\n"
 
     def close(self) -> None:
         self.stream.write("\n]\n" if self.before == ",\n" else "[]\n")
+
+
+def as_json(entry: dict[str, Any], stream: TextIO) -> str:
+    """Return an object as JSON, with letters as they are where the stream can write them."""
+    text = json.dumps(entry, ensure_ascii=False)
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(entry)
+    return text
 
 
 WRITERS: dict[str, type[CsvWriter] | type[JsonWriter]] = {"csv": CsvWriter, "json": JsonWriter}

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from clipkd.core.artifacts import MANIFEST
+from clipkd.core.errors import MOST_NAMED
 from clipkd.core.files import json_text
 from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import Count, Excerpt, Model, NonNegative, Positive, Share, Text
@@ -18,6 +20,8 @@ from clipkd.spec.layout import RUNS
 from clipkd.spec.selection import KeptBy, Split
 
 KIND = "run"
+EXPORTED = "config.json"
+"""In the folder of an export."""
 METRICS, COST, HISTORY, ENVIRONMENT = "metrics.json", "cost.json", "history.csv", "env.json"
 FAILED = "failed.json"
 """In the folder of a run that stopped on a number that is not finite: in which epoch and, of a step, which."""
@@ -25,6 +29,14 @@ RESUME = ".resume"
 """In the folder of an unfinished run: its checkpoints."""
 FORMAT: Literal[2] = 2
 """Of metrics.json; 2: a manifest.json lies beside it."""
+
+
+def runs_below(folder: Path) -> str:
+    """Return what to say of the runs or exports that lie in a folder, so that one can be named; "" without any."""
+    places = (path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    found = sorted(path.name for path in places if any((path / name).is_file() for name in (METRICS, EXPORTED)))
+    more = f", ... ({len(found)})" if len(found) > MOST_NAMED else ""
+    return f"; it holds {', '.join(found[:MOST_NAMED])}{more}: name one, as {folder / found[0]}" if found else ""
 
 
 def how_to_finish(folder: Path) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from clipkd.core.errors import InputError
 from clipkd.plugins import methods
-from clipkd.plugins.teachers import SeveralTeachers, StudentTeacher
+from clipkd.plugins.teachers import SeveralTeachers, StudentTeacher, TeacherSpec
 from clipkd.spec.cells import Cell, cacheable
 from clipkd.spec.strength import planned_strength
 
@@ -152,9 +153,17 @@ def refuse_other_labels(cell: Cell) -> None:
         if few and seen and seen[0] == cell.dataset and (seen[2] != few.seed or seen[1] > few.count):
             raise InputError(
                 f"teacher '{spec.name}' was trained with {seen[1]} labels of seed {seen[2]}, and its student may see "
-                f"{few.count} of seed {few.seed}: what it says would tell of the others. Name it as "
-                f"run:.../{cell.train_type}-{few.count}-labels/seed*, for each student the run of its own seed"
+                f"{few.count} of seed {few.seed}: it has seen labels that this student must not see. Take for each "
+                f"student the run of its own seed: {of_each_seed(spec, min(seen[1], few.count))}"
             )
+
+
+def of_each_seed(teacher: TeacherSpec, count: int) -> str:
+    """Return the name of a run of few labels as a teacher of students of all seeds that see `count` labels."""
+    run = (
+        isinstance(teacher, StudentTeacher) and teacher.run
+    ) or "RECIPE/DATASET/STUDENT/TEACHER/TRAIN_TYPE-labels/seed"
+    return f"run:{re.sub(r'(-[0-9]+)?-labels/seed[0-9]*$', f'-{count}-labels/seed*', run)}"
 
 
 def refuse_untrained_classifier(cell: Cell) -> None:

@@ -14,7 +14,7 @@ from clipkd.core.fingerprint import Identity
 from clipkd.core.typed_json import read_model
 from clipkd.plugins import datasets, recipes
 from clipkd.runs.finished import FinishedRun, read_run
-from clipkd.runs.record import METRICS, RESUME, Metrics, Score, how_to_finish
+from clipkd.runs.record import METRICS, RESUME, Metrics, Score, how_to_finish, runs_below
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import AXES
 from clipkd.tables.costs import MEGABYTE
@@ -37,7 +37,7 @@ def read(folder: Path) -> FinishedRun:
         DataError: one of its files is damaged; the message names file and field.
     """
     if not (folder / METRICS).is_file() or not (folder / MANIFEST).is_file():
-        more = f"; {how_to_finish(folder)}" if (folder / RESUME).is_dir() else ""
+        more = f"; {how_to_finish(folder)}" if (folder / RESUME).is_dir() else runs_below(folder)
         raise InputError(f"{folder} is not the folder of a finished run: it lacks {METRICS} or {MANIFEST}{more}")
     metrics = read_model(folder / METRICS, Metrics)
     known = metrics.cell.dataset in datasets.names()

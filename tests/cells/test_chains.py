@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,16 +183,17 @@ def test_with_seed_star_each_student_is_taught_by_the_run_of_its_own_seed(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("run", "words"),
+    ("run", "words", "named"),
     [
-        (EACH.replace("*", "0").replace("assistant", "digits-vit-s"), "60 labels of seed 0, .* 60 of seed 3"),
-        (EACH.replace("60", "70").replace("assistant", "digits-vit-s"), "70 labels of seed 0, .* 60 of seed 0"),
+        (EACH.replace("*", "0").replace("assistant", "digits-vit-s"), "60 labels of seed 0, .* 60 of seed 3", "60"),
+        (EACH.replace("60", "70").replace("assistant", "digits-vit-s"), "70 labels of seed 0, .* 60 of seed 0", "60"),
     ],
 )
 def test_a_teacher_that_saw_other_labels_than_its_student_may_see_is_refused(
-    run: str, words: str, tmp_path: Path
+    run: str, words: str, named: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=rf"teacher 'again' was trained with {words}.*seed\*"):
+    own = f"run:{EACH.replace('60', named).replace('assistant', 'digits-vit-s')}"
+    with pytest.raises(InputError, match=rf"teacher 'again' was trained with {words}.*its own seed: {re.escape(own)}$"):
         expand(rounds(tmp_path, "0, 3", again=run))
     fewer = EACH.replace("60", "50").replace("assistant", "digits-vit-s")
     assert len(expand(rounds(tmp_path, "0, 3", again=fewer))[0]) == 8  # the control: its labels are among the student's

@@ -238,6 +238,17 @@ def test_vanished_image_is_named(tmp_path: Path) -> None:
         decode(tmp_path / "gone.png", 256)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("jpeg", "it is cut off"), ("webp", "it is damaged or cut off"), ("png", "it is cut off")]
+)
+def test_an_image_that_ends_too_early_is_so_called_with_what_to_do(kind: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / f"photo.{kind}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DataError, match=rf"can't be decoded as an image \({said}\); repair or remove it$"):
+        decode(path, 256)
+
+
 def saved(image: Image.Image, path: Path) -> np.ndarray:
     image.save(path)
     with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from clipkd.data.dataset import Dataset, prepare_dataset
 from clipkd.embeddings import prepare
 from clipkd.plugins import datasets
 from clipkd.plugins.datasets import _listing
+from clipkd.plugins.datasets._labels_file import read_labels
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_job
 from clipkd.runs.training import train
@@ -94,14 +95,42 @@ def test_a_header_of_another_kind_is_refused(header: str, folders: bool, tmp_pat
         packed(root, tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty: it says which image has which label, below the line file,label"),
+        ("1.png,Heron\n", "the header is '1.png,Heron', not 'file,label': add the line file,label above it"),
+        ("File;Label\n", "the header is 'File;Label', .*: separate the columns with commas, not with semicolons"),
+        ("Name,Class\n", "the header is 'Name,Class', .*: this file says which image has which label"),
+    ],
+)
+def test_a_header_that_is_wrong_is_quoted_as_it_is_written_with_what_to_do(text: str, said: str, tmp_path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_labels(file)
+
+
+def test_a_file_of_labels_one_folder_too_high_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    images_in(root / "train/march", 2, 50)
+    images_in(root / "val/cat", 2, 60)
+    images_in(root / "val/dog", 2, 70)
+    (root / "labels.csv").write_text("file,label\n")
+    said = f"{root} a labels.csv, which is not read there: it belongs in {root / 'train'}"
+    with pytest.raises(DataError, match=said):
+        packed(root, tmp_path / "data")
+
+
 def test_folders_that_a_file_of_labels_overrides_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Once before the images are read, once when they are packed; nothing of one folder, which could be no classes."""
     root = flat(tmp_path / "images", SOUND)
     images_in(root / "train/scans", 2, 50)
-    source, note = f"{root}?size=8", "train/labels.csv says the classes; the 2 folders beside it (owl, scans) do not"
+    source = f"{root}?size=8"
+    note = "train/labels.csv gives the labels, so the names of folders in train/ are ignored: owl, scans"
     assert datasets.get("mine", source).remarks(source) == []
     images_in(root / "train/unlabeled", 2, 70)
-    assert "the 1 folders beside it (scans) do not" in datasets.get("mine", source).remarks(source)[0]
+    assert "folders in train/ are ignored: scans" in datasets.get("mine", source).remarks(source)[0]
     images_in(root / "train/owl", 2, 60)
     assert datasets.get("mine", source).remarks(source) == [note]
     assert packed(root, tmp_path / "data").classes == ["cat", "dog"]

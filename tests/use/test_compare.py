@@ -112,3 +112,11 @@ def test_refused(here, run_folder, other, tmp_path) -> None:
     ):
         answer = here("compare", *arguments)
         assert (answer.returncode, message in answer.stderr) == (2, True), answer.stderr
+
+
+def test_a_folder_with_nothing_but_a_lock_is_skipped(here, run_folder, other, tmp_path) -> None:
+    (tmp_path / "refused").mkdir()
+    (tmp_path / "refused/.lock").write_text("released\n")
+    answer = here("compare", run_folder, other, tmp_path / "refused", "--output", "c")
+    assert answer.returncode == 0, answer.stderr
+    assert f"skipped: {tmp_path / 'refused'} holds no run" in answer.stderr

@@ -92,6 +92,8 @@ def test_other_sizes_are_brought_to_the_dataset_s_size_first() -> None:
 def test_what_is_refused(run_folder, tmp_path, digits_folder) -> None:
     with pytest.raises(InputError, match=r"neither a run folder nor an export"):
         clipkd.load(tmp_path)
+    with pytest.raises(InputError, match=rf"; it holds {run_folder.name}: name one, as {run_folder}$"):
+        clipkd.load(run_folder.parent)
     (tmp_path / "begun/.resume").mkdir(parents=True)
     with pytest.raises(InputError, match=r"unfinished run: repeat the command that trains it$"):
         clipkd.load(tmp_path / "begun")

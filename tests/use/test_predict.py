@@ -19,7 +19,7 @@ import clipkd as package
 from clipkd.data import image_files
 from clipkd.embeddings import prepare
 from clipkd.export.model import FilePrediction, Prediction
-from clipkd.export.prediction import CsvWriter
+from clipkd.export.prediction import CsvWriter, JsonWriter
 from clipkd.spec.layout import Layout
 from tests.photos import save_photos
 from tests.use.conftest import CELL, trained
@@ -56,6 +56,19 @@ def test_a_spreadsheet_finds_no_formula() -> None:
     found = rows(text.getvalue())
     assert [row["image"] for row in found[::2]] == ["./=1+1.png", "./@a.png", "a=b.png"]
     assert [row["class"] for row in found] == ["'-2+3", "cat"] * 3
+
+
+def test_json_has_letters_as_they_are_where_they_can_be_written() -> None:
+    shown = []
+    for encoding, name in (("utf-8", "a.png"), ("ascii", "a.png"), ("utf-8", "\udce4.png")):  # a name of other bytes
+        stream = io.TextIOWrapper(io.BytesIO(), encoding, errors="surrogateescape")
+        writer = JsonWriter(stream)
+        writer.write(FilePrediction(Path(name), [Prediction("märz", 0.5)]))
+        writer.close()
+        stream.seek(0)
+        shown.append(stream.read())
+        assert json.loads(shown[-1])[0]["predictions"][0]["class"] == "märz"
+    assert ["märz" in text for text in shown] == [True, False, False]
 
 
 def test_a_folder_a_list_and_a_file_in_json(here, run_folder, scans, tmp_path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from clipkd.cli.options import folder_to_write
 from clipkd.core.errors import InputError
 from clipkd.core.progress import say
+from clipkd.runs.unused import is_unused
 
 TEXT = "Compare runs: which settings differ, what was reached, what it cost; and their learning curves in one figure."
 EXAMPLES = """\
@@ -29,9 +30,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     distinct: dict[Path, Path] = {}
     for folder in options.runs:
-        distinct.setdefault(folder.resolve(), folder)
+        if is_unused(folder):
+            say(f"skipped: {folder} holds no run, finished or not")
+        else:
+            distinct.setdefault(folder.resolve(), folder)
     if len(distinct) < 2:
-        same = f"; these are all {options.runs[0]}" if len(options.runs) > 1 else ""
+        same = "".join(f"; these are all {one}" for one in distinct.values()) if len(options.runs) > 1 else ""
         raise InputError(f"at least two run folders are needed{same}")
     folder_to_write(options.output)
     from clipkd.report.figures import compare as curves

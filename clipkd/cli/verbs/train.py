@@ -6,6 +6,7 @@ import argparse
 import itertools
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from clipkd.core.fingerprint import Identity, differences
 from clipkd.core.progress import say
 from clipkd.embeddings import prepare
 from clipkd.plugins import methods, recipes
-from clipkd.runs import workers
+from clipkd.runs import epoch_size, unused, workers
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.grid import differing
 from clipkd.spec.identities import agree, as_settings, run_identity
@@ -65,8 +66,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "--log-folder",
         type=Path,
-        help="the run's folder (default: results/runs/<recipe>/<dataset>/...); of several students, the folder that "
-        "holds <recipe>/<dataset>/...",
+        help="the run's folder (default: results/runs/<recipe>/<dataset>/...); for several students, the folder in "
+        "which their run folders <recipe>/<dataset>/... are made",
     )
     child.add_argument(
         "--ckpt-save-name",
@@ -80,7 +81,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--only",
         nargs="+",
         metavar="RUN",
-        help="of the combinations, those with these run folders, as corrected/digits/tiny-32/none/supervised/seed0",
+        help="train only those combinations whose run folder is named, such as "
+        "corrected/digits/tiny-32/none/supervised/seed0",
     )
     child.add_argument(
         "--processes", type=positive, help="on a CPU, students trained at a time (default: one per core, if several)"
@@ -196,13 +198,26 @@ def train_all(options: argparse.Namespace, cells: list[Cell], place: dict[str, t
     ]
     if not options.overwrite:
         refuse_other_settings(assignments)
+    refuse_too_few_images(assignments)
     assignments = [with_precision(one, device) for one in assignments]
+    is_first = os.environ.get("RANK", "0") == "0"
+    with unused.removed_if_unused(one.folder for one in assignments if is_first):
+        for one in assignments:
+            one.run_folder()
+        if len(assignments) == 1:
+            start.train_alone(assignments[0])
+        else:
+            start.train_several(assignments, options.processes, options.stack, options.threads)
+
+
+def refuse_too_few_images(assignments: list[Assignment]) -> None:
+    """Raise InputError where a dataset whose size is known is too small for the labels or the batch size."""
+    from clipkd.runs.ranks import world_size
+
     for one in assignments:
-        one.run_folder()
-    if len(assignments) == 1:
-        start.train_alone(assignments[0])
-    else:
-        start.train_several(assignments, options.processes, options.stack, options.threads)
+        count, size = epoch_size.image_count(one.cell, one.layout.data), one.numbers.batch_size
+        if count is not None:
+            epoch_size.steps_of(count, size, one.cell, partial(epoch_size.has_batch_norm, one.cell), world_size())
 
 
 def settings_of(assignment: Assignment) -> Identity:

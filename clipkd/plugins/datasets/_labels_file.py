@@ -11,6 +11,8 @@ from clipkd.core.errors import InputError, all_at_once
 from clipkd.core.files import printable
 
 LABELS = "labels.csv"
+HEADER = ["file", "label"]
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
 def has_labels_file(folder: Path) -> bool:
@@ -40,12 +42,7 @@ def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} can't be read as CSV in UTF-8 ({error})") from None
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    if header != ["file", "label"]:
-        raise InputError(
-            f"{path}, line 1: the header is '{','.join(header)}', not 'file,label': this file says which image has "
-            "which label; if yours is of another kind, move it out of this folder"
-        )
+    refuse_other_header(path, rows)
     labels: dict[str, str] = {}
     lines: dict[str, int] = {}
     problems = []
@@ -66,6 +63,24 @@ def read_labels(path: Path) -> tuple[dict[str, str], dict[str, int]]:
     if not labels:
         raise InputError(f"{path} labels no image: name at least two classes")
     return labels, lines
+
+
+def refuse_other_header(path: Path, rows: list[list[str]]) -> None:
+    """Raise InputError where the first line of a file of labels is not `file,label`; says what to do."""
+    header = [name.strip() for name in rows[0]] if rows else []
+    if [name.lower() for name in header] == HEADER:
+        return
+    if not any(cell.strip() for row in rows for cell in row):
+        raise InputError(f"{path}: the file is empty: it says which image has which label, below the line file,label")
+    written = ",".join(rows[0])
+    found = f"{path}, line 1: the header is '{written}', not 'file,label'"
+    if len(header) == 1 and (separator := next((one for one in ";\t" if one in written), "")):
+        raise InputError(f"{found}: separate the columns with commas, not with {SEPARATORS[separator]}")
+    if len(header) == 2 and "." in header[0]:  # a file's name
+        raise InputError(f"{found}: add the line file,label above it")
+    raise InputError(
+        f"{found}: this file says which image has which label; if yours is of another kind, move it out of this folder"
+    )
 
 
 def classes_in(folder: Path, labels: dict[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from clipkd.core.accents import composed, written_otherwise
 from clipkd.core.errors import MOST_NAMED, DataError, InputError, all_at_once
 from clipkd.core.files import printable
 from clipkd.core.unlabelled import UNLABELLED
+from clipkd.core.words import counted
 from clipkd.plugins.datasets._labels_file import LABELS, classes_in, first_lines, has_labels_file, read_labels
 
 NOT_DATA = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -326,11 +327,16 @@ def overridden(folder: Path) -> list[str]:
 def labels_note(split: str, folders: Sequence[str]) -> str:
     """Return what to say of a split whose file of labels overrides folders."""
     named = ", ".join(folders[:MOST_NAMED]) + (", ..." if len(folders) > MOST_NAMED else "")
-    return f"{split}/{LABELS} says the classes; the {len(folders)} folders beside it ({named}) do not"
+    return f"{split}/{LABELS} gives the labels, so the names of folders in {split}/ are ignored: {named}"
 
 
 def refuse_few_classes(folder: Path, classes: dict[str, Path]) -> None:
     """Raise DataError where a split has fewer than two classes; says where they may be."""
+    if len(classes) < 2 and folder.name in {"train", "test", *VALIDATION} and has_labels_file(folder.parent):
+        raise DataError(
+            f"{folder} has {counted(len(classes), 'class folder')}, and {folder.parent} a {LABELS}, which is not read "
+            f"there: it belongs in {folder}, and names files relative to it"
+        )
     if not classes:
         raise DataError(f"{folder} has no class folders: images belong into {folder}/<class>/")
     if len(classes) > 1:
