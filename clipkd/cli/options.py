@@ -104,12 +104,14 @@ def store_options(child: argparse.ArgumentParser, several: bool = False) -> None
     def usual(name: str) -> dict[str, Any]:
         return {"nargs": "+", "default": [name]} if several else {"default": name}
 
-    child.add_argument("--dataset-name", required=True, help="CIFAR10, CIFAR100, ImageNet, ...; case is ignored")
+    child.add_argument(
+        "--dataset-name", "--dataset", required=True, help="CIFAR10, CIFAR100, ImageNet, ...; case is ignored"
+    )
     child.add_argument(
         "--teacher-model",
         **usual(NO_TEACHER),
-        help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder; :cls, :mean, :pooler or :text after it says what "
-        "is taken of it; NAME= before it names it; A+B are several teachers",
+        help="name, Hugging Face id, OWNER/MODEL@COMMIT or folder; :cls, :mean, :pooler or :text after it chooses the "
+        "output that is used; NAME= before it names it; A+B are several teachers",
     )
     child.add_argument(
         "--recipe",

@@ -66,7 +66,7 @@ def card(source: ExportSource, form: str, int8: dict[str, Any] | None = None) ->
         dataset=title(cell.dataset),
         teacher=None if cell.teacher == NO_TEACHER else teacher_title(cell.teacher),
         hub_models=hub_models(identity["signal"]),
-        method=methods.get(cell.train_type).title,
+        method=method_of(cell.train_type),
         trained_here=trained_here(cell.teacher),
         classes=source.model.names,
         most_classes=MOST_CLASSES,
@@ -85,6 +85,13 @@ def card(source: ExportSource, form: str, int8: dict[str, Any] | None = None) ->
         steps=first_steps(source.model.preprocessing),
         license=source.license,
     )
+
+
+def method_of(train_type: str) -> str:
+    """Return a train type's name, and its title where that says more."""
+    spec = methods.get(train_type)
+    is_named = spec.title.lower() == spec.name.lower()
+    return f"train type {spec.name}" + ("" if is_named else f", {spec.title}")
 
 
 def first_steps(preprocessing: Preprocessing) -> list[str]:

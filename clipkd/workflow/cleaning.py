@@ -148,6 +148,14 @@ def size(path: Path) -> int:
     return sum(file.lstat().st_size for file in files if not file.is_dir())
 
 
+def kind_of_small(path: Path) -> str:
+    """Return what a file is that is only counted where many are listed; "" of what is listed by itself."""
+    kinds = {LOGS.parent: "logs", BENCHMARKS.parent: "benchmarks", TABLES: "tables", FIGURES: "figures"}
+    if STAMPS in path.parents:
+        return "stamps of extractions"
+    return next((f"{name} in {root}" for root, name in kinds.items() if root in path.parents), "")
+
+
 def of_others(run: Path) -> list[Path]:
     """Return what lies in a run folder and is none of its files: an export, a note."""
     own = {MANIFEST, METRICS, FAILED, RESUME}

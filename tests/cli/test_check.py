@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from clipkd.cli.verbs.check import BASE, check_controls, run, untested
+from clipkd.cli.verbs.check import BASE, add_options, check_controls, files_of, run, untested
 from clipkd.core.errors import InputError
 from clipkd.plugins import datasets
 from clipkd.spec.grid import expand
@@ -46,7 +47,7 @@ def test_rows_without_what_others_have_are_named():
 def test_check_elsewhere_says_where_to_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"there is no config/config.yaml here: go to the project's folder"):
-        run(argparse.Namespace(base=BASE, files=[]))
+        run(argparse.Namespace(base=BASE, files=[], configfile=[]))
 
 
 def test_a_grid_without_a_teacher_need_not_name_one():
@@ -85,3 +86,10 @@ def test_a_file_that_labels_some_images_only_counts_as_unlabelled_images_do(tmp_
     for more, is_in_part in (("", True), ("3.png,dog\n", False)):
         (train / "labels.csv").write_text(lines + more)
         assert spec.leaves_unlabelled(str(train.parent)) == is_in_part
+
+
+@pytest.mark.parametrize("words", [["a.yaml", "b.yaml"], ["--configfile", "a.yaml", "b.yaml"]])
+def test_files_may_be_named_as_for_snakemake(words):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    assert files_of(parser.parse_args(words)) == [BASE, Path("a.yaml"), Path("b.yaml")]

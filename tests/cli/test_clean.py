@@ -144,3 +144,11 @@ def test_a_folder_in_which_only_a_note_is_left_is_not_listed_again(study: Study,
     capsys.readouterr()
     assert clean("--yes") == 0
     assert capsys.readouterr().out == "nothing there that was made for mine.yaml\n"
+
+
+def test_logs_and_benchmarks_are_counted_and_not_listed(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    assert clean() == 2
+    shown = capsys.readouterr().out
+    assert "MB  1 logs in logs\n" in shown
+    assert "MB  1 benchmarks in results/benchmarks\n" in shown
+    assert "0123" not in shown

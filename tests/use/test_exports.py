@@ -255,6 +255,7 @@ def test_where_the_tables_compare_another_epoch_the_card_and_the_command_say_so(
     said = epochs_of(metrics)
     assert said.startswith("epoch 3 of 8, test accuracy 62.50 %")
     whole = card(ExportSource(package.load(run_folder), metrics, run_folder, "other", []), "hf")
+    assert "without a teacher (train type supervised) by clipkd" in whole.replace("\\", "")
     note = f"compare the last epoch, 8, because {why}: top-1 75.00 % there, 62.50 % in epoch 3, which is exported."
     for text in (whole.replace("\\", ""), said):
         assert (note in text) == bool(why), text

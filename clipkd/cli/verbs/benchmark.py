@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipkd.cli.options import positive
+from clipkd.core.words import counted
+
+if TYPE_CHECKING:
+    from clipkd.export.measures import Measured
+    from clipkd.runs.measured import Measurement
 
 TEXT = "Measure a trained student's size and speed on this machine's CPU, in torch, ONNX Runtime and its int8."
 EXAMPLES = """\
@@ -35,20 +41,26 @@ def run(options: argparse.Namespace) -> None:
     model = load(options.run_folder, "cpu")
     say("measuring in each runtime, which takes up to a minute; leave the machine idle meanwhile")
     found = speed.SPEC.of(model)
+    print("\n".join(lines_of(found, model.preprocessing.size)))
+
+
+def lines_of(found: Measured | Measurement, side: int) -> Iterator[str]:
+    """Yield what `speed` measured of a student for images of `side` pixels: its size, and a table of times."""
     processor, threads = (found.details["processor"][key] for key in ("name", "threads"))
-    print(f"parameters  {found.numbers['parameters']:,}")
-    print(f"MACs        {found.numbers['macs']:,} for an image of {model.preprocessing.size} pixels")
-    print(f"processor   {processor}, {threads} {'thread' if threads == 1 else 'threads'}")
-    print(f"\n{'':<20}{'MB':>8}{'batch':>7}{'p50 ms':>10}{'p95 ms':>10}{'images/s':>10}")
+    yield f"parameters  {found.numbers['parameters']:,}"
+    yield f"MACs        {found.numbers['macs']:,} for an image of {side} pixels"
+    yield f"processor   {processor}, {counted(threads, 'thread')}"
+    yield ""
+    yield f"{'':<20}{'MB':>8}{'batch':>7}{'p50 ms':>10}{'p95 ms':>10}{'images/s':>10}"
     for runtime, title in RUNTIMES.items():
         if why := found.details["not_measured"].get(runtime):
-            print(f"{title:<20}not measured: {why}")
+            yield f"{title:<20}not measured: {why}"
         else:
-            show(title, found.numbers[f"{runtime}_megabytes"], found.details[runtime])
+            yield from times(title, found.numbers[f"{runtime}_megabytes"], found.details[runtime])
 
 
-def show(title: str, megabytes: float, found: dict[str, Any]) -> None:
-    """Print the times of a runtime, a line for each batch size."""
+def times(title: str, megabytes: float, found: dict[str, Any]) -> Iterator[str]:
+    """Yield the times of a runtime, a line for each batch size."""
     for number, (batch, timed) in enumerate(found.items()):
         first = f"{title:<20}{megabytes:>8.2f}" if number == 0 else " " * 28
-        print(f"{first}{batch:>7}{timed['ms']:>10.2f}{timed['ms_p95']:>10.2f}{timed['images_per_second']:>10,.0f}")
+        yield f"{first}{batch:>7}{timed['ms']:>10.2f}{timed['ms_p95']:>10.2f}{timed['images_per_second']:>10,.0f}"

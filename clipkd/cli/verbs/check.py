@@ -50,12 +50,23 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "files", nargs="*", type=Path, metavar="FILE", help="as for --configfile: each is merged over those before it"
     )
+    child.add_argument(
+        "--configfile",
+        "--configfiles",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="the same files, named as for Snakemake",
+    )
     child.add_argument("--base", type=Path, default=BASE, help="the config that Snakemake reads first")
 
 
 def files_of(options: argparse.Namespace) -> list[Path]:
     """Return the files in the order in which they are merged, the base first and once."""
-    return [options.base, *(path for path in options.files if path.resolve() != options.base.resolve())]
+    given = [*options.files, *options.configfile]
+    return [options.base, *(path for path in given if path.resolve() != options.base.resolve())]
 
 
 def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from clipkd.cli.verbs import check
 from clipkd.core.errors import InputError
+from clipkd.core.words import counted
 from clipkd.spec.config import load
 from clipkd.spec.layout import RUNS
 from clipkd.workflow import cleaning
@@ -39,20 +42,32 @@ def run(options: argparse.Namespace) -> None:
     if not found:
         print(f"nothing there that was made for {', '.join(map(str, files))}")
         return
-    total = 0
-    for path in found:
-        size = cleaning.size(path)
-        total += size
-        print(f"{size / 1e6:10.1f} MB  {path}")
-        for kept in cleaning.of_others(path) if RUNS in path.parents else ():
-            print(f"      kept     {kept}")
-    question = f"Delete these {len(found)} ({total / 1e6:.1f} MB)?"
+    total = show(found)
     if not options.yes:
+        what = f"{counted(len(found), 'file or folder', 'files and folders')} ({total / 1e6:.1f} MB)"
         if not sys.stdin.isatty():
-            raise InputError(f"{question} Nobody can answer here: add --yes")
-        print(f"{question} [y/N] ", end="", flush=True)
+            raise InputError(f"nothing was deleted: {what} would be, and there is no terminal to ask at; add --yes")
+        print(f"Delete {what}? [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             print("nothing was deleted")
             return
     cleaning.delete(found)
     print(f"deleted: {len(found)}")
+
+
+def show(found: Sequence[Path]) -> int:
+    """Print what was found, a line for each, and one line for all small files of a kind; return the bytes of all."""
+    total = 0
+    kinds: dict[str, list[int]] = {}
+    for path in found:
+        size = cleaning.size(path)
+        total += size
+        if kind := cleaning.kind_of_small(path):
+            kinds.setdefault(kind, []).append(size)
+            continue
+        print(f"{size / 1e6:10.1f} MB  {path}")
+        for kept in cleaning.of_others(path) if RUNS in path.parents else ():
+            print(f"      kept     {kept}")
+    for kind, sizes in kinds.items():
+        print(f"{sum(sizes) / 1e6:10.1f} MB  {len(sizes):,} {kind}")
+    return total

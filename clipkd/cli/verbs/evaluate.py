@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, file_to_write, layout_of, refusing
+from clipkd.cli.verbs import benchmark
 from clipkd.core.artifacts import Artifact, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import write_text
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from clipkd.plugins.datasets import DatasetSpec
     from clipkd.runs.measured import Evaluation
 
+SPEED = "speed"
+"""The measure that is printed as a table, as `clipkd benchmark` prints it."""
 TEXT = "Measure a trained student on the test split of a dataset."
 EXAMPLES = """\
 examples:
@@ -57,7 +60,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="JSON file of the measures (default: of results/runs/A/B results/evaluations/A/B.json)",
+        help="JSON file of the measures (default for the run results/runs/A/B: results/evaluations/A/B.json)",
     )
     child.add_argument("--stamp", type=Path, metavar="FILE", help="file to write when all is measured; for workflows")
 
@@ -195,7 +198,11 @@ def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: 
     refuse_unreadable(path)
     evaluation = measured(Subject(model, dataset, options.data), score, options.measures)
     for one in options.measures:
-        print(f"{one.name}: {line(one, evaluation)}")
+        if one.name == SPEED and SPEED in evaluation.measures:
+            lines = benchmark.lines_of(evaluation.measures[SPEED], model.preprocessing.size)
+            print(f"{SPEED}:", *(f"  {text}".rstrip() for text in lines), sep="\n")
+        else:
+            print(f"{one.name}: {line(one, evaluation)}")
     save(evaluation, path)
     say(f"written: {path}")
     if reliability.MEASURE in evaluation.measures:

@@ -41,8 +41,8 @@ def add_options(child: argparse.ArgumentParser) -> None:
     child.add_argument(
         "teacher",
         help="a teacher's name, hub id, OWNER/MODEL@COMMIT or timm:MODEL?pretrained=FILE; or a student, "
-        "timm:MODEL?pretrained=OWNER/MODEL@COMMIT. With ?head=own@DATASET behind it, a teacher whose own classifier "
-        "has not the dataset's classes is refused before its weights are downloaded",
+        "timm:MODEL?pretrained=OWNER/MODEL@COMMIT. With ?head=own@DATASET after it, a teacher whose own classifier "
+        "lacks classes of the dataset is refused before its weights are downloaded",
     )
     names_option(child)
 

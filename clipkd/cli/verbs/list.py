@@ -43,7 +43,7 @@ OWN: dict[str, Lines] = {
         "trained:MODEL@PIXELS": "Any timm model, trained here on the images that the student learns.",
         "run:RECIPE/.../seedN": "A student of the grid, trained first; or a run folder, or an export of one.",
         "embeddings:FOLDER-or-FILE": "Vectors that somebody else computed: .npy, .safetensors, .parquet (docs/own.md).",
-        "WHERE:OUTPUT": "What is taken of it: cls, mean, pooler, pooled (what its classifier sees), logits; text: the "
+        "WHERE:OUTPUT": "Which output is used: cls, mean, pooler, pooled (what its classifier sees), logits; text: the "
         "text tower of a CLIP or SigLIP.",
         "A+B": "Several teachers at once for one student; with ?weights=2,1 or ?standardise=true behind them.",
     },

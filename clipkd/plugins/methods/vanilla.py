@@ -14,4 +14,4 @@ class Vanilla(Method):
         return parts | losses.accuracy(signal, labels)
 
 
-SPEC = Vanilla(name="vanilla", title="Regular KD", signal="scores")
+SPEC = Vanilla(name="vanilla", title="the paper's Regular KD", signal="scores")
