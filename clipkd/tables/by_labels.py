@@ -84,18 +84,6 @@ def table(results: Results) -> Table:
         words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
         words("student", "Student"),
         Field("labels", Column("Labels")),
-        Field(
-            "validation_labels",
-            Column("of these, validation"),
-            lambda row: count(row.held_out),
-            lambda row: int(row.held_out),
-        ),
-        Field(
-            "training_labels_per_class",
-            Column("trained on, per class"),
-            lambda row: count(row.of_class),
-            lambda row: row.of_class,
-        ),
         words("teacher", "Teacher", lambda row: titles.get(row.teacher, NOTHING)),
         words("train_type", "Train type"),
         *percent_fields("", "top1", Column("Test top-1, %")),
@@ -133,6 +121,18 @@ def table(results: Results) -> Table:
             lambda row: getattr(row, f"{HEAD}_mean") * SHARE,
         ),
         Field("probe_deviation_percent", value=lambda row: getattr(row, f"{HEAD}_deviation") * SHARE),
+        Field(
+            "validation_labels",
+            Column("of these, validation"),
+            lambda row: count(row.held_out),
+            lambda row: int(row.held_out),
+        ),
+        Field(
+            "training_labels_per_class",
+            Column("trained on, per class"),
+            lambda row: count(row.of_class),
+            lambda row: row.of_class,
+        ),
     ]
     made = filled(fields, rows_of(rows))
     heads = sorted(rows["head"].dropna().unique())
