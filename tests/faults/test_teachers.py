@@ -708,7 +708,7 @@ def test_a_model_that_its_library_does_not_have_is_named_before_any_work(name: s
     config = {"teachers": {"mine": teacher_name}, "grid": [grid]}
     (tmp_path / "mine.yaml").write_text(json.dumps(config))
     with pytest.raises(InputError, match=NAMES[name]):
-        check.run(Namespace(files=[], base=tmp_path / "mine.yaml"))
+        check.run(Namespace(configfile=[], files=[], base=tmp_path / "mine.yaml"))
     spec, layout = teachers.get(on_dataset(teacher_name, "digits", "")), Layout(tmp_path / "data")
     with pytest.raises(InputError, match=NAMES[name]):
         prepare.teacher(spec, layout, CPU)
