@@ -314,7 +314,8 @@ def folder_to_write(path: Path, option: str = "--output") -> Path:
 def is_stream(path: Path) -> bool:
     """Return whether a path is a device, a pipe or a process's open file: a file can't be renamed to it."""
     is_special = path.exists() and not path.is_file() and not path.is_dir()
-    return is_special or path.absolute().parts[1:2] in {("dev",), ("proc",)}
+    # /dev/stdout leads to whatever standard output is, a file too; but /dev/shm holds files like any other folder.
+    return is_special or (path.is_symlink() and path.absolute().parts[1] in {"dev", "proc"})
 
 
 def file_to_write(path: Path, option: str = "--output", example: str = "report.html") -> Path:

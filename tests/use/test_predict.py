@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import clipkd as package
+from clipkd.cli import options
 from clipkd.data import image_files
 from clipkd.embeddings import prepare
 from clipkd.export.model import FilePrediction, Prediction
@@ -240,6 +241,8 @@ def test_predictions_may_go_to_a_pipe_or_device_and_stay_one(here, run_folder, s
     assert (tmp_path / "pipe").is_fifo()
     refused = here("evaluate", run_folder, "--measures", "calibration", "--output", "/dev/null")
     assert (refused.returncode, "this is a device or a pipe" in refused.stderr) == (2, True), refused.stderr
+    assert options.is_stream(Path("/dev/stdout"))
+    assert not options.is_stream(Path("/dev/shm/report.html"))
     pipe = here("predict", run_folder, "pipe")
     assert (pipe.returncode, "image pipe is a device or a pipe" in pipe.stderr) == (2, True), pipe.stderr
 
