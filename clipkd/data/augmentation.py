@@ -8,6 +8,7 @@ these three, a run that resumes, one that is trained beside others, or the extra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,18 +128,21 @@ class Augmentation:
         shares = torch.from_numpy(views.mix.shares).to(labels.device, torch.float32, non_blocking=True)
         return mixed_targets(labels[: views.count], labels[views.count :], classes, shares[:, None])
 
-    def for_student(self, inputs: Tensor, seed: int, number: int, rows: np.ndarray) -> Tensor:
-        """Return a batch's inputs [B, 3, S, S], a quarter of them with a region erased; all as they were below `full`.
+    def for_student(self, inputs: Tensor, seed: int, number: int, rows: np.ndarray, size: int) -> Tensor:
+        """Return inputs [N, 3, S, S], a quarter of them with a region erased; all as they were below `full`.
 
         Args:
-            inputs: normalised images.
-            seed, number, rows: the epoch's seed, the batch's number in it, and the images' rows [B].
+            inputs: normalised images, of one batch or of several that follow one another.
+            seed, number: the epoch's seed, and the first batch's number in it.
+            rows: the images' rows [N].
+            size: images of a batch.
         """
         if not self.does("full"):
             return inputs
         regions = erased_boxes(uniforms((seed, ERASING), rows, 1 + 4 * ATTEMPTS), self.side)
-        noise = int(uniforms((seed, NOISE), np.array([number]), 1)[0, 0] * 2**53)
-        return erased(inputs, regions, torch.Generator(inputs.device).manual_seed(noise))
+        numbers = number + np.arange(-(-len(rows) // size))
+        seeds = (uniforms((seed, NOISE), numbers, 1)[0] * 2**53).astype(np.int64).tolist()
+        return erased(inputs, regions, [torch.Generator(inputs.device).manual_seed(one) for one in seeds], size)
 
 
 def stored_views(seed: int, epoch: int, rows: np.ndarray, count: int) -> np.ndarray:
@@ -232,13 +236,19 @@ def erased_boxes(drawn: np.ndarray, side: int) -> np.ndarray:
     return np.where((chosen & fits.any(axis=0))[:, None], regions, 0).astype(np.int64)
 
 
-def erased(inputs: Tensor, regions: np.ndarray, generator: torch.Generator) -> Tensor:
-    """Return inputs [B, 3, S, S] with normal noise, pixel by pixel, in the regions [B, 4] that are not empty."""
+def erased(inputs: Tensor, regions: np.ndarray, generators: Sequence[torch.Generator], size: int) -> Tensor:
+    """Return inputs [N, 3, S, S] with normal noise, pixel by pixel, in the regions [N, 4] that are not empty.
+
+    Each batch of `size` images has a generator of its own.
+    """
     rows = np.flatnonzero(regions[:, 2])
     if not len(rows):
         return inputs
     index = torch.from_numpy(rows).to(inputs.device, non_blocking=True)
     chosen = torch.from_numpy(regions[rows]).to(inputs.device, non_blocking=True)
     part = inputs.index_select(0, index)
-    noise = torch.empty_like(part).normal_(generator=generator)
+    noise = torch.empty_like(part)
+    counts = np.bincount(rows // size, minlength=len(generators)).tolist()
+    for piece, generator in zip(noise.split(counts), generators, strict=True):
+        piece.normal_(generator=generator)
     return inputs.index_copy(0, index, torch.where(inside(chosen, inputs.shape[-1]), noise, part))

@@ -7,8 +7,9 @@ the epoch and on the batch's number alone: an epoch can be resumed at any step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +25,9 @@ from clipkd.data.resampling import resized
 from clipkd.data.residency import PixelStore, pixel_store
 from clipkd.data.thumbnails import Thumbnails
 from clipkd.plugins.datasets import DatasetSpec
+
+PREPARED = 1 << 20
+"""Pixels of images that a GPU prepares at once. Each kernel costs the host as much for one small batch as for many."""
 
 
 @dataclass
@@ -46,6 +50,11 @@ class Batch:
         """Return some of the batch's images."""
         native = None if self.native is None else self.native[here]
         return Batch(self.rows[here], self.views[here], self.labels[here], self.inputs[here], native)
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Yield parts of `size` images, the last one with what is left."""
+        for begin in range(0, len(self.rows), size):
+            yield self.part(slice(begin, begin + size))
 
 
 class Turn(NamedTuple):
@@ -93,7 +102,7 @@ class BatchPlan:
     boxes: np.ndarray | None = None
     """The region of each image, in pixels of its thumbnail: top, left, height, width [B, 4]."""
     number: int = 0
-    """Of the batch in the epoch."""
+    """Of the batch in the epoch; of several, the first one's."""
     passes: np.ndarray | None = None
     """How often each image was shown before in the epoch [B]; None: never."""
     repeats: np.ndarray | None = None
@@ -102,6 +111,41 @@ class BatchPlan:
     @property
     def places(self) -> np.ndarray:
         return self.rows.numpy()
+
+    @classmethod
+    def of_several(cls, plans: Sequence[BatchPlan]) -> BatchPlan:
+        """Return batches that follow one another as one."""
+        if len(plans) == 1:
+            return plans[0]
+
+        def joined(name: str) -> np.ndarray | None:
+            parts = [getattr(plan, name) for plan in plans]
+            return None if parts[0] is None else np.concatenate(parts)
+
+        rows, flips, views = (torch.cat([getattr(plan, name) for plan in plans]) for name in ("rows", "flips", "views"))
+        boxes, passes, repeats = joined("boxes"), joined("passes"), joined("repeats")
+        return cls(rows, flips, views, boxes, plans[0].number, passes, repeats)
+
+
+def together(plans: Iterator[BatchPlan], images: PixelStore, side: int, size: int) -> Iterator[BatchPlan]:
+    """Yield the plans of the batches that are prepared at once, as one: of `at_once`, the last ones of what is left."""
+    count = at_once(images, side, size)
+    while several := list(islice(plans, count)):
+        yield BatchPlan.of_several(several)
+
+
+def at_once(images: PixelStore, side: int, size: int) -> int:
+    """Return how many batches of `size` images are prepared at once: on a CPU one, where more save nothing.
+
+    Args:
+        images: what views are cut from.
+        side: of a view, in pixels.
+        size: images of a batch.
+    """
+    if images.device.type == "cpu":
+        return 1
+    pixels = max(side * side, images.sizes.prod(axis=1).mean())
+    return max(1, int(PREPARED / (size * pixels)))
 
 
 def shuffled(
@@ -165,6 +209,8 @@ class BatchSource:
 
     train: PixelStore
     """The training images, as the student's views are cut from them."""
+    native: int | bool | None
+    """Whether a live teacher is shown the same views of the images themselves."""
 
     def __init__(self, dataset: Dataset, shown: TrainingImages, size: int, device: torch.device) -> None:
         self.spec, self.shown, self.size, self.device = dataset.spec, shown, size, device
@@ -185,8 +231,11 @@ class BatchSource:
         shown: TrainingImages | None = None,
     ) -> Iterator[Batch]:
         shown = shown or self.shown
-        for plan, inputs, native in self.pixels(self.plans(size, drop_last, generator, start, shown)):
-            yield self.batch(plan, inputs, native, shown)
+        plans = self.plans(size, drop_last, generator, start, shown)
+        if not self.native:  # of a live teacher's images there are never more than those of a batch
+            plans = together(plans, self.train, self.size, size)
+        for plan, inputs, native in self.pixels(plans):
+            yield from self.batch(plan, inputs, native, shown).split(size)
 
     def plans(
         self, size: int, drop_last: bool, generator: torch.Generator, start: int, shown: TrainingImages

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipkd.data.augmentation import Augmentation, DrawnViews, stored_views
-from clipkd.data.batches import Batch, BatchPlan, CroppedBatches, FlippedBatches, Turn, shuffled
+from clipkd.data.batches import Batch, BatchPlan, CroppedBatches, FlippedBatches, Turn, shuffled, together
 from clipkd.data.labelled import TrainingImages
 from clipkd.data.pixels import normalised
 
@@ -60,11 +60,14 @@ class ViewBatches:
         shown = shown or self.source.shown
         seed = int(torch.randint(2**62, (1,), generator=generator))
         plans = shuffled(shown, size, drop_last, generator, start, False)
+        if not self.with_pixels:
+            plans = together(plans, self.source.train, self.augmentation.side, size)
         # New views are mixed among the images of the epoch; stored ones as the teacher saw them.
         drawing = self.augmentation if self.stored else replace(self.augmentation, training=shown.rows)
         items = ((plan, *self.draw(drawing, plan, seed, turn or Turn())) for plan in plans)
         for (plan, views, drawn), flat, starts in self.source.train.over(items, lambda item: item[2].rows):
-            yield self.batch(seed, plan, views, drawn, self.augmentation.make(drawn, flat, starts), shown)
+            pixels = self.augmentation.make(drawn, flat, starts)
+            yield from self.batch(seed, plan, views, drawn, pixels, shown, size).split(size)
 
     def draw(self, drawing: Augmentation, plan: BatchPlan, seed: int, turn: Turn) -> tuple[np.ndarray, DrawnViews]:
         """Return the number of each image's view [B], and what is shown; `seed`: the epoch's."""
@@ -82,14 +85,21 @@ class ViewBatches:
         return views, drawing.draw(self.stored.seed, rows, views)
 
     def batch(
-        self, seed: int, plan: BatchPlan, views: np.ndarray, drawn: DrawnViews, pixels: Tensor, shown: TrainingImages
+        self,
+        seed: int,
+        plan: BatchPlan,
+        views: np.ndarray,
+        drawn: DrawnViews,
+        pixels: Tensor,
+        shown: TrainingImages,
+        size: int,
     ) -> Batch:
-        """Return a batch, given its views in [0, 1], its plan and the epoch's seed."""
+        """Return batches of `size` images as one, given their views in [0, 1], their plan and the epoch's seed."""
         spec, rows = self.source.spec, plan.places
         inputs = normalised(pixels, spec.mean, spec.std)
         # Counters of their own for an image that is shown again.
         counters = rows if plan.passes is None else rows + (plan.passes << 40)
-        inputs = self.augmentation.for_student(inputs, seed, plan.number, counters)
+        inputs = self.augmentation.for_student(inputs, seed, plan.number, counters, size)
         labels = self.augmentation.targets(self.source.labels_of(drawn.rows, shown), drawn, self.classes)
         native = pixels if self.with_pixels else None
         return Batch(torch.from_numpy(rows), torch.from_numpy(views), labels, inputs, native)

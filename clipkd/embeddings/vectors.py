@@ -31,6 +31,7 @@ class Vectors:
     """One stored array [..., D], memory-mapped, decoded as it is indexed."""
 
     def __init__(self, artifact: Artifact, name: str) -> None:
+        self.name, self.content = name, artifact.content
         self.stored = artifact.array(name)
         self.grid = artifact.array(f"{name}-grid") if self.stored.dtype == np.int16 else None
         self.shape = self.stored.shape

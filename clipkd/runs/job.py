@@ -44,6 +44,7 @@ from clipkd.runs.teacher_targets import (
     TeacherTargets,
     linear,
 )
+from clipkd.runs.vector_stores import vector_store
 from clipkd.spec.cells import Cell
 from clipkd.spec.identities import run_identity
 from clipkd.spec.layout import Embeddings, Layout
@@ -260,7 +261,7 @@ def targets_of_one(job: Job, rows: np.ndarray | None, standardise: bool = False)
         if not layer:
             return embedding_targets(job, store, rows, standardise)
         vectors = Vectors(open_part(job, "embeddings", store.folder, store.identity), "train")
-        return StoredScores(vectors, layer, device, rows, cell.has_one_view)
+        return StoredScores(vector_store(vectors, device), layer, rows, cell.has_one_view)
     spec = cell.teacher_spec
     assert spec is not None
     folder = job.layout.teacher(spec)
@@ -289,7 +290,7 @@ def embedding_targets(job: Job, store: Embeddings, rows: np.ndarray | None, stan
     artifact = open_part(job, "embeddings", store.folder, store.identity)
     vectors, is_standardised = Vectors(artifact, "train"), standardise or job.recipe.standardised
     standardised = Standardisation.of_images(artifact) if is_standardised else None
-    return StoredTargets(vectors, job.device, rows, job.cell.has_one_view, standardised)
+    return StoredTargets(vector_store(vectors, job.device, standardised), rows, job.cell.has_one_view)
 
 
 def prototype_targets(job: Job, standardise: bool) -> TeacherTargets:

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkd.core.device import sent
 from clipkd.data.batches import Batch
 from clipkd.data.pixels import unnormalised
 from clipkd.embeddings.teacher import Teacher
-from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins.students._heads import Widths
-from clipkd.runs.standardisation import Standardisation
+from clipkd.runs.vector_stores import VectorStore
 
 
 class TeacherTargets:
@@ -81,35 +79,22 @@ class SampledPrototypes(PrototypeTargets):
 
 
 class StoredTargets(TeacherTargets):
-    """Stored vectors [N, V, D], memory-mapped: those of the view of each image in the batch."""
+    """Stored vectors [N, V, D]: those of the view of each image in the batch."""
 
-    def __init__(
-        self,
-        array: Vectors,
-        device: torch.device,
-        rows: np.ndarray | None = None,
-        has_one_view: bool = False,
-        standardised: Standardisation | None = None,
-    ) -> None:
+    def __init__(self, vectors: VectorStore, rows: np.ndarray | None = None, has_one_view: bool = False) -> None:
         """Open stored targets.
 
         Args:
-            array: what is stored.
-            device: where targets go.
+            vectors: what is stored.
             rows: for each image, the one whose targets it gets, of the view of the same number; None: its own.
             has_one_view: whether the first view's targets are those of all views.
-            standardised: what is done to vectors; None: nothing.
         """
-        self.array, self.device, self.rows = array, device, rows
-        self.width: int = array.shape[-1]
-        self.has_one_view, self.standardised = has_one_view, standardised
+        self.vectors, self.rows, self.has_one_view = vectors, rows, has_one_view
+        self.width = vectors.width
 
     def __call__(self, batch: Batch) -> Tensor:
         rows = batch.rows.numpy() if self.rows is None else self.rows[batch.rows.numpy()]
-        vectors = self.array[rows, 0 if self.has_one_view else batch.views.numpy()]
-        if self.standardised is not None:
-            vectors = self.standardised(vectors)
-        return sent(torch.from_numpy(vectors), self.device).float()
+        return self.vectors(rows, 0 if self.has_one_view else batch.views.numpy())
 
 
 @dataclass(frozen=True)
@@ -162,13 +147,12 @@ class StoredScores(StoredTargets):
 
     def __init__(
         self,
-        array: Vectors,
+        vectors: VectorStore,
         head: Callable[[Tensor], Tensor],
-        device: torch.device,
         rows: np.ndarray | None = None,
         has_one_view: bool = False,
     ) -> None:
-        super().__init__(array, device, rows, has_one_view)
+        super().__init__(vectors, rows, has_one_view)
         self.head = head
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -45,7 +45,7 @@ def augmentation(strength, images: int = COUNT, side: int = SIDE, name: str = "c
 
 def test_erasing_is_torchvisions(inputs):
     boxes = erased_boxes(uniforms((1, 2), ROWS, 41), SIDE)
-    found = erased(inputs, boxes, torch.Generator().manual_seed(7))
+    found = erased(inputs, boxes, [torch.Generator().manual_seed(7)], len(ROWS))
     rows = np.flatnonzero(boxes[:, 2])
     assert 0 < len(rows) < COUNT
     noise = torch.empty(len(rows), 3, SIDE, SIDE).normal_(generator=torch.Generator().manual_seed(7))
@@ -139,7 +139,7 @@ def test_a_strength_does_what_those_before_it_do(inputs):
         assert [one.does(other) for other in STRENGTHS] == [True] * (number + 1) + [False] * (3 - number)
         drawn = one.draw(5, ROWS)
         assert (drawn.operations is None, drawn.mix is None) == (number < 2, number < 3)
-        assert torch.equal(one.for_student(inputs, 5, 0, ROWS), inputs) == (number < 3)
+        assert torch.equal(one.for_student(inputs, 5, 0, ROWS, len(ROWS)), inputs) == (number < 3)
         made.append(one.make(drawn, pixels, starts[drawn.rows]))
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[1], made[2])

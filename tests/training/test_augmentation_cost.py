@@ -45,7 +45,7 @@ def test_full_augmentation_costs_less_than_a_twentieth_of_a_base_step():
         begin = time.process_time()
         drawn = full.draw(0, rows)
         inputs = normalised(full.make(drawn, pixels, drawn.rows * SIDE * SIDE * 3), spec.mean, spec.std)
-        inputs = full.for_student(inputs, 0, number, rows)
+        inputs = full.for_student(inputs, 0, number, rows, BATCH)
         targets = full.targets(torch.from_numpy(drawn.rows % CLASSES), drawn, CLASSES)
         middle = time.process_time()
         if number < 4:

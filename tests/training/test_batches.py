@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipkd.data.batches import shuffled
+from clipkd.data import batches as module
+from clipkd.data.batches import Turn, shuffled
 from clipkd.data.labelled import TrainingImages
 from clipkd.data.residency import FRACTION, Resident, Streamed
 from clipkd.embeddings import prepare
@@ -20,6 +22,7 @@ from tests.photos import save_photos
 
 CPU = torch.device("cpu")
 KINDS = ("mirrored", "cropped", "cropped, native", "replayed")
+DRAWN = ("views", "stored views", "few labels")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,14 @@ def source(request, photos, data, digits_folder, vit_folder):
     kind = request.param
     if kind == "mirrored":
         cell, layout = Cell("corrected", "digits", "tiny-32", "none", "supervised", 0), Layout(digits_folder)
+    elif kind in DRAWN:
+        layout, asks, where, labels = Layout(data, views=3), "vanilla", "replayed", "all"
+        if kind == "views":
+            asks, where = "supervised", "cached"
+        if kind == "few labels":
+            labels = 10
+        teacher = "none" if kind == "views" else str(vit_folder)
+        cell = Cell("modern-full", "photos", "tiny-32", teacher, asks, 0, where, source=str(photos), labels=labels)
     else:
         layout = Layout(data, views=2)
         asks = {"cropped": "supervised", "cropped, native": "teacher-KD", "replayed": "teacher-KD"}[kind]
@@ -51,6 +62,16 @@ def source(request, photos, data, digits_folder, vit_folder):
         return open_batches(job, open_teacher_targets(job))
 
     return open_source
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += 1
+        return function(*arguments, **(keywords or {}))
 
 
 def assert_equal(one, other) -> None:
@@ -105,6 +126,44 @@ def test_an_epoch_can_be_taken_up_at_any_step(drop_last, source):
             assert_equal(one, other)
         if found:
             assert torch.equal(part.get_state(), whole.get_state()), "the next epoch is the same too"
+
+
+@pytest.mark.parametrize("source", [*KINDS, *DRAWN], indirect=True)
+def test_batches_are_the_same_bit_for_bit_prepared_together_and_one_by_one(source, monkeypatch):
+    def epoch(start, drop_last=False):
+        return list(source().epoch(7, drop_last, generator(), start, Turn(0, 2)))
+
+    alone, dropped, asked = epoch(0), epoch(0, drop_last=True), []
+    real = module.BatchPlan.of_several.__func__
+    monkeypatch.setattr(
+        module.BatchPlan, "of_several", classmethod(lambda cls, plans: (asked.append(len(plans)), real(cls, plans))[1])
+    )
+    monkeypatch.setattr(module, "at_once", lambda *_: 3)
+    for found, wanted in ((epoch(0), alone), (epoch(2), alone[2:]), (epoch(0, drop_last=True), dropped)):
+        for one, other in zip(found, wanted, strict=True):
+            assert_equal(one, other)
+    has_native = alone[0].native is not None
+    assert (not asked) if has_native else (max(asked) == 3), "a live teacher's images are those of a batch"
+
+
+@pytest.mark.parametrize(("source", "most"), [("mirrored", 0.6), ("stored views", 0.4)], indirect=["source"])
+def test_batches_prepared_together_take_fewer_operations(source, most, monkeypatch):
+    def operations(several: int) -> int:
+        monkeypatch.setattr(module, "at_once", lambda *_: several)
+        with Operations() as seen:
+            for _ in source().epoch(4, False, generator(), 0, Turn(0, 1)):
+                pass
+        return seen.count
+
+    assert operations(9) < most * operations(1)
+
+
+def test_a_gpu_prepares_as_many_batches_as_hold_a_million_pixels():
+    small, large = (Resident(np.zeros((4, side, side, 3), np.uint8), torch.device("meta")) for side in (32, 512))
+    assert [module.at_once(small, 32, size) for size in (64, 1000, 4000)] == [16, 1, 1]
+    assert module.at_once(small, 64, 64) == 4, "of the larger of the image and the view"
+    assert module.at_once(large, 32, 2) == 2
+    assert module.at_once(Resident(np.zeros((4, 32, 32, 3), np.uint8), CPU), 32, 64) == 1
 
 
 def test_no_two_batches_and_epochs_show_the_same_crops(source):

@@ -220,9 +220,9 @@ def test_a_run_shows_no_view_twice_in_k_epochs(photos, vit_folder, tmp_path):
     prepare.for_training(cell, layout, CPU, 256)
     job, seen, batch = open_job(cell, numbers, layout, CPU), [], ViewBatches.batch
 
-    def watched(self, seed, number, views, drawn, pixels, shown):
+    def watched(self, seed, plan, views, drawn, *more):
         seen.extend(zip(drawn.rows[: drawn.count].tolist(), views.tolist(), strict=True))
-        return batch(self, seed, number, views, drawn, pixels, shown)
+        return batch(self, seed, plan, views, drawn, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ViewBatches, "batch", watched)
