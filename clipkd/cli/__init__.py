@@ -31,37 +31,16 @@ from clipkd.core.errors import (
 from clipkd.core.progress import say
 from clipkd.core.version import __version__
 
-VERBS = (
-    "init",
-    "check",
-    "download",
-    "thumbnails",
-    "fetch",
-    "pin",
-    "extract",
-    "prototypes",
-    "probe",
-    "train",
-    "evaluate",
-    "predict",
-    "benchmark",
-    "demo",
-    "compare",
-    "export",
-    "export-embeddings",
-    "push",
-    "audit",
-    "verify",
-    "tables",
-    "figures",
-    "report",
-    "resume",
-    "clean",
-    "doctor",
-    "list",
-    "completion",
-)
-"""Each is a module of clipkd.cli.verbs (with _ in place of -), in the order in which `clipkd --help` shows them."""
+GROUPS = {
+    "images and teachers": ("download", "thumbnails", "fetch", "pin"),
+    "embeddings": ("extract", "prototypes", "probe", "audit", "export-embeddings"),
+    "students": ("train", "evaluate", "predict", "benchmark", "demo", "compare", "export", "push"),
+    "the workflow": ("init", "check", "tables", "figures", "report", "resume", "clean"),
+    "this machine": ("doctor", "list", "verify", "completion"),
+}
+"""Verbs by what they are for, in the order in which `clipkd --help` shows them."""
+VERBS = tuple(itertools.chain.from_iterable(GROUPS.values()))
+"""Each is a module of clipkd.cli.verbs, with _ in place of -."""
 
 
 THEN = "then"
@@ -185,6 +164,15 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
         return text.replace("%(default)s", typed(default).replace("%", "%%")) if text else text
 
 
+class Overview(argparse.HelpFormatter):
+    """Shows verbs in their groups."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        text = super()._format_action(action)
+        headings = [group for group, verbs in GROUPS.items() if action.metavar == verbs[0]]
+        return "".join([*(f"\n  {heading}:\n" for heading in headings), text])
+
+
 class VerbParser(argparse.ArgumentParser):
     """Says what is wrong and where the help is: a verb's usage is longer than a screen."""
 
@@ -205,10 +193,11 @@ def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="clipkd",
         description="Knowledge distillation that never runs the teacher twice.",
+        formatter_class=Overview,
         epilog="`clipkd VERB ... then VERB ...` runs several commands in one process, up to the first that fails.",
     )
     top.add_argument("--version", action="version", version=f"clipkd {__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=VerbParser)
+    verbs = top.add_subparsers(title="verbs", dest="verb", required=True, metavar="VERB", parser_class=VerbParser)
     first = "".join(words[:1])
     for name in [first] if first in VERBS else [] if first == "--version" else VERBS:
         verb = importlib.import_module(f"clipkd.cli.verbs.{name.replace('-', '_')}")

@@ -101,7 +101,9 @@ def test_then_begins_another_command_and_the_first_that_fails_is_the_last(here) 
 
 
 def test_a_misspelt_verb_or_flag_gets_the_nearest_one(here) -> None:
-    refused(here("trian", "--epochs", "3"), "clipkd: error: unknown verb 'trian'; did you mean 'train'? (valid: init, ")
+    refused(
+        here("trian", "--epochs", "3"), "clipkd: error: unknown verb 'trian'; did you mean 'train'? (valid: download, "
+    )
     refused(here("verify", "absent", "--hlep"), "unrecognized arguments: --hlep; did you mean '--help'?")
     refused(here("train", "--epohcs", "2"), "unrecognized arguments: --epohcs; did you mean '--epochs'?")
     refused(here("verify", "absent", "--gpu=1"), "unrecognized arguments: --gpu=1\nrun")
