@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from benchmarks.rounds import matrix_peak, settled
 from clipkd.core import device as devices
 from clipkd.core.device import float32_products
 from clipkd.core.files import read_json, write_json
+from clipkd.data import batches
 from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import students, teachers
@@ -149,13 +151,13 @@ def peak(session: Session) -> dict[str, Any]:
     return {"peak_tflops": found}
 
 
-def runs_of(session: Session, count: int, folder: str) -> list[Run]:
+def runs_of(session: Session, count: int, folder: str, recipe: str = "reference") -> list[Run]:
     """Return so many runs of embed-KD in bf16, which see the same images."""
     layout, dataset = layout_of(session.material), session.material.dataset(session.images)
     numbers = Hyperparameters(batch_size=BATCH_SIZE, precision="bf16")
     runs: list[Run] = []
     for seed in range(count):
-        cell = Cell("reference", dataset, session.student, session.material.teacher_folder, "embed-KD", seed)
+        cell = Cell(recipe, dataset, session.student, session.material.teacher_folder, "embed-KD", seed)
         prepare.for_training(cell, layout, session.device, BATCH_SIZE)
         place = session.material.folder / f"runs/{folder}-{seed}"
         runs.append(run_of(open_job(cell, numbers, layout, session.device), place, runs[0] if runs else None))
@@ -167,9 +169,9 @@ def streams(session: Session) -> dict[str, Any]:
     found = {}
     for how in ("stack", "streams"):
         runs = runs_of(session, session.together, how)
-        batches = [next(iter(run.rest_of_epoch())) for run in runs]
+        first = [next(iter(run.rest_of_epoch())) for run in runs]
         groups = [Group(runs)] if how == "stack" else [Group([run]) for run in runs]
-        parts = [batches] if how == "stack" else [[batch] for batch in batches]
+        parts = [first] if how == "stack" else [[batch] for batch in first]
         of_each = [torch.cuda.Stream() if session.device.type == "cuda" else None for _ in groups]
 
         def work(groups=groups, parts=parts, of_each=of_each) -> None:
@@ -188,6 +190,21 @@ def streams(session: Session) -> dict[str, Any]:
 
         found[how] = round(1e3 * seconds_of(several) / steps / len(runs), 4)
     return {"ms_per_step_and_student": found, "at_once": session.together}
+
+
+def preparation(session: Session) -> dict[str, Any]:
+    """Measure the making of an epoch's batches without a step, several at once and one by one; seconds per epoch."""
+    found, pixels = {}, batches.PREPARED
+    try:
+        for recipe in ("reference", "modern-crop", "modern-full"):
+            (run,) = runs_of(session, 1, f"preparation-{recipe}", recipe)
+            for how, most in (("together", pixels), ("one by one", 0)):
+                batches.PREPARED = most
+                seconds = seconds_of(lambda: deque(run.rest_of_epoch(), maxlen=0))  # noqa: B023  (called at once)
+                found[f"{recipe}, {how}"] = round(seconds * CIFAR / session.images, 4)
+    finally:
+        batches.PREPARED = pixels
+    return {"batches_seconds_per_epoch": found}
 
 
 def evaluation(session: Session) -> dict[str, Any]:
@@ -225,6 +242,7 @@ PARTS: dict[str, Callable[[Session], dict[str, Any]]] = {
     "epochs": epochs,
     "streams": streams,
     "peak": peak,
+    "preparation": preparation,
     "evaluation": evaluation,
     "extraction": extraction,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,8 +57,8 @@ def mark_failed(run: Run, step: int) -> DataError:
     """Write which step of the epoch (from 0) was not finite, and on which images; return what to tell the user."""
     generator = torch.Generator()
     generator.set_state(run.epoch.order)
-    batches = run.batches.epoch(run.numbers.batch_size, run.recipe.drop_last, generator, shown=run.job.images)
-    batch = next(itertools.islice(batches, step, None))
+    size, drop_last = run.numbers.batch_size, run.recipe.drop_last
+    batch = next(iter(run.batches.epoch(size, drop_last, generator, step, shown=run.job.images)))
     rows = batch.rows.tolist()
     number = run.epoch.number
     message = f"loss or gradient is not finite in epoch {number}, step {step + 1} of {run.steps_per_epoch}"

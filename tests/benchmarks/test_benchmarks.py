@@ -166,7 +166,8 @@ def test_a_run_gives_every_number(tmp_path: Path) -> None:
 def test_a_session_on_a_gpu_saves_each_part_as_it_ends(tmp_path: Path) -> None:
     """With a small student on a CPU; a part that fails does not cost the others."""
     output = tmp_path / "tiny.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--output", str(output), "epochs", "streams", "peak"]
+    parts = ["epochs", "streams", "peak", "preparation"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--output", str(output), *parts]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     part = json.loads(output.read_text())["gpu"]
     assert (part["failed"], part["not_begun"]) == ({}, [])
@@ -174,7 +175,12 @@ def test_a_session_on_a_gpu_saves_each_part_as_it_ends(tmp_path: Path) -> None:
         f"{name}, {size}" for name in ("fp32", "tf32", "bf16") for size in ("one", "2 at once")
     }
     assert part["ms_per_step_and_student"].keys() == {"stack", "streams"}
-    late = [*command[:-3], "--minutes", "0"]
+    assert part["batches_seconds_per_epoch"].keys() == {
+        f"{recipe}, {how}"
+        for recipe in ("reference", "modern-crop", "modern-full")
+        for how in ("together", "one by one")
+    }
+    late = [*command[: -len(parts)], "--minutes", "0"]
     subprocess.run(late, check=True, cwd=ROOT, capture_output=True)
     again = json.loads(output.read_text())["gpu"]
     assert again["not_begun"] == list(gpu.PARTS)

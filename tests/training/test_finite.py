@@ -54,7 +54,7 @@ def test_the_weights_stay_as_they_were_before_the_step(where, bad, digits_folder
     steps(right)
 
     run = run_of(digits_folder, tmp_path / "run")
-    run.batches.epoch = lambda *_, **__: iter(batches)
+    run.batches.epoch = lambda size, drop_last, generator, start=0, *_, **__: iter(batches[start:])
     real, count = FiniteGuards.check, iter(range(100))
 
     def check(self, losses, gradients):
