@@ -8,7 +8,7 @@ from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.registry import origin
 from clipkd.plugins import methods, recipes, students
 from clipkd.plugins.teachers import SeveralTeachers
-from clipkd.spec.cells import Cell
+from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.few_labels import labels_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
@@ -23,8 +23,14 @@ AXES = ("recipe", "dataset", "student", "teacher", "train_type", "seed", "teache
 
 
 def names(cell: Cell) -> dict[str, Any]:
-    """Return a cell's place in the grid."""
+    """Return a cell's place in the grid, in words that open it again."""
     return {axis: getattr(cell, axis) for axis in AXES} | {"teacher": cell.teacher_of_seed}
+
+
+def keys(cell: Cell) -> dict[str, Any]:
+    """Return a cell's place in the grid, the same however its names are typed and wherever its files lie."""
+    teacher = cell.teacher_spec
+    return names(cell) | {"student": cell.student_spec.name, "teacher": teacher.name if teacher else NO_TEACHER}
 
 
 def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: str, ranks: int = 1) -> Identity:
@@ -40,7 +46,7 @@ def run_identity(cell: Cell, numbers: Hyperparameters, layout: Layout, content: 
     spec = cell.dataset_spec
     thumbnails = layout.thumbnails(spec, cell.student_spec.image_size)[1] if spec.has_thumbnails else None
     return {
-        "cell": names(cell),
+        "cell": keys(cell),
         "training": numbers.model_dump() | ({"ranks": ranks} if ranks > 1 else {}),
         "recipe": recipes.get(cell.recipe).switches(),  # what `auto` is follows from the rest
         "student": cell.student_spec.identity(),

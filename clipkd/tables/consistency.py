@@ -18,7 +18,7 @@ from clipkd.plugins.teachers._student import STUDENT
 from clipkd.runs.finished import FinishedRun
 from clipkd.runs.record import HISTORY
 from clipkd.spec.cells import NO_TEACHER, Cell
-from clipkd.spec.identities import names, run_identity
+from clipkd.spec.identities import keys, run_identity
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Config
 from clipkd.tables.teacher_stats import DatasetFacts, StoredFacts, TeacherStats
@@ -51,7 +51,7 @@ def inconsistencies(
         for cell, run in mine.items():
             try:
                 precision = run.identity.get("training", {}).get("precision")
-                check_identity(run, wanted(kinds[cell], precision) | {"cell": names(cell)}, source)
+                check_identity(run, wanted(kinds[cell], precision) | {"cell": keys(cell)}, source)
             except DataError as error:
                 yield error
             for path, facts, _ in contents[kinds[cell]]:

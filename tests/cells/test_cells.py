@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from clipkd.core.errors import InputError
-from clipkd.core.fingerprint import digest
+from clipkd.core.fingerprint import Identity, digest
 from clipkd.plugins import teachers
 from clipkd.spec.cells import Cell
 from clipkd.spec.config import load
@@ -21,7 +22,7 @@ from clipkd.spec.flags import run_flags
 from clipkd.spec.grid import expand
 from clipkd.spec.identities import run_identity, signal_identities
 from clipkd.spec.layout import Embeddings, Layout
-from clipkd.spec.settings import Config
+from clipkd.spec.settings import Config, Hyperparameters
 from clipkd.spec.views import Sample
 
 ROOT = Path(__file__).parents[2]
@@ -422,3 +423,20 @@ def test_seeds_of_one_row_are_trained_alike() -> None:
     with pytest.raises(InputError, match=r"^grid\[1\] .*seed2 has 8 epochs and .*seed0 4: they would share"):
         cells(short, longer)
     assert cells(short, longer | {"train_types": ["vanilla"]})
+
+
+def test_a_run_is_the_same_however_its_student_is_typed_and_wherever_weights_lie(vit_folder: Path, tmp_path) -> None:
+    def made(student: str, teacher: str, weights: Path) -> tuple[str, Identity]:
+        cell = Cell("corrected", "digits", f"{student}?pretrained={weights}", teacher, "embed-KD", 0)
+        return cell.folder, run_identity(cell, Hyperparameters(epochs=1), Layout(tmp_path), "")
+
+    weights, moved, folder = tmp_path / "w.safetensors", tmp_path / "a/w.safetensors", tmp_path / "b" / vit_folder.name
+    weights.write_bytes(b"weights")
+    first = made("timm:test_resnet", str(vit_folder), weights)
+    moved.parent.mkdir()
+    shutil.copy(weights, moved)
+    shutil.copytree(vit_folder, folder)
+    assert made("timm:test_resnet@32", str(folder), moved) == first
+    assert made("timm:test_resnet@64", str(folder), moved) != first
+    moved.write_bytes(b"others")
+    assert made("timm:test_resnet@32", str(folder), moved) != first
