@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from clipkd.core.artifacts import MANIFEST
+from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import InputError
+from clipkd.core.fingerprint import differences
 from clipkd.plugins import (
     datasets,
     methods,
@@ -194,10 +195,29 @@ def layout_of(options: argparse.Namespace) -> Layout:
     sample = Sample(options.per_class, options.prototype_seed)
     form = getattr(options, "prototype_form", None)
     templates = tuple(options.templates or TEMPLATES)
-    named = {datasets.get(options.dataset_name, options.dataset_source).name: options.class_names}
+    named = {datasets.get(options.dataset_name, source_of(options, options.dataset_name)).name: options.class_names}
     rest: dict[str, Any] = {"precision": options.embed_precision, "templates": templates}
     rest["class_names"] = tuple((dataset, given) for dataset, given in named.items() if given)
     return Layout(options.data, options.embed_dtype, sample, form, options.views_per_image, **rest)
+
+
+def source_of(options: argparse.Namespace, name: str) -> str | None:
+    """Return where a dataset is, as the options say; of the user's own that is packed, its folder without a word.
+
+    Raises:
+        InputError: the one that is packed was read with settings that only `--dataset-source` can tell.
+    """
+    packed = options.data / "datasets" / name
+    is_known = name.lower() in map(str.lower, datasets.names())
+    if options.dataset_source is not None or is_known or not (packed / MANIFEST).is_file():
+        return options.dataset_source
+    wanted = datasets.get(name, str(packed)).identity()
+    if lines := list(differences(read_manifest(packed)["identity"], wanted)):
+        told = "\n  ".join(lines)
+        raise InputError(
+            f"give --dataset-source as when {packed} was packed; a folder's own settings differ:\n  {told}"
+        )
+    return str(packed)
 
 
 def dataset_of(options: argparse.Namespace, name: str) -> DatasetSpec:
@@ -206,7 +226,7 @@ def dataset_of(options: argparse.Namespace, name: str) -> DatasetSpec:
     Raises:
         InputError: there is no such dataset, or it was packed from another folder.
     """
-    spec = datasets.get(name, options.dataset_source)
+    spec = datasets.get(name, source_of(options, name))
     datasets.refuse_other_source(spec, Layout(options.data).dataset(spec), options.dataset_source)
     return spec
 
@@ -239,7 +259,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
         seed=getattr(options, "seed", 0),
         teacher_source=getattr(options, "teacher_source", "cached"),
         epochs=getattr(options, "epochs", 1),
-        source=options.dataset_source,
+        source=source_of(options, options.dataset_name),
         labels=getattr(options, "labels", "all"),
     )
     return checked(cell, options.data)
@@ -247,7 +267,7 @@ def cell_of(options: argparse.Namespace, train_type: str) -> Cell:
 
 def teacher_of(options: argparse.Namespace, name: str, dataset: str) -> str:
     """Return a teacher's name with the dataset that the workflow trains it on, whose place the options name."""
-    return trained_on(name, dataset, lambda on: options.dataset_source if on == dataset else None)
+    return trained_on(name, dataset, lambda on: source_of(options, on) if on == dataset else None)
 
 
 def expect_embeddings(store: Embeddings, options: argparse.Namespace, views: Literal["full", "sample"]) -> None:

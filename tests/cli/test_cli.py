@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from clipkd.cli.verbs import verify
 from clipkd.core.artifacts import write_manifest
 from clipkd.core.progress import progress
 from clipkd.plugins import datasets, methods, recipes, students, teachers
+from tests.photos import save_photos
 
 ROOT = Path(__file__).resolve().parents[2]
 Answer = subprocess.CompletedProcess[str]
@@ -406,3 +408,17 @@ def test_out_of_memory_is_a_message_for_every_verb(here, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(verify, "run", full)
     refused(here("verify"), "clipkd verify: error: out of memory (Unable to allocate", code=4)
+
+
+def test_a_packed_dataset_is_known_by_its_name_without_its_folder(here, tmp_path: Path) -> None:
+    photos, data, runs = save_photos(tmp_path / "photos"), tmp_path / "data", tmp_path / "run"
+    assert here("download", "--data", str(data), "--dataset-source", f"{photos}?levels=full", "photos").returncode == 0
+    shutil.rmtree(photos)
+    command = ("train", "--data", str(data), "--log-folder", str(runs), "--train-type", "supervised", "--epochs", "1")
+    command = (*command, "--student", "tiny-32", "--batch-size", "16", "--dataset-name")
+    answer = here(*command, "photos")
+    assert answer.returncode == 0, answer.stderr
+    assert "nothing to do" in here(*command, "photos").stderr
+    (data / "datasets/photos").rename(data / "datasets/others")
+    refused(here(*command, "others"), "give --dataset-source", "dataset: found 'photos', wanted 'others'")
+    refused(here(*command, "fotos"), "unknown dataset 'fotos'")
