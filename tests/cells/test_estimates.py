@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from clipkd.core.flops import vit_flop
-from clipkd.plugins import students, teachers
+from clipkd.plugins import datasets, students, teachers
 from clipkd.plugins.teachers import FolderTeacher, StudentTeacher
 from clipkd.spec import cells
 from clipkd.spec.layout import Layout
@@ -21,10 +22,10 @@ CELL = cells.Cell("corrected", "cifar100", "base-32", "none", "supervised", 0, e
 def fresh(tmp_path, monkeypatch):
     """No results, and nothing remembered."""
     monkeypatch.chdir(tmp_path)
-    for cached in (estimates.measured_epoch, estimates.images_of):
+    for cached in (estimates.measured_epoch, estimates.packed_images):
         cached.cache_clear()
     yield
-    for cached in (estimates.measured_epoch, estimates.images_of):
+    for cached in (estimates.measured_epoch, estimates.packed_images):
         cached.cache_clear()
 
 
@@ -62,11 +63,13 @@ def test_once_a_seed_has_finished_its_time_is_taken(tmp_path):
     assert estimates.training_minutes([CELL], Layout(), "cuda") != 2 * 200 * 30 // 60 + 15
 
 
-def test_the_images_that_are_there_are_counted(digits_folder):
-    digits = cells.Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=1000)
-    there = estimates.images_of(Layout(digits_folder).dataset(digits.dataset_spec), 32)
-    assert there == 1797
-    assert estimates.images_of(Layout().dataset(digits.dataset_spec), 32) == 60_000
+def test_the_images_that_are_there_are_counted_once_they_are(digits_folder, tmp_path):
+    digits, layout = datasets.get("digits"), Layout(tmp_path)
+    photos = datasets.get("photos", str(tmp_path))
+    before = [estimates.images_of(spec, layout.dataset(spec)) for spec in (digits, CELL.dataset_spec, photos)]
+    assert before == [1730, 60_000, 1_350_000], "a fifth more than the known training images; ImageNet's"
+    shutil.copytree(digits_folder / "datasets/digits", layout.dataset(digits))
+    assert estimates.images_of(digits, layout.dataset(digits)) == 1797, "packed since it was asked first"
 
 
 @pytest.mark.parametrize(
