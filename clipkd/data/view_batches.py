@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from clipkd.core.prefetch import prefetch
 from clipkd.data.augmentation import Augmentation, DrawnViews, stored_views
 from clipkd.data.batches import Batch, BatchPlan, CroppedBatches, FlippedBatches, Turn, shuffled, together
 from clipkd.data.labelled import TrainingImages
@@ -64,8 +66,11 @@ class ViewBatches:
             plans = together(plans, self.source.train, self.augmentation.side, size)
         # New views are mixed among the images of the epoch; stored ones as the teacher saw them.
         drawing = self.augmentation if self.stored else replace(self.augmentation, training=shown.rows)
-        items = ((plan, *self.draw(drawing, plan, seed, turn or Turn())) for plan in plans)
-        for (plan, views, drawn), flat, starts in self.source.train.over(items, lambda item: item[2].rows):
+        draw = partial(self.draw, drawing, seed=seed, turn=turn or Turn())
+        # Beside a GPU there are cores to spare: one draws what is shown next, while this one launches kernels.
+        is_alone = self.source.device.type == "cpu"
+        items = ((plan, draw(plan)) for plan in plans) if is_alone else prefetch(draw, plans, 1, 1)
+        for (plan, (views, drawn)), flat, starts in self.source.train.over(items, lambda item: item[1][1].rows):
             pixels = self.augmentation.make(drawn, flat, starts)
             yield from self.batch(seed, plan, views, drawn, pixels, shown, size).split(size)
 
