@@ -202,10 +202,10 @@ def layout_of(options: argparse.Namespace) -> Layout:
 
 
 def source_of(options: argparse.Namespace, name: str) -> str | None:
-    """Return where a dataset is, as the options say; of the user's own that is packed, its folder without a word.
+    """Return where a dataset is: as the options say; else, where the user's own lies packed.
 
     Raises:
-        InputError: the one that is packed was read with settings that only `--dataset-source` can tell.
+        InputError: it was packed with settings that only `--dataset-source` can tell.
     """
     packed = options.data / "datasets" / name
     is_known = name.lower() in map(str.lower, datasets.names())
@@ -215,7 +215,7 @@ def source_of(options: argparse.Namespace, name: str) -> str | None:
     if lines := list(differences(read_manifest(packed)["identity"], wanted)):
         told = "\n  ".join(lines)
         raise InputError(
-            f"give --dataset-source as when {packed} was packed; a folder's own settings differ:\n  {told}"
+            f"give --dataset-source as when {packed} was packed, for its settings are not the usual ones:\n  {told}"
         )
     return str(packed)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipkd.data import batches
 from clipkd.embeddings import prepare
-from clipkd.runs import cuda_graph, loop
+from clipkd.runs import cuda_graph, loop, vector_stores
 from clipkd.runs.epochs import close_epoch
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here"),
 ]
+CUDA = torch.device("cuda")
 NUMBERS = Hyperparameters(epochs=2, batch_size=64, learning_rate=1e-3)
 TYPES = ("embed-KD", "embed-KD", "teacher-KD", "vanilla", "vanilla", "supervised", "embed-KD-onehot")
 """Some twice: the losses of such students are computed at once."""
@@ -35,15 +37,15 @@ TYPES = ("embed-KD", "embed-KD", "teacher-KD", "vanilla", "vanilla", "supervised
 
 @pytest.fixture(scope="module", params=["fp32", "tf32", "bf16"])
 def jobs(request, digits_folder, vit_folder) -> list[Job]:
-    layout, cuda = Layout(digits_folder), torch.device("cuda")
+    layout = Layout(digits_folder)
     cells = [
         Cell("reference", "digits", "tiny-32", "none" if name == "supervised" else str(vit_folder), name, seed)
         for seed, name in enumerate(TYPES)
     ]
     for cell in cells:
-        prepare.for_training(cell, layout, cuda)
+        prepare.for_training(cell, layout, CUDA)
     numbers = NUMBERS.model_copy(update={"precision": request.param})
-    return [open_job(cell, numbers, layout, cuda) for cell in cells]
+    return [open_job(cell, numbers, layout, CUDA) for cell in cells]
 
 
 def losses(folder: Path) -> list[float]:
@@ -109,6 +111,29 @@ def test_the_host_waits_once_a_run_in_an_epoch(several, jobs, tmp_path) -> None:
     waits = [str(warning.message) for warning in told if "called a synchronizing" in str(warning.message)]
     assert steps > 20
     assert 1 <= len(waits) <= several, waits
+
+
+def test_stored_vectors_in_its_memory_are_those_of_the_disk(jobs, tmp_path, monkeypatch) -> None:
+    job = jobs[TYPES.index("teacher-KD")]
+    batch = next(iter(run_of(job, tmp_path).rest_of_epoch()))
+    in_memory = open_teacher_targets(job)
+    monkeypatch.setattr(vector_stores, "SHARE", 0)
+    monkeypatch.setattr(vector_stores, "ON_DEVICE", {})
+    on_disk = open_teacher_targets(job)
+    assert (type(in_memory.vectors), type(on_disk.vectors)) == (vector_stores.OnDevice, vector_stores.OnDisk)
+    assert torch.equal(in_memory(batch), on_disk(batch))
+
+
+@pytest.mark.parametrize("recipe", ["corrected", "modern-crop", "modern-full"])
+def test_batches_prepared_together_are_those_prepared_one_by_one(recipe, digits_folder, tmp_path, monkeypatch) -> None:
+    cell, layout = Cell(recipe, "digits", "tiny-32", "none", "supervised", 0), Layout(digits_folder)
+    prepare.for_training(cell, layout, CUDA)
+    job = open_job(cell, NUMBERS, layout, CUDA)
+    together = list(run_of(job, tmp_path / "together").rest_of_epoch())
+    monkeypatch.setattr(batches, "PREPARED", 0)
+    for one, other in zip(together, run_of(job, tmp_path / "alone").rest_of_epoch(), strict=True):
+        for name in ("rows", "views", "labels", "inputs"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_a_run_that_was_cut_off_on_a_gpu_goes_on(jobs, tmp_path, monkeypatch) -> None:
