@@ -207,10 +207,11 @@ def source_of(options: argparse.Namespace, name: str) -> str | None:
     Raises:
         InputError: it was packed with settings that only `--dataset-source` can tell.
     """
-    packed = options.data / "datasets" / name
-    is_known = name.lower() in map(str.lower, datasets.names())
-    if options.dataset_source is not None or is_known or not (packed / MANIFEST).is_file():
+    if options.dataset_source is not None or name.lower() in map(str.lower, datasets.names()):
         return options.dataset_source
+    packed = options.data / "datasets" / name
+    if not (packed / MANIFEST).is_file():
+        return None
     wanted = datasets.get(name, str(packed)).identity()
     if lines := list(differences(read_manifest(packed)["identity"], wanted)):
         told = "\n  ".join(lines)
