@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from clipkd.core.errors import ClipkdError, SomeFailed
+from clipkd.core.disk import explained
+from clipkd.core.errors import ClipkdError, Interrupted, MachineError, SomeFailed
 from clipkd.embeddings import prepare
 from clipkd.plugins.students import StudentSpec
 from clipkd.runs.folder import RunFolder
-from clipkd.runs.interruption import Interruption
+from clipkd.runs.interruption import Interruption, stopping
 from clipkd.runs.job import Job, open_job
 from clipkd.runs.training import train_together
 from clipkd.spec.cells import Cell
@@ -39,11 +40,19 @@ class Assignment:
         return self.cell.folder
 
     def prepare(self) -> ClipkdError | None:
-        """Make what the training reads and is not there yet; return why that failed."""
+        """Make what the training reads and is not there yet; return why that failed.
+
+        Raises:
+            Interrupted: a signal came, which is meant for all students.
+        """
         try:
             prepare.for_training(self.cell, self.layout, torch.device(self.device), self.embed_batch_size)
+        except Interrupted:
+            raise
         except ClipkdError as error:
             return error
+        except OSError as error:
+            return MachineError(explained(error))
         return None
 
     def run_folder(self) -> RunFolder:
@@ -65,11 +74,12 @@ def train_in_stacks(assignments: Sequence[Assignment], size: int) -> None:
     """
     failures: dict[str, ClipkdError] = {}
     ready: list[Assignment] = []
-    for one in assignments:
-        if error := one.prepare():
-            failures[one.name] = error
-        else:
-            ready.append(one)
+    with stopping():
+        for one in assignments:
+            if error := one.prepare():
+                failures[one.name] = error
+            else:
+                ready.append(one)
     with Interruption() as interruption:
         for stack in stacks(ready, size):
             if interruption.signal:  # it came after the last step of the stack before

@@ -68,15 +68,18 @@ class RunFolder:
 
         A result with a damaged or missing file is not complete; a warning says so.
         """
-        if not (self.path / METRICS).exists() or not self.checkpoint.exists():
+        if not (self.path / METRICS).exists():
             return False
         try:
             if read_manifest(self.path)["fingerprint"] != fingerprint(identity):
                 return False
-            return self.is_student_of(open_artifact(self.path, KIND, identity).manifest)
+            if self.checkpoint.exists() and self.is_student_of(open_artifact(self.path, KIND, identity).manifest):
+                return True
+            why = f"{self.checkpoint} is missing, or another student"
         except DataError as error:
-            say(f"{self.path} will be trained again, because its result is damaged: {error}")
-            return False
+            why = f"its result is damaged: {error}"
+        say(f"{self.path} will be trained again, because {why}")
+        return False
 
     def is_student_of(self, manifest: dict[str, Any]) -> bool:
         """Return whether the checkpoint is the student that a manifest, whose own files are checked, describes."""
@@ -279,15 +282,17 @@ def multiplication(where: torch.device) -> dict[str, Any]:
 
 def commit() -> str | None:
     """Return the commit of the checkout that this package runs from, "+" where it is edited; None outside one."""
-    folder = Path(__file__).parent
+    file = Path(__file__)
+
+    def said(*words: str) -> str:
+        command = ["git", "-C", str(file.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=40", "--match="],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        said("ls-files", "--error-unmatch", file.name)  # installed into a project, it is below that one's checkout
+        return said("describe", "--always", "--dirty=+", "--abbrev=40", "--match=") or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
 
 
 def tuples_as_lists(value: Any) -> Any:

@@ -127,6 +127,7 @@ def train_epoch(group: Group, until: int, interruption: Interruption) -> None:
             share_time()
             for run in runs:
                 save(run)
+            share_saves(runs)
             start = time.perf_counter()  # saving is not training time
             if all(run.failure for run in runs):
                 return
@@ -136,6 +137,14 @@ def train_epoch(group: Group, until: int, interruption: Interruption) -> None:
             break
     wait_for_device(runs)
     share_time()
+
+
+def share_saves(runs: Sequence[Run]) -> None:
+    """Note for each run what saving all of them took: they are saved together, when the first one's time has come."""
+    saved = [run for run in runs if not run.failure]
+    spent, now = sum(run.save_seconds for run in saved), time.monotonic()
+    for run in saved:
+        run.save_seconds, run.saved_at = spent, now
 
 
 def wait_for_device(runs: Sequence[Run]) -> None:

@@ -111,6 +111,6 @@ def learning_rate(step: int, steps: int, numbers: Hyperparameters, recipe: Recip
         start = recipe.warmup_start
         return numbers.learning_rate * (start * warmup + (1 - start) * (step + 1)) / warmup
     end = steps - round(recipe.cooldown_fraction * steps)
-    done = min(1.0, (step - warmup) / max(1, end - warmup))
+    done = (step - warmup) / (end - warmup) if step < end else 1.0
     falling = 0.5 * (1 + math.cos(math.pi * done))
     return numbers.learning_rate * (recipe.floor + (1 - recipe.floor) * falling)

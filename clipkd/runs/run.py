@@ -75,9 +75,9 @@ class Run:
             ranks: the processes that train the student together; None: only this one.
 
         Raises:
-            InputError: the batch is larger than the dataset, the student can't be trained by several ranks, a batch has
-                fewer images than there are ranks, or the student has batch normalisation and the last batch of an epoch
-                would be one image.
+            InputError: the batch is larger than the dataset, the student or its targets can't be shared by several
+                ranks, a batch has fewer images than there are ranks, or the student has batch normalisation and the
+                last batch of an epoch would be one image.
         """
         self.job, self.folder, self.source, self.batches, self.ranks = job, folder, source, batches, ranks or Ranks()
         self.cell, self.numbers, self.recipe = job.cell, job.numbers, job.recipe
@@ -89,6 +89,11 @@ class Run:
         if self.ranks.count > 1 and self.student.has_batch_norm:
             raise InputError(
                 f"student '{self.cell.student}' keeps batch statistics, which differ between processes: train it in one"
+            )
+        if self.ranks.count > 1 and source.draws:
+            raise InputError(
+                f"the prototypes of {self.cell.teacher} are drawn in each step, and would differ between processes: "
+                "train in one, or take another --prototype-form"
             )
         self.optimiser = adamw(self.student, self.numbers, self.recipe)
         self.generator = torch.Generator().manual_seed(self.cell.seed)
@@ -183,7 +188,7 @@ class Run:
             "torch": self.ranks.gather_states(torch.get_rng_state()),
             "cuda": self.ranks.gather_states(torch.cuda.get_rng_state(device)) if device.type == "cuda" else [],
             "noise": self.ranks.gather_states(self.noise.get_state()),
-            "epoch": vars(self.epoch),
+            "epoch": vars(self.epoch) | {"passes": round(self.ranks.sum([self.epoch.passes])[0])},
             "history": [epoch.line() for epoch in self.history],
             "seconds": self.seconds,
             "passes": self.passes,
@@ -199,6 +204,7 @@ class Run:
         self.student.load_state_dict(state["student"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch = Epoch(**state["epoch"])
+        self.epoch.passes *= self.ranks.is_first  # those of all ranks
         self.epoch.totals = {part: total.to(self.job.device) for part, total in self.epoch.totals.items()}
         self.history = [EpochRecord.of(line) for line in state["history"]]
         self.seconds, self.passes = state["seconds"], state["passes"]

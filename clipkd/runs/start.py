@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 import torch
 
+from clipkd.core.artifacts import read_manifest
 from clipkd.core.environment import cores
-from clipkd.core.errors import Interrupted, MachineError
+from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.runs import workers
 from clipkd.runs.assignment import Assignment, train_in_stacks
 from clipkd.runs.interruption import heeded
 from clipkd.runs.ranks import join, leave
 from clipkd.runs.record import METRICS
 from clipkd.runs.training import train
+from clipkd.spec.identities import agree, run_identity
 
 STACK = 8
 """Students that a GPU computes at once by default."""
@@ -40,8 +43,17 @@ def train_several(
             train_in_stacks(assignments, stack or (STACK if on_gpu else 1))
     finally:
         for one in assignments:
-            if (one.folder / METRICS).exists():
+            if is_complete(one):
                 print(one.folder)
+
+
+def is_complete(one: Assignment) -> bool:
+    """Return whether a folder holds the result of this very assignment, not that of a run that it was to replace."""
+    if not (one.folder / METRICS).exists():
+        return False
+    with suppress(DataError):
+        return agree(read_manifest(one.folder)["identity"], run_identity(one.cell, one.numbers, one.layout, ""))
+    return False
 
 
 def train_alone(assignment: Assignment) -> None:

@@ -27,6 +27,8 @@ class TeacherTargets:
     """Dimensions D of the vectors that the projection maps to or from; None: no projection."""
     shares: tuple[float, ...] | None = None
     """Of several teachers' losses; None: the same for each."""
+    draws: bool = False
+    """Whether targets are drawn anew in each step."""
     generator: torch.Generator | None = None
     """What random targets are drawn with; None: the process's own generator."""
 
@@ -46,6 +48,7 @@ class SeveralTargets(TeacherTargets):
         """`shares`: of each one's loss, with the sum 1; None: the same for each."""
         self.sources, self.shares = tuple(sources), shares
         self.width = tuple(cast(int, source.width) for source in sources)
+        self.draws = any(source.draws for source in sources)
 
     def use_generator(self, generator: torch.Generator) -> None:
         for source in self.sources:
@@ -67,6 +70,8 @@ class PrototypeTargets(TeacherTargets):
 
 class SampledPrototypes(PrototypeTargets):
     """One vector for each class, drawn in each step from a normal distribution: mean and deviation [C, D]."""
+
+    draws = True
 
     def __init__(self, mean: Tensor, deviation: Tensor, prepare: Callable[[Tensor], Tensor]) -> None:
         """`prepare`: what the method does to prototypes; a control does it to each draw, so that it is as wide."""

@@ -89,7 +89,7 @@ def train_together(
                     run.failure = error
             train_runs(list(runs.values()), interruption)
         except (MemoryError, RuntimeError) as error:
-            stopped = {number: run for number, run in runs.items() if not run.result}
+            stopped = {number: run for number, run in runs.items() if not (run.result or run.failure)}
             outcomes |= {number: in_words(run.job, run.folder, error) for number, run in stopped.items()}
     for number, run in runs.items():
         if outcome := run.failure or run.result:

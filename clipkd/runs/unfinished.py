@@ -55,7 +55,8 @@ class Checkpoints:
                 draft.facts |= {"step": step}
         except OSError as error:
             raise MachineError(f"can't save the training in {self.folder}: {error.strerror or error}") from None
-        mine = [path for path in self.steps() if self.is_of_this_run(path)]
+        # One of a later step was damaged: the run resumed from before it.
+        mine = [path for path in self.steps() if int(path.name) <= step and self.is_of_this_run(path)]
         for path in {*self.steps()} - {*mine[:KEPT]}:
             shutil.rmtree(path, ignore_errors=True)
 

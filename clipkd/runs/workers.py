@@ -35,6 +35,8 @@ STOPPED = {Interrupted(number, "").exit_code: number for number in SIGNALS}
 SOCKET_BYTES = 103
 """The longest path of a Unix socket that every system takes (macOS: 104 bytes with the closing zero; Linux: 108)."""
 AGAIN_SECONDS = 1.0
+PREPARATION = "preparation"
+"""The task that makes what students read."""
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -82,12 +84,15 @@ def train_in_processes(assignments: Sequence[Assignment], processes: int, thread
     """
     with Pool() as pool:
         # What several students read is made once, by one process with all cores, before them.
-        pool.run([("preparation", prepare, (list(assignments), threads))], 1)
+        pool.run([(PREPARATION, prepare, (list(assignments), threads))], 1)
         able = [one for one in assignments if one.name not in pool.failures]
-        if "preparation" not in pool.failures:
+        if PREPARATION not in pool.failures:
             pool.run([(one.name, train_one, (one, threads or 1)) for one in able], processes)
     if pool.signal:
         raise pool.error("run the same command to resume")
+    if PREPARATION in pool.failures:
+        error = pool.failures[PREPARATION]
+        raise as_error(error.exit_code, f"no student was trained, as the preparation failed: {error}")
     if pool.failures:
         raise SomeFailed(pool.failures, len(assignments))
 
@@ -141,7 +146,8 @@ class Worker:
             self.process.join()
             code = self.process.exitcode or 0
             how = f"was killed by {signals.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            hint = "; if memory ran out, take fewer --processes" if code == -signals.SIGKILL else ""
+            cure = "a machine with more" if self.name == PREPARATION else "fewer --processes"
+            hint = f"; if memory ran out, take {cure}" if code == -signals.SIGKILL else ""
             return {self.name: MachineError(f"its process {how}{hint}")}
         finally:
             self.answer.close()

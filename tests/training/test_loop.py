@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,11 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine():
     assert rates[99] == rates[100] == pytest.approx(6e-4)
     assert rates[1550] == pytest.approx((6e-4 + 1e-5) / 2)
     assert rates[2999] > rates[3000] == rates[-1] == pytest.approx(1e-5)
+    # A warm-up and a cool-down that leave no step between them.
+    both = replace(recipes.get("modern"), warmup_fraction=0.5, cooldown_fraction=0.5)
+    rates = [learning_rate(step, 10, modern, both) for step in range(10)]
+    assert rates[4] == pytest.approx(6e-4)
+    assert rates[5:] == pytest.approx([1e-5] * 5)
 
 
 def test_the_optimiser_is_torchs_adamw_to_the_bit_and_so_is_its_state():

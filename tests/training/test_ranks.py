@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipkd.core.errors import InputError
+from clipkd.embeddings import prepare
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.job import open_batches, open_job, open_teacher_targets
 from clipkd.runs.ranks import Ranks, join
@@ -126,6 +127,17 @@ def test_a_batch_with_no_image_for_a_rank_is_refused_before_the_first_step(
     source = open_teacher_targets(job)
     with pytest.raises(InputError, match=advice) if advice else contextlib.nullcontext():
         Run(job, RunFolder(tmp_path), source, open_batches(job, source), Ranks(0, ranks))
+
+
+def test_prototypes_that_are_drawn_in_each_step_are_refused_with_several_ranks(digits_folder, vit_folder, tmp_path):
+    cell, cpu = Cell("corrected", "digits", "tiny-32", str(vit_folder), "embed-KD", 0, epochs=1), torch.device("cpu")
+    layout = Layout(digits_folder, form="gaussian")
+    prepare.for_training(cell, layout, cpu)
+    job = open_job(cell, Hyperparameters(epochs=1), layout, cpu)
+    source = open_teacher_targets(job)
+    Run(job, RunFolder(tmp_path), source, open_batches(job, source))
+    with pytest.raises(InputError, match=r"drawn in each step.* take another --prototype-form"):
+        Run(job, RunFolder(tmp_path), source, open_batches(job, source), Ranks(0, 2))
 
 
 @pytest.mark.long

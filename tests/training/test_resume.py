@@ -24,7 +24,7 @@ from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
 from clipkd.runs import loop, precision, training
 from clipkd.runs.finite_guard import FiniteGuards
-from clipkd.runs.folder import RunFolder, load_student
+from clipkd.runs.folder import STUDENT, RunFolder, load_student
 from clipkd.runs.job import open_job
 from clipkd.runs.load_student import evaluate_file
 from clipkd.runs.ranks import Ranks
@@ -120,7 +120,9 @@ def test_a_result_that_is_not_whole_is_trained_again(lost, digits_folder, whole,
     said = capfd.readouterr().err
     check_equal(run, whole)
     assert f"epoch {EPOCHS}/{EPOCHS}" in said
-    if lost not in ("missing result", "missing student"):
+    if lost == "missing student":
+        assert f"{run} will be trained again, because {run / STUDENT} is missing" in said
+    elif lost != "missing result":
         assert f"{run} will be trained again, because its result is damaged: " in said
 
 
@@ -406,6 +408,17 @@ def test_checkpoints_of_another_run_stay_until_this_run_is_saved(tmp_path, capfd
         mine.save(step, {"step": step})
     assert [path.name for path in mine.steps()] == ["0000000007", "0000000006"]
     assert mine.newest() == {"step": 7}
+
+
+def test_a_damaged_checkpoint_of_a_later_step_takes_no_place(tmp_path):
+    saves = Checkpoints(tmp_path, {"epochs": 2})
+    for step in (5, 10):
+        saves.save(step, {"step": step})
+    damage(tmp_path / "0000000010" / STATE, "flipped")
+    assert saves.newest() == {"step": 5}
+    for step in (6, 7):
+        saves.save(step, {"step": step})
+    assert [path.name for path in saves.steps()] == ["0000000007", "0000000006"]
 
 
 @pytest.mark.slow

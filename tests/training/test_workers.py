@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,8 @@ from clipkd.cli import parser
 from clipkd.cli.verbs import train as train_verb
 from clipkd.cli.verbs.train import cells_of
 from clipkd.core import lock
-from clipkd.core.errors import InputError
+from clipkd.core.errors import ClipkdError, InputError, MachineError
+from clipkd.runs import workers
 from clipkd.runs.workers import Pool
 from tests import warm
 
@@ -162,6 +164,39 @@ def test_a_signal_after_the_last_step_of_a_stack_stops_the_next(digits_folder, t
     assert "stopped by SIGTERM; run the same command to train the remaining students" in done.stderr
     assert (tmp_path / PLACE / "seed0/metrics.json").exists()
     assert not lock.all_of(tmp_path / PLACE / "seed1")
+
+
+CUT = """
+import os, signal, sys
+from clipkd.embeddings import prepare
+prepare.for_training = lambda *_: {cut}
+from clipkd.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 75)])
+def test_a_signal_before_a_stack_stops_all_of_it(name, code, digits_folder, tmp_path):
+    cut = CUT.format(cut=f"os.kill(os.getpid(), signal.{name})")
+    flags = command(digits_folder, tmp_path, "--seed", 0, 1, "--stack", 2)[1:]
+    done = subprocess.run([warm.python(), "-c", cut, *flags], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert f"stopped by {name}" in done.stderr
+    assert "failed" not in done.stderr
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+def ends(assignments, threads):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_when_the_preparation_fails_no_student_is_called_complete(monkeypatch):
+    monkeypatch.setattr(workers, "prepare", ends)
+    one = SimpleNamespace(name="one")
+    with pytest.raises(ClipkdError, match=r"no student was trained.* killed by SIGKILL") as raised:
+        workers.train_in_processes([one, one], 2, 1)
+    assert "--processes" not in str(raised.value)
+    assert raised.value.exit_code == MachineError.exit_code
 
 
 @pytest.mark.long

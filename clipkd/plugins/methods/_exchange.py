@@ -36,7 +36,7 @@ def class_cycle(classes: int, generator: torch.Generator) -> Tensor:
     return found
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # a stack's seeds, each of which asks in every step
 def class_cycle_and_rotation(classes: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return a class cycle [C] and an orthogonal matrix [D, D], float64, of even distribution.
 
