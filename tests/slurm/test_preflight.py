@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,10 +217,16 @@ def test_away_from_a_cluster_it_is_said_where_to_run_this(said, is_elsewhere, fa
     assert ("run this on a login node" in problems(GPU)) == is_elsewhere
 
 
-def test_one_request_stands_for_its_kind(fakes):
-    asked = [Request("gpu", 1, minutes=m, memory_mb=mb) for m, mb in ((10, 500), (90, 100), (20, 300))]
-    asked[1] = replace(asked[1], cpus=4)
-    assert largest(asked) == [Request("gpu", 1, minutes=90, memory_mb=500, cpus=4)]
+def test_of_a_kind_the_requests_are_checked_that_no_other_covers():
+    long, hungry = Request("gpu", 1, minutes=90, memory_mb=100), Request("gpu", 1, minutes=10, memory_mb=500)
+    other = Request("gpu", 2, minutes=5)
+    assert largest([hungry, long, Request("gpu", 1, minutes=10, memory_mb=100), other, long]) == [hungry, long, other]
+
+
+def test_two_jobs_that_fit_two_partitions_need_none_that_fits_both(fakes):
+    long = Request("cpu,gpu", minutes=1000, memory_mb=1000)  # not in gpu
+    hungry = Request("cpu,gpu", minutes=100, memory_mb=100_000)  # not on a node of cpu
+    assert problems(long, hungry) == ""
 
 
 # --- how jobs end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 import time
@@ -18,13 +19,15 @@ from clipkd.workflow.slurm.commands import absent, ask
 SHORT_KILL_WAIT = 20
 """Seconds between SIGTERM and SIGKILL that a training needs to reach the edge of a step and save."""
 FREE_NODE_SECONDS, PROBE_MB = 30, 1000
+AMOUNTS = ("minutes", "memory_mb", "cpus", "most_memory_mb")
+"""What of a request a partition may have more of than is asked for."""
 NO_CLUSTER = "configuration source"
 """In the words of SLURM's commands where they find no cluster's configuration."""
 
 
 @dataclass(frozen=True, order=True)
 class Request:
-    """What jobs ask for, the largest of their kind."""
+    """What a job asks for."""
 
     partition: str
     gpus: int = 0
@@ -44,6 +47,15 @@ class Request:
         """The partitions that may run it, of a list with commas."""
         return [name.strip() for name in self.partition.split(",")]
 
+    def amounts(self) -> tuple[int, ...]:
+        """Return how much is asked for."""
+        return tuple(getattr(self, name) for name in AMOUNTS)
+
+    def covers(self, other: Request) -> bool:
+        """Return whether it asks for the same, and for as much of it or more."""
+        is_same_kind = replace(other, **dict(zip(AMOUNTS, self.amounts(), strict=True))) == self
+        return is_same_kind and all(map(operator.ge, self.amounts(), other.amounts()))
+
     def flags(self) -> list[str]:
         """Return what sbatch and srun are given."""
         gpus = f"--gpus={self.gpu_model}:{self.gpus}" if self.gpu_model else f"--gpus={self.gpus}"
@@ -61,19 +73,12 @@ class Request:
 
 
 def largest(requests: Iterable[Request]) -> list[Request]:
-    """Return one request for each kind: with the longest time, the most memory and CPUs of its kind."""
-    kinds: dict[tuple, Request] = {}
-    for one in requests:
-        kind = (one.partition, one.gpus, one.gpu_model, one.account, one.qos, one.constraint, one.reservation)
-        known = kinds.get(kind, one)
-        kinds[kind] = replace(
-            known,
-            minutes=max(known.minutes, one.minutes),
-            memory_mb=max(known.memory_mb, one.memory_mb),
-            cpus=max(known.cpus, one.cpus),
-            most_memory_mb=max(known.most_memory_mb, one.most_memory_mb),
-        )
-    return sorted(kinds.values())
+    """Return the requests that no other of their kind covers: what runs these runs them all."""
+    kept: list[Request] = []
+    for one in sorted(set(requests), key=Request.amounts, reverse=True):
+        if not any(other.covers(one) for other in kept):
+            kept.append(one)
+    return sorted(kept)
 
 
 def preflight(requests: Iterable[Request]) -> tuple[Findings, str]:
@@ -95,8 +100,11 @@ def preflight(requests: Iterable[Request]) -> tuple[Findings, str]:
         return findings, ""
     findings.ok("controller", f"{settings.get('ClusterName', 'SLURM')}, {settings.get('SLURM_VERSION', '')}")
     command = check_status(settings, findings)
+    able: dict[str, site.Partition] = {}
     for request in largest(requests):
-        check_request(request, partitions, settings, findings)
+        able |= check_request(request, partitions, findings)
+    for found in able.values():
+        check_preemption(found, partitions, settings, findings)
     wait = site.seconds(settings.get("KillWait", "30"))
     if wait < SHORT_KILL_WAIT:
         findings.warn(
@@ -117,11 +125,11 @@ def check_status(settings: dict[str, str], findings: Findings) -> str:
 
 
 def check_request(
-    request: Request, partitions: dict[str, site.Partition], settings: dict[str, str], findings: Findings
-) -> None:
-    """Check whether a partition, or one of a list, can ever run what is asked of it."""
+    request: Request, partitions: dict[str, site.Partition], findings: Findings
+) -> dict[str, site.Partition]:
+    """Check whether a partition, or one of a list, can ever run what is asked of it; return those that can."""
     where = "name it in the first lines of profiles/slurm/config.yaml"
-    able: list[site.Partition] = []
+    able: dict[str, site.Partition] = {}
     unable: dict[str, str] = {}
     for name in request.partitions:
         found = partitions.get(name)
@@ -130,32 +138,31 @@ def check_request(
         elif problems := problems_of(request, found):
             unable[name] = "; ".join(problems)
         else:
-            able.append(found)
+            able[name] = found
     for name, why in unable.items():
         add = findings.warn if able else findings.error
         add(f"partition {name}", f"{why}; {where}" + ("; the others of the list may run it" if able else ""))
     if not able:
-        return
+        return able
     name = f"partition {request.partition}"
     try:
         ask("sbatch", "--test-only", *request.flags(), f"--time={request.minutes}", "--wrap=true")
     except MachineError as error:
         findings.error(name, f"SLURM would reject a job with {' '.join(request.flags())}: {error}")
-        return
+        return able
     kinds: dict[str, int] = {}
-    for found in able:
+    for found in able.values():
         kinds |= {kind: max(count, kinds.get(kind, 0)) for kind, count in found.gpus.items()}
     gpus = ", ".join(f"{count} {kind or 'GPU'}" for kind, count in sorted(kinds.items()))
     findings.ok(name, f"takes jobs of {request.minutes} minutes{f', {gpus} a node' if request.gpus else ''}")
-    largest_mb = max(found.memory_mb for found in able)
+    largest_mb = max(found.memory_mb for found in able.values())
     if request.most_memory_mb > largest_mb:
         findings.warn(
             name,
             f"a job that runs out of memory may ask for {request.most_memory_mb} MB when it is retried, more than the "
             f"largest node has ({largest_mb} MB): SLURM would refuse that retry; set mem_mb of its rule in the profile",
         )
-    for found in able:
-        check_preemption(found, partitions, settings, findings)
+    return able
 
 
 def problems_of(request: Request, found: site.Partition) -> list[str]:
