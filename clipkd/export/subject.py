@@ -16,6 +16,7 @@ from clipkd.data.dataset import Dataset, SplitName
 from clipkd.data.labelled import Labelled, labelled_rows
 from clipkd.export.model import Model
 from clipkd.runs.evaluation import EVALUATION_BATCH
+from clipkd.runs.forward import forward
 
 
 class Views(NamedTuple):
@@ -107,7 +108,7 @@ class Subject:
         count = -(-len(rows) // EVALUATION_BATCH)
         for batch in progress(self.batches(rows), count, f"running the student on the {what}"):
             images = self.images(split, batch)
-            outputs = self.model.student(self.model.preprocessing.inputs(list(images), self.model.device))
+            outputs = forward(self.model.student, self.model.preprocessing.inputs(list(images), self.model.device))
             logits.append(outputs.logits.float().cpu().numpy())
             embeddings.append(outputs.embedding.float().cpu().numpy())
         return Views(np.concatenate(logits), np.concatenate(embeddings), self.dataset.labels(split)[rows])

@@ -14,6 +14,7 @@ from clipkd.core.errors import DataError
 from clipkd.core.top_k import hits
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
+from clipkd.runs.forward import forward
 from clipkd.runs.nearest_prototype import nearest_prototype
 from clipkd.runs.ranks import Ranks
 from clipkd.runs.record import Accuracy, Score
@@ -51,7 +52,7 @@ def evaluate_each(
     count = 0
     correct: list[Tensor] = []
     for inputs, labels in islice(batches, ranks.rank, None, ranks.count):
-        logits = student(inputs).logits
+        logits = forward(student, inputs).logits
         found = hits(logits, labels)
         correct.append(found[:, 0])
         loss = losses.classification(logits, labels, recipe).double() * len(labels)

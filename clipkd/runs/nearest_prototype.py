@@ -12,6 +12,7 @@ from clipkd.core.top_k import top_k
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.recipes import Recipe
 from clipkd.plugins.students._heads import Heads
+from clipkd.runs.forward import forward
 from clipkd.runs.record import Accuracy
 from clipkd.runs.teacher_targets import PrototypeTargets, SeveralTargets, TeacherTargets
 
@@ -54,7 +55,7 @@ def nearest_prototype(
     student.eval()
     hits, count = torch.zeros(2), 0
     for inputs, labels in batches:
-        scores = similarities(student, student(inputs).embedding, prototypes, recipe, source.shares)
+        scores = similarities(student, forward(student, inputs).embedding, prototypes, recipe, source.shares)
         hits += torch.stack(top_k(scores, labels)).cpu()
         count += len(labels)
     student.train(was_training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from clipkd.core.artifacts import MANIFEST, check_file, read_manifest
-from clipkd.core.errors import DataError
+from clipkd.core.errors import ClipkdError, DataError
 from clipkd.core.progress import progress
 from clipkd.core.verified import Memory, stamp
 from clipkd.data.source_files import stale
-from clipkd.plugins import recipes
+from clipkd.plugins import recipes, students
 from clipkd.runs.record import METRICS
+from clipkd.spec.cells import ONE_VIEW
 from clipkd.spec.layout import RUNS
 
 KINDS = (
@@ -24,6 +26,8 @@ KINDS = (
 )  # fmt: skip
 PLACES = {"datasets", "thumbnails", "teachers", "embeddings"}
 """The folders of `data/` in which every folder with arrays or weights is an artefact."""
+MARKS = re.compile(rf"(-(live|lazy|replayed))?({ONE_VIEW})?(-(\d+|no)-labels)?$")
+"""What stands behind the train type in a run's folder."""
 UNFINISHED = (".tmp", ".old")
 
 
@@ -111,11 +115,21 @@ def misplaced(folder: Path, manifest: dict[str, Any]) -> str | None:
             f"{folder} holds {kind} with the fingerprint {made_of}, which is not in its name: it was moved or renamed"
         )
     if kind == "run" and (RUNS.parent.name, RUNS.name) in pairwise(place.parts):
+        # Not its teacher: a run of each seed's own, or a path, is called otherwise in the folder than in the identity.
         cell, named = manifest["identity"]["cell"], place.parts[-6:]
-        axes = (recipes.name_in(cell["recipe"]), cell["dataset"], f"seed{cell['seed']}")
-        if axes != (named[0], named[1], named[5]) or not named[4].startswith(cell["train_type"]):
-            return f"{folder} holds the run {'/'.join(axes)}, {cell['train_type']}: it was moved or renamed"
+        axes = (recipes.name_in(cell["recipe"]), cell["dataset"], student_key(cell["student"]))
+        ends = (cell["train_type"], f"seed{cell['seed']}")
+        if axes + ends != (*named[:3], MARKS.sub("", named[4]), named[5]):
+            return f"{folder} holds the run {'/'.join([*axes, named[3], *ends])}: it was moved or renamed"
     return None
+
+
+def student_key(name: str) -> str:
+    """Return a student's name in folders; runs of older versions hold it as it was typed."""
+    try:
+        return students.get(name).name
+    except ClipkdError:  # of a plug-in, or a file, that is not here
+        return name
 
 
 def problems_of(folder: Path, findings: Findings) -> list[str]:

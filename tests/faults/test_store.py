@@ -39,6 +39,7 @@ from clipkd.runs.record import METRICS, RunRecord
 from clipkd.runs.unfinished import Checkpoints
 from clipkd.runs.verification import verify
 from clipkd.spec import cells, refusals
+from clipkd.spec.identities import keys
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample, embeddings_identity, full_views, prototypes_identity
@@ -77,19 +78,21 @@ def checkpoint(folder: Path) -> None:
     Checkpoints(folder, IDENTITY).save(7, state())
 
 
-def run(folder: Path) -> None:
+CELL = cells.Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=1)
+
+
+def run(folder: Path, cell: cells.Cell = CELL) -> None:
     """Write a complete run of little."""
-    cell = cells.Cell("corrected", "digits", "tiny-32", "none", "supervised", 0, epochs=1)
     epoch = {"epoch": 1, "learning_rate": 1e-3, "train": {"loss": 0.5}, "split": "validation"}
     record = RunRecord.model_validate(
         {
-            "metrics": metrics_of(cell, 0.8, IDENTITY),
+            "metrics": metrics_of(cell, 0.8, identity := IDENTITY | {"cell": keys(cell)}),
             "cost": cost_of(cell),
             "history": [epoch | {"val": {"loss": 0.5, "top1": 0.8, "top5": 1.0}}],
         }
     )
     made = RunFolder(folder)
-    made.start(IDENTITY)
+    made.start(identity)
     correct = dict.fromkeys(("last", "selected"), np.arange(200) % 5 > 0)
     made.finish({"w": torch.arange(500.0)}, record, {}, {"a": 1}, [environment(CPU)], correct)
 
@@ -213,6 +216,22 @@ def test_verify_looks_behind_links(made: Path, tmp_path: Path) -> None:
 @fault("V03", **{"names ignored": replaced("clipkd.runs.verification.misplaced", nothing)})
 def test_verify_compares_names(made: Path, tmp_path: Path) -> None:
     test_verify_sees(under_another_name, made, tmp_path)
+
+
+@pytest.mark.parametrize("cell", [CELL, replace(CELL, student="timm:resnet18", labels=40)])
+@pytest.mark.parametrize("axis", range(6))
+def test_verify_names_a_run_that_lies_in_the_place_of_another(axis: int, cell: cells.Cell, tmp_path: Path) -> None:
+    runs = tmp_path / "results" / "runs"
+    run(runs / cell.folder, cell)
+    assert verify([tmp_path]).damaged == []
+    other = ["corrected-4", "cifar10", "base-32", "laion", "supervised-x", "seed1"]
+    named = cell.folder.split("/")
+    named[axis] = other[axis]
+    elsewhere = runs.joinpath(*named)
+    elsewhere.parent.mkdir(parents=True, exist_ok=True)
+    (runs / cell.folder).rename(elsewhere)
+    # Where a teacher lies says nothing about which it is: that place is not compared.
+    assert [f"holds the run {cell.recipe}/" in one for one in verify([tmp_path]).damaged] == [True] * (axis != 3)
 
 
 @fault("M08", **{"no lock": replaced("clipkd.embeddings.parts.acquire", lambda folder: contextlib.nullcontext())})

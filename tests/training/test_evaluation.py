@@ -55,3 +55,35 @@ def test_the_epoch_is_chosen_on_the_images_that_are_not_trained_on(digits_folder
     each = list(found)
     assert torch.equal(torch.cat([some for some, _ in each]), inputs)
     assert torch.equal(torch.cat([some for _, some in each]), labels)
+
+
+class Small(Student):
+    """A student on a device whose memory is too small for more than four images at once."""
+
+    def forward(self, inputs):
+        if len(inputs) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(inputs)
+
+
+def test_images_that_do_not_fit_the_memory_at_once_are_taken_in_parts(capfd):
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(n, 6, generator=generator), torch.arange(n) % 8) for n in (13, 13, 3)]
+    student = Small()
+    whole = Student()
+    whole.load_state_dict(student.state_dict())
+    recipe = recipes.get("corrected")
+    found, expected = evaluate_each(student, batches, recipe), evaluate_each(whole, batches, recipe)
+    assert found[1].tolist() == expected[1].tolist()
+    assert found[0].loss == pytest.approx(expected[0].loss, rel=1e-6)
+    said = capfd.readouterr().err
+    assert said.count("13 images at once are too many for the memory of cpu; it goes on with 7") == 1
+
+
+def test_one_image_that_does_not_fit_is_an_error():
+    class TooLarge(Student):
+        def forward(self, inputs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate_each(TooLarge(), [(torch.zeros(3, 6), torch.zeros(3, dtype=torch.int64))], recipes.get("corrected"))
