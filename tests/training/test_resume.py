@@ -470,6 +470,20 @@ def test_a_run_keeps_its_format_where_auto_would_choose_another(digits_folder, w
     assert replaced["training"]["precision"] == "bf16", "a run of other settings says nothing"
 
 
+def test_a_run_in_a_format_that_this_device_lacks_is_refused_with_the_ways_out(
+    digits_folder, tmp_path, monkeypatch, capfd
+):
+    with monkeypatch.context() as patch:  # a GPU has TF32
+        patch.setattr(precision, "has_tf32", lambda device: True)
+        numbers = Hyperparameters(epochs=1, batch_size=512, learning_rate=1e-3, precision="tf32")
+        training.train(open_job(CELL, numbers, Layout(digits_folder), torch.device("cpu")), RunFolder(tmp_path))
+    command = ["train", "--data", digits_folder, "--dataset-name", "digits", "--train-type", "supervised", "--epochs"]
+    command += ["1", "--student", "tiny-32", "--batch-size", "512", "--learning-rate", "1e-3", "--device", "cpu"]
+    assert main([*map(str, command), "--log-folder", str(tmp_path)]) == 2
+    said = capfd.readouterr().err
+    assert f"{tmp_path} holds a run in tf32, which this device (cpu) does not have" in said
+
+
 def test_until_a_replacement_is_complete_no_byte_of_the_earlier_run_is_lost(digits_folder, whole, tmp_path):
     """Its curves too; when it is complete, only its own are there."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))

@@ -247,6 +247,7 @@ def with_precision(assignment: Assignment, device: torch.device) -> Assignment:
     A run that its folder holds, finished or not, and that differs in nothing else keeps the format that it has: neither
     an upgrade nor another machine trains it again.
     """
+    from clipkd.core.device import has_tf32
     from clipkd.runs.folder import runs_in
     from clipkd.runs.precision import resolved
 
@@ -259,6 +260,11 @@ def with_precision(assignment: Assignment, device: torch.device) -> Assignment:
     ]
     here = resolved("auto", device, assignment.cell.student_spec)
     chosen = held[0] if held else here
+    if chosen == "tf32" and not has_tf32(device):
+        raise InputError(
+            f"{assignment.folder} holds a run in tf32, which this device ({device}) does not have: take a GPU from "
+            "Ampere on, or name the precision to train it in here (precision: fp32)"
+        )
     if chosen != here:
         say(f"{assignment.folder} holds a run in {chosen}, which it keeps; precision: auto would be {here} here")
     return replace(assignment, numbers=numbers.model_copy(update={"precision": chosen}))
