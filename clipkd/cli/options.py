@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import InputError
 from clipkd.core.fingerprint import differences
+from clipkd.data.currency import is_current
 from clipkd.plugins import (
     datasets,
     methods,
@@ -273,8 +274,14 @@ def teacher_of(options: argparse.Namespace, name: str, dataset: str) -> str:
 
 def expect_embeddings(store: Embeddings, options: argparse.Namespace, views: Literal["full", "sample"]) -> None:
     """Raise InputError where embeddings have yet to be made; gives the command that makes them."""
-    if not (store.folder / MANIFEST).exists():
-        raise InputError(f"no embeddings at {store.folder}; extract them first: {extraction(options, views)}")
+    if not is_current(store.folder, store.dataset, layout_of(options).dataset(store.dataset)):
+        others = (store.folder / MANIFEST).exists()
+        what = (
+            f"{store.folder} is of another content of {store.dataset.title}"
+            if others
+            else f"no embeddings at {store.folder}"
+        )
+        raise InputError(f"{what}; extract them first: {extraction(options, views)}")
 
 
 def extraction(options: argparse.Namespace, views: str) -> str:

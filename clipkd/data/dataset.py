@@ -23,6 +23,7 @@ from clipkd.core.files import sha256
 from clipkd.core.fingerprint import digest
 from clipkd.core.progress import progress, say
 from clipkd.core.unlabelled import FEW_HELD_OUT, UNLABELLED
+from clipkd.data.image_digests import as_array, digest_of
 from clipkd.data.packing import share_held_out, validation_rows, write_even, write_ragged
 from clipkd.data.source_files import LISTING, listed, packed_from
 from clipkd.data.summary import Seen, pixel_facts, summary
@@ -104,6 +105,14 @@ class Dataset:
         checked = open_artifact(self.artifact.path, "dataset", self.spec.identity(), only=(name,))
         return [one.decode() for one in checked.array(f"{split}-names").tolist()]
 
+    def digests(self, split: SplitName) -> np.ndarray:
+        """Return the digest of each image of a split, uint8 [N, 16]; computed where an older version packed them."""
+        name = f"{split}-digests.npy"
+        if name not in self.artifact.manifest["files"]:
+            return as_array(map(digest_of, self.images(split)))
+        checked = open_artifact(self.artifact.path, "dataset", self.spec.identity(), only=(name,))
+        return np.array(checked.array(f"{split}-digests"))
+
     def labels(self, split: SplitName) -> np.ndarray:
         """Return the class numbers of a split, int64 [N]."""
         return self.train_labels if split == "train" else self.test_labels
@@ -167,6 +176,7 @@ def prepare_dataset(
     source: str | None = None,
     with_images: bool = True,
     opener: Opener = open_artifact,
+    overwrite: bool = False,
 ) -> Dataset:
     """Open the packed dataset, or read it from its source and pack it.
 
@@ -175,13 +185,16 @@ def prepare_dataset(
         folder: where the packed dataset lies.
         source: where the data are, if not at the official place.
         with_images, opener: as for `open_dataset`.
+        overwrite: pack it whether or not it is there; what is there is replaced when the new one is complete.
 
     Raises:
         DataError: the source's data are damaged or incomplete; names the file, member or class.
         InputError, MachineError: the source is wrong, out of reach, or another folder than the dataset was packed
             from; the disk is full.
     """
-    if (folder / MANIFEST).exists():
+    if (folder / MANIFEST).exists() and overwrite:
+        refuse_other_source(spec, folder, source)
+    elif (folder / MANIFEST).exists():
         try:
             found = opener(folder, "dataset", spec.identity(), None if with_images else LABELS)
         except DataError as error:
@@ -194,7 +207,7 @@ def prepare_dataset(
     reading = spec.read(source, folder.parent / DOWNLOADS)
     check(spec, reading)
     try:
-        with building(folder, "dataset", spec.identity()) as draft:
+        with building(folder, "dataset", spec.identity(), replace=overwrite) as draft:
             pack(spec, reading, draft)
             if local is not None and listing is not None:
                 np.save(draft.path / LISTING, listing)
@@ -283,8 +296,9 @@ def pack(spec: DatasetSpec, reading: Reading, draft: Draft) -> None:
             "content": digest({path.name: sha256(path) for path in sorted(draft.path.iterdir())}),
         }
     )
-    # After the digest: what the files are called is no part of the content.
+    # After the digest: what the files are called, and what is computed of the images, is no part of the content.
     for split in SPLITS:
+        np.save(draft.path / f"{split}-digests.npy", as_array(seen[split].digests))
         names = getattr(reading, split).names
         if names is not None:
             np.save(draft.path / f"{split}-names.npy", np.array([name.encode() for name in names]))

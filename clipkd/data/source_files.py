@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -208,10 +209,16 @@ def trained_on(packed: Path) -> list[Path]:
     return found
 
 
-def stale(packed: Path, given: Path | None = None) -> str | None:
+def stale(packed: Path, given: Path | None = None, source: str | None = None) -> str | None:
     """Return what to say of a dataset whose source has changed since it was packed, or is another and not there.
 
-    None: nothing to say.
+    Args:
+        packed: the folder of the packed dataset.
+        given: where the source is now; None: where it was.
+        source: the source as the user names it, with its options.
+
+    Returns:
+        None where there is nothing to say.
     """
     try:
         if given is not None and (origin := other_origin(packed, given)):
@@ -221,11 +228,26 @@ def stale(packed: Path, given: Path | None = None) -> str | None:
         return None  # whoever reads the dataset says what is wrong with it
     if found is None:
         return None
-    source, different = found
-    made = [packed.parents[1] / kind / packed.name for kind in ("datasets", "thumbnails", "embeddings")]
-    made += trained_on(packed)
-    old = " and ".join(str(folder) for folder in made if folder.exists())
+    place, different = found
+    data = packed.parents[1]
+    elsewhere = [] if data == Path("data") else ["--data", str(data)]
+    words = ["clipkd", "download", packed.name, "--dataset-source", source or str(place), *elsewhere, "--overwrite"]
     return (
-        f"{source} has changed since {packed} was packed from it: {different}. The packed images are used as they "
-        f"are{IF_SAME if different.may_be_none else ''}; to take the changes in, delete {old} and run the command again"
+        f"{place} has changed since {packed} was packed from it: {different}. The packed images are used as they "
+        f"are{IF_SAME if different.may_be_none else ''}; to take the changes in, run `{shlex.join(words)}`, then the "
+        "command again"
     )
+
+
+def after_change(packed: Path) -> list[str]:
+    """Return what to say of a dataset that was packed again and is another now, a line each."""
+    lines = [
+        "what was made of it before is made again when it is next asked for; embeddings of images that are as they "
+        "were are kept"
+    ]
+    teachers = " and ".join(map(str, trained_on(packed)))
+    if teachers:
+        lines.append(
+            f"trained on the images as they were, and refused until you delete it to train it again: {teachers}"
+        )
+    return lines

@@ -9,6 +9,7 @@ import numpy as np
 
 from clipkd.core.errors import MOST_NAMED
 from clipkd.core.words import counted
+from clipkd.data.image_digests import as_array, digest_of
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.datasets._listing import labels_note
 
@@ -22,22 +23,17 @@ class Seen:
     """The images of one split as they go by."""
 
     def __init__(self) -> None:
-        self.hashes: list[int] = []
+        self.digests: list[bytes] = []
         self.brightest = 0
         self.sizes: set[tuple[int, ...]] = set()
 
     def watching(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the images; remember a hash of each, and the brightest pixel of all."""
+        """Yield the images; remember the digest of each, and the brightest pixel of all."""
         for image in images:
-            self.hashes.append(hash_of(image))
+            self.digests.append(digest_of(image))
             self.sizes.add(image.shape[:2])
             self.brightest = max(self.brightest, int(image.max(initial=0)))
             yield image
-
-
-def hash_of(image: np.ndarray) -> int:
-    """Return a hash of an image's size and pixels, 64 bits, equal within this process only."""
-    return hash((image.shape, image.tobytes()))
 
 
 def pixel_facts(
@@ -50,7 +46,7 @@ def pixel_facts(
         labels: of the training images [N]; below 0 where they have none.
         names: split -> the images' files; None where there are none.
     """
-    train, test = (np.array(seen[split].hashes, dtype=np.int64) for split in ("train", "test"))
+    train, test = (as_array(seen[split].digests).view(np.int64)[:, 0] for split in ("train", "test"))  # half is enough
     known = labels >= 0
     found: dict[str, Any] = {
         "duplicates": {
@@ -76,7 +72,7 @@ def equal_files(
 ) -> dict[str, list[str]]:
     """Return examples of files with equal images, those that should not be: of two classes, and of both splits.
 
-    `train`, `test`: hashes of the images.
+    `train`, `test`: a number of each image that equal ones share.
     """
     first: dict[int, int] = {}
     of_two_classes = []

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipkd.core.artifacts import Artifact, building
+from clipkd.core.artifacts import MANIFEST, Artifact, building
 from clipkd.core.fingerprint import Identity
 from clipkd.core.prefetch import by_cores
 from clipkd.core.progress import progress
@@ -58,7 +58,7 @@ def write_thumbnails(dataset: Dataset, side: int, folder: Path, identity: Identi
     """Make the thumbnails of a dataset for students of `side` pixels."""
     title = f"{dataset.spec.title} at {side} px"
     held_out = dataset.validation
-    with building(folder, "thumbnails", identity) as draft:
+    with building(folder, "thumbnails", identity, replace=(folder / MANIFEST).exists()) as draft:
         train = made(dataset, "train", np.arange(len(dataset.train_labels)), lambda image: thumbnail(image, side))
         shown = progress(train, len(dataset.train_labels), f"{title}: training images", "images")
         shapes = write_ragged(draft.path / "train-images.npy", shown, len(dataset.train_labels))

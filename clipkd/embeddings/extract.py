@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from clipkd.core.errors import DataError
 from clipkd.core.progress import progress, say
 from clipkd.data.augmentation import Augmentation
 from clipkd.data.boxes import scaled
+from clipkd.data.currency import is_of
 from clipkd.data.dataset import Dataset
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
 from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
+from clipkd.embeddings.earlier import DIGESTS, Earlier, earlier
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.store import write_array
 from clipkd.embeddings.teacher import Teacher, not_finite
@@ -39,7 +42,8 @@ def extract(
     """Write the embeddings of a view set, part by part, and join the parts into the store.
 
     Parts that an earlier, killed or sharded extraction left are taken over, checked. What another process is making
-    at this moment is waited for: no image goes through the teacher twice.
+    at this moment is waited for: no image goes through the teacher twice. Nor does one that the store at this place,
+    made when the dataset was another, has vectors of; that store stays until the new one is complete.
 
     Args:
         store: what to make.
@@ -66,17 +70,20 @@ def extract(
     missing = [part for part in mine if not parts.is_there(store, part, dataset.content)]
     if len(missing) < len(mine):
         say(f"{what}: {len(mine) - len(missing)} of {len(mine)} parts are there")
+    before = earlier(store, plans, dataset, teacher.width, teacher.weights_sha256) if missing else None
+    if before is not None:
+        say(f"{what}: {len(before):,} of {sum(len(one.rows) for one in plans.values()):,} images are as they were")
     start, passes = time.perf_counter(), teacher.forward_passes
-    batches = sum(1 for part in missing for _ in part.batches(batch_size))
+    batches = sum(-(-len(places_of(part, before)) // batch_size) for part in missing)
     steps = iter(progress(range(batches), batches, what))
     for part in parts.taken(store, missing, dataset.content):
-        make_part(store, part, plans[part.array], dataset, teacher, batch_size, steps)
+        make_part(store, part, plans[part.array], dataset, teacher, batch_size, steps, before)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
         say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
     if shard[1] > 1:
         return None
-    if (store.folder / MANIFEST).exists():  # another process was here
+    if is_of(store.folder, dataset.content):  # another process was here
         parts.remove(store)
         return open_artifact(store.folder, "embeddings", store.identity)
     return join(store, planned, plans, dataset, teacher, batch_size)
@@ -90,11 +97,13 @@ def make_part(
     teacher: Teacher,
     batch_size: int,
     steps: Iterator,
+    before: Earlier | None,
 ) -> None:
-    """Run the teacher over one part, its images in the order of their place on the disk."""
+    """Run the teacher over one part, its images in the order of their place on the disk; not over those from before."""
     start, passes = time.perf_counter(), teacher.forward_passes
     vectors = np.empty((part.stop - part.start, plan.flips.shape[1], teacher.width), dtype=np.float32)
-    places = part.start + np.argsort(plan.rows[part.start : part.stop], kind="stable")
+    places = places_of(part, before)
+    places = places[np.argsort(plan.rows[places], kind="stable")]
     for here, embeddings in embed_views(plan, places, store.views, dataset, teacher, batch_size):
         next(steps)
         vectors[here - part.start] = embeddings
@@ -103,7 +112,24 @@ def make_part(
         "forward_passes": teacher.forward_passes - passes,
         "device": devices.describe(teacher.device)["name"],
     } | as_fact(teacher.weights_sha256)
+    if before is not None:
+        facts = with_earlier(facts, before.put(part.array, slice(part.start, part.stop), vectors))
     parts.save(store, part, dataset.content, vectors, facts)
+
+
+def places_of(part: parts.Part, before: Earlier | None) -> np.ndarray:
+    """Return the places of a part that have no vectors from before."""
+    places = np.arange(part.start, part.stop)
+    return places if before is None else places[before.lacks(part.array, slice(part.start, part.stop))]
+
+
+def with_earlier(facts: dict[str, Any], taken: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a part together with those of its rows from before: what all of its vectors have cost."""
+    if not taken["taken_over"]:
+        return facts
+    added = {name: facts[name] + taken[name] for name in ("seconds", "forward_passes")}
+    devices_of = {taken["device"], *([facts["device"]] if facts["forward_passes"] else [])}
+    return facts | taken | added | {"device": "; ".join(sorted(devices_of))}
 
 
 def join(
@@ -118,17 +144,21 @@ def join(
     try:
         parts.refuse_other_weights(store, planned, dataset.content, teacher.weights_sha256)  # shards came meanwhile
         opened = [(part, parts.load(store, part, dataset.content)) for part in planned]
-        with building(store.folder, "embeddings", store.identity) as draft:
+        is_replaced = (store.folder / MANIFEST).exists()
+        with building(store.folder, "embeddings", store.identity, replace=is_replaced) as draft:
             for name, plan in plans.items():
                 mine = [artifact for part, artifact in opened if part.array == name]
-                write_array(draft, name, plan, partial(vectors_of, mine), store, dataset)
+                carried = max(artifact.facts.get("carried", 0.0) for artifact in mine)
+                write_array(draft, name, plan, partial(vectors_of, mine), store, dataset, carried)
+                np.save(draft.path / f"{name}{DIGESTS}", dataset.digests(plan.split)[plan.rows])
             facts = [artifact.facts for _, artifact in opened]
             seconds, passes = sum(fact["seconds"] for fact in facts), sum(fact["forward_passes"] for fact in facts)
             draft.facts |= {
                 "forward_passes": passes,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(passes / seconds, 2),
-                "device": "; ".join(sorted({fact["device"] for fact in facts})),
+                "device": "; ".join(sorted({name for fact in facts for name in fact["device"].split("; ")})),
+                **({"taken_over": taken} if (taken := sum(fact.get("taken_over", 0) for fact in facts)) else {}),
                 "teacher_parameters": teacher.parameters,
                 "teacher_weights_bytes": 4 * teacher.parameters,
                 "hidden_size": teacher.width,
@@ -137,7 +167,7 @@ def join(
             } | as_fact(teacher.weights_sha256)
     except (DataError, FileNotFoundError):
         # Another process may have joined the same parts, and removed them.
-        if not (store.folder / MANIFEST).exists():
+        if not is_of(store.folder, dataset.content):
             raise
     parts.remove(store)
     return open_artifact(store.folder, "embeddings", store.identity)

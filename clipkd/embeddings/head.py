@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipkd.core.artifacts import building, open_artifact
+from clipkd.core.artifacts import MANIFEST, building, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.progress import say
 from clipkd.core.top_k import top_k
@@ -86,7 +86,7 @@ def write_head(
     if embeddings.facts["dataset_content"] != dataset.content:
         raise DataError(
             f"{store.folder} was made from another content of {dataset.spec.title} than {dataset.artifact.path} "
-            "holds now; remove it to make it again"
+            "holds now: run `clipkd extract` again, then this command"
         )
     # Embeddings that somebody else computed may be of the training images only.
     splits = [split for split in SPLITS if f"{split}.npy" in embeddings.manifest["files"]]
@@ -118,7 +118,7 @@ def write_head(
     facts |= {"dataset_content": dataset.content} | as_fact(weights_of(embeddings))
     facts |= {"labels": {part: len(rows) for part, rows in parts.items()}} if few else {}
 
-    with building(folder, "head", identity) as draft:
+    with building(folder, "head", identity, replace=(folder / MANIFEST).exists()) as draft:
         draft.facts |= facts
         np.save(draft.path / "weight.npy", weight.cpu().numpy())
         np.save(draft.path / "bias.npy", bias.cpu().numpy())

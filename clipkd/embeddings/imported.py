@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from clipkd.core.artifacts import Artifact, Draft, building, open_artifact
+from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import sha256
 from clipkd.core.progress import say
@@ -167,7 +167,7 @@ def import_embeddings(store: Embeddings, dataset: Dataset) -> Artifact:
     matches = matched(source, dataset)
     for line in [match.report() for match in matches.values()] + order_warnings(matches, dataset):
         say(f"{store.teacher.title}: {line}")
-    with building(store.folder, "embeddings", store.identity) as draft:
+    with building(store.folder, "embeddings", store.identity, replace=(store.folder / MANIFEST).exists()) as draft:
         draft.facts |= {
             "forward_passes": 0,
             "device": "imported",

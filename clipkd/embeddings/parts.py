@@ -20,6 +20,7 @@ from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.lock import Busy, acquire
 from clipkd.core.progress import say
+from clipkd.data.currency import is_of
 from clipkd.embeddings.weights_sha256 import SHOWN, weights_in
 from clipkd.spec.layout import Embeddings
 
@@ -105,14 +106,14 @@ def save(store: Embeddings, part: Part, content: str, vectors: np.ndarray, facts
 def taken(store: Embeddings, missing: Sequence[Part], content: str) -> Iterator[Part]:
     """Yield the parts to make, each while its lock is held; wait for those that another process is making.
 
-    One that another process finished meanwhile is not yielded; none is once the store itself is there.
+    One that another process finished meanwhile is not yielded; none is once the store itself is there, of this content.
     """
     waiting = list(missing)
     said = -SECONDS_BETWEEN_WORDS
     while waiting:
         busy: list[Part] = []
         for part in waiting:
-            if (store.folder / MANIFEST).exists():
+            if is_of(store.folder, content):
                 return
             folder = place(store, part, content)[0]
             lock = folder.with_name(f".{folder.name}.lock")
@@ -124,7 +125,7 @@ def taken(store: Embeddings, missing: Sequence[Part], content: str) -> Iterator[
                     busy.append(part)
                     reason = error
                     continue
-                if not is_there(store, part, content) and not (store.folder / MANIFEST).exists():
+                if not is_there(store, part, content) and not is_of(store.folder, content):
                     yield part
         if len(busy) == len(waiting):
             if time.monotonic() - said > SECONDS_BETWEEN_WORDS:

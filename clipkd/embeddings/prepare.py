@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.scratch import open_near
+from clipkd.data import currency
 from clipkd.data.dataset import Dataset, Opener, open_dataset, prepare_dataset
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
@@ -28,10 +29,15 @@ BATCH_SIZE = 64
 
 
 def dataset(
-    spec: DatasetSpec, layout: Layout, source: str | None, with_images: bool = True, opener: Opener = open_artifact
+    spec: DatasetSpec,
+    layout: Layout,
+    source: str | None,
+    with_images: bool = True,
+    opener: Opener = open_artifact,
+    overwrite: bool = False,
 ) -> Dataset:
     """Download and pack a dataset; where its images are not needed, only its labels are checked."""
-    return prepare_dataset(spec, layout.dataset(spec), source, with_images, opener)
+    return prepare_dataset(spec, layout.dataset(spec), source, with_images, opener, overwrite)
 
 
 def stale_sources(cells: Iterable[Cell], layout: Layout) -> Iterator[str]:
@@ -40,14 +46,19 @@ def stale_sources(cells: Iterable[Cell], layout: Layout) -> Iterator[str]:
 
     for cell in {cell.dataset: cell for cell in cells}.values():
         local = cell.dataset_spec.local_files(cell.source)
-        if said := stale(layout.dataset(cell.dataset_spec), local.base if local else None):
+        if said := stale(layout.dataset(cell.dataset_spec), local.base if local else None, cell.source):
             yield said
+
+
+def is_current(folder: Path, spec: DatasetSpec, layout: Layout) -> bool:
+    """Return whether an artefact is there and of the dataset as it is packed now; of any, where none is packed."""
+    return currency.is_current(folder, spec, layout.dataset(spec))
 
 
 def thumbnails(spec: DatasetSpec, side: int, layout: Layout, source: str | None) -> None:
     """Pack a dataset of large images at a student's size."""
     folder, identity = layout.thumbnails(spec, side)
-    if (folder / MANIFEST).exists():
+    if is_current(folder, spec, layout):
         return
     from clipkd.data.thumbnails import write_thumbnails
 
@@ -175,7 +186,7 @@ def embeddings(
     shard: tuple[int, int] = (1, 1),
 ) -> None:
     """Run the teacher over a view set, or over one shard of it."""
-    if (store.folder / MANIFEST).exists():
+    if is_current(store.folder, store.dataset, layout):
         refuse_other_weights(layout.teacher(store.teacher), store.folder)
         return
     if store.teacher.is_imported:
@@ -213,7 +224,7 @@ def embeddings(
 def prototypes(cell: Cell, layout: Layout) -> None:
     """Make the class prototypes of a cell's one teacher from a stored sample, or from its labelled images."""
     store, (folder, _) = layout.sample_embeddings(cell), layout.prototypes(cell)
-    if (folder / MANIFEST).exists():
+    if is_current(folder, store.dataset, layout):
         refuse_other_weights(store.folder, folder)
         return
     from clipkd.embeddings.prototypes import write_prototypes
@@ -231,7 +242,7 @@ def head(
     `few`: whose labels may be seen; None: all.
     """
     refuse_other_weights(layout.teacher(store.teacher), store.folder)
-    if (store.head(few)[0] / MANIFEST).exists():
+    if is_current(store.head(few)[0], store.dataset, layout):
         refuse_other_weights(store.folder, store.head(few)[0])
         return
     from clipkd.embeddings.head import write_head

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clipkd.core.artifacts import Artifact, building, open_artifact
+from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
 from clipkd.core.errors import DataError
 from clipkd.data.dataset import Dataset
 from clipkd.data.labelled import evenly, labelled_rows
@@ -46,7 +46,7 @@ def write_prototypes(
     vectors, labels = sampled(sample, labelled, dataset)
     classes = len(dataset.classes) if dataset else int(labels.max()) + 1
     folder, identity = store.prototypes(form, labelled)
-    with building(folder, "prototypes", identity) as draft:
+    with building(folder, "prototypes", identity, replace=(folder / MANIFEST).exists()) as draft:
         made = prototype_forms.get(form).prototypes(vectors, labels, classes)
         if wrong := without_direction(made):
             raise DataError(f"teacher '{store.teacher.name}': {wrong} made from {store.folder}; {OTHER_FORM}")

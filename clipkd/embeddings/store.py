@@ -23,6 +23,7 @@ def write_array(
     pieces: Callable[[], Iterable[np.ndarray]],
     store: Embeddings,
     dataset: Dataset,
+    carried: float = 0.0,
 ) -> None:
     """Write one array, what it shows, and, of training images, mean and deviation of each dimension.
 
@@ -33,6 +34,7 @@ def write_array(
         pieces: gives the vectors [n, V, D], from the first to the last, each time it is called.
         store: what is made.
         dataset: for the labels of a sample.
+        carried: as for `write_vectors`.
 
     Raises:
         DataError: a vector does not fit the store's format.
@@ -46,7 +48,7 @@ def write_array(
 
     what = f"{store.dataset.title} {name} through {store.teacher.title}"
     try:
-        write_formatted(draft, name, shape, store.dtype, shaped, statistics, what)
+        write_formatted(draft, name, shape, store.dtype, shaped, statistics, what, carried)
     except DataError as error:
         raise DataError(f"teacher '{store.teacher.name}': {error}") from None
     if name == "train":
@@ -77,9 +79,10 @@ def write_formatted(
     pieces: Callable[[], Iterable[np.ndarray]],
     statistics: Statistics,
     what: str,
+    carried: float = 0.0,
 ) -> None:
     """Write an array in a format that holds it, as a fact of the store; say where that is not the one asked for."""
-    facts = write_vectors(draft.path / f"{name}.npy", shape, dtype, pieces, statistics)
+    facts = write_vectors(draft.path / f"{name}.npy", shape, dtype, pieces, statistics, carried)
     draft.facts.setdefault("formats", {})[name] = facts
     if said := exceptions(facts, what, math.prod(shape[:-1])):
         say(said)

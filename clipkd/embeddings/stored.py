@@ -147,7 +147,9 @@ def opened(folder: Path, packed: Path) -> StoredEmbeddings:
         return StoredEmbeddings(artifact, None, None)
     dataset = open_artifact(packed, "dataset", only=LABELS)
     if dataset.facts["content"] != artifact.facts["dataset_content"]:
-        raise DataError(f"{folder} was made from another content of the dataset than {packed} holds now")
+        raise DataError(
+            f"{folder} was made from another content of the dataset than {packed} holds now: extract it again"
+        )
     labels = {split: np.array(dataset.array(f"{split}-labels")) for split in ("train", "test")}
     names = {split: f"{split}-names.npy" for split in labels}
     files = None

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from clipkd.core import device as devices
-from clipkd.core.artifacts import Artifact, building, open_artifact
+from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import read_json
 from clipkd.core.progress import progress, say
@@ -157,7 +157,7 @@ def extract_names(store: Embeddings, dataset: Dataset, folder: Path, device: tor
         [tower.embed(texts[begin : begin + BATCH]) for begin in progress(begins, len(begins), what)]
     )
     seconds = time.perf_counter() - start
-    with building(store.folder, "embeddings", store.identity) as draft:
+    with building(store.folder, "embeddings", store.identity, replace=(store.folder / MANIFEST).exists()) as draft:
         write_sample(draft, vectors, np.repeat(np.arange(len(names)), len(views.templates)), store.dtype, what)
         draft.facts |= {
             "forward_passes": len(texts),

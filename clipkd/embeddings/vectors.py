@@ -71,9 +71,9 @@ class Writer:
     By plain writes, not a memory map: where the disk is full, a map kills the process with a bus error.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, statistics: Statistics) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, statistics: Statistics, carried: float) -> None:
         """Create the file `path`, and beside it the grid where the format has one; statistics of what comes."""
-        self.dtype, self.is_finite, self.mean = dtype, True, statistics.mean
+        self.dtype, self.is_finite, self.mean, self.carried = dtype, True, statistics.mean, carried
         self.worst, self.coarse = 0.0, 0
         """The largest rounding error of a vector, relative to the vector, and how many are beyond HOLDS."""
         self.distances: list[np.ndarray] = []
@@ -94,7 +94,7 @@ class Writer:
         if self.dtype == "int16":
             errors = relative_errors(decoded(stored, self.grid), values, self.mean)
             self.worst = max(self.worst, float(errors.max()))
-            self.coarse += int((errors > HOLDS).sum())
+            self.coarse += int((errors + self.carried > HOLDS).sum())
             distances = np.linalg.norm(values - self.mean, axis=-1)
             self.distances.append(distances.reshape(len(values), -1).max(axis=1))
 
@@ -125,7 +125,12 @@ def relative_errors(found: np.ndarray, values: np.ndarray, mean: np.ndarray) -> 
 
 
 def write_vectors(
-    path: Path, shape: tuple[int, ...], dtype: str, pieces: Callable[[], Iterable[np.ndarray]], statistics: Statistics
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: str,
+    pieces: Callable[[], Iterable[np.ndarray]],
+    statistics: Statistics,
+    carried: float = 0.0,
 ) -> dict[str, Any]:
     """Write an array [..., D] in a format; in float32 where int16 is asked for and does not hold.
 
@@ -137,32 +142,44 @@ def write_vectors(
         dtype: the format that is asked for.
         pieces: gives the vectors, from the first to the last, each time it is called.
         statistics: of these vectors.
+        carried: the relative error that some of them have already, from an array that they were rounded in before.
 
     Returns:
         For the manifest: the `format` that was taken; of int16 the `worst` relative error and, where it did not hold,
         how many vectors it would have rounded too far (`coarse`), how many rows are `far` from all others, and the
-        first of these (`far_rows`).
+        first of these (`far_rows`). And `carried`, where there is such an error.
 
     Raises:
         DataError: a value is not finite in the format.
     """
-    writer = written(path, shape, dtype, pieces, statistics)
+    writer = written(path, shape, dtype, pieces, statistics, carried)
+    before = {"carried": carried} if carried else {}
     if dtype != "int16":
-        return {"format": dtype}
-    facts = {"format": "int16", "worst": writer.worst}
+        return {"format": dtype} | before
+    facts = {"format": "int16", "worst": writer.worst} | before
     if not writer.coarse:
         return facts
-    written(path, shape, "float32", pieces, statistics)
+    written(path, shape, "float32", pieces, statistics, carried)
     grid_file(path).unlink()
     far = writer.far()
     return facts | {"format": "float32", "coarse": writer.coarse, "far": len(far), "far_rows": far[:SHOWN]}
 
 
+def rounding(facts: dict[str, Any]) -> float:
+    """Return the relative error, at most, of a vector in an array of which `write_vectors` returned these facts."""
+    return float(facts.get("carried", 0.0) + (facts["worst"] if facts["format"] == "int16" else 0.0))
+
+
 def written(
-    path: Path, shape: tuple[int, ...], dtype: str, pieces: Callable[[], Iterable[np.ndarray]], statistics: Statistics
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: str,
+    pieces: Callable[[], Iterable[np.ndarray]],
+    statistics: Statistics,
+    carried: float,
 ) -> Writer:
     """Write an array in a format, and return its writer."""
-    writer = Writer(path, shape, dtype, statistics)
+    writer = Writer(path, shape, dtype, statistics, carried)
     for values in pieces():
         writer.put(values)
     writer.close()

@@ -82,7 +82,7 @@ def zero_shot(cell: Cell, layout: Layout, dataset: Dataset, prototypes: np.ndarr
         return None
     artifact = open_artifact(store.folder, "embeddings", store.identity)
     if artifact.facts["dataset_content"] != dataset.content:
-        raise DataError(f"{store.folder} was made from another content of {dataset.spec.title}; remove it")
+        raise DataError(f"{store.folder} was made from another content of {dataset.spec.title}: extract it again")
     projection = visual_projection(cell, layout)
     names = unit_length(prototypes.astype(np.float64))
     images, labels = Vectors(artifact, "test"), dataset.test_labels

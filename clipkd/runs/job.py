@@ -209,7 +209,7 @@ def open_part(job: Job, kind: str, folder: Any, identity: Identity) -> Artifact:
     if artifact.facts["dataset_content"] != job.dataset.content:
         raise DataError(
             f"{folder} was made from another content of {job.dataset.spec.title} than "
-            f"{job.dataset.artifact.path} holds now; delete it to regenerate it"
+            f"{job.dataset.artifact.path} holds now: run the command again, which makes it anew"
         )
     job.inputs.append(artifact)
     return artifact

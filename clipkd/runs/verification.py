@@ -118,9 +118,9 @@ def misplaced(folder: Path, manifest: dict[str, Any]) -> str | None:
         # Not its teacher: a run of each seed's own, or a path, is called otherwise in the folder than in the identity.
         cell, named = manifest["identity"]["cell"], place.parts[-6:]
         axes = (recipes.name_in(cell["recipe"]), cell["dataset"], student_key(cell["student"]))
-        ends = (cell["train_type"], f"seed{cell['seed']}")
-        if axes + ends != (*named[:3], MARKS.sub("", named[4]), named[5]):
-            return f"{folder} holds the run {'/'.join([*axes, named[3], *ends])}: it was moved or renamed"
+        last = (cell["train_type"], f"seed{cell['seed']}")
+        if axes + last != (*named[:3], MARKS.sub("", named[4]), named[5]):
+            return f"{folder} holds the run {'/'.join([*axes, named[3], *last])}: it was moved or renamed"
     return None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from clipkd.core.errors import MachineError
 from clipkd.core.files import write_text
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import say
+from clipkd.data.currency import is_of, packed_content
+from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import flags
 from clipkd.spec.cells import Cell
@@ -40,6 +43,8 @@ class Extraction:
     """Folder -> a cell that reads it, and the kind of its views."""
     prototypes: dict[str, tuple[Cell]] = field(default_factory=dict)
     heads: dict[str, tuple[Cell]] = field(default_factory=dict)
+    content: str | None = None
+    """The digest of the dataset's content that is packed now; None: none is, and what is there counts."""
 
     @property
     def stamp(self) -> Path:
@@ -55,12 +60,14 @@ class Extraction:
 
     @property
     def missing(self) -> list[str]:
-        return [folder for folder in self.folders if not is_there(folder)]
+        """The artefacts that are not there, or were made when the dataset was another."""
+        return [folder for folder in self.folders if not is_of(Path(folder), self.content)]
 
     def views(self, layout: Layout) -> list[Embeddings]:
         """Return the stores that are missing; all, where none is."""
         stores = {folder: getattr(layout, f"{kind}_embeddings")(cell) for folder, (cell, kind) in self.stores.items()}
-        return [store for folder, store in stores.items() if not is_there(folder)] or list(stores.values())
+        missing = self.missing
+        return [store for folder, store in stores.items() if folder in missing] or list(stores.values())
 
     def commands(self, config: Config, batch_size: Any, compute: list[Any], everything: bool = False) -> list[Any]:
         """Return the words behind `clipkd` that make what is missing, as one command line.
@@ -116,6 +123,7 @@ def extractions(
     prototypes: Mapping[str, tuple[Cell]],
     heads: Mapping[str, tuple[Cell]],
     trained_by: Callable[[TeacherSpec], object],
+    layout: Layout,
 ) -> dict[str, Extraction]:
     """Return stamp -> what its job makes.
 
@@ -125,7 +133,13 @@ def extractions(
         heads: folder -> a cell that reads it.
         trained_by: gives what trains a teacher that is a student of the grid: those of one job share one here, too.
             None for other teachers.
+        layout: says where the packed datasets lie.
     """
+
+    @cache
+    def content(spec: DatasetSpec) -> str | None:
+        return packed_content(spec, layout.dataset(spec))
+
     found: dict[object, Extraction] = {}
     kinds: dict[str, Mapping[str, tuple[Any, ...]]] = {"stores": stores, "prototypes": prototypes, "heads": heads}
     for kind, artefacts in kinds.items():
@@ -133,7 +147,9 @@ def extractions(
             spec, place = cell.teacher_spec, Path(folder).parent
             assert spec is not None
             key = place, trained_by(spec) or fingerprint(spec.identity())
-            getattr(found.setdefault(key, Extraction(place)), kind)[folder] = (cell, *more)
+            if key not in found:
+                found[key] = Extraction(place, content=content(cell.dataset_spec))
+            getattr(found[key], kind)[folder] = (cell, *more)
     return {one.stamp.as_posix(): one for one in found.values()}
 
 

@@ -310,7 +310,10 @@ COUNTER = itertools.count()
 """The mutant's hashes: no two images are alike."""
 
 
-@fault("D12", **{"the-hashes": replaced("clipkd.data.summary.hash_of", lambda image: next(COUNTER))})
+@fault(
+    "D12",
+    **{"the-hashes": replaced("clipkd.data.summary.digest_of", lambda image: next(COUNTER).to_bytes(16, "little"))},
+)
 def test_images_that_are_there_twice_are_counted(tmp_path: Path, capsys: Any) -> None:
     root = tmp_path / "images"
     for number, split in enumerate(("train", "val")):

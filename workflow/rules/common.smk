@@ -186,7 +186,7 @@ def job_of_run():
     return {cell.folder: stamp for stamp, job in JOBS.items() for cell in job.cells}
 
 
-EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by)
+EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by, LAYOUT)
 MAKES = {folder: stamp for stamp, one in EXTRACTIONS.items() for folder in one.folders}
 if IS_MAIN:
     extractions.settle(EXTRACTIONS.values())

@@ -1,5 +1,6 @@
 # inputs: what rules read.
 from clipkd.core.artifacts import read_manifest
+from clipkd.data.currency import is_current
 from clipkd.embeddings.zero_shot import asked as zero_shot_store
 from clipkd.plugins.teachers import TrainedCNN, TrainedTeacher
 
@@ -25,9 +26,13 @@ def own_datasets(wildcards):
 
 
 def thumbnails_inputs(wildcards):
-    """Return what thumbnails are made from: the packed dataset."""
+    """Return what thumbnails are made from: the packed dataset; where they are of other images, its time decides."""
     output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)
-    return origin(output, LAYOUT.dataset(dataset_of(wildcards.dataset)))
+    spec = dataset_of(wildcards.dataset)
+    packed = LAYOUT.dataset(spec)
+    if Path(output).exists() and not is_current(Path(output).parent, spec, packed):
+        return f"{packed}/manifest.json"
+    return origin(output, packed)
 
 
 def extraction_inputs(wildcards):
@@ -78,7 +83,7 @@ def shards(wildcards):
     return [
         str(folder.with_name(f".{folder.name}.parts") / f"{number}-of-{count}")
         for folder in folders
-        if not extractions.is_there(folder)
+        if folder.as_posix() in EXTRACTIONS[MAKES[folder.as_posix()]].missing
         for number in range(1, count + 1)
     ]
 

@@ -10,7 +10,8 @@ from clipkd.cli.options import data_options, dataset_of, layout_of
 from clipkd.core.artifacts import MANIFEST, read_manifest
 from clipkd.core.errors import InputError
 from clipkd.core.progress import say
-from clipkd.data.source_files import stale
+from clipkd.data.currency import packed_content
+from clipkd.data.source_files import after_change, stale
 from clipkd.data.summary import summary
 from clipkd.embeddings import prepare
 
@@ -20,6 +21,7 @@ examples:
   clipkd download digits
   clipkd download cifar100 --dataset-source /data/cifar-100-binary.tar.gz
   clipkd download birds --dataset-source photos/birds   # a folder with train/ and val/
+  clipkd download birds --dataset-source photos/birds --overwrite   # images were added, removed or labelled
   clipkd download beans --dataset-source hub:AI-Lab-Makerere/beans@COMMIT --files-only
 """
 
@@ -33,6 +35,12 @@ def add_options(child: argparse.ArgumentParser) -> None:
         help="of a dataset of the Hugging Face hub: download its files into the Hugging Face cache, and pack nothing; "
         "without it, the same command then needs no internet",
     )
+    child.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="read the source again, to take in what has changed there; the packed one is replaced when the new one "
+        "is complete, and embeddings of images that are as they were are kept",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,11 +52,16 @@ def run(options: argparse.Namespace) -> None:
         return spec.fetch(layout.downloads)
     manifest = layout.dataset(spec) / MANIFEST
     before = manifest.read_bytes() if manifest.exists() else None
-    prepare.dataset(spec, layout, options.dataset_source)
-    for line in filter(None, [stale(manifest.parent, spec.folder(options.dataset_source))]):
+    content = packed_content(spec, manifest.parent)
+    now = prepare.dataset(spec, layout, options.dataset_source, overwrite=options.overwrite)
+    for line in filter(None, [stale(manifest.parent, spec.folder(options.dataset_source), options.dataset_source)]):
         say(f"warning: {line}")
     if before == manifest.read_bytes():
-        say(f"{spec.title} was packed before: its source is not read again. To do so, delete {manifest.parent}")
+        say(f"{spec.title} was packed before: its source is not read again. To do so, add --overwrite")
+    elif content == now.content:
+        say(f"{spec.title} was packed again; its images and labels are as they were")
+    elif content is not None:
+        say("\n".join([f"{spec.title} was packed again, and is another dataset now:", *after_change(manifest.parent)]))
     if not is_one_stream():  # the packing said so in the log; here it is seen
         print(summary(spec, read_manifest(layout.dataset(spec))["facts"]))
 

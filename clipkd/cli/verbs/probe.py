@@ -14,7 +14,6 @@ from clipkd.cli.options import (
     layout_of,
     store_options,
 )
-from clipkd.core.artifacts import MANIFEST
 from clipkd.embeddings import prepare
 
 TEXT = "Fit a linear probe on stored embeddings: the teacher's class scores."
@@ -37,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
     device = device_of(options)
     for one in cell.by_teacher:
         store = layout.full_embeddings(one)
-        if not (layout.head(one)[0] / MANIFEST).exists():
+        if not prepare.is_current(layout.head(one)[0], one.dataset_spec, layout):
             expect_embeddings(store, options, "full")
         prepare.head(store, layout, options.dataset_source, device, one.few_labels)
         print(layout.head(one)[0])

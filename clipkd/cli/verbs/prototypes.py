@@ -13,7 +13,6 @@ from clipkd.cli.options import (
     layout_of,
     store_options,
 )
-from clipkd.core.artifacts import MANIFEST
 from clipkd.embeddings import prepare
 
 TEXT = "Make class prototypes from stored embeddings."
@@ -34,7 +33,7 @@ def add_options(child: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     cell, layout = cell_of(options, "embed-KD"), layout_of(options)
     for one in cell.by_teacher:
-        if not (layout.prototypes(one)[0] / MANIFEST).exists():
+        if not prepare.is_current(layout.prototypes(one)[0], one.dataset_spec, layout):
             expect_embeddings(
                 layout.sample_embeddings(one), options, "full" if layout.labelled_sample(one) else "sample"
             )

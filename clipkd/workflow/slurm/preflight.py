@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from clipkd.core.errors import MachineError
@@ -53,8 +53,10 @@ class Request:
 
     def covers(self, other: Request) -> bool:
         """Return whether it asks for the same, and for as much of it or more."""
-        is_same_kind = replace(other, **dict(zip(AMOUNTS, self.amounts(), strict=True))) == self
-        return is_same_kind and all(map(operator.ge, self.amounts(), other.amounts()))
+        kinds = (
+            [getattr(one, field.name) for field in fields(one) if field.name not in AMOUNTS] for one in (self, other)
+        )
+        return operator.eq(*kinds) and all(map(operator.ge, self.amounts(), other.amounts()))
 
     def flags(self) -> list[str]:
         """Return what sbatch and srun are given."""

@@ -1,0 +1,275 @@
+"""A dataset that is packed again, with other images or labels: the teacher sees only what it has not seen.
+
+The expectation is always the store that an extraction from nothing makes of the same dataset.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipkd.core.artifacts import open_artifact, read_manifest, write_manifest
+from clipkd.data.currency import is_current
+from clipkd.data.dataset import Dataset
+from clipkd.embeddings import parts, prepare
+from clipkd.embeddings.extract import extract
+from clipkd.embeddings.teacher import Teacher, load
+from clipkd.embeddings.vectors import Vectors
+from clipkd.plugins import datasets, teachers
+from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.views import Sample
+from tests.conftest import save_vit
+
+CPU = torch.device("cpu")
+GENERATOR = np.random.default_rng(0)
+
+
+def save_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(GENERATOR.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+
+
+@dataclass
+class Project:
+    """A folder of images that changes, and what is made of it."""
+
+    images: Path
+    layout: Layout
+    teacher_folder: Path
+
+    @property
+    def source(self) -> str:
+        return f"{self.images}?size=16&augment=flip"
+
+    @property
+    def cell(self) -> Cell:
+        return Cell("corrected", "photos", "tiny-32", str(self.teacher_folder), "vanilla", 0, source=self.source)
+
+    def packed(self) -> Dataset:
+        return prepare.dataset(datasets.get("photos", self.source), self.layout, self.source, overwrite=True)
+
+    def teacher(self) -> Teacher:
+        spec = teachers.get(str(self.teacher_folder))
+        prepare.teacher(spec, self.layout, CPU)
+        return load(spec, self.layout.teacher(spec), CPU)
+
+    def extracted(self, kind: str = "full", **options) -> tuple[Embeddings, int]:
+        """Pack the images anew and extract; return the store and the passes through the teacher."""
+        teacher, dataset = self.teacher(), self.packed()
+        store = getattr(self.layout, f"{kind}_embeddings")(self.cell)
+        extract(store, dataset, teacher, 8, **options)
+        return store, teacher.forward_passes
+
+
+@pytest.fixture
+def project(tmp_path: Path, vit_folder: Path) -> Project:
+    images = tmp_path / "photos"
+    for split, count in (("train", 20), ("val", 4)):
+        for number in range(count):
+            save_image(images / split / "ab"[number % 2] / f"{number:02d}.png")
+    return Project(images, Layout(tmp_path / "data", sample=Sample(5)), vit_folder)
+
+
+def vectors_of(store: Embeddings) -> dict[str, np.ndarray]:
+    artifact = open_artifact(store.folder, "embeddings", store.identity)
+    names = [name for name in ("train", "test", "sample") if f"{name}.npy" in artifact.manifest["files"]]
+    return {name: Vectors(artifact, name)[:] for name in names}
+
+
+def check_as_from_nothing(project: Project, store: Embeddings, tmp_path: Path, kind: str = "full") -> None:
+    """Compare a store with one that is made of the same images in an empty folder."""
+    fresh = replace(project, layout=replace(project.layout, data=tmp_path / "fresh"))
+    expected = vectors_of(fresh.extracted(kind)[0])
+    found = vectors_of(store)
+    assert found.keys() == expected.keys()
+    for name, one in found.items():
+        np.testing.assert_allclose(one, expected[name], rtol=0, atol=2e-4 * np.abs(one).max())
+
+
+def added(images: Path) -> int:
+    save_image(images / "train" / "a" / "00a.png")  # between two others
+    save_image(images / "val" / "b" / "99.png")
+    return 2 + 1
+
+
+def removed(images: Path) -> int:
+    (images / "train" / "a" / "04.png").unlink()
+    return 0
+
+
+def labelled_otherwise(images: Path) -> int:
+    (images / "train" / "a" / "04.png").rename(images / "train" / "b" / "04.png")
+    return 0
+
+
+def unlabelled(images: Path) -> int:
+    (images / "train" / "unlabeled").mkdir()
+    for number in (4, 6, 8):
+        (images / "train" / "a" / f"{number:02d}.png").rename(images / "train" / "unlabeled" / f"{number}.png")
+    return 0
+
+
+def repainted(images: Path) -> int:
+    """Another image by the same name."""
+    save_image(images / "train" / "a" / "04.png")
+    return 2
+
+
+def to_the_test_images(images: Path) -> int:
+    (images / "train" / "a" / "04.png").rename(images / "val" / "a" / "04.png")
+    return 0
+
+
+def from_the_test_images(images: Path) -> int:
+    """It was not shown mirrored."""
+    (images / "val" / "a" / "00.png").rename(images / "train" / "a" / "v.png")
+    return 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [added, removed, labelled_otherwise, unlabelled, repainted, to_the_test_images, from_the_test_images],
+)
+def test_the_teacher_sees_what_it_has_not_seen(
+    change: Callable[[Path], int], project: Project, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, passes = project.extracted()
+    assert passes == 2 * 20 + 4
+    expected = change(project.images)
+    store, passes = project.extracted()
+    assert passes == expected
+    assert "images are as they were" in capfd.readouterr().err
+    check_as_from_nothing(project, store, tmp_path)
+
+
+def test_nothing_is_taken_over_where_nothing_was_changed(project: Project) -> None:
+    store, _ = project.extracted()
+    before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
+    assert project.extracted() == (store, 0)
+    assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == before
+
+
+def test_a_sample_keeps_the_vectors_of_images_that_are_drawn_again(project: Project, tmp_path: Path) -> None:
+    _, passes = project.extracted("sample")
+    assert passes == 10
+    added(project.images)
+    store, passes = project.extracted("sample")
+    assert passes < 10
+    check_as_from_nothing(project, store, tmp_path, "sample")
+
+
+def test_facts_say_what_all_vectors_have_cost(project: Project) -> None:
+    store, _ = project.extracted()
+    first = read_manifest(store.folder)["facts"]
+    added(project.images)
+    store, passes = project.extracted()
+    facts = read_manifest(store.folder)["facts"]
+    assert facts["forward_passes"] == first["forward_passes"] + passes == 2 * 21 + 5
+    assert facts["seconds"] > first["seconds"]
+    assert facts["taken_over"] == 24
+    assert facts["device"] == first["device"]
+    removed(project.images)
+    store, _ = project.extracted()
+    assert read_manifest(store.folder)["facts"]["forward_passes"] == 2 * 20 + 5
+
+
+def test_rounding_adds_up_only_until_a_vector_would_be_changed_too_far(project: Project, monkeypatch) -> None:
+    """Each time that a dimension's range grows, int16 codes are others: what vectors have lost before is counted."""
+    store, _ = project.extracted()
+    formats = [read_manifest(store.folder)["facts"]["formats"]["train"]]
+    monkeypatch.setattr("clipkd.embeddings.vectors.HOLDS", 3 * formats[0]["worst"])
+    for _ in range(6):
+        save_image(project.images / "train" / "a" / f"{len(formats)}x.png")
+        store, _ = project.extracted()
+        formats.append(read_manifest(store.folder)["facts"]["formats"]["train"])
+        if formats[-1]["format"] == "float32":
+            break
+    carried = [one.get("carried", 0.0) for one in formats]
+    assert carried == sorted(carried)
+    assert carried[1] == formats[0]["worst"]
+    assert carried[2] == carried[1] + formats[1]["worst"]
+    assert formats[-1]["format"] == "float32"
+    last = carried[-1]
+    save_image(project.images / "train" / "b" / "more.png")
+    store, _ = project.extracted()
+    assert read_manifest(store.folder)["facts"]["formats"]["train"]["carried"] == last, "float32 rounds no more"
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_shards_and_killed_extractions_take_over_as_well(shards: int, project: Project, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(parts, "VIEWS", 8)
+    project.extracted()
+    expected, passes = added(project.images), 0
+    dataset, teacher = project.packed(), project.teacher()
+    store = project.layout.full_embeddings(project.cell)
+    made = read_manifest(store.folder)
+    for number in range(1, shards + 1) if shards > 1 else []:
+        extract(store, dataset, teacher, 8, (number, shards))
+        assert read_manifest(store.folder) == made, "until the new store is whole, the old one is there"
+    extract(store, dataset, teacher, 8)
+    passes += teacher.forward_passes
+    assert passes == expected
+    check_as_from_nothing(project, store, tmp_path)
+
+
+def test_vectors_of_other_weights_are_not_taken_over(project: Project, tmp_path: Path, capfd) -> None:
+    own = tmp_path / "vit"
+    save_vit(own)
+    project = replace(project, teacher_folder=own)
+    store, _ = project.extracted()
+    manifest = read_manifest(store.folder)
+    files = manifest["files"]
+    write_manifest(store.folder, "embeddings", store.identity, manifest["facts"] | {"weights_sha256": "0" * 64}, files)
+    added(project.images)
+    _, passes = project.extracted()
+    assert passes == 2 * 21 + 5
+    assert "no vector is taken over, as it was made with other weights" in capfd.readouterr().err
+
+
+def test_a_damaged_store_gives_no_vectors(project: Project, tmp_path: Path, capfd) -> None:
+    store, _ = project.extracted()
+    codes = np.load(store.folder / "train.npy")
+    codes[0] += 1
+    np.save(store.folder / "train.npy", codes)
+    added(project.images)
+    store, passes = project.extracted()
+    assert passes == 2 * 21 + 5
+    assert "sha256 mismatch" in capfd.readouterr().err
+    check_as_from_nothing(project, store, tmp_path)
+
+
+def test_what_is_made_of_embeddings_follows(project: Project) -> None:
+    """Prototypes and heads are of the dataset as it is packed now, without a word from the user."""
+    layout, cell = project.layout, project.cell
+    cells = [cell, replace(cell, train_type="embed-KD")]
+    for one in cells:
+        prepare.for_training(one, layout, CPU)
+    added(project.images)
+    packed = project.packed()
+    folders = [layout.head(cell)[0], layout.prototypes(cells[1])[0], layout.sample_embeddings(cells[1]).folder]
+    assert not any(is_current(folder, packed.spec, layout.dataset(packed.spec)) for folder in folders)
+    for one in cells:
+        prepare.for_training(one, layout, CPU)
+    for folder in folders:
+        assert read_manifest(folder)["facts"]["dataset_content"] == packed.content
+
+
+def test_a_dataset_that_an_older_version_packed_has_digests_too(project: Project, tmp_path: Path) -> None:
+    dataset = project.packed()
+    expected = {split: dataset.digests(split) for split in ("train", "test")}
+    older = Path(shutil.copytree(dataset.artifact.path, tmp_path / "older"))
+    manifest = read_manifest(older)
+    files = {name: entry for name, entry in manifest["files"].items() if not name.endswith("-digests.npy")}
+    write_manifest(older, "dataset", manifest["identity"], manifest["facts"], files)
+    opened = Dataset(dataset.spec, open_artifact(older, "dataset"))
+    for split, digests in expected.items():
+        assert digests.shape == (len(opened.labels(split)), 16)
+        assert (opened.digests(split) == digests).all()
