@@ -2,7 +2,7 @@
 
 A view is an image at the student's size: a region, mirrored or not, after RandAugment, mixed with the same view of
 another image. It is what a teacher is asked about. Random erasing comes after it and is the student's alone. Every
-number is drawn by counter (clipkd/data/counters.py) from a seed, the image's row and the view's number: whoever has
+number is drawn by counter (clipkd/data/counters.py) from a seed, the image and the view's number: whoever has
 these three, a run that resumes, one that is trained beside others, or the extraction of a store, makes the same view.
 """
 
@@ -33,7 +33,7 @@ SMOOTHING = 0.1
 MIXUP = 0.8
 """Alpha of mixup's beta distribution; cutmix's is 1, an even one."""
 BOXES, OPERATIONS, ERASING, NOISE, MIXING, FLIPS, ORDER = range(1, 8)
-"""Second halves of the keys, so that no two purposes share numbers."""
+"""Second halves of the keys, so that no two purposes share numbers; `boxes.REPLAYED` is another."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ class Augmentation:
     """Heights and widths of all training images, or of their thumbnails [N, 2]."""
     training: np.ndarray
     """Rows that partners are drawn from: those that are not held out, ascending."""
+    images: np.ndarray | None = None
+    """What views are drawn by, uint64 [N]: of stored ones the image itself, so that it keeps them when others come or
+    go (clipkd/data/image_digests.py); None: its row."""
 
     def does(self, strength: Strength) -> bool:
         """Return whether what that strength adds is done."""
@@ -90,18 +93,22 @@ class Augmentation:
         views = np.broadcast_to(views, len(rows))
         mix = None
         if self.does("full"):
-            numbers = uniforms((seed, MIXING), rows, 5, views)
+            numbers = uniforms((seed, MIXING), self.drawn_by(rows), 5, views)
             mix = mixing(numbers[1:], self.side)
             rows, views = np.concatenate([rows, partners(numbers[0], rows, self.training)]), np.tile(views, 2)
-        shape = (4, -1, len(rows))
+        images, shape = self.drawn_by(rows), (4, -1, len(rows))
         scale = OWN_SCALE if self.spec.crops else SCALE
         return DrawnViews(
             rows,
-            boxes_of(self.sizes[rows], uniforms((seed, BOXES), rows, DRAWS, views).reshape(shape), scale),
-            (uniforms((seed, FLIPS), rows, 1, views)[0] < 0.5) & self.spec.mirrors,
-            drawn(uniforms((seed, OPERATIONS), rows, NUMBERS, views)) if self.does("randaugment") else None,
+            boxes_of(self.sizes[rows], uniforms((seed, BOXES), images, DRAWS, views).reshape(shape), scale),
+            (uniforms((seed, FLIPS), images, 1, views)[0] < 0.5) & self.spec.mirrors,
+            drawn(uniforms((seed, OPERATIONS), images, NUMBERS, views)) if self.does("randaugment") else None,
             mix,
         )
+
+    def drawn_by(self, rows: np.ndarray) -> np.ndarray:
+        """Return the counters of images."""
+        return rows if self.images is None else self.images[rows]
 
     def make(self, views: DrawnViews, flat: Tensor, starts: np.ndarray) -> Tensor:
         """Return views in [0, 1], float32 [B, 3, S, S].

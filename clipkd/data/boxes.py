@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipkd.data.counters import uniforms
+
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 DRAWS = 4 * TRIES
 """Random numbers that a region takes."""
+REPLAYED = 8
+"""Second half of the key, as in clipkd/data/augmentation.py."""
+AT_ONCE = 1 << 16
+"""Images whose numbers are in memory at once."""
 
 
 def random_boxes(sizes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -44,14 +50,29 @@ def boxes_of(sizes: np.ndarray, drawn: np.ndarray, scale: tuple[float, float]) -
     return np.where(fits.any(axis=0)[:, None], first, central_boxes(sizes)).astype(np.int32)
 
 
-def replayed_views(sizes: np.ndarray, count: int, seed: int, mirrors: bool) -> tuple[np.ndarray, np.ndarray]:
+def replayed_views(
+    sizes: np.ndarray, images: np.ndarray, count: int, seed: int, mirrors: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` random views of each image: boxes, int32 [N, V, 4], and flips, bool [N, V].
 
-    A pure function of the images' sizes [N, 2], so that all who replay views of a dataset replay the same ones.
+    An image's views depend on the image alone: all who replay views of a dataset replay the same ones, and an image
+    keeps its own when others come or go.
+
+    Args:
+        sizes: height and width of each image, in pixels [N, 2].
+        images: what stands for each, uint64 [N] (clipkd/data/image_digests.py).
+        count: V.
+        seed: of the views.
+        mirrors: whether half of them are mirrored.
     """
-    generator = np.random.default_rng(seed)
-    flips = (generator.random((len(sizes), count)) < 0.5) & mirrors
-    return np.stack([random_boxes(sizes, generator) for _ in range(count)], axis=1), flips
+    boxes, flips = np.empty((len(sizes), count, 4), np.int32), np.empty((len(sizes), count), bool)
+    for start in range(0, len(sizes), AT_ONCE):
+        here = slice(start, start + AT_ONCE)
+        for view in range(count):
+            drawn = uniforms((seed, REPLAYED), images[here], DRAWS + 1, view)
+            boxes[here, view] = boxes_of(sizes[here], drawn[:DRAWS].reshape(4, TRIES, -1), SCALE)
+            flips[here, view] = (drawn[DRAWS] < 0.5) & mirrors
+    return boxes, flips
 
 
 def central_boxes(sizes: np.ndarray) -> np.ndarray:

@@ -23,6 +23,14 @@ def as_array(digests: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, BYTES)
 
 
+def counters(digests: np.ndarray) -> np.ndarray:
+    """Return a number of each image, uint64 [N], to draw by (clipkd/data/counters.py), of its digest [N, BYTES].
+
+    What is drawn of an image is then the same whatever others there are, and whatever its row is.
+    """
+    return np.ascontiguousarray(digests).view("<u8")[:, 0].astype(np.uint64)
+
+
 def places(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Return for each wanted row [N, B], uint8, the first equal row of `among` [M, B]; -1 where there is none."""
     rows = {row.tobytes(): place for place, row in reversed(list(enumerate(among)))}

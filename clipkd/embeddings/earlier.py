@@ -116,8 +116,10 @@ def earlier(
 
 def unusable(before: Artifact, store: Embeddings, sha256: str | None) -> str:
     """Return why the vectors of a store can't be another's; "" where they can."""
-    if store.views.crop:
-        return "its regions are drawn anew for all images"
+    if store.views.crop and not store.views.replays:
+        return "a sample's regions are drawn anew for all images"
+    if store.views.augment == "full":
+        return "its views are mixed with those of other images, which are drawn anew"
     if weights_of(before) != sha256:
         return f"it was made with other weights of {store.teacher.title}"
     if not any(name.endswith(DIGESTS) for name in before.manifest["files"]):

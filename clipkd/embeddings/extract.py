@@ -19,6 +19,7 @@ from clipkd.data.augmentation import Augmentation
 from clipkd.data.boxes import scaled
 from clipkd.data.currency import is_of
 from clipkd.data.dataset import Dataset
+from clipkd.data.image_digests import counters
 from clipkd.data.pixels import flipped, normalised, unit
 from clipkd.data.resampling import resized
 from clipkd.data.residency import Streamed
@@ -211,16 +212,17 @@ def embed_drawn(
         for view in range(views.replays)
     )
     mean, std = views.mean or teacher.mean, views.std or teacher.std
-    embeddings = np.empty((batch_size, views.replays, teacher.width), dtype=np.float32)
     for (here, view, drawn), flat, starts in images.over(items, lambda item: item[2].rows):
+        if view == 0:
+            embeddings = np.empty((len(here), views.replays, teacher.width), dtype=np.float32)
         if views.thumbnails is not None:
             flat, starts = shrunk(flat, starts, images.sizes[drawn.rows], views.thumbnails)
         inputs = teacher.present(augmentation.make(drawn, flat, starts), mean, std)
-        embeddings[: len(here), view] = teacher.embed(inputs).cpu().numpy()
+        embeddings[:, view] = teacher.embed(inputs).cpu().numpy()
         if view == views.replays - 1:
-            if not np.isfinite(embeddings[: len(here)]).all():
+            if not np.isfinite(embeddings).all():
                 raise DataError(not_finite(teacher.spec, teacher.precision))
-            yield here, embeddings[: len(here)]
+            yield here, embeddings
 
 
 def augmentation_of(views: ViewSet, dataset: Dataset) -> Augmentation:
@@ -230,7 +232,8 @@ def augmentation_of(views: ViewSet, dataset: Dataset) -> Augmentation:
     assert views.source_size is not None
     sizes = dataset.sizes("train")
     sizes = sizes if views.thumbnails is None else thumbnail_sizes(sizes, views.thumbnails)
-    return Augmentation(views.augment, dataset.spec, views.source_size, sizes, dataset.training)
+    images = counters(dataset.digests("train"))
+    return Augmentation(views.augment, dataset.spec, views.source_size, sizes, dataset.training, images)
 
 
 def teacher_inputs(

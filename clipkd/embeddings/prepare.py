@@ -15,6 +15,7 @@ from clipkd.core.errors import DataError, InputError
 from clipkd.core.scratch import open_near
 from clipkd.data import currency
 from clipkd.data.dataset import Dataset, Opener, open_dataset, prepare_dataset
+from clipkd.embeddings.other_names import is_copied
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import LibraryTeacher, StudentTeacher, TeacherSpec, TrainedCNN, TrainedTeacher
@@ -208,6 +209,8 @@ def embeddings(
 
     check_model(store.teacher, layout)
     images = dataset(store.dataset, layout, source)
+    if is_copied(store, images.content, layout.teacher(store.teacher)):
+        return
     is_scored = store.views.sample is None and store.teacher.brings_head(store.dataset.name)
     scored = store.dataset if is_scored else None
     teacher(store.teacher, layout, device, source_of(store.teacher, store.dataset, source), scored)

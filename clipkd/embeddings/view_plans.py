@@ -1,4 +1,4 @@
-"""What a teacher is shown: images, mirroring and regions of a view set. Labels and sizes decide, no pixel is read."""
+"""What a teacher is shown: images, mirroring and regions of a view set. Labels, sizes and digests decide."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from clipkd.data.boxes import random_boxes, replayed_views
 from clipkd.data.dataset import SPLITS, Dataset, SplitName
+from clipkd.data.image_digests import counters
 from clipkd.data.thumbnails import thumbnail_sizes
 from clipkd.spec.views import REPLAY_SEED, ImportedViews, Sample, ViewSet
 
@@ -28,7 +29,7 @@ class ViewPlan:
 def view_plans(
     views: ViewSet | ImportedViews, dataset: Dataset, among: np.ndarray | None = None
 ) -> dict[str, ViewPlan]:
-    """Return what the teacher is shown, by the name of the stored array; labels decide, no pixel is read.
+    """Return what the teacher is shown, by the name of the stored array.
 
     Args:
         views: how images are presented.
@@ -56,10 +57,11 @@ def view_plans(
 
 
 def replayed(views: ViewSet, dataset: Dataset) -> ViewPlan:
-    """Return random crops of each training image, some mirrored where the views are: images' sizes alone decide."""
+    """Return random crops of each training image, some mirrored where the views are; the image alone decides."""
     assert views.thumbnails is not None
     sizes = thumbnail_sizes(dataset.sizes("train"), views.thumbnails)
-    boxes, flips = replayed_views(sizes, views.replays, REPLAY_SEED, views.mirrors)
+    images = counters(dataset.digests("train"))
+    boxes, flips = replayed_views(sizes, images, views.replays, REPLAY_SEED, views.mirrors)
     return ViewPlan("train", np.arange(len(sizes)), flips, boxes)
 
 

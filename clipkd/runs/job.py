@@ -18,6 +18,7 @@ from clipkd.data.augmentation import Augmentation
 from clipkd.data.batches import Batches, CroppedBatches, FlippedBatches
 from clipkd.data.boxes import replayed_views
 from clipkd.data.dataset import Dataset, open_dataset
+from clipkd.data.image_digests import counters
 from clipkd.data.labelled import Labelled, TrainingImages, labelled_rows, training_images
 from clipkd.data.preprocessing import Preprocessing
 from clipkd.data.thumbnails import Thumbnails, open_thumbnails
@@ -340,7 +341,8 @@ def open_batches(job: Job, source: TeacherTargets) -> Batches:
         return own_batches(job, source)
     images = own_batches(job, TeacherTargets())
     stored = Stored(REPLAY_SEED, job.layout.views) if job.cell.teacher_source == "replayed" else None
-    augmentation = Augmentation(strength, job.dataset.spec, side, images.train.sizes, job.dataset.training)
+    drawn_by = counters(job.dataset.digests("train")) if stored else None
+    augmentation = Augmentation(strength, job.dataset.spec, side, images.train.sizes, job.dataset.training, drawn_by)
     return ViewBatches(images, augmentation, len(job.dataset.classes), stored, source.teacher is not None)
 
 
@@ -366,7 +368,7 @@ def replay_of(job: Job) -> tuple[np.ndarray, np.ndarray] | None:
     if not job.cell.method.is_per_image:
         assert job.thumbnails is not None
         sizes, mirrors = job.thumbnails.train.shapes[:, 1:], job.cell.dataset_spec.mirrors
-        return replayed_views(sizes, job.layout.views, REPLAY_SEED, mirrors)
+        return replayed_views(sizes, counters(job.dataset.digests("train")), job.layout.views, REPLAY_SEED, mirrors)
     store = job.layout.replayed_embeddings(job.cell.by_teacher[0])
     artifact = open_near(store.folder, "embeddings", store.identity)
     return artifact.array("train-boxes"), artifact.array("train-flips")

@@ -14,7 +14,7 @@ from clipkd.spec.layout import Layout
 from clipkd.spec.protocol import PROTOCOL
 from clipkd.spec.selection import selection_identity
 from clipkd.spec.settings import Hyperparameters
-from clipkd.spec.views import DRAWN_PROTOCOL, REPLAY_SEED, live_identity
+from clipkd.spec.views import DRAWN_PROTOCOL, REPLAY_PROTOCOL, REPLAY_SEED, live_identity
 from clipkd.spec.views import PROTOCOL as VIEWS_PROTOCOL
 
 SEVERAL_PROTOCOL = 1
@@ -72,7 +72,7 @@ def views_identity(cell: Cell, layout: Layout) -> Identity:
         return {"views": {"one_vector_for_every_view": True}}
     if cell.teacher_source != "replayed" or cell.method.is_per_image:
         return {}
-    drawn = {"drawn_protocol": DRAWN_PROTOCOL} if cell.draws_views else {}
+    drawn = {"drawn_protocol": DRAWN_PROTOCOL} if cell.draws_views else {"replay_protocol": REPLAY_PROTOCOL}
     return {"views": {"replays": layout.views, "seed": REPLAY_SEED, "protocol": VIEWS_PROTOCOL} | drawn}
 
 

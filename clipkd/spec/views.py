@@ -20,8 +20,10 @@ from clipkd.spec.settings import TeacherPrecision
 PROTOCOL = 3
 """Bumped when the embeddings of an unchanged view set change."""
 
-DRAWN_PROTOCOL = 1
-"""Bumped when views that a recipe draws (clipkd/data/augmentation.py) become others for the same seed."""
+DRAWN_PROTOCOL = 2
+"""Bumped when stored views that a recipe draws (clipkd/data/augmentation.py) become others for the same seed."""
+REPLAY_PROTOCOL = 2
+"""Bumped when stored random crops (clipkd/data/boxes.py) become others for the same seed."""
 
 REPLAY_SEED = 0
 
@@ -91,8 +93,9 @@ class ViewSet:
         output = fields.pop("output")
         unmirrored = {} if fields.pop("mirrors") else {"mirrors": False}
         drawn = {name: fields.pop(name) for name in ("augment", "fill")} | {"drawn_protocol": DRAWN_PROTOCOL}
+        cropped = {"replay_protocol": REPLAY_PROTOCOL} if self.replays else {}
         resizing = {"interpolation": OWN if self.is_own else BILINEAR, "pooling": POOLING[output]}
-        return fields | unmirrored | (drawn if self.augment else {}) | resizing
+        return fields | unmirrored | (drawn if self.augment else cropped) | resizing
 
 
 @dataclass(frozen=True)

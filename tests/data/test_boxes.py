@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from clipkd.data.boxes import central_boxes, random_boxes, scaled, whole
+from clipkd.data.boxes import central_boxes, random_boxes, replayed_views, scaled, whole
 
 DRAWS = 6000
 SIZES = {"landscape": (60, 80), "thumbnail": (32, 43), "long": (30, 300), "tall": (300, 40)}
@@ -103,3 +104,30 @@ def test_the_central_region_is_torchvisions_fallback():
     sizes = np.array([[30, 300], [300, 30], [40, 50]])
     # 30 x 300: width 30 * 4/3 = 40, in the middle; 300 x 30: height 30 / (3/4) = 40; 40 x 50 is allowed as it is.
     np.testing.assert_array_equal(central_boxes(sizes), [[0, 130, 30, 40], [130, 0, 40, 30], [0, 0, 40, 50]])
+
+
+def test_an_image_keeps_its_stored_views_whatever_others_there_are(monkeypatch):
+    generator = np.random.default_rng(0)
+    sizes, images = generator.integers(20, 90, (40, 2)), generator.integers(0, 2**64, 40, dtype=np.uint64)
+    boxes, flips = replayed_views(sizes, images, 3, 0, True)
+    order = generator.permutation(40)[:25]
+    for at_once in (1 << 16, 7):
+        monkeypatch.setattr("clipkd.data.boxes.AT_ONCE", at_once)
+        some_boxes, some_flips = replayed_views(sizes[order], images[order], 3, 0, True)
+        np.testing.assert_array_equal(some_boxes, boxes[order])
+        np.testing.assert_array_equal(some_flips, flips[order])
+    others = replayed_views(sizes, images, 3, 1, True)
+    assert (others[0] != boxes).any(axis=-1).mean() > 0.9, "another seed, other views"
+    assert len(np.unique(boxes.reshape(-1, 4), axis=0)) > 110, "an image's views differ"
+    assert not replayed_views(sizes, images, 3, 0, False)[1].any()
+
+
+def test_stored_views_are_drawn_as_random_crops_are():
+    """Area and aspect ratio are even between their bounds (the ratio on a logarithmic scale), half are mirrored."""
+    count, side = 20_000, 1000
+    images = np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64)
+    boxes, flips = replayed_views(np.full((count, 2), side), images, 2, 0, True)
+    reference = random_boxes(np.full((2 * count, 2), side), np.random.default_rng(1))
+    for found, expected in zip(boxes.reshape(-1, 4).T, reference.T, strict=True):
+        assert stats.ks_2samp(found, expected).pvalue > 1e-4
+    assert flips.mean() == pytest.approx(0.5, abs=0.01)

@@ -20,6 +20,7 @@ from clipkd.data.currency import is_current
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings import parts, prepare
 from clipkd.embeddings.extract import extract
+from clipkd.embeddings.other_names import is_copied
 from clipkd.embeddings.teacher import Teacher, load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, teachers
@@ -166,6 +167,35 @@ def test_a_sample_keeps_the_vectors_of_images_that_are_drawn_again(project: Proj
     check_as_from_nothing(project, store, tmp_path, "sample")
 
 
+@pytest.mark.parametrize(("recipe", "options"), [("corrected", ""), ("modern-crop", "?size=16&augment=flip")])
+def test_stored_views_of_an_image_are_its_own(recipe: str, options: str, project: Project, tmp_path: Path, monkeypatch):
+    """Random crops, of the dataset or the recipe: those of an image stay where others come."""
+    monkeypatch.setattr(Project, "source", property(lambda self: f"{self.images}{options}"))
+    cell = Cell(recipe, "photos", "tiny-32", str(project.teacher_folder), "vanilla", 0, teacher_source="replayed")
+    monkeypatch.setattr(Project, "cell", property(lambda self: replace(cell, source=self.source)))
+    project = replace(project, layout=replace(project.layout, views=3))
+    _, passes = project.extracted("replayed")
+    assert passes == 3 * 20
+    added(project.images)
+    removed(project.images)
+    (project.images / "train" / "a" / "06.png").rename(project.images / "train" / "b" / "06.png")
+    store, passes = project.extracted("replayed")
+    assert passes == 3
+    check_as_from_nothing(project, store, tmp_path, "replayed")
+
+
+def test_views_mixed_with_those_of_others_are_made_again(project: Project, monkeypatch, capfd) -> None:
+    cell = Cell(
+        "modern-full", "photos", "tiny-32", str(project.teacher_folder), "vanilla", 0, teacher_source="replayed"
+    )
+    monkeypatch.setattr(Project, "cell", property(lambda self: replace(cell, source=self.source)))
+    project = replace(project, layout=replace(project.layout, views=3))
+    project.extracted("replayed")
+    added(project.images)
+    assert project.extracted("replayed")[1] == 3 * 21
+    assert "no vector is taken over, as its views are mixed with those of other images" in capfd.readouterr().err
+
+
 def test_facts_say_what_all_vectors_have_cost(project: Project) -> None:
     store, _ = project.extracted()
     first = read_manifest(store.folder)["facts"]
@@ -244,6 +274,32 @@ def test_a_damaged_store_gives_no_vectors(project: Project, tmp_path: Path, capf
     assert passes == 2 * 21 + 5
     assert "sha256 mismatch" in capfd.readouterr().err
     check_as_from_nothing(project, store, tmp_path)
+
+
+def test_a_teacher_by_another_name_runs_over_no_image_again(project: Project, monkeypatch, capfd) -> None:
+    project.packed()
+    stores = []
+    for name in ("", "one=", "two="):
+        cell = replace(project.cell, teacher=f"{name}{project.teacher_folder}")
+        stores.append(project.layout.full_embeddings(cell))
+        prepare.embeddings(stores[-1], project.layout, project.source, CPU)
+        monkeypatch.setattr("clipkd.embeddings.extract.make_part", None)  # no view is shown to a teacher from here on
+    assert len({store.folder for store in stores}) == 3
+    contents = [{path.name: path.read_bytes() for path in store.folder.iterdir()} for store in stores]
+    assert contents[0] == contents[1] == contents[2]
+    assert "the same teacher by another name" in capfd.readouterr().err
+
+
+def test_a_store_by_another_name_counts_only_if_it_is_of_these_images_and_weights(project: Project) -> None:
+    store, _ = project.extracted()
+    other = replace(project.cell, teacher=f"one={project.teacher_folder}")
+    renamed, folder = project.layout.full_embeddings(other), project.layout.teacher(teachers.get(other.teacher))
+    assert not is_copied(renamed, "another content", folder)
+    manifest = read_manifest(store.folder)
+    facts = manifest["facts"] | {"weights_sha256": "0" * 64}
+    write_manifest(store.folder, "embeddings", store.identity, facts, manifest["files"])
+    assert not is_copied(renamed, facts["dataset_content"], folder)
+    assert not renamed.folder.exists()
 
 
 def test_what_is_made_of_embeddings_follows(project: Project) -> None:

@@ -238,12 +238,13 @@ def test_nothing_but_vectors_is_stored_and_an_audit_finds_a_wrong_one(digits_fol
     prepare.for_training(cell, layout, CPU, 256)
     folder = layout.replayed_embeddings(cell).folder
     names = {"manifest.json", "train.npy", "train-grid.npy", "train-mean.npy", "train-deviation.npy"}
+    names.add("train-digests.npy")  # 16 bytes an image
     assert {path.name for path in folder.iterdir()} == names
     assert np.load(folder / "train.npy").shape[1:] == (2, 16)
     assert json.loads((folder / "manifest.json").read_text())["identity"]["views"]["augment"] == "full"
-    command = ["audit", "digits", str(vit_folder), "--data", str(data), "--images", "8", "--device", "cpu"]
-    assert main(command) == 0
-    assert "2 full views of each training image, 16 views looked at again" in capsys.readouterr().out
+    command = ["audit", "digits", str(vit_folder), "--data", str(data), "--images", "70", "--device", "cpu"]
+    assert main(command) == 0, "three batches"
+    assert "2 full views of each training image, 140 views looked at again" in capsys.readouterr().out
     reseal(folder, "train", lambda values: values[:, ::-1].copy())
     assert main(command) != 0
     assert " view 0" in capsys.readouterr().out
