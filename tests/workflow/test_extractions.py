@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from clipkd.core import lock
+from clipkd.core.artifacts import read_manifest, write_manifest
 from clipkd.spec.config import load
 from clipkd.workflow import extractions, session
 from tests.synthetic import write_study
@@ -139,4 +140,27 @@ def test_a_store_more_trains_no_student_again(project: Path) -> None:
 def test_forced_extractions_make_everything(forced: list[str], project: Path) -> None:
     jobs, said = plan(project, "--printshellcmds", *CONFIG, *forced)
     assert jobs["extract"] == 1
+    assert sorted(commands(said)) == ["extract full", "extract sample", "probe", "prototypes"]
+
+
+def test_a_clusters_job_needs_no_teacher_for_stores_that_are_there(project: Path) -> None:
+    """Snakemake forces the job in each node's process; the user forced nothing."""
+    (head,) = project.glob("data/embeddings/digits/*/*-head-*/manifest.json")
+    (teacher,) = project.glob("data/teachers/*/*/manifest.json")
+    head.unlink()
+    teacher.unlink()
+    (stamp,) = set(re.findall(r"results/extractions/digits/digits-vit-s/(\w+)\.made", plan(project, *CONFIG)[1]))
+    job = f"extract:dataset=digits,teacher=digits-vit-s,fingerprint={stamp}"
+    _, said = plan(project, "--printshellcmds", *CONFIG, "--target-jobs", job, "--allowed-rules", "extract", "--force")
+    assert commands(said) == ["probe"]
+
+
+def test_after_a_change_of_the_dataset_all_that_was_made_of_it_is_planned_again(project: Path) -> None:
+    assert plan(project, *CONFIG)[0] == SHOWN
+    packed = project / "data/datasets/digits"
+    manifest = read_manifest(packed)
+    facts = manifest["facts"] | {"content": "another"}
+    write_manifest(packed, "dataset", manifest["identity"], facts, manifest["files"])
+    jobs, said = plan(project, "--printshellcmds", *CONFIG)
+    assert jobs == SHOWN | {"extract": 1, "train": 2}
     assert sorted(commands(said)) == ["extract full", "extract sample", "probe", "prototypes"]

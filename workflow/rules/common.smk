@@ -90,7 +90,8 @@ def is_given(names, letters):
     )
 
 
-IS_FORCED = is_given(FORCING, "FfR")
+# Each job of a cluster is given --force: what the user forces, the main process has forgotten before (`forget_forced`).
+IS_FORCED = IS_MAIN and is_given(FORCING, "FfR")
 IS_LOOKED_AT = IS_FORCED or bool(SHOWING & WORDS)
 RUN = "{recipe}/{dataset}/{student}/{teacher}/{train_type}/seed{seed}"
 STORE = "data/embeddings/{dataset}/{teacher}/{fingerprint}"
