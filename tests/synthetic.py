@@ -233,8 +233,9 @@ def write_sources(cell: Cell, layout: Layout) -> None:
     if not layout.dataset(dataset).exists():
         with building(layout.dataset(dataset), "dataset", dataset.identity()) as draft:
             np.save(draft.path / "test-labels.npy", test_labels)
+            train, held_out = dataset.counts or (10_000, 1_000)
             draft.facts |= {"classes": [f"class {number}" for number in range(classes)], "test": TEST}
-            draft.facts["content"] = CONTENT
+            draft.facts |= {"content": CONTENT, "train": train, "validation": held_out}
     if teacher is None:
         return
     if not layout.teacher(teacher).exists():

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from clipkd.core.artifacts import MANIFEST
 from clipkd.core.errors import DataError, MachineError
-from clipkd.core.files import write_text
+from clipkd.core.files import json_text, write_text
 from clipkd.core.fingerprint import fingerprint
+from clipkd.core.typed_json import read_model
+from clipkd.runs.measured import Evaluation
 from clipkd.spec.cells import Cell
 from clipkd.spec.config import Config
 from clipkd.spec.identities import run_identity
@@ -69,6 +71,15 @@ def settle(found: Mapping[str, Cell], protocols: Mapping[str, int], layout: Layo
                 write_text(stamp, "")
                 written = file_of(cell, RESULTS).stat().st_mtime_ns
                 os.utime(stamp, ns=(written, written))  # what was made from it stays newer
+
+
+def forget(cell: Cell, names: Iterable[str]) -> None:
+    """Have measures of a cell's student made again; what its file holds of others stays."""
+    path = file_of(cell, RESULTS)
+    with suppress(DataError):  # none is there, or what is there will be said to be none
+        found = read_model(path, Evaluation)
+        kept = {name: one for name, one in found.measures.items() if name not in set(names)}
+        write_text(path, json_text(found.model_copy(update={"measures": kept}).model_dump()))
 
 
 def has_newer(cell: Cell, layout: Layout, made: Container[str]) -> bool:

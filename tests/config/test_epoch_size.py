@@ -18,6 +18,7 @@ from clipkd.runs.job import open_job
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
 from clipkd.spec.settings import Hyperparameters
+from tests.workflow.test_workflow import copy_workflow, snakemake
 
 BASE = Path(__file__).parents[2] / "config/config.yaml"
 CONFIG = """\
@@ -108,3 +109,13 @@ def test_a_control_within_classes_is_refused_where_some_images_have_no_label(pho
     said = capsys.readouterr().err
     assert "error: mine.yaml:2: grid[0] ('one'): train type 'vanilla-within-class': some images of photos" in said
     assert "use 'vanilla-permuted'" in said
+
+
+def test_a_workflow_does_not_start_what_the_check_refuses(tmp_path):
+    """Else a teacher would be trained, and shown all images, before the first student is refused."""
+    project = copy_workflow(tmp_path)
+    config = CONFIG.format(student="tiny-32", recipe="corrected", labels="all", batch=5000)
+    (project / "mine.yaml").write_text(config)
+    answer = snakemake(project, "--dry-run", "--configfile", "mine.yaml")
+    assert answer.returncode != 0
+    assert "batch size 5000 is larger than the 1,262 training images of Digits" in answer.stdout

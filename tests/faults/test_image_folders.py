@@ -432,8 +432,7 @@ def test_what_was_cached_of_other_images_is_refused(tmp_path: Path, vit_folder: 
     before = path.stat()
     Image.fromarray(np.full((8, 8, 3), 99, dtype=np.uint8)).save(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    shutil.rmtree(layout.dataset(cell.dataset_spec))
-    prepare.for_training(cell, layout, CPU)
+    prepare.dataset(cell.dataset_spec, layout, cell.source, overwrite=True)
     with pytest.raises(DataError, match="made from another content of mine"):
         open_teacher_targets(open_job(cell, Hyperparameters(), layout, CPU))
     assert open_dataset(cell.dataset_spec, layout.dataset(cell.dataset_spec)).content

@@ -16,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import clipkd as package
 from clipkd.core.artifacts import building, read_manifest
 from clipkd.core.errors import InputError
+from clipkd.core.files import json_text
 from clipkd.core.typed_json import read_model
 from clipkd.data import corruptions
 from clipkd.data.dataset import Dataset, open_dataset
@@ -292,6 +293,34 @@ def test_the_command_prints_and_writes_what_it_measures(here, subject, run_folde
     # Without dropout, although the accuracy was measured before on the same network.
     for name in ("knn", "calibration"):
         assert second.measures[name].numbers == pytest.approx(measures.get(name).measure(subject).numbers, abs=1e-6)
+
+
+def test_a_workflow_measures_what_its_file_does_not_hold_of_this_student(
+    here, run_folder, digits_folder, tmp_path, monkeypatch
+) -> None:
+    """A longer list measures what is new; by hand, without --stamp, everything is measured again."""
+    given = ("evaluate", run_folder, "--data", digits_folder, "--output", "e.json", "--measures")
+    assert here(*given, "knn").returncode == 0
+    before = read_model(tmp_path / "e.json", Evaluation)
+    measured = []
+    for one in (measures.get("knn"), measures.get("classes")):
+        own = type(one).measure
+        monkeypatch.setattr(type(one), "measure", lambda self, of, own=own: measured.append(self.name) or own(self, of))
+    assert here(*given, "classes,knn", "--stamp", "stamp").returncode == 0
+    assert measured == ["classes"]
+    assert (tmp_path / "stamp").exists()
+    after = read_model(tmp_path / "e.json", Evaluation)
+    assert after.measures.keys() == {"knn", "classes"}
+    assert after.measures["knn"] == before.measures["knn"]
+    assert here(*given, "knn").returncode == 0
+    assert measured == ["classes", "knn"]
+    # Of another protocol, or of another student, it is none of these.
+    older = {name: one.model_copy(update={"protocol": one.protocol + 1}) for name, one in after.measures.items()}
+    (tmp_path / "e.json").write_text(json_text(after.model_copy(update={"measures": older}).model_dump()))
+    assert here(*given, "knn", "--stamp", "stamp").returncode == 0
+    (tmp_path / "e.json").write_text(json_text(after.model_copy(update={"student": "another"}).model_dump()))
+    assert here(*given, "knn", "--stamp", "stamp").returncode == 0
+    assert measured == ["classes", "knn", "knn", "knn"]
 
 
 def test_the_diagram_shows_each_bin(subject) -> None:

@@ -4,7 +4,7 @@ import shlex
 
 from snakemake.io import apply_wildcards
 
-from clipkd.workflow import attempts, cleaning, estimates, session
+from clipkd.workflow import attempts, cleaning, estimates, evaluations, session
 from clipkd.core.errors import ClipkdError
 from clipkd.core.scratch import SCRATCH
 from clipkd.core.words import counted, verb
@@ -133,7 +133,7 @@ def most_memory(jobs):
 
 
 def forget_forced(dag):
-    """Restart the trainings, extractions and teachers that --forcerun or --forceall names; else commands skip what is there.
+    """Restart what --forcerun or --forceall names: trainings, extractions, teachers, evaluations; else commands skip what is there.
 
     Jobs that Snakemake forces itself, because it did not see them end, are not restarted: they may be complete.
     """
@@ -144,6 +144,8 @@ def forget_forced(dag):
             continue
         if job.rule.name in known:
             known[job.rule.name][str(job.output[0])].forget()
+        elif job.rule.name == "evaluate":
+            evaluations.forget(EVALUATIONS[str(job.output[0])], MEASURES)
         elif job.rule.name in ("fetch", "train_teacher"):
             Path(job.output[0]).unlink(missing_ok=True)
 

@@ -12,7 +12,8 @@ from functools import cache
 from dataclasses import replace
 from pathlib import Path
 
-from clipkd.spec import chains, flags
+from clipkd.runs import epoch_size
+from clipkd.spec import chains, controls, flags
 from clipkd.plugins import datasets, recipes, students, teachers
 from clipkd.plugins.teachers import StudentTeacher
 from clipkd.report import figures
@@ -49,6 +50,8 @@ def read_config():
     return load(files, given.config)
 
 
+IS_MAIN = "--target-jobs" not in sys.argv  # not the Snakemake of a single job
+
 try:
     CONFIG = read_config()
     CELLS, LEFT_OUT = chains.expand(CONFIG)
@@ -59,6 +62,9 @@ try:
     for cell in {cell.dataset: cell for cell in CELLS}.values():
         packed = LAYOUT.dataset(cell.dataset_spec)
         datasets.refuse_other_source(cell.dataset_spec, packed, cell.source)
+    if IS_MAIN:  # else a teacher would be trained, and run over all images, before a student is refused
+        epoch_size.check(CELLS, CONFIG, LAYOUT.data)
+        controls.check(CELLS, CONFIG, LAYOUT.data)
 except ClipkdError as error:
     raise WorkflowError(str(error)) from None
 
@@ -66,7 +72,6 @@ STACK = CONFIG.training.stack
 JOBS = stamps.jobs(CELLS, CONFIG, LAYOUT, STACK)
 MEASURES = {name: measures.get(name).protocol for name in CONFIG.evaluation}
 EVALUATIONS = evaluations.stamps(CELLS, MEASURES, CONFIG, LAYOUT)
-IS_MAIN = "--target-jobs" not in sys.argv  # not the Snakemake of a single job
 if IS_MAIN:
     for reason in LEFT_OUT:
         print(f"left out: {reason}", file=sys.stderr)

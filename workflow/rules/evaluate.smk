@@ -22,7 +22,7 @@ rule evaluate:
         runtime=evaluate_minutes,
     params:
         run=lambda wildcards: f"{RUNS}/{evaluated(wildcards).folder}",
-        measures=",".join(CONFIG.evaluation),
+        measures=",".join(sorted(CONFIG.evaluation)),
     shell:
         "exec clipkd evaluate {params.run:q} --measures {params.measures:q} --stamp {output:q} "
         "--device {resources.device:q} --threads 1 > /dev/null 2>> $(new_log {log:q})"

@@ -18,12 +18,14 @@ from clipkd.plugins import methods
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN
 from clipkd.runs import epoch_size
+from clipkd.spec import controls
 from clipkd.spec.cells import NO_TEACHER, Cell
 from clipkd.spec.chains import expand
 from clipkd.spec.config import load
+from clipkd.spec.controls import is_labelled_in_part
 from clipkd.spec.grid import block_named
 from clipkd.spec.layout import Layout
-from clipkd.spec.refusals import has_imported, needs_all_labels
+from clipkd.spec.refusals import has_imported
 from clipkd.spec.settings import Config
 from clipkd.spec.strength import packed_facts
 from clipkd.tables.grouping import labels_of
@@ -98,20 +100,6 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
             )
 
 
-def check_controls(cells: Sequence[Cell], config: Config) -> None:
-    """Raise InputError where a control exchanges targets within classes, and a dataset is labelled in part."""
-    for cell in {(cell.dataset, cell.train_type): cell for cell in cells}.values():
-        if cell.method.target_of == "another image of the class" and is_labelled_in_part(cell):
-            with block_named(cell, config):
-                raise needs_all_labels(cell)
-
-
-def is_labelled_in_part(cell: Cell) -> bool:
-    """Return whether images of a cell's dataset lack labels: as it was packed, or as its source looks before."""
-    facts = packed_facts(cell.dataset_spec, DATA)
-    return cell.dataset_spec.leaves_unlabelled(cell.source) if facts is None else bool(facts.get("unlabelled"))
-
-
 def untested(cells: Sequence[Cell]) -> list[str]:
     """Return lines that name train types whose deciding controls, or `supervised`, a dataset's rows of tables lack:
     everywhere, or some of them.
@@ -119,7 +107,8 @@ def untested(cells: Sequence[Cell]) -> list[str]:
     beside: dict[tuple[Any, ...], set[str]] = {}
     for cell in cells:
         beside.setdefault(row_of(cell), set()).add(cell.train_type)
-    in_part = {cell.dataset: is_labelled_in_part(cell) for cell in {cell.dataset: cell for cell in cells}.values()}
+    of_each = {cell.dataset: cell for cell in cells}
+    in_part = {dataset: is_labelled_in_part(cell, DATA) for dataset, cell in of_each.items()}
     lacking: dict[tuple[str, bool], dict[str, dict[Cell, list[str]]]] = {}
     for cell in {cell.kind: cell for cell in accuracy_cells(cells)}.values():
         if cell.method.control_of:
@@ -213,7 +202,7 @@ def run(options: argparse.Namespace) -> None:
     for line in [*prepare.stale_sources(cells, Layout.of(config, DATA)), *cleaning.replaced(cells, config)]:
         print(f"warning: {line}")
     epoch_size.check(cells, config, DATA)
-    check_controls(cells, config)
+    controls.check(cells, config, DATA)
     check_models(cells, config, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipkd.cli.options import data_options, dataset_of, device_of, device_options, file_to_write, layout_of, refusing
 from clipkd.cli.verbs import benchmark
 from clipkd.core.artifacts import Artifact, open_artifact
+from clipkd.core.artifacts import content_of as digest_of
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import write_text
 from clipkd.core.progress import say
@@ -62,7 +63,13 @@ def add_options(child: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON file of the measures (default for the run results/runs/A/B: results/evaluations/A/B.json)",
     )
-    child.add_argument("--stamp", type=Path, metavar="FILE", help="file to write when all is measured; for workflows")
+    child.add_argument(
+        "--stamp",
+        type=Path,
+        metavar="FILE",
+        help="file to write when all is measured; for workflows: what the file of measures has of this student is not "
+        "measured again",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -196,8 +203,9 @@ def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: 
     path = options.output or default_file(options.student_path, model.trained["dataset"], name)
     file_to_write(path, example="evaluation.json")
     refuse_unreadable(path)
-    evaluation = measured(Subject(model, dataset, options.data), score, options.measures)
-    for one in options.measures:
+    asked = lacking(path, options.measures, model, dataset) if options.stamp else options.measures
+    evaluation = measured(Subject(model, dataset, options.data), score, asked)
+    for one in asked:
         if one.name == SPEED and SPEED in evaluation.measures:
             lines = benchmark.lines_of(evaluation.measures[SPEED], model.preprocessing.size)
             print(f"{SPEED}:", *(f"  {text}".rstrip() for text in lines), sep="\n")
@@ -209,6 +217,19 @@ def measure(options: argparse.Namespace, model: Model, dataset: Dataset, score: 
         with style.styled():
             style.save(reliability.draw(evaluation), path.parent, f"{path.stem}-reliability")
         say(f"reliability diagram: {path.with_name(f'{path.stem}-reliability')}.png and .svg")
+
+
+def lacking(path: Path, asked: Sequence[measures.Measure], model: Model, dataset: Dataset) -> list[measures.Measure]:
+    """Return the measures that a file of this student and these images does not hold, or of another protocol."""
+    from clipkd.export.evaluation import read
+
+    before = read(path) if path.exists() else None
+    if before is None or not before.is_of(digest_of(model.manifest), dataset.content):
+        return list(asked)
+    known = {name: found.protocol for name, found in before.measures.items()}
+    if there := [one.name for one in asked if known.get(one.name) == one.protocol]:
+        say(f"{path} holds {', '.join(there)} of this student: not measured again")
+    return [one for one in asked if known.get(one.name) != one.protocol]
 
 
 def line(one: measures.Measure, evaluation: Evaluation) -> str:
