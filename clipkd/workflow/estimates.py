@@ -82,15 +82,17 @@ def training_minutes(cells: Sequence[Cell], layout: Layout, device: str, at_once
         device: `cpu`, or anything else for a GPU.
         at_once: how many of them train at a time.
     """
-    seconds = [cell.epochs * epoch_seconds(cell, layout, device) for cell in cells]
+    seconds = [cell.epochs * epoch_seconds(cell, layout, device, len(cells)) for cell in cells]
     return to_ask(max(seconds) * math.ceil(len(cells) / at_once) if at_once > 1 else sum(seconds))
 
 
-def epoch_seconds(cell: Cell, layout: Layout, device: str) -> float:
-    """Return the seconds that an epoch of a student may take."""
+def epoch_seconds(cell: Cell, layout: Layout, device: str, students: int) -> float:
+    """Return the seconds that an epoch of one of a job's students may take."""
     epoch = measured_epoch(str(Path(cell.folder).parent), kind_of(device))
     if epoch is not None:
-        return epoch
+        seconds, together = epoch
+        # Fewer students in a stack may take as long as all of it.
+        return seconds * max(1, together / students)
     per_image = 4 * student_forward(cell.student_spec)  # forward, twice that backward, and an evaluation
     if cell.teacher_source in {"live", "lazy"} and cell.teacher_spec is not None:
         per_image += teacher_forward(cell.teacher_spec)
@@ -140,15 +142,17 @@ def to_ask(seconds: float) -> int:
 
 
 @cache
-def measured_epoch(kind: str, device: str) -> float | None:
-    """Return the seconds of an epoch in a finished run that differs in its seed only; None without one."""
+def measured_epoch(kind: str, device: str) -> tuple[float, int] | None:
+    """Return the seconds of an epoch in a finished run that differs in its seed only, and of how many students those
+    are one's share; None without one.
+    """
     for path in (RUNS / kind).glob(f"seed*/{COST}"):
         try:
             cost = read_model(path, Cost)
         except DataError:
             continue
         if cost.device.kind == device:
-            return cost.median_seconds
+            return cost.median_seconds, cost.side_by_side
     return None
 
 

@@ -63,6 +63,18 @@ def test_once_a_seed_has_finished_its_time_is_taken(tmp_path):
     assert estimates.training_minutes([CELL], Layout(), "cuda") != 2 * 200 * 30 // 60 + 15
 
 
+def test_the_time_of_one_of_a_stack_is_not_that_of_one_alone(tmp_path):
+    """A stack of eight takes 8 x 30 s an epoch; one student of it that is left may take as long."""
+    run = tmp_path / "results/runs/corrected/cifar100/base-32/none/supervised/seed7"
+    run.mkdir(parents=True)
+    cost = cost_of(CELL) | {"seconds_per_epoch": [30.0] * 3, "side_by_side": 8}
+    cost["device"]["kind"] = "cuda"
+    (run / "cost.json").write_text(json.dumps(cost))
+    for students in (1, 2, 8):
+        assert estimates.training_minutes([CELL] * students, Layout(), "cuda") == 2 * 200 * 240 // 60 + 15
+    assert estimates.training_minutes([CELL] * 16, Layout(), "cuda") == 2 * 200 * 480 // 60 + 15
+
+
 def test_the_images_that_are_there_are_counted_once_they_are(digits_folder, tmp_path):
     digits, layout = datasets.get("digits"), Layout(tmp_path)
     photos = datasets.get("photos", str(tmp_path))
