@@ -70,8 +70,8 @@ def test_the_time_of_one_of_a_stack_is_not_that_of_one_alone(tmp_path):
     cost = cost_of(CELL) | {"seconds_per_epoch": [30.0] * 3, "side_by_side": 8}
     cost["device"]["kind"] = "cuda"
     (run / "cost.json").write_text(json.dumps(cost))
-    for students in (1, 2, 8):
-        assert estimates.training_minutes([CELL] * students, Layout(), "cuda") == 2 * 200 * 240 // 60 + 15
+    for count in (1, 2, 8):
+        assert estimates.training_minutes([CELL] * count, Layout(), "cuda") == 2 * 200 * 240 // 60 + 15
     assert estimates.training_minutes([CELL] * 16, Layout(), "cuda") == 2 * 200 * 480 // 60 + 15
 
 

@@ -221,6 +221,20 @@ def test_trainings_leave_half_of_the_cores_to_other_jobs(recipes, cores, threads
     assert found == [[str(threads)]] * len(recipes.split())
 
 
+@pytest.mark.parametrize(
+    ("teachers", "cores", "threads"),
+    [("digits-vit-s", 8, 4), ("digits-vit-s, digits-vit-xs", 8, 2), ("digits-vit-s, digits-vit-xs", 2, 1)],
+)
+def test_teachers_share_half_of_the_cores(teachers, cores, threads, project: Path) -> None:
+    """Everything else waits for them, and on a CPU one of them may be the only job."""
+    grid = MINI.replace("[digits-vit-s]", f"[{teachers}]").replace("[supervised]", "[vanilla]")
+    (project / "teachers.yaml").write_text(grid)
+    _, said = plan(project, "--configfile", "teachers.yaml", "--cores", str(cores), "--printshellcmds")
+    found = re.findall(r"clipkd (?:fetch|extract|probe) .*?--device cpu --threads (\d+)", said)
+    assert len(found) >= 2 * len(teachers.split())
+    assert set(found) == {str(threads)}
+
+
 def test_where_auto_finds_no_gpu_each_student_has_a_core(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = MINI.replace("[0, 1]", "[0, 1, 2, 3]").replace("stack: 1", "stack: 4").replace("device: cpu", "device: auto")
     (project / "auto.yaml").write_text(grid)

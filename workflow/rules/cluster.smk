@@ -66,6 +66,28 @@ def train_threads(wildcards):
     return min(len(cells), cores // 2)
 
 
+def teacher_threads(jobs):
+    """Return the cores that each of so many jobs of teachers takes: on a CPU they share half of the machine's."""
+    return 1 if takes_gpu() else max(1, all_cores() // 2 // max(1, jobs))
+
+
+@cache
+def teachers_to_train():
+    """Return how many teachers are still to be trained."""
+    specs = {folder: teachers.get(name) for folder, name in TEACHERS.items()}
+    return sum(
+        isinstance(spec, TrainedTeacher | TrainedCNN)
+        and not extractions.is_there(folder)
+        for folder, spec in specs.items()
+    )
+
+
+@cache
+def extractions_to_make():
+    """Return how many extractions are still to be made."""
+    return sum(bool(one.missing) for one in EXTRACTIONS.values())
+
+
 def train_minutes(wildcards, threads, attempt):
     """Return the minutes that a job's trainings may take: on a GPU as if one after another; more after each attempt."""
     cells = job_of(wildcards).cells

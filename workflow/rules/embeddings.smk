@@ -52,7 +52,7 @@ rule train_teacher:
     wildcard_constraints:
         teacher=TRAINED or "(?!)",
     priority: 10
-    threads: 1
+    threads: lambda wildcards: teacher_threads(teachers_to_train())
     resources:
         mem_mb=memory("train_teacher", 8000),
         gpu=GPUS,
@@ -75,7 +75,7 @@ rule extract:
     benchmark:
         "results/benchmarks/embeddings/{dataset}/{teacher}/extract-{fingerprint}.tsv"
     priority: 10
-    threads: 1
+    threads: lambda wildcards: teacher_threads(extractions_to_make())
     resources:
         mem_mb=memory("extract", 12000),
         gpu=GPUS,
