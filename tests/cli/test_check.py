@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clipkd.cli.verbs.check import BASE, add_options, check_controls, files_of, run, untested
+from clipkd.cli.verbs.check import BASE, DATA, add_options, files_of, run, untested
 from clipkd.core.errors import InputError
 from clipkd.plugins import datasets
+from clipkd.spec import controls
 from clipkd.spec.grid import expand
 from clipkd.spec.settings import Config
 from tests.synthetic import small
@@ -73,7 +74,7 @@ def test_a_folder_with_unlabelled_images_asks_for_the_control_that_it_can_train(
     assert "lacks vanilla-permuted," in said
     found = Config.model_validate(config | {"grid": [grid | {"train_types": ["supervised", "vanilla-within-class"]}]})
     with pytest.raises(InputError, match="use 'vanilla-permuted'"):
-        check_controls(expand(found)[0], found)
+        controls.check(expand(found)[0], found, DATA)
 
 
 def test_a_file_that_labels_some_images_only_counts_as_unlabelled_images_do(tmp_path):
