@@ -20,7 +20,7 @@ from clipkd.core.errors import MachineError
 from clipkd.core.files import write_text
 from clipkd.core.fingerprint import fingerprint
 from clipkd.core.progress import say
-from clipkd.data.currency import is_of, packed_content
+from clipkd.data.currency import is_current, is_of, packed_content
 from clipkd.plugins.datasets import DatasetSpec
 from clipkd.plugins.teachers import TeacherSpec
 from clipkd.spec import flags
@@ -111,6 +111,18 @@ class Extraction:
         """Have everything made from the beginning."""
         for folder in self.folders:
             (Path(folder) / MANIFEST).unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path, spec: DatasetSpec, layout: Layout) -> None:
+    """Remove the manifest of thumbnails of other images than are packed now: what is missing is always planned.
+
+    Snakemake looks at nothing behind a job that it makes again though its output is there.
+    """
+    if not is_there(folder) or is_current(folder, spec, layout.dataset(spec)):
+        return
+    with suppress(OSError):  # a project that may only be read is planned too
+        (folder / MANIFEST).unlink()
+        say(f"{folder} is of other images than those of '{spec.name}' that are packed now; it will be made again")
 
 
 def is_there(folder: str | Path) -> bool:

@@ -196,6 +196,11 @@ EXTRACTIONS = extractions.extractions(STORES, PROTOTYPES, HEADS, trained_by, LAY
 MAKES = {folder: stamp for stamp, one in EXTRACTIONS.items() for folder in one.folders}
 if IS_MAIN:
     extractions.settle(EXTRACTIONS.values())
+    for folder in map(Path, THUMBNAILS):
+        name = folder.parent.name
+        extractions.remove_stale(
+            folder, datasets.get(name, CONFIG.source(name)), LAYOUT
+        )
     evaluations.settle(EVALUATIONS, MEASURES, LAYOUT, MAKES)
 
 

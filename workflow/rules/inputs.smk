@@ -1,6 +1,5 @@
 # inputs: what rules read.
 from clipkd.core.artifacts import read_manifest
-from clipkd.data.currency import is_current
 from clipkd.embeddings.zero_shot import asked as zero_shot_store
 from clipkd.plugins.teachers import TrainedCNN, TrainedTeacher
 
@@ -26,13 +25,9 @@ def own_datasets(wildcards):
 
 
 def thumbnails_inputs(wildcards):
-    """Return what thumbnails are made from: the packed dataset; where they are of other images, its time decides."""
+    """Return what thumbnails are made from: the packed dataset."""
     output = "data/thumbnails/{dataset}/{fingerprint}/manifest.json".format(**wildcards)
-    spec = dataset_of(wildcards.dataset)
-    packed = LAYOUT.dataset(spec)
-    if Path(output).exists() and not is_current(Path(output).parent, spec, packed):
-        return f"{packed}/manifest.json"
-    return origin(output, packed)
+    return origin(output, LAYOUT.dataset(dataset_of(wildcards.dataset)))
 
 
 def extraction_inputs(wildcards):
