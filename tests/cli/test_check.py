@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipkd.cli.verbs.check import BASE, DATA, add_options, files_of, run, untested
+from clipkd.cli.verbs.check import BASE, DATA, add_options, files_of, run, untested, unused
 from clipkd.core.errors import InputError
 from clipkd.plugins import datasets
 from clipkd.spec import controls
@@ -94,3 +94,17 @@ def test_files_may_be_named_as_for_snakemake(words):
     parser = argparse.ArgumentParser()
     add_options(parser)
     assert files_of(parser.parse_args(words)) == [BASE, Path("a.yaml"), Path("b.yaml")]
+
+
+def test_teachers_and_recipes_that_no_block_uses_are_named():
+    config = small()
+    config["teachers"] = {"mine": "digits-vit-s", "spare": "digits-vit-s", "both": "digits-vit-xs"}
+    config["recipes"] = {
+        "wide": {"base": "corrected", "temperature": 4.0},
+        "wider": {"base": "wide", "temperature": 8.0},
+        "idle": {"base": "wider", "temperature": 9.0},
+    }
+    config["grid"][0] |= {"teachers": ["mine", "digits-vit-s+both"], "recipes": ["wider"]}
+    assert unused(Config.model_validate(config)) == ["no block of the grid uses teachers.spare, recipes.idle"]
+    config["grid"][0] |= {"teachers": ["mine", "spare+both"], "recipes": ["idle"]}
+    assert unused(Config.model_validate(config)) == []

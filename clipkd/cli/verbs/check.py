@@ -14,7 +14,7 @@ from clipkd.core.files import read_json
 from clipkd.core.words import counted
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
-from clipkd.plugins import methods
+from clipkd.plugins import methods, teachers
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.teachers import FolderTeacher, LibraryTeacher, TrainedCNN
 from clipkd.runs import epoch_size
@@ -153,6 +153,17 @@ def row_of(cell: Cell) -> tuple[Any, ...]:
     return cell.recipe, cell.dataset, cell.student, cell.labels, cell.teacher
 
 
+def unused(config: Config) -> list[str]:
+    """Return a line that names the keys of a config's `teachers` and `recipes` that no block of its grid uses."""
+    used = {member for block in config.grid for name in block.teachers for member in teachers.split(name)}
+    found = [f"teachers.{key}" for key in config.teachers if key not in used]
+    based = {name for block in config.grid for name in block.recipes}
+    while more := {config.recipes[name].base for name in based if name in config.recipes} - based:
+        based |= more
+    found += [f"recipes.{key}" for key in config.recipes if key not in based]
+    return [f"no block of the grid uses {', '.join(found)}"] if found else []
+
+
 def check_models(cells: Sequence[Cell], config: Config, layout: Layout) -> None:
     """Raise InputError where a library has no such model, a folder no sound checkpoint, or its own classifier not a
     dataset's classes.
@@ -206,6 +217,6 @@ def run(options: argparse.Namespace) -> None:
     check_models(cells, config, Layout.of(config, DATA))
     for line in imported_lines(cells, Layout.of(config, DATA)):
         print(line)
-    for line in [*untested(cells), *informed_notes(cells, config)]:
+    for line in [*unused(config), *untested(cells), *informed_notes(cells, config)]:
         print(f"note: {line}")
     print(f"{', '.join(map(str, files))}: {counted(len(cells), 'run')}")
