@@ -109,7 +109,7 @@ class Dataset:
         """Return the digest of each image of a split, uint8 [N, 16]; computed where an older version packed them."""
         name = f"{split}-digests.npy"
         if name not in self.artifact.manifest["files"]:
-            say(f"{self.spec.title}: packed by an older version, without a digest of each {split} image: computing them")
+            say(f"{self.spec.title}: an older version packed it, without digests of {split} images: computing them")
             return as_array(map(digest_of, self.images(split)))
         checked = open_artifact(self.artifact.path, "dataset", self.spec.identity(), only=(name,))
         return np.array(checked.array(f"{split}-digests"))
