@@ -73,7 +73,7 @@ def extract(
         say(f"{what}: {len(mine) - len(missing)} of {len(mine)} parts are there")
     before = earlier(store, plans, dataset, teacher.width, teacher.weights_sha256) if missing else None
     if before is not None:
-        say(f"{what}: {len(before):,} of {sum(len(one.rows) for one in plans.values()):,} images are as they were")
+        say(f"{what}: {len(before):,} of {sum(len(one.rows) for one in plans.values()):,} images were embedded before")
     start, passes = time.perf_counter(), teacher.forward_passes
     batches = sum(-(-len(places_of(part, before)) // batch_size) for part in missing)
     steps = iter(progress(range(batches), batches, what))

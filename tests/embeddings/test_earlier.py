@@ -45,6 +45,7 @@ class Project:
     images: Path
     layout: Layout
     teacher_folder: Path
+    name: str = "photos"
 
     @property
     def source(self) -> str:
@@ -52,10 +53,10 @@ class Project:
 
     @property
     def cell(self) -> Cell:
-        return Cell("corrected", "photos", "tiny-32", str(self.teacher_folder), "vanilla", 0, source=self.source)
+        return Cell("corrected", self.name, "tiny-32", str(self.teacher_folder), "vanilla", 0, source=self.source)
 
     def packed(self) -> Dataset:
-        return prepare.dataset(datasets.get("photos", self.source), self.layout, self.source, overwrite=True)
+        return prepare.dataset(datasets.get(self.name, self.source), self.layout, self.source, overwrite=True)
 
     def teacher(self) -> Teacher:
         spec = teachers.get(str(self.teacher_folder))
@@ -147,8 +148,25 @@ def test_the_teacher_sees_what_it_has_not_seen(
     expected = change(project.images)
     store, passes = project.extracted()
     assert passes == expected
-    assert "images are as they were" in capfd.readouterr().err
+    assert "images were embedded before" in capfd.readouterr().err
     check_as_from_nothing(project, store, tmp_path)
+
+
+def test_a_new_version_of_a_dataset_may_have_a_name_of_its_own(project: Project, tmp_path: Path) -> None:
+    project.extracted()
+    newer = replace(project, name="photos-2", images=Path(shutil.copytree(project.images, tmp_path / "photos-2")))
+    expected = added(newer.images)
+    store, passes = newer.extracted()
+    assert passes == expected
+    check_as_from_nothing(newer, store, tmp_path)
+    third = replace(newer, name="photos-3")
+    assert third.extracted()[1] == 0, "the same images as they are"
+
+
+def test_images_of_another_size_are_presented_otherwise(project: Project, monkeypatch) -> None:
+    project.extracted()
+    monkeypatch.setattr(Project, "source", property(lambda self: f"{self.images}?augment=flip"))
+    assert replace(project, name="photos-2").extracted()[1] == 2 * 20 + 4, "packed without `size`: resized in 8 bits"
 
 
 def test_nothing_is_taken_over_where_nothing_was_changed(project: Project) -> None:
