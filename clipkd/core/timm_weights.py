@@ -60,5 +60,5 @@ def without_classifier(stored: dict[str, Tensor], model: Any) -> dict[str, Tenso
 
 def classifiers(pretrained_cfg: Any) -> tuple[str, ...]:
     """Return the names of a timm model's classifiers; most have one."""
-    named = pretrained_cfg.get("classifier") or ()
-    return (named,) if isinstance(named, str) else tuple(named)
+    named = pretrained_cfg.get("classifier") or []
+    return tuple(map(str, named)) if isinstance(named, list | tuple) else (str(named),)

@@ -31,30 +31,58 @@ STRENGTHS = (1e-2, 1e-3, 1e-4, 1e-5)
 FEW_STRENGTHS = (1.0, 1e-1, *STRENGTHS)
 """With few labels: with fewer of them than dimensions, the best penalty is larger."""
 ITERATIONS = 200
+SCORES = 1 << 26
+"""Class scores, images times classes, that are in memory at once."""
+HISTORY, REMEMBERED = 100, 1 << 29
+"""Steps that L-BFGS remembers, as torch has it, and how many numbers in all: a step is two for each of the layer's."""
 
 
 def fit_probe(vectors: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Tensor, Tensor]:
     """Return weight [C, D] and bias [C] of the multinomial logistic regression on vectors [N, D].
 
     Minimises mean cross-entropy + strength / 2 * |W|^2 on standardised dimensions by L-BFGS; the
-    standardisation is folded into the returned layer.
+    standardisation is folded into the returned layer. Where images times classes are many, the gradient is summed over
+    some images at a time; where the layer is large, fewer steps are remembered. Memory is then bounded.
     """
     mean, std = vectors.mean(dim=0), vectors.std(dim=0).clamp(min=1e-6)
     standard = (vectors - mean) / std
     weight = torch.zeros(classes, vectors.shape[1], device=vectors.device, requires_grad=True)
     bias = torch.zeros(classes, device=vectors.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    history = max(1, min(HISTORY, REMEMBERED // (2 * weight.numel())))
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=ITERATIONS, history_size=history, line_search_fn="strong_wolfe"
+    )
+    parts = list(zip(*(one.split(rows_at_once(classes)) for one in (standard, labels)), strict=True))
 
     def objective() -> Tensor:
         optimiser.zero_grad()
-        loss = F.cross_entropy(F.linear(standard, weight, bias), labels) + strength / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+        total = torch.zeros((), device=vectors.device)
+        for number, (some, theirs) in enumerate(parts):
+            loss = F.cross_entropy(F.linear(some, weight, bias), theirs) * (len(some) / len(standard))
+            if number == 0:
+                loss = loss + strength / 2 * weight.square().sum()
+            loss.backward()
+            total += loss.detach()
+        return total
 
     optimiser.step(objective)
     with torch.no_grad():
         folded = weight / std
         return folded.detach(), (bias - folded @ mean).detach()
+
+
+def rows_at_once(classes: int) -> int:
+    """Return of how many images the class scores are in memory at once."""
+    return max(1, SCORES // classes)
+
+
+def accuracies(vectors: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the shares of vectors [N, D] whose label is the layer's likeliest class, and one of its likeliest five."""
+    size, counts = rows_at_once(len(weight)), torch.zeros(2, device=vectors.device)
+    for some, theirs in zip(vectors.split(size), labels.split(size), strict=True):
+        counts += torch.stack(top_k(F.linear(some, weight, bias), theirs))
+    top1, top5 = (counts / max(1, len(labels))).tolist()
+    return top1, top5
 
 
 def accuracy(logits: Tensor, labels: Tensor, top: int = 1) -> float:
@@ -112,9 +140,9 @@ def write_head(
             say(passed_over(own, store.teacher, store.dataset.name, dataset.classes, store.class_names))
             facts["unused_classifier"] = {"classes": own.classes}
     weight, bias = weight.to(device), bias.to(device)
-    logits = {part: F.linear(vectors, weight, bias) for part, vectors in unflipped.items()}
-    facts["accuracy"] = {part: accuracy(logits[part], targets[part]) for part in logits}
-    facts["top5"] = {"test": accuracy(logits["test"], targets["test"], top=5)} if "test" in stored else {}
+    found = {part: accuracies(vectors, weight, bias, targets[part]) for part, vectors in unflipped.items()}
+    facts["accuracy"] = {part: top1 for part, (top1, _) in found.items()}
+    facts["top5"] = {"test": found["test"][1]} if "test" in stored else {}
     facts |= {"dataset_content": dataset.content} | as_fact(weights_of(embeddings))
     facts |= {"labels": {part: len(rows) for part, rows in parts.items()}} if few else {}
 
@@ -134,7 +162,7 @@ def best_probe(
     best: tuple[float, float, Tensor, Tensor] | None = None
     for strength in strengths:
         weight, bias = fit_probe(vectors["train"], targets["train"], classes, strength)
-        right = accuracy(F.linear(vectors["validation"], weight, bias), targets["validation"])
+        right, _ = accuracies(vectors["validation"], weight, bias, targets["validation"])
         if best is None or right > best[0]:
             best = (right, strength, weight, bias)
     assert best is not None

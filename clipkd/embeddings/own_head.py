@@ -15,6 +15,7 @@ from clipkd.core.files import read_json
 from clipkd.core.hub_client import WEIGHTS
 from clipkd.embeddings.families import vision_family
 from clipkd.plugins.teachers import HubTeacher, LibraryTeacher, TeacherSpec, TrainedCNN
+from clipkd.plugins.teachers._folder import SAVE
 from clipkd.spec.class_names import ClassNames, listed
 
 UNNAMED = re.compile(r"LABEL_\d+")
@@ -198,8 +199,8 @@ def where_to_name(spec: TeacherSpec) -> str:
     if spec.library == "timm":
         return (
             "a file of weights holds no names: give a folder instead, with the weights as model.safetensors and a "
-            "config.json of timm whose `label_names` lists them (timm.models.save_for_hf writes both); for weights "
-            f"that timm published, write {tagged}"
+            f"config.json of timm whose `label_names` lists them ({SAVE} writes both); for weights that timm "
+            f"published, write {tagged}"
         )
     return f"a file of weights holds no names; for weights that torchvision published, write {tagged}"
 

@@ -5,13 +5,18 @@ The workflow calls them one by one; `clipkd train` calls those that its run need
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
 from clipkd.core.errors import DataError, InputError
+from clipkd.core.lock import Busy, acquire
+from clipkd.core.progress import say
 from clipkd.core.scratch import open_near
 from clipkd.data import currency
 from clipkd.data.dataset import Dataset, Opener, open_dataset, prepare_dataset
@@ -91,16 +96,10 @@ def teacher(
     elif (folder / MANIFEST).exists():
         if isinstance(spec, TrainedCNN):
             refuse_other_images(spec, layout)
-    elif isinstance(spec, TrainedTeacher):
-        from clipkd.embeddings.train_teacher import train_teacher
-        from clipkd.plugins import datasets
-
-        train_teacher(spec, dataset(datasets.get(spec.dataset), layout, None), folder, device)
-    elif isinstance(spec, TrainedCNN):
-        from clipkd.embeddings.train_cnn import train_cnn
-        from clipkd.plugins import datasets
-
-        train_cnn(spec, dataset(datasets.get(spec.dataset, source), layout, source), folder, device)
+    elif isinstance(spec, TrainedTeacher | TrainedCNN):
+        with alone(folder, spec.title):
+            if not (folder / MANIFEST).exists():
+                train(spec, layout, device, source)
     else:
         from clipkd.embeddings.teacher_checkpoint import fetch
 
@@ -110,6 +109,38 @@ def teacher(
             lambda checkpoint: trial(spec, checkpoint),
             lambda config: check_head(config, spec, scored, layout, source),
         )
+
+
+@contextmanager
+def alone(folder: Path, title: str) -> Iterator[None]:
+    """Wait until no other process is making the teacher of a folder; none begins while this block lasts."""
+    place = folder.with_name(f".{folder.name}.lock")
+    place.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        for attempt in count():
+            try:
+                stack.enter_context(acquire(place))
+                break
+            except Busy as error:
+                if attempt == 0:
+                    say(f"{title} is being trained by another process, which is waited for ({error})")
+                time.sleep(1)
+        yield
+
+
+def train(spec: TrainedTeacher | TrainedCNN, layout: Layout, device: torch.device, source: str | None) -> None:
+    """Train a teacher on its dataset; `source`: where its images lie, as for `teacher`."""
+    from clipkd.plugins import datasets
+
+    if isinstance(spec, TrainedTeacher):
+        from clipkd.embeddings.train_teacher import train_teacher
+
+        train_teacher(spec, dataset(datasets.get(spec.dataset), layout, None), layout.teacher(spec), device)
+    else:
+        from clipkd.embeddings.train_cnn import train_cnn
+
+        images = dataset(datasets.get(spec.dataset, source), layout, source)
+        train_cnn(spec, images, layout.teacher(spec), device)
 
 
 def refuse_other_images(spec: TrainedCNN, layout: Layout) -> None:

@@ -46,7 +46,9 @@ def processor_of(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
         raise refusal(spec, f"interpolation {filter_!r} (known: {', '.join(FILTERS)})")
     if mode not in ("center", "squash"):
         raise refusal(spec, f"crop_mode {mode!r} (known: center, squash)")
-    scaled = int(values.get("resize_size") or math.floor(side / share))
+    scaled = values.get("resize_size") or math.floor(side / share)
+    if not isinstance(scaled, int):
+        raise DataError(f"teacher '{spec.name}': resize_size in its config.json is {scaled!r}, not a number of pixels")
     if scaled < side:
         raise refusal(spec, f"a crop of {side} pixels from {scaled}, with a border")
     width = scaled if mode == "squash" else None

@@ -137,7 +137,7 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     if not values.get("do_resize", True):
         raise refusal(spec, path, "do_resize: false (images as they come)")
     resample = values.get("resample", defaults.resample)
-    if resample not in FILTERS:
+    if not isinstance(resample, int) or resample not in FILTERS:
         raise refusal(spec, path, f"resample: {resample} (known: 2, bilinear; 3, bicubic)")
     height, width = size_of(values, defaults.short_side)
     given = (values.get("image_mean"), values.get("image_std"))
@@ -154,7 +154,10 @@ def read(spec: TeacherSpec, values: dict[str, Any], path: Path) -> Processor:
     scale = scale_of(spec, values, path)
     mean, std = tuple(value / scale for value in mean), tuple(value / scale for value in std)
     if defaults.crop_pct is not None and width is None and not values.get("do_center_crop"):
-        return shares(values.get("crop_pct", defaults.crop_pct), height, FILTERS[resample], mean, std)
+        share = values.get("crop_pct", defaults.crop_pct)
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            raise DataError(f"{path}: crop_pct is {share!r}, not a number above 0, up to 1")
+        return shares(share, height, FILTERS[resample], mean, std)
     if values.get("crop_pct"):
         raise refusal(spec, path, "crop_pct (a crop in percent)")
     crop = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ NOT_FOLLOWED = {
     *("exportable", "no_jit", "features_only"),
 }
 """Arguments of timm.create_model that a config.json may not give: they load other files, or make another model."""
+CLOSE = 0.01
+"""Of the largest class score: more than rounding, TF32's too, and less than what a layer does that was left out."""
 LARGEST = 1 << 16
 """The largest number among a model's arguments: it is built before its weights are compared with it."""
 
@@ -58,7 +61,7 @@ def encoder(spec: TeacherSpec, artifact: Artifact, device: torch.device, is_floa
         return embed(inputs.contiguous(memory_format=torch.channels_last) if is_convolutional else inputs)
 
     width = width_of(spec, run, side, device)
-    return Encoder(model, run, width, image_processor, head_of(spec, model, width))
+    return Encoder(model, run, width, image_processor, head_of(spec, model, run, side, device))
 
 
 def settings(spec: TeacherSpec, config: dict[str, Any]) -> Processor:
@@ -152,9 +155,22 @@ def without_classifier(spec: TeacherSpec) -> InputError:
     return InputError(f"teacher '{spec.name}': the checkpoint has no classifier; end its name in :pooled")
 
 
-def head_of(spec: TeacherSpec, model: Any, width: int) -> nn.Linear | None:
-    """Return the model's classifier, where it is one linear layer on the vectors that are taken."""
+@torch.inference_mode()
+def head_of(
+    spec: TeacherSpec, model: Any, run: Callable[[Tensor], Tensor], side: int, device: torch.device
+) -> nn.Linear | None:
+    """Return the model's classifier, where it is one linear layer on the vectors that `run` takes of images.
+
+    Some models have another layer between the two, such as a normalisation: what the classifier makes of the vectors of
+    an image decides.
+    """
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    vectors = run(images)
     if spec.output == "logits":
-        return unchanged(width)
+        return unchanged(vectors.shape[1])
     layer = model.get_classifier() if spec.output == "pooled" and len(classifiers(model.pretrained_cfg)) == 1 else None
-    return layer if isinstance(layer, nn.Linear) and layer.in_features == width else None
+    if not isinstance(layer, nn.Linear) or layer.in_features != vectors.shape[1]:
+        return None
+    expected = model(images)
+    is_same = (layer(vectors) - expected).abs().max() <= CLOSE * expected.abs().max()
+    return layer if is_same else None

@@ -6,6 +6,7 @@ bring them. The loop's state is saved beside the checkpoint to be, so that a tra
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from clipkd.embeddings.encoder import width_of
 from clipkd.embeddings.head import accuracy
 from clipkd.embeddings.library_models import check_timm
 from clipkd.embeddings.own_head import not_linear
-from clipkd.embeddings.timm_encoder import build, head_of, output_of
+from clipkd.embeddings.timm_encoder import build, features_of, head_of, output_of
 from clipkd.embeddings.train_teacher import shifted
 from clipkd.plugins.teachers import TrainedCNN
 
@@ -60,12 +61,13 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
     model = build(spec, config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = Images(spec, dataset, device)
     check_size(spec, model, images)
-    if spec.brings_head(spec.dataset) and not has_head(spec, model.eval(), device):
+    if not has_head(spec, model, device) and spec.brings_head(spec.dataset):
         raise not_linear(spec, dataset.spec.name)
     fit(spec, model, images, folder.with_name(f".{folder.name}.training.pt"), dataset.spec.mirrors)
     right = {part: images.accuracy(model, part) for part in ("validation", "test")}
     seconds = time.perf_counter() - start
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies: some models use one weight twice, which safetensors refuses.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
         raise DataError(f"teacher '{spec.name}': its training ended in weights that are not finite; nothing was kept")
     with building(folder, "teacher", spec.identity()) as draft:
@@ -117,9 +119,22 @@ def check_size(spec: TrainedCNN, model: nn.Module, images: Images) -> None:
 
 
 def has_head(spec: TrainedCNN, model: nn.Module, device: torch.device) -> bool:
-    """Return whether a model's classifier is one linear layer on its embedding."""
-    run = output_of(spec, model, torch.empty(0))
-    return head_of(spec, model, width_of(spec, run, int(spec.image_size or 0), device)) is not None
+    """Return whether a model's classifier will be one linear layer on its embedding, once it is trained.
+
+    Raises:
+        InputError: its features can't be stored.
+    """
+    side = int(spec.image_size or 0)
+    moved = copy.deepcopy(model).eval()
+    # Fresh normalisations change nothing much: one between embedding and classifier would not be seen.
+    values = [value for value in (*moved.parameters(), *moved.buffers()) if value.ndim == 1]
+    with torch.inference_mode():
+        for value in values:
+            value += 0.1 * torch.rand(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+        features = features_of(spec, moved, torch.zeros(1, 3, side, side, device=device))
+    run = output_of(spec, moved, features)
+    width_of(spec, run, side, device)
+    return head_of(spec, moved, run, side, device) is not None
 
 
 class Images:

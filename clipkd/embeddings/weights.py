@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clipkd.core import lfs
 from clipkd.core.errors import MOST_NAMED, DataError
+from clipkd.core.weight_problems import problem_of
 from clipkd.plugins.teachers import TeacherSpec
 
 LEVELS = re.compile(
@@ -35,15 +36,15 @@ def check_weights(spec: TeacherSpec, path: Path) -> int:
     """Return the number of parameters in a teacher's safetensors file; every one must be finite.
 
     Raises:
-        DataError: the file is damaged, or a tensor holds a NaN or an infinity; names it.
+        DataError: the file is damaged, or a tensor is not finite or in 8 bits; names it.
     """
     count = 0
     try:
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118  (not a dict)
                 tensor = weights.get_tensor(name)
-                if not torch.isfinite(tensor).all():
-                    raise DataError(f"teacher '{spec.name}': weight '{name}' of {path.name} holds a NaN or an infinity")
+                if problem := problem_of(tensor):
+                    raise DataError(f"teacher '{spec.name}': weight '{name}' of {path.name} {problem}")
                 count += tensor.numel()
     except SafetensorError as error:
         raise DataError(

@@ -236,8 +236,8 @@ def student_bytes(state: State, suffix: str) -> bytes | memoryview:
     It is made in memory: where the disk is full, both libraries raise errors of kinds of their own.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    if suffix == ".safetensors":
-        return save(state)
+    if suffix == ".safetensors":  # of copies: some models use one weight twice, which it refuses
+        return save({name: tensor.clone() for name, tensor in state.items()})
     content = io.BytesIO()
     torch.save(state, content)
     return content.getbuffer()

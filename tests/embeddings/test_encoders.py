@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -326,3 +328,62 @@ def test_arguments_that_build_no_model_are_named():
     config = {"architecture": "test_vit", "model_args": {"img_size": []}, "pretrained_cfg": cfg}
     with pytest.raises(InputError, match="can't build test_vit"):
         build(TeacherSpec("any", "any", output="pooled"), config)
+
+
+@pytest.mark.parametrize("name", ["shvit_s1", "efficientvit_m0", "test_resnet"])
+def test_a_classifier_behind_another_layer_is_not_one_of_the_vectors(name, tmp_path):
+    """These have a batch normalisation between the two: their linear layer never saw such vectors."""
+    path, _ = timm_file(name, tmp_path, num_classes=7)
+    teacher = taken(f"timm:{name}?pretrained={path}", Layout(tmp_path / "data"))
+    assert (teacher.head is None) == (name != "test_resnet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"resample": [3]}, r"resample: \[3\]"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 64, "crop_pct": 0}, "crop_pct is 0, not a number"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 64, "crop_pct": "x"}, "crop_pct is 'x'"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": 64, "crop_pct": 1.5}, "crop_pct is 1.5"),
+    ],
+)
+def test_malformed_preprocessing_is_refused_in_words(changes, words, vit_folder, tmp_path):
+    folder = Path(shutil.copytree(vit_folder, tmp_path / "vit"))
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises((InputError, DataError), match=words):
+        prepare.teacher(teachers.get(str(folder)), Layout(tmp_path / "data"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"resize_size": "a"}, "resize_size in its config.json is 'a', not a number of pixels"), ({"classifier": 5}, "")],
+)
+def test_malformed_settings_of_timm_end_in_no_traceback(changes, words, tmp_path):
+    model = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(model, tmp_path / "saved", safe_serialization=True)
+    path = tmp_path / "saved/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"pretrained_cfg": config["pretrained_cfg"] | changes}))
+    spec = teachers.get(str(tmp_path / "saved"))
+    if words:
+        with pytest.raises(DataError, match=words):
+            prepare.teacher(spec, Layout(tmp_path / "data"), CPU)
+    else:
+        prepare.teacher(spec, Layout(tmp_path / "data"), CPU)
+
+
+def test_weights_of_8_bits_are_refused_in_words(vit_folder, tmp_path):
+    folder = Path(shutil.copytree(vit_folder, tmp_path / "vit"))
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name].to(torch.float8_e4m3fn)}, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match="is in float8_e4m3fn, whose scales are kept elsewhere"):
+        prepare.teacher(teachers.get(str(folder)), Layout(tmp_path / "data"), CPU)
+
+
+def test_a_folder_with_pickled_weights_says_how_to_write_others(tmp_path):
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path, safe_serialization=False)
+    with pytest.raises(InputError, match=r"pytorch_model.bin there is never opened.*safe_serialization=True"):
+        teachers.get(str(tmp_path))

@@ -15,7 +15,7 @@ from clipkd.core.artifacts import open_artifact
 from clipkd.core.errors import InputError
 from clipkd.data.dataset import open_dataset
 from clipkd.embeddings import prepare
-from clipkd.embeddings.head import STRENGTHS, accuracy, best_probe, fit_probe
+from clipkd.embeddings.head import STRENGTHS, accuracies, accuracy, best_probe, fit_probe
 from clipkd.embeddings.own_head import OwnHead, own_head_of, passed_over, rows
 from clipkd.embeddings.teacher import load
 from clipkd.embeddings.vectors import Vectors
@@ -229,3 +229,36 @@ def test_the_validation_split_alone_chooses_the_penalty():
     }
     # Otherwise another split would have chosen the same.
     assert all(each[part].index(max(each[part])) != 2 for part in ("train", "test"))
+
+
+def test_in_parts_a_probe_is_the_same_but_for_rounding(monkeypatch):
+    """Where images times classes are many, their class scores are in memory some at a time."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 4
+    vectors = torch.randn(300, 6, generator=generator) + torch.randn(4, 6, generator=generator)[labels]
+    weight, bias = fit_probe(vectors, labels, 4, strength=1e-2)
+    expected = accuracies(vectors, weight, bias, labels)
+    scores = vectors @ weight.T + bias
+    assert expected[0] == pytest.approx((scores.argmax(dim=1) == labels).double().mean().item())
+    assert expected[1] == 1.0
+    monkeypatch.setattr("clipkd.embeddings.head.SCORES", 4 * 70)
+    in_parts = fit_probe(vectors, labels, 4, strength=1e-2)
+    torch.testing.assert_close(in_parts, (weight, bias), rtol=1e-3, atol=1e-3)
+    assert accuracies(vectors, weight, bias, labels) == expected
+
+
+def test_a_large_layers_probe_remembers_fewer_steps(monkeypatch):
+    made = []
+
+    class Noted(torch.optim.LBFGS):
+        def __init__(self, *arguments, **options):
+            made.append(options["history_size"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(torch.optim, "LBFGS", Noted)
+    monkeypatch.setattr("clipkd.embeddings.head.ITERATIONS", 1)
+    vectors, labels = torch.randn(8, 1024), torch.arange(8) % 2
+    for classes in (2, 1000, 20_000):
+        fit_probe(vectors, labels, classes, strength=1e-2)
+    assert made[:2] == [100, 100]
+    assert 2 * made[2] * 1024 * 20_000 * 4 <= 2 * 1024**3 < 2 * (made[2] + 1) * 1024 * 20_000 * 4

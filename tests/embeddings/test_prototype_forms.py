@@ -10,6 +10,7 @@ import torch
 
 from clipkd.core.errors import InputError
 from clipkd.embeddings import prepare
+from clipkd.embeddings.prototypes import without_direction
 from clipkd.plugins import prototype_forms, recipes, students
 from clipkd.plugins.methods import _losses as losses
 from clipkd.plugins.students._vit import build_student
@@ -158,3 +159,10 @@ def test_a_student_trains_with_any_form(form, digits_folder, vit_folder, tmp_pat
     places = ["--data", digits_folder, "--log-folder", tmp_path / "run"]
     clipkd("train", *names, *flags, *places, "--prototype-form", form)
     assert (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.parametrize("form", ["unit-mean", "kmeans-2"])
+def test_a_vector_without_a_direction_is_said_in_our_words(form, cloud):
+    vectors, labels = cloud
+    made = prototype_forms.get(form).prototypes(np.where(np.arange(60)[:, None] == 25, 0, vectors), labels, 3)
+    assert without_direction(made) == "prototypes of class 1 (counted from 0) are zero or not finite,"

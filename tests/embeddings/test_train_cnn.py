@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,3 +227,51 @@ def test_images_in_memory_and_images_read_for_each_batch_are_the_same(
         images = train_cnn.Images(spec, digits, CPU)
         assert bool(images.held) == is_held
         torch.testing.assert_close(images.pixels(rows, "train"), expected, rtol=0, atol=0)
+
+
+def test_what_can_not_be_stored_or_scored_is_refused_before_the_training(
+    digits: Dataset, tmp_path, monkeypatch
+) -> None:
+    """A normalisation before the classifier does nothing yet in a fresh model; features may be several tensors."""
+    monkeypatch.setattr(train_cnn, "fit", lambda *_: pytest.fail("it was trained"))
+    for name, words in (("shvit_s1", "not a linear layer on the embedding"), ("coat_tiny", "are not one tensor")):
+        spec = teachers.get(f"trained:{name}@32?on=digits&epochs=1")
+        assert isinstance(spec, TrainedCNN)
+        with pytest.raises(InputError, match=words):
+            train_cnn.train_cnn(spec, digits, tmp_path / name, CPU)
+
+
+def test_a_model_that_uses_a_weight_twice_is_saved(digits: Dataset, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(train_cnn, "fit", lambda *_: None)
+    monkeypatch.setattr(train_cnn.Images, "accuracy", lambda *_: 0.5)
+    spec = teachers.get("trained:coat_lite_tiny@32?on=digits&epochs=1")
+    assert isinstance(spec, TrainedCNN)
+    train_cnn.train_cnn(spec, digits, tmp_path / "teacher", CPU)
+    assert load(spec, tmp_path / "teacher", CPU).head is not None
+
+
+def test_two_commands_train_a_teacher_once(digits_folder: Path, tmp_path: Path, monkeypatch, capfd) -> None:
+    """The second one waits for the first, and takes what that has made."""
+    shutil.copytree(digits_folder / "datasets", tmp_path / "datasets")
+    layout, spec, trained = Layout(tmp_path), spec_of(epochs=1), []
+    own = train_cnn.train_cnn
+
+    def slow(*arguments: object) -> None:
+        trained.append(1)
+        time.sleep(1.5)
+        own(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_cnn, "train_cnn", slow)
+    first = threading.Thread(target=prepare.teacher, args=(spec, layout, CPU))
+    first.start()
+    while not trained:
+        time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        try:
+            prepare.teacher(spec, layout, CPU)
+        finally:
+            os._exit(len(trained) - 1)
+    first.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert "is being trained by another process, which is waited for" in capfd.readouterr().err

@@ -17,10 +17,12 @@ import clipkd as package
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.typed_json import read_model
 from clipkd.export import formats as exports
+from clipkd.export.model import load
 from clipkd.export.model_card import card
 from clipkd.export.source import ExportSource
 from clipkd.export.write import epochs_of, export
 from clipkd.plugins import students
+from clipkd.runs.folder import load_student, save_student
 from clipkd.runs.record import Metrics
 from clipkd.runs.verification import verify
 
@@ -451,3 +453,46 @@ def test_verify_compares_every_file_of_an_export(exported, tmp_path) -> None:
     card = (out / "README.md").read_text()
     (out / "README.md").write_text(card.replace("seed", "sead"))
     assert ["README.md is damaged" in problem for problem in verify([tmp_path]).damaged] == [True]
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities", "embedding"])
+@pytest.mark.parametrize("wrong", [float("nan"), 0.01])
+def test_each_output_of_a_graph_is_compared(output, wrong, run_folder, scans, monkeypatch) -> None:
+    from clipkd.export.formats import onnx
+
+    model = load(run_folder)
+
+    class Session:
+        """Gives the student's own outputs, but for one number."""
+
+        def run(self, names, inputs):
+            found = model.student(model.preprocessing.inputs(list(inputs["images"]), model.device))
+            outputs = {
+                "logits": found.logits,
+                "probabilities": found.logits.softmax(dim=1),
+                "embedding": found.embedding,
+            }
+            outputs[output][0, 0] += wrong * max(1.0, outputs[output].abs().max().item())
+            return [outputs[name].numpy() for name in names]
+
+    monkeypatch.setattr("clipkd.export.onnx_session.opened", lambda path: Session())
+    with torch.inference_mode(), pytest.raises(DataError, match=f"does not match the student: {output} differ"):
+        onnx.compare(model, run_folder / "model.onnx", scans)
+
+
+def test_a_classifier_of_another_shape_is_refused_in_words(run_folder, tmp_path, monkeypatch) -> None:
+    from clipkd.plugins.students import _timm_names as timm_names
+
+    def misfit(state, spec):
+        return state["classifier.weight"].reshape(1, 2, 3), {}
+
+    monkeypatch.setattr(timm_names, "to_timm", misfit)
+    with pytest.raises(InputError, match=r"does not compute what the student computes.* \(shape '\[1, 2, 3\]'"):
+        export(run_folder, exports.get("hf"), tmp_path / "out", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_that_uses_a_weight_twice_is_saved(tmp_path) -> None:
+    shared = torch.ones(3)
+    save_student({"a": shared, "b": shared}, tmp_path / "student.safetensors")
+    assert load_student(tmp_path / "student.safetensors").keys() == {"a", "b"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.errors import InputError
+from clipkd.core.errors import InputError, first_line
 from clipkd.core.files import write_json, write_text
 from clipkd.export.files import CARD, CONFIG, DISTILLATION, WEIGHTS
 from clipkd.export.formats import Format
@@ -35,11 +35,15 @@ class HuggingFace(Format):
         from clipkd.runs.folder import save_student
 
         spec = students.rebuilt(source.description["student"])
-        state, aside = to_timm(source.model.student.state_dict(), spec)
+        described = config(source.model, spec) | {"clipkd": source.description | {"names": "timm"}}
+        try:
+            state, aside = to_timm(source.model.student.state_dict(), spec)
+        except (AttributeError, RuntimeError) as error:
+            raise does_not_fit(described["architecture"], f" ({first_line(error)})") from None
         save_student(state, folder / WEIGHTS)
         if aside:
             save_student(aside, folder / DISTILLATION)
-        write_json(folder / CONFIG, config(source.model, spec) | {"clipkd": source.description | {"names": "timm"}})
+        write_json(folder / CONFIG, described)
         largest = compare(source.model, folder)
         write_text(folder / CARD, card(source, self.name))
         return {"largest_difference": largest}
@@ -80,24 +84,24 @@ def compare(model: Model, folder: Path) -> float:
     import timm
     import torch
 
-    size = model.preprocessing.size
+    size, architecture = model.preprocessing.size, json.loads((folder / CONFIG).read_text())["architecture"]
     inputs = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model.student.cpu().eval()(inputs).logits
         try:
             found = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(inputs)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise InputError(f"{does_not_fit(folder)} ({str(error).splitlines()[0]})") from None
+            raise does_not_fit(architecture, f" ({first_line(error)})") from None
     largest = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
     if not largest <= ROUNDING:
-        raise InputError(f"{does_not_fit(folder)}: its scores differ by up to {largest:.2g}; nothing was written")
+        raise does_not_fit(architecture, f": its scores differ by up to {largest:.2g}; nothing was written")
     return largest
 
 
-def does_not_fit(folder: Path) -> str:
+def does_not_fit(architecture: str, why: str) -> InputError:
     """Return what to tell the user where timm has no such classifier."""
-    architecture = json.loads((folder / CONFIG).read_text())["architecture"]
-    return f"timm's {architecture} does not compute what the student computes; export it as safetensors or onnx"
+    words = "does not compute what the student computes; export it as safetensors or onnx"
+    return InputError(f"timm's {architecture} {words}{why}")
 
 
 SPEC = HuggingFace(

@@ -47,8 +47,9 @@ SPEC_CLASS = Form
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors [..., D] at length 1."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    """Return vectors [..., D] at length 1; NaN of one without a direction, which whoever makes prototypes refuses."""
+    with np.errstate(invalid="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def names() -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,10 +170,10 @@ def origin(name: str, where: str) -> tuple[str, str]:
     hub_id, _, revision = where.partition("@")
     if HUB_ID.fullmatch(hub_id) and COMMIT.fullmatch(revision):
         return where, ""
-    path = Path(where)
+    path = Path(expanduser(where))
     if path.suffix == ".safetensors":
         try:
-            return f"sha256:{sha256_once(path)}", where
+            return f"sha256:{sha256_once(path)}", str(path)
         except OSError as error:
             raise InputError(f"student '{name}': {path}: {error.strerror or error}") from None
     raise InputError(

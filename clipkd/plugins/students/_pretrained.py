@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -16,6 +15,7 @@ from clipkd.core.errors import DataError
 from clipkd.core.files import sha256
 from clipkd.core.hub_client import WEIGHTS, verified_file
 from clipkd.core.timm_weights import fill
+from clipkd.core.weight_problems import problem_of
 from clipkd.plugins.students import TimmSpec
 from clipkd.plugins.teachers import HubTeacher
 
@@ -43,8 +43,8 @@ def load_pretrained(student: nn.Module, spec: TimmSpec) -> None:
             f"student '{spec.name}': {path} is damaged, or no safetensors file: {error}{lfs.instead(path)}"
         ) from None
     for name, tensor in stored.items():
-        if not torch.isfinite(tensor).all():
-            raise DataError(f"student '{spec.name}': weight '{name}' of {path} holds a NaN or an infinity")
+        if problem := problem_of(tensor):
+            raise DataError(f"student '{spec.name}': weight '{name}' of {path} {problem}")
     fill(body, stored, path, spec.model)
 
 

@@ -27,6 +27,9 @@ from clipkd.plugins.teachers._spec import (
     slug,
 )
 
+PICKLED = "pytorch_model.bin"
+SAVE = "timm.models.save_for_hf(model, FOLDER, safe_serialization=True)"
+"""Without the last argument it writes pickled weights."""
 FILTER = "bicubic"
 """timm's, where a config.json names none."""
 
@@ -63,6 +66,8 @@ def from_folder(folder: Path, output: Output | None) -> TeacherSpec:
     if missing:
         has_vectors = any(path.suffix in {".npy", ".parquet"} for path in folder.iterdir())
         hint = f"; embeddings alone are named embeddings:{folder}" if has_vectors else ""
+        if (folder / PICKLED).is_file():
+            hint = f": {PICKLED} there is never opened, as it can run code; write it as safetensors (timm: {SAVE})"
         raise InputError(f"{folder} is no teacher checkpoint: it lacks {', '.join(missing)}{hint}")
     digests = {name: sha256_once(folder / name) for name in files}
     weights = [digest for name, digest in digests.items() if name.endswith(".safetensors")]
