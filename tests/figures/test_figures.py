@@ -28,6 +28,8 @@ from clipkd.report.figures.style import DPI, legend, new_figure, save, styled
 from clipkd.report.figures.write import write_figures
 from clipkd.runs.record import Environment
 from clipkd.spec.settings import Config
+from clipkd.tables.costs import costs
+from clipkd.tables.grouping import rows_of
 from clipkd.tables.results import Results, where
 from tests.synthetic import Study, demo, write_study
 
@@ -150,6 +152,13 @@ def test_cost_figure_scales_live_passes_to_a_whole_run(study):
     assert "4,000 in 4 epochs" in found  # 1000 images an epoch, measured over 3 epochs
     assert "2,200" in found
     assert "4 s (1.8 ×)" in found
+
+
+def test_cost_figure_counts_the_passes_for_stored_random_views(study):
+    rows = costs(results(study))
+    replayed = {row.train_type: row._replace(teacher_source="replayed") for row in rows_of(rows)}
+    assert cost.passes_of(replayed["vanilla"]) == 2200
+    assert cost.passes_of(replayed["supervised"]) == 0
 
 
 def test_resources_figure_shows_published_beside_measured(study):

@@ -18,8 +18,9 @@ from clipkd.report import overview, page_tables
 from clipkd.report.figures import figure_stems
 from clipkd.report.pictures import natural_width
 from clipkd.runs.record import FAILED
-from clipkd.tables import made
-from clipkd.tables.comparisons import Comparison
+from clipkd.spec.settings import Config
+from clipkd.tables import made, sweep
+from clipkd.tables.comparisons import Comparison, comparisons
 from clipkd.tables.results import Results
 from clipkd.tables.summary import Difference
 from tests.synthetic import Study, demo, small, write_study
@@ -58,6 +59,23 @@ def test_a_student_that_is_only_trained_alone_has_its_table(tmp_path: Path) -> N
     text = write(study, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "student base-32" in text
     assert "no teacher" in text
+
+
+def test_two_teachers_of_one_title_are_told_apart_in_every_table(tmp_path: Path) -> None:
+    """Two revisions of one model: the grid lacks the control of the second."""
+    first, second = (f"google/vit-base@{letter * 40}" for letter in "ab")
+    config = demo() | {"recipes": {"mine": {"base": "corrected", "temperature": [1, 2]}}}
+    block = config["grid"][0] | {"teachers": [first, second], "train_types": ["supervised", "vanilla"]}
+    control = block | {"name": "control", "teachers": [first], "train_types": ["vanilla-within-class"]}
+    config["grid"] = [one | {"recipes": ["mine"], "seeds": [0]} for one in (block, control)]
+    found = Results.collect(Config.model_validate(config), tmp_path / "runs", tmp_path, partial=True)
+    first, second = (name for name in found.frame.teacher.unique() if name != "none")
+    titles = [f"google/vit-base ({name})" for name in (first, second)]
+    for table in (page_tables.explorer(found), page_tables.runs_table(found), sweep.table(found)):
+        column = [one.title for one in table.columns].index("Teacher")
+        assert list(dict.fromkeys(row[column].text for row in table.rows)) == ["no teacher", *titles]
+    (line,) = (line for line in comparisons(found)[1] if line.startswith("Not tested"))
+    assert line.endswith(f"vanilla with {titles[1]}.")
 
 
 @pytest.fixture(scope="module")
