@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from clipkd.tables.accuracy import Lookup, accuracy, entry, teachers_of, train_types_of
@@ -44,15 +44,10 @@ class PageTable:
         self.rows = [[row[index] for index in kept] for row in self.rows]
 
     @classmethod
-    def of(cls, table: Table) -> PageTable:
-        """Return one of the tables in results/tables."""
+    def of(cls, table: Table, said: Container[str]) -> PageTable:
+        """Return one of the tables in results/tables, without the notes that the page gives once for all of them."""
         columns = [replace(column, title=column.title or "Source") for column in table.columns]
-        return cls(columns, table.rows, table.title, without_gaps(table.notes))
-
-
-def without_gaps(notes: Iterable[str]) -> list[str]:
-    """Return the notes of a table, without what the top of the page already says is missing."""
-    return [note for note in notes if not note.startswith("INCOMPLETE")]
+        return cls(columns, table.rows, table.title, [note for note in table.notes if note not in said])
 
 
 def reach(found: list[Comparison]) -> int:

@@ -23,7 +23,7 @@ from clipkd.tables import made, sweep
 from clipkd.tables.comparisons import Comparison, comparisons
 from clipkd.tables.results import Results
 from clipkd.tables.summary import Difference
-from tests.synthetic import Study, demo, small, write_study
+from tests.synthetic import Study, demo, seal, small, write_study
 
 EVIL = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="90"><rect width="600" height="90"/></svg>'
@@ -47,6 +47,22 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a complete grid whose numbers are known."""
     study = write_study(demo(), tmp_path_factory.mktemp("study"))
     return write(study, study.root / "report.html")
+
+
+@pytest.mark.slow
+def test_what_all_tables_say_stands_on_the_page_once(tmp_path: Path) -> None:
+    """What is wrong at the top, remarks at the end, and neither below each table."""
+    config = demo()
+    block = config["grid"][0] | {"teachers": ["digits-vit-s"], "train_types": ["supervised", "vanilla"]}
+    config["grid"] = [block | {"datasets": ["digits", "imagenet"], "recipes": ["corrected"]}]
+    study = write_study(config, tmp_path)
+    for cell in study.cells:
+        folder = study.results / "runs" / cell.folder
+        write_json(folder / "env.json", {"packages": {"torch": f"2.{cell.seed}"}, "device": {"kind": "cpu"}})
+        seal(folder)
+    text = write(study, tmp_path / "report.html").read_text(encoding="utf-8")
+    for said, times in {"NOT COMPARABLE to the last digit": 1, "Left out: ": 1, "Not tested, as": 2}.items():
+        assert text.count(said) == times, said
 
 
 @pytest.mark.slow

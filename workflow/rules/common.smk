@@ -52,9 +52,6 @@ def read_config():
 try:
     CONFIG = read_config()
     CELLS, LEFT_OUT = chains.expand(CONFIG)
-    if not CELLS:
-        listed = "".join(f"\n  {reason}" for reason in LEFT_OUT)
-        raise InputError(f"nothing is left of the grid:{listed}")
     LAYOUT = Layout.of(CONFIG)
     for cell in {cell.dataset: cell for cell in CELLS}.values():
         packed = LAYOUT.dataset(cell.dataset_spec)
