@@ -166,6 +166,13 @@ def test_bad_paths_are_the_users_to_change(study, verb, capsys):
     assert not (study.root / "unused").exists()
 
 
+@pytest.mark.parametrize("verb", ["tables", "figures", "report"])
+def test_where_a_dataset_comes_from_is_in_the_config_alone(verb, study, capsys):
+    with pytest.raises(SystemExit):
+        main(command(study, verb, "--dataset-source", "nowhere"))
+    assert "unrecognized arguments: --dataset-source" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["tables", "figures", "report", "check"])
 def test_a_grid_of_which_nothing_is_left_is_refused(verb, tmp_path, monkeypatch, capsys):
     config = demo()
