@@ -98,8 +98,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """`better`, `worse` or `no difference shown`, corrected; else why there is none of these."""
-        own = self.difference.p if self.difference else None
-        return summary.verdict(self.difference, own if self.corrected is None else self.corrected)
+        return summary.verdict(self.difference, self.corrected)
 
     @property
     def outcome(self) -> str:
