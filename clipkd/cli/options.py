@@ -86,9 +86,14 @@ def setting_option(child: argparse.ArgumentParser, settings: type[Settings], nam
 
 
 def data_options(child: argparse.ArgumentParser) -> None:
+    """Add where data lie, and where the dataset comes from."""
+    folder_options(child)
+    child.add_argument("--dataset-source", help="where the dataset's data are: base URL, archive or folder")
+
+
+def folder_options(child: argparse.ArgumentParser) -> None:
     """Add where data lie."""
     child.add_argument("--data", type=Path, default=Path("data"), help="folder of datasets, teachers and embeddings")
-    child.add_argument("--dataset-source", help="where the dataset's data are: base URL, archive or folder")
     child.add_argument(
         "--verify", action="store_true", help="hash every byte that is read, also what this machine has verified before"
     )
@@ -322,8 +327,8 @@ def device_of(options: argparse.Namespace) -> Any:
 
 
 def results_options(child: argparse.ArgumentParser) -> None:
-    """Add what tables and figures are made from."""
-    data_options(child)
+    """Add what tables and figures are made from; where datasets come from is in the config."""
+    folder_options(child)
     child.add_argument(
         "--config", type=Path, default=Path("results/config.json"), help="the resolved config whose grid is shown"
     )

@@ -11,10 +11,10 @@ from clipkd.core.version import __version__
 from clipkd.report import overview, page_tables
 from clipkd.report.figures import KINDS
 from clipkd.report.figures import figures as figures_of
-from clipkd.report.page_tables import PageTable, without_gaps
+from clipkd.report.page_tables import PageTable
 from clipkd.report.pictures import Picture
 from clipkd.spec.settings import Config
-from clipkd.tables import made, save_tables
+from clipkd.tables import accuracy_stem, made, save_tables
 from clipkd.tables.comparisons import comparisons
 from clipkd.tables.html import environment
 from clipkd.tables.published import repeats_paper
@@ -77,8 +77,9 @@ def pictures(found: Results, folder: Path) -> dict[str, list[Picture]]:
 
 def page(found: Results, ready: Sequence[Table], drawn: dict[str, list[Picture]]) -> str:
     """Return the whole page, with these of the results' tables and figures."""
-    compared, alone = comparisons(found)
-    tables = {table.stem: table for table in ready}
+    compared, _ = comparisons(found)
+    gaps, remarks = found.gaps(), found.remarks()
+    tables = {table.stem: PageTable.of(table, {*gaps, *remarks}) for table in ready if not accuracy_stem(table.stem)}
     folder = resources.files(__name__) / "templates"
     of_paper = repeats_paper(found.cells)
     return TEMPLATES.get_template("page.html").render(
@@ -89,7 +90,7 @@ def page(found: Results, ready: Sequence[Table], drawn: dict[str, list[Picture]]
         script=(folder / "page.js").read_text(encoding="utf-8").strip(),
         datasets=[dataset_title(name, found.config) for name in values(found.cells, "dataset")],
         train_types=train_types(found.cells),
-        gaps=found.gaps(),
+        gaps=gaps,
         facts=overview.facts(found),
         answers=overview.answers(compared),
         headline=page_tables.headline_tables(found),
@@ -97,12 +98,7 @@ def page(found: Results, ready: Sequence[Table], drawn: dict[str, list[Picture]]
         comparisons=page_tables.comparisons_table(found, compared),
         reach=page_tables.reach(compared),
         runs=page_tables.runs_table(found),
-        tables={
-            name: PageTable.of(tables[name])
-            for name in ("labels", "sweep", "recipes", "prototypes", "evaluation", "cost", "resources", "teachers")
-            if name in tables
-        },
-        matters=without_gaps(tables["teacher-matters"].notes),
-        remarks=[*alone, *found.remarks()],
+        tables=tables,
+        remarks=remarks,
         pictures=drawn,
     )

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from clipkd.tables.accuracy import Lookup, accuracy, entry, teachers_of, train_types_of
 from clipkd.tables.comparisons import QUESTIONS, UNLIKE, Comparison, p_value
 from clipkd.tables.drawings import Bar, Interval
 from clipkd.tables.grouping import AXES, groups, rows_of, with_labels
-from clipkd.tables.results import (
-    Results,
-    dataset_title,
-    teacher_names,
-    teacher_title,
-    teacher_titles,
-)
+from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles
 from clipkd.tables.table import NOTHING, Column, Entry, Table
 from clipkd.tables.teacher_matters import over, plus
 from clipkd.tables.terms import EPOCHS, METRICS, of_labels
@@ -50,15 +44,10 @@ class PageTable:
         self.rows = [[row[index] for index in kept] for row in self.rows]
 
     @classmethod
-    def of(cls, table: Table) -> PageTable:
-        """Return one of the tables in results/tables."""
+    def of(cls, table: Table, said: Container[str]) -> PageTable:
+        """Return one of the tables in results/tables, without the notes that the page gives once for all of them."""
         columns = [replace(column, title=column.title or "Source") for column in table.columns]
-        return cls(columns, table.rows, table.title, without_gaps(table.notes))
-
-
-def without_gaps(notes: Iterable[str]) -> list[str]:
-    """Return the notes of a table, without what the top of the page already says is missing."""
-    return [note for note in notes if not note.startswith("INCOMPLETE")]
+        return cls(columns, table.rows, table.title, [note for note in table.notes if note not in said])
 
 
 def reach(found: list[Comparison]) -> int:
@@ -119,13 +108,13 @@ def explorer(results: Results) -> PageTable:
     """Return every accuracy in one long table, at first limited to those that comparisons use."""
     columns = words("Train type", "Teacher", "Dataset", "Student", "Recipe", "Epoch", "Metric", "Shown as")
     columns.append(Column("Test accuracy, %"))
-    rows = []
+    rows, titles = [], teacher_titles(results.frame.teacher.unique())
     for _, runs in groups(results.comparable, *AXES):
         for _, chosen in groups(runs, "epoch"):
             for metric, name in METRICS.items():
                 (found,) = rows_of(accuracy(chosen, metric))
                 is_headline = chosen.is_headline.all() and metric == "top1"
-                names = (with_labels(found), teacher_title(found.teacher), dataset_title(found.dataset, results.config))
+                names = (with_labels(found), titles[found.teacher], dataset_title(found.dataset, results.config))
                 texts = (*names, found.student, found.recipe, EPOCHS[found.epoch].partition(",")[0], name)
                 shown = replace(entry(found), is_best=False, drawing=Bar(found.mean) if found.n else None)
                 rows.append([*map(Entry, texts), Entry("headline" if is_headline else "more"), shown])
@@ -137,10 +126,10 @@ def runs_table(results: Results) -> PageTable:
     columns = words("Train type", "Teacher", "Teacher source", "Dataset", "Student", "Recipe")
     columns += [Column(name) for name in ("Seed", "Epochs", "Top-1, last, %", "Top-1, headline, %", "s per epoch")]
     columns += words("State")
-    rows = []
+    rows, titles = [], teacher_titles(results.frame.teacher.unique())
     last, chosen = (results.frame[mask] for mask in (results.frame.epoch == "last", results.frame.is_headline))
     for run, headline in zip(rows_of(last), rows_of(chosen), strict=True):
-        names = (with_labels(run), teacher_title(run.teacher), run.teacher_source)
+        names = (with_labels(run), titles[run.teacher], run.teacher_source)
         texts = (*names, dataset_title(run.dataset, results.config), run.student, run.recipe, run.seed, run.epochs)
         row = [Entry(str(text)) for text in texts]
         if run.state == "finished":

@@ -92,7 +92,7 @@ def seeds_of(config: Config) -> list[int]:
 def expand(config: Config) -> tuple[list[Cell], list[str]]:
     """Return the cells of a checked config and of the runs that teach them, and what was left out and why.
 
-    Raises as `clipkd.spec.grid.expand`.
+    Raises as `clipkd.spec.grid.expand`, and InputError where nothing is left; the message says why.
     """
     found, left_out = grid.expand(config)
     folders = {cell.folder for cell in found}
@@ -105,6 +105,9 @@ def expand(config: Config) -> tuple[list[Cell], list[str]]:
             if isinstance(spec, StudentTeacher) and spec.settings and spec.run not in folders:
                 folders.add(spec.run)
                 found.append(cell_of(spec.run, config))
+    if not found:
+        listed = "".join(f"\n  {reason}" for reason in left_out)
+        raise InputError(f"nothing is left of the grid:{listed}")
     grid.refuse_mixture(found, config)
     return found, left_out
 

@@ -6,6 +6,7 @@ Each table is written as CSV (plain numbers, for programs), Markdown, LaTeX and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,29 +31,38 @@ class Kind(NamedTuple):
     """A table that is no accuracy table."""
 
     title: str
+    module: str
+    """The one in this package that makes it."""
     is_made: Callable[[Config, Sequence[Cell]], object] = lambda config, cells: True
     """Whether a config with these cells has it."""
 
 
 KINDS = {
     "labels": Kind(
-        "Test accuracy by number of labels", lambda config, cells: any(cell.few_labels is not None for cell in cells)
+        "Test accuracy by number of labels",
+        "by_labels",
+        lambda config, cells: any(cell.few_labels is not None for cell in cells),
     ),
     "sweep": Kind(
-        "Settings of sweeps, chosen by validation", lambda config, cells: sweeps_of(config, accuracy_cells(cells))
+        "Settings of sweeps, chosen by validation",
+        "sweep",
+        lambda config, cells: sweeps_of(config, accuracy_cells(cells)),
     ),
-    "recipes": Kind("Recipes side by side", lambda config, cells: has_several(config, accuracy_cells(cells))),
-    "evaluation": Kind("Students beyond their accuracy", lambda config, cells: config.evaluation),
-    "teacher-matters": Kind("Does the teacher matter?"),
+    "recipes": Kind(
+        "Recipes side by side", "by_recipe", lambda config, cells: has_several(config, accuracy_cells(cells))
+    ),
+    "evaluation": Kind("Students beyond their accuracy", "evaluation", lambda config, cells: config.evaluation),
+    "teacher-matters": Kind("Does the teacher matter?", "teacher_matters"),
     "prototypes": Kind(
         "The classifier beside the nearest prototype",
+        "prototypes",
         lambda config, cells: any(cell.method.signal == "prototypes" for cell in cells),
     ),
-    "cost": Kind("Cost of training and extraction"),
+    "cost": Kind("Cost of training and extraction", "cost"),
     "resources": Kind(
-        "The paper's resource figure, published and measured", lambda config, cells: repeats_paper(cells)
+        "The paper's resource figure, published and measured", "resources", lambda config, cells: repeats_paper(cells)
     ),
-    "teachers": Kind("Teachers and their embeddings"),
+    "teachers": Kind("Teachers and their embeddings", "teachers"),
 }
 """By the file's name, in the order in which tables are listed."""
 
@@ -85,6 +95,11 @@ def accuracy_stem(stem: str) -> tuple[str, str, str] | None:
     rest, _, metric = stem.removeprefix("accuracy-").rpartition("-")
     epoch = next(epoch for epoch in EPOCHS if rest.endswith(f"-{epoch}"))
     return rest.removesuffix(f"-{epoch}"), epoch, metric
+
+
+def module_of(stem: str) -> Any:
+    """Return the module whose `table` makes a table that is no accuracy table; with pandas, which names don't need."""
+    return import_module(f"{__name__}.{KINDS[stem].module}")
 
 
 def title(stem: str) -> str:
@@ -141,32 +156,12 @@ def save_tables(found: Results, tables: Sequence[Table], output: Path, summary: 
 
 def made(found: Results) -> list[Table]:
     """Return every table of the results, in the order of `table_stems`."""
-    import clipkd.tables.accuracy as accuracy
-    import clipkd.tables.by_labels as by_labels
-    import clipkd.tables.by_recipe as by_recipe
-    import clipkd.tables.cost as cost
-    import clipkd.tables.evaluation as evaluation
-    import clipkd.tables.prototypes as prototypes
-    import clipkd.tables.resources as resources
-    import clipkd.tables.sweep as sweep
-    import clipkd.tables.teacher_matters as teacher_matters
-    import clipkd.tables.teachers as teachers
+    from clipkd.tables import accuracy
 
-    others: dict[str, Callable[[Results], Table]] = {
-        "labels": by_labels.table,
-        "sweep": sweep.table,
-        "recipes": by_recipe.table,
-        "evaluation": evaluation.table,
-        "teacher-matters": teacher_matters.table,
-        "prototypes": prototypes.table,
-        "cost": cost.table,
-        "resources": resources.table,
-        "teachers": teachers.table,
-    }
     tables = []
     for stem in table_stems(found.config, found.cells):
         named = accuracy_stem(stem)
-        table = accuracy.table(found, *named) if named else others[stem](found)
+        table = accuracy.table(found, *named) if named else module_of(stem).table(found)
         table.stem, table.title = stem, title(stem)
         table.notes = [*found.gaps(), *table.notes, *found.remarks()]
         tables.append(table)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from clipkd.spec.cells import NO_TEACHER
+from clipkd.spec.selection import LEAST_TO_CHOOSE
 from clipkd.tables.accuracy import SHARE, train_types_of
 from clipkd.tables.comparisons import comparisons, p_value, row_of
 from clipkd.tables.fields import percent_fields
@@ -13,7 +14,7 @@ from clipkd.tables.grouping import AXES, axes_of, nested_order, over_seeds, rows
 from clipkd.tables.informed import informed_notes
 from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.summary import by_student
-from clipkd.tables.table import NOTHING, Column, Field, Table, count, filled, spread, words
+from clipkd.tables.table import NOTHING, Column, Field, Table, count, filled, is_missing, spread, words
 from clipkd.tables.teacher_matters import difference, interval, part, plus_or_minus
 from clipkd.tables.terms import BASELINE
 
@@ -51,8 +52,9 @@ def by_labels(results: Results) -> pd.DataFrame:
     )
     rows = rows.merge(counts.reset_index(), on=AXES)
     trained = rows.labelled_images.astype("float64").fillna(rows.train_images.astype("float64"))
-    held_out = rows.validation_images.astype("float64").fillna(0)
-    return rows.assign(seen=trained + held_out, of_class=trained / rows.classes.astype("float64"), held_out=held_out)
+    held_out = rows.validation_images.astype("float64")
+    of_class = trained / rows.classes.astype("float64")
+    return rows.assign(seen=trained + held_out.fillna(0), of_class=of_class, held_out=held_out)
 
 
 def interval_of(mean: float, deviation: float, n: int) -> tuple[float, float] | None:
@@ -125,7 +127,7 @@ def table(results: Results) -> Table:
             "validation_labels",
             Column("of these, validation"),
             lambda row: count(row.held_out),
-            lambda row: int(row.held_out),
+            lambda row: None if is_missing(row.held_out) else int(row.held_out),
         ),
         Field(
             "training_labels_per_class",
@@ -140,8 +142,9 @@ def table(results: Results) -> Table:
         "Test top-1 and the teacher's classifier: mean ± sample standard deviation over seeds (n); each seed has its "
         "own labelled images, the same for all train types.",
         *[f"Teacher's classifier: {', or '.join(HEADS[head] for head in heads)}."] * bool(heads),
-        "Labels: labelled images in all. Those for validation choose the epoch and the penalty of the probe; the "
-        "classes have the same number of labels, to within one, unless one has no more.",
+        "Labels: labelled images in all. Those for validation choose the penalty of the probe, and the epoch if they "
+        f"are {LEAST_TO_CHOOSE} or more; else the last one is kept. The classes have the same number of labels, to "
+        "within one, unless one has no more.",
         "to supervised: the difference to training without a teacher on the same labels, paired by seed; its interval "
         "is not corrected, p is, as in the table teacher-matters. detectable from: half of the interval's width; a "
         "smaller difference could not have been told from 0 with this n, before any correction.",

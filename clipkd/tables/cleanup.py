@@ -6,6 +6,7 @@ whose bytes are still those is ever removed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from clipkd.core.progress import say
 
 def list_of(folder: Path) -> Path:
     """Return the file that says what was written into a folder."""
-    return folder.with_name(f".{folder.name}-written.json")
+    folder = Path(os.path.abspath(folder))  # `.` and `..` have names, and a link keeps its own
+    return folder.parent / f".{folder.name}-written.json"
 
 
 def remove_leftovers(folder: Path, names: Sequence[str]) -> None:

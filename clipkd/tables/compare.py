@@ -20,13 +20,23 @@ from clipkd.spec.identities import AXES
 from clipkd.tables.costs import MEGABYTE
 from clipkd.tables.table import Column, Entry, Table, significant
 
+MAIN = ("cell", "training")
+"""Parts of a run's identity that are compared name by name."""
 EXPLAINED = {
     "recipe": ("recipe",),
     "student": ("student",),
     "dataset": ("dataset",),
     "signal": ("teacher", "train_type", "recipe", "teacher_source", "dataset"),
+    "thumbnails": ("dataset", "student"),
+    "views": ("teacher", "train_type", "recipe", "teacher_source", "dataset"),
+    "method": ("train_type",),
+    "plugins": ("student", "train_type"),
+    "several": ("teacher",),
+    "few_labels": ("labels", "seed"),
+    "no_labels": ("labels",),
+    "kept_epoch": ("labels", "recipe"),
 }
-"""Part of a run's identity -> the names whose difference explains any difference in it."""
+"""Part of a run's identity -> the names whose difference explains any difference in it; nothing does of others."""
 
 
 def read(folder: Path) -> FinishedRun:
@@ -56,9 +66,9 @@ def settings(runs: Sequence[FinishedRun]) -> tuple[dict[str, list[Any]], dict[st
     names["recipe"] = list(map(recipes.name_in, names["recipe"]))
     main = names | flat("", [part["training"] for part in parts])
     differ = {name: values for name, values in main.items() if not same(values)}
-    for part, explained_by in EXPLAINED.items():
-        if not any(name in differ for name in explained_by):
-            found = flat(f"{part} ", [identity.get(part, {}) for identity in parts])
+    for part in dict.fromkeys(name for identity in parts for name in identity if name not in MAIN):
+        if not any(name in differ for name in EXPLAINED.get(part, ())):
+            found = flat(part, [identity.get(part, {}) for identity in parts])
             differ |= {name: values for name, values in found.items() if not same(values)}
     return differ, {name: values[0] for name, values in main.items() if same(values)}
 
@@ -78,7 +88,7 @@ def flat(before: str, parts: Sequence[Any]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for index, part in enumerate(parts):
         for name, value in leaves(part):
-            found.setdefault(f"{before}{name}", [None] * len(parts))[index] = value
+            found.setdefault(f"{before} {name}".strip(), [None] * len(parts))[index] = value
     return found
 
 

@@ -13,7 +13,7 @@ from clipkd.plugins import methods
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables import summary
 from clipkd.tables.arms import Arm, arms, difference, unlike
-from clipkd.tables.results import Results, teacher_title
+from clipkd.tables.results import Results, teacher_titles
 from clipkd.tables.summary import Difference
 from clipkd.tables.terms import BASELINE, of_labels
 
@@ -98,8 +98,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """`better`, `worse` or `no difference shown`, corrected; else why there is none of these."""
-        own = self.difference.p if self.difference else None
-        return summary.verdict(self.difference, own if self.corrected is None else self.corrected)
+        return summary.verdict(self.difference, self.corrected)
 
     @property
     def outcome(self) -> str:
@@ -243,13 +242,14 @@ def untested(found: list[Comparison]) -> list[str]:
     lacking = [one for one in helping if row_of(one) not in tested]
     if not lacking:
         return []
+    titles = teacher_titles(dict.fromkeys(one.teacher for one in found))
     tested_with = {(one.method, one.teacher) for one in found if one.question == "content"}
 
     def name(one: Comparison) -> str:
         if one.method not in {method for method, _ in tested_with}:
             return one.method
         place = f" ({one.dataset}, {one.student}, recipe {one.recipe})" * ((one.method, one.teacher) in tested_with)
-        return f"{one.method} with {teacher_title(one.teacher)}{place}"
+        return f"{one.method} with {titles[one.teacher]}{place}"
 
     named = dict.fromkeys(map(name, lacking))
     wanted = dict.fromkeys(name for one in lacking for name in methods.deciding(one.method, one.is_partly_labelled))

@@ -56,6 +56,7 @@ def table(results: Results) -> Table:
         Field("extraction_device"),
     ]
     made = filled(fields, rows_of(rows))
+    has_several = any(cell.teacher_of_seed != cell.teacher for cell in results.cells)
     peaks = sorted(results.frame.peak_memory_of.dropna().unique())
     made.notes = [
         *chosen_notes(results.shown),
@@ -65,6 +66,7 @@ def table(results: Results) -> Table:
         "sweep only where both are of the same setting.",
         "teacher passes: images through the teacher; in training, of one whole run (for its epochs see the CSV).",
         "Extraction happens once and is shared by all runs that read the same embeddings; disk is the size of these.",
+        *["Where each seed has a teacher of its own, extraction is that of the first seed's."] * has_several,
         "weights: student and live teacher at 4 bytes per parameter, the paper's measure of memory. 1 MB = 1e6 bytes.",
         f"peak: largest memory of the {' or the '.join(peaks) or 'process'} during the run.",
     ]

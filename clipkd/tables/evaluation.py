@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipkd.core.words import counted
+from clipkd.runs.record import Device
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.accuracy import SHARE
 from clipkd.tables.fields import place_fields
@@ -33,7 +34,7 @@ COLUMNS: dict[str, tuple[str, str, float]] = {
 """Column of runs.csv -> title, group, and factor in the table; what is measured beside these is in runs.csv only."""
 
 SPEED = "speed"
-"""The measure that depends on the machine."""
+"""The measure that depends on the machine: on its CPU, whatever computed the others."""
 
 
 def table(results: Results) -> Table:
@@ -81,11 +82,11 @@ def measured_differently(results: Results) -> list[str]:
     protocols: dict[str, set[int]] = {}
     machines: dict[str, None] = {}
     for found in results.evaluations.values():
-        for name, one in found.measures.items():
-            if name in results.config.evaluation:
-                protocols.setdefault(name, set()).add(one.protocol)
-            if name == SPEED:
-                machines[one.device.detail] = None
+        asked = {name: one for name, one in found.measures.items() if name in results.config.evaluation}
+        for name, one in asked.items():
+            protocols.setdefault(name, set()).add(one.protocol)
+        if SPEED in asked:
+            machines[Device(**asked[SPEED].details["processor"]).detail] = None
     lines = [
         f"MIXED: {name} was measured by the protocols {' and '.join(map(str, sorted(found)))}, which give other "
         f"numbers: `clipkd evaluate RUN --measures {name}` measures a student anew."
@@ -98,9 +99,10 @@ def measured_differently(results: Results) -> list[str]:
 
 
 def not_measured(results: Results) -> list[str]:
-    """Return, of each measure that some students have nothing for, how many and why."""
+    """Return, of each measure of the config that some students have nothing for, how many and why."""
     reasons: dict[str, list[str]] = {}
     for cell, found in results.evaluations.items():
         for measure, why in found.not_measured.items():
-            reasons.setdefault(f"{measure} of {cell.train_type}: {why}", []).append(cell.folder)
+            if measure in results.config.evaluation:
+                reasons.setdefault(f"{measure} of {cell.train_type}: {why}", []).append(cell.folder)
     return [f"Not measured: {why} ({counted(len(runs), 'run')})." for why, runs in sorted(reasons.items())]

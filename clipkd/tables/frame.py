@@ -97,6 +97,7 @@ def names(cell: Cell) -> dict[str, Any]:
     """Return a run's place in the grid."""
     return {
         **dict(zip(AXES, axes_of(cell), strict=True)),
+        "teacher_key": cell.teacher_key,
         "teacher_source": cell.shown_source,
         "has_one_view": cell.has_one_view,
         "seed": cell.seed,

@@ -7,6 +7,7 @@ import re
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from clipkd.tables.table import Table, spans
+from clipkd.tables.terms import WRONG
 
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(\.\d+)?")
 
@@ -28,7 +29,7 @@ def environment(*packages: str) -> Environment:
     loader = ChoiceLoader([PackageLoader(package) for package in (*packages, "clipkd.tables")])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters["plain_number"] = plain_number
-    made.globals["spans"] = spans
+    made.globals |= {"spans": spans, "WRONG": WRONG}
     return made
 
 

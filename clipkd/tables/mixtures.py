@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from clipkd.core.words import counted
 from clipkd.runs.finished import FinishedRun
 from clipkd.spec.cells import Cell
 from clipkd.tables.grouping import labels_of, place_of
@@ -43,16 +44,19 @@ def ways_of_computing(runs: Runs) -> list[str]:
         made = {cell: f"{precision_of(runs[cell])}, {way}" for cell, way in made.items()}
     if len(set(made.values())) < 2:
         return []
-    rows: dict[Cell, list[str]] = {}
+    number = {way: index for index, way in enumerate(sorted(set(made.values())), start=1)}
+    rows: dict[Cell, list[int]] = {}
     for cell, way in made.items():
-        rows.setdefault(replace(cell, seed=0), []).append(way)
+        rows.setdefault(replace(cell, seed=0), []).append(number[way])
     mixed = [
-        f"{place_of(cell)}{labels_of(cell)}, recipe {cell.recipe_spec.name} ({counted(ways)})"
+        f"{place_of(cell)}{labels_of(cell)}, recipe {cell.recipe_spec.name} ({by_way(ways)})"
         for cell, ways in rows.items()
         if len(set(ways)) > 1
     ]
     exact = "" if is_mixed else " to the last digit"
-    note = f"NOT COMPARABLE{exact}: these runs were made with {counted(list(made.values()))}."
+    counts = Counter(made.values())
+    ways = "; ".join(f"({index}) {way}: {counted(counts[way], 'run')}" for way, index in number.items())
+    note = f"NOT COMPARABLE{exact}: these runs were made in {len(number)} ways. These are {ways}."
     if is_mixed:
         note += " Name a training.precision in the config in place of auto: runs in another one are then trained again."
     if mixed:
@@ -89,8 +93,8 @@ def contents_of_signals(runs: Runs, stored: Contents) -> list[str]:
     ]
     notes = []
     if mixed:
-        several = "runs learnt from several versions, with other bytes"
-        notes.append(f"NOT COMPARABLE to the last digit: {several}, of {some(mixed)}.")
+        several = "runs learnt from several versions, with other bytes, of what a teacher gave"
+        notes.append(f"NOT COMPARABLE to the last digit: {several}. Several versions: {some(mixed)}.")
     if replaced:
         again = "Made again since, with other bytes than runs learnt from"
         notes.append(f"{again}: {some(replaced)}. What is stored now may say something else.")
@@ -108,7 +112,6 @@ def precision_of(run: FinishedRun) -> str:
     return str(run.identity.get("training", {}).get("precision"))
 
 
-def counted(words: list[str]) -> str:
-    """Return each of some words once, with the number of runs that it is of."""
-    counts = sorted(Counter(words).items())
-    return "; ".join(f"{word} ({count} run{'s' if count > 1 else ''})" for word, count in counts)
+def by_way(numbers: list[int]) -> str:
+    """Return how many runs were made in each way, by its number."""
+    return ", ".join(f"{count} in way {number}" for number, count in sorted(Counter(numbers).items()))

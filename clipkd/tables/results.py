@@ -119,7 +119,7 @@ class Results:
         )  # fmt: skip
 
     def gaps(self) -> list[str]:
-        """Return the lines that every table and figure of an incomplete or mixed grid carries: what is wrong."""
+        """Return the lines above every table of an incomplete or mixed grid; figures carry the first sentences."""
         lines = []
         if self.missing:
             listed = "; ".join(described(cell, self.failed.get(cell)) for cell in self.missing)
@@ -130,15 +130,9 @@ class Results:
         if self.absent:
             listed = "; ".join(self.absent)
             lines.append(f"INCOMPLETE: manifests for numbers marked {MARK} are missing. Missing: {listed}.")
-        without = sum(not cell.has_labels for cell in self.cells)
-        if without:
-            lines.append(
-                f"Runs trained without labels, which have no accuracy and are in the tables of costs only: {without}. "
-                "`clipkd evaluate RUN --dataset NAME --measures knn,probe` judges their embeddings."
-            )
         if self.unmeasured:
             said = f"{counted(len(self.unmeasured), 'run')} {verb(len(self.unmeasured))}"
-            lines.append(f"INCOMPLETE: {said} not evaluated: {'; '.join(self.unmeasured)}.")
+            lines.append(f"INCOMPLETE: {said} not evaluated. Missing: {'; '.join(self.unmeasured)}.")
         return lines + self.mixed
 
     @cached_property
@@ -148,7 +142,14 @@ class Results:
 
     def remarks(self) -> list[str]:
         """Return the lines below every table: what a reader must know, and nothing is wrong with."""
-        return [*formats(self.runs), *(f"Left out: {reason}." for reason in self.left_out)]
+        lines = []
+        without = sum(not cell.has_labels for cell in self.cells)
+        if without:
+            lines.append(
+                f"Runs trained without labels, which have no accuracy and are in the tables of costs only: {without}. "
+                "`clipkd evaluate RUN --dataset NAME --measures knn,probe` judges their embeddings."
+            )
+        return [*lines, *formats(self.runs), *(f"Left out: {reason}." for reason in self.left_out)]
 
     @cached_property
     def frame(self) -> pd.DataFrame:

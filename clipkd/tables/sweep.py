@@ -13,7 +13,7 @@ from clipkd.spec.settings import Config
 from clipkd.tables.accuracy import SHARE, validation_notes
 from clipkd.tables.fields import labels_field, percent_fields
 from clipkd.tables.grouping import groups, over_seeds, rows_of, summary_of
-from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_title
+from clipkd.tables.results import Results, accuracy_cells, dataset_title, teacher_titles
 from clipkd.tables.settings import PLACE, best, chosen_by_validation, sweeps_of
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, spread, words
 
@@ -23,13 +23,14 @@ def table(results: Results) -> Table:
     frame = results.frame
     runs = frame[frame.is_headline & ~frame.is_cost_run & (frame.labels != "none")]
     made = sweeps_of(results.config, accuracy_cells(results.cells))
+    titles = teacher_titles(frame.teacher.unique())
     rows = pd.concat([part(results.config, key, of, runs) for key, of in made.items()], ignore_index=True)
     table = filled(
         [
             words("sweep", "Sweep"),
             words("dataset", "Dataset", lambda row: dataset_title(row.dataset, results.config)),
             words("student", "Student"),
-            words("teacher", "Teacher", lambda row: teacher_title(row.teacher)),
+            words("teacher", "Teacher", lambda row: titles[row.teacher]),
             words("train_type", "Train type"),
             *labels_field(results),
             Field("teacher_source"),

@@ -64,8 +64,9 @@ def table(results: Results) -> Table:
         "corrected for the number of comparisons. With 2 seeds it is at least 12 times as wide as the gap between "
         "their two differences, so that only large effects can show.",
         'In words: better or worse if "p, Holm" is at most 0.05. It is the p-value of the difference, corrected by '
-        f'Holm\'s method for all comparisons of its question; "{QUESTIONS["help"]}" and "{QUESTIONS["methods"]}" are '
-        "corrected together. Where there is nothing to find, at most 5 % of grids find something.",
+        f'Holm\'s method for the list of all comparisons of its question; "{QUESTIONS["help"]}" and '
+        f'"{QUESTIONS["methods"]}" share a list. Where a list has nothing to find, at most 5 % of grids find something '
+        "in it.",
         f'"{QUESTIONS["content"]}": it does if a method is better than training without a teacher and than the control '
         "that gives the same targets to the wrong classes or images. Such a row shows the difference to the better of "
         "the two; its p-value is the larger one. Other controls change more than the content, or less: they are "

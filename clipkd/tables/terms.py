@@ -18,6 +18,9 @@ BASELINE = "supervised"
 MARK = "†"
 """Beside a number that rests on fewer runs or files than the config asks for."""
 
+WRONG = ("INCOMPLETE", "NOT COMPARABLE")
+"""What a note begins with that says what is wrong with the numbers."""
+
 
 def mark(text: str, is_incomplete: bool) -> str:
     """Return a text, with the mark where it is of an incomplete number."""

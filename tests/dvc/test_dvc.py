@@ -271,7 +271,7 @@ def test_the_summary_is_in_git_and_dvc_shows_what_changed(with_runs, tmp_path):
     cell = summary["corrected"]["digits"]["tiny-32"][toy]["vanilla"]
     rows = list(csv.DictReader((with_runs.folder / "results/tables/runs.csv").open()))
     (row,) = (
-        row for row in rows if (row["teacher"], row["train_type"], row["is_headline"]) == (toy, "vanilla", "True")
+        row for row in rows if (row["teacher_key"], row["train_type"], row["is_headline"]) == (toy, "vanilla", "True")
     )
     assert cell["n"] == 1
     assert cell["top1"] == pytest.approx(float(row["top1"]), abs=1e-6)

@@ -207,8 +207,8 @@ def test_g02_runs_computed_in_two_ways_are_marked(way: str | None, study: Study)
     text = tables(study)["accuracy-corrected-last-top1.html"]
     assert ("NOT COMPARABLE to the last digit" in text) == (way is not None)
     if way:
-        assert "torch 2.13.0 on cpu, 2 threads (11 runs)" in text
-        assert f"torch 2.13.0 on {WAYS[way][1]} (1 run)" in text
+        assert "torch 2.13.0 on cpu, 2 threads: 11 runs" in text
+        assert f"torch 2.13.0 on {WAYS[way][1]}: 1 run" in text
 
 
 def taught_by(study: Study, weights: str, content: str, **axes: Any) -> Path:
@@ -233,7 +233,10 @@ def test_students_of_two_teachers_of_one_name_are_not_averaged(study: Study) -> 
 def test_runs_that_learnt_from_other_bytes_are_marked(study: Study) -> None:
     for seed, content in enumerate("cd"):
         taught_by(study, "a", content, seed=seed)
-    assert "learnt from several versions, with other bytes, of prototypes" in " ".join(collect(study).gaps())
+    assert (
+        "learnt from several versions, with other bytes, of what a teacher gave. Several versions: prototypes"
+        in " ".join(collect(study).gaps())
+    )
     taught_by(study, "a", "c", seed=1)
     assert collect(study).gaps() == []
 
@@ -291,8 +294,8 @@ def test_rows_of_several_precisions_or_devices_are_named(way: str, study: Study)
             "torch 2.13.0 on AMD EPYC (by oneDNN: nothing)",
         ),
     }[way]
-    assert f"{odd_run}, 2 threads (1 run)" in note
-    assert f"{usual}, 2 threads (11 runs)" in note
+    assert f"{odd_run}, 2 threads: 1 run" in note
+    assert f"{usual}, 2 threads: 11 runs" in note
     assert "The seeds of 1 of 6 rows differ in this: digits, tiny-32, teacher digits-vit-s, embed-KD, recipe" in note
     assert ("to the last digit" in note) == (way != "precision")
 

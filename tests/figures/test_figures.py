@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,10 @@ from clipkd.report.figures import (
 )
 from clipkd.report.figures.style import DPI, legend, new_figure, save, styled
 from clipkd.report.figures.write import write_figures
+from clipkd.runs.record import Environment
 from clipkd.spec.settings import Config
+from clipkd.tables.costs import costs
+from clipkd.tables.grouping import rows_of
 from clipkd.tables.results import Results, where
 from tests.synthetic import Study, demo, write_study
 
@@ -150,6 +154,13 @@ def test_cost_figure_scales_live_passes_to_a_whole_run(study):
     assert "4 s (1.8 ×)" in found
 
 
+def test_cost_figure_counts_the_passes_for_stored_random_views(study):
+    rows = costs(results(study))
+    replayed = {row.train_type: row._replace(teacher_source="replayed") for row in rows_of(rows)}
+    assert cost.passes_of(replayed["vanilla"]) == 2200
+    assert cost.passes_of(replayed["supervised"]) == 0
+
+
 def test_resources_figure_shows_published_beside_measured(study):
     found = texts(resources.draw(results(study)))
     assert {"1.235", "58 to 72", "51.5", "0.009"} <= set(found)
@@ -255,6 +266,49 @@ def test_no_text_is_cut_off_at_the_edge_of_a_narrow_figure(holed, tmp_path):
         control = new_figure(3, 3, "short")
         control.suptitle(title)
         assert outside(control) != []
+
+
+def noted(study: Study, kind: str) -> Results:
+    """Return results with a long note, or one that says nothing is wrong."""
+    config = study.config.model_copy(update={"evaluation": ["calibration"]} if kind == "not evaluated" else {})
+    found = Results.collect(config, study.results / "runs", study.data, partial=True)
+    for cell, run in found.runs.items():
+        name = "Another example CPU" if kind == "ways" and cell.seed else "Example CPU"
+        told = {"packages": {"torch": "2.13.0"}, "device": {"kind": "cpu", "name": name}}
+        found.runs[cell] = replace(run, environment=Environment.model_validate(told))
+    if kind == "without labels":
+        return replace(found, cells=(*found.cells, replace(found.cells[0], labels="none")))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("not evaluated", "INCOMPLETE: 14 runs are not evaluated."),
+        ("ways", "NOT COMPARABLE to the last digit: these runs were made in 2 ways."),
+        ("without labels", None),
+    ],
+)
+def test_a_figure_carries_one_sentence_of_what_is_wrong_and_is_higher_by_it(kind, said, study, tmp_path):
+    found = noted(study, kind)
+    heights = []
+    with styled():
+        for gaps in ([], found.gaps()):
+            drawn = cost.draw(found)
+            save(drawn, tmp_path, "cost", gaps)
+            heights.append([axes.get_position().height * drawn.get_figheight() for axes in drawn.axes])
+            title = drawn.get_suptitle()
+    assert title.replace("\n", " ") == f"Cost of training one student{f' {said}' if said else ''}"
+    np.testing.assert_allclose(heights[1], heights[0], atol=0.05)
+    notes = [*found.gaps(), *found.remarks()]
+    assert any(line.startswith(said or "Runs trained without labels") for line in notes)
+
+
+def test_a_way_of_computing_is_written_out_once(study):
+    (note,) = noted(study, "ways").gaps()
+    assert note.count("Another example CPU") == 1
+    assert "(1) torch 2.13.0 on Another example CPU, 2 threads: 7 runs; (2) torch 2.13.0 on Example CPU" in note
+    assert "embed-KD, recipe corrected (1 in way 1, 1 in way 2);" in note
 
 
 def test_the_first_row_keeps_clear_of_the_panels_title(tmp_path):

@@ -18,11 +18,12 @@ from clipkd.report import overview, page_tables
 from clipkd.report.figures import figure_stems
 from clipkd.report.pictures import natural_width
 from clipkd.runs.record import FAILED
-from clipkd.tables import made
-from clipkd.tables.comparisons import Comparison
+from clipkd.spec.settings import Config
+from clipkd.tables import made, sweep
+from clipkd.tables.comparisons import Comparison, comparisons
 from clipkd.tables.results import Results
 from clipkd.tables.summary import Difference
-from tests.synthetic import Study, demo, small, write_study
+from tests.synthetic import Study, demo, seal, small, write_study
 
 EVIL = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="90"><rect width="600" height="90"/></svg>'
@@ -49,6 +50,22 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_what_all_tables_say_stands_on_the_page_once(tmp_path: Path) -> None:
+    """What is wrong at the top, remarks at the end, and neither below each table."""
+    config = demo()
+    block = config["grid"][0] | {"teachers": ["digits-vit-s"], "train_types": ["supervised", "vanilla"]}
+    config["grid"] = [block | {"datasets": ["digits", "imagenet"], "recipes": ["corrected"]}]
+    study = write_study(config, tmp_path)
+    for cell in study.cells:
+        folder = study.results / "runs" / cell.folder
+        write_json(folder / "env.json", {"packages": {"torch": f"2.{cell.seed}"}, "device": {"kind": "cpu"}})
+        seal(folder)
+    text = write(study, tmp_path / "report.html").read_text(encoding="utf-8")
+    for said, times in {"NOT COMPARABLE to the last digit": 1, "Left out: ": 1, "Not tested, as": 2}.items():
+        assert text.count(said) == times, said
+
+
+@pytest.mark.slow
 def test_a_student_that_is_only_trained_alone_has_its_table(tmp_path: Path) -> None:
     """Beside students with teachers, as one that will be the teacher of others."""
     config = small()
@@ -58,6 +75,23 @@ def test_a_student_that_is_only_trained_alone_has_its_table(tmp_path: Path) -> N
     text = write(study, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "student base-32" in text
     assert "no teacher" in text
+
+
+def test_two_teachers_of_one_title_are_told_apart_in_every_table(tmp_path: Path) -> None:
+    """Two revisions of one model: the grid lacks the control of the second."""
+    first, second = (f"google/vit-base@{letter * 40}" for letter in "ab")
+    config = demo() | {"recipes": {"mine": {"base": "corrected", "temperature": [1, 2]}}}
+    block = config["grid"][0] | {"teachers": [first, second], "train_types": ["supervised", "vanilla"]}
+    control = block | {"name": "control", "teachers": [first], "train_types": ["vanilla-within-class"]}
+    config["grid"] = [one | {"recipes": ["mine"], "seeds": [0]} for one in (block, control)]
+    found = Results.collect(Config.model_validate(config), tmp_path / "runs", tmp_path, partial=True)
+    first, second = (name for name in found.frame.teacher.unique() if name != "none")
+    titles = [f"google/vit-base ({name})" for name in (first, second)]
+    for table in (page_tables.explorer(found), page_tables.runs_table(found), sweep.table(found)):
+        column = [one.title for one in table.columns].index("Teacher")
+        assert list(dict.fromkeys(row[column].text for row in table.rows)) == ["no teacher", *titles]
+    (line,) = (line for line in comparisons(found)[1] if line.startswith("Not tested"))
+    assert line.endswith(f"vanilla with {titles[1]}.")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from clipkd.report.figures import figure_stems
 from clipkd.report.figures.style import styled
 from clipkd.spec.config import load
 from clipkd.spec.layout import Layout
-from clipkd.tables import accuracy, by_labels, comparisons, table_stems, teacher_matters, teachers
+from clipkd.tables import accuracy, by_labels, comparisons, cost, table_stems, teacher_matters, teachers
 from clipkd.tables.results import Results
 from clipkd.tables.terms import MARK
 from tests.synthetic import demo, write_study
@@ -66,6 +66,15 @@ def test_each_train_type_stands_beside_supervised_on_the_same_labels(results):
     assert found["all", "vanilla"]["probe_deviation_percent"] is None
 
 
+def test_runs_that_are_missing_hold_out_no_known_number_of_labels(results, tmp_path):
+    found = Results.collect(results.config, tmp_path / "runs", tmp_path, partial=True)
+    made = by_labels.table(found)
+    column = [one.title for one in made.columns].index("of these, validation")
+    assert {row[column].text for row in made.rows} == {"–"}
+    assert {row["validation_labels"] for row in made.records} == {None}
+    assert any("and the epoch if they are 100 or more" in note for note in made.notes)
+
+
 def test_a_teacher_that_saw_all_labels_is_named_wherever_its_students_are_compared(results):
     said = "was trained with all labels of Digits: what its students learn from it is not the result of few labels."
     tables = [by_labels.table(results), teacher_matters.table(results)]
@@ -102,6 +111,7 @@ def test_a_teacher_of_each_seed_has_its_rows_and_its_own_classifier(tmp_path):
     records = teachers.table(found).records
     assert [record["seed"] for record in records] == [0, 1, 2, 3, 4]
     assert len({row[1].text for row in teachers.table(found).rows}) == 5
+    assert any("a teacher of its own, extraction is that of the first seed" in line for line in cost.table(found).notes)
     notes = "\n".join(by_labels.table(found).notes)
     assert "whatever labels it was trained with" in notes
     assert "probe of its embeddings" not in notes

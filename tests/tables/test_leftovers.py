@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,14 @@ def test_a_strange_list_removes_nothing(listed, tmp_path):
     assert names(folder) == {"a.csv", "new.csv"}
     assert (tmp_path / "precious.csv").exists()
     assert set(json.loads(list_of(folder).read_text())) == {"new.csv"}
+
+
+@pytest.mark.parametrize("output", [".", "..", "../tables", "/"])
+def test_the_list_stands_beside_the_folder_whatever_it_is_called(output, tmp_path, monkeypatch):
+    (tmp_path / "tables/old").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "tables" / ("old" if output == ".." else "."))
+    wanted = Path("/.-written.json") if output == "/" else tmp_path / ".tables-written.json"
+    assert list_of(Path(output)) == wanted
 
 
 def test_a_link_is_left(tmp_path):

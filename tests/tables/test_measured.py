@@ -87,9 +87,10 @@ def test_what_was_measured_in_several_ways_is_said(tmp_path):
 
     def note(protocols: list[int], names: list[str]) -> list[str]:
         for cell in study.cells:
-            device = {"kind": "cpu", "name": names[cell.seed], "threads": 1}
+            processor = {"kind": "cpu", "name": names[cell.seed], "threads": 1}
+            device = {"kind": "cuda", "name": f"GPU {cell.seed}", "threads": 1}  # speed is always of the CPU
             common = {"details": {}, "clipkd": "1", "torch": "1", "device": device}
-            speed = common | {"protocol": 2, "numbers": {"torch_ms_1": 1.0}}
+            speed = common | {"protocol": 2, "numbers": {"torch_ms_1": 1.0}, "details": {"processor": processor}}
             agreement = common | {"protocol": protocols[cell.seed], "numbers": {"kl": 1.0}}
             measures = {"speed": speed, "agreement": agreement}
             write_json(file_of(cell, study.results), evaluation(study, cell) | {"measures": measures})
@@ -101,6 +102,19 @@ def test_what_was_measured_in_several_ways_is_said(tmp_path):
     assert "agreement was measured by the protocols 1 and 2" in mixed
     (mixed,) = note([2, 2], ["A", "B"])
     assert "speed was measured on several machines: A, 1 thread; B, 1 thread" in mixed
+
+
+def test_what_the_config_does_not_ask_for_is_not_missed(tmp_path):
+    """Somebody gave `clipkd evaluate RUN --measures agreement,knn` by hand."""
+    config = demo() | {"evaluation": ["knn"]}
+    config["grid"] = [config["grid"][0] | {"train_types": ["supervised"], "recipes": ["corrected"]}]
+    study = write_study(config, tmp_path)
+    for cell in study.cells:
+        why = {"agreement": "it has no teacher", "knn": "no store"}
+        write_json(file_of(cell, study.results), evaluation(study, cell) | {"not_measured": why})
+    notes = table(Results.collect(study.config, study.results / "runs", study.data)).notes
+    missed = [line for line in notes if line.startswith("Not measured")]
+    assert missed == ["Not measured: knn of supervised: no store (2 runs)."]
 
 
 def test_the_confusion_of_classes_is_drawn_in_their_order_with_the_names_that_the_config_gives(tmp_path):

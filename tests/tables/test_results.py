@@ -166,6 +166,25 @@ def test_bad_paths_are_the_users_to_change(study, verb, capsys):
     assert not (study.root / "unused").exists()
 
 
+@pytest.mark.parametrize("verb", ["tables", "figures", "report"])
+def test_where_a_dataset_comes_from_is_in_the_config_alone(verb, study, capsys):
+    with pytest.raises(SystemExit):
+        main(command(study, verb, "--dataset-source", "nowhere"))
+    assert "unrecognized arguments: --dataset-source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["tables", "figures", "report", "check"])
+def test_a_grid_of_which_nothing_is_left_is_refused(verb, tmp_path, monkeypatch, capsys):
+    config = demo()
+    config["grid"] = [config["grid"][0] | {"datasets": ["imagenet"]}]
+    study = Study(Config.model_validate(config), tmp_path)
+    study.results.mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = command(study, verb, "--partial")
+    assert main(["check", "--base", "config.json"] if verb == "check" else words) == 2
+    assert re.search(r"nothing is left of the grid:\n  .*imagenet", capsys.readouterr().err)
+
+
 @pytest.mark.slow
 def test_a_report_writes_the_tables_of_clipkd_tables(study, capsys, empty_figures):
     """To the byte, from one reading of the runs: what the workflow calls."""

@@ -40,6 +40,21 @@ def test_numbers_of_labels_differ(run_folder):
     assert settings([first, second])[0] == {"labels": ["all", 20]}
 
 
+def test_no_part_of_what_made_a_run_is_overlooked(run_folder):
+    first, second = read(run_folder), read(run_folder)
+    changed = {"protocol": 99, "views": {"replays": 5}, "of a later version": {"some": {"switch": 1}}}
+    second = replace(second, identity=second.identity | changed)
+    differ = settings([first, second])[0]
+    assert differ == {
+        "protocol": [first.identity["protocol"], 99],
+        "views replays": [None, 5],
+        "of a later version some.switch": [None, 1],
+    }
+    assert not any("Every setting is equal" in note for note in table([first, second]).notes)
+    second.identity["cell"]["train_type"] = "embed-KD"
+    assert "views replays" not in settings([first, second])[0], "the other train type explains it"
+
+
 def test_a_switch_is_named_where_no_name_tells_it(run_folder, other) -> None:
     first, second = read(run_folder), read(run_folder)
     second.identity["recipe"]["temperature"] = 1.0

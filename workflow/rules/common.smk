@@ -55,9 +55,6 @@ IS_MAIN = "--target-jobs" not in sys.argv  # not the Snakemake of a single job
 try:
     CONFIG = read_config()
     CELLS, LEFT_OUT = chains.expand(CONFIG)
-    if not CELLS:
-        listed = "".join(f"\n  {reason}" for reason in LEFT_OUT)
-        raise InputError(f"nothing is left of the grid:{listed}")
     LAYOUT = Layout.of(CONFIG)
     for cell in {cell.dataset: cell for cell in CELLS}.values():
         packed = LAYOUT.dataset(cell.dataset_spec)

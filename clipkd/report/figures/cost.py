@@ -13,7 +13,7 @@ from clipkd.report.figures.style import GREY, error_bar, legend, new_figure, pla
 from clipkd.spec.cells import NO_TEACHER
 from clipkd.tables.costs import costs
 from clipkd.tables.grouping import groups, rows_of, with_labels
-from clipkd.tables.results import Results, dataset_title, teacher_title
+from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.table import is_missing
 from clipkd.tables.terms import mark
 
@@ -23,13 +23,14 @@ LABELS = {
     "cached": "cached: teacher passes once, shared by all students",
     "live": "live teacher",
     "lazy": "lazy: teacher once per view, in training",
-    "replayed": "replayed: stored random views",
+    "replayed": "replayed: teacher passes once, for stored random views",
 }
 
 
 def draw(results: Results) -> Figure:
     """Return the figure: a line of panels for each dataset."""
     rows = costs(results)
+    titles = teacher_titles(rows.teacher.unique())
     chosen = {dataset: main_rows(here) for dataset, here in groups(rows, "dataset")}
     heights = [len(group) for group in chosen.values()]
     figure = new_figure(10, 0.24 * sum(heights) + 0.85 * len(heights) + 1.2, "Cost of training one student")
@@ -38,7 +39,7 @@ def draw(results: Results) -> Figure:
     )
     for (time, passes), (dataset, group) in zip(grid, chosen.items(), strict=True):
         example = group.sort_values("has_teacher", ascending=False, kind="stable").iloc[0]
-        names = (dataset_title(dataset, results.config), example.student, teacher_title(example.teacher))
+        names = (dataset_title(dataset, results.config), example.student, titles[example.teacher])
         time.set_title(f"{', '.join(names)}, recipe {example.recipe}")
         passes.set_title("; ".join(group.device[group.n > 0].unique()), color=GREY, fontsize=8)
         draw_seconds(time, group)
@@ -86,9 +87,9 @@ def passes_of(row: Any) -> float | None:
 
     A live run may have fewer epochs than the cached one; its passes are scaled up to those.
     """
-    if row.teacher_source == "none":
+    if not row.has_teacher:
         return 0.0
-    if row.teacher_source == "cached":
+    if row.teacher_source in {"cached", "replayed"}:
         return None if is_missing(row.extraction_passes) else float(row.extraction_passes)
     return None if is_missing(row.teacher_passes_mean) else row.teacher_passes_mean / row.epochs * epochs_of(row)
 

@@ -14,7 +14,7 @@ from clipkd.report.figures.style import GREY, error_bar, new_figure, plain_rows,
 from clipkd.tables.costs import GIGABYTE, LIVE, costs
 from clipkd.tables.grouping import rows_of, with_labels
 from clipkd.tables.published import FIGURE, HARDWARE, TRAIN_TYPES
-from clipkd.tables.results import Results, dataset_title, teacher_title
+from clipkd.tables.results import Results, dataset_title, teacher_titles
 from clipkd.tables.table import significant
 from clipkd.tables.terms import mark
 
@@ -64,7 +64,7 @@ def draw(results: Results) -> Figure:
         limits(grid[0][column], [getattr(one, name) for one in published + measured], name)
         grid[1][column].set_xlabel(PANELS[name])
     devices = "; ".join(rows.device[rows.n > 0].unique())
-    teachers = ", ".join(map(teacher_title, rows.teacher.unique()))
+    teachers = ", ".join(teacher_titles(rows.teacher.unique()).values())
     grid[0][0].set_title(f"published (arXiv 2404.06170): {HARDWARE}", color=PUBLISHED)
     grid[1][0].set_title(
         f"measured: teacher {teachers}; {devices}" if len(rows) else "measured: no such run", color=MEASURED

@@ -18,13 +18,15 @@ from matplotlib.ticker import MaxNLocator
 
 from clipkd.core.files import written_aside
 from clipkd.plugins import methods
-from clipkd.tables.terms import BASELINE
+from clipkd.tables.terms import BASELINE, WRONG
 
 DPI = 150
 GREY = "#6b6b6b"
 RED = "#a00000"
 LEFT = 0.008
 """Where a title starts, as a share of the figure's width."""
+TITLE_LINE = 0.185
+"""The height of a line of a title, in inches."""
 TEXT_WIDTH = 0.95
 """The share of the figure's width that a line of text may fill."""
 # M. Okabe, K. Ito, "Color Universal Design", https://jfly.uni-koeln.de/color/ (without black and yellow)
@@ -107,15 +109,20 @@ def wrapped(figure: Figure, text: str, is_title: bool = False) -> str:
 
 
 def save(figure: Figure, folder: Path, stem: str, gaps: Iterable[str] = ()) -> None:
-    """Write a figure as PNG and SVG; a figure of an incomplete grid says so."""
-    short = [line.partition(" Missing:")[0] for line in gaps]
-    if short:
-        lines = [wrapped(figure, line, is_title=True) for line in short]
-        figure.suptitle("\n".join([figure.get_suptitle(), *lines]), x=LEFT, ha="left", color=RED)
+    """Write a figure as PNG and SVG; one of an incomplete or mixed grid says so, and is higher by these lines."""
+    said = "\n".join(wrapped(figure, line, is_title=True) for line in headlines(gaps))
+    if said:
+        figure.suptitle(f"{figure.get_suptitle()}\n{said}", x=LEFT, ha="left", color=RED)
+        figure.set_figheight(figure.get_figheight() + TITLE_LINE * len(said.split("\n")))
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         with written_aside(folder / f"{stem}.{suffix}") as aside:
             figure.savefig(aside, format=suffix, dpi=DPI, metadata=metadata)
         figure.set_layout_engine(None)  # both formats have the layout of the first: it takes as long as drawing
+
+
+def headlines(gaps: Iterable[str]) -> list[str]:
+    """Return the first sentences of the lines that say what is wrong; the tables have all of them."""
+    return [line.partition(". ")[0].removesuffix(".") + "." for line in gaps if line.startswith(WRONG)]
 
 
 def legend(figure: Figure, handles: list[Any], title: str, columns: int = 4) -> None:
