@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipkd.tables.costs import LIVE, MEGABYTE, costs
+from clipkd.tables.costs import LIVE, MEGABYTE, STACKED, costs, side_by_side
 from clipkd.tables.fields import place_fields
 from clipkd.tables.grouping import rows_of
 from clipkd.tables.results import Results, teacher_titles
@@ -30,6 +30,7 @@ def table(results: Results) -> Table:
     """Return the cost table."""
     rows = costs(results)
     titles = teacher_titles(rows.teacher.unique())
+    is_stacked = bool((rows.most_side_by_side > 1).any())
     fields = [
         *place_fields(results, titles),
         words("train_type", "Train type"),
@@ -37,6 +38,12 @@ def table(results: Results) -> Table:
         words("teacher_source", "Teacher source"),
         *map(Field, ("n", "n_asked", "epochs", "seconds_per_epoch_mean", "seconds_per_epoch_deviation")),
         Field(column=Column("s per epoch", "Training"), entry=lambda row: marked(row, seconds_text(row))),
+        Field(
+            "side_by_side",
+            Column("students at once", "Training") if is_stacked else None,
+            lambda row: Entry(side_by_side(row) or NOTHING),
+            side_by_side,
+        ),
         Field("live_to_cached", Column("live / cached", "Training"), ratio),
         over_seeds("images_per_second", "images/s", "Training"),
         Field("images_per_epoch", value=lambda row: row.images_per_epoch_mean),
@@ -62,8 +69,10 @@ def table(results: Results) -> Table:
         *chosen_notes(results.shown),
         "s per epoch: training without evaluation, median over a run's epochs; mean ± sample standard deviation over "
         "seeds (n).",
+        *[STACKED] * is_stacked,
         "live / cached: seconds per epoch with the teacher run on every batch, over those with stored embeddings; of a "
-        "sweep only where both are of the same setting.",
+        "sweep only where both are of the same setting"
+        f"{', and only where as many students were computed at once' if is_stacked else ''}.",
         "teacher passes: images through the teacher; in training, of one whole run (for its epochs see the CSV).",
         "Extraction happens once and is shared by all runs that read the same embeddings; disk is the size of these.",
         *["Where each seed has a teacher of its own, extraction is that of the first seed's."] * has_several,

@@ -41,6 +41,7 @@ NUMBERS: dict[str, Callable[[FinishedRun], Any]] = {
     "weights_bytes": lambda run: run.cost.weights_bytes,
     "peak_memory_bytes": lambda run: run.cost.peak_memory_bytes,
     "peak_memory_of": lambda run: run.cost.peak_memory_of,
+    "side_by_side": lambda run: run.cost.side_by_side,
     "device": lambda run: run.cost.device.detail,
     "fingerprint": lambda run: run.metrics.fingerprint,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from clipkd.tables.costs import GIGABYTE, costs
+from clipkd.tables.costs import GIGABYTE, STACKED, costs, side_by_side
 from clipkd.tables.grouping import rows_of, with_labels
 from clipkd.tables.published import FIGURE, HARDWARE, MEMORY_CLAIM, TIME_CLAIM, TRAIN_TYPES, Published
 from clipkd.tables.results import Results, dataset_title, teacher_titles
@@ -42,6 +42,7 @@ def table(results: Results) -> Table:
         Field("accuracy_epoch", value=lambda row: row.epoch if row.top1_n else None),
         Field("seconds_per_epoch_low", Column("Time per epoch (s)"), seconds, lambda row: row.seconds_per_epoch_mean),
         Field("seconds_per_epoch_high", value=lambda row: row.seconds_per_epoch_mean),
+        Field("side_by_side", value=side_by_side),
         *(Field("n"), Field("n_asked")),
         words("hardware", "Hardware", lambda row: row.device or NOTHING, lambda row: row.device),
     ]
@@ -58,6 +59,7 @@ def table(results: Results) -> Table:
         "Accuracy: test top-1, at the epoch that comparisons use (validation-selected or last); – for runs that only "
         "measure a live teacher's cost. Time per epoch: the training part, median over epochs. "
         "1 GB = 1,000,000,000 bytes.",
+        *[STACKED] * bool((rows.most_side_by_side > 1).any()),
         f"Published claim: {MEMORY_CLAIM} × less memory and {TIME_CLAIM} × less time than the live teacher.",
         *claims(rows, titles),
     ]
@@ -99,8 +101,15 @@ def claims(rows: pd.DataFrame, titles: dict[str, str]) -> list[str]:
     both = live.merge(embed, on=axes, suffixes=("", "_embed"))
     return [
         f"Measured ({row.dataset}, {row.student}, {titles[row.teacher]}, {row.recipe}): embed-KD takes "
-        f"{significant(row.weights_bytes_mean / row.weights_bytes_mean_embed)} × less memory for weights and "
-        f"{significant(row.seconds_per_epoch_mean / row.seconds_per_epoch_mean_embed)} × less time per epoch than "
-        f"teacher-KD with the live teacher (n = {row.n} live, {row.n_embed} embed-KD)."
+        f"{significant(row.weights_bytes_mean / row.weights_bytes_mean_embed)} × less memory for weights"
+        f"{less_time(row)} than teacher-KD with the live teacher (n = {row.n} live, {row.n_embed} embed-KD)."
         for row in rows_of(both)
     ]
+
+
+def less_time(row: Any) -> str:
+    """Return how many times less time embed-KD takes, in words; "" where other numbers of students ran at once."""
+    ends = ("least_side_by_side", "most_side_by_side")
+    if any(getattr(row, end) != getattr(row, f"{end}_embed") for end in ends):
+        return ""
+    return f" and {significant(row.seconds_per_epoch_mean / row.seconds_per_epoch_mean_embed)} × less time per epoch"

@@ -246,6 +246,27 @@ def test_live_runs_stand_in_the_cost_table_only(tables):
     assert embed["extraction_passes"] == "50"
 
 
+@pytest.mark.parametrize(("live", "is_compared"), [(8, True), (2, False)])
+def test_times_of_stacks_are_compared_where_they_are_of_as_many_students(live, is_compared, tmp_path, monkeypatch):
+    """A time is one student's share of its stack's: another stack's share says nothing of the teacher."""
+    plain = synthetic.cost_of
+
+    def stacked(cell):
+        return plain(cell) | {"side_by_side": live if cell.teacher_source == "live" else 8}
+
+    monkeypatch.setattr(synthetic, "cost_of", stacked)
+    folder = written(write_study(demo(), tmp_path), "tables")
+    row = record(folder, "cost", train_type="teacher-KD", recipe="reference", teacher_source="live")
+    assert row["side_by_side"] == str(live)
+    assert (row["live_to_cached"] != "") == is_compared
+    text = (folder / "cost.md").read_text(encoding="utf-8")
+    assert "students at once" in text
+    assert "Seconds are then one student's share" in text
+    resources = (folder / "resources.md").read_text(encoding="utf-8")
+    assert ("× less time per epoch than" in resources) == is_compared
+    assert "embed-KD takes 9.00 × less memory for weights" in resources
+
+
 def test_resources_tell_published_from_measured(tables):
     rows = records(tables, "resources")
     assert [row["source"] for row in rows[:4]] == ["published"] * 4
