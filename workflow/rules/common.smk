@@ -59,9 +59,8 @@ try:
     for cell in {cell.dataset: cell for cell in CELLS}.values():
         packed = LAYOUT.dataset(cell.dataset_spec)
         datasets.refuse_other_source(cell.dataset_spec, packed, cell.source)
-    if (
-        IS_MAIN
-    ):  # else a teacher would be trained, and run over all images, before a student is refused
+    # Else a teacher would be trained, and run over all images, before a student is refused.
+    if IS_MAIN:
         epoch_size.check(CELLS, CONFIG, LAYOUT.data)
         controls.check(CELLS, CONFIG, LAYOUT.data)
 except ClipkdError as error:
