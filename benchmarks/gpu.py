@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -36,11 +36,13 @@ from clipkd.data import batches
 from clipkd.embeddings import prepare
 from clipkd.embeddings.teacher import load
 from clipkd.plugins import students, teachers
-from clipkd.runs.evaluation import score
+from clipkd.plugins.students._vit import Student
+from clipkd.runs.evaluation import score, sums_of_runs
 from clipkd.runs.job import open_job
 from clipkd.runs.loop import Group, train_step
 from clipkd.runs.precision import autocast
 from clipkd.runs.run import Run
+from clipkd.runs.stack import Stack
 from clipkd.spec.cells import Cell
 from clipkd.spec.settings import Hyperparameters, StudentPrecision, TeacherPrecision
 
@@ -208,12 +210,15 @@ def preparation(session: Session) -> dict[str, Any]:
 
 
 def evaluation(session: Session) -> dict[str, Any]:
-    """Measure the evaluation of 10,000 images after an epoch."""
-    (run,) = runs_of(session, 1, "evaluation")
-    count, found = len(run.job.dataset.test_labels), {}
+    """Measure the evaluation of 10,000 images after an epoch, seconds per student: one alone and several at once."""
+    runs = runs_of(session, session.together, "evaluation")
+    stack = Stack([cast(Student, run.student) for run in runs])
+    share, found = 10_000 / len(runs[0].job.dataset.test_labels), {}
     for name, precision in FORMATS.items():
         with products_in(name), autocast(precision, session.device):
-            found[name] = round(seconds_of(lambda: score(run, "test")) / count * 10_000, 4)
+            found[f"{name}, one"] = round(seconds_of(lambda: score(runs[0], "test")) * share, 4)
+            seconds = seconds_of(lambda: sums_of_runs(runs, stack, "test"))
+            found[f"{name}, {len(runs)} at once"] = round(seconds * share / len(runs), 4)
     return {"seconds_per_10k": found}
 
 

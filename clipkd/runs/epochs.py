@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from clipkd.core import progress
 from clipkd.plugins.methods import LABELLED, TEACHER_TOP1
-from clipkd.runs.evaluation import score
+from clipkd.runs.evaluation import score, score_of, sums_of_runs
 from clipkd.runs.failure import failing, is_finite
 from clipkd.runs.record import EpochRecord, Score
 from clipkd.runs.run import Epoch, Run
+from clipkd.runs.stack import OneStudent, Stack
+
+AT_ONCE = ("cuda",)
+"""Devices that evaluate a stack's students at once; a CPU takes twice as long for it (docs/performance.md)."""
 
 
-def close_epoch(run: Run) -> None:
+def close_epochs(runs: Sequence[Run], students: Stack | OneStudent) -> None:
+    """End an epoch of runs that took its last step together; a stack's students are evaluated together too."""
+    # How many images are held out for validation depends on how many labels a run may see.
+    are_alike = len({(run.cell.selection, len(run.job.labelled.validation)) for run in runs}) == 1
+    first, can = runs[0], are_alike and runs[0].cell.has_labels and runs[0].job.device.type in AT_ONCE
+    if isinstance(students, Stack) and can:
+        for run, sums in zip(runs, sums_of_runs(runs, students, first.cell.selection), strict=True):
+            close_epoch(run, partial(score_of, *sums))
+    else:
+        for run in runs:
+            close_epoch(run, partial(score, run, run.cell.selection))
+
+
+def close_epoch(run: Run, measure: Callable[[], Score]) -> None:
     """Evaluate after an epoch's last step, keep the student if it is the best so far, begin the next epoch."""
     if not is_finite(run):
         return
-    epoch, selection = run.epoch, run.cell.selection
+    epoch = run.epoch
     means = {part: total.item() / epoch.count for part, total in epoch.totals.items()}
     if labelled := means.pop(LABELLED, 0):
         means[TEACHER_TOP1] /= labelled
@@ -25,10 +44,10 @@ def close_epoch(run: Run) -> None:
     found = None
     if run.cell.has_labels:
         with failing(run, epoch.number):
-            found = score(run, selection)
+            found = measure()
         if run.failure:
             return
-    record = EpochRecord(epoch=epoch.number, learning_rate=epoch.rate, train=means, val=found, split=selection)
+    record = EpochRecord(epoch=epoch.number, learning_rate=epoch.rate, train=means, val=found, split=run.cell.selection)
     run.history.append(record)
     run.seconds.append(epoch.seconds)
     (passes,) = run.ranks.sum([epoch.passes])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -19,6 +20,7 @@ from clipkd.runs.nearest_prototype import nearest_prototype
 from clipkd.runs.ranks import Ranks
 from clipkd.runs.record import Accuracy, Score
 from clipkd.runs.run import Run
+from clipkd.runs.stack import Stack
 
 EVALUATION_BATCH = 500
 
@@ -60,10 +62,36 @@ def evaluate_each(
         sums = sums.to(logits.device) + torch.stack([found[:, 0].sum(), found.sum(), loss])
         count += len(labels)
     student.train(was_training)
-    top1, top5, loss_sum, images = ranks.sum([*sums.tolist(), count])
-    if not math.isfinite(loss_sum):
+    return score_of(*ranks.sum([*sums.tolist(), count])), in_order(correct, ranks)
+
+
+def score_of(top1: float, top5: float, loss: float, images: float) -> Score:
+    """Return the score that sums over images make; NotFiniteError where it is none."""
+    if not math.isfinite(loss):
         raise NotFiniteError("the loss on the images that the student is measured on is not finite")
-    return Score(top1=top1 / images, top5=top5 / images, loss=loss_sum / images), in_order(correct, ranks)
+    return Score(top1=top1 / images, top5=top5 / images, loss=loss / images)
+
+
+@torch.inference_mode()
+def sums_of(stack: Stack, batches: Iterable[tuple[Tensor, Tensor]], recipe: Recipe) -> list[list[float]]:
+    """Return what makes the score (`score_of`) of each of a stack's N students, computed at once.
+
+    Args:
+        stack: the students.
+        batches: inputs [N, B, 3, H, W] and labels [N, B], of each student its own.
+        recipe: theirs.
+    """
+    classification = torch.vmap(partial(losses.classification, recipe=recipe))
+    sums = torch.zeros(3, len(stack.students), dtype=torch.float64)
+    count = 0
+    with stack.evaluating():
+        for inputs, labels in batches:
+            logits = forward(stack.outputs, inputs, dim=1).logits
+            found = hits(logits.flatten(0, 1), labels.flatten()).unflatten(0, labels.shape)
+            loss = classification(logits, labels).double() * labels.shape[1]
+            sums = sums.to(logits.device) + torch.stack([found[..., 0].sum(dim=1), found.sum(dim=(1, 2)), loss])
+            count += labels.shape[1]
+    return [[*each, count] for each in sums.T.tolist()]
 
 
 def in_order(parts: list[Tensor], ranks: Ranks) -> np.ndarray:
@@ -88,9 +116,25 @@ def score(run: Run, part: str) -> Score:
     return evaluate(run.student, images_of(run, part), run.recipe, run.ranks)
 
 
+def sums_of_runs(runs: Sequence[Run], stack: Stack, part: str) -> list[list[float]]:
+    """Return what makes each run's score on a split, as `score` does, computed at once; all have as many images."""
+    return sums_of(stack, images_of_all(runs, part), runs[0].recipe)
+
+
 def score_prototypes(run: Run) -> Accuracy | None:
     """Return the student's test accuracy by its nearest class prototype; None without prototypes."""
     return nearest_prototype(run.student, images_of(run, "test"), run.source, run.recipe)
+
+
+def images_of_all(runs: Sequence[Run], part: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs [N, B, 3, H, W] and labels [N, B] of a split, for each of N runs its own."""
+    rows = [run.job.labelled.validation for run in runs]
+    if part == "test" or all(np.array_equal(rows[0], each) for each in rows):
+        for inputs, labels in images_of(runs[0], part):
+            yield inputs.expand(len(runs), *inputs.shape), labels.expand(len(runs), *labels.shape)
+    else:
+        for each in zip(*(images_of(run, part) for run in runs), strict=True):
+            yield torch.stack([inputs for inputs, _ in each]), torch.stack([labels for _, labels in each])
 
 
 def images_of(run: Run, part: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,7 +19,7 @@ from clipkd.runs import cuda_graph
 from clipkd.runs.checkpointing import is_save_due, save
 from clipkd.runs.completion import complete
 from clipkd.runs.cuda_graph import GraphedStep, StepInputs
-from clipkd.runs.epochs import close_epoch
+from clipkd.runs.epochs import close_epochs
 from clipkd.runs.failure import is_finite
 from clipkd.runs.finite_guard import FiniteGuards
 from clipkd.runs.interruption import Interruption
@@ -171,9 +171,9 @@ def train_runs(runs: Sequence[Run], interruption: Interruption) -> None:
                 say(f"{len(together)} students side by side, from epoch {here[0]}, step {here[1]}")
         ahead = [run.position[1] for run in unfinished if run.position[0] == here[0] and run.position != here]
         train_epoch(group, min([together[0].steps_per_epoch, *ahead]), interruption)
-        for run in together:
-            if run.epoch.step == run.steps_per_epoch:
-                close_epoch(run)
+        if together[0].epoch.step == together[0].steps_per_epoch:
+            close_epochs(together, group.students)
+            for run in together:
                 if run.epoch.number > run.numbers.epochs:
                     complete(run)
 

@@ -8,7 +8,8 @@ its state dict, its evaluation) works on it alone, and no student's numbers reac
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,22 @@ class Stack:
 
     def __call__(self, images: Sequence[Tensor]) -> list[Outputs]:
         """Return each student's outputs of its own images [B, 3, S, S]; as many images for each."""
-        outputs = functional_call(self.skeleton, self.common, torch.stack(list(images)))
+        outputs = self.outputs(torch.stack(list(images)))
         return [Outputs(*pair) for pair in zip(outputs.embedding.unbind(), outputs.logits.unbind(), strict=True)]
+
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """Return all students' outputs [N, B, ...], each student's of its own images in [N, B, 3, H, W]."""
+        outputs: Outputs = functional_call(self.skeleton, self.common, inputs)
+        return outputs
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Compute outputs as in evaluation: nothing is dropped."""
+        self.skeleton.eval()
+        try:
+            yield
+        finally:
+            self.skeleton.train()
 
     def zero_grad(self) -> None:
         """Reset the gradients of the common tensors."""

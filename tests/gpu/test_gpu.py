@@ -13,13 +13,14 @@ import torch
 from clipkd.data import batches
 from clipkd.embeddings import prepare
 from clipkd.runs import cuda_graph, loop, vector_stores
-from clipkd.runs.epochs import close_epoch
+from clipkd.runs.epochs import close_epochs
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Job, open_batches, open_job, open_teacher_targets
 from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
+from clipkd.runs.stack import OneStudent
 from clipkd.runs.training import train, train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -141,13 +142,13 @@ def test_a_run_that_was_cut_off_on_a_gpu_goes_on(jobs, tmp_path, monkeypatch) ->
     monkeypatch.setattr("clipkd.runs.checkpointing.SECONDS_BETWEEN_SAVES", 0.0)
     monkeypatch.setattr("clipkd.runs.checkpointing.SHARE_FOR_SAVES", float("inf"))
 
-    def cut(run: Run) -> None:
-        if run.epoch.number == 2:
+    def cut(runs: list[Run], students: OneStudent) -> None:
+        if runs[0].epoch.number == 2:
             raise KeyboardInterrupt
-        close_epoch(run)
+        close_epochs(runs, students)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "close_epoch", cut)
+        patch.setattr(loop, "close_epochs", cut)
         with pytest.raises(KeyboardInterrupt):
             train(jobs[0], RunFolder(tmp_path / "cut"))
     train(jobs[0], RunFolder(tmp_path / "cut"))

@@ -10,7 +10,7 @@ import torch
 
 from clipkd.core.errors import DataError
 from clipkd.runs import evaluation
-from clipkd.runs.epochs import close_epoch
+from clipkd.runs.epochs import close_epochs
 from clipkd.runs.evaluation import NotFiniteError
 from clipkd.runs.finite_guard import FiniteGuard, FiniteGuards
 from clipkd.runs.folder import RunFolder
@@ -20,6 +20,7 @@ from clipkd.runs.loop import Group, train_epoch
 from clipkd.runs.optimiser import AdamW
 from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
+from clipkd.runs.stack import OneStudent
 from clipkd.runs.training import train_together
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Layout
@@ -103,7 +104,7 @@ def test_a_student_whose_loss_is_not_finite_when_it_is_measured_has_failed(epoch
         steps(run)
         if number == epoch:
             run.student.classifier.weight.data.fill_(3e38)
-        close_epoch(run)
+        close_epochs([run], OneStudent(run.student, run.ranks))
     assert isinstance(run.failure, DataError)
     assert f"is not finite, after epoch {epoch}; lower --learning-rate?" in str(run.failure)
     assert json.loads((tmp_path / "run/failed.json").read_text())["epoch"] == epoch

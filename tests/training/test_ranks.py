@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,9 +33,10 @@ ROOT = Path(__file__).parents[2]
 CASES = [(kind, recipe) for kind in ("vanilla", "teacher-KD", "embed-KD") for recipe in ("reference", "corrected")]
 
 
-def torchrun(count: int, *arguments: object) -> subprocess.Popen:
-    command = [warm.python(), "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-port", free_port()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": str(warm.python())}
+def torchrun(count: int, *arguments: object, python: str | Path | None = None) -> subprocess.Popen:
+    python = python or warm.python()
+    command = [python, "-m", "torch.distributed.run", "--nproc-per-node", count, "--master-port", free_port()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": str(python)}
     command = [str(word) for word in [*command, *arguments]]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -143,7 +145,8 @@ def test_prototypes_that_are_drawn_in_each_step_are_refused_with_several_ranks(d
 @pytest.mark.long
 def test_a_rank_that_dies_is_named(digits_folder, tmp_path):
     """torchrun itself says so in a page of its own; the others stop with one line, and the run resumes."""
-    process = torchrun(2, *flags(digits_folder, tmp_path, 200), "--train-type", "supervised")
+    words = [*flags(digits_folder, tmp_path, 200), "--train-type", "supervised"]
+    process = torchrun(2, *words, python=sys.executable)  # its ranks are its own children, not a server's
     for line in process.stderr:
         if line.startswith("epoch 1/"):
             break

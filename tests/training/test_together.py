@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,14 +22,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipkd.core.errors import DataError, Interrupted, MachineError
 from clipkd.embeddings import prepare
-from clipkd.runs import loop, training
+from clipkd.runs import evaluation, loop, training
 from clipkd.runs.cuda_graph import WARM_UP, GraphedStep, StepInputs
-from clipkd.runs.epochs import close_epoch
+from clipkd.runs.epochs import close_epochs
 from clipkd.runs.finite_guard import FiniteGuards
 from clipkd.runs.folder import RunFolder
 from clipkd.runs.interruption import Interruption
 from clipkd.runs.job import Job, open_batches, open_job, open_teacher_targets
-from clipkd.runs.loop import Group, train_epoch
+from clipkd.runs.loop import Group, train_epoch, train_step
 from clipkd.runs.record import Metrics
 from clipkd.runs.run import Run
 from clipkd.runs.stack import Stack
@@ -98,6 +99,55 @@ def check_equal_to_rounding(found: Path, wanted: Path) -> None:
         # AdamW makes a full step of the rounding of a gradient that is 0: some numbers go their own way.
         far = (ours[name] - value).abs() > 1e-4
         assert far.float().mean() < 0.1 or name.endswith("in_proj_bias"), name
+
+
+@pytest.mark.parametrize(
+    ("recipe", "part", "labels"), [("reference", "test", ("all",) * 3), ("corrected", "validation", ("all", 200, 200))]
+)
+def test_an_epoch_ends_with_the_students_of_a_stack_evaluated_at_once(
+    recipe, part, labels, jobs, tmp_path, monkeypatch
+):
+    """Each by the images that it is measured on alone: those held out for validation differ by seed."""
+    runs = []
+    for seed, count in enumerate(labels):
+        cell = replace(jobs[-1].cell, recipe=recipe, seed=seed)
+        cell = cell if count == "all" else replace(cell, labels=count)
+        job = open_job(cell, NUMBERS, jobs[0].layout, CPU)
+        source = open_teacher_targets(job)
+        runs.append(Run(job, RunFolder(tmp_path / str(seed)), source, open_batches(job, source)))
+    taken = runs if part == "test" else runs[1:]
+    assert part == "test" or not np.array_equal(*(run.job.labelled.validation for run in taken))
+    group = Group(taken)
+    train_step(group, [next(iter(run.rest_of_epoch())) for run in taken])
+    alone = [evaluation.score(run, part) for run in taken]
+    monkeypatch.setattr("clipkd.runs.epochs.AT_ONCE", ("cpu",))
+    monkeypatch.setattr("clipkd.runs.epochs.score", lambda *_: pytest.fail("evaluated alone"))
+    close_epochs(taken, group.students)
+    for run, wanted in zip(taken, alone, strict=True):
+        found = run.history[0].val
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-5)
+        assert (found.top1, found.top5) == pytest.approx((wanted.top1, wanted.top5), abs=1e-9)
+        assert run.history[0].split == part
+    assert len({run.history[0].val.loss for run in taken}) == len(taken)
+    assert group.students.skeleton.training, "the next step drops as before"
+    if part == "validation":  # as many images for each, or each alone
+        with pytest.raises(pytest.fail.Exception, match="evaluated alone"):
+            close_epochs(runs, group.students)
+
+
+def test_a_student_of_a_stack_that_is_not_finite_when_it_is_measured_fails_alone(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipkd.runs.epochs.AT_ONCE", ("cpu",))
+    runs = []
+    for seed in (0, 1):
+        job = open_job(replace(jobs[-1].cell, seed=seed), NUMBERS, jobs[0].layout, CPU)
+        source = open_teacher_targets(job)
+        runs.append(Run(job, RunFolder(tmp_path / str(seed)), source, open_batches(job, source)))
+    group = Group(runs)
+    train_step(group, [next(iter(run.rest_of_epoch())) for run in runs])
+    runs[0].student.classifier.weight.data.fill_(3e38)
+    close_epochs(runs, group.students)
+    assert "is not finite, after epoch 1" in str(runs[0].failure)
+    assert (runs[1].failure, len(runs[1].history)) == (None, 1)
 
 
 @pytest.mark.long
@@ -313,7 +363,7 @@ def test_a_step_from_fixed_places_is_the_step(jobs, tmp_path):
     }
     totals = replayed.epoch.totals
     replayed.epoch.step = STEPS
-    close_epoch(replayed)
+    close_epochs([replayed], group.students)
     assert all(replayed.epoch.totals[part] is total and total == 0 for part, total in totals.items())
 
 
