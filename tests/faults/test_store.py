@@ -558,7 +558,7 @@ def check_run(folder: Path) -> None:
     """A result is there only where all of it is."""
     if (folder / "x" / METRICS).exists():
         try:
-            open_artifact(folder / "x", "run", IDENTITY)
+            open_artifact(folder / "x", "run", IDENTITY | {"cell": keys(CELL)})
         except DataError as error:
             pytest.fail(f"half a result counts as one: {error}")
 
