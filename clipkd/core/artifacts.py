@@ -210,6 +210,12 @@ class Artifact:
                 self.stamps[name] = now  # copied or touched
         return None
 
+    def is_replaced(self) -> bool:
+        """Return whether another artefact is in its place: one whose manifest says something else."""
+        with contextlib.suppress(DataError):
+            return (self.place / MANIFEST).exists() and read_manifest(self.place) != self.manifest
+        return False
+
     def still(self, path: Path) -> None:
         """Raise DataError where a file, just opened, is another one than was checked."""
         if stamp(path) != self.stamps.get(path.name, stamp(path)):

@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from clipkd.cli import main
 from clipkd.core.artifacts import open_artifact, read_manifest, write_manifest
+from clipkd.core.errors import DataError
 from clipkd.data.currency import is_current
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings import parts, prepare
@@ -24,8 +26,10 @@ from clipkd.embeddings.other_names import is_copied
 from clipkd.embeddings.teacher import Teacher, load
 from clipkd.embeddings.vectors import Vectors
 from clipkd.plugins import datasets, teachers
+from clipkd.runs.job import open_job
 from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
+from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
 from tests.conftest import save_vit
 
@@ -347,3 +351,35 @@ def test_a_dataset_that_an_older_version_packed_has_digests_too(project: Project
     for split, digests in expected.items():
         assert digests.shape == (len(opened.labels(split)), 16)
         assert (opened.digests(split) == digests).all()
+
+
+def test_a_training_whose_dataset_is_packed_again_says_to_start_it_again(project, tmp_path):
+    """Not to restore a file, which is what it says of one that was damaged."""
+    cell = replace(project.cell, teacher="none", train_type="supervised")
+    prepare.for_training(cell, project.layout, CPU)
+    job = open_job(cell, Hyperparameters(), project.layout, CPU)
+    place = project.layout.dataset(cell.dataset_spec)
+    job.refuse_changed_inputs()
+    added(project.images)
+    project.packed()
+    with pytest.raises(DataError, match=f"{place} was made again: give the same command again, to train on what it"):
+        job.refuse_changed_inputs()
+    job = open_job(cell, Hyperparameters(), project.layout, CPU)
+    path = place / "train-labels.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(DataError, match=f"Restore the file, or delete {place} to regenerate it"):
+        job.refuse_changed_inputs()
+
+
+def test_packing_says_whether_the_dataset_is_another_now(project, capfd):
+    command = ["download", "photos", "--dataset-source", project.source, "--data", str(project.layout.data)]
+
+    def said(*more: str) -> str:
+        assert main([*command, *more]) == 0
+        return capfd.readouterr().err
+
+    assert "was packed" not in said()
+    assert "its source is not read again. To do so, add --overwrite" in said()
+    assert "was packed again; its images and labels are as they were" in said("--overwrite")
+    added(project.images)
+    assert "was packed again, and is another dataset now" in said("--overwrite")

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     now = prepare.dataset(spec, layout, options.dataset_source, overwrite=options.overwrite)
     for line in filter(None, [stale(manifest.parent, spec.folder(options.dataset_source), options.dataset_source)]):
         say(f"warning: {line}")
-    if before == manifest.read_bytes():
+    if before == manifest.read_bytes() and not options.overwrite:
         say(f"{spec.title} was packed before: its source is not read again. To do so, add --overwrite")
     elif content == now.content:
         say(f"{spec.title} was packed again; its images and labels are as they were")
