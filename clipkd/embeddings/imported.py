@@ -16,8 +16,10 @@ from clipkd.core.artifacts import MANIFEST, Artifact, Draft, building, open_arti
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import sha256
 from clipkd.core.progress import say
+from clipkd.data.currency import is_of
 from clipkd.data.dataset import Dataset, SplitName
 from clipkd.embeddings import vector_files
+from clipkd.embeddings.earlier import ARRAYS, DIGESTS, STEM
 from clipkd.embeddings.matching import Match, by_name, by_row, is_of_both
 from clipkd.embeddings.store import write_array, write_sample
 from clipkd.embeddings.vector_files import VectorFile, listed
@@ -165,6 +167,7 @@ def import_embeddings(store: Embeddings, dataset: Dataset) -> Artifact:
     start, views = time.perf_counter(), store.views
     source = open_source(store.teacher)
     matches = matched(source, dataset)
+    refuse_other_rows(store.folder, matches, dataset)
     for line in [match.report() for match in matches.values()] + order_warnings(matches, dataset):
         say(f"{store.teacher.title}: {line}")
     with building(store.folder, "embeddings", store.identity, replace=(store.folder / MANIFEST).exists()) as draft:
@@ -210,6 +213,7 @@ def write_images(draft: Draft, matches: dict[str, Match], store: Embeddings, dat
             )
             continue
         write_array(draft, name, plan, partial(pieces, plan, matches), store, dataset)
+        np.save(draft.path / f"{name}{DIGESTS}", dataset.digests(plan.split)[plan.rows])
 
 
 def refuse_empty_classes(match: Match, dataset: Dataset, among: np.ndarray) -> None:
@@ -236,6 +240,30 @@ def pieces(plan: ViewPlan, matches: dict[str, Match]) -> Iterator[np.ndarray]:
         yield found
 
 
+def refuse_other_rows(folder: Path, matches: dict[str, Match], dataset: Dataset) -> None:
+    """Raise DataError where vectors that come by row were imported before, when the rows were of other images."""
+    is_by_row = {"test" if part == "test" else "train" for part, one in matches.items() if one.file.names is None}
+    if "classes" in matches or not is_by_row or not (folder / MANIFEST).exists():
+        return
+    try:
+        before = open_artifact(folder, "embeddings")
+    except DataError:
+        return  # what is damaged is made again
+    for name in ARRAYS:
+        split: SplitName = "test" if name == "test" else "train"
+        if split not in is_by_row or f"{name}{DIGESTS}" not in before.manifest["files"]:
+            continue  # an older version imported it, without digests
+        then, now = before.array(f"{name}{STEM}"), dataset.digests(split)
+        rows = np.array(before.array("sample-rows")) if name == "sample" else np.arange(len(then))
+        is_other = (now[np.minimum(rows, len(now) - 1)] != then).any(axis=1) | (rows >= len(now))
+        if is_other.any():
+            raise DataError(
+                f"{matches[split].file.path} gives vectors by row, and {dataset.spec.title} was packed again since they were "
+                f"imported: {is_other.sum():,} {split} rows are of other images now, from row {rows[is_other].min()} on. "
+                f"Write the file again, with names rather than rows; or, if its rows are right, delete {folder}"
+            )
+
+
 def refuse_missing(views: ImportedViews, matches: dict[str, Match]) -> None:
     """Raise DataError where an image, or class, of a store has no vector; a sample takes those that have one."""
     every = ("train", "test", *(["train-mirrored"] if views.flips else []))
@@ -245,13 +273,13 @@ def refuse_missing(views: ImportedViews, matches: dict[str, Match]) -> None:
             matches[part].complete()
 
 
-def check(teacher: TeacherSpec, dataset: Dataset | None, views: Iterable[ImportedViews] = ()) -> list[str]:
+def check(teacher: TeacherSpec, dataset: Dataset | None, stores: Iterable[Embeddings] = ()) -> list[str]:
     """Look at an imported teacher's files before anything is made of them; return what to say.
 
     Args:
         teacher: the teacher.
         dataset: what the vectors should be of; None: it is not packed yet, so nothing can be matched.
-        views: of the stores that will be made of them.
+        stores: what will be made of them.
 
     Raises:
         DataError, InputError: as for `import_embeddings`.
@@ -260,6 +288,8 @@ def check(teacher: TeacherSpec, dataset: Dataset | None, views: Iterable[Importe
     if dataset is None:
         return [source.summary()]
     matches = matched(source, dataset)
-    for each in views:
-        refuse_missing(each, matches)
+    for store in stores:
+        refuse_missing(store.views, matches)
+        if not is_of(store.folder, dataset.content):
+            refuse_other_rows(store.folder, matches, dataset)
     return [source.summary(), *(match.report() for match in matches.values()), *order_warnings(matches, dataset)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
@@ -530,3 +531,33 @@ def test_the_card_of_imported_vectors_claims_no_extraction(photos, names, layout
     for claim in ("extracted", "went through", "Precision of the teacher", "the teacher's own preprocessing"):
         assert claim not in card
     assert "\n\n|" not in card.partition("## Origin")[2].partition("Vectors are")[0].strip()
+
+
+@pytest.mark.parametrize("train_type", ["teacher-KD", "embed-KD"])
+def test_rows_that_are_of_other_images_since_they_were_imported_are_refused(train_type, tmp_path):
+    """As many images as before: nothing else tells that all vectors are of the image beside theirs."""
+    images, layout = save_photos(tmp_path / "images"), Layout(tmp_path / "data", sample=Sample(5, 0))
+    source = as_npy(tmp_path, numbers(TRAIN), None)
+    cell = cell_of((None, None, str(images)), source, train_type)
+    store = next(iter(layout.stores(cell).values()))
+
+    def imported():
+        prepare.dataset(cell.dataset_spec, layout, cell.source, overwrite=True)
+        list(imported_lines([cell], layout))
+        prepare.embeddings(store, layout, cell.source, CPU)
+
+    imported()
+    last = images / "train/class-1/0039.png"
+    last.rename(last.with_name("renamed.png"))  # the last one still
+    imported()
+    last.with_name("renamed.png").rename(images / "train/class-0/0000a.png")
+    wanted = r"\d+ train rows are of other images now, from row 1 on\. Write the file again, with names"
+    with pytest.raises(DataError, match=wanted):
+        imported()
+    with pytest.raises(DataError, match=wanted):  # the workflow imports without a look at all files before
+        prepare.embeddings(store, layout, cell.source, CPU)
+    shutil.rmtree(store.folder)
+    imported()
+    np.save(source, numbers(TRAIN, seed=1))  # written again: other vectors, another store
+    again = cell_of((None, None, str(images)), source, train_type)
+    list(imported_lines([again], layout))

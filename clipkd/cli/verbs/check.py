@@ -90,9 +90,8 @@ def imported_lines(cells: Sequence[Cell], layout: Layout) -> Iterator[str]:
         assert teacher is not None
         is_packed = packed_facts(spec, layout.data) is not None
         dataset = open_dataset(spec, layout.dataset(spec), with_images=False) if is_packed else None
-        yield from imported.check(
-            teacher, dataset, {store.views for cell in alike for store in layout.stores(cell).values()}
-        )
+        stores = {store.folder: store for cell in alike for store in layout.stores(cell).values()}
+        yield from imported.check(teacher, dataset, stores.values())
         if dataset is None:
             yield (
                 f"{teacher.title}: {spec.title} is not packed yet, or with other settings; once it is, by `clipkd "
