@@ -258,9 +258,10 @@ def refuse_other_rows(folder: Path, matches: dict[str, Match], dataset: Dataset)
         is_other = (now[np.minimum(rows, len(now) - 1)] != then).any(axis=1) | (rows >= len(now))
         if is_other.any():
             raise DataError(
-                f"{matches[split].file.path} gives vectors by row, and {dataset.spec.title} was packed again since they were "
-                f"imported: {is_other.sum():,} {split} rows are of other images now, from row {rows[is_other].min()} on. "
-                f"Write the file again, with names rather than rows; or, if its rows are right, delete {folder}"
+                f"{matches[split].file.path} gives vectors by row, and {dataset.spec.title} was packed again since it "
+                f"was imported: {is_other.sum():,} {split} rows are of other images now, from row "
+                f"{rows[is_other].min()} on. Write the file again, with names rather than rows; or, if its rows are "
+                f"right, delete {folder}"
             )
 
 

@@ -111,9 +111,9 @@ class Job:
         """Raise DataError where a file that the training reads has other bytes than when it began."""
         for artifact in (self.dataset.artifact, *self.inputs):
             if path := artifact.changed():
-                advice = f"Restore the file, or delete {artifact.place} to regenerate it, and give the same command again"
+                advice = f"Restore the file, or delete {artifact.place} to regenerate it, and run the command again"
                 if artifact.is_replaced():
-                    advice = f"{artifact.place} was made again: give the same command again, to train on what it holds now"
+                    advice = f"{artifact.place} was made again: run the command again, to train on what it holds now"
                 raise DataError(
                     f"{self.cell.folder}: {path} was changed during the training, which stops here; what was saved "
                     f"before it is sound. {advice}"

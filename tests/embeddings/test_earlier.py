@@ -362,7 +362,7 @@ def test_a_training_whose_dataset_is_packed_again_says_to_start_it_again(project
     job.refuse_changed_inputs()
     added(project.images)
     project.packed()
-    with pytest.raises(DataError, match=f"{place} was made again: give the same command again, to train on what it"):
+    with pytest.raises(DataError, match=f"{place} was made again: run the command again, to train on what"):
         job.refuse_changed_inputs()
     job = open_job(cell, Hyperparameters(), project.layout, CPU)
     path = place / "train-labels.npy"
