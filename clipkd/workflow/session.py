@@ -104,8 +104,8 @@ def last_started(folder: Path) -> Started:
     except FileNotFoundError:
         raise InputError(
             f"nothing to resume: no workflow was started in {folder.resolve()} (or it stopped before its first job); "
-            "start it with `make demo`, `make grid` or `snakemake ...`; one that was started with --directory is "
-            "resumed in that folder"
+            "start it with `make demo`, `make grid` or `snakemake ...` (with --unlock first where it says that the "
+            "directory is locked); one that was started with --directory is resumed in that folder"
         ) from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} is damaged: start the workflow with the command it was started with") from None

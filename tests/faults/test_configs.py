@@ -555,7 +555,7 @@ def test_fuzzed_command_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def order_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_names, "counted", str)
+    monkeypatch.setattr(class_names, "by_numbers", str)
 
 
 @fault("C10", **{"order as text": order_as_text})

@@ -30,7 +30,11 @@ KILLS_OF_A_RUN = 10
 
 def after_a_crash(project: Path) -> list[str]:
     """Return the one command; the first one again, where the workflow had not come to begin."""
-    return ["clipkd", "resume"] if (project / session.FILE).exists() else FIRST
+    if (project / session.FILE).exists():
+        return ["clipkd", "resume"]
+    if any((project / ".snakemake/locks").glob("*")):  # killed within an instant: Snakemake says what to do
+        assert started(project, [FIRST[0], "--unlock", *FIRST[1:]]).wait(60) == 0
+    return FIRST
 
 
 def always_the_first(project: Path) -> list[str]:
