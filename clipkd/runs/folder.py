@@ -263,7 +263,9 @@ def environment(where: torch.device) -> dict[str, Any]:
     return {
         "clipkd": __version__,
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in [*PACKAGES, *distributions()]},
+        # torch itself says for which CUDA it was built; the wheel's version on PyPI doesn't.
+        "packages": {name: importlib.metadata.version(name) for name in [*PACKAGES, *distributions()]}
+        | {"torch": str(torch.__version__)},
         "platform": platform.platform(),
         "device": device.describe(where) | multiplication(where),
         "cores": os.cpu_count(),
