@@ -1,4 +1,5 @@
-"""Vectors from before: stores of the same teacher and views, made when the dataset was another. No torch here.
+"""Vectors from before: stores of the same teacher and views, and parts of one that was not finished, made when the
+dataset was another. No torch here.
 
 Where images are added, removed, moved or labelled, or a folder with them has another name, the others are as they
 were, and so is what the teacher says of them: an extraction takes over their vectors, and shows the teacher only what
@@ -20,6 +21,7 @@ from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.progress import say
 from clipkd.data.dataset import Dataset
 from clipkd.data.image_digests import places
+from clipkd.embeddings.parts import PART, of_other_images
 from clipkd.embeddings.vectors import Vectors, rounding
 from clipkd.embeddings.view_plans import ViewPlan
 from clipkd.embeddings.weights_sha256 import weights_of
@@ -110,7 +112,7 @@ class Earlier:
 def earlier(
     store: Embeddings, plans: Mapping[str, ViewPlan], dataset: Dataset, width: int, sha256: str | None
 ) -> Earlier | None:
-    """Return what stores hold of the images that a new one is to be of; None: nothing.
+    """Return what stores, and parts of one, hold of the images that a new one is to be of; None: nothing.
 
     Args:
         store: what is to be made.
@@ -119,11 +121,12 @@ def earlier(
         width: dimensions D of the teacher's vectors.
         sha256: of the teacher's weights.
     """
+    left = [stored_part(part) for part in of_other_images(store, dataset.content)]
     if why := unusable(store):
-        if (store.folder / MANIFEST).exists():
+        if left or (store.folder / MANIFEST).exists():
             say(f"{store.folder} is of other images: no vector is taken over, as {why}")
         return None
-    arrays: list[Stored] = []
+    arrays = left
     for folder in stores_before(store):
         try:
             before = open_artifact(folder, "embeddings")
@@ -134,7 +137,7 @@ def earlier(
         except DataError as error:
             say(f"{error}; no vector is taken over")
     assert all(one.vectors.shape[-1] == width for one in arrays)
-    found = Earlier({name: known_of(name, plan, dataset, arrays) for name, plan in plans.items()})
+    found = Earlier({name: known_of(name, keys_of(name, plan, dataset), plan, arrays) for name, plan in plans.items()})
     return found if len(found) else None
 
 
@@ -194,19 +197,38 @@ def arrays_of(before: Artifact) -> list[Stored]:
     ]
 
 
-def known_of(name: str, plan: ViewPlan, dataset: Dataset, arrays: list[Stored]) -> Known:
+def stored_part(part: Artifact) -> Stored:
+    """Return a part of an extraction that was not finished as an array of a store."""
+    vectors, facts = Vectors(part, "vectors"), part.facts
+    count = vectors.shape[0] * vectors.shape[1]
+    return Stored(
+        part.identity[PART][0],
+        vectors,
+        part.array("keys"),
+        facts.get("carried", 0.0),
+        facts["seconds"] / count,
+        facts["forward_passes"] / count,
+        facts["device"],
+    )
+
+
+def known_of(name: str, wanted: np.ndarray, plan: ViewPlan, arrays: list[Stored]) -> Known:
     """Return where the vectors of a new array's images are: in an array of its name, or else in the other split's."""
-    wanted = keys(dataset.digests(plan.split)[plan.rows], plan.flips[:, 0] if name == "sample" else None)
     # The first view of several is the image as it is, and the only one of a test image.
     usable = [one for one in arrays if (one.name == "sample") == (name == "sample")]
     usable = [one for one in usable if one.views >= plan.flips.shape[1]]
     usable.sort(key=lambda one: one.name != name)
-    array, row = np.full(len(wanted), -1), np.full(len(wanted), -1)
-    for number, stored in enumerate(usable):
-        found = places(wanted, stored.keys)
-        new = (array < 0) & (found >= 0)
-        array[new], row[new] = number, found[new]
-    return Known(usable, array, row)
+    if not usable:
+        return Known([], np.full(len(wanted), -1), np.full(len(wanted), -1))
+    found = places(wanted, np.concatenate([one.keys for one in usable]))
+    starts = np.cumsum([0, *(len(one.keys) for one in usable)])
+    array = np.where(found < 0, -1, np.searchsorted(starts, found, side="right") - 1)
+    return Known(usable, array, found - starts[array])
+
+
+def keys_of(name: str, plan: ViewPlan, dataset: Dataset) -> np.ndarray:
+    """Return what tells the rows of a new array apart, uint8 [N, B]."""
+    return keys(dataset.digests(plan.split)[plan.rows], plan.flips[:, 0] if name == "sample" else None)
 
 
 def keys(digests: np.ndarray, flips: np.ndarray | None) -> np.ndarray:

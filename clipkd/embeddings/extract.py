@@ -25,7 +25,7 @@ from clipkd.data.resampling import resized
 from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
-from clipkd.embeddings.earlier import DIGESTS, Earlier, earlier
+from clipkd.embeddings.earlier import DIGESTS, Earlier, earlier, keys_of
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.store import write_array
 from clipkd.embeddings.teacher import Teacher, not_finite
@@ -44,7 +44,7 @@ def extract(
 
     Parts that an earlier, killed or sharded extraction left are taken over, checked. What another process is making
     at this moment is waited for: no image goes through the teacher twice. Nor does one that the store at this place,
-    made when the dataset was another, has vectors of; that store stays until the new one is complete.
+    or a part of it, has vectors of from when the dataset was another; that store stays until the new one is complete.
 
     Args:
         store: what to make.
@@ -77,8 +77,9 @@ def extract(
     start, passes = time.perf_counter(), teacher.forward_passes
     batches = sum(-(-len(places_of(part, before)) // batch_size) for part in missing)
     steps = iter(progress(range(batches), batches, what))
+    keys = {name: keys_of(name, plans[name], dataset) for name in {part.array for part in missing}}
     for part in parts.taken(store, missing, dataset.content):
-        make_part(store, part, plans[part.array], dataset, teacher, batch_size, steps, before)
+        make_part(store, part, plans[part.array], keys[part.array], dataset, teacher, batch_size, steps, before)
     seconds, passes = time.perf_counter() - start, teacher.forward_passes - passes
     if passes:
         say(f"{what}: {passes:,} views, {passes / seconds:.1f} a second")
@@ -94,6 +95,7 @@ def make_part(
     store: Embeddings,
     part: parts.Part,
     plan: ViewPlan,
+    keys: np.ndarray,
     dataset: Dataset,
     teacher: Teacher,
     batch_size: int,
@@ -115,7 +117,7 @@ def make_part(
     } | as_fact(teacher.weights_sha256)
     if before is not None:
         facts = with_earlier(facts, before.put(part.array, slice(part.start, part.stop), vectors))
-    parts.save(store, part, dataset.content, vectors, facts)
+    parts.save(store, part, dataset.content, vectors, keys[part.start : part.stop], facts)
 
 
 def places_of(part: parts.Part, before: Earlier | None) -> np.ndarray:

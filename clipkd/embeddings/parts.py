@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact
+from clipkd.core.artifacts import MANIFEST, Artifact, building, open_artifact, read_manifest
 from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity
 from clipkd.core.lock import Busy, acquire
@@ -25,6 +25,9 @@ from clipkd.embeddings.weights_sha256 import SHOWN, weights_in
 from clipkd.spec.layout import Embeddings
 
 SECONDS_BETWEEN_WORDS = 60.0
+PART, CONTENT = "part", "dataset_content"
+"""What a part's identity has beside its store's: array and rows, and, as only that tells folders of images apart, the
+content of its dataset."""
 VIEWS = 4096
 """Views of a part at most: what a killed extraction loses."""
 
@@ -58,17 +61,19 @@ def folder_of(store: Embeddings) -> Path:
 
 
 def place(store: Embeddings, part: Part, content: str) -> tuple[Path, Identity]:
-    """Return a part's folder and identity; of a folder of images only the content tells what was shown."""
-    identity = store.identity | {"part": [part.array, part.start, part.stop], "dataset_content": content}
+    """Return a part's folder and identity."""
+    identity = store.identity | {PART: [part.array, part.start, part.stop], CONTENT: content}
     return folder_of(store) / f"{part.array}-{part.start:09d}", identity
 
 
 def is_there(store: Embeddings, part: Part, content: str) -> bool:
-    """Return whether a part is finished; a damaged one, or one of other images, is made again, aloud."""
+    """Return whether a part is finished; one of other images is made again, and so is a damaged one, aloud."""
     folder, identity = place(store, part, content)
     if not (folder / MANIFEST).exists():
         return False
     try:
+        if read_manifest(folder)["identity"].get(CONTENT) != content:
+            return False
         open_artifact(folder, "part", identity)
     except DataError as error:
         say(f"{error}\n{folder}: making it again")
@@ -95,12 +100,32 @@ def load(store: Embeddings, part: Part, content: str) -> Artifact:
     return open_artifact(folder, "part", identity)
 
 
-def save(store: Embeddings, part: Part, content: str, vectors: np.ndarray, facts: dict[str, Any]) -> None:
-    """Store a part's vectors, float32 [rows, V, D]."""
+def save(
+    store: Embeddings, part: Part, content: str, vectors: np.ndarray, keys: np.ndarray, facts: dict[str, Any]
+) -> None:
+    """Store a part's vectors, float32 [rows, V, D], and what tells their images apart, uint8 [rows, B]."""
     folder, identity = place(store, part, content)
     with building(folder, "part", identity) as draft:
         np.save(draft.path / "vectors.npy", vectors)
+        np.save(draft.path / "keys.npy", keys)
         draft.facts |= facts
+
+
+def of_other_images(store: Embeddings, content: str) -> Iterator[Artifact]:
+    """Yield the finished parts that an extraction of a store left when its dataset had another content."""
+    for path in sorted(folder_of(store).glob(f"[!.]*/{MANIFEST}")):
+        try:
+            manifest = read_manifest(path.parent)
+            identity = dict(manifest["identity"])
+            is_other = identity.pop(CONTENT, content) != content
+            if (
+                is_other
+                and identity | {PART: None} == store.identity | {PART: None}
+                and "keys.npy" in manifest["files"]
+            ):
+                yield open_artifact(path.parent, "part")
+        except DataError as error:
+            say(f"{error}; no vector is taken over")
 
 
 def taken(store: Embeddings, missing: Sequence[Part], content: str) -> Iterator[Part]:

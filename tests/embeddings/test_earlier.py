@@ -383,3 +383,22 @@ def test_packing_says_whether_the_dataset_is_another_now(project, capfd):
     assert "was packed again; its images and labels are as they were" in said("--overwrite")
     added(project.images)
     assert "was packed again, and is another dataset now" in said("--overwrite")
+
+
+def test_parts_of_an_extraction_that_was_killed_are_taken_over_when_images_are_added_meanwhile(
+    project: Project, tmp_path: Path, monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(parts, "VIEWS", 8)
+    teacher, dataset = project.teacher(), project.packed()
+    store = project.layout.full_embeddings(project.cell)
+    extract(store, dataset, teacher, 8, (1, 2))  # 3 of the 5 parts of 4 training images each
+    done = teacher.forward_passes
+    assert 0 < done < 2 * 20 + 4
+    expected = added(project.images)
+    store, passes = project.extracted()
+    assert passes == (2 * 20 + 4 - done) + expected
+    assert f"{done // 2} of 26 images were embedded before" in capfd.readouterr().err
+    facts = read_manifest(store.folder)["facts"]
+    assert facts["forward_passes"] == 2 * 21 + 5, "what all vectors have cost"
+    assert facts["taken_over"] == done // 2
+    check_as_from_nothing(project, store, tmp_path)

@@ -244,7 +244,8 @@ def test_no_part_is_made_by_two_extractions_at_once(vit_folder: Path, tmp_path: 
     def make(mine: Iterable[parts.Part]) -> None:
         for part in mine:
             (tmp_path / f"{os.getpid()}-{part.start}").touch()
-            parts.save(store, part, "content", np.zeros((2, 1, 4), dtype=np.float32), {})
+            vectors, keys = np.zeros((2, 1, 4), dtype=np.float32), np.zeros((2, 16), dtype=np.uint8)
+            parts.save(store, part, "content", vectors, keys, {})
 
     def after_the_first() -> None:
         while not (tmp_path / "begun").exists():
