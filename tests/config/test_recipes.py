@@ -131,6 +131,10 @@ def test_a_setting_teaches_as_a_run_of_the_grid(tmp_path):
         ),
         ({"mine": {"base": "reference", "floor": 0.1}}, "floor would have no effect with schedule 'constant'"),
         ({"mine": {"base": "corrected", "drop_path": 0.1}}, "drop_path belongs to augment 'full'"),
+        (
+            {"mine": {"base": "corrected", "warmup_fraction": 0, "warmup_start": 0.1}},
+            "warmup_start has no effect without warmup_fraction",
+        ),
         ({"mine": {"temperature": 2}}, "recipes.mine: 'base' is a required key"),
         ({"corrected": {"base": "reference"}}, "'corrected' is the name of a built-in recipe"),
         ({"mine": {"base": "other"}, "other": {"base": "mine"}}, "in a circle: mine -> other -> mine"),

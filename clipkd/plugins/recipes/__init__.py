@@ -244,6 +244,8 @@ def refuse_idle(recipe: Recipe, values: Mapping[str, Any]) -> None:
     idle = [name for name in OF_COSINE if name in values and recipe.schedule == "constant"]
     if idle:
         raise InputError(f"recipe '{recipe.name}': {' and '.join(idle)} would have no effect with schedule 'constant'")
+    if values.get("warmup_start") and not recipe.warmup_fraction:
+        raise InputError(f"recipe '{recipe.name}': warmup_start has no effect without warmup_fraction")
     if values.get("drop_path") and recipe.augment not in {"auto", "full"}:
         raise InputError(
             f"recipe '{recipe.name}': drop_path belongs to augment 'full' (or 'auto') and has no effect with augment "
