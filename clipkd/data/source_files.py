@@ -248,6 +248,7 @@ def after_change(packed: Path) -> list[str]:
     teachers = " and ".join(map(str, trained_on(packed)))
     if teachers:
         lines.append(
-            f"trained on the images as they were, and refused until you delete it to train it again: {teachers}"
+            "trained on the images as they were, and used further unless one of those is a test image now; delete it "
+            f"to train it again: {teachers}"
         )
     return lines

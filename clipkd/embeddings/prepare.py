@@ -13,13 +13,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact, read_manifest
+from clipkd.core.artifacts import MANIFEST, Artifact, open_artifact
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.lock import Busy, acquire
 from clipkd.core.progress import say
 from clipkd.core.scratch import open_near
 from clipkd.data import currency
 from clipkd.data.dataset import Dataset, Opener, open_dataset, prepare_dataset
+from clipkd.embeddings import seen_images
 from clipkd.embeddings.other_names import is_copied
 from clipkd.embeddings.weights_sha256 import refuse_other_weights
 from clipkd.plugins.datasets import DatasetSpec
@@ -95,7 +96,7 @@ def teacher(
         student_teacher(spec, folder)
     elif (folder / MANIFEST).exists():
         if isinstance(spec, TrainedCNN):
-            refuse_other_images(spec, layout)
+            check_images(spec, layout)
     elif isinstance(spec, TrainedTeacher | TrainedCNN):
         with alone(folder, spec.title):
             if not (folder / MANIFEST).exists():
@@ -143,15 +144,13 @@ def train(spec: TrainedTeacher | TrainedCNN, layout: Layout, device: torch.devic
         train_cnn(spec, images, layout.teacher(spec), device)
 
 
-def refuse_other_images(spec: TrainedCNN, layout: Layout) -> None:
-    """Raise DataError where a teacher was trained on another content of its dataset than is packed now."""
-    folder, packed = layout.teacher(spec), layout.data / "datasets" / spec.dataset
-    before = read_manifest(folder)["facts"].get("dataset_content")  # older teachers don't say
-    if before and (packed / MANIFEST).exists() and read_manifest(packed)["facts"]["content"] != before:
-        raise DataError(
-            f"teacher '{spec.name}': {folder} was trained on another content of {spec.dataset} than {packed} holds "
-            f"now, perhaps on images that are test images now; delete {folder} to train it again"
-        )
+def check_images(spec: TrainedCNN, layout: Layout) -> None:
+    """Say where a teacher was trained on its dataset as it was before; DataError where it can't be used for that."""
+    folder = layout.teacher(spec)
+    if changed := seen_images.change(folder, layout.data / "datasets" / spec.dataset):
+        if changed.refusal:
+            raise DataError(f"teacher '{spec.name}': {folder} {changed.refusal}; delete {folder} to train it again")
+        say(f"teacher '{spec.name}' {changed}. To train it again, delete {folder}")
 
 
 def check_head(

@@ -29,6 +29,7 @@ from clipkd.embeddings.encoder import width_of
 from clipkd.embeddings.head import accuracy
 from clipkd.embeddings.library_models import check_timm
 from clipkd.embeddings.own_head import not_linear
+from clipkd.embeddings.seen_images import write_seen
 from clipkd.embeddings.timm_encoder import build, features_of, head_of, output_of
 from clipkd.embeddings.train_teacher import shifted
 from clipkd.plugins.teachers import TrainedCNN
@@ -75,7 +76,7 @@ def train_cnn(spec: TrainedCNN, dataset: Dataset, folder: Path, device: torch.de
         save_file(state, draft.path / "model.safetensors", metadata={"format": "pt"})
         parameters = sum(parameter.numel() for parameter in model.parameters())
         draft.facts |= {"source": "trained", "accuracy": right, "parameters": parameters, "seconds": round(seconds, 1)}
-        draft.facts |= {"dataset_content": dataset.content}
+        write_seen(draft, dataset)
     folder.with_name(f".{folder.name}.training.pt").unlink(missing_ok=True)
     say(f"{spec.title}: {right['test']:.1%} test accuracy after {spec.epochs} epochs, {seconds:.0f} s")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkd.embeddings.seen_images import change
+from clipkd.plugins.teachers import TrainedCNN
 from clipkd.spec.cells import Cell
 from clipkd.tables.fields import labels_field
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, values, where
@@ -96,8 +99,19 @@ def table(results: Results) -> Table:
         "Prototypes: the mean cosine between the vectors of two different classes. Near 1, all classes have nearly the "
         "same vector, as those of an untrained teacher do; independent directions have 0.",
         "– : not needed by any run of this grid, or not known. 1 MB = 1,000,000 bytes.",
+        *earlier_notes(results, every, titles),
     ]
     return made
+
+
+def earlier_notes(results: Results, cells: list[Cell], titles: Mapping[str, str]) -> list[str]:
+    """Return a line for each teacher that was trained on its dataset as it was before."""
+    layout, lines = results.teachers.layout, []
+    for name, spec in {cell.teacher: cell.teacher_spec for cell in cells}.items():
+        if isinstance(spec, TrainedCNN):
+            changed = change(layout.teacher(spec), layout.data / "datasets" / spec.dataset)
+            lines += [f"{titles[name]} {changed}; its own test accuracy is that of then."] if changed else []
+    return lines
 
 
 def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:

@@ -5,10 +5,12 @@ The expectation is always the store that an extraction from nothing makes of the
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image
 from clipkd.cli import main
 from clipkd.core.artifacts import open_artifact, read_manifest, write_manifest
 from clipkd.core.errors import DataError
+from clipkd.core.fingerprint import fingerprint
 from clipkd.data.currency import is_current
 from clipkd.data.dataset import Dataset
 from clipkd.embeddings import parts, prepare
@@ -31,6 +34,7 @@ from clipkd.spec.cells import Cell
 from clipkd.spec.layout import Embeddings, Layout
 from clipkd.spec.settings import Hyperparameters
 from clipkd.spec.views import Sample
+from clipkd.tables.teachers import earlier_notes
 from tests.conftest import save_vit
 
 CPU = torch.device("cpu")
@@ -402,3 +406,54 @@ def test_parts_of_an_extraction_that_was_killed_are_taken_over_when_images_are_a
     assert facts["forward_passes"] == 2 * 21 + 5, "what all vectors have cost"
     assert facts["taken_over"] == done // 2
     check_as_from_nothing(project, store, tmp_path)
+
+
+def moved(images: Path) -> None:
+    """One of the five is held out for validation at most."""
+    for path in (images / "train" / "a").glob("0*.png"):
+        path.rename(images / "val" / "a" / f"moved-{path.name}")
+
+
+def of_another_class(images: Path) -> None:
+    for number in range(4):
+        save_image(images / "train" / "c" / f"{number}.png")
+    save_image(images / "val" / "c" / "0.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (added, r"was trained on photos as it was before: \d of 19 labelled training images are new to it"),
+        (removed, r"was trained on photos as it was before: \d of 17 labelled training images are new to it"),
+        (moved, "was trained on [45] of the test images that photos has now; delete .* to train it again"),
+        (of_another_class, "was trained on photos when it had other classes; delete .* to train it again"),
+    ],
+)
+def test_a_teacher_trained_here_is_used_further_unless_it_saw_test_images(change, said, project, capfd):
+    data = ["--data", str(project.layout.data), "--device", "cpu"]
+    images = ["photos", "--dataset-source", project.source]
+    extracting = ["extract", "--dataset", *images, "--views", "full", *data]
+    extracting += ["--teacher-model", "trained:test_resnet@32?epochs=1"]
+    assert main(extracting) == 0
+    (path,) = project.layout.data.glob("teachers/*/*/model.safetensors")
+    weights = path.read_bytes()
+    change(project.images)
+    assert main(["download", *images, "--overwrite", *data[:2]]) == 0
+    told = capfd.readouterr().err
+    assert "used further unless one of those is a test image now" in told
+    code, told = main(extracting), capfd.readouterr().err
+    assert re.search(said, told), told
+    assert path.read_bytes() == weights
+    assert code == (3 if "delete .* to train" in said else 0)
+    if code:
+        shutil.rmtree(path.parent)
+        assert main(extracting) == 0
+        assert path.read_bytes() != weights
+    else:
+        assert "were embedded before" in told
+        assert "to train it again, delete" in told.lower()
+        data_of = fingerprint(datasets.get("photos", project.source).identity())
+        cell = replace(project.cell, teacher=f"trained:test_resnet@32?on=photos&data={data_of}&epochs=1")
+        results = SimpleNamespace(teachers=SimpleNamespace(layout=project.layout))
+        (note,) = earlier_notes(results, [cell], {cell.teacher: "cnn"})
+        assert re.match(f"cnn {said}.*; its own test accuracy is that of then", note)
