@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -53,21 +53,22 @@ def start_server() -> None:
             f"one of at most {longest} bytes, for example /tmp"
         )
     CONTEXT.set_forkserver_preload(["clipkd.runs.assignment"])
+    resource_tracker.ensure_running()  # deaf by itself; to start it would lift what `deaf` blocks
     with deaf():
         forkserver.ensure_running()
 
 
 @contextmanager
 def deaf() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C from their first moment: a terminal sends it to all, and this one answers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signals.signal(signals.SIGINT, signals.SIG_IGN)
+    """Start processes that do not hear Ctrl-C from their first moment: a terminal sends it to all; this one answers.
+
+    Blocked and not ignored: what comes meanwhile is heard when the block ends.
+    """
+    before = signals.pthread_sigmask(signals.SIG_BLOCK, {signals.SIGINT})
     try:
         yield
     finally:
-        signals.signal(signals.SIGINT, before)
+        signals.pthread_sigmask(signals.SIG_SETMASK, before)
 
 
 def train_in_processes(assignments: Sequence[Assignment], processes: int, threads: int | None) -> None:
@@ -167,6 +168,7 @@ def run_task(function: Callable[..., dict[str, ClipkdError]], arguments: tuple, 
     threading.Thread(target=stop_with_parent, daemon=True).start()
     signals.signal(signals.SIGINT, signals.default_int_handler)
     try:
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, {signals.SIGINT})  # its fork server was started deaf
         failures = function(*arguments)
         signals.signal(signals.SIGINT, signals.SIG_IGN)  # it may come twice, and all is done
     except KeyboardInterrupt:  # outside a training, which listens itself

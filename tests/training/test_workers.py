@@ -268,3 +268,19 @@ def test_ctrl_c_that_a_beginning_process_did_not_hear_is_sent_again() -> None:
         pool.run([("one", time.sleep, (600,))], 1)
     assert pool.failures["one"].exit_code == 130
     assert time.monotonic() - start < 300
+
+
+def test_ctrl_c_while_the_fork_server_starts_is_heard(monkeypatch) -> None:
+    """It was ignored for this moment, and the training went on."""
+
+    def pressed() -> None:
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "the server is to be deaf"
+        os.kill(os.getpid(), signal.SIGINT)
+        started.append(1)
+
+    started: list[int] = []
+    monkeypatch.setattr(workers.forkserver, "ensure_running", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        workers.start_server()
+    assert started == [1]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
