@@ -23,6 +23,7 @@ from clipkd.export.files import CONFIG, DISTILLATION, EXPORT, WEIGHTS
 from clipkd.plugins.students import PROJECTION_HEAD
 from clipkd.plugins.students._described import described_student
 from clipkd.plugins.students._heads import Outputs
+from clipkd.plugins.teachers._student import CONTENT
 from clipkd.runs.correct import CORRECT
 from clipkd.runs.folder import CHECKPOINTS, load_student
 from clipkd.runs.record import KIND as RUN
@@ -209,7 +210,9 @@ def open_run(folder: Path, manifest: dict[str, Any]) -> StoredStudent:
             f"{folder} was written before runs kept their class names and preprocessing; "
             "delete it and train it again, or use `clipkd evaluate` with the student's file"
         )
-    origin = {"student": artifact.identity["student"], "trained": artifact.identity["cell"]}
+    identity = artifact.identity
+    trained = identity["cell"] | {CONTENT: identity["dataset"]["content"]}
+    origin = {"student": identity["student"], "trained": trained}
     return StoredStudent(artifact, folder / names[0], artifact.facts | origin)
 
 

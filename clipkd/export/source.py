@@ -10,6 +10,7 @@ from typing import Any
 from clipkd.data.preprocessing import Picture
 from clipkd.export.model import Model
 from clipkd.export.subject import Subject
+from clipkd.plugins.teachers._student import CONTENT
 from clipkd.runs.record import Metrics
 
 
@@ -41,5 +42,5 @@ class ExportSource:
             "preprocessing": self.model.preprocessing.facts(),
             "trained": metrics.cell.model_dump()
             | {"fingerprint": metrics.fingerprint, "epochs": metrics.epochs}
-            | {"few_labels": metrics.identity.get("few_labels")},
+            | {"few_labels": metrics.identity.get("few_labels"), CONTENT: metrics.identity["dataset"]["content"]},
         }

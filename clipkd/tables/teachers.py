@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkd.data.currency import packed_content
 from clipkd.embeddings.seen_images import change
-from clipkd.plugins.teachers import TrainedCNN
+from clipkd.plugins.teachers import StudentTeacher, TrainedCNN
 from clipkd.spec.cells import Cell
+from clipkd.spec.layout import Layout
 from clipkd.tables.fields import labels_field
 from clipkd.tables.results import Results, dataset_title, teacher_names, teacher_titles, values, where
 from clipkd.tables.table import NOTHING, Column, Entry, Field, Table, filled, significant, words
@@ -105,13 +107,21 @@ def table(results: Results) -> Table:
 
 
 def earlier_notes(results: Results, cells: list[Cell], titles: Mapping[str, str]) -> list[str]:
-    """Return a line for each teacher that was trained on its dataset as it was before."""
-    layout, lines = results.teachers.layout, []
-    for name, spec in {cell.teacher: cell.teacher_spec for cell in cells}.items():
-        if isinstance(spec, TrainedCNN):
-            changed = change(layout.teacher(spec), layout.data / "datasets" / spec.dataset)
-            lines += [f"{titles[name]} {changed}; its own test accuracy is that of then."] if changed else []
-    return lines
+    """Return a line for each teacher that was trained on its students' dataset as it was before."""
+    found = {(cell.teacher, trained_before(cell, results.teachers.layout)): None for cell in cells}
+    return [f"{titles[name]} {words}." for name, words in found if words]
+
+
+def trained_before(cell: Cell, layout: Layout) -> str:
+    """Return what a cell's teacher was trained on where that is its dataset as it was before; "" where it is not."""
+    spec, packed = cell.teacher_spec, layout.dataset(cell.dataset_spec)
+    if isinstance(spec, TrainedCNN) and spec.dataset == cell.dataset:
+        changed = change(layout.teacher(spec), packed)
+        return f"{changed}; its own test accuracy is that of then" if changed else ""
+    if isinstance(spec, StudentTeacher) and spec.content and spec.brings_head(cell.dataset):
+        is_other = packed_content(cell.dataset_spec, packed) not in (None, spec.content)
+        return f"was trained on {cell.dataset} as it was before, perhaps on what are test images now" * is_other
+    return ""
 
 
 def stores(results: Results, cells: list[Cell]) -> list[list[Cell]]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import clipkd as package
-from clipkd.core.artifacts import open_artifact
+from clipkd.core.artifacts import open_artifact, read_manifest, write_manifest
 from clipkd.core.errors import DataError, InputError
 from clipkd.core.files import sha256
 from clipkd.core.fingerprint import fingerprint
@@ -34,6 +34,7 @@ from clipkd.spec.refusals import checked
 from clipkd.spec.settings import Hyperparameters
 from clipkd.tables.consistency import other_weights
 from clipkd.tables.informed import saw_all_labels
+from clipkd.tables.teachers import trained_before
 from tests.use.conftest import CELL, trained
 
 CPU = torch.device("cpu")
@@ -63,6 +64,22 @@ def test_a_student_in_a_folder_teaches_what_it_says(
     scores = torch.from_numpy(TeacherStore(embeddings, head, None).scores()).softmax(dim=1).numpy()
     np.testing.assert_allclose(scores, student.probabilities(images), atol=1e-5)
     assert head.facts["head"] == "checkpoint"
+
+
+@pytest.mark.parametrize("kind", ["run", "safetensors"])
+def test_a_student_that_saw_the_dataset_as_it_was_before_is_noted(
+    kind: str, run_folder: Path, digits_folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    folder = run_folder
+    if kind != "run":
+        folder = export(run_folder, formats.get(kind), tmp_path / kind, digits_folder, "mit")
+    cell, layout = replace(CELL, teacher=str(folder), train_type="vanilla"), Layout(tmp_path)
+    packed = Path(shutil.copytree(digits.artifact.path, layout.dataset(digits.spec)))
+    assert trained_before(cell, layout) == ""
+    manifest = read_manifest(packed)
+    facts = manifest["facts"] | {"content": "0" * 64}
+    write_manifest(packed, manifest["kind"], manifest["identity"], facts, manifest["files"])
+    assert trained_before(cell, layout) == "was trained on digits as it was before, perhaps on what are test images now"
 
 
 def test_a_student_of_few_labels_tells_none_to_one_that_may_see_others(

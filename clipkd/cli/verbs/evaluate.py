@@ -17,7 +17,8 @@ from clipkd.core.progress import say
 from clipkd.data.dataset import Opener, open_dataset
 from clipkd.export import measures
 from clipkd.plugins import datasets, recipes, students
-from clipkd.runs.record import KIND, Score
+from clipkd.plugins.teachers._student import CONTENT
+from clipkd.runs.record import Score
 
 if TYPE_CHECKING:
     from clipkd.core.fingerprint import Identity
@@ -251,9 +252,8 @@ def shown(value: float) -> str:
 
 
 def content_of(model: Model) -> str | None:
-    """Return the digest of the images that a run was trained on; None for an export, which does not say it."""
-    manifest = model.manifest
-    return manifest["identity"]["dataset"]["content"] if manifest["kind"] == KIND else None
+    """Return the digest of the images that a student was trained on; None for exports of older versions."""
+    return model.trained.get(CONTENT)
 
 
 def listed(names: list[str]) -> str:

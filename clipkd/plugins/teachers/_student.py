@@ -30,6 +30,8 @@ FEW = re.compile(r"^[^/]+/([^/]+)/.*-(\d+)-labels/seed(\d+)$")
 """A run's folder, where it saw few labels: dataset, number, seed."""
 UNLABELLED = re.compile(r"-no-labels/seed[\d*]+$")
 """The end of a run's folder, where it saw no labels."""
+CONTENT = "dataset_content"
+"""What is said of a student's training: the content of its dataset (clipkd/data/dataset.py)."""
 NEEDED = {"student", "classes", "preprocessing", "trained"}
 """What must be said of a student."""
 
@@ -50,6 +52,8 @@ class StudentTeacher(TeacherSpec):
     """Dataset, number and seed of the few labels that it was trained with; None: all, or it does not say."""
     says_labels: bool = True
     """False of an export that an older version wrote, which does not say whether it saw all labels."""
+    content: str = ""
+    """Of the dataset that the folder's student was trained on; "": it does not say."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -111,6 +115,7 @@ def in_folder(folder: Path, weights: Path, description: dict[str, Any]) -> Stude
         digests={"weights": sha256, "description": digest(essential(description))},
         few_labels=(trained["dataset"], few["labels"], few["seed"]) if few else None,
         says_labels=FEW_LABELS in trained,
+        content=trained.get(CONTENT, ""),
     )
 
 
@@ -173,7 +178,7 @@ def of_run(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not {"classes", "preprocessing"} <= facts.keys():
         raise DataError(f"{folder} was written before runs kept their classes and preprocessing; train it again")
     kept = {name: facts[name] for name in ("classes", "preprocessing")}
-    trained = identity["cell"] | {FEW_LABELS: identity.get(FEW_LABELS)}
+    trained = identity["cell"] | {FEW_LABELS: identity.get(FEW_LABELS), CONTENT: identity["dataset"]["content"]}
     return kept | {"student": identity["student"], "trained": trained}
 
 
