@@ -275,12 +275,9 @@ def test_ctrl_c_while_the_fork_server_starts_is_heard(monkeypatch) -> None:
 
     def pressed() -> None:
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "the server is to be deaf"
-        os.kill(os.getpid(), signal.SIGINT)
-        started.append(1)
+        os.kill(os.getpid(), signal.SIGINT)  # another thread may hear it at once: then it is not held back
 
-    started: list[int] = []
     monkeypatch.setattr(workers.forkserver, "ensure_running", pressed)
     with pytest.raises(KeyboardInterrupt):
         workers.start_server()
-    assert started == [1]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
