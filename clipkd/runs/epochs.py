@@ -20,10 +20,10 @@ AT_ONCE = ("cuda",)
 
 def close_epochs(runs: Sequence[Run], students: Stack | OneStudent) -> None:
     """End an epoch of runs that took its last step together; a stack's students are evaluated together too."""
+    first = runs[0]
     # How many images are held out for validation depends on how many labels a run may see.
     are_alike = len({(run.cell.selection, len(run.job.labelled.validation)) for run in runs}) == 1
-    first, can = runs[0], are_alike and runs[0].cell.has_labels and runs[0].job.device.type in AT_ONCE
-    if isinstance(students, Stack) and can:
+    if isinstance(students, Stack) and are_alike and first.cell.has_labels and first.job.device.type in AT_ONCE:
         for run, sums in zip(runs, sums_of_runs(runs, students, first.cell.selection), strict=True):
             close_epoch(run, partial(score_of, *sums))
     else:
