@@ -203,7 +203,7 @@ def session(result: dict[str, Any]) -> str:
         "seconds_per_epoch": ("s per epoch of CIFAR and student", "s"),
         "ms_per_step_and_student": ("students at once, bf16", "ms per step and student"),
         "batches_seconds_per_epoch": ("an epoch's batches alone, CIFAR's images", "s"),
-        "seconds_per_10k": ("evaluation of 10,000 images", "s"),
+        "seconds_per_10k": ("evaluation of 10,000 images by one student", "s"),
         "images_per_second": ("teacher's forward pass", "images/s"),
         "peak_tflops": ("torch's `@`", "TFLOP/s"),
     }
