@@ -1,14 +1,14 @@
 """Vectors from before: stores of the same teacher and views, and parts of one that was not finished, made when the
 dataset was another. No torch here.
 
-Where images are added, removed, moved or labelled, or a folder with them has another name, the others are as they
-were, and so is what the teacher says of them: an extraction takes over their vectors, and shows the teacher only what
-it has not seen.
+Where images are added, removed, moved or labelled, or come from another source, the others are as they were, and so
+is what the teacher says of them: an extraction takes over their vectors, and shows the teacher only what it has not
+seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from clipkd.core.errors import DataError
 from clipkd.core.fingerprint import Identity, fingerprint
 from clipkd.core.progress import say
 from clipkd.data.dataset import Dataset
-from clipkd.data.image_digests import places
+from clipkd.data.image_digests import BYTES, places
 from clipkd.embeddings.parts import PART, of_other_images
 from clipkd.embeddings.vectors import Vectors, rounding
 from clipkd.embeddings.view_plans import ViewPlan
@@ -29,6 +29,8 @@ from clipkd.spec.layout import Embeddings
 
 ARRAYS = ("train", "test", "sample")
 STEM = "-digests"
+SIZE = "image_size"
+"""Fact of a store: the size that all images of its dataset have, or None; on it depends how they are presented."""
 DIGESTS = f"{STEM}.npy"
 """Ends the name of an array's file with the digest of each row's image, uint8 [N, 16]."""
 
@@ -127,8 +129,12 @@ def earlier(
             say(f"{store.folder} is of other images: no vector is taken over, as {why}")
         return None
     arrays = left
+    wanted = {name: keys_of(name, plan, dataset) for name, plan in plans.items()}
+    images = {row.tobytes() for rows in wanted.values() for row in rows[:, :BYTES]}
     for folder in stores_before(store):
         try:
+            if not has_any(folder, images):
+                continue
             before = open_artifact(folder, "embeddings")
             if weights_of(before) != sha256:
                 say(f"{folder}: no vector is taken over, as it was made with other weights of {store.teacher.title}")
@@ -137,7 +143,7 @@ def earlier(
         except DataError as error:
             say(f"{error}; no vector is taken over")
     assert all(one.vectors.shape[-1] == width for one in arrays)
-    found = Earlier({name: known_of(name, keys_of(name, plan, dataset), plan, arrays) for name, plan in plans.items()})
+    found = Earlier({name: known_of(name, wanted[name], plan, arrays) for name, plan in plans.items()})
     return found if len(found) else None
 
 
@@ -151,10 +157,10 @@ def unusable(store: Embeddings) -> str:
 
 
 def stores_before(store: Embeddings) -> Iterator[Path]:
-    """Yield the folder of a store, where there is one already, and those that differ in their dataset's name alone."""
+    """Yield the folder of a store, where there is one already, and those that differ in their dataset alone."""
     if (store.folder / MANIFEST).exists():
         yield store.folder
-    alike = fingerprint(nameless(store.identity))
+    alike = fingerprint(apart(store.identity))
     for path in sorted(store.folder.parents[2].glob(f"*/*/*/{MANIFEST}")):
         if path.parent == store.folder or path.parent.name.startswith("."):
             continue
@@ -162,19 +168,21 @@ def stores_before(store: Embeddings) -> Iterator[Path]:
             manifest = read_manifest(path.parent)
         except DataError:
             continue  # whoever reads it says what is wrong with it
-        if manifest["kind"] == "embeddings" and fingerprint(nameless(manifest["identity"])) == alike:
+        is_presented_alike = manifest["facts"].get(SIZE, "older version") == store.dataset.image_size
+        if is_presented_alike and fingerprint(apart(manifest["identity"])) == alike:
             yield path.parent
 
 
-def nameless(identity: Identity) -> Identity:
-    """Return the identity of a store without what its dataset, a folder of images, is called."""
-    dataset = {key: value for key, value in identity["dataset"].items() if key != "dataset"}
-    source = dataset.get("source")
-    if isinstance(source, dict) and "image_folder" in source:
-        dataset["source"] = source | {"image_folder": ""}
-    else:
-        dataset = identity["dataset"]
-    return identity | {"dataset": dataset}
+def apart(identity: Identity) -> Identity:
+    """Return the identity of a store without its dataset: of an image the pixels alone count."""
+    return {key: value for key, value in identity.items() if key != "dataset"}
+
+
+def has_any(folder: Path, images: Set[bytes]) -> bool:
+    """Return whether a store has vectors of any of these images, by their digests; its vectors are not read for it."""
+    names = [name for name in read_manifest(folder)["files"] if name.endswith(DIGESTS)]
+    held = open_artifact(folder, "embeddings", only=names)
+    return any(row.tobytes() in images for name in names for row in held.array(name.removesuffix(".npy")))
 
 
 def arrays_of(before: Artifact) -> list[Stored]:

@@ -25,7 +25,7 @@ from clipkd.data.resampling import resized
 from clipkd.data.residency import Streamed
 from clipkd.data.thumbnails import thumbnail, thumbnail_sizes
 from clipkd.embeddings import parts
-from clipkd.embeddings.earlier import DIGESTS, Earlier, earlier, keys_of
+from clipkd.embeddings.earlier import DIGESTS, SIZE, Earlier, earlier, keys_of
 from clipkd.embeddings.enlargement import say_enlarged
 from clipkd.embeddings.store import write_array
 from clipkd.embeddings.teacher import Teacher, not_finite
@@ -166,6 +166,7 @@ def join(
                 "teacher_weights_bytes": 4 * teacher.parameters,
                 "hidden_size": teacher.width,
                 "dataset_content": dataset.content,
+                SIZE: dataset.spec.image_size,
                 "batch_size": batch_size,
             } | as_fact(teacher.weights_sha256)
     except (DataError, FileNotFoundError):

@@ -171,6 +171,26 @@ def test_a_new_version_of_a_dataset_may_have_a_name_of_its_own(project: Project,
     assert third.extracted()[1] == 0, "the same images as they are"
 
 
+def test_of_an_image_the_pixels_count_and_not_where_they_come_from(project: Project, monkeypatch) -> None:
+    """As of a newer commit of a dataset of the hub: the dataset has another identity, and most images are as before."""
+    project.extracted()
+    expected = added(project.images)
+    monkeypatch.setattr(Project, "source", property(lambda self: f"{self.images}?size=16&augment=flip&exif=ignore"))
+    assert replace(project, name="scans").extracted()[1] == expected
+
+
+def test_stores_of_other_images_are_not_read(project: Project, tmp_path: Path, capfd) -> None:
+    store, _ = project.extracted()
+    np.save(store.folder / "train.npy", np.zeros(3))  # who reads it says that it is damaged
+    other = replace(project, name="others", images=tmp_path / "others")
+    for split in ("train", "val"):
+        for number in range(12):
+            save_image(other.images / split / "ab"[number % 2] / f"{number}.png")
+    capfd.readouterr()
+    assert other.extracted()[1] == 2 * 12 + 12
+    assert str(store.folder) not in capfd.readouterr().err
+
+
 def test_images_of_another_size_are_presented_otherwise(project: Project, monkeypatch) -> None:
     project.extracted()
     monkeypatch.setattr(Project, "source", property(lambda self: f"{self.images}?augment=flip"))
